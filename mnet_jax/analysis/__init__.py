@@ -1,0 +1,1 @@
+"""What a network costs and does, from its spec and from its activations."""

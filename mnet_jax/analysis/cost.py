@@ -1,0 +1,139 @@
+"""Parameters, multiply-adds and bytes of a network, by arithmetic on its spec.
+
+Multiply-adds (MAdds) are those of convolutions and matrix products, one for each tap of each
+output, taps on padding included, as in the papers' tables. Normalization, activations and pooling
+are left out. Compilers count otherwise: they leave out padded taps.
+"""
+
+from dataclasses import dataclass
+
+from mnet_jax.architectures.spec import Layer, NetworkSpec, walk
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """The cost of one layer, for one image.
+
+    Attributes:
+      layer: the layer and its shapes.
+      params: trainable parameters, those of its normalization included.
+      statistics: running means and variances.
+      madds: multiply-adds.
+      weight_bytes: parameters and statistics.
+      activation_bytes: the layer's input and output, each touched once.
+    """
+
+    layer: Layer
+    params: int
+    statistics: int
+    madds: int
+    weight_bytes: int
+    activation_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Separation:
+    """A depthwise convolution and the pointwise one behind it, against one full convolution.
+
+    Attributes:
+      name: path of the depthwise layer.
+      madds: of the pair.
+      full_madds: of the full convolution with the same window, inputs and outputs.
+      ratio: the first over the second.
+      predicted: the paper's 1/N + 1/K^2 (arXiv 1704.04861, section 3.1), N outputs, kernel side K.
+    """
+
+    name: str
+    madds: int
+    full_madds: int
+    ratio: float
+    predicted: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """The cost of a network at a resolution; sums over `rows`, for one image."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def params(self) -> int:
+        """Trainable parameters."""
+        return sum(row.params for row in self.rows)
+
+    @property
+    def statistics(self) -> int:
+        """Running means and variances of batch normalization."""
+        return sum(row.statistics for row in self.rows)
+
+    @property
+    def madds(self) -> int:
+        """Multiply-adds."""
+        return sum(row.madds for row in self.rows)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of parameters and statistics."""
+        return sum(row.weight_bytes for row in self.rows)
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of every layer's input and output, each touched once."""
+        return sum(row.activation_bytes for row in self.rows)
+
+    @property
+    def separations(self) -> tuple[Separation, ...]:
+        """Every depthwise and pointwise pair against the full convolution it stands for."""
+        pairs = zip(self.rows, self.rows[1:], strict=False)
+        return tuple(
+            _separation(a, b)
+            for a, b in pairs
+            if a.layer.kind == "depthwise" and b.layer.kind == "pointwise"
+        )
+
+
+def _separation(depthwise: Row, pointwise: Row) -> Separation:
+    layer, outputs = depthwise.layer, pointwise.layer.outputs
+    rows, columns = layer.output_size
+    full = layer.kernel**2 * layer.inputs * outputs * rows * columns
+    madds = depthwise.madds + pointwise.madds
+    return Separation(
+        name=layer.name,
+        madds=madds,
+        full_madds=full,
+        ratio=madds / full,
+        predicted=1 / outputs + 1 / layer.kernel**2,
+    )
+
+
+def _row(layer: Layer, activation_itemsize: int) -> Row:
+    fan_in = 1 if layer.kind == "depthwise" else layer.inputs
+    weights = layer.kernel**2 * fan_in * layer.outputs
+    params = weights + (2 if layer.normalized else 1) * layer.outputs
+    statistics = 2 * layer.outputs if layer.normalized else 0
+    pixels_in, pixels_out = (a * b for a, b in (layer.input_size, layer.output_size))
+    return Row(
+        layer=layer,
+        params=params,
+        statistics=statistics,
+        madds=weights * pixels_out,
+        weight_bytes=4 * (params + statistics),  # float32 whatever the computation's type
+        activation_bytes=activation_itemsize
+        * (layer.inputs * pixels_in + layer.outputs * pixels_out),
+    )
+
+
+def count(
+    spec: NetworkSpec, resolution: int | tuple[int, int], *, activation_itemsize: int = 4
+) -> Cost:
+    """What a network costs on one image.
+
+    Args:
+      spec: the network.
+      resolution: side of a square image in pixels, or (rows, columns).
+      activation_itemsize: bytes of a number in a feature map: 4 in float32, 2 in bfloat16.
+
+    Raises:
+      ValueError: the image is too small for the network.
+    """
+    return Cost(rows=tuple(_row(layer, activation_itemsize) for layer in walk(spec, resolution)))

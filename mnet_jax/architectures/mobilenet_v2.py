@@ -1,0 +1,94 @@
+"""MobileNet V2 (arXiv 1801.04381), Table 2."""
+
+from dataclasses import replace
+from typing import Literal
+
+from mnet_jax.architectures.dialects import DialectName, dialect_of, round_channels
+from mnet_jax.architectures.spec import ConvNorm, Head, InvertedResidual, NetworkSpec, Shortcut
+from mnet_jax.architectures.transforms import (
+    Bottleneck,
+    InputStride,
+    with_activation,
+    with_bottleneck,
+    with_expansion,
+    with_input_stride,
+    with_shortcut,
+)
+
+STEM = 32
+LAST = 1280
+ROWS = (  # (t, c, n, s): expansion, channels, repeats, stride of the first
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+def mobilenet_v2(
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    expansion: int = 6,
+    bottleneck: Bottleneck = "linear",
+    shortcut: Shortcut = "bottleneck",
+    activation: Literal["relu6", "relu"] = "relu6",
+    dropout: float | None = None,
+    dialect: DialectName = "paper",
+    norm_momentum: float | None = None,
+    input_stride: InputStride = 4,
+) -> NetworkSpec:
+    """MobileNet V2, resolved.
+
+    Args:
+      width: the width multiplier; the last convolution grows above 1 and does not shrink below.
+      num_classes: number of logits.
+      expansion: t of every block but the first, which has none.
+      bottleneck: what follows a projection (Fig. 6a).
+      shortcut: what the identities connect (Fig. 6b).
+      activation: of every layer that is not linear.
+      dropout: rate before the classifier; None is the dialect's.
+      dialect: whose padding, rounding, normalization constants and initialization.
+      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
+        dialect's. The paper's needs tens of thousands of steps.
+      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+
+    Raises:
+      ValueError: an option is not legal; one line with its name, value and what is.
+    """
+    conventions = dialect_of("mobilenet_v2", dialect)
+    if norm_momentum is not None:
+        conventions = replace(conventions, norm_momentum=norm_momentum)
+
+    def channels(count: int, multiplier: float = width) -> int:
+        return round_channels(count, multiplier, conventions.rounding)
+
+    blocks, inputs = [], channels(STEM)
+    for t, row_channels, repeats, first_stride in ROWS:
+        outputs = channels(row_channels)
+        for repeat in range(repeats):
+            stride = first_stride if repeat == 0 else 1
+            blocks.append(
+                InvertedResidual(
+                    inputs=inputs, expanded=inputs * t, outputs=outputs, stride=stride
+                )
+            )
+            inputs = outputs
+    spec = NetworkSpec(
+        name="mobilenet_v2",
+        width=float(width),
+        dialect=conventions,
+        stem=ConvNorm(inputs=3, outputs=channels(STEM), kernel=3, stride=2),
+        blocks=tuple(blocks),
+        head=Head(
+            conv=ConvNorm(inputs=inputs, outputs=channels(LAST, max(1.0, width)), kernel=1),
+            dropout=conventions.dropout if dropout is None else dropout,
+            num_classes=num_classes,
+        ),
+    )
+    spec = with_bottleneck(with_activation(spec, activation), bottleneck)
+    spec = with_expansion(with_input_stride(spec, input_stride), expansion)
+    return with_shortcut(spec, shortcut)

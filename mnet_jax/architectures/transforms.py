@@ -1,0 +1,141 @@
+"""One network to another: the variations that the papers study, on any spec.
+
+Each function returns a new spec and leaves its argument alone. The factories build their options
+from these, and an ablation axis is one of them, so a claim is toggled by the same code everywhere.
+A variation that a network has no place for is a ValueError.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+from mnet_jax.architectures.spec import (
+    Activation,
+    Block,
+    ConvNorm,
+    InvertedResidual,
+    NetworkSpec,
+    Separable,
+    Shortcut,
+)
+from mnet_jax.validation import require, require_choice
+
+Convolution = Literal["depthwise", "full"]
+Bottleneck = Literal["linear", "relu6"]
+InputStride = Literal[4, 2, 1]
+
+
+def _map_blocks(spec: NetworkSpec, change: Callable[[Block], Block]) -> NetworkSpec:
+    return dataclasses.replace(spec, blocks=tuple(change(block) for block in spec.blocks))
+
+
+def _map_inverted(
+    spec: NetworkSpec, option: str, change: Callable[[InvertedResidual], Block]
+) -> NetworkSpec:
+    """Changes every inverted residual; ValueError if there is none."""
+    if not any(isinstance(block, InvertedResidual) for block in spec.blocks):
+        raise ValueError(f"{option}: {spec.name} has no inverted residuals, legal: mobilenet_v2")
+    return _map_blocks(spec, lambda b: change(b) if isinstance(b, InvertedResidual) else b)
+
+
+def with_bottleneck(spec: NetworkSpec, bottleneck: Bottleneck) -> NetworkSpec:
+    """What follows every projection: nothing, or a ReLU6 (V2 paper, Fig. 6a)."""
+    require_choice("bottleneck", bottleneck, Bottleneck)
+    return _map_inverted(
+        spec, "bottleneck", lambda block: dataclasses.replace(block, bottleneck=bottleneck)
+    )
+
+
+def with_expansion(spec: NetworkSpec, expansion: int) -> NetworkSpec:
+    """Every expansion layer `expansion` times as wide as its input (V2 paper, Table 1's t).
+
+    A block without an expansion layer, as V2's first, stays without.
+    """
+    legal = "a whole number, 1 or more"
+    require(isinstance(expansion, int) and expansion >= 1, "expansion", expansion, legal)
+    return _map_inverted(
+        spec,
+        "expansion",
+        lambda block: (
+            dataclasses.replace(block, expanded=block.inputs * expansion)
+            if block.expands
+            else block
+        ),
+    )
+
+
+def with_shortcut(spec: NetworkSpec, shortcut: Shortcut) -> NetworkSpec:
+    """Where identities run in the blocks that keep their shape (V2 paper, Fig. 6b)."""
+    require_choice("shortcut", shortcut, Shortcut)
+    return _map_inverted(
+        spec,
+        "shortcut",
+        lambda block: dataclasses.replace(
+            block, shortcut=shortcut if block.keeps_shape else "none"
+        ),
+    )
+
+
+def with_activation(spec: NetworkSpec, activation: Literal["relu6", "relu"]) -> NetworkSpec:
+    """The non-linearity of every layer that has one; linear layers stay linear."""
+    require_choice("activation", activation, Literal["relu6", "relu"])
+
+    def change(block: Block) -> Block:
+        if isinstance(block, InvertedResidual) and block.bottleneck != "linear":
+            block = dataclasses.replace(block, bottleneck=activation)
+        return dataclasses.replace(block, activation=activation)
+
+    def change_layer(layer: ConvNorm) -> ConvNorm:
+        return dataclasses.replace(layer, activation=activation)
+
+    head = spec.head
+    if head.conv:
+        head = dataclasses.replace(head, conv=change_layer(head.conv))
+    spec = dataclasses.replace(spec, stem=change_layer(spec.stem), head=head)
+    return _map_blocks(spec, change)
+
+
+def with_convolution(spec: NetworkSpec, convolution: Convolution) -> NetworkSpec:
+    """Depthwise separable blocks, or full convolutions of the same shape (V1 paper, Table 4)."""
+    require_choice("convolution", convolution, Convolution)
+    if not any(isinstance(block, Separable) for block in spec.blocks):
+        raise ValueError(
+            f"convolution: {spec.name} has no depthwise separable blocks, legal: mobilenet_v1"
+        )
+    if convolution == "depthwise":
+        return spec
+
+    def change(block: Block) -> Block:
+        if not isinstance(block, Separable):
+            return block
+        return ConvNorm(**{f.name: getattr(block, f.name) for f in dataclasses.fields(block)})
+
+    return _map_blocks(spec, change)
+
+
+def with_depth(spec: NetworkSpec, depth: Literal["full", "shallow"]) -> NetworkSpec:
+    """All blocks, or V1 without its five 14x14x512 layers (V1 paper, Table 5)."""
+    require_choice("depth", depth, Literal["full", "shallow"])
+    if depth == "full":
+        return spec
+    if spec.name != "mobilenet_v1":
+        raise ValueError(f"depth: {spec.name} has no shallow variant, legal: mobilenet_v1")
+    widest = spec.blocks[6].outputs  # blocks 6 to 10 repeat 512 channels at stride 1
+    kept = (*spec.blocks[:6], *spec.blocks[11:])
+    require(spec.blocks[5].outputs == widest, "depth", depth, "a network not yet shallow")
+    return dataclasses.replace(spec, blocks=kept)
+
+
+def with_input_stride(spec: NetworkSpec, input_stride: InputStride) -> NetworkSpec:
+    """The product of the first two strides: 4 as published, 2 or 1 for small images.
+
+    The published networks reduce an image 32 times, which leaves nothing of a small one. 2 takes
+    the stem's stride away, 1 also that of the first strided block: the usual change at 32x32.
+    """
+    require_choice("input_stride", input_stride, InputStride)
+    strided = next(i for i, block in enumerate(spec.blocks) if block.stride == 2)
+    steps = {4: (2, 2), 2: (1, 2), 1: (1, 1)}[input_stride]
+    blocks = list(spec.blocks)
+    blocks[strided] = dataclasses.replace(blocks[strided], stride=steps[1])
+    stem = dataclasses.replace(spec.stem, stride=steps[0])
+    return dataclasses.replace(spec, stem=stem, blocks=tuple(blocks))

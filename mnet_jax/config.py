@@ -1,0 +1,176 @@
+"""The configuration of a run: frozen dataclasses of plain values, checked when they are made.
+
+Nothing here imports JAX, so a command can refuse a bad value before it pays for a backend.
+Whatever changes a result is a field here; whatever does not (where files go, how many trials run
+at once) is an argument of the function that needs it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mnet_jax.architectures.spec import NetworkSpec
+from mnet_jax.validation import require, require_choice
+
+Augmentation = Literal["none", "shift", "shift_flip", "resized_crop_flip"]
+Precision = Literal["float32", "bfloat16"]
+Parallelism = Literal["jit", "pmap"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images a run sees, and how.
+
+    Attributes:
+      name: `digits`, `fashion_mnist`, `folder`, or any TFDS name (`cifar10`, `imagenet2012:5.1.0`).
+      directory: where the files are: the gz files of `fashion_mnist`, the root of `folder`,
+        else TFDS's `data_dir`. None means the usual places.
+      resolution: side of the square images the model sees, in pixels.
+      batch_size: images per optimizer step, over all devices.
+      validation_fraction: share of the train split held out for validation.
+      augmentation: what happens to a training image.
+    """
+
+    name: str = "digits"
+    directory: str | None = None
+    resolution: int = 32
+    batch_size: int = 128
+    validation_fraction: float = 0.1
+    augmentation: Augmentation = "shift"
+
+    def __post_init__(self) -> None:
+        require(bool(self.name), "dataset", self.name, "the name of a data set")
+        require(self.resolution >= 1, "resolution", self.resolution, "1 pixel or more")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 image or more")
+        require(
+            0 < self.validation_fraction < 1,
+            "validation_fraction",
+            self.validation_fraction,
+            "above 0 and below 1",
+        )
+        require_choice("augmentation", self.augmentation, Augmentation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sgd:
+    """Stochastic gradient descent with momentum."""
+
+    momentum: float = 0.9
+    nesterov: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RmsProp:
+    """RMSProp as the papers' TensorFlow means it.
+
+    The epsilon stands inside the root and the accumulator of squares starts at one; the V2 paper's
+    section 6.1 gives decay and momentum 0.9.
+    """
+
+    decay: float = 0.9
+    momentum: float = 0.9
+    epsilon: float = 1.0
+    initial_square: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Adam with decoupled weight decay (arXiv 1711.05101)."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """The peak rate throughout, after the warm-up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """Half a cosine from the peak rate to zero over the run (arXiv 1608.03983)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exponential:
+    """The rate times `factor` after every `every_epochs` (V2 paper, section 6.1: 0.98 per epoch)."""
+
+    factor: float = 0.98
+    every_epochs: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(0 < self.factor <= 1, "factor", self.factor, "above 0 and up to 1")
+        require(self.every_epochs > 0, "every_epochs", self.every_epochs, "above 0")
+
+
+Optimizer = Sgd | RmsProp | AdamW
+Schedule = Constant | Cosine | Exponential
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How the weights are found.
+
+    Attributes:
+      epochs: passes over the training images.
+      optimizer: the update rule.
+      learning_rate: the peak rate, for the batch size in use.
+      schedule: the rate's course after the warm-up.
+      warmup_epochs: epochs of linear rise from zero to the peak.
+      weight_decay: L2 coefficient on kernels; never on biases and normalization.
+      decay_depthwise: whether depthwise kernels decay too (V1 paper, section 3.2: better not).
+      label_smoothing: share of each label spread evenly over all classes.
+      ema_decay: decay of the average of parameters and statistics that is evaluated; 0 for none.
+        Early on the decay is (1 + step) / (10 + step), if that is less.
+      precision: type of the computation; parameters and statistics are float32 always.
+      parallel: how the devices share a batch.
+    """
+
+    epochs: int = 20
+    optimizer: Optimizer = field(default_factory=Sgd)
+    learning_rate: float = 0.1
+    schedule: Schedule = field(default_factory=Cosine)
+    warmup_epochs: float = 1.0
+    weight_decay: float = 4e-5
+    decay_depthwise: bool = False
+    label_smoothing: float = 0.1
+    ema_decay: float = 0.99
+    precision: Precision = "float32"
+    parallel: Parallelism = "jit"
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        require(
+            0 <= self.warmup_epochs <= self.epochs,
+            "warmup_epochs",
+            self.warmup_epochs,
+            f"from 0 to the epochs ({self.epochs})",
+        )
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(
+            0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 to below 1"
+        )
+        require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "0 to below 1")
+        require_choice("precision", self.precision, Precision)
+        require_choice("parallel", self.parallel, Parallelism)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that determines a run: equal configs on equal software give equal results.
+
+    Attributes:
+      spec: the network, resolved.
+      data: the images.
+      training: the recipe.
+      seed: the one seed behind initialization, data order, augmentation and dropout.
+    """
+
+    spec: NetworkSpec
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "seed", self.seed, "0 or more")

@@ -1,0 +1,87 @@
+"""Frozen dataclasses to JSON and back: specs and configs, in checkpoints and in trial stores.
+
+A union of dataclasses is tagged with the class's name under `type`. Reading is strict: an unknown
+field, a missing class or an illegal value is one ValueError.
+"""
+
+import functools
+import json
+import types
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import cattrs
+from cattrs.strategies import configure_tagged_union
+
+T = TypeVar("T")
+
+
+def _unions(cls: type) -> list[Any]:
+    """The unions of two or more dataclasses among the types of a dataclass's fields, deep."""
+    found: list[Any] = []
+
+    def visit(annotation: Any) -> None:
+        arguments = get_args(annotation)
+        is_union = get_origin(annotation) in (Union, types.UnionType)
+        if is_union and sum(map(is_dataclass, arguments)) > 1 and annotation not in found:
+            found.append(annotation)
+        if is_dataclass(annotation) and isinstance(annotation, type):
+            for hint in get_type_hints(annotation).values():
+                visit(hint)
+        for argument in arguments:
+            visit(argument)
+
+    visit(cls)
+    return found
+
+
+@functools.cache
+def _converter(cls: type) -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
+    for union in _unions(cls):
+        configure_tagged_union(union, converter, tag_name="type")
+    converter.register_unstructure_hook(float, float)  # 1 and 1.0 are one value, so one text
+    for exact in (int, float, str, bool):
+        converter.register_structure_hook(exact, _structure_exactly)
+    return converter
+
+
+def _structure_exactly(value: Any, expected: type) -> Any:
+    """A JSON number, string or truth value as it stands: "3" is no 3, 1.5 is no int, 1 no bool."""
+    accepted = (int, float) if expected is float else expected
+    if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
+        raise ValueError(f"{value!r} is no {expected.__name__}")
+    return expected(value)
+
+
+def to_plain(value: Any) -> dict[str, Any]:
+    """A dataclass as dictionaries, lists, numbers and strings."""
+    assert is_dataclass(value) and fields(value)
+    return _converter(type(value)).unstructure(value)
+
+
+def to_json(value: Any) -> str:
+    """A dataclass as one line of canonical JSON: equal values give equal text."""
+    return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def from_plain(cls: type[T], plain: Any) -> T:
+    """The inverse of `to_plain`.
+
+    Raises:
+      ValueError: `plain` is not what `to_plain` makes of a `cls`; one line saying why.
+    """
+    try:
+        return _converter(cls).structure(plain, cls)
+    except Exception as error:  # cattrs raises what its hooks raise: KeyError, TypeError, its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"not a {cls.__name__}: {reason}") from error
+
+
+def from_json(cls: type[T], text: str) -> T:
+    """The inverse of `to_json`; ValueError as in `from_plain`, or for text that is no JSON."""
+    try:
+        plain = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not a {cls.__name__}: not JSON, {error}") from error
+    return from_plain(cls, plain)

@@ -1,0 +1,113 @@
+"""The papers' networks as modules: `mnet_jax.architectures`' options, and how to compute.
+
+The options are written out, not relayed, so that editors and type checkers see them; a test holds
+them equal to the architecture's.
+"""
+
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from mnet_jax import architectures
+from mnet_jax.architectures.dialects import DialectName
+from mnet_jax.architectures.spec import Shortcut
+from mnet_jax.architectures.transforms import Bottleneck, Convolution, InputStride
+from mnet_jax.models.network import MobileNet
+from mnet_jax.ops.depthwise import Lowering
+
+
+def mobilenet_v1(
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    convolution: Convolution = "depthwise",
+    depth: Literal["full", "shallow"] = "full",
+    activation: Literal["relu6", "relu"] = "relu6",
+    dropout: float | None = None,
+    dialect: DialectName = "paper",
+    norm_momentum: float | None = None,
+    input_stride: InputStride = 4,
+    dtype: Any = jnp.float32,
+    lowering: Lowering = "auto",
+) -> MobileNet:
+    """MobileNet V1 (arXiv 1704.04861), a Linen module from images [b, h, w, 3] to logits.
+
+    Args:
+      width: the width multiplier alpha (section 3.3).
+      num_classes: number of logits.
+      convolution: `full` is the control of Table 4.
+      depth: `shallow` leaves out the five 14x14x512 layers (Table 5).
+      activation: the paper says ReLU; every released implementation has ReLU6.
+      dropout: rate before the classifier; None is the dialect's.
+      dialect: whose padding, rounding, normalization constants and initialization.
+      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
+        dialect's.
+      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+      dtype: type of the computation; parameters and statistics are float32.
+      lowering: of depthwise convolutions; see `mnet_jax.ops.depthwise_conv`.
+
+    Raises:
+      ValueError: an option is not legal; one line with its name, value and what is.
+    """
+    spec = architectures.mobilenet_v1(
+        width=width,
+        num_classes=num_classes,
+        convolution=convolution,
+        depth=depth,
+        activation=activation,
+        dropout=dropout,
+        dialect=dialect,
+        norm_momentum=norm_momentum,
+        input_stride=input_stride,
+    )
+    return MobileNet(spec=spec, dtype=dtype, lowering=lowering)
+
+
+def mobilenet_v2(
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    expansion: int = 6,
+    bottleneck: Bottleneck = "linear",
+    shortcut: Shortcut = "bottleneck",
+    activation: Literal["relu6", "relu"] = "relu6",
+    dropout: float | None = None,
+    dialect: DialectName = "paper",
+    norm_momentum: float | None = None,
+    input_stride: InputStride = 4,
+    dtype: Any = jnp.float32,
+    lowering: Lowering = "auto",
+) -> MobileNet:
+    """MobileNet V2 (arXiv 1801.04381), a Linen module from images [b, h, w, 3] to logits.
+
+    Args:
+      width: the width multiplier; the last convolution grows above 1 and does not shrink below.
+      num_classes: number of logits.
+      expansion: t of every block but the first, which has none.
+      bottleneck: what follows a projection (Fig. 6a).
+      shortcut: what the identities connect (Fig. 6b).
+      activation: of every layer that is not linear.
+      dropout: rate before the classifier; None is the dialect's.
+      dialect: whose padding, rounding, normalization constants and initialization.
+      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
+        dialect's.
+      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+      dtype: type of the computation; parameters and statistics are float32.
+      lowering: of depthwise convolutions; see `mnet_jax.ops.depthwise_conv`.
+
+    Raises:
+      ValueError: an option is not legal; one line with its name, value and what is.
+    """
+    spec = architectures.mobilenet_v2(
+        width=width,
+        num_classes=num_classes,
+        expansion=expansion,
+        bottleneck=bottleneck,
+        shortcut=shortcut,
+        activation=activation,
+        dropout=dropout,
+        dialect=dialect,
+        norm_momentum=norm_momentum,
+        input_stride=input_stride,
+    )
+    return MobileNet(spec=spec, dtype=dtype, lowering=lowering)

@@ -1,0 +1,55 @@
+"""What a run found: plain numbers, stored beside the config that produced them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One pass over the training images.
+
+    Attributes:
+      epoch: counted from 1.
+      step: optimizer steps taken by the end of it.
+      learning_rate: at its last step.
+      train_loss: mean over its steps, with label smoothing as trained.
+      train_accuracy: share of the training images right while training, 0 to 1.
+      validation_loss: cross-entropy without smoothing, of the evaluated weights.
+      validation_accuracy: share right, 0 to 1.
+      seconds: wall time of its training steps.
+      images_per_second: training images over those seconds.
+    """
+
+    epoch: int
+    step: int
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """The outcome of a finished run.
+
+    Attributes:
+      params: trainable parameters of the network.
+      madds: its multiply-adds per image at the run's resolution.
+      test_loss: cross-entropy on the test split, which is read once, at the end.
+      test_accuracy: share of the test images right, 0 to 1.
+      test_count: number of test images.
+      history: one record an epoch.
+      images_per_second: training speed, the median over epochs but the first, which compiles.
+      seconds: wall time of the whole run, compilation and data included.
+    """
+
+    params: int
+    madds: int
+    test_loss: float
+    test_accuracy: float
+    test_count: int
+    history: tuple[EpochRecord, ...]
+    images_per_second: float
+    seconds: float

@@ -93,7 +93,7 @@ class Cosine:
 
 @dataclass(frozen=True, kw_only=True)
 class Exponential:
-    """The rate times `factor` after every `every_epochs` (V2 paper, section 6.1: 0.98 per epoch)."""
+    """The rate times `factor` after every `every_epochs` (V2, section 6.1: 0.98 per epoch)."""
 
     factor: float = 0.98
     every_epochs: float = 1.0

@@ -36,7 +36,7 @@ def _unions(cls: type) -> list[Any]:
 
 
 @functools.cache
-def _converter(cls: type) -> cattrs.Converter:
+def _converter(cls: Any) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
     for union in _unions(cls):
         configure_tagged_union(union, converter, tag_name="type")
@@ -57,7 +57,8 @@ def _structure_exactly(value: Any, expected: type) -> Any:
 def to_plain(value: Any) -> dict[str, Any]:
     """A dataclass as dictionaries, lists, numbers and strings."""
     assert is_dataclass(value) and fields(value)
-    return _converter(type(value)).unstructure(value)
+    cls: Any = type(value)
+    return _converter(cls).unstructure(value)
 
 
 def to_json(value: Any) -> str:
@@ -72,7 +73,8 @@ def from_plain(cls: type[T], plain: Any) -> T:
       ValueError: `plain` is not what `to_plain` makes of a `cls`; one line saying why.
     """
     try:
-        return _converter(cls).structure(plain, cls)
+        converter: cattrs.Converter = _converter(cls)  # type: ignore[arg-type]
+        return converter.structure(plain, cls)
     except Exception as error:  # cattrs raises what its hooks raise: KeyError, TypeError, its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"not a {cls.__name__}: {reason}") from error

@@ -4,7 +4,7 @@ from typing import get_args
 
 
 def require(holds: bool, name: str, value: object, legal: str) -> None:
-    """Raises ValueError with one line naming the field, the value and what is legal, unless `holds`."""
+    """Raises ValueError, one line with the field, the value and what is legal, unless `holds`."""
     if not holds:
         raise ValueError(f"{name}: got {value!r}, legal: {legal}")
 

@@ -92,7 +92,7 @@ def dialect_of(network: str, name: DialectName) -> Dialect:
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
-    """The multiple of `divisor` nearest to `value`, at least `divisor`, never 10 % below `value`."""
+    """The multiple of `divisor` nearest to `value`, not below `divisor` nor 90 % of `value`."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
 
@@ -105,7 +105,9 @@ def round_channels(channels: int, width: float, rounding: Rounding) -> int:
     """
     require(0 < width < float("inf"), "width", width, "a finite multiplier above 0")
     scaled = channels * width
-    require(scaled >= 1, "width", width, f"{1 / channels:g} or more, to leave {channels} channels one")
+    require(
+        scaled >= 1, "width", width, f"{1 / channels:g} or more, to leave {channels} channels one"
+    )
     if rounding == "truncate":
         return int(scaled)
     if rounding == "truncate_at_least_8":

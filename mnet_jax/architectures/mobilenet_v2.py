@@ -72,9 +72,7 @@ def mobilenet_v2(
         for repeat in range(repeats):
             stride = first_stride if repeat == 0 else 1
             blocks.append(
-                InvertedResidual(
-                    inputs=inputs, expanded=inputs * t, outputs=outputs, stride=stride
-                )
+                InvertedResidual(inputs=inputs, expanded=inputs * t, outputs=outputs, stride=stride)
             )
             inputs = outputs
     spec = NetworkSpec(

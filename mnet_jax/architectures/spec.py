@@ -5,6 +5,7 @@ interprets it: `mnet_jax.models` builds the network, `mnet_jax.analysis.cost` co
 axis maps it to another one, a checkpoint stores it as JSON.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -160,16 +161,18 @@ class NetworkSpec:
 
     def __post_init__(self) -> None:
         layers = [self.stem, *self.blocks, *([self.head.conv] if self.head.conv else [])]
-        for i, (before, after) in enumerate(zip(layers, layers[1:], strict=False)):
+        for i, (before, after) in enumerate(itertools.pairwise(layers)):
             require(
                 after.inputs == before.outputs,
                 f"inputs of layer {i + 1}",
                 after.inputs,
                 f"the {before.outputs} outputs of the layer before",
             )
-        for before, after in zip(self.blocks, [*self.blocks[1:], None], strict=True):
-            if isinstance(before, InvertedResidual) and before.shortcut == "expansion":
-                fits = isinstance(after, InvertedResidual) and after.expanded == before.expanded
+        for block, following in zip(self.blocks, [*self.blocks[1:], None], strict=True):
+            if isinstance(block, InvertedResidual) and block.shortcut == "expansion":
+                fits = (
+                    isinstance(following, InvertedResidual) and following.expanded == block.expanded
+                )
                 require(fits, "shortcut", "expansion", "a next block expanded as widely as this")
 
     @property
@@ -239,7 +242,9 @@ def _layer(
     size: tuple[int, int],
 ) -> Layer:
     kernel, stride = window
-    rows, columns = ((n + sum(pad_amounts(padding, kernel, stride, n)) - kernel) // stride + 1 for n in size)
+    rows, columns = (
+        (n + sum(pad_amounts(padding, kernel, stride, n)) - kernel) // stride + 1 for n in size
+    )
     require(min(rows, columns) >= 1, "resolution", size, f"large enough for {name} to have output")
     return Layer(
         name=name,

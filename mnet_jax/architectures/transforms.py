@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Literal
 
 from mnet_jax.architectures.spec import (
-    Activation,
     Block,
     ConvNorm,
     InvertedResidual,

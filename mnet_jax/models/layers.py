@@ -18,6 +18,9 @@ Array = jax.Array
 KernelInit = Callable[[Array, tuple[int, ...], Any], Array]
 Kind = Literal["conv", "depthwise", "pointwise", "dense"]
 
+_PAPER_V1 = dialect_of("mobilenet_v1", "paper")
+_PAPER_V2 = dialect_of("mobilenet_v2", "paper")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -30,7 +33,7 @@ class Setting:
       axis_name: the pmap axis over which batch normalization pools its statistics, if any.
     """
 
-    dialect: Dialect = dialect_of("mobilenet_v2", "paper")
+    dialect: Dialect = _PAPER_V2
     dtype: Any = jnp.float32
     lowering: Lowering = "auto"
     axis_name: str | None = None
@@ -51,7 +54,9 @@ def _relu6_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Ar
 
 def activate(x: Array, activation: Activation) -> Array:
     """Applies the named non-linearity elementwise."""
-    return {"linear": lambda v: v, "relu": nn.relu, "relu6": relu6}[activation](x)
+    if activation == "linear":
+        return x
+    return relu6(x) if activation == "relu6" else nn.relu(x)
 
 
 def kernel_init(initializer: Initializer, kind: Kind) -> KernelInit:
@@ -213,7 +218,7 @@ class DepthwiseSeparable(nn.Module):
     kernel: int = 3
     stride: int = 1
     activation: Activation = "relu6"
-    setting: Setting = Setting(dialect=dialect_of("mobilenet_v1", "paper"))
+    setting: Setting = Setting(dialect=_PAPER_V1)
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -254,9 +259,7 @@ class InvertedResidual(nn.Module):
 
     def setup(self) -> None:
         if self.expanded is not None:
-            self.expand = ConvNorm(
-                self.expanded, activation=self.activation, setting=self.setting
-            )
+            self.expand = ConvNorm(self.expanded, activation=self.activation, setting=self.setting)
         self.depthwise = ConvNorm(None, self.kernel, self.stride, self.activation, self.setting)
         self.project = ConvNorm(self.outputs, activation=self.bottleneck, setting=self.setting)
 

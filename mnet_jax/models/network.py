@@ -122,5 +122,6 @@ def _require_images(images: Array, spec: architecture.NetworkSpec) -> None:
         raise ValueError(
             f"images: got shape {tuple(images.shape)}, legal: [b, h, w, {spec.stem.inputs}]"
         )
-    for _ in architecture.walk(spec, images.shape[1:3]):
+    _, rows, columns, _ = images.shape
+    for _ in architecture.walk(spec, (rows, columns)):
         pass  # raises where a layer would have no output

@@ -1,0 +1,198 @@
+"""One run, from config to result: data, model, steps, metrics, checkpoint, report."""
+
+import functools
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import mnet_jax
+from mnet_jax import data, models
+from mnet_jax.analysis import cost
+from mnet_jax.architectures import NetworkSpec
+from mnet_jax.config import RunConfig, TrainingConfig
+from mnet_jax.result import EpochRecord, RunResult
+from mnet_jax.training import optimizer
+from mnet_jax.training.checkpoint import Checkpoints
+from mnet_jax.training.loop import Loop, Report
+from mnet_jax.training.placement import BATCH_AXIS, placement
+from mnet_jax.training.scalars import Scalars
+from mnet_jax.training.step import TrainState, initial_state, make_eval_step, make_train_step
+
+
+def run(
+    config: RunConfig,
+    directory: Path,
+    *,
+    save_every_seconds: float = 0.0,
+    report: Report = lambda progress: None,
+) -> RunResult:
+    """Trains, evaluates on the test split once, and returns what came out.
+
+    A run that was cut off goes on from the last checkpoint in `directory`.
+
+    Args:
+      config: everything that determines the result.
+      directory: for checkpoints and scalars.
+      save_every_seconds: how much work may be lost, besides the current epoch; 0 saves after
+        every epoch.
+      report: called at every step.
+
+    Raises:
+      DataError: the data set cannot be had.
+      CheckpointError: `directory` holds another run.
+      NonFiniteError: the training diverged.
+    """
+    start = time.perf_counter()
+    dataset = data.load(config.data)
+    _require_classes(dataset, config.spec)
+    batches = iter(data.train_batches(dataset.train, config.data, config.seed))
+    program = _program(
+        config.spec, config.training, config.data.batch_size, config.data.resolution,
+        data.steps_per_epoch(dataset.train, config.data),
+    )  # fmt: skip
+    place, epochs = program.loop.placement, config.training.epochs
+
+    state = program.initial_state(config.seed)
+    history: tuple[EpochRecord, ...] = ()
+    with Checkpoints(directory / "checkpoints", config) as checkpoints:
+        state, history = checkpoints.restore(state, batches) or (state, history)
+        with Scalars(directory, from_step=int(state.step)) as log:
+            due = _Timer(save_every_seconds)
+
+            def on_epoch(state: TrainState, history: tuple[EpochRecord, ...]) -> None:
+                log.write(history[-1].step, _scalars_of(history[-1]))
+                if due.passed() or len(history) == epochs:
+                    checkpoints.save(place.get(state), batches, history)
+
+            state, history = program.loop.fit(
+                place.put_state(state),
+                batches,
+                lambda: data.eval_batches(dataset.validation, config.data),
+                history,
+                on_epoch,
+                report,
+            )
+    test = program.loop.evaluate(
+        state, data.eval_batches(dataset.test, config.data), "test", epochs, report
+    )
+    expense = cost.count(config.spec, config.data.resolution)
+    return RunResult(
+        params=expense.params,
+        madds=expense.madds,
+        test_loss=test.loss,
+        test_accuracy=test.accuracy,
+        test_count=test.count,
+        history=history,
+        images_per_second=statistics.median(record.images_per_second for record in history),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def environment() -> dict[str, str]:
+    """The software and the devices that this process's results come from."""
+    devices = jax.local_devices()
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
+    return {
+        "mnet_jax": mnet_jax.__version__,
+        **versions,
+        "python": platform.python_version(),
+        "device": f"{len(devices)} x {devices[0].device_kind}",
+        "processor": f"{os.cpu_count()} x {platform.machine()}",
+    }
+
+
+class _Timer:
+    """Says when an interval has passed since it last said so."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = time.perf_counter()
+
+    def passed(self) -> bool:
+        now = time.perf_counter()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Program:
+    """What arms with other seeds share: the compiled functions."""
+
+    initial_state: Callable[[int], TrainState]
+    loop: Loop
+
+
+@functools.lru_cache(maxsize=2)
+def _program(
+    spec: NetworkSpec,
+    training: TrainingConfig,
+    batch_size: int,
+    resolution: int,
+    steps_per_epoch: int,
+) -> _Program:
+    """The run's functions, compiled once in a process for all seeds."""
+    place = placement(training.parallel, batch_size)
+    axis_name = BATCH_AXIS if training.parallel == "pmap" else None
+    model = models.MobileNet(spec=spec, dtype=jnp.dtype(training.precision), axis_name=axis_name)
+    update = optimizer.make(training, steps_per_epoch)
+    train_step = make_train_step(
+        model.apply,
+        update,
+        label_smoothing=training.label_smoothing,
+        ema_decay=training.ema_decay,
+        axis_name=axis_name,
+    )
+    return _Program(
+        initial_state=_initializer(model, update, resolution),
+        loop=Loop(
+            train_step=place.compile_train(train_step),
+            eval_step=place.compile_eval(make_eval_step(model.apply, axis_name=axis_name)),
+            placement=place,
+            learning_rate=optimizer.learning_rate(training, steps_per_epoch),
+            epochs=training.epochs,
+            steps_per_epoch=steps_per_epoch,
+            batch_size=batch_size,
+        ),
+    )
+
+
+def _initializer(
+    model: models.MobileNet, update: optax.GradientTransformation, resolution: int
+) -> Callable[[int], TrainState]:
+    """A function from the seed to the first state, compiled once."""
+
+    @jax.jit
+    def state_of(key: jax.Array) -> TrainState:
+        image = jnp.zeros((1, resolution, resolution, 3))
+        init_key, dropout_key = jax.random.split(key)
+        return initial_state(model.init(init_key, image, train=False), update, dropout_key)
+
+    return lambda seed: state_of(jax.random.key(seed))
+
+
+def _require_classes(dataset: Any, spec: NetworkSpec) -> None:
+    if dataset.num_classes != spec.head.num_classes:
+        raise ValueError(
+            f"num_classes: got {spec.head.num_classes}, legal: the {dataset.num_classes} classes "
+            f"of {dataset.name}"
+        )
+
+
+def _scalars_of(record: EpochRecord) -> dict[str, float]:
+    names = (
+        "epoch", "learning_rate", "train_loss", "train_accuracy",
+        "validation_loss", "validation_accuracy", "images_per_second",
+    )  # fmt: skip
+    return {name: getattr(record, name) for name in names}

@@ -1,0 +1,93 @@
+"""How the devices of a process share the batch: one jit over a mesh, or pmap."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from mnet_jax.config import Parallelism
+from mnet_jax.training.step import Batch, TrainState, Tree
+
+BATCH_AXIS = "batch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """How the devices of a process share the work.
+
+    Attributes:
+      compile_train: makes the pure train step run on all devices, reusing the state's memory.
+      compile_eval: the same for the pure eval step.
+      put_state: a state onto the devices.
+      put_batch: a NumPy batch onto the devices.
+      get: what the compiled steps returned, one copy: a state for a checkpoint, or metrics.
+    """
+
+    compile_train: Callable[[Callable], Callable]
+    compile_eval: Callable[[Callable], Callable]
+    put_state: Callable[[TrainState], TrainState]
+    put_batch: Callable[[Batch], Batch]
+    get: Callable[[Tree], Tree]
+
+
+def placement(parallel: Parallelism, batch_size: int) -> Placement:
+    """A placement over all local devices.
+
+    `jit` shards the batch over a mesh and leaves the rest to the compiler, so that batch
+    normalization sees the whole batch. `pmap` maps one step over devices; the step must then be
+    made with `axis_name=BATCH_AXIS`, as must the model.
+
+    Raises:
+      ValueError: the batch cannot be shared evenly.
+    """
+    devices = jax.local_devices()
+    if batch_size % len(devices):
+        raise ValueError(
+            f"batch_size: got {batch_size}, legal: multiples of the {len(devices)} devices"
+        )
+    return _jit_placement(devices) if parallel == "jit" else _pmap_placement(devices)
+
+
+def _jit_placement(devices: list[jax.Device]) -> Placement:
+    mesh = jax.sharding.Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
+    replicated = NamedSharding(mesh, PartitionSpec())
+    sharded = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
+    return Placement(
+        compile_train=lambda step: jax.jit(
+            step, donate_argnums=0, out_shardings=(replicated, replicated)
+        ),
+        compile_eval=lambda step: jax.jit(step, out_shardings=replicated),
+        put_state=lambda state: jax.device_put(state, replicated),
+        put_batch=lambda batch: jax.device_put(dict(batch), sharded),
+        get=lambda tree: tree,
+    )
+
+
+def _pmap_placement(devices: list[jax.Device]) -> Placement:
+    count = len(devices)
+    stacked = NamedSharding(
+        jax.sharding.Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,)),
+        PartitionSpec(BATCH_AXIS),
+    )
+
+    def put_state(state: TrainState) -> TrainState:
+        return jax.tree.map(
+            lambda x: jax.device_put(jnp.broadcast_to(x, (count, *x.shape)), stacked), state
+        )
+
+    def put_batch(batch: Batch) -> Batch:
+        shared = {k: v.reshape(count, -1, *v.shape[1:]) for k, v in batch.items()}
+        return jax.device_put(shared, stacked)
+
+    return Placement(
+        compile_train=lambda step: jax.pmap(
+            step, axis_name=BATCH_AXIS, donate_argnums=0, devices=devices
+        ),
+        compile_eval=lambda step: jax.pmap(step, axis_name=BATCH_AXIS, devices=devices),
+        put_state=put_state,
+        put_batch=put_batch,
+        get=lambda tree: jax.tree.map(lambda x: x[0], tree),
+    )

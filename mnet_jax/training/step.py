@@ -1,0 +1,141 @@
+"""One step of training and one of evaluation, as pure functions."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from mnet_jax.training import metrics
+
+Array: TypeAlias = jax.Array
+Batch: TypeAlias = Mapping[str, Any]
+Tree: TypeAlias = Any
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that a step changes.
+
+    Attributes:
+      step: optimizer steps taken, int32.
+      params: trainable parameters.
+      batch_stats: running means and variances.
+      opt_state: of the Optax optimizer.
+      average: exponential moving averages of `params` and `batch_stats`; the values themselves
+        if there is no averaging.
+      dropout_key: the key that every step folds its number into.
+    """
+
+    step: Array
+    params: Tree
+    batch_stats: Tree
+    opt_state: optax.OptState
+    average: Tree
+    dropout_key: Array
+
+
+def initial_state(
+    variables: Mapping[str, Tree], optimizer: optax.GradientTransformation, dropout_key: Array
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      variables: the collections `params` and `batch_stats` of an initialized model.
+      optimizer: the update rule.
+      dropout_key: a key of its own.
+    """
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        average=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}),
+        dropout_key=dropout_key,
+    )
+
+
+def _averaged(average: Tree, values: Tree, decay: float, step: Array) -> Tree:
+    """The moving average after `step` steps, warmed up as TensorFlow's `num_updates` does."""
+    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if decay else 0.0
+    return jax.tree.map(lambda a, v: kept * a + (1.0 - kept) * v, average, values)
+
+
+def make_train_step(
+    apply: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    *,
+    label_smoothing: float = 0.0,
+    ema_decay: float = 0.0,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """The pure function (state, batch) -> (state, metrics).
+
+    Args:
+      apply: a Linen module's `apply`.
+      optimizer: the update rule.
+      label_smoothing: see `metrics.cross_entropy`.
+      ema_decay: decay of the moving averages; 0 for none.
+      axis_name: the pmap axis that gradients and metrics are pooled over, if any.
+
+    The batch is `image` [b, h, w, 3] and `label` [b]. The metrics are `loss` and `accuracy`, means
+    over the batch, and `finite`, whether the loss and all gradients are.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(state.dropout_key, state.step)
+        if axis_name:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+        def loss_of(params: Tree) -> tuple[Array, tuple[Array, Tree]]:
+            logits, updates = apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                batch["image"],
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            losses = metrics.cross_entropy(logits, batch["label"], label_smoothing)
+            return jnp.mean(losses), (logits, updates["batch_stats"])
+
+        (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params
+        )
+        accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
+        if axis_name:
+            gradients, loss, accuracy = jax.lax.pmean((gradients, loss, accuracy), axis_name)
+        changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, changes)
+        step = state.step + 1
+        now = {"params": params, "batch_stats": batch_stats}
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradients))
+        return (
+            state.replace(
+                step=step,
+                params=params,
+                batch_stats=batch_stats,
+                opt_state=opt_state,
+                average=_averaged(state.average, now, ema_decay, step),
+            ),
+            {"loss": loss, "accuracy": accuracy, "finite": finite},
+        )
+
+    return train_step
+
+
+def make_eval_step(
+    apply: Callable[..., Any], *, axis_name: str | None = None
+) -> Callable[[TrainState, Batch], metrics.Sums]:
+    """The pure function (state, batch) -> sums, of the averaged weights; see `metrics.masked_sums`.
+
+    The batch is `image` [b, h, w, 3], `label` [b] and `mask` [b].
+    """
+
+    def eval_step(state: TrainState, batch: Batch) -> metrics.Sums:
+        logits = apply(state.average, batch["image"], train=False)
+        sums = metrics.masked_sums(logits, batch["label"], batch["mask"])
+        return jax.lax.psum(sums, axis_name) if axis_name else sums
+
+    return eval_step

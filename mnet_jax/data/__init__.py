@@ -1,0 +1,23 @@
+"""Images in, batches out: TFDS data sources and folders, read through Grain, in NumPy.
+
+`load(config)` gives the three splits, `train_batches` and `eval_batches` turn a split into batches.
+Nothing here starts a JAX backend: reading images must not take an accelerator.
+"""
+
+from mnet_jax.data.errors import DataError
+from mnet_jax.data.loading import load
+from mnet_jax.data.pipeline import Batch, eval_batches, steps_per_epoch, train_batches
+from mnet_jax.data.sources import ArraySource, Dataset, Example, Source
+
+__all__ = [
+    "ArraySource",
+    "Batch",
+    "DataError",
+    "Dataset",
+    "Example",
+    "Source",
+    "eval_batches",
+    "load",
+    "steps_per_epoch",
+    "train_batches",
+]

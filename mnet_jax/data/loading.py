@@ -1,0 +1,86 @@
+"""From a config to the three splits of a data set."""
+
+from collections.abc import Callable
+from functools import partial
+
+import tensorflow_datasets as tfds
+
+from mnet_jax.config import DataConfig
+from mnet_jax.data.builders import (
+    ArraysBuilder,
+    MnetDigits,
+    MnetFashionMnist,
+    decode_record,
+    fashion_directory,
+)
+from mnet_jax.data.errors import DataError, reason
+from mnet_jax.data.folder import read_folder
+from mnet_jax.data.preparation import prepared
+from mnet_jax.data.sources import (
+    Dataset,
+    Decodable,
+    Source,
+    at_resolution,
+    held_out,
+    in_memory,
+    subset,
+)
+from mnet_jax.data.stored import find_stored, read_stored
+
+_Splits = tuple[tuple[str, ...], Source, Source]
+
+
+def load(config: DataConfig) -> Dataset:
+    """The data set that `config` names, split into train, validation and test.
+
+    Splits that are small once decoded are decoded here, once, and resized to the config's
+    resolution (but for the train split under `resized_crop_flip`, which crops the original pixels).
+    Larger ones, and images of many sizes, are decoded as they are read. Validation is a fixed
+    permutation's share of train, the same for every run.
+
+    Raises:
+      DataError: the data is not there, damaged, or not labelled images; one line says how to help.
+    """
+    class_names, train, test = _splits(config)
+    if len(train) < 2:
+        raise DataError(f"{config.name}: got {len(train)} train images, legal: 2 or more")
+    kept, held = held_out(len(train), config.validation_fraction)
+    training, validation = subset(train, kept), subset(train, held)
+    if config.augmentation != "resized_crop_flip":
+        training = at_resolution(training, config.resolution)
+    return Dataset(
+        name=config.name,
+        class_names=class_names,
+        train=training,
+        validation=at_resolution(validation, config.resolution),
+        test=at_resolution(test, config.resolution),
+    )
+
+
+def _splits(config: DataConfig) -> _Splits:
+    """The class names, train and test, in memory where they fit."""
+    if config.name == "digits":
+        return _own(config.name, MnetDigits, MnetDigits.SHAPE)
+    if config.name == "fashion_mnist":
+        folder = fashion_directory(config.directory)
+        return _own(config.name, partial(MnetFashionMnist, folder=folder), MnetFashionMnist.SHAPE)
+    if config.name == "folder":
+        return _in_memory(read_folder(config.directory))
+    place = find_stored(config.name, config.directory)
+    try:
+        builder = tfds.builder_from_directory(place)
+    except Exception as error:  # TFDS raises many kinds for damaged metadata
+        raise DataError(f"{config.name}: cannot read {place}: {reason(error)}") from error
+    return _in_memory(read_stored(builder, config.name))
+
+
+def _own(name: str, make: Callable[..., ArraysBuilder], shape: tuple[int, int, int]) -> _Splits:
+    """A set of our own builders, prepared where need be and read while its folder is there."""
+    with prepared(lambda root: make(data_dir=root)) as builder:
+        return _in_memory(read_stored(builder, name, partial(decode_record, shape)))
+
+
+def _in_memory(splits: tuple[tuple[str, ...], Decodable, Decodable]) -> _Splits:
+    """The splits, those that fit in memory decoded."""
+    class_names, train, test = splits
+    return class_names, in_memory(train), in_memory(test)

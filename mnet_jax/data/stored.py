@@ -1,0 +1,155 @@
+"""Sets that TFDS has prepared: finding them by name, and reading them without TensorFlow.
+
+Nothing is downloaded here. TFDS's stock builders need TensorFlow and the network to prepare a set,
+and without a network they retry for minutes; so a set that is not there is an error at once, with
+the command that makes it.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from mnet_jax.data.errors import DataError, reason
+from mnet_jax.data.preparation import data_root
+from mnet_jax.data.sources import Decode, RecordSource
+
+OWN_NAMES = ("digits", "fashion_mnist", "folder")
+_NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[\w.\-+]+))?(:(?P<version>\d+\.\d+\.\d+))?", re.ASCII)
+
+
+def find_stored(name: str, directory: str | None) -> Path:
+    """The folder of the prepared set `name` (`set[/config][:version]`), the newest version.
+
+    Args:
+      name: as TFDS spells it.
+      directory: TFDS's `data_dir`; None means the default, as `data_root`.
+
+    Raises:
+      DataError: no such set is prepared, or several configs are and the name says none.
+    """
+    parts = _NAME.fullmatch(name)
+    if parts is None:
+        raise DataError(f"data set: got {name!r}, legal: name, name/config or name/config:1.2.3")
+    root = data_root(directory)
+    variants = _variants(root / parts["set"])
+    found = [
+        (config, version)
+        for config, version in variants
+        if parts["config"] in (None, config) and parts["version"] in (None, version)
+    ]
+    if not found:
+        raise DataError(_absent(name, parts["set"], root, variants))
+    configs = sorted({config for config, _ in found})
+    if len(configs) > 1:
+        legal = ", ".join(f"{parts['set']}/{config}" for config in configs)
+        raise DataError(f"data set: got {name!r}, prepared in {root} are: {legal}")
+    config, version = max(found, key=lambda variant: tuple(map(int, variant[1].split("."))))
+    return root / parts["set"] / config / version
+
+
+def _variants(folder: Path) -> list[tuple[str, str]]:
+    """The (config, version) pairs prepared in a set's `folder`; config is "" where it has none."""
+    variants = []
+    for pattern in ("*/dataset_info.json", "*/*/dataset_info.json"):
+        for info in sorted(folder.glob(pattern)):
+            *config, version = info.parent.relative_to(folder).parts
+            if re.fullmatch(r"\d+\.\d+\.\d+", version):
+                variants.append(("/".join(config), version))
+    return variants
+
+
+def _absent(name: str, set_name: str, root: Path, variants: list[tuple[str, str]]) -> str:
+    """The line that says what is missing and how to supply it."""
+    if variants:
+        there = ", ".join(f"{set_name}{config and '/' + config}:{v}" for config, v in variants)
+        return f"data set: got {name!r}, prepared in {root} are: {there}"
+    patterns = "*/*/dataset_info.json", "*/*/*/dataset_info.json"
+    found = (path for pattern in patterns for path in root.glob(pattern))
+    stored = {path.relative_to(root).parts[0] for path in found}
+    stock = set(tfds.list_builders(with_community_datasets=False))
+    if set_name in stock:
+        return (
+            f"data set: {name} is not prepared in {root}; where TensorFlow and a network are, run: "
+            f"tfds build {name} --file_format=array_record --data_dir={root}"
+        )
+    legal = sorted(stored | set(OWN_NAMES))
+    close = difflib.get_close_matches(set_name, [*legal, *sorted(stock)], n=3)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    return (
+        f"data set: got {name!r}, prepared in {root} or built in: {', '.join(legal)}; "
+        f"or any TFDS name once it is prepared{hint}"
+    )
+
+
+def read_stored(
+    builder: tfds.core.DatasetBuilder, name: str, decode: Decode | None = None
+) -> tuple[tuple[str, ...], RecordSource, RecordSource]:
+    """The class names, the train and the test split of a prepared set.
+
+    A set whose `test` is absent or unlabelled (ImageNet's labels are -1) is tested on `validation`.
+
+    Args:
+      builder: of the prepared set.
+      name: for errors.
+      decode: from a record to `image` and `label`; None means by the set's own features.
+
+    Raises:
+      DataError: it is no labelled image set, lacks splits, or is not stored for random access.
+    """
+    shape, class_names = _features(builder.info.features, name)
+    splits = {}
+    for split in builder.info.splits:
+        records, own_decode = _open(builder, split, name)
+        splits[split] = RecordSource(
+            records, decode or own_decode, shape, f"{name} ({split} in {builder.data_path})"
+        )
+    train = splits.get("train")
+    if train is None or not len(train):
+        raise DataError(f"{name}: has splits {', '.join(splits) or 'none'}, legal: one named train")
+    for split in ("test", "validation"):
+        test = splits.get(split)
+        if test is not None and len(test) and test[0]["label"] >= 0:
+            return class_names, train, test
+    raise DataError(
+        f"{name}: has splits {', '.join(splits)}, legal: a labelled test or validation split"
+    )
+
+
+def _features(features: Any, name: str) -> tuple[tuple[int, int, int] | None, tuple[str, ...]]:
+    """The common shape of the images, None where sizes differ, and the class names."""
+    named = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+    image, label = named.get("image"), named.get("label")
+    if image is None or not isinstance(label, tfds.features.ClassLabel):
+        found = ", ".join(named) or type(features).__name__
+        raise DataError(f"{name}: got features {found}, legal: image, and label as a class label")
+    shape, dtype = tuple(image.shape), image.np_dtype
+    if len(shape) != 3 or shape[2] not in (1, 3) or dtype != "uint8":
+        raise DataError(f"{name}: image is {dtype} {shape}, legal: uint8 (h, w, 1) or (h, w, 3)")
+    height, width, channels = shape
+    fixed = None if height is None or width is None else (height, width, channels)
+    return fixed, tuple(label.names)
+
+
+def _open(builder: tfds.core.DatasetBuilder, split: str, name: str) -> tuple[Any, Decode]:
+    """The raw records of `split`, and what decodes image and label of them."""
+    # PartialDecoding would say that to TFDS, but its NumPy route does not know it.
+    features = builder.info.features
+    wanted = tfds.features.FeaturesDict({key: features[key] for key in ("image", "label")})
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    try:
+        records = builder.as_data_source(split, deserialize_method=raw)
+    except NotImplementedError as error:
+        stored = builder.info.file_format
+        raise DataError(
+            f"{name}: {builder.data_path} is stored as {stored and stored.value}, legal: "
+            f"array_record; run: tfds convert_format --dataset_version_dir={builder.data_path} "
+            "--out_file_format=array_record"
+        ) from error
+    except Exception as error:  # ArrayRecord raises many kinds for damaged files
+        raise DataError(
+            f"{name}: cannot open split {split} in {builder.data_path}: {reason(error)}"
+        ) from error
+    return records, wanted.deserialize_example_np

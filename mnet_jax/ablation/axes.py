@@ -156,7 +156,7 @@ def _read_depth(spec: NetworkSpec) -> Any:
 
 
 # In the order in which they are applied: what computes a network anew comes before what maps it.
-AXES: tuple[Axis, ...] = (
+ARCHITECTURE_AXES: tuple[Axis, ...] = (
     _rebuilding(
         "model",
         Literal["mobilenet_v1", "mobilenet_v2"],
@@ -212,6 +212,8 @@ AXES: tuple[Axis, ...] = (
         transforms.with_activation,
         lambda spec: spec.stem.activation,
     ),
+)
+RECIPE_AXES: tuple[Axis, ...] = (
     _replacing("data", "resolution", int, "side of the images in pixels (V1, Table 7)"),
     _replacing("training", "learning_rate", float, "peak learning rate"),
     _replacing("training", "label_smoothing", float, "share of each label spread over all classes"),
@@ -225,6 +227,23 @@ AXES: tuple[Axis, ...] = (
     ),
     _replacing("training", "precision", Precision, "type of the computation"),
 )
+AXES = (*ARCHITECTURE_AXES, *RECIPE_AXES)
+
+
+def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """The config with one value on each axis that has one; None leaves an axis as it is.
+
+    Raises:
+      ValueError: an axis is unknown, or a value is not legal for the network it meets.
+    """
+    unknown = values.keys() - {axis.name for axis in AXES}
+    if unknown:
+        legal = ", ".join(axis.name for axis in AXES)
+        raise ValueError(f"axis: got {min(unknown)!r}, legal: {legal}")
+    for axis in AXES:
+        if values.get(axis.name) is not None:
+            config = axis.apply(config, values[axis.name])
+    return config
 
 
 def grid(baseline: RunConfig, values: Mapping[str, Sequence[Any]]) -> list[RunConfig]:
@@ -237,17 +256,11 @@ def grid(baseline: RunConfig, values: Mapping[str, Sequence[Any]]) -> list[RunCo
     Raises:
       ValueError: an axis is unknown, or a value is not legal for the network it meets.
     """
-    unknown = values.keys() - {axis.name for axis in AXES}
-    if unknown:
-        legal = ", ".join(axis.name for axis in AXES)
-        raise ValueError(f"axis: got {min(unknown)!r}, legal: {legal}")
-    varied = [axis for axis in AXES if values.get(axis.name)]
-    configs = []
-    for combination in itertools.product(*(values[axis.name] for axis in varied)):
-        config = baseline
-        for axis, value in zip(varied, combination, strict=True):
-            config = axis.apply(config, value)
-        configs.append(config)
+    varied = {name: chosen for name, chosen in values.items() if chosen}
+    combinations = itertools.product(*varied.values())
+    configs = [
+        with_values(baseline, dict(zip(varied, chosen, strict=True))) for chosen in combinations
+    ]
     return list(dict.fromkeys(configs))
 
 

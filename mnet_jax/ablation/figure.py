@@ -1,0 +1,179 @@
+"""The picture of a report: learning curves, and what every seed says about every arm."""
+
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from mnet_jax.ablation.report import Arm, Report
+from mnet_jax.ablation.statistics import CONFIDENCE, mean_interval, verdict
+
+BASELINE_COLOUR = "#000000"
+# Okabe and Ito, "Color Universal Design" (2008), without black, which is the baseline's, and
+# yellow, too pale for a line on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("-", "--", ":")  # once round the colours each
+SIZE_INCHES = (12.0, 5.0)
+DOTS_PER_INCH = 100
+LONGEST_NAME = 28  # letters
+FEWEST_ROWS = 4  # a single row is no higher than one of four
+
+
+def to_png(report: Report) -> bytes:
+    """The picture as a PNG of 1200 x 500 pixels.
+
+    Left: validation accuracy after each epoch, the mean over seeds and thin lines for each seed.
+    Right: the difference to the baseline of each seed and their mean with its interval; where no
+    arm has one, the test accuracies instead.
+    """
+    figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
+    styles = _styles(report.arms)
+    _draw_curves(left, report, styles)
+    _draw_outcomes(right, report, styles)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    canvas.draw()
+    content = io.BytesIO()
+    pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    # 256 colours are plenty for a dozen arms and their edges, and take a third of the bytes.
+    pixels.quantize(256, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
+    return content.getvalue()
+
+
+def _styles(arms: Sequence[Arm]) -> list[tuple[str, str]]:
+    """A colour and a dash for each arm."""
+    styles, others = [], 0
+    for arm in arms:
+        if arm.baseline:
+            styles.append((BASELINE_COLOUR, DASHES[0]))
+            continue
+        cycle, colour = divmod(others, len(COLOURS))
+        styles.append((COLOURS[colour], DASHES[cycle % len(DASHES)]))
+        others += 1
+    return styles
+
+
+def _name(report: Report, arm: Arm) -> str:
+    name = report.name_of(arm).replace("$", r"\$")  # or Matplotlib would typeset it
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
+def _draw_curves(axes: Axes, report: Report, styles: Sequence[tuple[str, str]]) -> None:
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("validation accuracy (%)")
+    _title(axes, "Learning curves", "thick: mean over seeds; thin: each seed")
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    drawn, late = 0, []
+    for arm, (colour, dash) in zip(report.arms, styles, strict=True):
+        curves = [outcome.validation_accuracy for outcome in arm.outcomes]
+        epochs = range(1, 1 + min(map(len, curves), default=0))
+        if not epochs:
+            continue
+        mean = [100 * math.fsum(curve[i - 1] for curve in curves) / len(curves) for i in epochs]
+        marker = "o" if len(epochs) == 1 else ""
+        if len(curves) > 1:
+            for curve in curves:
+                percents = [100 * accuracy for accuracy in curve[: len(epochs)]]
+                axes.plot(epochs, percents, color=colour, linewidth=0.7, alpha=0.35)
+        axes.plot(
+            epochs, mean, dash, color=colour, linewidth=1.9, marker=marker, markersize=5,
+            label=_name(report, arm), zorder=3,
+        )  # fmt: skip
+        drawn += 1
+        late += [100 * value for curve in curves for value in curve[len(epochs) // 3 :]]
+    if not drawn:
+        axes.text(0.5, 0.5, "no trial has finished", transform=axes.transAxes, ha="center")
+        axes.set(xticks=[], yticks=[])
+        return
+    # The first epochs' rise would leave the arms' differences a hair's breadth: cut it off.
+    reach = max(max(late) - min(late), 0.5)
+    axes.set_ylim(min(late) - 0.2 * reach, max(late) + 0.1 * reach)
+    if report.columns:
+        axes.legend(
+            title=", ".join(report.columns), loc="lower right", fontsize=8 if drawn > 6 else 9,
+            title_fontsize=9, ncols=1 if drawn < 7 else 2, frameon=True, framealpha=0.9,
+        )  # fmt: skip
+
+
+def _draw_outcomes(axes: Axes, report: Report, styles: Sequence[tuple[str, str]]) -> None:
+    """One row for each arm, the first on top."""
+    compared = any(arm.difference for arm in report.arms)
+    rows = [
+        (arm, colour)
+        for arm, (colour, _) in zip(report.arms, styles, strict=True)
+        if not (compared and arm.baseline)
+    ]
+    axes.grid(axis="x", alpha=0.25, linewidth=0.6)
+    axes.set_yticks(range(len(rows)), [_row_name(report, arm) for arm, _ in rows])
+    middle, half = (len(rows) - 1) / 2, max(len(rows), FEWEST_ROWS) / 2
+    axes.set_ylim(middle + half, middle - half)
+    axes.margins(x=0.06)
+    axes.tick_params(axis="y", length=0)
+    if compared:
+        anchor = next(arm for arm in report.arms if arm.baseline)
+        axes.axvline(0, color=BASELINE_COLOUR, linewidth=1.2)
+        axes.set_xlabel("percentage points of test accuracy")
+        title = f"Difference to the baseline, {_name(report, anchor)}, paired by seed"
+    else:
+        axes.set_xlabel("test accuracy (%)")
+        title = "Test accuracy"
+    _title(axes, title, f"dots: each seed; bar: mean and {CONFIDENCE:.0%} interval")
+    if not any(arm.outcomes for arm, _ in rows):
+        axes.set_xticks([])
+    for row, (arm, colour) in enumerate(rows):
+        if compared:
+            values = [o.difference for o in arm.outcomes if o.difference is not None]
+        else:
+            values = [outcome.accuracy for outcome in arm.outcomes]
+        if values:
+            _draw_row(axes, row, [100 * value for value in values], colour)
+        if arm.difference:
+            _say_beside(axes, row, verdict(arm.difference))
+        elif not values:
+            _say_beside(axes, row, "no common seed" if arm.outcomes else "nothing finished")
+
+
+def _row_name(report: Report, arm: Arm) -> str:
+    """The arm's name, with the number of its seeds where some are not there."""
+    tried = len(arm.outcomes) + len(arm.failures) + len(arm.not_run)
+    counts = "" if tried == len(arm.outcomes) else f"\n{len(arm.outcomes)} of {tried} seeds"
+    return _name(report, arm) + counts
+
+
+def _draw_row(axes: Axes, row: int, percents: Sequence[float], colour: str) -> None:
+    """Dots for the seeds below the line of the row, mean and interval on it."""
+    interval = mean_interval(percents)
+    axes.scatter(
+        percents, [row + 0.24] * len(percents), s=26, color=colour, alpha=0.6,
+        linewidth=0, zorder=3,
+    )  # fmt: skip
+    if interval.low is not None and interval.high is not None:
+        axes.plot(
+            [interval.low, interval.high], [row, row], color=colour, linewidth=5, alpha=0.45,
+            solid_capstyle="butt", zorder=2,
+        )  # fmt: skip
+        axes.plot([interval.mean], [row], marker="D", markersize=6, color=colour, zorder=4)
+
+
+def _say_beside(axes: Axes, row: int, text: str) -> None:
+    axes.text(
+        1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8,
+        color="0.35",
+    )  # fmt: skip
+
+
+def _title(axes: Axes, title: str, legend: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, pad=20)
+    axes.annotate(
+        legend, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", fontsize=8.5,
+        color="0.35",
+    )  # fmt: skip

@@ -1,6 +1,5 @@
 """One run, from config to result: data, model, steps, metrics, checkpoint, report."""
 
-import functools
 import importlib.metadata
 import os
 import platform
@@ -8,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ class _Program:
     loop: Loop
 
 
-@functools.lru_cache(maxsize=2)
+@lru_cache(maxsize=2)
 def _program(
     spec: NetworkSpec,
     training: TrainingConfig,
@@ -171,9 +171,13 @@ def _program(
 def _initializer(
     model: models.MobileNet, update: optax.GradientTransformation, resolution: int
 ) -> Callable[[int], TrainState]:
-    """A function from the seed to the first state, compiled once."""
+    """A function from the seed to the first state, compiled once.
 
-    @jax.jit
+    It runs once a trial and draws dozens of random arrays, each of which XLA takes longer to
+    optimize than to compute: without optimization it is there in a third of the time.
+    """
+
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def state_of(key: jax.Array) -> TrainState:
         image = jnp.zeros((1, resolution, resolution, 3))
         init_key, dropout_key = jax.random.split(key)

@@ -1,0 +1,65 @@
+"""Where a sweep starts on each data set: the baseline that every axis not named stays at.
+
+These are data. The small sets train in minutes on two CPU cores; any other set starts from the V2
+paper's recipe at 224 pixels.
+"""
+
+from mnet_jax import architectures
+from mnet_jax.config import (
+    Cosine,
+    DataConfig,
+    Exponential,
+    RmsProp,
+    RunConfig,
+    Sgd,
+    TrainingConfig,
+)
+
+# Short recipes: the papers' BatchNorm momentum needs tens of thousands of steps, these take
+# hundreds to thousands.
+SHORT_NORM_MOMENTUM = 0.9
+
+DIGITS = (
+    0.5,  # width
+    DataConfig(name="digits", resolution=16, batch_size=64, augmentation="shift"),
+    TrainingConfig(epochs=15, optimizer=Sgd(), learning_rate=0.05, schedule=Cosine()),
+)
+FASHION_MNIST = (
+    0.5,
+    DataConfig(name="fashion_mnist", resolution=28, batch_size=128, augmentation="shift_flip"),
+    TrainingConfig(epochs=4, optimizer=Sgd(), learning_rate=0.1, schedule=Cosine()),
+)
+# arXiv 1801.04381, section 6.1, and the released code: label smoothing 0.1, averages 0.9999.
+IMAGENET = (
+    1.0,
+    DataConfig(
+        name="imagenet2012", resolution=224, batch_size=96, augmentation="resized_crop_flip"
+    ),
+    TrainingConfig(
+        epochs=200,
+        optimizer=RmsProp(),
+        learning_rate=0.045,
+        schedule=Exponential(factor=0.98, every_epochs=1.0),
+        warmup_epochs=0.0,
+        ema_decay=0.9999,
+    ),
+)
+PRESETS = {"digits": DIGITS, "fashion_mnist": FASHION_MNIST}
+
+
+def baseline(dataset: str, num_classes: int) -> RunConfig:
+    """The baseline on a data set: MobileNet V2 as published but for what small images need.
+
+    Args:
+      dataset: its name; any but the small sets gets the ImageNet recipe.
+      num_classes: of the data set.
+    """
+    width, data, training = PRESETS.get(dataset, IMAGENET)
+    small = data.resolution <= 32
+    spec = architectures.mobilenet_v2(
+        width=width,
+        num_classes=num_classes,
+        norm_momentum=SHORT_NORM_MOMENTUM if dataset in PRESETS else None,
+        input_stride=1 if small else 4,
+    )
+    return RunConfig(spec=spec, data=data, training=training)

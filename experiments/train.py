@@ -1,0 +1,82 @@
+"""Trains one network: `python -m experiments.train --dataset digits --run runs/digits`."""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.arguments import parse, refusals, refuse, single_values, with_axes
+from experiments.planning import RunArguments, baseline, count_classes, require_fit
+from experiments.progress import RunProgress
+from mnet_jax import serialization
+from mnet_jax.ablation import axes
+from mnet_jax.config import RunConfig
+from mnet_jax.result import RunResult
+
+COMMAND = "train"
+FAILED = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(RunArguments):
+    """Trains one network, keeps checkpoints, and evaluates it on the test split once.
+
+    An axis that is not named stays at its baseline for the data set. If the run's directory holds
+    a checkpoint of the same config, the run goes on from there.
+    """
+
+    seed: int = 0
+    """the seed behind initialization, data order, augmentation and dropout"""
+    run: Path = Path("runs/latest")
+    """where checkpoints, scalars, config.json and result.json go"""
+
+
+def main() -> None:
+    """Reads the command line, trains and prints."""
+    arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    with refusals(COMMAND, arguments):
+        _config(arguments, num_classes=2)  # refuses bad values before anything is loaded
+        config = _config(arguments, count_classes(arguments))
+    from mnet_jax.run import run
+    from mnet_jax.training.checkpoint import CheckpointError
+    from mnet_jax.training.loop import NonFiniteError
+
+    try:
+        with RunProgress(console) as progress:
+            progress.begin(config.spec.name)
+            result = run(config, arguments.run, report=progress.show)
+    except CheckpointError as error:
+        refuse(COMMAND, f"--run: {error}")
+    except NonFiniteError as error:
+        print(f"experiments.{COMMAND}: {error}", file=sys.stderr)
+        sys.exit(FAILED)
+    (arguments.run / "config.json").write_text(serialization.to_json(config) + "\n")
+    (arguments.run / "result.json").write_text(serialization.to_json(result) + "\n")
+    for line in _lines(result, arguments.run):
+        console.print(line, highlight=False)
+
+
+def _config(arguments: Arguments, num_classes: int) -> RunConfig:
+    values = single_values(arguments, axes.AXES)
+    config = axes.with_values(baseline(arguments, num_classes), values)
+    require_fit(config)
+    return dataclasses.replace(config, seed=arguments.seed)
+
+
+def _lines(result: RunResult, directory: Path) -> list[str]:
+    last = result.history[-1]
+    return [
+        f"parameters  {result.params:,}",
+        f"MAdds       {result.madds:,}",
+        f"validation  {last.validation_accuracy:.2%} after epoch {last.epoch}",
+        f"test        {result.test_accuracy:.2%} of {result.test_count} images right",
+        f"speed       {result.images_per_second:,.0f} images/s, {result.seconds:.0f} s in all",
+        f"kept in     {directory}",
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -6,15 +6,17 @@ computing it anew; one that changes the recipe or the data replaces a field. `gr
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
 
 from mnet_jax import architectures
 from mnet_jax.architectures import InvertedResidual, NetworkSpec, Separable, transforms
 from mnet_jax.architectures.dialects import DialectName
 from mnet_jax.architectures.spec import Shortcut
 from mnet_jax.config import Precision, RunConfig
+from mnet_jax.validation import require, require_choice
 
 ABSENT = "-"  # what `read` gives where a network has no place for the axis
 
@@ -241,9 +243,30 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
         legal = ", ".join(axis.name for axis in AXES)
         raise ValueError(f"axis: got {min(unknown)!r}, legal: {legal}")
     for axis in AXES:
-        if values.get(axis.name) is not None:
-            config = axis.apply(config, values[axis.name])
+        value = values.get(axis.name)
+        if value is None:
+            continue
+        try:
+            config = axis.apply(config, _of_its_type(axis, value))
+        except OverflowError as error:
+            raise ValueError(f"{axis.name}: got {value!r}, legal: smaller numbers") from error
     return config
+
+
+def _of_its_type(axis: Axis, value: Any) -> Any:
+    """The value as its axis has it: 1 and 1.0 are one float, True and 1.0 are no int."""
+    if get_origin(axis.values) is Literal:
+        require_choice(axis.name, value, axis.values)
+        return value
+    if axis.values is bool:
+        require(isinstance(value, bool), axis.name, value, "True, False")
+        return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if axis.values is int:
+        require(number and isinstance(value, int), axis.name, value, "whole numbers")
+        return value
+    require(number and math.isfinite(value), axis.name, value, "finite numbers")
+    return float(value)
 
 
 def grid(baseline: RunConfig, values: Mapping[str, Sequence[Any]]) -> list[RunConfig]:

@@ -202,7 +202,7 @@ def write(report: Report, directory: Path, command: str) -> None:
       command: the line that was typed, for report.md.
 
     Raises:
-      ValueError: the directory cannot be written; one line with its path.
+      StoreError: the directory cannot be written.
     """
     from mnet_jax.ablation import figure  # here: Matplotlib costs those who only print a second
 

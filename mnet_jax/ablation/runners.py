@@ -1,19 +1,23 @@
 """Where trials run: in a process of their own, so that one that crashes takes nothing with it."""
 
+import contextlib
 import multiprocessing
-import queue
+import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from mnet_jax.config import RunConfig
 from mnet_jax.result import RunResult
 
-_POLL_SECONDS = 0.2
+GRACE_SECONDS = 3.0  # a worker that is told to leave has this long to close its files
+
+Report = Callable[[Any], None]  # takes each `training.loop.Progress`
+Trial = Callable[[RunConfig, Path, Report], RunResult]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,75 +37,127 @@ class Outcome:
     environment: dict[str, str]
 
 
+def train(config: RunConfig, directory: Path, report: Report) -> RunResult:
+    """The trial of a sweep: the run, with a checkpoint a minute."""
+    from mnet_jax.run import run  # here: the worker is the only process of a sweep with JAX
+
+    return run(config, directory, save_every_seconds=60.0, report=report)
+
+
 def run_local(
     configs: Sequence[RunConfig],
     directory_of: Callable[[RunConfig], Path],
-    report: Callable[[Any], None],
+    report: Report,
+    trial: Trial = train,
 ) -> Iterator[Outcome]:
     """Runs trials one after the other in a worker process, which uses all local devices.
 
     The worker stays from trial to trial, so that seeds of one arm share the compiled step; if it
-    dies, that trial has failed and the next one gets a new worker.
+    dies, that trial has failed and the next one gets a new worker. Whoever leaves before the last
+    outcome closes the iterator, which ends the worker.
 
     Args:
       configs: the trials, in order.
       directory_of: where a trial keeps checkpoints and scalars.
       report: called here with each `training.loop.Progress` of the worker.
+      trial: what the worker does; a function that it can import.
 
     Yields:
       Each trial's outcome as it ends.
     """
-    context = multiprocessing.get_context("spawn")
-    progress: Any = context.Queue()
-    worker: ProcessPoolExecutor | None = None
+    worker: _Worker | None = None
     try:
         for config in configs:
-            worker = worker or ProcessPoolExecutor(
-                1, mp_context=context, initializer=_start, initargs=(progress,)
-            )
-            future = worker.submit(_trial, config, directory_of(config))
-            _forward(progress, future, report)
+            worker = worker or _Worker(trial)
             try:
-                yield future.result()
-            except BrokenProcessPool:
+                outcome = worker.run(config, directory_of(config), report)
+            except (EOFError, ConnectionError):
+                cause = worker.cause_of_death()
                 worker = None
-                cause = "the trial's process died: killed, out of memory, or crashed"
-                yield Outcome(config=config, result=None, cause=cause, environment={})
+                outcome = Outcome(config=config, result=None, cause=cause, environment={})
+            yield outcome
     finally:
         if worker:
-            worker.shutdown(cancel_futures=True)
+            worker.dismiss()
 
 
-def _forward(progress: Any, future: Future, report: Callable[[Any], None]) -> None:
-    """Passes the worker's progress on until the trial ends."""
+class _Worker:
+    """A process that runs the trials it is sent; it ends when this end of the pipe is closed."""
+
+    def __init__(self, trial: Trial) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, trial))
+        self._process.start()
+        theirs.close()  # so that reading ends when the worker's own end does
+
+    def run(self, config: RunConfig, directory: Path, report: Report) -> Outcome:
+        """The outcome of a trial; EOFError or ConnectionError if the process dies before it."""
+        self._pipe.send((config, directory))
+        while not isinstance(message := self._pipe.recv(), Outcome):
+            report(message)
+        return message
+
+    def cause_of_death(self) -> str:
+        """How the process ended, in one line."""
+        self._pipe.close()
+        self._process.join()
+        code = self._process.exitcode or 0
+        if code >= 0:
+            return f"the trial's process ended with exit code {code}"
+        name = signal.strsignal(-code) or "unknown"
+        return f"the trial's process died of signal {-code} ({name}); out of memory, or a crash?"
+
+    def dismiss(self) -> None:
+        """Ends the process, whatever it is at: a run can be killed anywhere."""
+        self._process.terminate()
+        self._process.join(GRACE_SECONDS)
+        self._process.kill()  # it may be compiling, and deaf
+        self._process.join()
+        self._pipe.close()
+
+
+# What follows runs in the worker.
+
+
+def _serve(pipe: Connection, trial: Trial) -> None:
+    """Runs trials until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the parent decides
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
+
+    def send(message: Any) -> None:
+        try:
+            pipe.send(message)
+        except ConnectionError:  # nobody is left to work for, and a new sweep may want the files
+            sys.exit()
+
     while True:
         try:
-            report(progress.get(timeout=_POLL_SECONDS))
-        except queue.Empty:
-            if future.done():
-                return
+            config, directory = pipe.recv()
+        except EOFError:
+            return
+        send(_outcome(trial, config, directory, send))
 
 
-# What follows runs in the worker, the only process of a sweep that imports JAX.
-
-_progress: Any = None
-
-
-def _start(progress: Any) -> None:
-    global _progress
-    _progress = progress
-
-
-def _trial(config: RunConfig, directory: Path) -> Outcome:
+def _outcome(trial: Trial, config: RunConfig, directory: Path, report: Report) -> Outcome:
     """Runs one trial; whatever it raises becomes its cause."""
-    from mnet_jax.run import environment, run
-
+    result, cause = None, None
     try:
-        result = run(config, directory, save_every_seconds=60.0, report=_progress.put)
+        result = trial(config, directory, report)
     except Exception as error:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        with contextlib.suppress(OSError):  # the cause is worth more than its traceback
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         lines = str(error).splitlines() or [""]
         cause = f"{type(error).__name__}: {lines[0]}"
-        return Outcome(config=config, result=None, cause=cause, environment=environment())
-    return Outcome(config=config, result=result, cause=None, environment=environment())
+    return Outcome(config=config, result=result, cause=cause, environment=_environment())
+
+
+def _environment() -> dict[str, str]:
+    """The worker's software and devices; nothing where JAX does not start."""
+    try:
+        from mnet_jax.run import environment
+
+        return environment()
+    except Exception:
+        return {}

@@ -90,6 +90,10 @@ def failure(config: RunConfig, cause: str, environment: Mapping[str, str]) -> Tr
     )  # fmt: skip
 
 
+class StoreError(ValueError):
+    """A directory that cannot be read or written; the message is one line with its path."""
+
+
 class Store:
     """The trials under a directory, in `trials/<key>.json`.
 
@@ -103,7 +107,7 @@ class Store:
         """All trials by key, in the order they ended, and a line about each file that is none.
 
         Raises:
-          ValueError: the directory is there and cannot be listed; one line with its path.
+          StoreError: the directory is there and cannot be listed.
         """
         trials, complaints = [], []
         with _one_line("read", self._trials):
@@ -131,7 +135,8 @@ class Store:
         of its name that is no trial is set aside as `<key>.json.damaged-<digits>`.
 
         Raises:
-          ValueError: a number is not finite, or the directory cannot be written; one line.
+          ValueError: a number is not finite; one line with its name.
+          StoreError: the directory cannot be written.
         """
         plain = serialization.to_plain(trial)
         for name, value in _numbers(plain):
@@ -177,7 +182,7 @@ def replace_file(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all, and on disk when this returns; makes its directory.
 
     Raises:
-      ValueError: it cannot be written; one line with the path.
+      StoreError: it cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with _one_line("write", path):
@@ -248,11 +253,11 @@ def _sync(directory: Path) -> None:
 
 @contextlib.contextmanager
 def _one_line(verb: str, path: Path) -> Iterator[None]:
-    """Turns an OSError into a ValueError of one line that names the path."""
+    """Turns an OSError into a StoreError of one line that names the path."""
     try:
         yield
     except OSError as error:
-        raise ValueError(f"cannot {verb} {path}: {error.strerror or error}") from error
+        raise StoreError(f"cannot {verb} {path}: {error.strerror or error}") from error
 
 
 def _first_line(error: Exception) -> str:

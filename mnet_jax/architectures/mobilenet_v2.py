@@ -63,12 +63,12 @@ def mobilenet_v2(
     if norm_momentum is not None:
         conventions = replace(conventions, norm_momentum=norm_momentum)
 
-    def channels(count: int, multiplier: float = width) -> int:
-        return round_channels(count, multiplier, conventions.rounding)
-
-    blocks, inputs = [], channels(STEM)
+    # Keras truncates in its blocks alone, so stem and last convolution round in one way everywhere.
+    stem = round_channels(STEM, width, "divisible")
+    last = round_channels(LAST, max(1.0, width), "divisible")
+    blocks, inputs = [], stem
     for t, row_channels, repeats, first_stride in ROWS:
-        outputs = channels(row_channels)
+        outputs = round_channels(row_channels, width, conventions.rounding)
         for repeat in range(repeats):
             stride = first_stride if repeat == 0 else 1
             blocks.append(
@@ -79,10 +79,10 @@ def mobilenet_v2(
         name="mobilenet_v2",
         width=float(width),
         dialect=conventions,
-        stem=ConvNorm(inputs=3, outputs=channels(STEM), kernel=3, stride=2),
+        stem=ConvNorm(inputs=3, outputs=stem, kernel=3, stride=2),
         blocks=tuple(blocks),
         head=Head(
-            conv=ConvNorm(inputs=inputs, outputs=channels(LAST, max(1.0, width)), kernel=1),
+            conv=ConvNorm(inputs=inputs, outputs=last, kernel=1),
             dropout=conventions.dropout if dropout is None else dropout,
             num_classes=num_classes,
         ),

@@ -136,7 +136,8 @@ class Head:
 
     def __post_init__(self) -> None:
         require(0 <= self.dropout < 1, "dropout", self.dropout, "0 to below 1")
-        require(self.num_classes >= 1, "num_classes", self.num_classes, "1 or more")
+        whole = isinstance(self.num_classes, int) and self.num_classes >= 1
+        require(whole, "num_classes", self.num_classes, "a whole number, 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +161,7 @@ class NetworkSpec:
     head: Head
 
     def __post_init__(self) -> None:
+        require(len(self.blocks) >= 1, "blocks", self.blocks, "1 block or more")
         layers = [self.stem, *self.blocks, *([self.head.conv] if self.head.conv else [])]
         for i, (before, after) in enumerate(itertools.pairwise(layers)):
             require(

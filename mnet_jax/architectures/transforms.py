@@ -64,15 +64,24 @@ def with_expansion(spec: NetworkSpec, expansion: int) -> NetworkSpec:
 
 
 def with_shortcut(spec: NetworkSpec, shortcut: Shortcut) -> NetworkSpec:
-    """Where identities run in the blocks that keep their shape (V2 paper, Fig. 6b)."""
+    """Where identities run in the blocks that keep their shape (V2 paper, Fig. 6b).
+
+    `expansion` also needs a next block expanded as widely, which narrow networks lack behind V2's
+    first block: it keeps its shape at widths up to 0.27, and has no expansion layer.
+    """
     require_choice("shortcut", shortcut, Shortcut)
-    return _map_inverted(
-        spec,
-        "shortcut",
-        lambda block: dataclasses.replace(
-            block, shortcut=shortcut if block.keeps_shape else "none"
-        ),
-    )
+    spec = _map_inverted(spec, "shortcut", lambda b: dataclasses.replace(b, shortcut="none"))
+
+    def change(block: Block, following: Block | None) -> Block:
+        if not isinstance(block, InvertedResidual) or not block.keeps_shape:
+            return block
+        fits = isinstance(following, InvertedResidual) and following.expanded == block.expanded
+        if shortcut == "expansion" and not fits:
+            return block
+        return dataclasses.replace(block, shortcut=shortcut)
+
+    pairs = zip(spec.blocks, [*spec.blocks[1:], None], strict=True)
+    return dataclasses.replace(spec, blocks=tuple(change(*pair) for pair in pairs))
 
 
 def with_activation(spec: NetworkSpec, activation: Literal["relu6", "relu"]) -> NetworkSpec:
@@ -132,7 +141,9 @@ def with_input_stride(spec: NetworkSpec, input_stride: InputStride) -> NetworkSp
     the stem's stride away, 1 also that of the first strided block: the usual change at 32x32.
     """
     require_choice("input_stride", input_stride, InputStride)
-    strided = next(i for i, block in enumerate(spec.blocks) if block.stride == 2)
+    strided = next((i for i, block in enumerate(spec.blocks) if block.stride == 2), None)
+    if strided is None or spec.stem.stride != 2:
+        raise ValueError(f"input_stride: got {input_stride}, legal: 4, 2, 1 of published strides")
     steps = {4: (2, 2), 2: (1, 2), 1: (1, 1)}[input_stride]
     blocks = list(spec.blocks)
     blocks[strided] = dataclasses.replace(blocks[strided], stride=steps[1])

@@ -1,6 +1,6 @@
 """How the devices of a process share the batch: one jit over a mesh, or pmap."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -33,8 +33,10 @@ class Placement:
     get: Callable[[Tree], Tree]
 
 
-def placement(parallel: Parallelism, batch_size: int) -> Placement:
-    """A placement over all local devices.
+def placement(
+    parallel: Parallelism, batch_size: int, devices: Sequence[jax.Device] | None = None
+) -> Placement:
+    """A placement over some devices of this process, or all of them.
 
     `jit` shards the batch over a mesh and leaves the rest to the compiler, so that batch
     normalization sees the whole batch. `pmap` maps one step over devices; the step must then be
@@ -43,7 +45,7 @@ def placement(parallel: Parallelism, batch_size: int) -> Placement:
     Raises:
       ValueError: the batch cannot be shared evenly.
     """
-    devices = jax.local_devices()
+    devices = list(devices or jax.local_devices())
     if batch_size % len(devices):
         raise ValueError(
             f"batch_size: got {batch_size}, legal: multiples of the {len(devices)} devices"

@@ -1,0 +1,222 @@
+"""Depthwise convolution as a sum over taps, and its gradients, written for memory.
+
+    y[o] = sum over i of  x[s o + i - low] k[i]
+
+XLA fuses it into one loop over the output. Three choices keep that loop fast:
+
+- No padded copy. A tap's view of x is *circular* (`_window`), so every read is in bounds, and a
+  select against a constant mask drops what wrapped around. A pad inside the fusion puts a branch
+  into the innermost loop; a pad outside of it writes and reads all of x once more.
+- The input gradient of a strided convolution goes by phases: outputs of equal remainder modulo
+  the stride see the same taps. The phases are axes of a broadcast product: no scatter and no zeros
+  between the rows.
+- The kernel gradient sums a block of positions inside the loop, for all taps in one fusion, and
+  leaves one number a block, tap and channel to a plain reduction. The tap is an axis of the
+  output: windows that overlap, as one reshape of a repeated array (`_windows`).
+
+Nothing loops or slices over the batch, so an array that is sharded there stays where it is.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Pair = tuple[int, int]
+
+# Positions that one partial sum of the kernel gradient adds up. Fewer of them and the partial sums
+# grow; more and LLVM gives up on the loop (at 16 some shapes take 10 times as long, at 28 most).
+_BLOCK = 14
+
+
+class Axis(NamedTuple):
+    """Rows or columns: how many come in, go out and are in the kernel; zeros before and after."""
+
+    input: int
+    output: int
+    kernel: int
+    stride: int
+    low: int
+    high: int
+
+    @property
+    def taps(self) -> range:
+        """The taps that meet the input somewhere: a 3x3 kernel on a 1x1 image has one."""
+        first = self.low - self.stride * (self.output - 1)  # the input's first row, from below
+        taps = range(max(0, first), min(self.kernel, self.input + self.low))
+        return taps or range(1)
+
+    def inside(self, tap: int) -> np.ndarray:
+        """`[output]`, whether the tap reads the input there, and not the zeros around it."""
+        position = self.stride * np.arange(self.output) + tap - self.low
+        return (position >= 0) & (position < self.input)
+
+
+Geometry = tuple[Axis, Axis]
+
+
+@jax.custom_vjp
+def _materialized(x: jax.Array, witness: jax.Array) -> jax.Array:
+    """x as an array in memory. Else XLA's CPU compiler computes its producers again for each tap.
+
+    It drops optimization barriers before it fuses, but does not look through a loop. This one never
+    turns, as no number is above and below zero, and works in x's own memory.
+    """
+    w = witness[0, 0, 0]
+    return lax.while_loop(lambda _: (w > 0) & (w < 0), lax.neg, x)
+
+
+_materialized.defvjp(
+    lambda x, witness: (_materialized(x, witness), witness),
+    lambda witness, g: (g, jnp.zeros_like(witness)),
+)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """x in the dtype that sums are taken in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _repeat(x: jax.Array, axis: int, start: int, stop: int) -> jax.Array:
+    """`out[p] = x[(start + p) mod n]` along `axis`: arithmetic on an index, once it is fused."""
+    shape, copies = x.shape, -(-stop // x.shape[axis])
+    if copies > 1:
+        x = jnp.broadcast_to(jnp.expand_dims(x, axis), (*shape[:axis], copies, *shape[axis:]))
+        x = x.reshape(*shape[:axis], copies * shape[axis], *shape[axis + 1 :])
+    return lax.slice_in_dim(x, start, stop, axis=axis)
+
+
+def _window(x: jax.Array, axis: int, start: int, size: int, stride: int = 1) -> jax.Array:
+    """`out[o] = x[(start + stride o) mod n]` along `axis`, for `size` positions o."""
+    start, span = start % x.shape[axis], stride * (size - 1) + 1
+    return lax.slice_in_dim(_repeat(x, axis, start, start + span), 0, span, stride, axis=axis)
+
+
+def _windows(x: jax.Array, axis: int, lines: Axis, size: int) -> jax.Array:
+    """`out[i, o] = x[(stride o + tap i - low) mod n]`: every tap's window, on a new axis i."""
+    n, count, span = lines.input, len(lines.taps), lines.stride * (size - 1) + 1
+    start = (lines.taps[0] - lines.low) % n
+    # Cut into lengths of 1 modulo n, each begins one position later than the one before.
+    length = -(-(span - 1) // n) * n + 1
+    x = _repeat(x, axis, start, start + count * length)
+    x = x.reshape(*x.shape[:axis], count, length, *x.shape[axis + 1 :])
+    return lax.slice_in_dim(x, 0, span, lines.stride, axis=axis + 1)
+
+
+def _keep(x: jax.Array, mask: np.ndarray) -> jax.Array:
+    """x where the mask holds, else zero. (A product with the mask would pass on NaN and inf.)"""
+    return x if mask.all() else jnp.where(mask, x, 0)
+
+
+def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """`y[o] = sum over i of x[s o + i - low] k[i]`, `[b, h', w', c]`."""
+    rows, columns = geometry
+    inputs, filters = _wide(x), _wide(kernel)
+    y = jnp.zeros((), inputs.dtype)
+    for i in rows.taps:
+        line = jnp.zeros((), inputs.dtype)
+        window = _window(inputs, 1, i - rows.low, rows.output, rows.stride)
+        for j in columns.taps:
+            tap = _window(window, 2, j - columns.low, columns.output, columns.stride)
+            line += _keep(tap, columns.inside(j)[:, None]) * filters[i, j]
+        y += _keep(line, rows.inside(i)[:, None, None])
+    return y.astype(x.dtype)
+
+
+def gradients(
+    x: jax.Array, kernel: jax.Array, g: jax.Array, geometry: Geometry
+) -> tuple[jax.Array, jax.Array]:
+    """Of x and of the kernel, given that of the output."""
+    g = _materialized(g, kernel)
+    return _input_gradient(kernel, g, geometry), _kernel_gradient(x, g, geometry)
+
+
+def _input_gradient(kernel: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
+    """`dx[s q + r] = sum over m of g[q - m] k[s m + r + low]`, every phase r < s at once.
+
+    A phase with fewer taps than others has zeros for them, so with strides NaN in g may spread by
+    one position more than it should. A gradient with NaN is lost anyway.
+    """
+    rows, columns = geometry
+    gradients, filters = _wide(g), _wide(kernel)
+    first = []  # of the m, rows and columns
+    for axis, lines in enumerate(geometry):
+        first.append((lines.taps[0] - lines.low) // lines.stride)
+        last = (lines.taps[-1] - lines.low) // lines.stride
+        filters = lax.slice_in_dim(filters, lines.taps[0], lines.taps[-1] + 1, axis=2 * axis)
+        before = lines.taps[0] - lines.low - lines.stride * first[axis]
+        after = lines.stride * (last + 1 - first[axis]) - before - len(lines.taps)
+        pads = [(0, 0)] * filters.ndim
+        pads[2 * axis] = (before, after)
+        shape = (last + 1 - first[axis], lines.stride)
+        filters = jnp.pad(filters, pads)
+        filters = filters.reshape(
+            *filters.shape[: 2 * axis], *shape, *filters.shape[2 * axis + 1 :]
+        )
+    high, wide = (-(-lines.input // lines.stride) for lines in geometry)
+    dx = jnp.zeros((), gradients.dtype)
+    for i in range(filters.shape[0]):
+        start = -first[0] - i
+        line = jnp.zeros((), gradients.dtype)
+        window = _window(gradients, 1, start, high)
+        for j in range(filters.shape[2]):
+            left = -first[1] - j
+            tap = _keep(
+                _window(window, 2, left, wide), _inside(left, wide, columns.output)[:, None]
+            )
+            line += tap[:, :, None, :, None] * filters[i, :, j][:, None]
+        dx += _keep(line, _inside(start, high, rows.output)[:, None, None, None, None])
+    dx = dx.reshape(g.shape[0], high * rows.stride, wide * columns.stride, g.shape[3])
+    return dx[:, : rows.input, : columns.input].astype(g.dtype)
+
+
+def _inside(start: int, size: int, n: int) -> np.ndarray:
+    position = start + np.arange(size)
+    return (position >= 0) & (position < n)
+
+
+def _kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
+    """`dk[i] = sum over o of x[s o + i - low] g[o]`, `[kh, kw, c]`."""
+    rows, columns = geometry
+    wide, across = _block(columns.output, _BLOCK)
+    high, down = _block(rows.output, _BLOCK // wide)
+    # Axes: the row and the column in a block; image, block, block, tap, tap, channel.
+    b, c = x.shape[0], x.shape[3]
+    windows = _windows(_windows(_wide(x), 2, columns, wide * across), 1, rows, high * down)
+    windows = windows.reshape(b, len(rows.taps), down, high, len(columns.taps), across, wide, c)
+    windows = windows.transpose(3, 6, 0, 2, 5, 1, 4, 7)
+    # Zeros fill the last blocks.
+    rest = (high * down - rows.output, wide * across - columns.output)
+    gradients = jnp.pad(_wide(g), ((0, 0), (0, rest[0]), (0, rest[1]), (0, 0)))
+    gradients = gradients.reshape(b, down, high, across, wide, 1, 1, c)
+    gradients = gradients.transpose(2, 4, 0, 1, 3, 5, 6, 7)
+    row_mask, column_mask = _block_mask(rows, high), _block_mask(columns, wide)
+    total = jnp.zeros((), windows.dtype)
+    for r in range(high):
+        line = jnp.zeros((), windows.dtype)
+        for p in range(wide):
+            line += _keep(windows[r, p], column_mask[p][:, None, :, None]) * gradients[r, p]
+        total += _keep(line, row_mask[r][:, None, :, None, None])
+    # Behind a barrier, or XLA may compute the sums inside of the reduction, a scalar at a time.
+    dk = lax.optimization_barrier(total).sum((0, 1, 2))
+    unmet = [(a.taps[0], a.kernel - 1 - a.taps[-1]) for a in geometry]
+    return jnp.pad(dk, (*unmet, (0, 0))).astype(g.dtype)
+
+
+def _block(size: int, limit: int) -> Pair:
+    """The length of a block of positions and how many of them cover `size`."""
+    exact = max(n for n in range(1, limit + 1) if size % n == 0)
+    if 2 * exact >= min(size, limit):
+        return exact, size // exact
+    blocks = -(-size // limit)
+    length = -(-size // blocks)
+    return length, blocks
+
+
+def _block_mask(lines: Axis, length: int) -> np.ndarray:
+    """`[position in the block, block, tap]`, whether the tap reads the input there."""
+    mask = np.stack([lines.inside(tap) for tap in lines.taps], axis=1)
+    mask = np.pad(mask, ((0, -len(mask) % length), (0, 0)))
+    return mask.reshape(-1, length, mask.shape[1]).transpose(1, 0, 2)

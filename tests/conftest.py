@@ -1,0 +1,31 @@
+"""What several test files share: a network small enough to compile in seconds."""
+
+import pytest
+
+from mnet_jax import architectures
+from mnet_jax.architectures import ConvNorm, Head, InvertedResidual, NetworkSpec
+
+
+def make_tiny_spec(num_classes: int = 10, dropout: float = 0.2) -> NetworkSpec:
+    """A stem, two inverted residuals with one shortcut, a last convolution."""
+    published = architectures.mobilenet_v2(norm_momentum=0.9)
+    return NetworkSpec(
+        name="tiny",
+        width=1.0,
+        dialect=published.dialect,
+        stem=ConvNorm(inputs=3, outputs=8, kernel=3),
+        blocks=(
+            InvertedResidual(inputs=8, expanded=16, outputs=8, shortcut="bottleneck"),
+            InvertedResidual(inputs=8, expanded=16, outputs=12, stride=2),
+        ),
+        head=Head(
+            conv=ConvNorm(inputs=12, outputs=16, kernel=1),
+            dropout=dropout,
+            num_classes=num_classes,
+        ),
+    )
+
+
+@pytest.fixture
+def tiny_spec() -> NetworkSpec:
+    return make_tiny_spec()

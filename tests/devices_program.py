@@ -1,0 +1,80 @@
+"""Three steps on 8 virtual devices, for test_devices.py: by jit, by pmap, and on one device.
+
+Prints JSON: how far the states and the evaluations are from those of the single device, relative
+to the largest value of each array.
+"""
+
+import functools
+import json
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+import jax.numpy as jnp
+import numpy as np
+from conftest import make_tiny_spec
+
+from mnet_jax import models
+from mnet_jax.config import Constant, TrainingConfig
+from mnet_jax.training import optimizer
+from mnet_jax.training.placement import BATCH_AXIS, placement
+from mnet_jax.training.step import initial_state, make_eval_step, make_train_step
+
+SPEC = make_tiny_spec(dropout=0.0)  # each device of a pmap drops others
+BATCH = 32
+
+
+def batch_of(seed):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.uniform(-1, 1, (BATCH, 8, 8, 3)).astype(np.float32),
+        "label": rng.integers(0, 10, BATCH).astype(np.int32),
+    }
+
+
+@functools.cache
+def first_variables():
+    model, image = models.MobileNet(spec=SPEC), jnp.zeros((1, 8, 8, 3))
+    return jax.jit(lambda k: model.init(k, image, train=False))(jax.random.key(0))
+
+
+def trained(parallel, devices, *, pooled=True):
+    """The state after three steps, and the sums of one evaluation."""
+    axis_name = BATCH_AXIS if parallel == "pmap" else None
+    model = models.MobileNet(spec=SPEC, axis_name=axis_name if pooled else None)
+    update = optimizer.make(
+        TrainingConfig(learning_rate=0.1, warmup_epochs=0, schedule=Constant()), 10
+    )
+    place = placement(parallel, BATCH, devices)
+    state = place.put_state(initial_state(first_variables(), update, jax.random.key(1)))
+    step = make_train_step(model.apply, update, ema_decay=0.5, axis_name=axis_name)
+    step = place.compile_train(step)
+    evaluate = place.compile_eval(make_eval_step(model.apply, axis_name=axis_name))
+    for seed in range(3):
+        state, metrics = step(state, place.put_batch(batch_of(seed)))
+    mask = (np.arange(BATCH) < 29).astype(np.float32)
+    sums = evaluate(state, place.put_batch({**batch_of(9), "mask": mask}))
+    state = place.get(state)
+    numbers = (state.params, state.batch_stats, state.average, place.get(metrics), place.get(sums))
+    return jax.device_get(numbers)
+
+
+def distance(tree, reference):
+    def one(a, b):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        return float(np.max(np.abs(a - b)) / max(np.max(np.abs(b)), 1e-3))
+
+    return max(jax.tree.leaves(jax.tree.map(one, tree, reference)))
+
+
+if __name__ == "__main__":
+    devices = jax.devices()
+    single = trained("jit", devices[:1])
+    found = {
+        "jit": distance(trained("jit", devices), single),
+        "pmap": distance(trained("pmap", devices), single),
+        "pmap on one": distance(trained("pmap", devices[:1]), single),
+        "pmap without pooled statistics": distance(trained("pmap", devices, pooled=False), single),
+    }
+    print(json.dumps(found | {"devices": len(devices)}))

@@ -1,0 +1,126 @@
+"""Runs and resumes on one pinned core, for test_resume.py: `resume_program.py MODE DIRECTORY`.
+
+Results on a CPU depend on the number of threads, so bit-exactness needs a core of its own, taken
+before JAX starts. Prints JSON: a digest of everything a run leaves, for each way to get there.
+"""
+
+import os
+
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+import dataclasses
+import hashlib
+import json
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from conftest import make_tiny_spec
+
+from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
+from mnet_jax.run import run
+from mnet_jax.training.checkpoint import Checkpoints
+
+CONFIG = RunConfig(
+    spec=make_tiny_spec(),
+    data=DataConfig(name="digits", resolution=8, batch_size=128),
+    training=TrainingConfig(epochs=3, warmup_epochs=1),
+    seed=5,
+)
+TIMES = ("seconds", "images_per_second")
+PIECES = ("params", "batch_stats", "opt_state", "average")
+
+
+class CutError(Exception):
+    """Stands for whatever ends a process."""
+
+
+def digest(directory, result):
+    """A hash of the last checkpoint, the scalars and the result, but for times."""
+    manager = ocp.CheckpointManager((directory / "checkpoints").absolute())
+    step = manager.latest_step()
+    saved = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
+    manager.close()
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(saved.state):
+        found.update(jax.tree_util.keystr(path).encode())
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        found.update(np.asarray(leaf).tobytes())
+    position = directory / "checkpoints" / str(step) / "data" / "process_0-of-1.json"
+    found.update(position.read_bytes())
+    plain = dataclasses.asdict(result)
+    for record in (plain, *plain["history"]):
+        for name in TIMES:
+            record.pop(name)
+    found.update(json.dumps(plain).encode())
+    for line in (directory / "scalars.jsonl").read_text().splitlines():
+        found.update(
+            json.dumps({k: v for k, v in json.loads(line).items() if k not in TIMES}).encode()
+        )
+    return found.hexdigest()
+
+
+def at(epoch, step, action):
+    """A report that acts once a run gets there."""
+
+    def report(event):
+        if (event.phase, event.epoch, event.step) == ("train", epoch, step):
+            action()
+
+    return report
+
+
+def cut():
+    raise CutError
+
+
+def resumed(directory):
+    """The digest of a run cut off in its second epoch and called again."""
+    try:
+        run(CONFIG, directory, report=at(2, 5, cut))
+        raise AssertionError("the run was not cut")
+    except CutError:
+        pass
+    return digest(directory, run(CONFIG, directory))
+
+
+def forgetting(piece):
+    """A restore that loses a piece of the checkpoint."""
+    restore = Checkpoints.restore
+
+    def forgetful(self, like, batches):
+        start = batches.get_state()
+        restored = restore(self, like, batches)
+        if restored is None:
+            return None
+        state, history = restored
+        if piece == "data":
+            batches.set_state(start)
+            return state, history
+        return state.replace(**{piece: getattr(like, piece)}), history
+
+    return forgetful
+
+
+def main(mode, directory):
+    if mode == "kill":
+        run(CONFIG, directory, report=at(3, 2, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+    if mode == "resume":
+        return {"killed": digest(directory, run(CONFIG, directory))}
+    found = {name: digest(directory / name, run(CONFIG, directory / name)) for name in ("a", "b")}
+    found["cut"] = resumed(directory / "cut")
+    restore = Checkpoints.restore
+    for piece in (*PIECES, "data"):
+        Checkpoints.restore = forgetting(piece)
+        found[f"without {piece}"] = resumed(directory / piece)
+        Checkpoints.restore = restore
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]))))

@@ -1,0 +1,33 @@
+"""One step, however many devices share it: jit over a mesh, pmap, a single device."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("devices_program.py")
+
+# Relative to the largest value of an array, after three steps in float32 with BatchNorm: sums over
+# the batch are taken in another order, and nothing else differs.
+TOLERANCE = 2e-4
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def distances():
+    done = subprocess.run([sys.executable, PROGRAM], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("way", ["jit", "pmap", "pmap on one"])
+def test_eight_devices_take_the_step_of_one(distances, way):
+    assert distances["devices"] == 8
+    assert distances[way] < TOLERANCE
+
+
+def test_statistics_of_each_device_alone_are_another_step(distances):
+    assert distances["pmap without pooled statistics"] > 10 * TOLERANCE

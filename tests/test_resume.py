@@ -1,0 +1,51 @@
+"""A run that is cut off and resumed is the run that was not, bit for bit, on one pinned core."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("resume_program.py")
+PIECES = ("params", "batch_stats", "opt_state", "average", "data")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process cannot be pinned"),
+]
+
+
+def call(mode, directory):
+    return subprocess.run(
+        [sys.executable, PROGRAM, mode, directory], capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.fixture(scope="module")
+def digests(tmp_path_factory):
+    done = call("all", tmp_path_factory.mktemp("runs"))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_run_repeats_itself(digests):
+    assert digests["a"] == digests["b"]
+
+
+def test_a_run_cut_off_within_an_epoch_and_resumed_equals_the_uninterrupted_one(digests):
+    assert digests["cut"] == digests["a"]
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_a_checkpoint_without_a_piece_is_noticed(digests, piece):
+    assert digests[f"without {piece}"] != digests["a"]
+
+
+def test_a_killed_process_resumes_to_the_uninterrupted_run(digests, tmp_path):
+    assert call("kill", tmp_path).returncode == -signal.SIGKILL
+    done = call("resume", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["killed"] == digests["a"]

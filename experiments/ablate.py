@@ -5,6 +5,7 @@
 Trials are stored as they end; a second call runs what is missing.
 """
 
+import contextlib
 import dataclasses
 import shlex
 import sys
@@ -14,8 +15,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.arguments import axis_values, parse, refusals, with_axes
-from experiments.planning import RunArguments, baseline, count_classes, require_fit
+from experiments.arguments import axis_values, parse, refusals, refuse, with_axes
+from experiments.planning import (
+    RunArguments,
+    baseline,
+    count_classes,
+    require_directory,
+    require_fit,
+)
 from experiments.progress import RunProgress
 from mnet_jax.ablation import axes, rendering, report, runners, store
 from mnet_jax.config import RunConfig
@@ -23,6 +30,7 @@ from mnet_jax.validation import require
 
 COMMAND = "ablate"
 FAILED, INTERRUPTED = 1, 130
+MAX_SEEDS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,22 +51,33 @@ def main() -> None:
     """Reads the command line, runs what is missing, prints and writes the report."""
     arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    with refusals(COMMAND, arguments):
-        base, configs = _plan(arguments)
-        trials = store.Store(arguments.results)
-        known, complaints = trials.read()
-        todo = store.missing(known, configs)
-        console.print(_opening(len(todo), len(configs), arguments.results), highlight=False)
-        for complaint in complaints:
-            console.print(f"warning: {complaint}", markup=False, highlight=False)
     try:
-        _train(todo, trials, console)
+        failed = _ablate(arguments, console)
     except KeyboardInterrupt:
-        console.print("interrupted; finished trials are stored, the same command goes on")
-        sys.exit(INTERRUPTED)
-    known, _ = trials.read()
+        refuse(COMMAND, "interrupted; what finished is stored, the same command goes on",
+               INTERRUPTED)  # fmt: skip
+    except store.StoreError as error:
+        refuse(COMMAND, str(error), FAILED)
+    sys.exit(FAILED if failed else 0)
+
+
+def _ablate(arguments: Arguments, console: Console) -> bool:
+    """The whole sweep and its report; whether a trial of this call failed.
+
+    Raises:
+      StoreError: trials or the report cannot be written.
+    """
+    trials = store.Store(arguments.results)
+    with refusals(COMMAND, arguments):
+        known, complaints = _read(trials)
+        base, configs = _plan(arguments)
+        todo = store.missing(known, configs)
+    console.print(_opening(len(todo), len(configs), arguments.results), highlight=False)
+    _warn(complaints, console)
+    _train(todo, trials, console)
+    known, later = trials.read()
+    _warn([complaint for complaint in later if complaint not in complaints], console)
     named = {name: v for name, v in axis_values(arguments, axes.AXES).items() if v}
-    requested = {store.key_of(config) for config in configs}
     comparable = store.comparable(known, configs)
     summary = report.summarize(
         comparable,
@@ -70,8 +89,22 @@ def main() -> None:
     console.print(rendering.to_table(summary))
     rendering.write(summary, arguments.results, command=_command())
     console.print(f"the same, with curves: {arguments.results / 'report.md'}", highlight=False)
-    failed = [trial for key, trial in known.items() if key in requested and trial.cause]
-    sys.exit(FAILED if failed else 0)
+    requested = {store.key_of(config) for config in configs}
+    return any(trial.cause for key, trial in known.items() if key in requested)
+
+
+def _read(trials: store.Store) -> tuple[dict[str, store.Trial], tuple[str, ...]]:
+    """What is stored; ValueError if `--results` can neither be read nor written."""
+    require_directory("results", trials.directory)
+    try:
+        return trials.read()
+    except store.StoreError as error:
+        raise ValueError(f"results: {error}") from error
+
+
+def _warn(complaints: Iterable[str], console: Console) -> None:
+    for complaint in complaints:
+        console.print(f"warning: {complaint}", markup=False, highlight=False)
 
 
 def _plan(arguments: Arguments) -> tuple[RunConfig, list[RunConfig]]:
@@ -80,7 +113,7 @@ def _plan(arguments: Arguments) -> tuple[RunConfig, list[RunConfig]]:
     Raises:
       ValueError: a value is not legal, or the data set cannot be had.
     """
-    require(arguments.seeds >= 1, "seeds", arguments.seeds, "1 or more")
+    require(1 <= arguments.seeds <= MAX_SEEDS, "seeds", arguments.seeds, f"1 to {MAX_SEEDS}")
     _grid(arguments, num_classes=2)  # refuses bad values before anything is loaded
     num_classes = count_classes(arguments)
     return baseline(arguments, num_classes), _grid(arguments, num_classes)
@@ -101,25 +134,43 @@ def _opening(to_run: int, asked: int, results: Path) -> str:
 
 def _train(todo: Sequence[RunConfig], trials: store.Store, console: Console) -> None:
     """Runs the trials and stores each as it ends."""
+
+    def directory_of(config: RunConfig) -> Path:
+        return trials.directory / "runs" / store.key_of(config)
+
     with RunProgress(console) as progress:
-        outcomes = runners.run_local(
-            todo, lambda c: trials.directory / "runs" / store.key_of(c), progress.show
-        )
-        progress.begin(f"trial 1 of {len(todo)}")
-        for i, outcome in enumerate(outcomes, start=1):
-            progress.begin(f"trial {i + 1} of {len(todo)}")
-            if outcome.result is not None:
-                trials.write(store.success(outcome.config, outcome.result, outcome.environment))
-                ending = (
-                    f"{outcome.result.test_accuracy:.2%} of {outcome.result.test_count} right, "
-                    f"{outcome.result.seconds:.0f} s"
-                )
-            else:
-                cause = outcome.cause or ""
-                trials.write(store.failure(outcome.config, cause, outcome.environment))
-                ending = f"failed, {cause}"
-            name = f"trial {i} of {len(todo)}, seed {outcome.config.seed}"
-            console.print(f"{name}: {ending}", markup=False, highlight=False)
+        outcomes = runners.run_local(todo, directory_of, progress.show)
+        with contextlib.closing(outcomes):  # its worker must not outlive an interruption here
+            for i, config in enumerate(todo, start=1):
+                name = f"trial {i} of {len(todo)}"
+                progress.begin(name)
+                ending = _ending(_keep(next(outcomes), trials))
+                console.print(f"{name}, seed {config.seed}: {ending}", markup=False,
+                              highlight=False, soft_wrap=True)  # fmt: skip
+
+
+def _keep(outcome: runners.Outcome, trials: store.Store) -> store.Trial:
+    """The trial that is now stored: a result that the store refuses is a failure."""
+    config, environment = outcome.config, outcome.environment
+    if outcome.result is None:
+        trial = store.failure(config, outcome.cause or "", environment)
+    else:
+        trial = store.success(config, outcome.result, environment)
+    try:
+        trials.write(trial)
+    except store.StoreError:
+        raise
+    except ValueError as error:
+        trial = store.failure(config, str(error), environment)
+        trials.write(trial)
+    return trial
+
+
+def _ending(trial: store.Trial) -> str:
+    if trial.result is None:
+        return f"failed, {trial.cause}"
+    result = trial.result
+    return f"{result.test_accuracy:.2%} of {result.test_count} right, {result.seconds:.0f} s"
 
 
 def _anchor(

@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
+import difflib
 import io
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -16,6 +17,7 @@ from mnet_jax.validation import require
 T = TypeVar("T")
 
 USAGE_ERROR = 2
+LEGAL = {int: "whole numbers", float: "numbers", bool: "True, False"}
 
 
 def with_axes(base: type, axes: Sequence[Axis]) -> Any:
@@ -49,15 +51,24 @@ def single_values(arguments: Any, axes: Sequence[Axis]) -> dict[str, Any]:
 
 def parse(arguments: type[T], command: str) -> T:
     """The arguments of `python -m experiments.<command>`, or an exit with one line and code 2."""
+    words = sys.argv[1:]
+    if not {"-h", "--help"} & {*words}:
+        try:
+            _require_legal(arguments, words)
+        except ValueError as error:
+            refuse(command, str(error))
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
             return tyro.cli(
-                arguments, prog=f"python -m experiments.{command}", description=arguments.__doc__
+                arguments,
+                prog=f"python -m experiments.{command}",
+                description=arguments.__doc__,
+                args=words,
             )
     except SystemExit as leaving:
         if leaving.code == USAGE_ERROR:
-            refuse(command, _one_line(captured.getvalue()))
+            refuse(command, " ".join(captured.getvalue().split()))
         raise
 
 
@@ -67,24 +78,69 @@ def refusals(command: str, arguments: Any) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        name, colon, rest = str(error).partition(":")
-        if name in {field.name for field in dataclasses.fields(arguments)}:
-            name = f"--{name.replace('_', '-')}"
-        refuse(command, name + colon + rest)
+        name = re.split(r"\W", str(error), maxsplit=1)[0]
+        flag = flag_of(name) if name in {f.name for f in dataclasses.fields(arguments)} else name
+        refuse(command, flag + str(error).removeprefix(name))
 
 
-def refuse(command: str, reason: str) -> NoReturn:
-    """Ends the process with one line on standard error and exit code 2."""
+def refuse(command: str, reason: str, code: int = USAGE_ERROR) -> NoReturn:
+    """Ends the process with one line on standard error."""
     print(f"experiments.{command}: {reason}", file=sys.stderr)
-    sys.exit(USAGE_ERROR)
+    sys.exit(code)
 
 
-def _one_line(box: str) -> str:
-    """What tyro's error box says, without its frame and its pointer to the help."""
-    rule, frame = r"─{8,}", "│╭╮╰╯─ "
-    paragraphs = [
-        " ".join(line.strip(frame) for line in part.splitlines() if line.strip(frame))
-        for part in re.split(rule, "\n".join(box.splitlines()[1:]))
-    ]
-    said = [p for p in paragraphs if p and not p.startswith("For full helptext")]
-    return "; ".join(said) or " ".join(box.split())
+def flag_of(name: str) -> str:
+    """A field's name as it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _require_legal(arguments: type, words: Sequence[str]) -> None:
+    """Checks the words before tyro does, whose complaints fill a box.
+
+    tyro also takes the last of a flag's repetitions and passes over a flag without values: either
+    would leave a sweep without arms that were asked for.
+
+    Raises:
+      ValueError: a flag is unknown, repeated or without its values, or a value is not legal.
+    """
+    types = {flag_of(name): hint for name, hint in get_type_hints(arguments).items()}
+    given: dict[str, list[str]] = {}
+    flag = None
+    for word in words:
+        if not word.startswith("--"):
+            require(flag is not None, "arguments", word, "flags with their values")
+            given[flag or ""].append(word)
+            continue
+        name, equals, value = word.partition("=")
+        flag = name.replace("_", "-")
+        if flag not in types:
+            close = difflib.get_close_matches(flag, types, n=3) or sorted(types)
+            raise ValueError(f"{name}: no such flag, legal: {', '.join(close)}")
+        require(flag not in given, flag, word, "each flag once, all its values behind it")
+        given[flag] = [value] if equals else []
+    for flag, values in given.items():
+        _require_values(flag, values, types[flag])
+
+
+def _require_values(flag: str, values: Sequence[str], annotation: Any) -> None:
+    """ValueError unless the words behind a flag are as many and of the kind that it takes."""
+    several = get_origin(annotation) is tuple
+    kind = get_args(annotation)[0] if several or type(None) in get_args(annotation) else annotation
+    legal = ", ".join(get_args(kind)) if get_origin(kind) is Literal else LEGAL.get(kind, "")
+    counted = "one value or more" if several else "one value"
+    count_is_legal = len(values) >= 1 if several else len(values) == 1
+    require(count_is_legal, flag, " ".join(values), f"{counted}{legal and f' of {legal}'}")
+    for value in values:
+        require(_is_legal(value, kind), flag, value, legal)
+
+
+def _is_legal(word: str, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return word in get_args(kind)
+    if kind is bool:
+        return word in ("True", "False")
+    try:
+        kind(word)
+    except ValueError:
+        return False
+    return True

@@ -7,10 +7,11 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.arguments import parse, refusals, single_values, with_axes
+from experiments.planning import require_fit
 from mnet_jax import architectures
 from mnet_jax.ablation.axes import ARCHITECTURE_AXES, with_values
 from mnet_jax.analysis.cost import Cost, count
-from mnet_jax.config import RunConfig
+from mnet_jax.config import DataConfig, RunConfig
 
 COMMAND = "cost"
 
@@ -31,8 +32,10 @@ def main() -> None:
     with refusals(COMMAND, arguments):
         spec = architectures.mobilenet_v2(num_classes=arguments.num_classes)
         values = single_values(arguments, ARCHITECTURE_AXES)
-        spec = with_values(RunConfig(spec=spec), values).spec
-        expense = count(spec, arguments.resolution)
+        data = DataConfig(resolution=arguments.resolution)
+        config = with_values(RunConfig(spec=spec, data=data), values)
+        require_fit(config)
+    spec, expense = config.spec, count(config.spec, arguments.resolution)
     console = Console(width=None if sys.stdout.isatty() else 110)
     title = f"{spec.name}, width {spec.width:g}, {arguments.resolution} pixels"
     console.print(_table(expense, title))

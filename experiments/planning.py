@@ -1,12 +1,21 @@
 """From the arguments that commands share to the config of a run."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from experiments import presets
+from mnet_jax.ablation import axes
 from mnet_jax.analysis import cost
 from mnet_jax.config import RunConfig
+from mnet_jax.validation import require
+
+# No MobileNet comes near these; a slip of the keyboard does, and would take the machine down.
+MAX_PARAMS = 2**31
+MAX_IMAGE_GIB = 64
+MAX_SEED = 2**32 - 1  # NumPy's and JAX's generators take 32 bits without a thought
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +51,42 @@ def baseline(arguments: RunArguments, num_classes: int) -> RunConfig:
 
 
 def require_fit(config: RunConfig) -> None:
-    """Raises ValueError if the images are too small for the network."""
-    cost.count(config.spec, config.data.resolution)
+    """Raises ValueError if no machine could run the network on images of this size."""
+    expense = cost.count(config.spec, config.data.resolution)
+    if expense.params > MAX_PARAMS:
+        at = axes.labels(config)
+        raise ValueError(
+            f"width: got {at['width']} with expansion {at['expansion']} and "
+            f"{config.spec.head.num_classes} classes, legal: {MAX_PARAMS:,} parameters or fewer"
+        )
+    require(
+        expense.activation_bytes <= MAX_IMAGE_GIB * 2**30,
+        "resolution",
+        config.data.resolution,
+        f"feature maps of {MAX_IMAGE_GIB} GiB an image or less",
+    )
+
+
+def require_directory(name: str, path: Path) -> None:
+    """Raises ValueError if `path`, given as the argument `name`, cannot be a directory."""
+    try:
+        there = next(p for p in (path, *path.absolute().parents) if p.exists())
+        usable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    except OSError:  # a name too long, a parent that is closed to us
+        usable = False
+    require(usable, name, str(path), "a directory that can be written, or a new one")
 
 
 def count_classes(arguments: RunArguments) -> int:
     """The number of classes of the data set, which is prepared if need be.
 
     Raises:
-      DataError: it cannot be had.
+      ValueError: it cannot be had.
     """
     from mnet_jax import data  # here: it takes seconds, and bad values should be refused first
 
-    return data.load(baseline(arguments, num_classes=2).data).num_classes
+    try:
+        return data.load(baseline(arguments, num_classes=2).data).num_classes
+    except data.DataError as error:
+        given = "dataset" if arguments.directory is None else f"directory {arguments.directory}"
+        raise ValueError(f"{given}: {str(error).removeprefix('data set: ')}") from error

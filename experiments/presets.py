@@ -21,8 +21,10 @@ SHORT_NORM_MOMENTUM = 0.9
 
 DIGITS = (
     0.5,  # width
-    DataConfig(name="digits", resolution=16, batch_size=64, augmentation="shift"),
-    TrainingConfig(epochs=15, optimizer=Sgd(), learning_rate=0.05, schedule=Cosine()),
+    DataConfig(name="digits", resolution=16, batch_size=32, augmentation="shift"),
+    TrainingConfig(
+        epochs=15, optimizer=Sgd(), learning_rate=0.03, schedule=Cosine(), ema_decay=0.98
+    ),
 )
 FASHION_MNIST = (
     0.5,

@@ -8,15 +8,23 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.arguments import parse, refusals, refuse, single_values, with_axes
-from experiments.planning import RunArguments, baseline, count_classes, require_fit
+from experiments.planning import (
+    MAX_SEED,
+    RunArguments,
+    baseline,
+    count_classes,
+    require_directory,
+    require_fit,
+)
 from experiments.progress import RunProgress
 from mnet_jax import serialization
 from mnet_jax.ablation import axes
 from mnet_jax.config import RunConfig
 from mnet_jax.result import RunResult
+from mnet_jax.validation import require
 
 COMMAND = "train"
-FAILED = 1
+FAILED, INTERRUPTED = 1, 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +45,16 @@ def main() -> None:
     """Reads the command line, trains and prints."""
     arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
     console = Console(width=None if sys.stdout.isatty() else 120)
+    try:
+        _train(arguments, console)
+    except KeyboardInterrupt:
+        refuse(COMMAND, "interrupted, the same command goes on", INTERRUPTED)
+
+
+def _train(arguments: Arguments, console: Console) -> None:
     with refusals(COMMAND, arguments):
         _config(arguments, num_classes=2)  # refuses bad values before anything is loaded
+        require_directory("run", arguments.run)
         config = _config(arguments, count_classes(arguments))
     from mnet_jax.run import run
     from mnet_jax.training.checkpoint import CheckpointError
@@ -51,8 +67,7 @@ def main() -> None:
     except CheckpointError as error:
         refuse(COMMAND, f"--run: {error}")
     except NonFiniteError as error:
-        print(f"experiments.{COMMAND}: {error}", file=sys.stderr)
-        sys.exit(FAILED)
+        refuse(COMMAND, str(error), FAILED)
     (arguments.run / "config.json").write_text(serialization.to_json(config) + "\n")
     (arguments.run / "result.json").write_text(serialization.to_json(result) + "\n")
     for line in _lines(result, arguments.run):
@@ -60,6 +75,7 @@ def main() -> None:
 
 
 def _config(arguments: Arguments, num_classes: int) -> RunConfig:
+    require(0 <= arguments.seed <= MAX_SEED, "seed", arguments.seed, f"from 0 to {MAX_SEED}")
     values = single_values(arguments, axes.AXES)
     config = axes.with_values(baseline(arguments, num_classes), values)
     require_fit(config)

@@ -84,6 +84,6 @@ def from_json(cls: type[T], text: str) -> T:
     """The inverse of `to_json`; ValueError as in `from_plain`, or for text that is no JSON."""
     try:
         plain = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not a {cls.__name__}: not JSON, {error}") from error
     return from_plain(cls, plain)

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_origin
 
 from mnet_jax import architectures
 from mnet_jax.architectures import InvertedResidual, NetworkSpec, Separable, transforms
-from mnet_jax.architectures.dialects import DialectName
+from mnet_jax.architectures.dialects import DialectName, dialect_of
 from mnet_jax.architectures.spec import Shortcut
 from mnet_jax.config import Precision, RunConfig
 from mnet_jax.validation import require, require_choice
@@ -52,7 +52,7 @@ def _rebuilt(config: RunConfig, **changes: Any) -> RunConfig:
         "width": spec.width,
         "num_classes": spec.head.num_classes,
         "dialect": spec.dialect.name,
-        "norm_momentum": spec.dialect.norm_momentum,
+        "norm_momentum": _own_momentum(spec),
         "input_stride": _input_stride(spec),
     }
     if _make(**options) != spec:
@@ -63,6 +63,13 @@ def _rebuilt(config: RunConfig, **changes: Any) -> RunConfig:
 def _make(name: str, **options: Any) -> NetworkSpec:
     factories = {f.__name__: f for f in (architectures.mobilenet_v1, architectures.mobilenet_v2)}
     return factories[name](**options)
+
+
+def _own_momentum(spec: NetworkSpec) -> float | None:
+    """The network's BatchNorm momentum where it is not its dialect's, which changes with it."""
+    momentum = spec.dialect.norm_momentum
+    usual = dialect_of(spec.name, spec.dialect.name).norm_momentum
+    return None if momentum == usual else momentum
 
 
 def _input_stride(spec: NetworkSpec) -> int:

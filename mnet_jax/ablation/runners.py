@@ -5,7 +5,7 @@ import multiprocessing
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -49,12 +49,12 @@ def run_local(
     directory_of: Callable[[RunConfig], Path],
     report: Report,
     trial: Trial = train,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Runs trials one after the other in a worker process, which uses all local devices.
 
     The worker stays from trial to trial, so that seeds of one arm share the compiled step; if it
     dies, that trial has failed and the next one gets a new worker. Whoever leaves before the last
-    outcome closes the iterator, which ends the worker.
+    outcome closes the generator, which ends the worker.
 
     Args:
       configs: the trials, in order.

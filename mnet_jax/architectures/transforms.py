@@ -85,22 +85,14 @@ def with_shortcut(spec: NetworkSpec, shortcut: Shortcut) -> NetworkSpec:
 
 
 def with_activation(spec: NetworkSpec, activation: Literal["relu6", "relu"]) -> NetworkSpec:
-    """The non-linearity of every layer that has one; linear layers stay linear."""
+    """The non-linearity of every layer; what follows a projection is `with_bottleneck`'s."""
     require_choice("activation", activation, Literal["relu6", "relu"])
-
-    def change(block: Block) -> Block:
-        if isinstance(block, InvertedResidual) and block.bottleneck != "linear":
-            block = dataclasses.replace(block, bottleneck=activation)
-        return dataclasses.replace(block, activation=activation)
-
-    def change_layer(layer: ConvNorm) -> ConvNorm:
-        return dataclasses.replace(layer, activation=activation)
-
     head = spec.head
     if head.conv:
-        head = dataclasses.replace(head, conv=change_layer(head.conv))
-    spec = dataclasses.replace(spec, stem=change_layer(spec.stem), head=head)
-    return _map_blocks(spec, change)
+        head = dataclasses.replace(head, conv=dataclasses.replace(head.conv, activation=activation))
+    stem = dataclasses.replace(spec.stem, activation=activation)
+    spec = dataclasses.replace(spec, stem=stem, head=head)
+    return _map_blocks(spec, lambda block: dataclasses.replace(block, activation=activation))
 
 
 def with_convolution(spec: NetworkSpec, convolution: Convolution) -> NetworkSpec:

@@ -1,0 +1,222 @@
+"""The commands as a person types them: what they refuse, in one line, and what they print."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from trials import result_of
+
+from experiments import ablate, cost, train
+from mnet_jax.ablation.runners import Outcome
+from mnet_jax.ablation.store import Store
+from mnet_jax.architectures import mobilenet_v2
+from mnet_jax.config import RunConfig
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = {"ablate": ablate, "cost": cost, "train": train}
+TRAINERS = ("ablate", "train")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty folder to work in, with an empty data folder."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(command, words, monkeypatch, capfd):
+    """The exit code, standard output and standard error of a command in this process."""
+    monkeypatch.setattr(sys, "argv", [command, *words])
+    try:
+        COMMANDS[command].main()
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code
+    return (code, *capfd.readouterr())
+
+
+def assert_refused(answer, command, *told):
+    code, out, err = answer
+    assert (code, out) == (2, "")
+    assert err.startswith(f"experiments.{command}: ") and err.count("\n") == 1, err
+    for text in told:
+        assert text in err
+
+
+BAD = [
+    # One of a closed choice, in three disguises.
+    ("--bottleneck lin", "--bottleneck: got 'lin', legal: linear, relu6"),
+    ("--bottleneck=lin", "--bottleneck: got 'lin', legal: linear, relu6"),
+    ("--bottleneck linear Relu6", "--bottleneck: got 'Relu6', legal: linear, relu6"),
+    ("--model mobilenet_v9", "--model: got 'mobilenet_v9', legal: mobilenet_v1, mobilenet_v2"),
+    ("--dialect pytorch", "--dialect: got 'pytorch', legal: paper, keras, torchvision, timm"),
+    ("--precision float16", "--precision: got 'float16', legal: float32, bfloat16"),
+    ("--decay-depthwise maybe", "--decay-depthwise: got 'maybe', legal: True, False"),
+    # Flags that are not there, not whole, or there twice.
+    ("--bottelneck linear", "--bottelneck: no such flag, legal: --bottleneck"),
+    ("--bottle linear", "--bottle: no such flag, legal: --bottleneck"),
+    ("--zzz", "--zzz: no such flag, legal: --activation,"),
+    ("linear", "got 'linear', legal: flags"),
+    ("-w 1", "got '-w', legal: flags"),
+    ("--bottleneck", "--bottleneck: got '', legal: one value or more of linear, relu6"),
+    ("--width --epochs 2", "--width: got '', legal: one value or more of numbers"),
+    ("--epochs", "--epochs: got '', legal: one value of whole numbers"),
+    ("--epochs 1 2", "--epochs: got '1 2', legal: one value of whole numbers"),
+    ("--width 1 --width 2", "--width: got '--width', legal: each flag once"),
+    ("--batch-size 1 --batch_size=2", "--batch-size: got '--batch_size=2', legal: each flag once"),
+    # Numbers.
+    ("--expansion q", "--expansion: got 'q', legal: whole numbers"),
+    ("--expansion 1.5", "--expansion: got '1.5', legal: whole numbers"),
+    ("--expansion 0", "--expansion: got 0, legal: "),
+    ("--expansion -1", "--expansion: got -1, legal: "),
+    ("--expansion 100000000", "expansion 100000000", "legal: 2,147,483,648 parameters or fewer"),
+    ("--width x", "--width: got 'x', legal: numbers"),
+    ("--width 0", "--width: got 0.0, legal: "),
+    ("--width -1", "--width: got -1.0, legal: "),
+    ("--width nan", "--width: got nan, legal: finite numbers"),
+    ("--width inf", "--width: got inf, legal: finite numbers"),
+    ("--width 0.001", "--width: got 0.001, legal: 0.0"),
+    ("--width 1e9", "--width: got 1e+09", "legal: 2,147,483,648 parameters or fewer"),
+    ("--width 1e300", "--width: got 1e+300", "legal: "),
+    ("--width 1e308", "--width: got 1e+308", "legal: "),
+    ("--resolution 0", "--resolution: got 0, legal: 1 pixel or more"),
+    ("--resolution -8", "--resolution: got -8, legal: 1 pixel or more"),
+    ("--resolution 1000000", "--resolution: got 1000000, legal: feature maps of 64 GiB"),
+    ("--learning-rate 0", "--learning-rate: got 0.0, legal: above 0"),
+    ("--learning-rate nan", "--learning-rate: got nan, legal: finite numbers"),
+    ("--learning-rate inf", "--learning-rate: got inf, legal: finite numbers"),
+    ("--label-smoothing 1", "--label-smoothing: got 1.0, legal: 0 to below 1"),
+    ("--ema-decay 1", "--ema-decay: got 1.0, legal: 0 to below 1"),
+    ("--weight-decay -1", "--weight-decay: got -1.0, legal: 0 or more"),
+    ("--epochs 0", "--epochs: got 0, legal: 1 or more"),
+    ("--epochs x", "--epochs: got 'x', legal: whole numbers"),
+    ("--epochs None", "--epochs: got 'None', legal: whole numbers"),
+    ("--batch-size 0", "--batch-size: got 0, legal: 1 image or more"),
+    # What does not go together.
+    ("--model mobilenet_v1 --bottleneck linear", "--bottleneck: ", "legal: mobilenet_v2"),
+    ("--convolution full", "--convolution: ", "legal: mobilenet_v1"),
+    ("--model mobilenet_v1 --dialect torchvision", "--dialect", "'torchvision', legal: paper"),
+]
+BAD_OF_ONE = [
+    ("ablate", "--seeds 0", "--seeds: got 0, legal: 1 to 1000"),
+    ("ablate", "--seeds -1", "--seeds: got -1, legal: 1 to 1000"),
+    ("ablate", "--seeds 1000000000000", "--seeds: got 1000000000000, legal: 1 to 1000"),
+    ("ablate", "--seeds 1.5", "--seeds: got '1.5', legal: whole numbers"),
+    ("ablate", "--model mobilenet_v2 mobilenet_v1 --expansion 3", "--expansion: ", "legal: "),
+    ("ablate", "--expansion 6 0", "--expansion: got 0, legal: "),
+    ("train", "--seed -1", "--seed: got -1, legal: from 0 to 4294967295"),
+    ("train", "--seed 4294967296", "--seed: got 4294967296, legal: from 0 to 4294967295"),
+    ("train", "--bottleneck linear relu6", "--bottleneck: got 'linear relu6', legal: one value"),
+    ("cost", "--num-classes 0", "--num-classes: got 0, legal: "),
+    ("cost", "--width 0.5 1", "--width: got '0.5 1.0', legal: one value"),
+    ("cost", "--epochs 3", "--epochs: no such flag, legal: "),
+    ("cost", "--resolution 0", "--resolution: got 0, legal: 1 pixel or more"),
+    ("cost", "--width 1e308", "--width: got 1e+308"),
+]
+ABSENT_DATA = [
+    ("--dataset nope", "--dataset: got 'nope'", "digits, fashion_mnist, folder"),
+    ("--dataset folder", "--dataset: ", "no directory"),
+    ("--dataset folder --directory nowhere", "--directory nowhere: ", "no folder"),
+    ("--dataset fashion_mnist --directory nowhere", "--directory nowhere: ", "lacks"),
+    ("--dataset cifar10", "--dataset: cifar10 is not prepared in"),
+]
+
+
+@pytest.mark.parametrize("command", TRAINERS)
+@pytest.mark.parametrize(("line", "told"), [(bad[0], bad[1:]) for bad in BAD])
+def test_bad_input_is_one_line_and_writes_nothing(command, line, told, place, monkeypatch, capfd):
+    assert_refused(call(command, line.split(), monkeypatch, capfd), command, *told)
+    assert not [*place.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "told"), [(bad[0], bad[1], bad[2:]) for bad in BAD_OF_ONE]
+)
+def test_bad_input_of_one_command(command, line, told, place, monkeypatch, capfd):
+    assert_refused(call(command, line.split(), monkeypatch, capfd), command, *told)
+    assert not [*place.iterdir()]
+
+
+@pytest.mark.parametrize("command", TRAINERS)
+@pytest.mark.parametrize(("line", "told"), [(bad[0], bad[1:]) for bad in ABSENT_DATA])
+def test_data_that_is_not_there(command, line, told, place, monkeypatch, capfd):
+    assert_refused(call(command, line.split(), monkeypatch, capfd), command, *told)
+    assert not [*place.iterdir()]
+
+
+@pytest.mark.parametrize(("command", "flag"), [("ablate", "--results"), ("train", "--run")])
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])
+def test_a_place_that_is_no_directory(command, flag, name, place, monkeypatch, capfd):
+    (place / "file").write_text("in the way")
+    answer = call(command, [flag, name], monkeypatch, capfd)
+    assert_refused(answer, command, f"{flag}: got '{name}', legal: a directory")
+    assert [*place.iterdir()] == [place / "file"]
+
+
+def run(command, *words, cwd):
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{command}", *words],
+        cwd=cwd, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "told"),
+    [
+        ("ablate", ["--bottleneck", "lin"], "--bottleneck: got 'lin', legal: linear, relu6"),
+        ("train", ["--width", "nan"], "--width: got nan, legal: finite numbers"),
+        ("cost", ["--expansion", "q"], "--expansion: got 'q', legal: whole numbers"),
+    ],
+)
+def test_bad_input_in_a_process_of_its_own(command, words, told, place):
+    done = run(command, *words, cwd=place)
+    assert_refused((done.returncode, done.stdout, done.stderr), command, told)
+    assert not [*place.iterdir()]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command, place):
+    done = run(command, "--help", cwd=place)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"python -m experiments.{command}" in done.stdout
+    assert "--bottleneck" in done.stdout and "V2, Fig. 6a" in done.stdout
+    assert not [*place.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("line", "params", "madds"),
+    [
+        ("", "3,504,872", "300,774,272"),  # V2 paper, Table 4: 3.4M and 300M
+        ("--model mobilenet_v1", "4,231,976", "568,740,352"),  # V1 paper, Table 8: 4.2M, 569M
+    ],
+)
+def test_cost_prints_the_papers_numbers(line, params, madds, place, monkeypatch, capfd):
+    code, out, err = call("cost", line.split(), monkeypatch, capfd)
+    assert (code, err) == (0, "")
+    totals = {words[0]: words[1] for words in map(str.split, out.splitlines()) if len(words) > 1}
+    assert totals["parameters"].startswith(params) and totals["MAdds"].startswith(madds)
+
+
+def test_an_interruption_is_one_line(place, monkeypatch, capfd):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    for command in TRAINERS:
+        monkeypatch.setattr(COMMANDS[command], "count_classes", interrupt)
+        code, out, err = call(command, [], monkeypatch, capfd)
+        assert (code, out) == (130, "")
+        assert err.startswith(f"experiments.{command}: interrupted") and err.count("\n") == 1
+
+
+def test_a_result_that_the_store_refuses_is_a_failed_trial(tmp_path):
+    config = RunConfig(spec=mobilenet_v2(num_classes=10))
+    result = result_of(float("nan"))
+    outcome = Outcome(config=config, result=result, cause=None, environment={"jax": "0.7.2"})
+    kept = ablate._keep(outcome, Store(tmp_path))
+    assert kept.result is None and kept.cause.startswith("result.test_loss: got nan")
+    assert Store(tmp_path).read() == ({kept.key: kept}, ())

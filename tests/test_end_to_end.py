@@ -1,0 +1,128 @@
+"""A sweep from the command line to its report, resumed, extended and with an arm that fails."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import ablate
+from mnet_jax.ablation import axes
+from mnet_jax.ablation.store import Store
+
+ROOT = Path(__file__).parents[1]
+# The network that compiles soonest: every other call here waits for XLA alone.
+SMALL = "--model mobilenet_v1 --depth shallow --width 0.1 --resolution 8 --epochs 1"
+QUICK = {  # compile fast rather than well, and each step once for all calls
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+    for name, value in {**QUICK, **cache, "TFDS_DATA_DIR": str(tmp_path / "data")}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def sweep(place, monkeypatch, capfd):
+    """Calls `ablate` here: its exit code and the lines that it prints."""
+
+    def call(line):
+        monkeypatch.setattr(sys, "argv", ["ablate", *f"{line} {SMALL} --results R".split()])
+        with pytest.raises(SystemExit) as leaving:
+            ablate.main()
+        return leaving.value.code, capfd.readouterr().out.splitlines()
+
+    return call
+
+
+def first_call(place):
+    """The same in a process of its own, as it is typed."""
+    words = f"--activation relu6 relu --seeds 2 {SMALL} --results R".split()
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.ablate", *words],
+        cwd=place, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    return done.returncode, done.stdout.splitlines()
+
+
+def stored(place):
+    return {path: path.stat().st_mtime_ns for path in (place / "R" / "trials").iterdir()}
+
+
+def arms(place, axis="activation"):
+    """The report's arms by name: seeds finished, seeds failed, part of the call."""
+    report = json.loads((place / "R" / "report.json").read_text())
+    return {
+        arm["labels"][axis]: (len(arm["outcomes"]), len(arm["failures"]), arm["requested"])
+        for arm in report["arms"]
+    }
+
+
+def key_of_first(place):
+    """The key of the baseline's trial with seed 0."""
+    trials, _ = Store(place / "R").read()
+    wanted = {"activation": "relu6", "learning_rate": "0.05"}
+    return next(
+        key
+        for key, trial in trials.items()
+        if trial.config.seed == 0 and wanted.items() <= axes.labels(trial.config).items()
+    )
+
+
+@pytest.mark.slow
+def test_a_sweep_from_the_command_line_to_its_report(place, sweep):
+    code, lines = first_call(place)
+    assert code == 0 and lines[0] == "4 trials to run, 0 of 4 stored in R", lines
+    for arm in ("relu6", "relu"):
+        assert sum(arm in line.split() for line in lines) == 1, "a row of the table for each arm"
+    assert arms(place) == {"relu6": (2, 0, True), "relu": (2, 0, True)}
+    trials = stored(place)
+    assert len(trials) == 4
+    assert len(list(csv.DictReader((place / "R" / "report.csv").open()))) == 2
+    assert (place / "R" / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert "--activation relu6 relu" in (place / "R" / "report.md").read_text()
+
+    code, lines = sweep("--activation relu6 relu --seeds 2")
+    assert (code, lines[0]) == (0, "0 trials to run, 4 of 4 stored in R")
+    assert stored(place) == trials, "nothing is trained again"
+
+    code, lines = sweep("--activation relu6 relu --seeds 3")
+    assert (code, lines[0]) == (0, "2 trials to run, 4 of 6 stored in R")
+    assert arms(place) == {"relu6": (3, 0, True), "relu": (3, 0, True)}
+    assert stored(place).items() > trials.items()
+
+    lost = next(iter(trials))
+    lost.unlink()
+    code, lines = sweep("--activation relu6 relu --seeds 3")
+    assert (code, lines[0]) == (0, "1 trial to run, 5 of 6 stored in R")
+    assert lost in stored(place) and len(stored(place)) == 6
+
+    code, lines = sweep("--activation relu6 --seeds 2")
+    assert (code, lines[0]) == (0, "0 trials to run, 2 of 2 stored in R")
+    assert arms(place) == {"relu6": (3, 0, True), "relu": (3, 0, False)}
+    assert [line for line in lines if "mobilenet_v1*" in line and "relu" in line.split()]
+
+    (place / "R" / "trials" / f"{key_of_first(place)}.json").unlink()
+    fails = "--learning-rate 1e30 0.05 --seeds 1"  # 0.05 is the baseline's
+    code, lines = sweep(fails)
+    assert (code, lines[0]) == (1, "2 trials to run, 0 of 2 stored in R")
+    assert any("failed, NonFiniteError: step " in line for line in lines)
+    assert "seed 0 failed: NonFiniteError: step" in " ".join(" ".join(lines).split())
+    failed = [arm for arm in arms(place, "learning_rate").items() if arm[1][1]]
+    assert failed == [("1e+30", (0, 1, True))], "a row with its cause, and the others went on"
+    trials = stored(place)
+
+    code, lines = sweep(fails)
+    assert (code, lines[0]) == (1, "1 trial to run, 1 of 2 stored in R")
+    again = stored(place)
+    assert len({path for path in again if again[path] != trials[path]}) == 1

@@ -1,0 +1,186 @@
+"""Imports run one way, and what must not pay for JAX does not import it."""
+
+import ast
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted([*ROOT.glob("mnet_jax/**/*.py"), *ROOT.glob("experiments/**/*.py")])
+ROOMS = (  # from the top; a module may import from its own row and from those below
+    ("experiments",),
+    ("mnet_jax.ablation",),
+    ("mnet_jax.run",),
+    (
+        "mnet_jax.training",
+        "mnet_jax.data",
+        "mnet_jax.quantization",
+        "mnet_jax.analysis",
+        "mnet_jax.weights",
+    ),
+    ("mnet_jax.models",),
+    ("mnet_jax.ops",),
+    ("mnet_jax.config", "mnet_jax.result"),
+    ("mnet_jax.architectures",),
+    ("mnet_jax.serialization", "mnet_jax.validation"),
+)
+STRANGERS = {  # rooms that may not import each other, though their rows would allow it
+    "mnet_jax.models": ("mnet_jax.training", "mnet_jax.data"),
+    "mnet_jax.training": ("mnet_jax.models", "mnet_jax.architectures", "mnet_jax.data"),
+    "mnet_jax.data": ("mnet_jax.models", "mnet_jax.training"),
+}
+JAX = ("jax", "jaxlib", "flax", "optax", "orbax", "chex")
+WITHOUT_JAX = (
+    "mnet_jax.architectures",
+    "mnet_jax.data",
+    "mnet_jax.analysis.cost",
+    "mnet_jax.ablation",
+    "mnet_jax.config",
+    "mnet_jax.result",
+    "mnet_jax.serialization",
+    "mnet_jax.validation",
+    "experiments",
+)
+IN_THE_WORKER = ("train", "_environment")  # of ablation.runners
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): ast.parse(path.read_text()) for path in SOURCES}
+
+
+def within(name, room):
+    return name == room or name.startswith(f"{room}.")
+
+
+def targets(node):
+    """The modules that an import statement names; `from a import b` names a.b if that is one."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert not node.level, "imports are absolute"
+        full = [f"{node.module}.{alias.name}" for alias in node.names]
+        return [name if name in MODULES else node.module for name in full]
+    return []
+
+
+def imports(tree):
+    """Everything imported anywhere in a module."""
+    return {name for node in ast.walk(tree) for name in targets(node)}
+
+
+def imports_at_once(tree):
+    """What a module imports when it is imported: not what stands in its functions."""
+    found, todo = set(), [tree]
+    while todo:
+        node = todo.pop()
+        found |= set(targets(node))
+        inner = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+        todo += [child for child in ast.iter_child_nodes(node) if not isinstance(child, inner)]
+    return found
+
+
+def reached(name):
+    """Everything that importing a module of ours imports, deep, with the packages on the way."""
+    found, todo = set(), [name]
+    while todo:
+        current = todo.pop()
+        if current in found:
+            continue
+        found.add(current)
+        if current in MODULES:
+            todo += imports_at_once(MODULES[current])
+            todo += [current.rpartition(".")[0]] if "." in current else []
+    return found
+
+
+def rank(name):
+    rows = [i for i, row in enumerate(ROOMS) if any(within(name, room) for room in row)]
+    return rows[0] if rows else None
+
+
+def test_the_sources_are_found():
+    assert {"mnet_jax.run", "mnet_jax.ablation.axes", "experiments.ablate"} <= MODULES.keys()
+    assert "mnet_jax.run" in imports(MODULES["mnet_jax.ablation.runners"])
+    assert "mnet_jax.run" not in imports_at_once(MODULES["mnet_jax.ablation.runners"])
+    assert "jax" in reached("mnet_jax.run")
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - {"mnet_jax"}))
+def test_imports_run_one_way(name):
+    assert rank(name) is not None, f"{name} has no room: say in ROOMS where it stands"
+    for target in imports(MODULES[name]):
+        if rank(target) is not None:
+            assert rank(target) >= rank(name), f"{name} imports {target}, which stands above it"
+        assert not within(target, "tests")
+
+
+@pytest.mark.parametrize(
+    ("room", "stranger"), [(room, s) for room, strangers in STRANGERS.items() for s in strangers]
+)
+def test_strangers_stay_strangers(room, stranger):
+    for name in MODULES:
+        if within(name, room):
+            assert not [t for t in imports(MODULES[name]) if within(t, stranger)], name
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MODULES if any(within(name, room) for room in WITHOUT_JAX)]
+)
+def test_no_jax_on_import(name):
+    assert not [t for t in reached(name) for package in JAX if within(t, package)]
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in MODULES if any(within(n, room) for room in WITHOUT_JAX[:-1])]
+)
+def test_no_jax_in_functions_either_but_the_workers(name):
+    tree = MODULES[name]
+    if name == "mnet_jax.ablation.runners":
+        kept = [node for node in tree.body if getattr(node, "name", "") not in IN_THE_WORKER]
+        tree = ast.Module(body=kept, type_ignores=[])
+    for target in imports(tree):
+        assert not [t for t in reached(target) for package in JAX if within(t, package)], target
+
+
+def test_there_is_no_cycle():
+    """Modules can be taken away one by one, each when all that it imports is gone."""
+    left = {name: imports(tree) & MODULES.keys() - {name} for name, tree in MODULES.items()}
+    while free := {name for name, needed in left.items() if not needed & left.keys()}:
+        left = {name: needed for name, needed in left.items() if name not in free}
+    assert not left
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if within(name, "mnet_jax")])
+def test_only_the_commands_print_or_read_argv(name):
+    for node in ast.walk(MODULES[name]):
+        assert not (isinstance(node, ast.Name) and node.id == "print")
+        assert not (isinstance(node, ast.Attribute) and node.attr == "argv")
+        assert not (isinstance(node, ast.ImportFrom) and "argv" in [a.name for a in node.names])
+
+
+def test_no_room_is_called_utils():
+    parts = set(itertools.chain.from_iterable(name.split(".") for name in MODULES))
+    assert not parts & {"utils", "util", "helpers", "common", "misc"}
+
+
+def test_a_bad_flag_is_refused_without_jax(tmp_path):
+    program = (
+        "import sys; sys.argv = ['ablate', '--bottleneck', 'lin', '--seeds', '2']\n"
+        "from experiments import ablate\n"
+        "try: ablate.main()\n"
+        "except SystemExit as leaving: code = leaving.code\n"
+        "loaded = {'jax', 'flax', 'optax', 'tensorflow_datasets', 'matplotlib'} & {*sys.modules}\n"
+        "print(code, sorted(loaded))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout == "2 []\n"

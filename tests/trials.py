@@ -1,0 +1,39 @@
+"""Stand-ins for a trial, which a worker process imports by name; the seed says what happens."""
+
+import os
+import signal
+import time
+
+from mnet_jax.result import EpochRecord, RunResult
+from mnet_jax.training.loop import Progress
+
+FINE, RAISING, KILLED, LEAVING, LONG = 0, 100, 200, 300, 400
+
+
+def result_of(seed, process=0):
+    """A result that says which seed found it, and in which process."""
+    record = EpochRecord(
+        epoch=1, step=1, learning_rate=0.1, train_loss=1.0, train_accuracy=0.5,
+        validation_loss=1.0, validation_accuracy=0.5, seconds=1.0, images_per_second=1.0,
+    )  # fmt: skip
+    return RunResult(
+        params=process, madds=1, test_loss=float(seed), test_accuracy=0.5, test_count=2,
+        history=(record,), images_per_second=1.0, seconds=1.0,
+    )  # fmt: skip
+
+
+def stand_in(config, directory, report):
+    """Reports its seed as the epoch, then does what the seed's hundreds say."""
+    report(Progress(phase="train", epoch=config.seed, epochs=1, step=os.getpid()))
+    match config.seed // 100 * 100:
+        case 100:
+            raise ArithmeticError("the loss is sad\nand this is a second line")
+        case 200:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case 300:
+            os._exit(3)
+        case 400:
+            directory.mkdir(parents=True)
+            for _ in range(600):
+                time.sleep(0.1)
+    return result_of(config.seed, os.getpid())

@@ -6,7 +6,7 @@ The obvious lowerings are what a Flax user writes first: a grouped convolution f
 layers and a 1x1 convolution for the pointwise ones. Machines are noisy, so read the ratios.
 """
 
-import os
+import functools
 import statistics
 import sys
 import time
@@ -25,8 +25,6 @@ from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
 from mnet_jax.validation import require
 
 COMMAND = "benchmark"
-# What changes the speed of a process from outside; a table that does not say so is worth little.
-TUNABLES = ("XLA_FLAGS", "GLIBC_TUNABLES", "OMP_NUM_THREADS", "LD_PRELOAD")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,22 +96,25 @@ def _heading(config: RunConfig) -> str:
     from mnet_jax.run import environment
 
     software = ", ".join(f"{name} {value}" for name, value in environment().items())
-    tunables = ", ".join(f"{name}={os.environ[name]}" for name in TUNABLES if name in os.environ)
     spec, data = config.spec, config.data
     return (
         f"{spec.name}, width {spec.width:g}, {data.resolution} pixels, batch {data.batch_size}, "
-        f"float32\n{software}\nenvironment: {tunables or 'nothing set'}\n"
+        f"float32\n{software}\n"
     )
 
 
 def _programs(config: RunConfig) -> dict[str, dict[str, Callable[[], Any]]]:
     """Each program in each variant, as a function that makes the compiled call."""
+    programs: dict[str, Callable[..., Any]] = {
+        "inference": _inference,
+        "training step": _training_step,
+    }
     return {
         program: {
-            "ours": lambda make=make: make(config, obvious=False),
-            "obvious": lambda make=make: make(config, obvious=True),
+            "ours": functools.partial(make, config, obvious=False),
+            "obvious": functools.partial(make, config, obvious=True),
         }
-        for program, make in (("inference", _inference), ("training step", _training_step))
+        for program, make in programs.items()
     }
 
 

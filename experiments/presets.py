@@ -5,6 +5,7 @@ paper's recipe at 224 pixels.
 """
 
 from mnet_jax import architectures
+from mnet_jax.architectures.transforms import InputStride
 from mnet_jax.config import (
     Cosine,
     DataConfig,
@@ -19,21 +20,26 @@ from mnet_jax.config import (
 # hundreds to thousands.
 SHORT_NORM_MOMENTUM = 0.9
 
-DIGITS = (
-    0.5,  # width
+Preset = tuple[float, InputStride, DataConfig, TrainingConfig]  # the first is the width
+
+DIGITS: Preset = (
+    0.5,
+    1,
     DataConfig(name="digits", resolution=16, batch_size=32, augmentation="shift"),
     TrainingConfig(
-        epochs=15, optimizer=Sgd(), learning_rate=0.03, schedule=Cosine(), ema_decay=0.98
+        epochs=12, optimizer=Sgd(), learning_rate=0.03, schedule=Cosine(), ema_decay=0.98
     ),
 )
-FASHION_MNIST = (
+FASHION_MNIST: Preset = (
     0.5,
+    2,
     DataConfig(name="fashion_mnist", resolution=28, batch_size=128, augmentation="shift_flip"),
-    TrainingConfig(epochs=4, optimizer=Sgd(), learning_rate=0.1, schedule=Cosine()),
+    TrainingConfig(epochs=2, optimizer=Sgd(), learning_rate=0.1, schedule=Cosine()),
 )
 # arXiv 1801.04381, section 6.1, and the released code: label smoothing 0.1, averages 0.9999.
-IMAGENET = (
+IMAGENET: Preset = (
     1.0,
+    4,
     DataConfig(
         name="imagenet2012", resolution=224, batch_size=96, augmentation="resized_crop_flip"
     ),
@@ -56,12 +62,11 @@ def baseline(dataset: str, num_classes: int) -> RunConfig:
       dataset: its name; any but the small sets gets the ImageNet recipe.
       num_classes: of the data set.
     """
-    width, data, training = PRESETS.get(dataset, IMAGENET)
-    small = data.resolution <= 32
+    width, input_stride, data, training = PRESETS.get(dataset, IMAGENET)
     spec = architectures.mobilenet_v2(
         width=width,
         num_classes=num_classes,
         norm_momentum=SHORT_NORM_MOMENTUM if dataset in PRESETS else None,
-        input_stride=1 if small else 4,
+        input_stride=input_stride,
     )
     return RunConfig(spec=spec, data=data, training=training)

@@ -28,6 +28,9 @@ from mnet_jax.training.placement import BATCH_AXIS, placement
 from mnet_jax.training.scalars import Scalars
 from mnet_jax.training.step import TrainState, initial_state, make_eval_step, make_train_step
 
+# What changes the speed of a process from outside; a table that does not say so is worth little.
+TUNABLES = ("XLA_FLAGS", "GLIBC_TUNABLES", "OMP_NUM_THREADS", "LD_PRELOAD")
+
 
 def run(
     config: RunConfig,
@@ -101,6 +104,7 @@ def run(
 def environment() -> dict[str, str]:
     """The software and the devices that this process's results come from."""
     devices = jax.local_devices()
+    tunables = {name: os.environ[name] for name in TUNABLES if name in os.environ}
     versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
     return {
         "mnet_jax": mnet_jax.__version__,
@@ -108,6 +112,7 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "device": f"{len(devices)} x {devices[0].device_kind}",
         "processor": f"{os.cpu_count()} x {platform.machine()}",
+        **tunables,
     }
 
 

@@ -2,10 +2,11 @@
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from mnet_jax.config import RunConfig
 from mnet_jax.result import RunResult
 
+TUNABLES = "GLIBC_TUNABLES"
 GRACE_SECONDS = 3.0  # a worker that is told to leave has this long to close its files
 
 Report = Callable[[Any], None]  # takes each `training.loop.Progress`
@@ -88,7 +90,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, trial))
-        self._process.start()
+        with _environment_of_worker():
+            self._process.start()
         theirs.close()  # so that reading ends when the worker's own end does
 
     def run(self, config: RunConfig, directory: Path, report: Report) -> Outcome:
@@ -115,6 +118,23 @@ class _Worker:
         self._process.kill()  # it may be compiling, and deaf
         self._process.join()
         self._pipe.close()
+
+
+@contextlib.contextmanager
+def _environment_of_worker() -> Iterator[None]:
+    """Huge pages for the worker's memory, unless the user has set glibc up otherwise.
+
+    XLA's CPU client takes fresh memory for its large temporaries at every step, and page faults
+    cost it a third of its speed on small images. Glibc reads this when a process starts; elsewhere
+    it means nothing.
+    """
+    before = os.environ.get(TUNABLES)
+    os.environ.setdefault(TUNABLES, "glibc.malloc.hugetlb=1")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[TUNABLES]
 
 
 # What follows runs in the worker.

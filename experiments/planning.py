@@ -83,6 +83,8 @@ def count_classes(arguments: RunArguments) -> int:
     Raises:
       ValueError: it cannot be had.
     """
+    folder = arguments.directory
+    require(folder is None or Path(folder).is_dir(), "directory", folder, "a folder that exists")
     from mnet_jax import data  # here: it takes seconds, and bad values should be refused first
 
     try:

@@ -119,8 +119,12 @@ BAD_OF_ONE = [
 ABSENT_DATA = [
     ("--dataset nope", "--dataset: got 'nope'", "digits, fashion_mnist, folder"),
     ("--dataset folder", "--dataset: ", "no directory"),
-    ("--dataset folder --directory nowhere", "--directory nowhere: ", "no folder"),
-    ("--dataset fashion_mnist --directory nowhere", "--directory nowhere: ", "lacks"),
+    ("--dataset folder --directory nowhere", "--directory: got 'nowhere'", "a folder that exists"),
+    (
+        "--dataset fashion_mnist --directory nowhere",
+        "--directory: got 'nowhere'",
+        "a folder that exists",
+    ),
     ("--dataset cifar10", "--dataset: cifar10 is not prepared in"),
 ]
 

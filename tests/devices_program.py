@@ -36,7 +36,8 @@ def batch_of(seed):
 @functools.cache
 def first_variables():
     model, image = models.MobileNet(spec=SPEC), jnp.zeros((1, 8, 8, 3))
-    return jax.jit(lambda k: model.init(k, image, train=False))(jax.random.key(0))
+    variables = jax.jit(lambda k: model.init(k, image, train=False))(jax.random.key(0))
+    return jax.device_get(variables)  # each way trains a copy of its own, and reuses its memory
 
 
 def trained(parallel, devices, *, pooled=True):
@@ -47,7 +48,9 @@ def trained(parallel, devices, *, pooled=True):
         TrainingConfig(learning_rate=0.1, warmup_epochs=0, schedule=Constant()), 10
     )
     place = placement(parallel, BATCH, devices)
-    state = place.put_state(initial_state(first_variables(), update, jax.random.key(1)))
+    state = place.put_state(
+        initial_state(jax.tree.map(jnp.asarray, first_variables()), update, jax.random.key(1))
+    )
     step = make_train_step(model.apply, update, ema_decay=0.5, axis_name=axis_name)
     step = place.compile_train(step)
     evaluate = place.compile_eval(make_eval_step(model.apply, axis_name=axis_name))

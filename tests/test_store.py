@@ -450,7 +450,7 @@ def test_data_of_one_and_recipe_of_another_is_not_comparable():
     assert comparable({mixed.key: mixed}, configs) == ()
 
 
-def test_replace_file_leaves_no_other_file(tmp_path):
+def test_write_file_leaves_no_other_file(tmp_path):
     for content in (b"one", b"two"):
-        store.replace_file(tmp_path / "deep" / "er" / "report.md", content)
+        store.write_file(tmp_path / "deep" / "er" / "report.md", content)
         assert list(snapshot(tmp_path).values()) == [content]

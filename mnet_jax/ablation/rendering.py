@@ -16,7 +16,7 @@ from rich.text import Text
 from mnet_jax import serialization
 from mnet_jax.ablation.report import ABSENT, Arm, Report
 from mnet_jax.ablation.statistics import CONFIDENCE, Interval, verdict
-from mnet_jax.ablation.store import replace_file
+from mnet_jax.ablation.store import write_file
 
 VERDICT_STYLES = {"better": "green", "worse": "red"}
 
@@ -206,11 +206,11 @@ def write(report: Report, directory: Path, command: str) -> None:
     """
     from mnet_jax.ablation import figure  # here: Matplotlib costs those who only print a second
 
-    replace_file(directory / "report.png", figure.to_png(report))
-    replace_file(directory / "report.csv", to_csv(report).encode())
-    replace_file(directory / "report.json", to_json(report).encode())
+    write_file(directory / "report.png", figure.to_png(report))
+    write_file(directory / "report.csv", to_csv(report).encode())
+    write_file(directory / "report.json", to_json(report).encode())
     # Last, so that what it shows is never older than itself.
-    replace_file(directory / "report.md", _page(report, command).encode())
+    write_file(directory / "report.md", _page(report, command).encode())
 
 
 def _page(report: Report, command: str) -> str:

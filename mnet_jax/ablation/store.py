@@ -6,7 +6,6 @@ cannot be vouched for (torn, edited, from elsewhere) is never used and never del
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import math
@@ -20,6 +19,7 @@ from typing import Any
 
 from mnet_jax import serialization
 from mnet_jax.config import RunConfig
+from mnet_jax.files import replace_file
 from mnet_jax.result import RunResult
 from mnet_jax.validation import require
 
@@ -153,7 +153,7 @@ class Store:
                 with contextlib.suppress(FileNotFoundError):  # another writer was first
                     os.replace(path, path.with_name(f"{path.name}.damaged-{secrets.token_hex(4)}"))
         sealed = {"sha256": _seal(plain), "trial": plain}
-        replace_file(path, (json.dumps(sealed, indent=1) + "\n").encode())
+        write_file(path, (json.dumps(sealed, indent=1) + "\n").encode())
 
     @property
     def _trials(self) -> Path:
@@ -171,32 +171,19 @@ def missing(trials: Mapping[str, Trial], configs: Iterable[RunConfig]) -> tuple[
 
 
 def comparable(trials: Mapping[str, Trial], configs: Iterable[RunConfig]) -> tuple[Trial, ...]:
-    """The trials, finished or failed, with the data and the recipe of any of the configs."""
-    settings = {(config.data, config.training) for config in configs}
-    return tuple(
-        trial for trial in trials.values() if (trial.config.data, trial.config.training) in settings
-    )
+    """The trials, finished or failed, with the data, recipe and start of any of the configs."""
+
+    def setting(config: RunConfig) -> tuple[object, ...]:
+        return config.data, config.training, config.pretrained
+
+    settings = {setting(config) for config in configs}
+    return tuple(trial for trial in trials.values() if setting(trial.config) in settings)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, and on disk when this returns; makes its directory.
-
-    Raises:
-      StoreError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+def write_file(path: Path, content: bytes) -> None:
+    """`files.replace_file`, whose OSError becomes a StoreError."""
     with _one_line("write", path):
-        _make_directory(path.parent)
-        try:
-            with open(temporary, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync(path.parent)
+        replace_file(path, content)
 
 
 def _trial_in(path: Path) -> Trial:
@@ -228,27 +215,6 @@ def _numbers(plain: Any, name: str = "") -> Iterator[tuple[str, float]]:
             yield from _numbers(value, f"{name}.{index}")
     elif isinstance(plain, int | float):
         yield name, plain
-
-
-def _make_directory(directory: Path) -> None:
-    """Makes a directory and its parents; what was made is on disk when this returns."""
-    if directory.is_dir():
-        return
-    _make_directory(directory.parent)
-    directory.mkdir(exist_ok=True)
-    _sync(directory.parent)
-
-
-def _sync(directory: Path) -> None:
-    """Asks for a directory's entries to be put on disk, where the file system knows how."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:  # network and FUSE mounts know no fsync of a directory
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ Nothing here starts a JAX backend: reading images must not take an accelerator.
 
 from mnet_jax.data.errors import DataError
 from mnet_jax.data.loading import load
-from mnet_jax.data.pipeline import Batch, eval_batches, steps_per_epoch, train_batches
+from mnet_jax.data.pipeline import Batch, eval_batches, steps_per_epoch, train_batches, viewed
 from mnet_jax.data.sources import ArraySource, Dataset, Example, Source
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "load",
     "steps_per_epoch",
     "train_batches",
+    "viewed",
 ]

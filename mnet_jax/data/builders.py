@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from sklearn.datasets import load_digits
 from tensorflow_datasets.proto import tf_example_pb2
 
 from mnet_jax.data.errors import DataError, reason
@@ -51,6 +50,8 @@ def digits_arrays() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     1797/500-th, so that each class has its share of the test to within one image. The legacy
     generator, because NumPy froze its stream (NEP 19): the split is the same for good.
     """
+    from sklearn.datasets import load_digits  # here: it takes a second, and only preparing needs it
+
     images, labels = load_digits(return_X_y=True)
     pixels = np.round(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     order = np.random.RandomState(0).permutation(len(labels))

@@ -7,16 +7,20 @@ are one gather and one vectorised augmentation a batch, and threads decode the r
 import sys
 from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
-from typing import TypedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
-import grain
 import numpy as np
 
 from mnet_jax.config import DataConfig
 from mnet_jax.data import augment
 from mnet_jax.data.errors import DataError
+from mnet_jax.data.folder import read_image
 from mnet_jax.data.resize import central_view, crop
 from mnet_jax.data.sources import ArraySource, Source, rgb
+
+if TYPE_CHECKING:  # it takes a second, and a process that only asks what there is needs none
+    import grain
 
 _THREADS = 2
 _PREFETCH_BATCHES = 16
@@ -42,7 +46,7 @@ def steps_per_epoch(source: Source, config: DataConfig) -> int:
     return max(1, len(source) // config.batch_size)
 
 
-def train_batches(source: Source, config: DataConfig, seed: int) -> grain.DatasetIterator:
+def train_batches(source: Source, config: DataConfig, seed: int) -> "grain.DatasetIterator":
     """An endless iterator over shuffled, augmented batches (`image` and `label`).
 
     Each epoch is a new permutation. Batches are always full and run across the ends of epochs: the
@@ -61,6 +65,8 @@ def train_batches(source: Source, config: DataConfig, seed: int) -> grain.Datase
     """
     if not len(source):
         raise DataError("train_batches: got a source without images, legal: 1 or more")
+    import grain
+
     order = grain.MapDataset.source(_ShuffledBatches(len(source), config.batch_size, seed))
     batches = order.seed(seed).random_map(partial(_train_batch, source, config))
     return iter(batches.to_iter_dataset(_read_options(config)))
@@ -104,6 +110,8 @@ class EvalBatches(Iterable[Batch]):
         return -(-len(self._source) // self._config.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        import grain
+
         indices = grain.MapDataset.range(len(self._source))
         batches = indices.batch(self._config.batch_size, drop_remainder=False)
         masked = batches.map(partial(_eval_batch, self._source, self._config))
@@ -119,7 +127,9 @@ def eval_batches(source: Source, config: DataConfig) -> EvalBatches:
     return EvalBatches(source, config)
 
 
-def _read_options(config: DataConfig) -> grain.ReadOptions:
+def _read_options(config: DataConfig) -> "grain.ReadOptions":
+    import grain
+
     batch_bytes = config.batch_size * config.resolution**2 * 3 * 4
     ahead = min(max(_PREFETCH_BYTES // batch_bytes, _THREADS), _PREFETCH_BATCHES)
     return grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=ahead)
@@ -177,3 +187,12 @@ def scaled(images: np.ndarray) -> np.ndarray:
     values /= 127.5
     values -= 1.0
     return rgb(values)
+
+
+def viewed(path: Path, side: int, *, photograph: bool) -> np.ndarray:
+    """An image file as `eval_batches` would show it, float32 [side, side, 3] in [-1, 1].
+
+    Raises:
+      DataError: it cannot be decoded.
+    """
+    return scaled(central_view(read_image(str(path)), side, photograph))

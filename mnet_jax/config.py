@@ -122,6 +122,8 @@ class TrainingConfig:
       label_smoothing: share of each label spread evenly over all classes.
       ema_decay: decay of the average of parameters and statistics that is evaluated; 0 for none.
         Early on the decay is (1 + step) / (10 + step), if that is less.
+      frozen: leading parts (the stem, then blocks) that stay as they are, statistics included.
+      depth_decay: the rate of each part is the next one's times this; the head has the full rate.
       precision: type of the computation; parameters and statistics are float32 always.
       parallel: how the devices share a batch.
     """
@@ -135,6 +137,8 @@ class TrainingConfig:
     decay_depthwise: bool = False
     label_smoothing: float = 0.1
     ema_decay: float = 0.99
+    frozen: int = 0
+    depth_decay: float = 1.0
     precision: Precision = "float32"
     parallel: Parallelism = "jit"
 
@@ -152,8 +156,23 @@ class TrainingConfig:
             0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 to below 1"
         )
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "0 to below 1")
+        require(self.frozen >= 0, "frozen", self.frozen, "0 parts or more")
+        require(0 < self.depth_decay <= 1, "depth_decay", self.depth_decay, "above 0 and up to 1")
         require_choice("precision", self.precision, Precision)
         require_choice("parallel", self.parallel, Parallelism)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """The weights that a run starts from.
+
+    Attributes:
+      path: of a model that `models.save` wrote, or of a run's directory.
+      sha256: of that file, so that equal configs start from equal weights.
+    """
+
+    path: str
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,13 +183,18 @@ class RunConfig:
       spec: the network, resolved.
       data: the images.
       training: the recipe.
+      pretrained: weights to start from; None for the seed's random ones.
       seed: the one seed behind initialization, data order, augmentation and dropout.
     """
 
     spec: NetworkSpec
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    pretrained: Pretrained | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed", self.seed, "0 or more")
+        parts = 1 + len(self.spec.blocks)
+        frozen = self.training.frozen
+        require(frozen <= parts, "frozen", frozen, f"0 to {parts}, the stem and all blocks")

@@ -38,11 +38,11 @@ def _unions(cls: type) -> list[Any]:
 @functools.cache
 def _converter(cls: Any) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
-    for union in _unions(cls):
-        configure_tagged_union(union, converter, tag_name="type")
     converter.register_unstructure_hook(float, float)  # 1 and 1.0 are one value, so one text
     for exact in (int, float, str, bool):
         converter.register_structure_hook(exact, _structure_exactly)
+    for union in _unions(cls):  # last, as it takes over the hooks that there are
+        configure_tagged_union(union, converter, tag_name="type")
     return converter
 
 

@@ -16,29 +16,31 @@ from mnet_jax.ops import depthwise_conv
 LOWERINGS = ("grouped", "shifted", "auto")
 
 
-def _pads(padding, sizes, kernel, strides):
+def _pads(padding, sizes, reaches, strides):
     if padding == "VALID":
         return ((0, 0), (0, 0))
     if padding == "SAME":
         totals = [
-            max((-(-n // s) - 1) * s + k - n, 0)
-            for n, k, s in zip(sizes, kernel, strides, strict=True)
+            max((-(-n // s) - 1) * s + reach - n, 0)
+            for n, reach, s in zip(sizes, reaches, strides, strict=True)
         ]
         return tuple((t // 2, t - t // 2) for t in totals)
     return padding
 
 
-def oracle(x, kernel, strides, padding, g=None):
+def oracle(x, kernel, strides, padding, g=None, dilation=(1, 1)):
     """The output in float64, or for an output gradient g those of x and the kernel."""
     x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
-    (kh, kw), (sh, sw) = kernel.shape[:2], strides
-    pads = _pads(padding, x.shape[1:3], (kh, kw), strides)
+    (kh, kw), (sh, sw), (dh, dw) = kernel.shape[:2], strides, dilation
+    reaches = (dh * (kh - 1) + 1, dw * (kw - 1) + 1)
+    pads = _pads(padding, x.shape[1:3], reaches, strides)
     padded = np.pad(x, ((0, 0), *pads, (0, 0)))
-    h, w = (padded.shape[1] - kh) // sh + 1, (padded.shape[2] - kw) // sw + 1
+    h, w = ((padded.shape[1 + a] - reaches[a]) // strides[a] + 1 for a in (0, 1))
     y, dx, dk = np.zeros((len(x), h, w, x.shape[3])), np.zeros_like(padded), np.zeros_like(kernel)
     for i in range(kh):
         for j in range(kw):
-            tap = np.s_[:, i : i + (h - 1) * sh + 1 : sh, j : j + (w - 1) * sw + 1 : sw]
+            top, left = dh * i, dw * j
+            tap = np.s_[:, top : top + (h - 1) * sh + 1 : sh, left : left + (w - 1) * sw + 1 : sw]
             y += padded[tap] * kernel[i, j]
             if g is not None:
                 dx[tap] += np.asarray(g, np.float64) * kernel[i, j]
@@ -58,19 +60,21 @@ def arrays(shape, kernel, dtype=jnp.float32):
     )
 
 
-def check(x, kernel, strides, padding, lowering, tolerance=2e-5):
+def check(x, kernel, strides, padding, lowering, tolerance=2e-5, dilation=(1, 1)):
     """Compares the output and both gradients, relative to the largest value that is expected."""
 
     @jax.jit
     def both(x, kernel, g):
-        call = partial(depthwise_conv, strides=strides, padding=padding, lowering=lowering)
+        call = partial(
+            depthwise_conv, strides=strides, padding=padding, lowering=lowering, dilation=dilation
+        )
         y, pull = jax.vjp(call, x, kernel)
         return y, *pull(g)
 
-    output = oracle(x, kernel, strides, padding)
+    output = oracle(x, kernel, strides, padding, dilation=dilation)
     g = jnp.asarray(np.cos(np.arange(output.size)).reshape(output.shape), x.dtype)
     y, dx, dk = both(x, kernel, g)
-    want = (output, *oracle(x, kernel, strides, padding, g))
+    want = (output, *oracle(x, kernel, strides, padding, g, dilation))
     for got, expected in zip((y, dx, dk), want, strict=True):
         assert got.dtype == x.dtype
         scale = max(np.abs(expected).max(), 1e-3)
@@ -134,6 +138,116 @@ def test_unusual_shapes(shape, kernel, strides, padding):
 @pytest.mark.parametrize("padding", [((5, 4), (7, 1)), ((2, 3), (2, 2))], ids=str)
 def test_grouped_with_padding_of_a_kernel_and_more(padding):
     check(*arrays((2, 2, 3, 2), 3), (1, 1), padding, "grouped")
+
+
+def test_the_oracle_with_dilation_is_that_of_a_kernel_with_zeros_between_its_taps():
+    x, kernel = arrays((2, 9, 12, 3), (3, 5))
+    holed = np.zeros((5, 13, 3))
+    holed[::2, ::3] = kernel
+    for padding in ("SAME", "VALID", ((2, 0), (1, 3))):
+        plain = oracle(x, holed, (1, 1), padding)
+        np.testing.assert_allclose(
+            oracle(x, kernel, (1, 1), padding, dilation=(2, 3)), plain, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 0), (1, 3))], ids=str)
+@pytest.mark.parametrize(
+    "kernel, dilation, shape",
+    [
+        (3, (2, 2), (2, 11, 8, 3)),
+        (3, (4, 4), (2, 11, 9, 3)),
+        (3, (2, 1), (2, 7, 10, 3)),
+        (5, (2, 2), (2, 13, 9, 3)),
+        (5, (4, 4), (1, 17, 19, 2)),
+        (5, (2, 1), (2, 9, 11, 3)),
+    ],
+    ids=str,
+)
+def test_dilated_output_and_gradients_equal_the_sum_over_taps(
+    kernel, dilation, shape, padding, lowering
+):
+    check(*arrays(shape, kernel), (1, 1), padding, lowering, dilation=dilation)
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS[:2])
+@pytest.mark.parametrize(
+    "shape, kernel, padding, dilation",
+    [
+        # PyTorch's symmetric padding of a dilated kernel, odd and even sizes.
+        ((2, 14, 7, 4), 3, ((2, 2), (2, 2)), (2, 2)),
+        ((2, 7, 14, 4), 5, ((8, 8), (8, 8)), (4, 4)),
+        # Images smaller than the distance of two taps: some or all but one meet zeros alone.
+        ((3, 1, 1, 5), 3, "SAME", (2, 2)),
+        ((3, 2, 3, 5), 3, "SAME", (4, 4)),
+        ((2, 3, 1, 5), 5, "SAME", (4, 2)),
+        ((2, 4, 4, 2), 3, "SAME", (5, 7)),
+        # Whole windows of zeros, more zeros on one side, one tap alone.
+        ((2, 2, 3, 2), 3, ((9, 5), (1, 11)), (2, 3)),
+        ((2, 5, 6, 2), 1, ((1, 0), (0, 2)), (3, 2)),
+        # Unequal kernels, prime lengths, batches.
+        ((2, 9, 8, 3), (3, 1), "SAME", (2, 1)),
+        ((1, 59, 4, 2), 3, "SAME", (2, 3)),
+        ((1, 3, 113, 2), 5, "SAME", (1, 6)),
+        ((130, 3, 2, 3), 3, "SAME", (2, 2)),
+    ],
+    ids=str,
+)
+def test_unusual_dilated_shapes(shape, kernel, padding, dilation, lowering):
+    check(*arrays(shape, kernel), (1, 1), padding, lowering, dilation=dilation)
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS[:2])
+@pytest.mark.parametrize("strides, dilation", [((2, 1), (1, 2)), ((1, 3), (4, 1))], ids=str)
+def test_one_axis_strides_and_the_other_is_dilated(strides, dilation, lowering):
+    for padding in ("SAME", ((1, 2), (3, 2))):
+        check(*arrays((2, 11, 12, 3), 3), strides, padding, lowering, dilation=dilation)
+
+
+@pytest.mark.parametrize("dilation", [(2, 2), (4, 4), (2, 1)], ids=str)
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_dilated_bfloat16(lowering, kernel, dilation):
+    tolerance = 2**-8 if lowering == "shifted" else 2**-6
+    operands = arrays((4, 13, 14, 8), kernel, jnp.bfloat16)
+    check(*operands, (1, 1), "SAME", lowering, tolerance, dilation)
+
+
+def test_dilated_values_and_nan_stay_where_they_are_seen():
+    x, kernel = arrays((2, 9, 11, 2), 3)
+    x = x.at[0, 0, 0].set(jnp.nan).at[0, 8, 10].set(jnp.inf)
+    for padding in ("SAME", "VALID"):
+        grouped, shifted = (
+            depthwise_conv(x, kernel, padding=padding, lowering=lowering, dilation=(2, 3))
+            for lowering in LOWERINGS[:2]
+        )
+        chex.assert_trees_all_equal(jnp.isfinite(grouped), jnp.isfinite(shifted))
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_one_integer_is_both_dilations_and_1_is_none(lowering):
+    x, kernel = arrays((1, 7, 8, 2), 3)
+    call = partial(depthwise_conv, x, kernel, lowering=lowering)
+    chex.assert_trees_all_equal(call(dilation=2), call(dilation=(2, 2)))
+    chex.assert_trees_all_equal(call(dilation=1), call())
+
+
+@pytest.mark.parametrize("lowering", ["shifted", "auto"])
+def test_dilated_second_order_gradients_equal_those_of_the_grouped_form(lowering):
+    x, kernel = arrays((2, 7, 6, 3), 3)
+
+    def penalty(lowering, x, kernel):
+        def energy(x, kernel):
+            return jnp.sin(depthwise_conv(x, kernel, lowering=lowering, dilation=(2, 3))).sum()
+
+        dx, dk = jax.grad(energy, (0, 1))(x, kernel)
+        return (dx**2).sum() + (dk**3).sum()
+
+    first, second = (
+        jax.grad(partial(penalty, low), (0, 1))(x, kernel) for low in ("grouped", lowering)
+    )
+    chex.assert_trees_all_close(first, second, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)], ids=str)
@@ -325,6 +439,15 @@ def test_eight_devices_sharded_and_pmapped_without_moving_images():
         ({"padding": "VALID", "kernel": (5, 3, 2)}, "padding"),
         ({"padding": ((0, 0), (1, 0)), "kernel": (3, 6, 2)}, "padding"),
         ({"lowering": "fast"}, "lowering"),
+        ({"dilation": 0}, "dilation"),
+        ({"dilation": -2}, "dilation"),
+        ({"dilation": (2, 0)}, "dilation"),
+        ({"dilation": (2, 2, 2)}, "dilation"),
+        ({"dilation": (1.5, 1)}, "dilation"),
+        ({"dilation": 2, "strides": 2}, "dilation"),
+        ({"dilation": (1, 2), "strides": (1, 2)}, "dilation"),
+        ({"dilation": 2, "padding": "VALID"}, "padding"),
+        ({"dilation": (1, 4), "padding": ((0, 0), (2, 2))}, "padding"),
     ],
     ids=str,
 )

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_origin
 
 from mnet_jax import architectures
 from mnet_jax.architectures import InvertedResidual, NetworkSpec, Separable, transforms
-from mnet_jax.architectures.dialects import DialectName, dialect_of
+from mnet_jax.architectures.dialects import DialectName
 from mnet_jax.architectures.spec import Shortcut
 from mnet_jax.config import Precision, RunConfig
 from mnet_jax.validation import require, require_choice
@@ -61,14 +61,13 @@ def _rebuilt(config: RunConfig, **changes: Any) -> RunConfig:
 
 
 def _make(name: str, **options: Any) -> NetworkSpec:
-    factories = {f.__name__: f for f in (architectures.mobilenet_v1, architectures.mobilenet_v2)}
-    return factories[name](**options)
+    return architectures.FACTORIES[name](**options)
 
 
 def _own_momentum(spec: NetworkSpec) -> float | None:
     """The network's BatchNorm momentum where it is not its dialect's, which changes with it."""
     momentum = spec.dialect.norm_momentum
-    usual = dialect_of(spec.name, spec.dialect.name).norm_momentum
+    usual = _make(spec.name, dialect=spec.dialect.name).dialect.norm_momentum
     return None if momentum == usual else momentum
 
 
@@ -131,7 +130,7 @@ def _inverted(spec: NetworkSpec) -> list[InvertedResidual]:
 def _only(values: set[Any], otherwise: Any) -> Any:
     """The one value of a set, `otherwise` for none, all of them for several."""
     if len(values) > 1:
-        return " ".join(sorted(map(str, values)))
+        return " ".join(_text(value) for value in sorted(values))
     return next(iter(values), otherwise)
 
 
@@ -168,7 +167,7 @@ def _read_depth(spec: NetworkSpec) -> Any:
 ARCHITECTURE_AXES: tuple[Axis, ...] = (
     _rebuilding(
         "model",
-        Literal["mobilenet_v1", "mobilenet_v2"],
+        Literal[*architectures.FACTORIES],
         "the network",
         lambda spec: spec.name,
     ),
@@ -233,6 +232,10 @@ RECIPE_AXES: tuple[Axis, ...] = (
         "decay_depthwise",
         bool,
         "weight decay on depthwise kernels too (V1, section 3.2, advises against)",
+    ),
+    _replacing("training", "frozen", int, "leading parts (stem, blocks) that are not trained"),
+    _replacing(
+        "training", "depth_decay", float, "learning rate of a part over that of the part behind it"
     ),
     _replacing("training", "precision", Precision, "type of the computation"),
 )

@@ -5,9 +5,11 @@ output, taps on padding included, as in the papers' tables. Normalization, activ
 are left out. Compilers count otherwise: they leave out padded taps.
 """
 
+import itertools
 from dataclasses import dataclass
 
-from mnet_jax.architectures.spec import Layer, NetworkSpec, walk
+from mnet_jax.architectures.shapes import Layer, walk
+from mnet_jax.architectures.spec import NetworkSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,9 @@ class Cost:
     @property
     def separations(self) -> tuple[Separation, ...]:
         """Every depthwise and pointwise pair against the full convolution it stands for."""
-        pairs = zip(self.rows, self.rows[1:], strict=False)
+        # A squeeze-and-excitation between the two stands beside the feature map.
+        rows = [row for row in self.rows if row.layer.kind != "dense"]
+        pairs = itertools.pairwise(rows)
         return tuple(
             _separation(a, b)
             for a, b in pairs

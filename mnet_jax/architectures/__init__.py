@@ -1,25 +1,50 @@
 """The papers' networks as data. No module here imports JAX."""
 
+from collections.abc import Callable
+from functools import partial
+
 from mnet_jax.architectures.dialects import Dialect
 from mnet_jax.architectures.mobilenet_v1 import mobilenet_v1
 from mnet_jax.architectures.mobilenet_v2 import mobilenet_v2
+from mnet_jax.architectures.mobilenet_v3 import mobilenet_v3
+from mnet_jax.architectures.mobilenet_v4 import mobilenet_v4
+from mnet_jax.architectures.shapes import Layer, variable_shapes, walk
 from mnet_jax.architectures.spec import (
     ConvNorm,
+    FusedInvertedResidual,
     Head,
+    Hidden,
     InvertedResidual,
     NetworkSpec,
     Separable,
-    walk,
 )
 
+# A network's factory by the name that its spec bears.
+FACTORIES: dict[str, Callable[..., NetworkSpec]] = {
+    "mobilenet_v1": mobilenet_v1,
+    "mobilenet_v2": mobilenet_v2,
+    "mobilenet_v3_large": partial(mobilenet_v3, "large"),
+    "mobilenet_v3_small": partial(mobilenet_v3, "small"),
+    "mobilenet_v4_conv_small": partial(mobilenet_v4, "conv_small"),
+    "mobilenet_v4_conv_medium": partial(mobilenet_v4, "conv_medium"),
+    "mobilenet_v4_conv_large": partial(mobilenet_v4, "conv_large"),
+}
+
 __all__ = [
+    "FACTORIES",
     "ConvNorm",
     "Dialect",
+    "FusedInvertedResidual",
     "Head",
+    "Hidden",
     "InvertedResidual",
+    "Layer",
     "NetworkSpec",
     "Separable",
     "mobilenet_v1",
     "mobilenet_v2",
+    "mobilenet_v3",
+    "mobilenet_v4",
+    "variable_shapes",
     "walk",
 ]

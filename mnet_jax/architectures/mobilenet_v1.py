@@ -1,9 +1,8 @@
 """MobileNet V1 (arXiv 1704.04861), Table 1."""
 
-from dataclasses import replace
 from typing import Literal
 
-from mnet_jax.architectures.dialects import DialectName, dialect_of, round_channels
+from mnet_jax.architectures.dialects import DialectName, dialect_of, round_channels, sizing_of
 from mnet_jax.architectures.spec import ConvNorm, Head, NetworkSpec, Separable
 from mnet_jax.architectures.transforms import (
     Convolution,
@@ -14,6 +13,7 @@ from mnet_jax.architectures.transforms import (
     with_input_stride,
 )
 
+VERSION = "mobilenet_v1"
 STEM = 32
 ROWS = (  # (channels, stride)
     (64, 1),
@@ -61,12 +61,10 @@ def mobilenet_v1(
     Raises:
       ValueError: an option is not legal; one line with its name, value and what is.
     """
-    conventions = dialect_of("mobilenet_v1", dialect)
-    if norm_momentum is not None:
-        conventions = replace(conventions, norm_momentum=norm_momentum)
+    sizing = sizing_of(VERSION, dialect)
 
     def channels(count: int) -> int:
-        return round_channels(count, width, conventions.rounding)
+        return round_channels(count, width, sizing.rounding)
 
     blocks, inputs = [], channels(STEM)
     for row_channels, stride in ROWS:
@@ -76,14 +74,14 @@ def mobilenet_v1(
     spec = NetworkSpec(
         name="mobilenet_v1",
         width=float(width),
-        dialect=conventions,
+        dialect=dialect_of(VERSION, dialect, norm_momentum),
         stem=ConvNorm(inputs=3, outputs=channels(STEM), kernel=3, stride=2),
         blocks=tuple(blocks),
         head=Head(
             conv=None,
-            dropout=conventions.dropout if dropout is None else dropout,
+            dropout=sizing.dropout if dropout is None else dropout,
             num_classes=num_classes,
         ),
     )
-    spec = with_input_stride(with_activation(spec, activation), input_stride)
-    return with_convolution(with_depth(spec, depth), convolution)
+    spec = with_activation(spec, activation)
+    return with_convolution(with_depth(with_input_stride(spec, input_stride), depth), convolution)

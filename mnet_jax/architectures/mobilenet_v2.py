@@ -1,9 +1,8 @@
 """MobileNet V2 (arXiv 1801.04381), Table 2."""
 
-from dataclasses import replace
 from typing import Literal
 
-from mnet_jax.architectures.dialects import DialectName, dialect_of, round_channels
+from mnet_jax.architectures.dialects import DialectName, dialect_of, round_channels, sizing_of
 from mnet_jax.architectures.spec import ConvNorm, Head, InvertedResidual, NetworkSpec, Shortcut
 from mnet_jax.architectures.transforms import (
     Bottleneck,
@@ -15,6 +14,7 @@ from mnet_jax.architectures.transforms import (
     with_shortcut,
 )
 
+VERSION = "mobilenet_v2"
 STEM = 32
 LAST = 1280
 ROWS = (  # (t, c, n, s): expansion, channels, repeats, stride of the first
@@ -59,16 +59,13 @@ def mobilenet_v2(
     Raises:
       ValueError: an option is not legal; one line with its name, value and what is.
     """
-    conventions = dialect_of("mobilenet_v2", dialect)
-    if norm_momentum is not None:
-        conventions = replace(conventions, norm_momentum=norm_momentum)
-
+    sizing = sizing_of(VERSION, dialect)
     # Keras truncates in its blocks alone, so stem and last convolution round in one way everywhere.
     stem = round_channels(STEM, width, "divisible")
     last = round_channels(LAST, max(1.0, width), "divisible")
     blocks, inputs = [], stem
     for t, row_channels, repeats, first_stride in ROWS:
-        outputs = round_channels(row_channels, width, conventions.rounding)
+        outputs = round_channels(row_channels, width, sizing.rounding)
         for repeat in range(repeats):
             stride = first_stride if repeat == 0 else 1
             blocks.append(
@@ -78,12 +75,12 @@ def mobilenet_v2(
     spec = NetworkSpec(
         name="mobilenet_v2",
         width=float(width),
-        dialect=conventions,
+        dialect=dialect_of(VERSION, dialect, norm_momentum),
         stem=ConvNorm(inputs=3, outputs=stem, kernel=3, stride=2),
         blocks=tuple(blocks),
         head=Head(
             conv=ConvNorm(inputs=inputs, outputs=last, kernel=1),
-            dropout=conventions.dropout if dropout is None else dropout,
+            dropout=sizing.dropout if dropout is None else dropout,
             num_classes=num_classes,
         ),
     )

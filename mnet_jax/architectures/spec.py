@@ -6,25 +6,34 @@ axis maps it to another one, a checkpoint stores it as JSON.
 """
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from mnet_jax import serialization
-from mnet_jax.architectures.dialects import Dialect, Padding
+from mnet_jax.architectures.dialects import Dialect
 from mnet_jax.validation import require, require_choice
 
-Activation = Literal["linear", "relu", "relu6"]
+Activation = Literal["linear", "relu", "relu6", "hard_swish"]
 Shortcut = Literal["bottleneck", "expansion", "none"]
+Kind = Literal["conv", "depthwise", "pointwise", "dense"]
 
 
-def _require_layer(layer: "ConvNorm | Separable | InvertedResidual") -> None:
-    """Checks what every kind of block has in common."""
-    for name in ("inputs", "outputs"):
-        require(getattr(layer, name) >= 1, name, getattr(layer, name), "1 channel or more")
-    require(layer.kernel >= 1 and layer.kernel % 2 == 1, "kernel", layer.kernel, "odd sizes")
-    require(layer.stride in (1, 2), "stride", layer.stride, "1, 2")
-    require_choice("activation", layer.activation, Activation)
+def _require_block(block: "Block") -> None:
+    """Checks what the kinds of block have in common."""
+    for name in ("inputs", "expanded", "outputs"):
+        if hasattr(block, name):
+            require(getattr(block, name) >= 1, name, getattr(block, name), "1 channel or more")
+    optional = isinstance(block, InvertedResidual)
+    for name in ("kernel", "start_kernel") if optional else ("kernel",):
+        size, legal = getattr(block, name), "odd sizes, or 0 for none" if optional else "odd sizes"
+        require(size >= 0 and (size % 2 == 1 or (optional and size == 0)), name, size, legal)
+    require(block.stride in (1, 2), "stride", block.stride, "1, 2")
+    require(block.dilation >= 1, "dilation", block.dilation, "1 or more")
+    if block.stride > 1:
+        require(block.dilation == 1, "dilation", block.dilation, "1 where the stride is 2")
+    for name in ("activation", "bottleneck"):
+        if hasattr(block, name):
+            require_choice(name, getattr(block, name), Activation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +45,7 @@ class ConvNorm:
       outputs: channels out.
       kernel: side of the square kernel; 1 is a pointwise convolution.
       stride: both of rows and of columns.
+      dilation: distance of neighbouring taps.
       activation: what follows the normalization.
     """
 
@@ -43,10 +53,11 @@ class ConvNorm:
     outputs: int
     kernel: int
     stride: int = 1
+    dilation: int = 1
     activation: Activation = "relu6"
 
     def __post_init__(self) -> None:
-        _require_layer(self)
+        _require_block(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,32 +65,68 @@ class Separable:
     """V1's depthwise separable convolution (arXiv 1704.04861, Fig. 3).
 
     A depthwise convolution, normalization and activation; a pointwise one, normalization and
-    activation. The stride is the depthwise convolution's.
+    activation. The stride and the dilation are the depthwise convolution's.
     """
 
     inputs: int
     outputs: int
     kernel: int = 3
     stride: int = 1
+    dilation: int = 1
     activation: Activation = "relu6"
 
     def __post_init__(self) -> None:
-        _require_layer(self)
+        _require_block(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedInvertedResidual:
+    """V4's fused block (arXiv 2404.10518, section 3): a full convolution expands, then project.
+
+    Attributes:
+      inputs: channels in.
+      expanded: channels of the full convolution.
+      outputs: channels out.
+      kernel: side of the full convolution.
+      stride: the full convolution's.
+      dilation: the full convolution's.
+      activation: what follows the expansion.
+      bottleneck: what follows the projection.
+    """
+
+    inputs: int
+    expanded: int
+    outputs: int
+    kernel: int = 3
+    stride: int = 1
+    dilation: int = 1
+    activation: Activation = "relu"
+    bottleneck: Activation = "linear"
+
+    def __post_init__(self) -> None:
+        _require_block(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InvertedResidual:
-    """V2's block (arXiv 1801.04381, Table 1): expand, filter depthwise, project to a bottleneck.
+    """The block of V2, V3 and V4: expand, filter depthwise, project to a bottleneck.
+
+    V2's (arXiv 1801.04381, Table 1) is the plain one. V3's (arXiv 1905.02244, Fig. 4) weighs the
+    filtered channels by squeeze-and-excitation. V4's universal one (arXiv 2404.10518, Fig. 4) may
+    filter before the expansion too, and may leave either filter out.
 
     Attributes:
       inputs: channels of the bottleneck in.
       expanded: channels between; equal to `inputs` leaves the expansion layer out, as in V2's
         first block.
       outputs: channels of the bottleneck out.
-      kernel: side of the depthwise kernel.
-      stride: the depthwise convolution's.
-      activation: what follows the expansion and the depthwise convolution.
-      bottleneck: what follows the projection; `linear` in the paper.
+      kernel: side of the depthwise kernel behind the expansion; 0 for none.
+      start_kernel: side of a linear depthwise convolution before the expansion; 0 for none.
+      stride: of the depthwise convolution behind the expansion, or else of that before it.
+      dilation: of the depthwise convolutions.
+      activation: what follows the expansion and the depthwise convolution behind it.
+      squeeze: channels between the two dense layers of the squeeze-and-excitation; 0 for none.
+      bottleneck: what follows the projection; `linear` in the papers.
       shortcut: where an identity connection runs. `bottleneck`: from the block's input to its
         output. `expansion`: from this block's expanded tensor around the projection to the next
         block's expanded tensor. Both need stride 1 and `inputs` equal to `outputs`.
@@ -89,15 +136,19 @@ class InvertedResidual:
     expanded: int
     outputs: int
     kernel: int = 3
+    start_kernel: int = 0
     stride: int = 1
+    dilation: int = 1
     activation: Activation = "relu6"
+    squeeze: int = 0
     bottleneck: Activation = "linear"
     shortcut: Shortcut = "none"
 
     def __post_init__(self) -> None:
-        _require_layer(self)
-        require(self.expanded >= 1, "expanded", self.expanded, "1 channel or more")
-        require_choice("bottleneck", self.bottleneck, Activation)
+        _require_block(self)
+        require(self.squeeze >= 0, "squeeze", self.squeeze, "1 channel or more, or 0 for none")
+        filtered = bool(self.kernel or self.start_kernel)
+        require(self.stride == 1 or filtered, "stride", self.stride, "1 without a depthwise kernel")
         require_choice("shortcut", self.shortcut, Shortcut)
         require(
             self.shortcut == "none" or self.keeps_shape,
@@ -112,12 +163,36 @@ class InvertedResidual:
         return self.expanded != self.inputs
 
     @property
+    def start_stride(self) -> int:
+        """The stride of the depthwise convolution before the expansion."""
+        return 1 if self.kernel else self.stride
+
+    @property
     def keeps_shape(self) -> bool:
         """Whether the output has the shape of the input, so that a shortcut can run."""
         return self.stride == 1 and self.inputs == self.outputs
 
 
-Block = ConvNorm | Separable | InvertedResidual
+Block = ConvNorm | Separable | FusedInvertedResidual | InvertedResidual
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hidden:
+    """A dense layer between the pool and the classifier.
+
+    Attributes:
+      channels: its outputs.
+      activation: what follows.
+      normalized: by batch normalization (V4); otherwise it has a bias (V3).
+    """
+
+    channels: int
+    activation: Activation
+    normalized: bool
+
+    def __post_init__(self) -> None:
+        require(self.channels >= 1, "channels", self.channels, "1 or more")
+        require_choice("activation", self.activation, Activation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +200,14 @@ class Head:
     """What turns the last feature map into logits: pool over space, drop out, classify.
 
     Attributes:
-      conv: the pointwise layer before the pool (V2), or None (V1).
-      dropout: rate on the pooled features, in training.
+      conv: the pointwise layer before the pool, or None (V1).
+      hidden: the dense layer behind the pool (V3's efficient last stage, V4), or None.
+      dropout: rate on what the classifier sees, in training.
       num_classes: number of logits.
     """
 
     conv: ConvNorm | None
+    hidden: Hidden | None = None
     dropout: float
     num_classes: int
 
@@ -180,6 +257,11 @@ class NetworkSpec:
     @property
     def features(self) -> int:
         """Channels that the classifier sees."""
+        return self.head.hidden.channels if self.head.hidden else self.pooled
+
+    @property
+    def pooled(self) -> int:
+        """Channels of the last feature map."""
         return self.head.conv.outputs if self.head.conv else self.blocks[-1].outputs
 
     def to_json(self) -> str:
@@ -190,124 +272,3 @@ class NetworkSpec:
     def from_json(cls, text: str) -> "NetworkSpec":
         """The spec that `to_json` wrote; ValueError for anything else."""
         return serialization.from_json(cls, text)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """One convolution or matrix product of a network at one resolution.
-
-    Attributes:
-      name: path of the layer's parameters in the network, such as `block_3/depthwise`.
-      kind: `conv` mixes channels under a window, `depthwise` filters each channel alone,
-        `pointwise` mixes channels at one position, `dense` maps pooled features to logits.
-      inputs: channels in.
-      outputs: channels out.
-      kernel: side of the window.
-      stride: step of the window.
-      input_size: (rows, columns) in.
-      output_size: (rows, columns) out.
-      normalized: followed by batch normalization; otherwise the layer has a bias.
-    """
-
-    name: str
-    kind: Literal["conv", "depthwise", "pointwise", "dense"]
-    inputs: int
-    outputs: int
-    kernel: int
-    stride: int
-    input_size: tuple[int, int]
-    output_size: tuple[int, int]
-    normalized: bool
-
-
-def pad_amounts(padding: Padding, kernel: int, stride: int, size: int) -> tuple[int, int]:
-    """Rows (or columns) of zeros before and after an axis of `size`.
-
-    `same`: TensorFlow's SAME, ceil(size / stride) outputs, the odd zero at the end. `symmetric`:
-    kernel // 2 on both sides, as in PyTorch. `end`: all of it at the end where the stride is 2,
-    as Keras pads MobileNet V1; as `same` otherwise.
-    """
-    if padding == "symmetric":
-        return kernel // 2, kernel // 2
-    if padding == "end" and stride > 1:
-        return 0, kernel // 2
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
-def _layer(
-    name: str,
-    kind: Literal["conv", "depthwise"],
-    channels: tuple[int, int],
-    window: tuple[int, int],
-    padding: Padding,
-    size: tuple[int, int],
-) -> Layer:
-    kernel, stride = window
-    rows, columns = (
-        (n + sum(pad_amounts(padding, kernel, stride, n)) - kernel) // stride + 1 for n in size
-    )
-    require(min(rows, columns) >= 1, "resolution", size, f"large enough for {name} to have output")
-    return Layer(
-        name=name,
-        kind="pointwise" if kind == "conv" and kernel == 1 else kind,
-        inputs=channels[0],
-        outputs=channels[1],
-        kernel=kernel,
-        stride=stride,
-        input_size=size,
-        output_size=(rows, columns),
-        normalized=True,
-    )
-
-
-def _block_layers(
-    name: str, block: Block, dialect: Dialect, size: tuple[int, int]
-) -> Iterator[Layer]:
-    window = (block.kernel, block.stride)
-    if isinstance(block, ConvNorm):
-        yield _layer(name, "conv", (block.inputs, block.outputs), window, dialect.padding, size)
-        return
-    wide = block.inputs if isinstance(block, Separable) else block.expanded
-    if wide != block.inputs:
-        yield _layer(f"{name}/expand", "conv", (block.inputs, wide), (1, 1), "same", size)
-    depthwise = _layer(
-        f"{name}/depthwise", "depthwise", (wide, wide), window, dialect.depthwise_padding, size
-    )
-    yield depthwise
-    last = "pointwise" if isinstance(block, Separable) else "project"
-    yield _layer(
-        f"{name}/{last}", "conv", (wide, block.outputs), (1, 1), "same", depthwise.output_size
-    )
-
-
-def walk(spec: NetworkSpec, resolution: int | tuple[int, int]) -> Iterator[Layer]:
-    """Every layer with weights, in order, with its shapes at a resolution in pixels.
-
-    Args:
-      spec: the network.
-      resolution: side of a square image, or (rows, columns).
-
-    Raises:
-      ValueError: the image is too small for some layer to have an output.
-    """
-    size = (resolution, resolution) if isinstance(resolution, int) else resolution
-    require(min(size) >= 1, "resolution", resolution, "1 pixel or more")
-    named = [("stem", spec.stem), *((f"block_{i}", b) for i, b in enumerate(spec.blocks))]
-    if spec.head.conv:
-        named.append(("head/conv", spec.head.conv))
-    for name, block in named:
-        for layer in _block_layers(name, block, spec.dialect, size):
-            yield layer
-            size = layer.output_size
-    yield Layer(
-        name="head/classifier",
-        kind="dense",
-        inputs=spec.features,
-        outputs=spec.head.num_classes,
-        kernel=1,
-        stride=1,
-        input_size=(1, 1),
-        output_size=(1, 1),
-        normalized=False,
-    )

@@ -7,25 +7,60 @@
 `model.spec` is the resolved architecture; `MobileNet(spec=...)` builds any other.
 """
 
-from mnet_jax.models.factories import mobilenet_v1, mobilenet_v2
+from mnet_jax.models.factories import (
+    mobilenet_v1,
+    mobilenet_v2,
+    mobilenet_v3_large,
+    mobilenet_v3_small,
+    mobilenet_v4_conv_large,
+    mobilenet_v4_conv_medium,
+    mobilenet_v4_conv_small,
+)
 from mnet_jax.models.layers import (
     ConvNorm,
     DepthwiseConv,
     DepthwiseSeparable,
+    FusedInvertedResidual,
     InvertedResidual,
     PointwiseConv,
     Setting,
+    SqueezeExcite,
 )
 from mnet_jax.models.network import MobileNet
+from mnet_jax.models.saved import (
+    FILE_NAME,
+    SavedModel,
+    SavedModelError,
+    View,
+    digest,
+    load,
+    read_spec,
+    save,
+)
 
 __all__ = [
+    "FILE_NAME",
     "ConvNorm",
     "DepthwiseConv",
     "DepthwiseSeparable",
+    "FusedInvertedResidual",
     "InvertedResidual",
     "MobileNet",
     "PointwiseConv",
+    "SavedModel",
+    "SavedModelError",
     "Setting",
+    "SqueezeExcite",
+    "View",
+    "digest",
+    "load",
     "mobilenet_v1",
     "mobilenet_v2",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+    "mobilenet_v4_conv_large",
+    "mobilenet_v4_conv_medium",
+    "mobilenet_v4_conv_small",
+    "read_spec",
+    "save",
 ]

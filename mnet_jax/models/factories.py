@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from mnet_jax import architectures
 from mnet_jax.architectures.dialects import DialectName
+from mnet_jax.architectures.mobilenet_v3 import LastStage
 from mnet_jax.architectures.spec import Shortcut
 from mnet_jax.architectures.transforms import Bottleneck, Convolution, InputStride
 from mnet_jax.models.network import MobileNet
@@ -105,6 +106,269 @@ def mobilenet_v2(
         bottleneck=bottleneck,
         shortcut=shortcut,
         activation=activation,
+        dropout=dropout,
+        dialect=dialect,
+        norm_momentum=norm_momentum,
+        input_stride=input_stride,
+    )
+    return MobileNet(spec=spec, dtype=dtype, lowering=lowering)
+
+
+def mobilenet_v3_large(
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    minimalistic: bool = False,
+    squeeze_excite: bool | None = None,
+    hard_swish_from: int | None = None,
+    stem: Literal[16, 32] = 16,
+    last_stage: LastStage = "efficient",
+    bottleneck: Bottleneck = "linear",
+    shortcut: Shortcut = "bottleneck",
+    dropout: float | None = None,
+    dialect: DialectName = "paper",
+    norm_momentum: float | None = None,
+    input_stride: InputStride = 4,
+    dtype: Any = jnp.float32,
+    lowering: Lowering = "auto",
+) -> MobileNet:
+    """MobileNet V3-Large (arXiv 1905.02244, Table 1), a Linen module from images to logits.
+
+    Args:
+      width: the width multiplier.
+      num_classes: number of logits.
+      minimalistic: 3x3 kernels, no squeeze-and-excitation and ReLU throughout, for hardware that
+        is slow at the rest; unless the next two options say otherwise.
+      squeeze_excite: whether the rows that the table marks have it; None is the variant's.
+      hard_swish_from: the rows with that many channels or more (at width 1), the stem and the tail
+        have h-swish, the other rows ReLU (Table 5: 16, 80, 112); 0 for ReLU throughout; None is
+        the variant's.
+      stem: channels of the first convolution (section 5.1).
+      last_stage: `efficient` pools before it widens for the last time, `original` is what the
+        search found (Fig. 5).
+      bottleneck: what follows a projection.
+      shortcut: what the identities connect.
+      dropout: rate before the classifier; None is the dialect's.
+      dialect: whose padding, rounding, normalization constants and initialization.
+      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
+        dialect's.
+      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+      dtype: type of the computation; parameters and statistics are float32.
+      lowering: of depthwise convolutions; see `mnet_jax.ops.depthwise_conv`.
+
+    Raises:
+      ValueError: an option is not legal; one line with its name, value and what is.
+    """
+    spec = architectures.mobilenet_v3(
+        "large",
+        width=width,
+        num_classes=num_classes,
+        minimalistic=minimalistic,
+        squeeze_excite=squeeze_excite,
+        hard_swish_from=hard_swish_from,
+        stem=stem,
+        last_stage=last_stage,
+        bottleneck=bottleneck,
+        shortcut=shortcut,
+        dropout=dropout,
+        dialect=dialect,
+        norm_momentum=norm_momentum,
+        input_stride=input_stride,
+    )
+    return MobileNet(spec=spec, dtype=dtype, lowering=lowering)
+
+
+def mobilenet_v3_small(
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    minimalistic: bool = False,
+    squeeze_excite: bool | None = None,
+    hard_swish_from: int | None = None,
+    stem: Literal[16, 32] = 16,
+    last_stage: LastStage = "efficient",
+    bottleneck: Bottleneck = "linear",
+    shortcut: Shortcut = "bottleneck",
+    dropout: float | None = None,
+    dialect: DialectName = "paper",
+    norm_momentum: float | None = None,
+    input_stride: InputStride = 4,
+    dtype: Any = jnp.float32,
+    lowering: Lowering = "auto",
+) -> MobileNet:
+    """MobileNet V3-Small (arXiv 1905.02244, Table 2), a Linen module from images to logits.
+
+    Args:
+      width: the width multiplier.
+      num_classes: number of logits.
+      minimalistic: 3x3 kernels, no squeeze-and-excitation and ReLU throughout, for hardware that
+        is slow at the rest; unless the next two options say otherwise.
+      squeeze_excite: whether the rows that the table marks have it; None is the variant's.
+      hard_swish_from: the rows with that many channels or more (at width 1), the stem and the tail
+        have h-swish, the other rows ReLU (Table 5: 16, 80, 112); 0 for ReLU throughout; None is
+        the variant's.
+      stem: channels of the first convolution (section 5.1).
+      last_stage: `efficient` pools before it widens for the last time, `original` is what the
+        search found (Fig. 5).
+      bottleneck: what follows a projection.
+      shortcut: what the identities connect.
+      dropout: rate before the classifier; None is the dialect's.
+      dialect: whose padding, rounding, normalization constants and initialization.
+      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
+        dialect's.
+      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+      dtype: type of the computation; parameters and statistics are float32.
+      lowering: of depthwise convolutions; see `mnet_jax.ops.depthwise_conv`.
+
+    Raises:
+      ValueError: an option is not legal; one line with its name, value and what is.
+    """
+    spec = architectures.mobilenet_v3(
+        "small",
+        width=width,
+        num_classes=num_classes,
+        minimalistic=minimalistic,
+        squeeze_excite=squeeze_excite,
+        hard_swish_from=hard_swish_from,
+        stem=stem,
+        last_stage=last_stage,
+        bottleneck=bottleneck,
+        shortcut=shortcut,
+        dropout=dropout,
+        dialect=dialect,
+        norm_momentum=norm_momentum,
+        input_stride=input_stride,
+    )
+    return MobileNet(spec=spec, dtype=dtype, lowering=lowering)
+
+
+def mobilenet_v4_conv_small(
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    bottleneck: Bottleneck = "linear",
+    shortcut: Shortcut = "bottleneck",
+    dropout: float | None = None,
+    dialect: DialectName = "paper",
+    norm_momentum: float | None = None,
+    input_stride: InputStride = 4,
+    dtype: Any = jnp.float32,
+    lowering: Lowering = "auto",
+) -> MobileNet:
+    """MobileNet V4-Conv-S (arXiv 2404.10518), a Linen module from images to logits.
+
+    Args:
+      width: the width multiplier.
+      num_classes: number of logits.
+      bottleneck: what follows a projection.
+      shortcut: what the identities connect.
+      dropout: rate before the classifier; None is the dialect's.
+      dialect: whose padding, rounding, normalization constants and initialization.
+      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
+        dialect's.
+      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+      dtype: type of the computation; parameters and statistics are float32.
+      lowering: of depthwise convolutions; see `mnet_jax.ops.depthwise_conv`.
+
+    Raises:
+      ValueError: an option is not legal; one line with its name, value and what is.
+    """
+    spec = architectures.mobilenet_v4(
+        "conv_small",
+        width=width,
+        num_classes=num_classes,
+        bottleneck=bottleneck,
+        shortcut=shortcut,
+        dropout=dropout,
+        dialect=dialect,
+        norm_momentum=norm_momentum,
+        input_stride=input_stride,
+    )
+    return MobileNet(spec=spec, dtype=dtype, lowering=lowering)
+
+
+def mobilenet_v4_conv_medium(
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    bottleneck: Bottleneck = "linear",
+    shortcut: Shortcut = "bottleneck",
+    dropout: float | None = None,
+    dialect: DialectName = "paper",
+    norm_momentum: float | None = None,
+    input_stride: InputStride = 4,
+    dtype: Any = jnp.float32,
+    lowering: Lowering = "auto",
+) -> MobileNet:
+    """MobileNet V4-Conv-M (arXiv 2404.10518), a Linen module from images to logits.
+
+    Args:
+      width: the width multiplier.
+      num_classes: number of logits.
+      bottleneck: what follows a projection.
+      shortcut: what the identities connect.
+      dropout: rate before the classifier; None is the dialect's.
+      dialect: whose padding, rounding, normalization constants and initialization.
+      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
+        dialect's.
+      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+      dtype: type of the computation; parameters and statistics are float32.
+      lowering: of depthwise convolutions; see `mnet_jax.ops.depthwise_conv`.
+
+    Raises:
+      ValueError: an option is not legal; one line with its name, value and what is.
+    """
+    spec = architectures.mobilenet_v4(
+        "conv_medium",
+        width=width,
+        num_classes=num_classes,
+        bottleneck=bottleneck,
+        shortcut=shortcut,
+        dropout=dropout,
+        dialect=dialect,
+        norm_momentum=norm_momentum,
+        input_stride=input_stride,
+    )
+    return MobileNet(spec=spec, dtype=dtype, lowering=lowering)
+
+
+def mobilenet_v4_conv_large(
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    bottleneck: Bottleneck = "linear",
+    shortcut: Shortcut = "bottleneck",
+    dropout: float | None = None,
+    dialect: DialectName = "paper",
+    norm_momentum: float | None = None,
+    input_stride: InputStride = 4,
+    dtype: Any = jnp.float32,
+    lowering: Lowering = "auto",
+) -> MobileNet:
+    """MobileNet V4-Conv-L (arXiv 2404.10518), a Linen module from images to logits.
+
+    Args:
+      width: the width multiplier.
+      num_classes: number of logits.
+      bottleneck: what follows a projection.
+      shortcut: what the identities connect.
+      dropout: rate before the classifier; None is the dialect's.
+      dialect: whose padding, rounding, normalization constants and initialization.
+      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
+        dialect's.
+      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+      dtype: type of the computation; parameters and statistics are float32.
+      lowering: of depthwise convolutions; see `mnet_jax.ops.depthwise_conv`.
+
+    Raises:
+      ValueError: an option is not legal; one line with its name, value and what is.
+    """
+    spec = architectures.mobilenet_v4(
+        "conv_large",
+        width=width,
+        num_classes=num_classes,
+        bottleneck=bottleneck,
+        shortcut=shortcut,
         dropout=dropout,
         dialect=dialect,
         norm_momentum=norm_momentum,

@@ -1,5 +1,6 @@
 """The interpreter: a Linen module that builds any network from its spec."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -7,39 +8,78 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mnet_jax.architectures import spec as architecture
+from mnet_jax.architectures import transforms, walk
+from mnet_jax.architectures.spec import Kind
 from mnet_jax.models import layers
 from mnet_jax.ops.depthwise import Lowering
 
 Array = jax.Array
 
 
-class Head(nn.Module):
-    """Pointwise layer if any, mean over space, dropout, classifier: [b, h, w, c] to logits."""
+class Hidden(nn.Module):
+    """A dense layer between pool and classifier, activated: [b, c] to [b, channels].
 
-    spec: architecture.Head
+    With batch normalization (V4) its parameters are named as a convolution's, `conv` and `norm`;
+    with a bias (V3) as the classifier's, `kernel` and `bias`.
+    """
+
+    spec: architecture.Hidden
     setting: layers.Setting
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        if self.spec.conv:
-            conv = layers.ConvNorm(
-                self.spec.conv.outputs,
-                activation=self.spec.conv.activation,
-                setting=self.setting,
-                name="conv",
+        dialect, dtype = self.setting.dialect, self.setting.dtype
+        # A 1x1 convolution in every implementation but torchvision, and initialized as such.
+        kind: Kind = "dense" if dialect.name == "torchvision" else "pointwise"
+        init = layers.kernel_init(dialect.initializer, kind)
+        if self.spec.normalized:
+            x = layers.PointwiseConv(self.spec.channels, dtype, init, name="conv")(x)
+            x = self.setting.norm("norm")(x, use_running_average=not train)
+        else:
+            kernel = self.param("kernel", init, (x.shape[-1], self.spec.channels), jnp.float32)
+            bias = self.param("bias", nn.initializers.zeros, (self.spec.channels,), jnp.float32)
+            x = x.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
+        return layers.activate(x, self.spec.activation)
+
+
+class Head(nn.Module):
+    """From the last block's output [b, h, w, c] to logits [b, num_classes].
+
+    A pointwise layer if any, mean over space, a hidden layer if any, dropout, classifier.
+    """
+
+    spec: architecture.Head
+    setting: layers.Setting
+
+    def setup(self) -> None:
+        spec, setting = self.spec, self.setting
+        initializer = setting.dialect.initializer
+        if spec.conv:
+            self.conv = layers.ConvNorm(
+                spec.conv.outputs, activation=spec.conv.activation, setting=setting
             )
-            x = conv(x, train=train)
-            self.sow("intermediates", "conv_output", x)
-        x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        if spec.hidden:
+            self.hidden = Hidden(spec.hidden, setting)
+        self.dropout = nn.Dropout(spec.dropout)
+        init = layers.kernel_init(initializer, "dense")
+        self.classifier = nn.Dense(spec.num_classes, dtype=setting.dtype, kernel_init=init)
+
+    def last_map(self, x: Array, *, train: bool) -> Array:
+        """The feature map before the pool."""
+        if self.spec.conv is None:
+            return x
+        x = self.conv(x, train=train)
+        self.sow("intermediates", "conv_output", x)
+        return x
+
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        x = jnp.mean(self.last_map(x, train=train), axis=(1, 2), dtype=jnp.float32)
         self.sow("intermediates", "pooled", x)
-        x = nn.Dropout(self.spec.dropout, deterministic=not train)(x)
-        classifier = nn.Dense(
-            self.spec.num_classes,
-            dtype=self.setting.dtype,
-            kernel_init=layers.kernel_init(self.setting.dialect.initializer, "dense"),
-            name="classifier",
-        )
-        return classifier(x).astype(jnp.float32)
+        if self.spec.hidden:
+            x = self.hidden(x, train=train)
+            self.sow("intermediates", "hidden_output", x)
+        x = self.dropout(x, deterministic=not train)
+        return self.classifier(x).astype(jnp.float32)
 
 
 class MobileNet(nn.Module):
@@ -47,22 +87,36 @@ class MobileNet(nn.Module):
 
     Parameters lie under the names of `architectures.walk`: `stem`, `block_0` ..., `head`. Applied
     with `mutable=["intermediates"]` it also returns named activations: `stem_output`,
-    `block_0_output` ...; under `block_0` ... those inside, `expanded`, `filtered` and `projected`;
-    under `head` `conv_output` and `pooled`. As with Flax's `sow`, each is a tuple of one array.
+    `block_0_output` ...; under `block_0` ... those inside: `started`, `expanded`, `filtered`,
+    `weighed` and `projected`; under `head` `conv_output`, `pooled` and `hidden_output`. As with
+    Flax's `sow`, each is a tuple of one array.
 
     Attributes:
       spec: the architecture.
       dtype: type of the computation; parameters, statistics and logits are float32.
       lowering: of depthwise convolutions; see `mnet_jax.ops.depthwise_conv`.
       axis_name: pmap axis over which batch normalization pools its statistics, if any.
+      frozen: leading parts (the stem, then blocks) that run as in inference even where
+        `train=True`, and get no gradient: the rest is fine-tuned on what they see.
     """
 
     spec: architecture.NetworkSpec
     dtype: Any = jnp.float32
     lowering: Lowering = "auto"
     axis_name: str | None = None
+    frozen: int = 0
 
-    @nn.compact
+    def setup(self) -> None:
+        setting = layers.Setting(
+            dialect=self.spec.dialect,
+            dtype=self.dtype,
+            lowering=self.lowering,
+            axis_name=self.axis_name,
+        )
+        self.stem = _module(self.spec.stem, setting)
+        self.block = [_module(block, setting) for block in self.spec.blocks]
+        self.head = Head(self.spec.head, setting)
+
     def __call__(self, images: Array, *, train: bool) -> Array:
         """Logits float32 [b, num_classes] of images [b, h, w, 3].
 
@@ -71,49 +125,89 @@ class MobileNet(nn.Module):
         Raises:
           ValueError: the images are not of that shape, or too small for the network.
         """
+        *_, x = self._outputs(images, train=train)
+        return self.head(x, train=train)
+
+    def features(self, images: Array, *, train: bool) -> dict[int, Array]:
+        """The last feature map of each stride: {2: [b, h/2, w/2, c], 4: ..., ...}.
+
+        The coarsest is what the head pools, its pointwise layer included (C5 of the V3 paper,
+        section 6.3). Apply with `method="features"`; see `as_backbone` for finer maps.
+
+        Raises:
+          ValueError: as `__call__`.
+        """
+        maps, stride = {}, 1
+        parts = [self.spec.stem, *self.spec.blocks]
+        for part, x in zip(parts, self._outputs(images, train=train), strict=True):
+            stride *= part.stride
+            maps[stride] = x
+        return maps | {stride: self.head.last_map(x, train=train)}
+
+    def as_backbone(
+        self, *, output_stride: transforms.OutputStride = 32, reduced_tail: bool = False
+    ) -> "MobileNet":
+        """The network for dense tasks; apply it with `method="features"`.
+
+        Args:
+          output_stride: of the coarsest map: 32, or 16 or 8 by dilation, with the same variables.
+          reduced_tail: half the channels from the last strided block on (V3 paper, section 6.3);
+            variables of their own shapes.
+
+        Raises:
+          ValueError: an argument is not legal, or the network has no tail to reduce.
+        """
+        spec = transforms.with_reduced_tail(self.spec) if reduced_tail else self.spec
+        return self.clone(spec=transforms.with_output_stride(spec, output_stride))
+
+    def _outputs(self, images: Array, *, train: bool) -> Iterator[Array]:
+        """What the stem and each block give, in order."""
         _require_images(images, self.spec)
-        setting = layers.Setting(
-            dialect=self.spec.dialect,
-            dtype=self.dtype,
-            lowering=self.lowering,
-            axis_name=self.axis_name,
-        )
-        x = _layer(self.spec.stem, setting, "stem")(images.astype(self.dtype), train=train)
+        x = self.stem(images.astype(self.dtype), train=train and self.frozen < 1)
+        x = jax.lax.stop_gradient(x) if self.frozen == 1 else x
         self.sow("intermediates", "stem_output", x)
+        yield x
         skip = None
-        for i, spec in enumerate(self.spec.blocks):
-            block = _layer(spec, setting, f"block_{i}")
+        for i, (spec, block) in enumerate(zip(self.spec.blocks, self.block, strict=True)):
+            learns = train and self.frozen < i + 2
             if isinstance(spec, architecture.InvertedResidual):
-                wide = block.widen(x, skip=skip, train=train)
-                y = block.narrow(wide, train=train)
+                wide = block.widen(x, skip=skip, train=learns)
+                y = block.narrow(wide, train=learns)
                 skip = wide if spec.shortcut == "expansion" else None
                 x = x + y if spec.shortcut == "bottleneck" else y
             else:
-                x = block(x, train=train)
+                x = block(x, train=learns)
+            if self.frozen == i + 2:
+                x, skip = jax.lax.stop_gradient((x, skip))
             self.sow("intermediates", f"block_{i}_output", x)
-        return Head(self.spec.head, setting, name="head")(x, train=train)
+            yield x
 
 
-def _layer(spec: architecture.Block, setting: layers.Setting, name: str) -> Any:
-    """The unbound module of one block."""
+def _module(spec: architecture.Block, setting: layers.Setting) -> Any:
+    """The module of one block."""
+    window: dict[str, Any] = {
+        "kernel": spec.kernel,
+        "stride": spec.stride,
+        "dilation": spec.dilation,
+        "activation": spec.activation,
+        "setting": setting,
+    }
     if isinstance(spec, architecture.ConvNorm):
-        return layers.ConvNorm(
-            spec.outputs, spec.kernel, spec.stride, spec.activation, setting, name=name
-        )
+        return layers.ConvNorm(spec.outputs, **window)
     if isinstance(spec, architecture.Separable):
-        return layers.DepthwiseSeparable(
-            spec.outputs, spec.kernel, spec.stride, spec.activation, setting, name=name
+        return layers.DepthwiseSeparable(spec.outputs, **window)
+    if isinstance(spec, architecture.FusedInvertedResidual):
+        return layers.FusedInvertedResidual(
+            spec.outputs, spec.expanded, bottleneck=spec.bottleneck, **window
         )
     return layers.InvertedResidual(
         outputs=spec.outputs,
         expanded=spec.expanded if spec.expands else None,
-        kernel=spec.kernel,
-        stride=spec.stride,
-        activation=spec.activation,
+        start_kernel=spec.start_kernel,
+        squeeze=spec.squeeze,
         bottleneck=spec.bottleneck,
         shortcut=spec.shortcut,
-        setting=setting,
-        name=name,
+        **window,
     )
 
 
@@ -123,5 +217,5 @@ def _require_images(images: Array, spec: architecture.NetworkSpec) -> None:
             f"images: got shape {tuple(images.shape)}, legal: [b, h, w, {spec.stem.inputs}]"
         )
     _, rows, columns, _ = images.shape
-    for _ in architecture.walk(spec, (rows, columns)):
+    for _ in walk(spec, (rows, columns)):
         pass  # raises where a layer would have no output

@@ -27,6 +27,7 @@ def depthwise_conv(
     strides: int | Sequence[int] = (1, 1),
     padding: str | Sequence[Sequence[int]] = "SAME",
     lowering: Lowering = "auto",
+    dilation: int | Sequence[int] = (1, 1),
 ) -> jax.Array:
     """Filters each channel of `x` with its own kernel (V1 paper, arXiv 1704.04861, section 3.1).
 
@@ -39,6 +40,7 @@ def depthwise_conv(
         over taps; it adds them in float32 or wider whatever x's dtype, and has reverse-mode
         gradients only (of any order). "auto" is "shifted" where the computation is lowered for a
         CPU and "grouped" elsewhere, reverse mode only everywhere.
+      dilation: distance of neighbouring taps, of rows and columns; more than 1 needs stride 1.
 
     Returns:
       `[b, h', w', c]` in x's dtype.
@@ -46,7 +48,7 @@ def depthwise_conv(
     Raises:
       ValueError: an argument is not as above, shapes disagree, or the output would be empty.
     """
-    geometry = _geometry(x, kernel, strides, padding)
+    geometry = _geometry(x, kernel, strides, padding, dilation)
     require_choice("lowering", lowering, Lowering)
     kernel = kernel.astype(x.dtype)
     if lowering == "grouped":
@@ -59,36 +61,50 @@ def _geometry(
     kernel: jax.Array,
     strides: int | Sequence[int],
     padding: str | Sequence[Sequence[int]],
+    dilation: int | Sequence[int],
 ) -> Geometry:
     require(x.ndim == 4 and x.size > 0, "x", x.shape, "[b, h, w, c], none of them 0")
     require(jnp.issubdtype(x.dtype, jnp.floating), "x", x.dtype, "a floating point dtype")
     require(kernel.ndim == 3 and kernel.size > 0, "kernel", kernel.shape, "[kh, kw, c], none 0")
     require(kernel.shape[2] == x.shape[3], "kernel", kernel.shape, f"{x.shape[3]} channels, as x")
-    pair = tuple(strides) if isinstance(strides, Sequence) else (strides, strides)
-    legal = "an integer of at least 1, or two"
-    require(len(pair) == 2 and all(int(s) == s >= 1 for s in pair), "strides", strides, legal)
+    steps, gaps = _pair("strides", strides), _pair("dilation", dilation)
+    plain = all(s == 1 or d == 1 for s, d in zip(steps, gaps, strict=True))
+    require(plain, "dilation", dilation, "1 where the stride is not")
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel.shape[:2], gaps, strict=True)]
     legal = "SAME, VALID or ((top, bottom), (left, right)) of at least 0"
     pads: Sequence[Sequence[int]]
     if isinstance(padding, str):
         require(padding in ("SAME", "VALID"), "padding", padding, legal)
-        pads = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], pair, padding)
+        pads = lax.padtype_to_pads(x.shape[1:3], reach, steps, padding)
     else:
         require(np.shape(padding) == (2, 2) and np.min(padding) >= 0, "padding", padding, legal)
         pads = padding
     axes = []
-    for n, k, s, (low, high) in zip(x.shape[1:3], kernel.shape[:2], pair, pads, strict=True):
-        output = (n + low + high - k) // s + 1
-        require(
-            output >= 1, "padding", padding, f"{k - n} zeros or more for a kernel of {k} on {n}"
-        )
-        axes.append(Axis(n, int(output), k, int(s), int(low), int(high)))
+    for i, (low, high) in enumerate(pads):
+        n = x.shape[1 + i]
+        output = (n + low + high - reach[i]) // steps[i] + 1
+        legal = f"{reach[i] - n} zeros or more for a kernel that reaches over {reach[i]} on {n}"
+        require(output >= 1, "padding", padding, legal)
+        axes.append(Axis(n, int(output), kernel.shape[i], steps[i], int(low), int(high), gaps[i]))
     return axes[0], axes[1]
+
+
+def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    """Of rows and of columns."""
+    pair = tuple(value) if isinstance(value, Sequence) else (value, value)
+    legal = "an integer of at least 1, or two"
+    require(len(pair) == 2 and all(int(n) == n >= 1 for n in pair), name, value, legal)
+    return int(pair[0]), int(pair[1])
 
 
 def _grouped(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     # Zeros that the kernel does not fit over go in beforehand. As padding of the convolution they
     # become negative padding in its gradient, which XLA gets wrong for groups on a CPU.
-    pads = [(min(axis.low, axis.kernel - 1), min(axis.high, axis.kernel - 1)) for axis in geometry]
+    reaches = [axis.dilation * (axis.kernel - 1) for axis in geometry]
+    pads = [
+        (min(axis.low, reach), min(axis.high, reach))
+        for axis, reach in zip(geometry, reaches, strict=True)
+    ]
     excess = [
         (axis.low - low, axis.high - high) for axis, (low, high) in zip(geometry, pads, strict=True)
     ]
@@ -99,6 +115,7 @@ def _grouped(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
         kernel[:, :, None, :],
         [axis.stride for axis in geometry],
         pads,
+        rhs_dilation=[axis.dilation for axis in geometry],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[3],
     )

@@ -14,9 +14,13 @@ XLA fuses it into one loop over the output. Three choices keep that loop fast:
   leaves one number a block, tap and channel to a plain reduction. The tap is an axis of the
   output: windows that overlap, as one reshape of a repeated array (`_windows`).
 
+A dilated convolution is the plain one of each of its phases: the positions of equal remainder
+modulo the dilation see each other only, and join the batch as images of their own.
+
 Nothing loops or slices over the batch, so an array that is sharded there stays where it is.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -32,7 +36,10 @@ _BLOCK = 14
 
 
 class Axis(NamedTuple):
-    """Rows or columns: how many come in, go out and are in the kernel; zeros before and after."""
+    """Rows or columns: how many come in, go out and are in the kernel; zeros before and after.
+
+    The stride or the dilation is 1.
+    """
 
     input: int
     output: int
@@ -40,6 +47,7 @@ class Axis(NamedTuple):
     stride: int
     low: int
     high: int
+    dilation: int = 1
 
     @property
     def taps(self) -> range:
@@ -111,7 +119,10 @@ def _keep(x: jax.Array, mask: np.ndarray) -> jax.Array:
 
 
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    """`y[o] = sum over i of x[s o + i - low] k[i]`, `[b, h', w', c]`."""
+    """`y[o] = sum over i of x[s o + d i - low] k[i]`, `[b, h', w', c]`."""
+    if _is_dilated(geometry):
+        y = forward(_split(x, geometry, _input_span), kernel, _of_phases(geometry))
+        return _join(y, geometry, [(0, axis.output) for axis in geometry])
     rows, columns = geometry
     inputs, filters = _wide(x), _wide(kernel)
     y = jnp.zeros((), inputs.dtype)
@@ -129,6 +140,10 @@ def gradients(
     x: jax.Array, kernel: jax.Array, g: jax.Array, geometry: Geometry
 ) -> tuple[jax.Array, jax.Array]:
     """Of x and of the kernel, given that of the output."""
+    if _is_dilated(geometry):
+        x_phases, g_phases = _split(x, geometry, _input_span), _split(g, geometry, _output_span)
+        dx, dk = gradients(x_phases, kernel, g_phases, _of_phases(geometry))
+        return _join(dx, geometry, [(axis.low, axis.input) for axis in geometry]), dk
     g = _materialized(g, kernel)
     return _input_gradient(kernel, g, geometry), _kernel_gradient(x, g, geometry)
 
@@ -220,3 +235,50 @@ def _block_mask(lines: Axis, length: int) -> np.ndarray:
     mask = np.stack([lines.inside(tap) for tap in lines.taps], axis=1)
     mask = np.pad(mask, ((0, -len(mask) % length), (0, 0)))
     return mask.reshape(-1, length, mask.shape[1]).transpose(1, 0, 2)
+
+
+def _is_dilated(geometry: Geometry) -> bool:
+    return any(axis.dilation > 1 for axis in geometry)
+
+
+def _output_span(axis: Axis) -> Pair:
+    """Where an axis of the output begins among its phases, and the length of a phase."""
+    return 0, -(-axis.output // axis.dilation)
+
+
+def _input_span(axis: Axis) -> Pair:
+    """The same of the input, its zeros included: a phase gives its outputs without further ones."""
+    if axis.dilation == 1:
+        return axis.low, axis.low + axis.input + axis.high
+    return axis.low, _output_span(axis)[1] + axis.kernel - 1
+
+
+def _of_phases(geometry: Geometry) -> Geometry:
+    """What a phase of a dilated convolution is: a plain one without zeros around it."""
+    rows, columns = (
+        Axis(_input_span(axis)[1], _output_span(axis)[1], axis.kernel, axis.stride, 0, 0)
+        for axis in geometry
+    )
+    return rows, columns
+
+
+def _split(x: jax.Array, geometry: Geometry, span_of: Callable[[Axis], Pair]) -> jax.Array:
+    """`[b, h, w, c]` to the phases `[b dh dw, h', w', c]`, filled up with zeros."""
+    (b, *sizes, c), (dh, dw) = x.shape, (axis.dilation for axis in geometry)
+    pads = []
+    for n, axis in zip(sizes, geometry, strict=True):
+        start, length = span_of(axis)
+        pads.append((start, length * axis.dilation - start - n))
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    x = x.reshape(b, x.shape[1] // dh, dh, x.shape[2] // dw, dw, c).transpose(0, 2, 4, 1, 3, 5)
+    return x.reshape(b * dh * dw, *x.shape[3:])
+
+
+def _join(phases: jax.Array, geometry: Geometry, spans: Sequence[Pair]) -> jax.Array:
+    """The inverse: `[b dh dw, h', w', c]` to the rows and columns of the spans (start, size)."""
+    dh, dw = (axis.dilation for axis in geometry)
+    _, high, wide, c = phases.shape
+    x = phases.reshape(-1, dh, dw, high, wide, c).transpose(0, 3, 1, 4, 2, 5)
+    x = x.reshape(-1, high * dh, wide * dw, c)
+    (top, rows), (left, columns) = spans
+    return x[:, top : top + rows, left : left + columns]

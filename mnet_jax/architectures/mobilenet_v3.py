@@ -1,0 +1,186 @@
+"""MobileNet V3 (arXiv 1905.02244), Tables 1 and 2."""
+
+from typing import Literal
+
+from mnet_jax.architectures.dialects import (
+    DialectName,
+    Sizing,
+    dialect_of,
+    last_channels,
+    make_divisible,
+    round_channels,
+    sizing_of,
+)
+from mnet_jax.architectures.spec import (
+    Activation,
+    ConvNorm,
+    Head,
+    Hidden,
+    InvertedResidual,
+    NetworkSpec,
+    Shortcut,
+)
+from mnet_jax.architectures.transforms import (
+    Bottleneck,
+    InputStride,
+    squeezed,
+    with_bottleneck,
+    with_input_stride,
+    with_shortcut,
+)
+from mnet_jax.validation import require, require_choice
+
+VERSION = "mobilenet_v3"
+STEM = 16
+LastStage = Literal["efficient", "original"]
+Row = tuple[int, int, int, bool, bool, int]
+
+LARGE: tuple[Row, ...] = (  # (kernel, expanded, channels, squeeze-excite, h-swish, stride)
+    (3, 16, 16, False, False, 1),
+    (3, 64, 24, False, False, 2),
+    (3, 72, 24, False, False, 1),
+    (5, 72, 40, True, False, 2),
+    (5, 120, 40, True, False, 1),
+    (5, 120, 40, True, False, 1),
+    (3, 240, 80, False, True, 2),
+    (3, 200, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 480, 112, True, True, 1),
+    (3, 672, 112, True, True, 1),
+    (5, 672, 160, True, True, 2),
+    (5, 960, 160, True, True, 1),
+    (5, 960, 160, True, True, 1),
+)
+LARGE_HIDDEN = 1280
+SMALL: tuple[Row, ...] = (
+    (3, 16, 16, True, False, 2),
+    (3, 72, 24, False, False, 2),
+    (3, 88, 24, False, False, 1),
+    (5, 96, 40, True, True, 2),
+    (5, 240, 40, True, True, 1),
+    (5, 240, 40, True, True, 1),
+    (5, 120, 48, True, True, 1),
+    (5, 144, 48, True, True, 1),
+    (5, 288, 96, True, True, 2),
+    (5, 576, 96, True, True, 1),
+    (5, 576, 96, True, True, 1),
+)
+SMALL_HIDDEN = 1024  # the table says 1280; every implementation that was released has 1024
+LAST_EXPANSION = 6  # of the 1x1 convolution before the pool: 960 of 160, 576 of 96
+
+
+def mobilenet_v3(
+    variant: Literal["large", "small"],
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    minimalistic: bool = False,
+    squeeze_excite: bool | None = None,
+    hard_swish_from: int | None = None,
+    stem: Literal[16, 32] = 16,
+    last_stage: LastStage = "efficient",
+    bottleneck: Bottleneck = "linear",
+    shortcut: Shortcut = "bottleneck",
+    dropout: float | None = None,
+    dialect: DialectName = "paper",
+    norm_momentum: float | None = None,
+    input_stride: InputStride = 4,
+) -> NetworkSpec:
+    """MobileNet V3, resolved.
+
+    Args:
+      variant: `large` (Table 1) or `small` (Table 2).
+      width: the width multiplier.
+      num_classes: number of logits.
+      minimalistic: 3x3 kernels, no squeeze-and-excitation and ReLU throughout, for hardware that
+        is slow at the rest; unless the next two options say otherwise.
+      squeeze_excite: whether the rows that the table marks have it; None is the variant's.
+      hard_swish_from: the rows with that many channels or more (at width 1), the stem and the tail
+        have h-swish, the other rows ReLU (Table 5: 16, 80, 112); 0 for ReLU throughout, stem and
+        tail included; None is the variant's.
+      stem: channels of the first convolution (section 5.1: 32 before, 16 with h-swish).
+      last_stage: `efficient` pools before it widens for the last time, `original` is what the
+        search found: one more inverted residual, as in V2, and a wide convolution (Fig. 5).
+      bottleneck: what follows a projection.
+      shortcut: what the identities connect.
+      dropout: rate before the classifier; None is the dialect's.
+      dialect: whose padding, rounding, normalization constants and initialization.
+      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
+        dialect's.
+      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+
+    Raises:
+      ValueError: an option is not legal; one line with its name, value and what is.
+    """
+    require_choice("variant", variant, Literal["large", "small"])
+    require_choice("stem", stem, Literal[16, 32])
+    require_choice("last_stage", last_stage, LastStage)
+    whole = hard_swish_from is None or (isinstance(hard_swish_from, int) and hard_swish_from >= 0)
+    require(whole, "hard_swish_from", hard_swish_from, "a number of channels, or 0 for nowhere")
+    rows, hidden = (LARGE, LARGE_HIDDEN) if variant == "large" else (SMALL, SMALL_HIDDEN)
+    if minimalistic:
+        rows = tuple((3, *row[1:]) for row in rows)
+    if hard_swish_from is None:
+        hard_swish_from = 0 if minimalistic else min(row[2] for row in rows if row[4])
+    with_squeeze = not minimalistic if squeeze_excite is None else squeeze_excite
+    sizing = sizing_of(VERSION, dialect)
+    ends: Activation = "hard_swish" if hard_swish_from else "relu"
+
+    first = (
+        round_channels(stem, width, sizing.rounding) if width >= sizing.stem_scales_from else stem
+    )
+    blocks: list[InvertedResidual] = []
+    inputs, before = first, STEM  # real channels, and those of the table
+    for kernel, expanded, channels, squeezes, _, stride in rows:
+        wide = _expanded(expanded, before, inputs, width, sizing)
+        outputs = round_channels(channels, width, sizing.rounding)
+        swish = 0 < hard_swish_from <= channels
+        blocks.append(
+            InvertedResidual(
+                inputs=inputs,
+                expanded=wide,
+                outputs=outputs,
+                kernel=kernel,
+                stride=stride,
+                activation="hard_swish" if swish else "relu",
+                squeeze=squeezed(wide) if squeezes and with_squeeze else 0,
+            )
+        )
+        inputs, before = outputs, channels
+    if last_stage == "original":
+        blocks.append(
+            InvertedResidual(
+                inputs=inputs, expanded=LAST_EXPANSION * inputs, outputs=2 * inputs, activation=ends
+            )
+        )
+        conv, behind = last_channels(hidden, width, sizing), None
+    else:
+        scaled = round_channels(LAST_EXPANSION * before, width, sizing.rounding)
+        conv = LAST_EXPANSION * inputs if sizing.pooled == "ratio" else scaled
+        channels = last_channels(hidden, width, sizing)
+        behind = Hidden(channels=channels, activation=ends, normalized=False)
+    spec = NetworkSpec(
+        name=f"mobilenet_v3_{variant}",
+        width=float(width),
+        dialect=dialect_of(VERSION, dialect, norm_momentum),
+        stem=ConvNorm(inputs=3, outputs=first, kernel=3, stride=2, activation=ends),
+        blocks=tuple(blocks),
+        head=Head(
+            conv=ConvNorm(inputs=blocks[-1].outputs, outputs=conv, kernel=1, activation=ends),
+            hidden=behind,
+            dropout=sizing.dropout if dropout is None else dropout,
+            num_classes=num_classes,
+        ),
+    )
+    spec = with_bottleneck(with_input_stride(spec, input_stride), bottleneck)
+    return with_shortcut(spec, shortcut)
+
+
+def _expanded(expanded: int, before: int, inputs: int, width: float, sizing: Sizing) -> int:
+    """A row's expanded width; `inputs` where the table does not expand, as in its first row."""
+    if expanded == before:
+        return inputs
+    if sizing.expansion == "scaled":
+        return round_channels(expanded, width, sizing.rounding)
+    return make_divisible(inputs * expanded / before)

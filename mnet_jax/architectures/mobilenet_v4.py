@@ -1,0 +1,213 @@
+"""MobileNet V4 (arXiv 2404.10518): the convolutional models of its appendix D."""
+
+from typing import Literal
+
+from mnet_jax.architectures.dialects import (
+    DialectName,
+    dialect_of,
+    last_channels,
+    make_divisible,
+    round_channels,
+    sizing_of,
+)
+from mnet_jax.architectures.spec import (
+    Activation,
+    Block,
+    ConvNorm,
+    FusedInvertedResidual,
+    Head,
+    Hidden,
+    InvertedResidual,
+    NetworkSpec,
+    Shortcut,
+)
+from mnet_jax.architectures.transforms import (
+    Bottleneck,
+    InputStride,
+    with_bottleneck,
+    with_input_stride,
+    with_shortcut,
+)
+from mnet_jax.validation import require_choice
+
+VERSION = "mobilenet_v4"
+POOLED = 960  # channels of the 1x1 convolution before the pool
+HIDDEN = 1280  # and of the dense layer behind it
+ACTIVATION: Activation = "relu"
+Variant = Literal["conv_small", "conv_medium", "conv_large"]
+
+# A row is one block:
+#   ("conv", kernel, stride, channels)
+#   ("fused", kernel, stride, expansion, channels)
+#   ("uib", start kernel, kernel, stride, expansion, channels), a kernel of 0 is not there
+SMALL_STEM = 32
+SMALL = (
+    ("conv", 3, 2, 32),
+    ("conv", 1, 1, 32),
+    ("conv", 3, 2, 96),
+    ("conv", 1, 1, 64),
+    ("uib", 5, 5, 2, 3, 96),
+    ("uib", 0, 3, 1, 2, 96),
+    ("uib", 0, 3, 1, 2, 96),
+    ("uib", 0, 3, 1, 2, 96),
+    ("uib", 0, 3, 1, 2, 96),
+    ("uib", 3, 0, 1, 4, 96),
+    ("uib", 3, 3, 2, 6, 128),
+    ("uib", 5, 5, 1, 4, 128),
+    ("uib", 0, 5, 1, 4, 128),
+    ("uib", 0, 5, 1, 3, 128),
+    ("uib", 0, 3, 1, 4, 128),
+    ("uib", 0, 3, 1, 4, 128),
+)
+MEDIUM_STEM = 32
+MEDIUM = (
+    ("fused", 3, 2, 4, 48),
+    ("uib", 3, 5, 2, 4, 80),
+    ("uib", 3, 3, 1, 2, 80),
+    ("uib", 3, 5, 2, 6, 160),
+    ("uib", 3, 3, 1, 4, 160),
+    ("uib", 3, 3, 1, 4, 160),
+    ("uib", 3, 5, 1, 4, 160),
+    ("uib", 3, 3, 1, 4, 160),
+    ("uib", 3, 0, 1, 4, 160),
+    ("uib", 0, 0, 1, 2, 160),
+    ("uib", 3, 0, 1, 4, 160),
+    ("uib", 5, 5, 2, 6, 256),
+    ("uib", 5, 5, 1, 4, 256),
+    ("uib", 3, 5, 1, 4, 256),
+    ("uib", 3, 5, 1, 4, 256),
+    ("uib", 0, 0, 1, 4, 256),
+    ("uib", 3, 0, 1, 4, 256),
+    ("uib", 3, 5, 1, 2, 256),
+    ("uib", 5, 5, 1, 4, 256),
+    ("uib", 0, 0, 1, 4, 256),
+    ("uib", 0, 0, 1, 4, 256),
+    ("uib", 5, 0, 1, 2, 256),
+)
+LARGE_STEM = 24
+LARGE = (
+    ("fused", 3, 2, 4, 48),
+    ("uib", 3, 5, 2, 4, 96),
+    ("uib", 3, 3, 1, 4, 96),
+    ("uib", 3, 5, 2, 4, 192),
+    ("uib", 3, 3, 1, 4, 192),
+    ("uib", 3, 3, 1, 4, 192),
+    ("uib", 3, 3, 1, 4, 192),
+    ("uib", 3, 5, 1, 4, 192),
+    ("uib", 5, 3, 1, 4, 192),
+    ("uib", 5, 3, 1, 4, 192),
+    ("uib", 5, 3, 1, 4, 192),
+    ("uib", 5, 3, 1, 4, 192),
+    ("uib", 5, 3, 1, 4, 192),
+    ("uib", 3, 0, 1, 4, 192),
+    ("uib", 5, 5, 2, 4, 512),
+    ("uib", 5, 5, 1, 4, 512),
+    ("uib", 5, 5, 1, 4, 512),
+    ("uib", 5, 5, 1, 4, 512),
+    ("uib", 5, 0, 1, 4, 512),
+    ("uib", 5, 3, 1, 4, 512),
+    ("uib", 5, 0, 1, 4, 512),
+    ("uib", 5, 0, 1, 4, 512),
+    ("uib", 5, 3, 1, 4, 512),
+    ("uib", 5, 5, 1, 4, 512),
+    ("uib", 5, 0, 1, 4, 512),
+    ("uib", 5, 0, 1, 4, 512),
+    ("uib", 5, 0, 1, 4, 512),
+)
+_VARIANTS = {
+    "conv_small": (SMALL_STEM, SMALL),
+    "conv_medium": (MEDIUM_STEM, MEDIUM),
+    "conv_large": (LARGE_STEM, LARGE),
+}
+
+
+def mobilenet_v4(
+    variant: Variant,
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    bottleneck: Bottleneck = "linear",
+    shortcut: Shortcut = "bottleneck",
+    dropout: float | None = None,
+    dialect: DialectName = "paper",
+    norm_momentum: float | None = None,
+    input_stride: InputStride = 4,
+) -> NetworkSpec:
+    """MobileNet V4, one of the convolutional models, resolved.
+
+    Args:
+      variant: `conv_small`, `conv_medium` or `conv_large`.
+      width: the width multiplier.
+      num_classes: number of logits.
+      bottleneck: what follows a projection.
+      shortcut: what the identities connect.
+      dropout: rate before the classifier; None is the dialect's.
+      dialect: whose padding, normalization constants and initialization.
+      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
+        dialect's.
+      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+
+    Raises:
+      ValueError: an option is not legal; one line with its name, value and what is.
+    """
+    require_choice("variant", variant, Variant)
+    sizing = sizing_of(VERSION, dialect)
+    stem, rows = _VARIANTS[variant]
+
+    def channels(count: int) -> int:
+        return round_channels(count, width, sizing.rounding)
+
+    first = channels(stem) if width >= sizing.stem_scales_from else stem
+    blocks: list[Block] = []
+    inputs = first
+    for row in rows:
+        blocks.append(_block(row, inputs, channels(row[-1])))
+        inputs = blocks[-1].outputs
+    pooled = ConvNorm(inputs=inputs, outputs=channels(POOLED), kernel=1, activation=ACTIVATION)
+    hidden = Hidden(
+        channels=last_channels(HIDDEN, width, sizing), activation=ACTIVATION, normalized=True
+    )
+    spec = NetworkSpec(
+        name=f"mobilenet_v4_{variant}",
+        width=float(width),
+        dialect=dialect_of(VERSION, dialect, norm_momentum),
+        stem=ConvNorm(inputs=3, outputs=first, kernel=3, stride=2, activation=ACTIVATION),
+        blocks=tuple(blocks),
+        head=Head(
+            conv=pooled,
+            hidden=hidden,
+            dropout=sizing.dropout if dropout is None else dropout,
+            num_classes=num_classes,
+        ),
+    )
+    spec = with_bottleneck(with_input_stride(spec, input_stride), bottleneck)
+    return with_shortcut(spec, shortcut)
+
+
+def _block(row: tuple, inputs: int, outputs: int) -> Block:
+    """The block of a row of the tables."""
+    if row[0] == "conv":
+        _, kernel, stride, _ = row
+        return ConvNorm(
+            inputs=inputs, outputs=outputs, kernel=kernel, stride=stride, activation=ACTIVATION
+        )
+    if row[0] == "fused":
+        _, kernel, stride, expansion, _ = row
+        return FusedInvertedResidual(
+            inputs=inputs,
+            expanded=make_divisible(inputs * expansion),
+            outputs=outputs,
+            kernel=kernel,
+            stride=stride,
+            activation=ACTIVATION,
+        )
+    _, start_kernel, kernel, stride, expansion, _ = row
+    return InvertedResidual(
+        inputs=inputs,
+        expanded=make_divisible(inputs * expansion),
+        outputs=outputs,
+        kernel=kernel,
+        start_kernel=start_kernel,
+        stride=stride,
+        activation=ACTIVATION,
+    )

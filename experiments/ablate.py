@@ -8,6 +8,7 @@ Trials are stored as they end; a second call runs what is missing.
 import contextlib
 import dataclasses
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -144,7 +145,10 @@ def _train(todo: Sequence[RunConfig], trials: store.Store, console: Console) -> 
             for i, config in enumerate(todo, start=1):
                 name = f"trial {i} of {len(todo)}"
                 progress.begin(name)
-                ending = _ending(_keep(next(outcomes), trials))
+                trial = _keep(next(outcomes), trials)
+                if trial.result:  # what there was to go on from is done with; its model stays
+                    shutil.rmtree(directory_of(config) / "checkpoints", ignore_errors=True)
+                ending = _ending(trial)
                 console.print(f"{name}, seed {config.seed}: {ending}", markup=False,
                               highlight=False, soft_wrap=True)  # fmt: skip
 

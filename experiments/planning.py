@@ -9,7 +9,7 @@ from typing import Any
 from experiments import presets
 from mnet_jax.ablation import axes
 from mnet_jax.analysis import cost
-from mnet_jax.config import RunConfig
+from mnet_jax.config import Pretrained, RunConfig
 from mnet_jax.validation import require
 
 # No MobileNet comes near these; a slip of the keyboard does, and would take the machine down.
@@ -30,6 +30,8 @@ class RunArguments:
     """passes over the training images, if not the data set's preset"""
     batch_size: int | None = None
     """images per step, if not the data set's preset"""
+    pretrained: str | None = None
+    """a run's directory or a saved model: its network, and the weights to start from"""
 
 
 def baseline(arguments: RunArguments, num_classes: int) -> RunConfig:
@@ -47,11 +49,32 @@ def baseline(arguments: RunArguments, num_classes: int) -> RunConfig:
         warmup = min(training.warmup_epochs, max(arguments.epochs, 0))
         training = dataclasses.replace(training, epochs=arguments.epochs, warmup_epochs=warmup)
     data = dataclasses.replace(config.data, **changes)
-    return dataclasses.replace(config, data=data, training=training)
+    config = dataclasses.replace(config, data=data, training=training)
+    return config if arguments.pretrained is None else _fine_tuned(config, arguments.pretrained)
+
+
+def _fine_tuned(config: RunConfig, path: str) -> RunConfig:
+    """The config with a saved model's network, for the config's classes, and its weights."""
+    from mnet_jax import models  # here: only fine-tuning pays for JAX
+
+    try:
+        spec, sha256 = models.read_spec(path), models.digest(path)
+    except models.SavedModelError as error:
+        raise ValueError(f"pretrained: {error}") from error
+    head = dataclasses.replace(spec.head, num_classes=config.spec.head.num_classes)
+    return dataclasses.replace(
+        config,
+        spec=dataclasses.replace(spec, head=head),
+        pretrained=Pretrained(path=path, sha256=sha256),
+    )
 
 
 def require_fit(config: RunConfig) -> None:
-    """Raises ValueError if no machine could run the network on images of this size."""
+    """Raises ValueError if no machine could run the network, or no weights fit that it asks for."""
+    if config.pretrained:
+        from mnet_jax import pretrained
+
+        pretrained.require_fit(config.pretrained, config.spec)
     expense = cost.count(config.spec, config.data.resolution)
     if expense.params > MAX_PARAMS:
         at = axes.labels(config)

@@ -5,7 +5,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 import mnet_jax
-from mnet_jax import data, models
+from mnet_jax import data, models, pretrained
 from mnet_jax.analysis import cost
 from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import RunConfig, TrainingConfig
@@ -53,6 +53,7 @@ def run(
     Raises:
       DataError: the data set cannot be had.
       CheckpointError: `directory` holds another run.
+      SavedModelError: the weights to start from are not there, or another network's.
       NonFiniteError: the training diverged.
     """
     start = time.perf_counter()
@@ -64,8 +65,11 @@ def run(
         data.steps_per_epoch(dataset.train, config.data),
     )  # fmt: skip
     place, epochs = program.loop.placement, config.training.epochs
+    keep = _keeper(config, dataset, directory)
 
     state = program.initial_state(config.seed)
+    if config.pretrained:
+        state = pretrained.started_from(config.pretrained, state, config.spec)
     history: tuple[EpochRecord, ...] = ()
     with Checkpoints(directory / "checkpoints", config) as checkpoints:
         state, history = checkpoints.restore(state, batches) or (state, history)
@@ -76,6 +80,7 @@ def run(
                 log.write(history[-1].step, _scalars_of(history[-1]))
                 if due.passed() or len(history) == epochs:
                     checkpoints.save(place.get(state), batches, history)
+                    keep(place.get(state.average))
 
             state, history = program.loop.fit(
                 place.put_state(state),
@@ -99,6 +104,26 @@ def run(
         images_per_second=statistics.median(record.images_per_second for record in history),
         seconds=time.perf_counter() - start,
     )
+
+
+def _keeper(
+    config: RunConfig, dataset: data.Dataset, directory: Path
+) -> Callable[[Mapping[str, Any]], None]:
+    """A function that keeps the evaluated weights as a model that loads by itself."""
+    model = models.MobileNet(spec=config.spec)
+    photographs = dataset.test.shape is None
+    view = models.View(resolution=config.data.resolution, photographs=photographs)
+
+    def keep(variables: Mapping[str, Any]) -> None:
+        models.save(
+            directory / models.FILE_NAME,
+            model,
+            variables,
+            class_names=dataset.class_names,
+            view=view,
+        )
+
+    return keep
 
 
 def environment() -> dict[str, str]:
@@ -150,8 +175,14 @@ def _program(
     """The run's functions, compiled once in a process for all seeds."""
     place = placement(training.parallel, batch_size)
     axis_name = BATCH_AXIS if training.parallel == "pmap" else None
-    model = models.MobileNet(spec=spec, dtype=jnp.dtype(training.precision), axis_name=axis_name)
-    update = optimizer.make(training, steps_per_epoch)
+    model = models.MobileNet(
+        spec=spec,
+        dtype=jnp.dtype(training.precision),
+        axis_name=axis_name,
+        frozen=training.frozen,
+    )
+    parts = ["stem", *(f"block_{i}" for i in range(len(spec.blocks))), "head"]
+    update = optimizer.make(training, steps_per_epoch, parts)
     train_step = make_train_step(
         model.apply,
         update,

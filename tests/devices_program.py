@@ -57,7 +57,7 @@ def trained(parallel, devices, *, pooled=True):
     for seed in range(3):
         state, metrics = step(state, place.put_batch(batch_of(seed)))
     mask = (np.arange(BATCH) < 29).astype(np.float32)
-    sums = evaluate(state, place.put_batch({**batch_of(9), "mask": mask}))
+    sums = evaluate(state.average, place.put_batch({**batch_of(9), "mask": mask}))
     state = place.get(state)
     numbers = (state.params, state.batch_stats, state.average, place.get(metrics), place.get(sums))
     return jax.device_get(numbers)

@@ -1,18 +1,26 @@
 """The commands as a person types them: what they refuse, in one line, and what they print."""
 
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
+from conftest import make_tiny_spec
+from flax import traverse_util
+from PIL import Image
 from trials import result_of
 
-from experiments import ablate, cost, train
+from experiments import ablate, cost, evaluate, train
+from mnet_jax import architectures, models
 from mnet_jax.ablation.runners import Outcome
 from mnet_jax.ablation.store import Store
 from mnet_jax.architectures import mobilenet_v2
 from mnet_jax.config import RunConfig
+from mnet_jax.data.builders import digits_arrays
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {"ablate": ablate, "cost": cost, "train": train}
@@ -31,7 +39,7 @@ def call(command, words, monkeypatch, capfd):
     """The exit code, standard output and standard error of a command in this process."""
     monkeypatch.setattr(sys, "argv", [command, *words])
     try:
-        COMMANDS[command].main()
+        {**COMMANDS, "evaluate": evaluate}[command].main()
         code = 0
     except SystemExit as leaving:
         code = leaving.code
@@ -52,7 +60,7 @@ BAD = [
     ("--bottleneck=lin", "--bottleneck: got 'lin', legal: linear, relu6"),
     ("--bottleneck linear Relu6", "--bottleneck: got 'Relu6', legal: linear, relu6"),
     ("--model mobilenet_v9", "--model: got 'mobilenet_v9', legal: mobilenet_v1, mobilenet_v2"),
-    ("--dialect pytorch", "--dialect: got 'pytorch', legal: paper, keras, torchvision, timm"),
+    ("--dialect pytorch", "--dialect: got 'pytorch', legal: paper, slim, keras, torchvision, timm"),
     ("--precision float16", "--precision: got 'float16', legal: float32, bfloat16"),
     ("--decay-depthwise maybe", "--decay-depthwise: got 'maybe', legal: True, False"),
     # Flags that are not there, not whole, or there twice.
@@ -96,9 +104,14 @@ BAD = [
     ("--epochs None", "--epochs: got 'None', legal: whole numbers"),
     ("--batch-size 0", "--batch-size: got 0, legal: 1 image or more"),
     # What does not go together.
-    ("--model mobilenet_v1 --bottleneck linear", "--bottleneck: ", "legal: mobilenet_v2"),
+    ("--model mobilenet_v1 --bottleneck linear", "--bottleneck: ", "legal: V2, V3, V4"),
     ("--convolution full", "--convolution: ", "legal: mobilenet_v1"),
     ("--model mobilenet_v1 --dialect torchvision", "--dialect", "'torchvision', legal: paper"),
+    # Fine-tuning.
+    ("--pretrained nowhere", "--pretrained: nowhere: holds no model.safetensors"),
+    ("--frozen -1", "--frozen: got -1, legal: 0 parts or more"),
+    ("--frozen 19", "--frozen: got 19, legal: 0 to 18"),
+    ("--depth-decay 0", "--depth-decay: got 0.0, legal: above 0 and up to 1"),
 ]
 BAD_OF_ONE = [
     ("ablate", "--seeds 0", "--seeds: got 0, legal: 1 to 1000"),
@@ -115,6 +128,22 @@ BAD_OF_ONE = [
     ("cost", "--epochs 3", "--epochs: no such flag, legal: "),
     ("cost", "--resolution 0", "--resolution: got 0, legal: 1 pixel or more"),
     ("cost", "--width 1e308", "--width: got 1e+308"),
+]
+BAD_EVALUATION = [
+    ("", "--checkpoint: got None, legal: a run's directory or a saved model"),
+    ("--checkpoint nowhere --image x.png", "--checkpoint: got 'nowhere', legal: a path that exi"),
+    ("--checkpoint model", "--image: got '', legal: one image file or more, or --dataset"),
+    ("--checkpoint model --image x.png", "--image: got 'x.png', legal: a file that exists"),
+    ("--checkpoint model --image noise", "--image: noise: cannot be decoded"),
+    ("--checkpoint noise --image noise", "--checkpoint: noise: no model of ours, "),
+    ("--checkpoint empty --image noise", "--checkpoint: empty: holds no model.safetensors"),
+    ("--checkpoint model --image noise --top 0", "--top: got 0, legal: 1 or more"),
+    ("--checkpoint model --image noise --resolution 0", "--resolution: got 0, legal: 1 pixel"),
+    ("--checkpoint model --dataset nope", "--dataset: got 'nope', prepared in "),
+    ("--checkpoint model --dataset digits", "--dataset: digits has 10 classes, the model 3"),
+    ("--checkpoint model --dataset folder --directory x", "--directory: got 'x', legal: a folder"),
+    ("--checkpoint model --dataset digits --batch-size 0", "--batch-size: got 0, legal: 1 image"),
+    ("--checkpoint model --dataset digits --batchsize 2", "--batchsize: no such flag, legal: "),
 ]
 ABSENT_DATA = [
     ("--dataset nope", "--dataset: got 'nope'", "digits, fashion_mnist, folder"),
@@ -183,13 +212,65 @@ def test_bad_input_in_a_process_of_its_own(command, words, told, place):
     assert not [*place.iterdir()]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "evaluate"])
 def test_help(command, place):
     done = run(command, "--help", cwd=place)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"python -m experiments.{command}" in done.stdout
-    assert "--bottleneck" in done.stdout and "V2, Fig. 6a" in done.stdout
+    if command == "evaluate":
+        assert "--checkpoint" in done.stdout and "--dataset" in done.stdout
+    else:
+        assert "--bottleneck" in done.stdout and "V2, Fig. 6a" in done.stdout
     assert not [*place.iterdir()]
+
+
+def save_constant(directory, class_names, favourite):
+    """A saved model that finds `favourite` the most probable class of anything."""
+    spec = make_tiny_spec(num_classes=len(class_names))
+    shapes = architectures.variable_shapes(spec)
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    variables = traverse_util.unflatten_dict(zeros, sep="/")
+    variables["params"]["head"]["classifier"]["bias"][favourite] = 2.0
+    view = models.View(resolution=16, photographs=False)
+    path = directory / models.FILE_NAME
+    model = models.MobileNet(spec=spec)
+    models.save(path, model, variables, class_names=class_names, view=view)
+
+
+@pytest.mark.parametrize(("line", "told"), BAD_EVALUATION)
+def test_bad_input_of_evaluate(line, told, place, monkeypatch, capfd):
+    save_constant(place / "model", ("ant", "bee", "cat"), favourite=1)
+    (place / "noise").write_bytes(b"noise")
+    (place / "empty").mkdir()
+    before = {*place.iterdir()}
+    answer = call("evaluate", line.split(), monkeypatch, capfd)
+    assert_refused(answer, "evaluate", told)
+    assert {*place.iterdir()} - {place / "data"} == before
+
+
+def test_evaluate_prints_the_most_probable_classes(place, monkeypatch, capfd):
+    save_constant(place / "model", ("ant", "bee", "cat"), favourite=1)
+    Image.new("RGB", (30, 20), "red").save(place / "red.png")
+    line = "--checkpoint model --image red.png --top 2"
+    code, out, err = call("evaluate", line.split(), monkeypatch, capfd)
+    assert (code, err) == (0, "")
+    rows = [row.split() for row in out.splitlines() if "%" in row]
+    # softmax of (2, 0, 0), by hand
+    shares = math.exp(2) / (math.exp(2) + 2), 1 / (math.exp(2) + 2)
+    assert rows == [[f"{shares[0]:.2%}", "bee"], [f"{shares[1]:.2%}", "ant"]]
+
+
+@pytest.mark.slow
+def test_evaluate_prints_the_accuracy_with_its_interval(place, monkeypatch, capfd):
+    save_constant(place / "model", tuple("0123456789"), favourite=3)
+    line = "--checkpoint model --dataset digits"
+    code, out, err = call("evaluate", line.split(), monkeypatch, capfd)
+    assert (code, err) == (0, "")
+    labels = digits_arrays()["test"][1]
+    hits = int((labels == 3).sum())
+    low, high = scipy.stats.binomtest(hits, 500).proportion_ci(method="wilson")
+    assert f"{hits / 500:.2%} of 500 images right" in out
+    assert f"95% interval {low:.2%} to {high:.2%}" in out
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("mnet_jax/**/*.py"), *ROOT.glob("experiments/**/*.py")])
 ROOMS = (  # from the top; a module may import from its own row and from those below
     ("experiments",),
-    ("mnet_jax.ablation",),
-    ("mnet_jax.run",),
+    ("mnet_jax.ablation", "mnet_jax.benchmark"),
+    ("mnet_jax.inference", "mnet_jax.pretrained", "mnet_jax.run"),
     (
         "mnet_jax.training",
         "mnet_jax.data",
@@ -25,7 +25,7 @@ ROOMS = (  # from the top; a module may import from its own row and from those b
     ("mnet_jax.ops",),
     ("mnet_jax.config", "mnet_jax.result"),
     ("mnet_jax.architectures",),
-    ("mnet_jax.serialization", "mnet_jax.validation"),
+    ("mnet_jax.files", "mnet_jax.serialization", "mnet_jax.validation"),
 )
 STRANGERS = {  # rooms that may not import each other, though their rows would allow it
     "mnet_jax.models": ("mnet_jax.training", "mnet_jax.data"),
@@ -39,6 +39,7 @@ WITHOUT_JAX = (
     "mnet_jax.analysis.cost",
     "mnet_jax.ablation",
     "mnet_jax.config",
+    "mnet_jax.files",
     "mnet_jax.result",
     "mnet_jax.serialization",
     "mnet_jax.validation",
@@ -76,13 +77,15 @@ def imports(tree):
 
 
 def imports_at_once(tree):
-    """What a module imports when it is imported: not what stands in its functions."""
+    """What a module imports when it is imported: not in its functions, nor for types alone."""
     found, todo = set(), [tree]
     while todo:
         node = todo.pop()
         found |= set(targets(node))
         inner = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
-        todo += [child for child in ast.iter_child_nodes(node) if not isinstance(child, inner)]
+        for_types = isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        children = node.orelse if for_types else ast.iter_child_nodes(node)
+        todo += [child for child in children if not isinstance(child, inner)]
     return found
 
 

@@ -8,7 +8,13 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnet_jax.ablation.statistics import Interval, mean_interval, paired_difference, verdict
+from mnet_jax.ablation.statistics import (
+    Interval,
+    mean_interval,
+    paired_difference,
+    share_interval,
+    verdict,
+)
 
 # Student (1908), "The probable error of a mean", Biometrika 6, section IX: additional hours of
 # sleep that ten patients gained by each of two drugs, the first example of a paired comparison.
@@ -166,3 +172,21 @@ def test_every_seed_the_same_amount_apart_is_no_evidence_of_no_noise():
 def test_verdicts(low, high, word):
     mean = 0.5 if low is None else (low + high) / 2
     assert verdict(Interval(mean=mean, low=low, high=high, count=3)) == word
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 10), (10, 10), (1, 3), (480, 500), (9712, 10_000)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_the_share_interval_is_scipys_wilson_interval(hits, count, confidence):
+    expected = scipy.stats.binomtest(hits, count).proportion_ci(confidence, method="wilson")
+    found = share_interval(hits, count, confidence)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert (found.mean, found.count) == (hits / count, count)
+
+
+@pytest.mark.parametrize(
+    ("hits", "count", "confidence", "told"),
+    [(0, 0, 0.95, "count: got 0"), (4, 3, 0.95, "hits: got 4"), (1, 3, 1.0, "confidence: got 1")],
+)
+def test_a_share_of_nothing_is_refused(hits, count, confidence, told):
+    with pytest.raises(ValueError, match=told):
+        share_interval(hits, count, confidence)

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import jax
 
 from mnet_jax.result import EpochRecord
+from mnet_jax.training.evaluation import Evaluation, evaluate
 from mnet_jax.training.placement import Placement
-from mnet_jax.training.step import Batch, TrainState
+from mnet_jax.training.step import Batch, TrainState, Tree
 
 
 class NonFiniteError(FloatingPointError):
@@ -46,21 +47,12 @@ Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Means over a split: cross-entropy in nats, share right, and over how many images."""
-
-    loss: float
-    accuracy: float
-    count: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Loop:
     """The parts of a training run, compiled and placed.
 
     Attributes:
       train_step: (state, batch) -> (state, metrics), reusing the state's memory.
-      eval_step: (state, batch) -> sums.
+      eval_step: (variables, batch) -> sums.
       placement: puts states and batches on the devices.
       learning_rate: of a step, counted from 0.
       epochs: how many to train.
@@ -69,7 +61,7 @@ class Loop:
     """
 
     train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
-    eval_step: Callable[[TrainState, Batch], dict[str, jax.Array]]
+    eval_step: Callable[[Tree, Batch], dict[str, jax.Array]]
     placement: Placement
     learning_rate: Callable[[int], Any]
     epochs: int
@@ -127,19 +119,15 @@ class Loop:
         Raises:
           NonFiniteError: the loss is not finite.
         """
-        totals = {"loss": 0.0, "correct": 0.0, "count": 0.0}
-        for i, batch in enumerate(batches):
-            sums = self.placement.get(self.eval_step(state, self.placement.put_batch(batch)))
-            for name in totals:
-                totals[name] += float(sums[name])
-            report(Progress(phase=phase, epoch=epoch, epochs=self.epochs, step=i + 1))
-        loss = totals["loss"] / totals["count"]
-        if not math.isfinite(loss):
+
+        def on_batch(done: int) -> None:
+            report(Progress(phase=phase, epoch=epoch, epochs=self.epochs, step=done))
+
+        found = evaluate(self.eval_step, self.placement, state.average, batches, on_batch)
+        if not math.isfinite(found.loss):
             step = int(self.placement.get(state.step))
-            raise NonFiniteError(f"step {step}: the {phase} loss is {loss}, the run stops")
-        return Evaluation(
-            loss=loss, accuracy=totals["correct"] / totals["count"], count=round(totals["count"])
-        )
+            raise NonFiniteError(f"step {step}: the {phase} loss is {found.loss}, the run stops")
+        return found
 
     def _epoch(
         self,

@@ -1,5 +1,7 @@
 """Optax optimizers and schedules as the papers mean them."""
 
+from collections.abc import Sequence
+
 import jax
 import optax
 
@@ -33,8 +35,50 @@ def decayed(params: optax.Params, *, depthwise: bool) -> optax.Params:
     return jax.tree.map(lambda p: p.ndim in ((2, 3, 4) if depthwise else (2, 4)), params)
 
 
-def make(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The update rule of a run. Weight decay is L2 on the gradient, but decoupled in AdamW."""
+def by_depth(
+    parts: Sequence[str], *, frozen: int, depth_decay: float
+) -> optax.GradientTransformation:
+    """Scales updates by depth, for fine-tuning: nothing for what is frozen, less in front.
+
+    Args:
+      parts: names of the top level of the parameters, from the images to the logits.
+      frozen: how many of them, from the front, get no update.
+      depth_decay: the last part's factor is 1, each one before has the next one's times this
+        (arXiv 1801.06146, section 3.2).
+    """
+    factors = {
+        part: 0.0 if i < frozen else depth_decay ** (len(parts) - 1 - i)
+        for i, part in enumerate(parts)
+    }
+
+    def scale(updates: optax.Updates, params: optax.Params | None = None) -> optax.Updates:
+        del params
+        return {
+            part: jax.tree.map(lambda u, factor=factors[part]: factor * u, tree)
+            for part, tree in updates.items()
+        }
+
+    return optax.stateless(scale)
+
+
+def make(
+    config: TrainingConfig, steps_per_epoch: int, parts: Sequence[str] = ()
+) -> optax.GradientTransformation:
+    """The update rule of a run. Weight decay is L2 on the gradient, but decoupled in AdamW.
+
+    Args:
+      config: the recipe.
+      steps_per_epoch: for the schedule.
+      parts: as `by_depth`; needed where the recipe treats depths differently.
+    """
+    rule = _rule(config, steps_per_epoch)
+    if config.frozen == 0 and config.depth_decay == 1.0:
+        return rule
+    depth = by_depth(parts, frozen=config.frozen, depth_decay=config.depth_decay)
+    return optax.chain(rule, depth)
+
+
+def _rule(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTransformation:
     rate = learning_rate(config, steps_per_epoch)
 
     def mask(params: optax.Params) -> optax.Params:

@@ -127,14 +127,14 @@ def make_train_step(
 
 def make_eval_step(
     apply: Callable[..., Any], *, axis_name: str | None = None
-) -> Callable[[TrainState, Batch], metrics.Sums]:
-    """The pure function (state, batch) -> sums, of the averaged weights; see `metrics.masked_sums`.
+) -> Callable[[Tree, Batch], metrics.Sums]:
+    """The pure function (variables, batch) -> sums; see `metrics.masked_sums`.
 
     The batch is `image` [b, h, w, 3], `label` [b] and `mask` [b].
     """
 
-    def eval_step(state: TrainState, batch: Batch) -> metrics.Sums:
-        logits = apply(state.average, batch["image"], train=False)
+    def eval_step(variables: Tree, batch: Batch) -> metrics.Sums:
+        logits = apply(variables, batch["image"], train=False)
         sums = metrics.masked_sums(logits, batch["label"], batch["mask"])
         return jax.lax.psum(sums, axis_name) if axis_name else sums
 

@@ -1,0 +1,130 @@
+"""What a trained model says of images and of a data set.
+
+python -m experiments.evaluate --checkpoint runs/latest --image photo.jpg
+python -m experiments.evaluate --checkpoint runs/latest --dataset digits
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.arguments import parse, refusals
+from mnet_jax.ablation.statistics import CONFIDENCE, share_interval
+from mnet_jax.config import DataConfig
+from mnet_jax.validation import require
+
+if TYPE_CHECKING:
+    from mnet_jax.models import SavedModel, View
+
+COMMAND = "evaluate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Prints a model's most probable classes of images, or its accuracy on a test split."""
+
+    checkpoint: Path | None = None
+    """a run's directory, or a file that models.save wrote"""
+    image: tuple[Path, ...] = ()
+    """image files to classify"""
+    dataset: str | None = None
+    """a data set on whose test split to evaluate: digits, fashion_mnist, folder, any TFDS name"""
+    directory: str | None = None
+    """where the data set's files are, if not in the usual place"""
+    resolution: int | None = None
+    """side of the images in pixels, if not what the model was trained on"""
+    batch_size: int = 64
+    """images at a time, for a data set"""
+    top: int = 5
+    """how many classes of an image to print"""
+
+
+def main() -> None:
+    """Reads the command line, evaluates and prints."""
+    arguments = parse(Arguments, COMMAND)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    with refusals(COMMAND, arguments):
+        _require_legal(arguments)
+        saved, view = _load(arguments)
+        for image in arguments.image:
+            console.print(_guesses(saved, view, image, arguments.top))
+        if arguments.dataset is not None:
+            console.print(_accuracy(saved, view, arguments), highlight=False)
+
+
+def _require_legal(arguments: Arguments) -> None:
+    """Refuses what can be refused without loading anything."""
+    path = arguments.checkpoint
+    require(path is not None, "checkpoint", None, "a run's directory or a saved model")
+    require(path is not None and path.exists(), "checkpoint", str(path), "a path that exists")
+    given = bool(arguments.image) or arguments.dataset is not None
+    require(given, "image", "", "one image file or more, or --dataset")
+    require(arguments.top >= 1, "top", arguments.top, "1 or more")
+    for image in arguments.image:
+        require(image.is_file(), "image", str(image), "a file that exists")
+    folder = arguments.directory
+    require(folder is None or Path(folder).is_dir(), "directory", folder, "a folder that exists")
+    DataConfig(batch_size=arguments.batch_size, resolution=arguments.resolution or 1)
+    if arguments.resolution is not None:
+        require(arguments.resolution >= 1, "resolution", arguments.resolution, "1 pixel or more")
+
+
+def _load(arguments: Arguments) -> "tuple[SavedModel, View]":
+    """The model and how it is to see images; ValueError if it cannot be had."""
+    from mnet_jax import architectures, models  # here: bad arguments are refused without JAX
+
+    assert arguments.checkpoint is not None
+    try:
+        saved = models.load(arguments.checkpoint)
+    except models.SavedModelError as error:
+        raise ValueError(f"checkpoint: {error}") from error
+    resolution = arguments.resolution or (saved.view and saved.view.resolution)
+    require(resolution is not None, "resolution", None, "a number: the model does not know its own")
+    photographs = saved.view is None or saved.view.photographs
+    view = models.View(resolution=resolution or 1, photographs=photographs)
+    for _ in architectures.walk(saved.model.spec, view.resolution):
+        pass  # raises where the images are too small
+    return saved, view
+
+
+def _guesses(saved: "SavedModel", view: "View", image: Path, top: int) -> Table:
+    from mnet_jax import inference
+
+    try:
+        guesses = inference.classify(saved, image, view=view, top=top)
+    except ValueError as error:
+        raise ValueError(f"image: {error}") from error
+    table = Table(title=str(image), title_justify="left", box=None, pad_edge=False)
+    table.add_column("probability", justify="right")
+    table.add_column("class")
+    for guess in guesses:
+        table.add_row(f"{guess.probability:.2%}", guess.class_name)
+    return table
+
+
+def _accuracy(saved: "SavedModel", view: "View", arguments: Arguments) -> str:
+    from mnet_jax import data, inference
+
+    config = DataConfig(
+        name=arguments.dataset or "",
+        directory=arguments.directory,
+        resolution=view.resolution,
+        batch_size=arguments.batch_size,
+    )
+    try:
+        found = inference.test_accuracy(saved, config)
+    except data.DataError as error:
+        raise ValueError(f"dataset: {str(error).removeprefix('data set: ')}") from error
+    share = share_interval(round(found.accuracy * found.count), found.count)
+    return (
+        f"test  {share.mean:.2%} of {found.count} images right, {CONFIDENCE:.0%} interval "
+        f"{share.low:.2%} to {share.high:.2%} (Wilson), loss {found.loss:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Starting a run from weights that are there already."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from mnet_jax import models
+from mnet_jax.architectures import NetworkSpec
+from mnet_jax.config import Pretrained
+from mnet_jax.training.step import TrainState
+
+
+def require_fit(pretrained: Pretrained, spec: NetworkSpec) -> None:
+    """Raises ValueError unless the saved model is `spec` but for its classes and its recipe.
+
+    Raises:
+      SavedModelError: there is no such model.
+    """
+    saved = models.read_spec(pretrained.path)
+    for field in dataclasses.fields(NetworkSpec):
+        before, now = getattr(saved, field.name), getattr(spec, field.name)
+        if field.name == "head":
+            now = dataclasses.replace(now, num_classes=before.num_classes, dropout=before.dropout)
+        if field.name == "dialect":  # momentum and initializer are the training's
+            before, now = before.name, now.name
+        if before != now:
+            raise ValueError(
+                f"pretrained: {pretrained.path} has another {field.name}, "
+                f"legal: {spec.name} of width {spec.width:g} with the same options"
+            )
+
+
+def started_from(pretrained: Pretrained, state: TrainState, spec: NetworkSpec) -> TrainState:
+    """A first state with the weights of a saved model in place of the random ones.
+
+    Where the number of classes differs, the classifier stays random.
+
+    Raises:
+      SavedModelError: the model is not there any more, or not what it was.
+      ValueError: it is another network.
+    """
+    if models.digest(pretrained.path) != pretrained.sha256:
+        raise models.SavedModelError(f"{pretrained.path}: not the weights that the config names")
+    require_fit(pretrained, spec)
+    saved = models.load(pretrained.path)
+    params, batch_stats = dict(saved.variables["params"]), saved.variables["batch_stats"]
+    if saved.model.spec.head.num_classes != spec.head.num_classes:
+        classifier = state.params["head"]["classifier"]
+        params["head"] = {**params["head"], "classifier": classifier}
+    average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
+    return state.replace(params=params, batch_stats=batch_stats, average=average)

@@ -1,0 +1,48 @@
+"""The loss and the accuracy of some weights on a split, every image counted once."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from mnet_jax.training.placement import Placement
+from mnet_jax.training.step import Batch, Tree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Means over a split: cross-entropy in nats, share right, and over how many images."""
+
+    loss: float
+    accuracy: float
+    count: int
+
+
+def evaluate(
+    eval_step: Callable[[Tree, Batch], dict[str, jax.Array]],
+    placement: Placement,
+    variables: Tree,
+    batches: Iterable[Batch],
+    on_batch: Callable[[int], Any] = lambda done: None,
+) -> Evaluation:
+    """Sums over masked batches, and divides once.
+
+    Args:
+      eval_step: (variables, batch) -> sums, compiled by the placement.
+      placement: puts the batches on the devices.
+      variables: on the devices.
+      batches: the split, padded and masked.
+      on_batch: called with the number of batches done.
+    """
+    totals = {"loss": 0.0, "correct": 0.0, "count": 0.0}
+    for done, batch in enumerate(batches, start=1):
+        sums = placement.get(eval_step(variables, placement.put_batch(batch)))
+        for name in totals:
+            totals[name] += float(sums[name])
+        on_batch(done)
+    return Evaluation(
+        loss=totals["loss"] / totals["count"],
+        accuracy=totals["correct"] / totals["count"],
+        count=round(totals["count"]),
+    )

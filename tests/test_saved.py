@@ -1,0 +1,212 @@
+"""Saved models: they come back as they were, or not at all, and nothing in a file is run."""
+
+import json
+import pickle
+import struct
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import make_tiny_spec
+from flax import traverse_util
+from safetensors.numpy import load_file, save_file
+
+from mnet_jax import architectures, models
+from mnet_jax.architectures import variable_shapes
+from mnet_jax.models import View
+
+NAMES = tuple(f"class {i}" for i in range(10))
+
+
+def random_variables(spec, seed=0):
+    rng = np.random.default_rng(seed)
+    flat = {n: rng.normal(size=s).astype(np.float32) for n, s in variable_shapes(spec).items()}
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+@pytest.fixture
+def saved(tmp_path, tiny_spec):
+    """A model, its variables and the file it is saved in."""
+    model, variables = models.MobileNet(spec=tiny_spec), random_variables(tiny_spec)
+    file = tmp_path / "run" / models.FILE_NAME
+    view = View(resolution=24, photographs=True)
+    models.save(file, model, variables, class_names=NAMES, view=view)
+    return model, variables, file
+
+
+@pytest.mark.parametrize("name", architectures.FACTORIES)
+def test_variable_shapes_are_those_of_the_initialized_network(name):
+    spec = architectures.FACTORIES[name](width=0.5, num_classes=7)
+    model = models.MobileNet(spec=spec)
+    shapes = jax.eval_shape(
+        lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False), jax.random.key(0)
+    )
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    found = {"/".join(key.key for key in path): leaf.shape for path, leaf in leaves}
+    assert found == variable_shapes(spec)
+
+
+def test_a_model_comes_back_as_it_was(saved):
+    model, variables, file = saved
+    for path in (file, str(file), file.parent):
+        loaded = models.load(path)
+        assert loaded.model == model
+        chex.assert_trees_all_equal(loaded.variables, variables)
+        assert loaded.class_names == NAMES
+        assert loaded.view == View(resolution=24, photographs=True)
+    assert models.read_spec(file) == model.spec
+    assert [path.name for path in file.parent.iterdir()] == [models.FILE_NAME]
+
+
+def test_a_loaded_model_computes(saved):
+    model, variables, file = saved
+    images = np.random.default_rng(1).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
+    loaded = models.load(file)
+    before = model.apply(variables, images, train=False)
+    after = loaded.model.apply(loaded.variables, images, train=False)
+    np.testing.assert_array_equal(before, after)
+
+
+def test_names_and_view_may_be_left_out(tmp_path, tiny_spec):
+    model = models.MobileNet(spec=tiny_spec)
+    models.save(tmp_path / "m.safetensors", model, random_variables(tiny_spec))
+    loaded = models.load(tmp_path / "m.safetensors")
+    assert (loaded.class_names, loaded.view) == ((), None)
+
+
+def test_the_digest_is_that_of_the_file(saved):
+    _, variables, file = saved
+    before = models.digest(file)
+    assert models.digest(file.parent) == before
+    variables["params"]["head"]["classifier"]["bias"] += 1
+    models.save(file, models.MobileNet(spec=make_tiny_spec()), variables)
+    assert models.digest(file) != before
+
+
+def test_what_is_no_models_variables_is_not_saved(tmp_path, tiny_spec):
+    model, variables = models.MobileNet(spec=tiny_spec), random_variables(tiny_spec)
+    del variables["params"]["stem"]["conv"]
+    with pytest.raises(ValueError, match=r"params/stem/conv/kernel \(3, 3, 3, 8\) is missing"):
+        models.save(tmp_path / "m.safetensors", model, variables)
+    with pytest.raises(ValueError, match="class_names: got 2, legal: 10 or none"):
+        models.save(tmp_path / "m", model, random_variables(tiny_spec), class_names=("a", "b"))
+    assert not list(tmp_path.iterdir())
+
+
+def metadata_of(file):
+    (size,) = struct.unpack("<Q", file.read_bytes()[:8])
+    return json.loads(file.read_bytes()[8 : 8 + size])["__metadata__"]
+
+
+def rewritten(file, change=lambda tensors, metadata: None):
+    """The file anew, after a change of its tensors and metadata."""
+    tensors, metadata = load_file(file), metadata_of(file)
+    change(tensors, metadata)
+    save_file(tensors, file, metadata)
+
+
+def rename(tensors, metadata):
+    tensors["params/stem/conv/weight"] = tensors.pop("params/stem/conv/kernel")
+
+
+def reshape(tensors, metadata):
+    tensors["params/stem/norm/scale"] = np.zeros(9, np.float32)
+
+
+def narrow(tensors, metadata):
+    tensors["params/stem/norm/scale"] = tensors["params/stem/norm/scale"].astype(np.float16)
+
+
+def other_spec(tensors, metadata):
+    metadata["spec"] = architectures.mobilenet_v1(num_classes=10).to_json()
+
+
+def drop_spec(tensors, metadata):
+    del metadata["spec"]
+
+
+def break_spec(tensors, metadata):
+    metadata["spec"] = metadata["spec"].replace('"stride":1', '"stride":"1"')
+
+
+def few_names(tensors, metadata):
+    metadata["class_names"] = '["cat"]'
+
+
+def wrong_names(tensors, metadata):
+    metadata["class_names"] = "[1, 2]"
+
+
+def wrong_view(tensors, metadata):
+    metadata["view"] = '{"resolution": 0, "photographs": true}'
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (rename, "params/stem/conv/kernel (3, 3, 3, 8) is missing"),
+        (rename, "params/stem/conv/weight has (3, 3, 3, 8), legal: no such name"),
+        (reshape, "params/stem/norm/scale has (9,), legal: (8,)"),
+        (narrow, "F16, legal: F32"),
+        (other_spec, "more"),
+        (drop_spec, "its metadata are not those of a saved model"),
+        (break_spec, "not a NetworkSpec"),
+        (few_names, "it names 1 of 10 classes"),
+        (wrong_names, "its class names are no list of names"),
+        (wrong_view, "resolution: got 0"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_file_that_does_not_fit_is_refused_in_one_line(saved, change, told):
+    file = saved[2]
+    rewritten(file, change)
+    with pytest.raises(models.SavedModelError) as caught:
+        models.load(file)
+    line = str(caught.value)
+    assert line.startswith(f"{file}: no model of ours, ") and told in line
+    assert line.splitlines() == [line]
+
+
+class Bomb:
+    def __reduce__(self):
+        return (open, ("/tmp/mnet_jax_bomb_went_off", "w"))
+
+
+def huge_header(file):
+    file.write_bytes(struct.pack("<Q", 2**62) + file.read_bytes()[8:])
+
+
+def overlapping(file):
+    header = {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(file.read_bytes()[:5]),
+        lambda file: file.write_bytes(file.read_bytes()[:-7]),
+        lambda file: file.write_bytes(pickle.dumps(Bomb())),
+        huge_header,
+        overlapping,
+    ],
+    ids=["empty", "no header", "truncated", "pickle", "huge header", "forged offsets"],
+)
+def test_a_damaged_or_hostile_file_is_refused_in_one_line(saved, damage):
+    file = saved[2]
+    damage(file)
+    for read in (models.load, models.read_spec):
+        with pytest.raises(models.SavedModelError) as caught:
+            read(file)
+        assert str(caught.value).splitlines() == [str(caught.value)]
+        assert str(file) in str(caught.value)
+
+
+def test_a_place_without_a_model_says_what_was_looked_for(tmp_path):
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(models.SavedModelError, match=r"holds no model\.safetensors"):
+            models.load(path)

@@ -1,0 +1,183 @@
+"""Keras' names: the applications MobileNet, MobileNetV2, MobileNetV3Large and MobileNetV3Small.
+
+A model of dialect `keras` computes what they compute on inputs scaled as theirs are.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from mnet_jax.architectures import NetworkSpec
+from mnet_jax.models import MobileNet
+from mnet_jax.validation import require
+from mnet_jax.weights.conversion import (
+    CLASSIFIER,
+    Library,
+    state_from_variables,
+    variables_from_state,
+    variants_of,
+)
+from mnet_jax.weights.errors import WeightsError
+from mnet_jax.weights.hdf5 import named_arrays
+from mnet_jax.weights.layouts import KERAS as LAYOUT
+from mnet_jax.weights.layouts import Names
+
+APPLICATIONS = {
+    "mobilenet_v1": "MobileNet",
+    "mobilenet_v2": "MobileNetV2",
+    "mobilenet_v3_large": "MobileNetV3Large",
+    "mobilenet_v3_small": "MobileNetV3Small",
+}
+
+
+def from_keras(
+    keras_model: Any, model: MobileNet, *, fresh_head: jax.Array | None = None
+) -> dict[str, Any]:
+    """Our variables from a Keras application, or from a file that Keras wrote.
+
+        model = models.mobilenet_v3_small(dialect="keras")
+        variables = weights.from_keras(keras.applications.MobileNetV3Small(), model)
+        variables = weights.from_keras(weights.read("mobilenet_v3_small.keras"), model)
+
+    Args:
+      keras_model: what has `layers` with `name` and `get_weights()`, or a mapping of names such
+        as `Conv1/kernel` to arrays.
+      model: the network that they are for.
+      fresh_head: PRNG key for a new classifier of the model's classes; the Keras model's is then
+        ignored, and may be absent. None takes the Keras model's, whose classes must be the same.
+
+    Returns:
+      {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
+
+    Raises:
+      WeightsError: the Keras model does not fit the model; one line with every name and shape.
+    """
+    state = keras_model
+    if hasattr(keras_model, "layers"):
+        state = {}
+        for name, arrays in _layers_of(keras_model):
+            state |= named_arrays(name, arrays)
+    if isinstance(state, Mapping) and isinstance(model, MobileNet):
+        state = {_present_name(name, model.spec): array for name, array in state.items()}
+    return variables_from_state(state, model, KERAS, fresh_head)
+
+
+def to_keras(
+    variables: Mapping[str, Any], model: MobileNet, *, image_size: tuple[int, int] = (224, 224)
+) -> Any:
+    """The Keras application with the model's weights: images [b, h, w, 3] to logits.
+
+    Args:
+      variables: the model's `params` and `batch_stats`.
+      model: the network.
+      image_size: rows and columns, 32 or more. Keras builds V1 and V2 for one size only, and where
+        V3 is built for any size it pads odd ones unlike when it knows them.
+
+    Raises:
+      ValueError: the image is too small.
+      WeightsError: Keras is not installed or has no such network, or the variables are not the
+        model's.
+    """
+    state = state_from_variables(variables, model, KERAS)
+    application = _application(model.spec, image_size)
+    by_layer: dict[str, list[np.ndarray]] = defaultdict(list)
+    for name, array in state.items():
+        by_layer[name.rpartition("/")[0]].append(array)
+    for layer, arrays in by_layer.items():
+        application.get_layer(layer).set_weights(arrays)
+    return application
+
+
+def _layers_of(keras_model: Any) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Name and weights of every layer, those of nested models included."""
+    for layer in keras_model.layers:
+        if hasattr(layer, "layers"):
+            yield from _layers_of(layer)
+        else:
+            yield layer.name, layer.get_weights()
+
+
+def _present_name(name: object, spec: NetworkSpec) -> object:
+    """Today's name of a layer that Keras 2 named otherwise, in files it released."""
+    if not isinstance(name, str):
+        return name
+    layer, _, array = name.rpartition("/")
+    if spec.name.startswith("mobilenet_v3"):
+        layer = layer.replace("/BatchNorm", "_bn").replace("/", "_").lower()
+    elif spec.name == "mobilenet_v2" and layer == "Logits":
+        layer = "predictions"
+    return f"{layer}/{array}"
+
+
+def _names(spec: NetworkSpec) -> dict[str, Names]:
+    """The applications' names; what a network has not is named in vain."""
+    if spec.name == "mobilenet_v1":
+        names = {"stem": Names("conv1", "conv1_bn"), CLASSIFIER: Names("conv_preds")}
+        for i in range(len(spec.blocks)):
+            for part, short in (("depthwise", "dw"), ("pointwise", "pw")):
+                conv = f"conv_{short}_{i + 1}"
+                names[f"block_{i}/{part}"] = Names(conv, f"{conv}_bn")
+        return names
+    version2 = spec.name == "mobilenet_v2"
+    if version2:
+        names = {"stem": Names("Conv1", "bn_Conv1"), "head/conv": Names("Conv_1", "Conv_1_bn")}
+        names[CLASSIFIER] = Names("predictions", matrix=True)
+    else:
+        names = {"stem": Names("conv", "conv_bn"), "head/conv": Names("conv_1", "conv_1_bn")}
+        names |= {"head/hidden": Names("conv_2"), CLASSIFIER: Names("logits")}
+    for i in range(len(spec.blocks)):
+        prefix = "expanded_conv" if i == 0 else f"block_{i}" if version2 else f"expanded_conv_{i}"
+        for part in ("expand", "depthwise", "project"):
+            conv = f"{prefix}_{part}"
+            names[f"block_{i}/{part}"] = Names(conv, f"{conv}_{'BN' if version2 else 'bn'}")
+        squeeze = f"{prefix}_squeeze_excite_conv"
+        names[f"block_{i}/squeeze_excite/reduce"] = Names(squeeze)
+        names[f"block_{i}/squeeze_excite/expand"] = Names(f"{squeeze}_1")
+    return names
+
+
+def _application(spec: NetworkSpec, image_size: tuple[int, int]) -> Any:
+    """The application that computes what `spec` says, without weights."""
+    fitting = [_computation(one) == _computation(spec) for one in variants_of(spec, "keras")]
+    if not any(fitting):
+        width = f"width {spec.width:g}, dialect {spec.dialect.name}"
+        legal = "what dialect='keras' builds, without variations"
+        raise WeightsError(f"model: Keras has no {spec.name} of {width}, legal: {legal}")
+    require(min(image_size) >= 32, "image_size", image_size, "(rows, columns), 32 or more")
+    try:
+        import keras
+    except ImportError as error:
+        raise WeightsError("to_keras: needs Keras, legal: pip install mnet_jax[keras]") from error
+    options: dict[str, Any] = {
+        "alpha": spec.width,
+        "classes": spec.head.num_classes,
+        "classifier_activation": None,
+        "input_shape": (*image_size, 3),
+        "weights": None,
+    }
+    if spec.name == "mobilenet_v1":
+        options["dropout"] = spec.head.dropout
+    elif spec.name != "mobilenet_v2":
+        options |= {"dropout_rate": spec.head.dropout, "minimalistic": not fitting[0]}
+        options["include_preprocessing"] = False
+    return getattr(keras.applications, APPLICATIONS[spec.name])(**options)
+
+
+def _computation(spec: NetworkSpec) -> tuple:
+    """What two specs share where they give the same logits."""
+    dialect = spec.dialect
+    constants = (dialect.norm_epsilon, dialect.padding, dialect.depthwise_padding)
+    return constants, spec.stem, spec.blocks, replace(spec.head, dropout=0.0)
+
+
+KERAS = Library(
+    name="Keras",
+    networks=tuple(APPLICATIONS),
+    dialects=("keras",),
+    layout=LAYOUT,
+    names=_names,
+)

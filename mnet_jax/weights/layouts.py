@@ -1,0 +1,140 @@
+"""How frameworks name a layer's arrays and order their axes.
+
+Ours: kernels [kh, kw, in, out] of a convolution, [kh, kw, c] of a depthwise one, [in, out] of a
+pointwise or dense layer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from mnet_jax.architectures import Layer
+
+Shape = tuple[int, ...]
+
+
+class Names(NamedTuple):
+    """A library's names for one layer of ours.
+
+    Attributes:
+      kernel: of the convolution or matrix.
+      norm: of the batch normalization behind it; None where the layer has a bias.
+      matrix: whether the library has a matrix here, not a convolution with a 1x1 window.
+    """
+
+    kernel: str
+    norm: str | None = None
+    matrix: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A framework's suffixes of names, and its form of kernels.
+
+    Attributes:
+      kernel: suffix of a kernel.
+      bias: suffix of a bias.
+      norm: suffixes of a normalization's scale, bias, mean and variance.
+      kernel_form: of a layer, and of whether it is a matrix: the shape there, and the order that
+        brings its axes into ours.
+    """
+
+    kernel: str
+    bias: str
+    norm: tuple[str, str, str, str]
+    kernel_form: Callable[[Layer, bool], tuple[Shape, Shape]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One array, with its name and shape on both sides.
+
+    Attributes:
+      ours: path in our variables, such as `params/stem/conv/kernel`.
+      theirs: name in the state dict.
+      our_shape: shape in our variables.
+      shape: shape in the state dict.
+      axes: their axes in our order; axes of one element are then ours to drop.
+    """
+
+    ours: str
+    theirs: str
+    our_shape: Shape
+    shape: Shape
+    axes: Shape
+
+    def inward(self, array: np.ndarray) -> np.ndarray:
+        """Their array as ours."""
+        return array.transpose(self.axes).reshape(self.our_shape)
+
+    def outward(self, array: np.ndarray) -> np.ndarray:
+        """Our array as theirs, in new memory; the inverse of `inward`."""
+        ordered = array.reshape([self.shape[axis] for axis in self.axes])
+        return ordered.transpose(np.argsort(self.axes)).copy(order="C")
+
+
+def entries_of(layer: Layer, names: Names, layout: Layout) -> list[Entry]:
+    """The arrays of one layer: kernel, then bias, or scale, bias, mean and variance."""
+    channels = (layer.outputs,)
+
+    def vector(ours: str, theirs: str) -> Entry:
+        return Entry(ours=ours, theirs=theirs, our_shape=channels, shape=channels, axes=(0,))
+
+    shape, axes = layout.kernel_form(layer, names.matrix)
+    kernel = Entry(
+        ours=f"params/{layer.name}/{'conv/' if layer.normalized else ''}kernel",
+        theirs=names.kernel + layout.kernel,
+        our_shape=_our_kernel(layer),
+        shape=shape,
+        axes=axes,
+    )
+    if names.norm is None:
+        return [kernel, vector(f"params/{layer.name}/bias", names.kernel + layout.bias)]
+    ours = (
+        f"params/{layer.name}/norm/scale",
+        f"params/{layer.name}/norm/bias",
+        f"batch_stats/{layer.name}/norm/mean",
+        f"batch_stats/{layer.name}/norm/var",
+    )
+    theirs = [names.norm + suffix for suffix in layout.norm]
+    return [kernel, *(vector(*pair) for pair in zip(ours, theirs, strict=True))]
+
+
+def _our_kernel(layer: Layer) -> Shape:
+    if layer.kind == "depthwise":
+        return (layer.kernel, layer.kernel, layer.outputs)
+    if layer.kind == "conv":
+        return (layer.kernel, layer.kernel, layer.inputs, layer.outputs)
+    return (layer.inputs, layer.outputs)
+
+
+def _torch_kernel(layer: Layer, matrix: bool) -> tuple[Shape, Shape]:
+    """[out, in] of a matrix, [out, in / groups, kh, kw] of a convolution."""
+    if matrix:
+        return (layer.outputs, layer.inputs), (1, 0)
+    per_group = 1 if layer.kind == "depthwise" else layer.inputs
+    return (layer.outputs, per_group, layer.kernel, layer.kernel), (2, 3, 1, 0)
+
+
+def _keras_kernel(layer: Layer, matrix: bool) -> tuple[Shape, Shape]:
+    """[in, out] of a matrix, [kh, kw, in, out] of a convolution, [kh, kw, c, 1] of a depthwise."""
+    if matrix:
+        return (layer.inputs, layer.outputs), (0, 1)
+    outputs = 1 if layer.kind == "depthwise" else layer.outputs
+    return (layer.kernel, layer.kernel, layer.inputs, outputs), (0, 1, 2, 3)
+
+
+TORCH = Layout(
+    kernel=".weight",
+    bias=".bias",
+    norm=(".weight", ".bias", ".running_mean", ".running_var"),
+    kernel_form=_torch_kernel,
+)
+KERAS = Layout(
+    kernel="/kernel",
+    bias="/bias",
+    norm=("/gamma", "/beta", "/moving_mean", "/moving_variance"),
+    kernel_form=_keras_kernel,
+)

@@ -1,0 +1,167 @@
+"""Weights of torchvision and timm: the same logits and activations, and back without a change."""
+
+import jax
+import numpy as np
+import pytest
+from weights_parity import (
+    assert_computes_the_same,
+    assert_equal_trees,
+    assert_shaped_as_initialized,
+    random_images,
+    random_kernel,
+    random_vector,
+)
+
+from mnet_jax import models, weights
+
+torch = pytest.importorskip("torch", reason="PyTorch, the extra [torch], is the oracle")
+
+
+def randomize(module, network, rng):
+    """Random weights, biases, scales and running statistics everywhere."""
+    for part in module.modules():
+        if isinstance(part, torch.nn.Conv2d | torch.nn.Linear):
+            shape = tuple(part.weight.shape)
+            kernel = random_kernel(rng, network, shape, np.prod(shape[1:]))
+            part.weight.data = torch.from_numpy(kernel)
+            if part.bias is not None:
+                part.bias.data = torch.from_numpy(random_vector(rng, "bias", shape[0]))
+        elif isinstance(part, torch.nn.BatchNorm2d):
+            channels = part.num_features
+            part.weight.data = torch.from_numpy(random_vector(rng, "scale", channels))
+            part.bias.data = torch.from_numpy(random_vector(rng, "bias", channels))
+            part.running_mean.data = torch.from_numpy(random_vector(rng, "mean", channels))
+            part.running_var.data = torch.from_numpy(random_vector(rng, "var", channels))
+            part.num_batches_tracked.fill_(7)
+
+
+def assert_normalizes_as(dialect, module):
+    """PyTorch's momentum is the share of the new statistics, ours that of the old ones."""
+    norms = [part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    constants = {(norm.eps, round(1 - norm.momentum, 6)) for norm in norms}
+    assert constants == {(dialect.norm_epsilon, dialect.norm_momentum)}
+
+
+def outputs_of(module, watched, images):
+    """Logits, and the outputs, NHWC, of submodules, by the names that `watched` gives them."""
+    seen = {}
+
+    def keep(name):
+        def hook(module, inputs, output):
+            seen[name] = output.detach().clone().permute(0, 2, 3, 1).numpy()
+
+        return hook
+
+    handles = [part.register_forward_hook(keep(name)) for name, part in watched.items()]
+    with torch.no_grad():
+        logits = module.eval()(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    for handle in handles:
+        handle.remove()
+    return logits, seen
+
+
+def assert_there_and_back(state, convert_in, convert_out, model, module):
+    """Our variables, and the library's state dict, are the same after a round trip."""
+    variables = convert_in(state, model)
+    assert_shaped_as_initialized(variables, model)
+    back = convert_out(variables, model)
+    assert list(back) == list(state)
+    for name, array in back.items():
+        if name.endswith("num_batches_tracked"):
+            assert array.dtype == np.int64 and array == 0
+        else:
+            np.testing.assert_array_equal(array, state[name])
+    assert_equal_trees(convert_in(back, model), variables)
+    module.load_state_dict({name: torch.from_numpy(a) for name, a in back.items()}, strict=True)
+    return variables
+
+
+TORCHVISION = [
+    ("mobilenet_v2", 1.0, (64, 65)),
+    ("mobilenet_v2", 0.35, (97, 64)),
+    ("mobilenet_v3_large", 1.0, (64, 65)),
+    ("mobilenet_v3_large", 0.75, (65, 64)),
+    ("mobilenet_v3_small", 1.0, (97, 64)),
+    ("mobilenet_v3_small", 0.75, (64, 65)),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "width", "size"), TORCHVISION)
+def test_torchvision(name, width, size):
+    """Odd rows or columns and even others: the two sides of the padding differ there."""
+    zoo = pytest.importorskip("torchvision", reason="torchvision is the oracle").models
+    rng = np.random.default_rng(0)
+    if name == "mobilenet_v2":
+        module = zoo.mobilenet_v2(num_classes=10, width_mult=width)
+    else:  # the public function fixes the width
+        rows, last = zoo.mobilenetv3._mobilenet_v3_conf(name, width_mult=width)
+        module = zoo.MobileNetV3(rows, last, num_classes=10)
+    randomize(module, name, rng)
+    model = getattr(models, name)(width=width, num_classes=10, dialect="torchvision")
+    assert_normalizes_as(model.spec.dialect, module)
+
+    state = module.state_dict()
+    variables = assert_there_and_back(
+        state, weights.from_torchvision, weights.to_torchvision, model, module
+    )
+    names = ["stem_output", *(f"block_{i}_output" for i in range(len(model.spec.blocks)))]
+    watched = dict(zip([*names, "head/conv_output"], module.features, strict=True))
+    images = random_images(rng, size)
+    assert_computes_the_same(model, variables, images, *outputs_of(module, watched, images))
+
+
+TIMM = [
+    ("mobilenetv1_100", "mobilenet_v1", {}, (64, 65)),
+    ("mobilenetv1_125", "mobilenet_v1", {"width": 1.25}, (65, 64)),
+    ("mobilenetv2_100", "mobilenet_v2", {}, (97, 64)),
+    ("mobilenetv2_050", "mobilenet_v2", {"width": 0.5}, (64, 65)),
+    ("mobilenetv3_large_100", "mobilenet_v3_large", {}, (64, 65)),
+    ("mobilenetv3_large_075", "mobilenet_v3_large", {"width": 0.75}, (65, 64)),
+    ("mobilenetv3_small_100", "mobilenet_v3_small", {}, (97, 64)),
+    ("mobilenetv3_small_075", "mobilenet_v3_small", {"width": 0.75}, (64, 65)),
+    ("tf_mobilenetv3_large_075", "mobilenet_v3_large", {"width": 0.75}, (64, 65)),
+    ("tf_mobilenetv3_small_100", "mobilenet_v3_small", {}, (97, 64)),
+    ("tf_mobilenetv3_large_minimal_100", "mobilenet_v3_large", {"minimalistic": True}, (65, 64)),
+    ("tf_mobilenetv3_small_minimal_100", "mobilenet_v3_small", {"minimalistic": True}, (64, 65)),
+    ("mobilenetv4_conv_small", "mobilenet_v4_conv_small", {}, (64, 65)),
+    ("mobilenetv4_conv_small_050", "mobilenet_v4_conv_small", {"width": 0.5}, (97, 64)),
+    ("mobilenetv4_conv_medium", "mobilenet_v4_conv_medium", {}, (65, 64)),
+    ("mobilenetv4_conv_large", "mobilenet_v4_conv_large", {}, (64, 65)),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "network", "options", "size"), TIMM, ids=[row[0] for row in TIMM])
+def test_timm(name, network, options, size):
+    """Odd rows or columns and even others: the two sides of the padding differ there."""
+    timm = pytest.importorskip("timm", reason="timm is the oracle")
+    rng = np.random.default_rng(0)
+    module = timm.create_model(name, num_classes=10)
+    randomize(module, network, rng)
+    dialect = "slim" if name.startswith("tf_") else "timm"
+    model = getattr(models, network)(num_classes=10, dialect=dialect, **options)
+    if dialect == "timm":  # momentum is the trainer's there, and set for nobody in the tf_ models
+        assert_normalizes_as(model.spec.dialect, module)
+
+    variables = assert_there_and_back(
+        module.state_dict(), weights.from_timm, weights.to_timm, model, module
+    )
+    blocks = [block for stage in module.blocks for block in stage]
+    names = [f"block_{i}_output" for i in range(len(model.spec.blocks))]
+    if len(blocks) > len(names):  # from V3 on the last convolution is a stage of its own
+        names.append("head/conv_output")
+    watched = {"stem_output": module.bn1} | dict(zip(names, blocks, strict=True))
+    images = random_images(rng, size)
+    assert_computes_the_same(model, variables, images, *outputs_of(module, watched, images))
+
+
+def test_a_converted_array_does_not_share_the_tensors_memory():
+    model = models.mobilenet_v2(width=0.35, num_classes=10, dialect="torchvision")
+    zoo = pytest.importorskip("torchvision", reason="torchvision is the oracle").models
+    module = zoo.mobilenet_v2(num_classes=10, width_mult=0.35)
+    variables = weights.from_torchvision(module.state_dict(), model)
+    before = jax.tree.map(np.array, variables)
+    for tensor in module.state_dict().values():
+        tensor.fill_(3)
+    assert_equal_trees(variables, before)

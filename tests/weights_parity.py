@@ -1,0 +1,85 @@
+"""What the tests of the weights share: random weights, and one comparison with another library."""
+
+import jax
+import numpy as np
+
+TOLERANCE = 1e-4  # of the largest value in the other library's array
+NORMALIZATION = {  # far from the initial ones
+    "scale": (0.5, 1.5),
+    "bias": (-0.5, 0.5),
+    "mean": (-0.5, 0.5),
+    "var": (0.5, 1.5),
+}
+
+GAINS = {"mobilenet_v1": 2.5, "mobilenet_v2": 1.4, "mobilenet_v3": 1.7, "mobilenet_v4": 1.2}
+
+
+def random_vector(rng, kind, channels):
+    return rng.uniform(*NORMALIZATION[kind], channels).astype(np.float32)
+
+
+def random_kernel(rng, network, shape, fan_in):
+    """With the gain at which a network neither explodes nor forgets what image it saw."""
+    gain = GAINS[network[: len("mobilenet_vN")]]
+    return rng.normal(0, np.sqrt(gain / fan_in), shape).astype(np.float32)
+
+
+def random_images(rng, size):
+    return rng.uniform(-1, 1, (2, *size, 3)).astype(np.float32)
+
+
+def random_variables(model, seed=0):
+    """Variables of a model's shapes, far from the initial ones."""
+    rng = np.random.default_rng(seed)
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    shapes = jax.eval_shape(lambda k, x: model.init(k, x, train=False), jax.random.key(0), images)
+
+    def draw(path, leaf):
+        if path[-1].key == "kernel":
+            return random_kernel(rng, model.spec.name, leaf.shape, np.prod(leaf.shape[:-1]))
+        return random_vector(rng, path[-1].key, leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def assert_shaped_as_initialized(variables, model):
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    expected = jax.eval_shape(lambda k, x: model.init(k, x, train=False), jax.random.key(0), images)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), variables) == jax.tree.map(
+        lambda a: (a.shape, a.dtype), dict(expected)
+    )
+
+
+def assert_equal_trees(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def assert_computes_the_same(model, variables, images, logits, activations):
+    """Ours equal theirs.
+
+    Args:
+      model: ours.
+      variables: converted.
+      images: [b, h, w, 3].
+      logits: theirs.
+      activations: theirs, NHWC, by the path of our intermediate, such as `block_3_output`.
+    """
+    apply = jax.jit(
+        lambda v, x: model.apply(v, x, train=False, mutable=["intermediates"]),
+        compiler_options={"xla_backend_optimization_level": 0},  # compiles in half the time
+    )
+    ours, state = apply(variables, images)
+    pairs = {"logits": (ours, logits)}
+    for path, theirs in activations.items():
+        value = state["intermediates"]
+        for key in path.split("/"):
+            value = value[key]
+        pairs[path] = (value[0], theirs)
+    logits = np.asarray(logits)
+    assert logits.std(0).mean() > 20 * TOLERANCE * np.abs(logits).max(), "blind to the images"
+    for path, (mine, theirs) in pairs.items():
+        mine, theirs = np.asarray(mine), np.asarray(theirs)
+        assert mine.shape == theirs.shape, path
+        error = np.abs(mine - theirs).max() / np.abs(theirs).max()
+        assert error <= TOLERANCE, f"{path}: {error}"

@@ -17,7 +17,11 @@ from mnet_jax.config import (
 )
 
 # Short recipes: the papers' BatchNorm momentum needs tens of thousands of steps, these take
-# hundreds to thousands.
+# hundreds to thousands. Their learning rates were chosen on validation accuracy, for a linear and a
+# ReLU6 bottleneck together, with seeds that no table uses: digits 0.03 of 0.01, 0.03 and 0.1 (means
+# of three seeds after 24 epochs: linear 96.4, 97.4 and 82.3 %, ReLU6 92.6, 93.1 and 9.0 %),
+# Fashion-MNIST 0.1 of 0.03 and 0.1 (two seeds, 2 epochs: linear 85.1 and 86.2 %, ReLU6 80.5 and
+# 82.2 %). Both arms do best at the same rate.
 SHORT_NORM_MOMENTUM = 0.9
 
 Preset = tuple[float, InputStride, DataConfig, TrainingConfig]  # the first is the width
@@ -27,7 +31,7 @@ DIGITS: Preset = (
     1,
     DataConfig(name="digits", resolution=16, batch_size=32, augmentation="shift"),
     TrainingConfig(
-        epochs=12, optimizer=Sgd(), learning_rate=0.03, schedule=Cosine(), ema_decay=0.98
+        epochs=20, optimizer=Sgd(), learning_rate=0.03, schedule=Cosine(), ema_decay=0.98
     ),
 )
 FASHION_MNIST: Preset = (

@@ -170,8 +170,13 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(saved, change, told):
 
 
 class Bomb:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
     def __reduce__(self):
-        return (open, ("/tmp/mnet_jax_bomb_went_off", "w"))
+        return open, (str(self.path), "w")
 
 
 def huge_header(file):
@@ -190,7 +195,7 @@ def overlapping(file):
         lambda file: file.write_bytes(b""),
         lambda file: file.write_bytes(file.read_bytes()[:5]),
         lambda file: file.write_bytes(file.read_bytes()[:-7]),
-        lambda file: file.write_bytes(pickle.dumps(Bomb())),
+        lambda file: file.write_bytes(pickle.dumps(Bomb(file.with_name("bomb")))),
         huge_header,
         overlapping,
     ],
@@ -204,6 +209,7 @@ def test_a_damaged_or_hostile_file_is_refused_in_one_line(saved, damage):
             read(file)
         assert str(caught.value).splitlines() == [str(caught.value)]
         assert str(file) in str(caught.value)
+    assert not file.with_name("bomb").exists()
 
 
 def test_a_place_without_a_model_says_what_was_looked_for(tmp_path):

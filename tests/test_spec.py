@@ -835,14 +835,14 @@ ILLEGAL = [
 
 
 def test_reduced_tail_halves_a_fused_block_behind_the_last_stride():
-    plain = architectures.mobilenet_v4("conv_medium")
+    plain = mobilenet_v4("conv_medium")
     fused = FusedInvertedResidual(inputs=256, expanded=1024, outputs=256)
     spec = transforms.with_reduced_tail(dataclasses.replace(plain, blocks=(*plain.blocks, fused)))
     assert spec.blocks[-1] == FusedInvertedResidual(inputs=128, expanded=512, outputs=128)
 
 
 def test_the_tail_of_a_dilated_network_is_not_reduced():
-    dilated = transforms.with_output_stride(architectures.mobilenet_v2(), 16)
+    dilated = transforms.with_output_stride(mobilenet_v2(), 16)
     with pytest.raises(ValueError, match="reduced_tail: got 'dilated blocks', legal: reduce"):
         transforms.with_reduced_tail(dilated)
 

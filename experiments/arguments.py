@@ -49,9 +49,17 @@ def single_values(arguments: Any, axes: Sequence[Axis]) -> dict[str, Any]:
     return {name: given[0] for name, given in named.items()}
 
 
-def parse(arguments: type[T], command: str) -> T:
-    """The arguments of `python -m experiments.<command>`, or an exit with one line and code 2."""
+def parse(arguments: type[T], command: str, leading: str | None = None) -> T:
+    """The arguments of `python -m experiments.<command>`, or an exit with one line and code 2.
+
+    Args:
+      arguments: the dataclass of them.
+      command: the module's name.
+      leading: the field whose values may stand before the first flag, without one.
+    """
     words = sys.argv[1:]
+    if leading and words and not words[0].startswith("-"):
+        words = [flag_of(leading), *words]
     if not {"-h", "--help"} & {*words}:
         try:
             _require_legal(arguments, words)

@@ -15,7 +15,10 @@ from typing import Any
 from mnet_jax.config import RunConfig
 from mnet_jax.result import RunResult
 
-TUNABLES = "GLIBC_TUNABLES"
+# Huge pages for a worker's memory. XLA's CPU client takes fresh memory for its large temporaries at
+# every step, and page faults cost it a third of its speed on small images. Glibc reads this when a
+# process starts; elsewhere it means nothing.
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 GRACE_SECONDS = 3.0  # a worker that is told to leave has this long to close its files
 
 Report = Callable[[Any], None]  # takes each `training.loop.Progress`
@@ -122,19 +125,14 @@ class _Worker:
 
 @contextlib.contextmanager
 def _environment_of_worker() -> Iterator[None]:
-    """Huge pages for the worker's memory, unless the user has set glibc up otherwise.
-
-    XLA's CPU client takes fresh memory for its large temporaries at every step, and page faults
-    cost it a third of its speed on small images. Glibc reads this when a process starts; elsewhere
-    it means nothing.
-    """
-    before = os.environ.get(TUNABLES)
-    os.environ.setdefault(TUNABLES, "glibc.malloc.hugetlb=1")
+    """Sets `HUGE_PAGES` for the worker, unless the user has set glibc up otherwise."""
+    ours = {name: value for name, value in HUGE_PAGES.items() if name not in os.environ}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[TUNABLES]
+        for name in ours:
+            del os.environ[name]
 
 
 # What follows runs in the worker.

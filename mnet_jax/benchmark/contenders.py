@@ -1,0 +1,103 @@
+"""Who is timed, on what, and what must be installed for it. Nothing here imports a framework."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mnet_jax.benchmark.cases import Case, CompileCase, DepthwiseCase, InputCase, NetworkCase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A way to run a case.
+
+    Attributes:
+      name: in the table.
+      packages: what must be installed besides what this project needs.
+      maker: `module:function` under `mnet_jax.benchmark`, from a case to a function that runs it.
+      takes: whether it has such a case.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    maker: str
+    takes: Callable[[Case], bool]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The packages that are not installed."""
+        return tuple(p for p in self.packages if importlib.util.find_spec(p) is None)
+
+    def load(self) -> Callable[[Any], Callable[[], Any]]:
+        """Imports the contender's framework: the function from a case to one that runs it."""
+        module, _, function = self.maker.partition(":")
+        return getattr(importlib.import_module(f"mnet_jax.benchmark.{module}"), function)
+
+
+def _any(case: Case) -> bool:
+    return True
+
+
+def _on_jax(case: Case) -> bool:
+    return not isinstance(case, InputCase)
+
+
+def _in_keras(case: Case) -> bool:
+    network = case.network if isinstance(case, CompileCase) else case
+    return (
+        isinstance(network, NetworkCase)
+        and "_v4" not in network.spec.name
+        and (network.spec.stem.stride == 2)
+    )
+
+
+def _in_torch(case: Case) -> bool:
+    return isinstance(case, NetworkCase | DepthwiseCase)
+
+
+def _is_network(case: Case) -> bool:
+    return isinstance(case, NetworkCase)
+
+
+def _is_inference(case: Case) -> bool:
+    return isinstance(case, NetworkCase) and case.program == "inference"
+
+
+OURS = "ours"
+CONTENDERS = (
+    Contender(name=OURS, packages=(), maker="jax_contenders:ours", takes=_any),
+    Contender(name="obvious Flax", packages=(), maker="jax_contenders:obvious", takes=_on_jax),
+    Contender(
+        name="Keras on JAX", packages=("keras",), maker="jax_contenders:keras", takes=_in_keras
+    ),
+    Contender(
+        name="torch eager", packages=("torch",), maker="torch_contenders:eager", takes=_in_torch
+    ),
+    Contender(
+        name="torch.compile",
+        packages=("torch",),
+        maker="torch_contenders:compiled",
+        takes=_is_network,
+    ),
+    Contender(
+        name="TorchScript, frozen",
+        packages=("torch",),
+        maker="torch_contenders:script",
+        takes=_is_inference,
+    ),
+    Contender(
+        name="ONNX Runtime",
+        packages=("torch", "onnx", "onnxscript", "onnxruntime"),
+        maker="deployed_contenders:onnx_runtime",
+        takes=_is_inference,
+    ),
+    Contender(
+        name="LiteRT",
+        packages=("litert_converter", "ai_edge_litert"),
+        maker="deployed_contenders:litert",
+        takes=_is_inference,
+    ),
+)
+BY_NAME = {contender.name: contender for contender in CONTENDERS}

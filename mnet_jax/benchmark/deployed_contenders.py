@@ -1,0 +1,72 @@
+"""Contenders made for phones and servers: ONNX Runtime and LiteRT, for inference."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mnet_jax.benchmark.cases import NetworkCase
+
+Run = Callable[[], Any]
+
+
+def onnx_runtime(case: NetworkCase) -> Run:
+    """The torch module of the spec, exported to ONNX."""
+    import onnxruntime
+    import torch
+
+    from mnet_jax.benchmark.torch_contenders import Network
+
+    images = torch.rand(case.batch_size, 3, case.resolution, case.resolution) * 2 - 1
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as directory:
+        path = str(Path(directory) / "network.onnx")
+        torch.onnx.export(Network(case.spec).eval(), (images,), path, verbose=False)
+        session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: images.numpy()}
+    return lambda: session.run(None, feed)
+
+
+def litert(case: NetworkCase) -> Run:
+    """Our network with grouped convolutions, exported to StableHLO and converted."""
+    import jax
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter
+
+    from mnet_jax import models
+    from mnet_jax.benchmark.jax_contenders import random_variables
+
+    model = models.MobileNet(spec=case.spec, lowering="grouped")
+    variables = random_variables(case.spec)
+    shape = (case.batch_size, case.resolution, case.resolution, 3)
+    exported = jax.export.export(jax.jit(lambda x: model.apply(variables, x, train=False)))(
+        jax.ShapeDtypeStruct(shape, np.float32)
+    )
+    interpreter = Interpreter(
+        model_content=_flatbuffer(exported.mlir_module_serialized), num_threads=os.cpu_count()
+    )
+    interpreter.allocate_tensors()
+    images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
+    return interpreter.invoke
+
+
+def _flatbuffer(artifact: bytes) -> bytes:
+    """A StableHLO artifact as a LiteRT model, without TensorFlow."""
+    from litert_converter.mlir import ir, passmanager
+    from litert_converter.mlir._mlir_libs import converter_api_ext as converter
+    from litert_converter.mlir.dialects import stablehlo
+
+    context = ir.Context()
+    converter.prepare_mlir_context(context)
+    with context, ir.Location.unknown():
+        module = stablehlo.deserialize_portable_artifact(context, artifact)
+        converter.set_signature(module.operation, "serving_default", ["image"], ["logits"])
+        config = converter.ConvertToTFLConfig()
+        config.model_origin_framework = "JAX"
+        config.qdq_conversion_mode = "NONE"
+        passes = passmanager.PassManager()
+        converter.run_convert_to_tfl_passes(module, passes, config)
+        return converter.export_flatbuffer_to_bytes(module.operation)

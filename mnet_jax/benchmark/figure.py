@@ -1,0 +1,71 @@
+"""The picture that shows why multiply-adds are not time."""
+
+import io
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from mnet_jax.benchmark.contenders import CONTENDERS
+from mnet_jax.benchmark.timing import BenchmarkResult
+
+COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999",
+)  # fmt: skip
+MARKERS = "osD^vPX*"
+
+
+def to_png(result: BenchmarkResult) -> bytes:
+    """A PNG: multiply-adds against time, and every case on the roofline."""
+    figure = Figure(figsize=(12.0, 5.0), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    _draw_times(left, result)
+    _draw_roofline(right, result)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25, linewidth=0.6)
+    content = io.BytesIO()
+    canvas.print_png(content)
+    return content.getvalue()
+
+
+def _points(result: BenchmarkResult, contender: str) -> list[tuple[float, float, float]]:
+    """(MAdds, bytes, seconds) of every case that the contender ran."""
+    return [
+        (comparison.madds, comparison.moved_bytes, timing.median_seconds)
+        for comparison in result.comparisons
+        for timing in comparison.timings
+        if timing.contender == contender and timing.seconds
+    ]
+
+
+def _draw_times(axes: Axes, result: BenchmarkResult) -> None:
+    for contender, colour, marker in zip(CONTENDERS, COLOURS, MARKERS, strict=True):
+        points = _points(result, contender.name)
+        if points:
+            x, y = [p[0] / 1e6 for p in points], [1000 * p[2] for p in points]
+            axes.scatter(x, y, color=colour, marker=marker, s=28, alpha=0.75, label=contender.name)
+    axes.set(xscale="log", yscale="log", xlabel="multiply-adds (millions)", ylabel="time (ms)")
+    axes.set_title(f"{result.suite}: multiply-adds against time", loc="left", fontsize=11)
+    axes.legend(fontsize=8)
+
+
+def _draw_roofline(axes: Axes, result: BenchmarkResult) -> None:
+    machine = result.machine
+    every = [p for contender in CONTENDERS for p in _points(result, contender.name)]
+    intensity = [2 * madds / moved for madds, moved, _ in every]
+    low, high = min([*intensity, machine.ridge]) / 2, max([*intensity, machine.ridge]) * 2
+    roof = [low, machine.ridge, high]
+    rates = [min(machine.flops_per_second, x * machine.bytes_per_second) / 1e9 for x in roof]
+    axes.plot(roof, rates, color="black", linewidth=1.5)
+    for contender, colour, marker in zip(CONTENDERS, COLOURS, MARKERS, strict=True):
+        points = _points(result, contender.name)
+        x = [2 * madds / moved for madds, moved, _ in points]
+        y = [2 * madds / seconds / 1e9 for madds, _, seconds in points]
+        axes.scatter(x, y, color=colour, marker=marker, s=28, alpha=0.75)
+    axes.set(
+        xscale="log", yscale="log", xlabel="operations per byte that must be moved",
+        ylabel="GFLOP/s",
+    )  # fmt: skip
+    axes.set_title("The roofline, measured on this machine", loc="left", fontsize=11)

@@ -1,0 +1,165 @@
+"""Contenders on JAX: ours, what a Flax user writes first, and Keras on the JAX backend.
+
+Each maker takes a case and gives a function that runs it once and waits for the result.
+"""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax import traverse_util
+from jax import lax
+
+from mnet_jax import architectures, data, models, ops
+from mnet_jax.benchmark.cases import DepthwiseCase, InputCase, NetworkCase
+from mnet_jax.training import metrics
+from mnet_jax.training.step import initial_state, make_train_step
+
+Run = Callable[[], Any]
+LEARNING_RATE, MOMENTUM = 0.01, 0.9
+
+
+def ours(case: NetworkCase | DepthwiseCase | InputCase) -> Run:
+    """This library's defaults."""
+    if isinstance(case, InputCase):
+        return _input(case)
+    if isinstance(case, DepthwiseCase):
+        return _depthwise(case, "auto")
+    model = models.MobileNet(spec=case.spec)
+    return _network(case, model.apply)
+
+
+def obvious(case: NetworkCase | DepthwiseCase) -> Run:
+    """A grouped convolution for depthwise layers, a 1x1 convolution for pointwise ones."""
+    if isinstance(case, DepthwiseCase):
+        return _depthwise(case, "grouped")
+
+    def as_convolution(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        if not isinstance(context.module, models.PointwiseConv):
+            return call(*args, **kwargs)
+        kernel = context.module.variables["params"]["kernel"][None, None]
+        layout = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(args[0], kernel, (1, 1), "VALID", dimension_numbers=layout)
+
+    model = models.MobileNet(spec=case.spec, lowering="grouped")
+
+    def apply(*args: Any, **kwargs: Any) -> Any:
+        with nn.intercept_methods(as_convolution):
+            return model.apply(*args, **kwargs)
+
+    return _network(case, apply)
+
+
+def keras(case: NetworkCase) -> Run:
+    """The Keras application on the JAX backend, a pure function of its variables under jit."""
+    os.environ["KERAS_BACKEND"] = "jax"
+    import keras
+
+    from mnet_jax.weights.keras import APPLICATIONS
+
+    options: dict[str, Any] = {"include_preprocessing": False} if "_v3" in case.spec.name else {}
+    application = getattr(keras.applications, APPLICATIONS[case.spec.name])(
+        weights=None,
+        classifier_activation=None,
+        input_shape=(case.resolution, case.resolution, 3),
+        **options,
+    )
+    trainable = [v.value for v in application.trainable_variables]
+    others = [v.value for v in application.non_trainable_variables]
+    batch = _batch(case)
+
+    if case.program == "inference":
+
+        @jax.jit
+        def infer(trainable: Any, others: Any, images: jax.Array) -> jax.Array:
+            return application.stateless_call(trainable, others, images, training=False)[0]
+
+        return lambda: jax.block_until_ready(infer(trainable, others, batch["image"]))
+
+    update = optax.sgd(LEARNING_RATE, MOMENTUM)
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: Any, batch: Any) -> Any:
+        trainable, others, moments = state
+
+        def loss_of(trainable: Any) -> Any:
+            logits, new = application.stateless_call(
+                trainable, others, batch["image"], training=True
+            )
+            return jnp.mean(metrics.cross_entropy(logits, batch["label"])), new
+
+        (_, others), gradients = jax.value_and_grad(loss_of, has_aux=True)(trainable)
+        changes, moments = update.update(gradients, moments, trainable)
+        return optax.apply_updates(trainable, changes), others, moments
+
+    return _stepping(step, (trainable, others, update.init(trainable)), batch)
+
+
+def _depthwise(case: DepthwiseCase, lowering: Any) -> Run:
+    rng = np.random.default_rng(0)
+    strides = (case.stride, case.stride)
+    x = jnp.asarray(rng.normal(size=case.shape), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(case.kernel, case.kernel, case.shape[3])), jnp.float32)
+
+    def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return ops.depthwise_conv(x, kernel, strides, "SAME", lowering)
+
+    g = jnp.ones(jax.eval_shape(forward, x, kernel).shape, jnp.float32)
+    programs: dict[str, Callable[..., Any]] = {
+        "forward": lambda x, kernel, g: forward(x, kernel),
+        "input gradient": lambda x, kernel, g: jax.vjp(forward, x, kernel)[1](g)[0],
+        "kernel gradient": lambda x, kernel, g: jax.vjp(forward, x, kernel)[1](g)[1],
+    }
+    call = jax.jit(programs[case.derivative]).lower(x, kernel, g).compile()
+    return lambda: jax.block_until_ready(call(x, kernel, g))
+
+
+def _network(case: NetworkCase, apply: Callable[..., Any]) -> Run:
+    variables, batch = random_variables(case.spec), _batch(case)
+    if case.program == "inference":
+        infer = jax.jit(lambda v, x: apply(v, x, train=False))
+        call = infer.lower(variables, batch["image"]).compile()
+        return lambda: jax.block_until_ready(call(variables, batch["image"]))
+    update = optax.sgd(LEARNING_RATE, MOMENTUM)
+    state = initial_state(variables, update, jax.random.key(0))
+    step = jax.jit(make_train_step(apply, update), donate_argnums=0).lower(state, batch).compile()
+    return _stepping(lambda state, batch: step(state, batch)[0], state, batch)
+
+
+def _stepping(step: Callable[[Any, Any], Any], state: Any, batch: Any) -> Run:
+    def run() -> None:
+        nonlocal state
+        state = jax.block_until_ready(step(state, batch))
+
+    return run
+
+
+def random_variables(spec: architectures.NetworkSpec) -> dict[str, Any]:
+    """Variables whose values do not matter for the time, but are finite."""
+    rng = np.random.default_rng(0)
+    flat = {
+        name: jnp.ones(shape)
+        if name.endswith(("var", "scale"))
+        else jnp.asarray(rng.normal(0.0, 0.05, shape), jnp.float32)
+        for name, shape in architectures.variable_shapes(spec).items()
+    }
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _batch(case: NetworkCase) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(0)
+    shape = (case.batch_size, case.resolution, case.resolution, 3)
+    image = rng.uniform(-1, 1, shape).astype(np.float32)
+    label = rng.integers(0, case.spec.head.num_classes, case.batch_size).astype(np.int32)
+    return {"image": jnp.asarray(image), "label": jnp.asarray(label)}
+
+
+def _input(case: InputCase) -> Run:
+    batches = iter(data.train_batches(data.load(case.data).train, case.data, seed=0))
+    return lambda: next(batches)

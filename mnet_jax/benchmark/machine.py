@@ -1,0 +1,58 @@
+"""Measures what the machine's arithmetic and memory do at best, in a process of its own."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+from mnet_jax.analysis.roofline import Machine
+from mnet_jax.benchmark.worker import environment_of
+
+SIDE = 2048  # of the square matrices: 17 GFLOP, far above any cache's help
+ELEMENTS = 2**26  # of a stream: 256 MiB, far above any cache
+TRIES = 12
+
+
+def measure(environment: Mapping[str, str]) -> Machine:
+    """The best of some matrix products and of some streams, on JAX's default device.
+
+    Args:
+      environment: what the process is started with.
+    """
+    context = multiprocessing.get_context("spawn")
+    with environment_of(environment), ProcessPoolExecutor(1, mp_context=context) as pool:
+        flops, moved = pool.submit(_rates).result()
+    return Machine(flops_per_second=flops, bytes_per_second=moved)
+
+
+def better(a: Machine, b: Machine) -> Machine:
+    """The better of two measurements of one machine, rate by rate."""
+    return Machine(
+        flops_per_second=max(a.flops_per_second, b.flops_per_second),
+        bytes_per_second=max(a.bytes_per_second, b.bytes_per_second),
+    )
+
+
+def _rates() -> tuple[float, float]:
+    import jax
+    import jax.numpy as jnp
+
+    square = jnp.ones((SIDE, SIDE))
+    product = jax.jit(lambda a: a @ a)
+    x, y = jnp.ones(ELEMENTS), jnp.ones(ELEMENTS)
+    triad = jax.jit(lambda x, y: x + 3.0 * y)
+    return (
+        2 * SIDE**3 / _best_seconds(lambda: jax.block_until_ready(product(square))),
+        3 * x.nbytes / _best_seconds(lambda: jax.block_until_ready(triad(x, y))),
+    )
+
+
+def _best_seconds(call: Callable[[], Any]) -> float:
+    call()
+    seconds = []
+    for _ in range(TRIES):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

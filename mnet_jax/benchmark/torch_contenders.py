@@ -1,0 +1,182 @@
+"""Contenders on PyTorch: the same spec as a torch module, eager, compiled, as frozen TorchScript.
+
+Feature maps are channels last, which is PyTorch's fast layout on a CPU.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from mnet_jax.architectures import (
+    ConvNorm,
+    FusedInvertedResidual,
+    InvertedResidual,
+    NetworkSpec,
+    Separable,
+)
+from mnet_jax.architectures.spec import Block
+from mnet_jax.benchmark.cases import DepthwiseCase, NetworkCase
+
+Run = Callable[[], Any]
+LEARNING_RATE, MOMENTUM = 0.01, 0.9
+ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hard_swish": nn.Hardswish}
+
+
+def eager(case: NetworkCase | DepthwiseCase) -> Run:
+    """PyTorch as it is."""
+    if isinstance(case, DepthwiseCase):
+        return _depthwise(case)
+    return _network(case, lambda module, images: module)
+
+
+def compiled(case: NetworkCase) -> Run:
+    """`torch.compile` with its default backend, which needs a C++ compiler."""
+    return _network(case, lambda module, images: torch.compile(module))
+
+
+def script(case: NetworkCase) -> Run:
+    """A traced module, frozen and optimized for inference."""
+    return _network(case, _frozen)
+
+
+def _frozen(module: nn.Module, images: torch.Tensor) -> Any:
+    with torch.no_grad():
+        traced = torch.jit.freeze(torch.jit.trace(module.eval(), images))
+        return torch.jit.optimize_for_inference(traced)
+
+
+def _network(case: NetworkCase, prepare: Callable[[nn.Module, torch.Tensor], Any]) -> Run:
+    torch.manual_seed(0)
+    images, labels = _batch(case)
+    module: Any = Network(case.spec).to(memory_format=torch.channels_last)
+    if case.program == "inference":
+        module = prepare(module.eval(), images)
+
+        def infer() -> None:
+            with torch.inference_mode():
+                module(images)
+
+        return infer
+    update = torch.optim.SGD(module.parameters(), LEARNING_RATE, MOMENTUM)
+    module = prepare(module.train(), images)
+    loss_of = nn.CrossEntropyLoss()
+
+    def step() -> None:
+        update.zero_grad(set_to_none=True)
+        loss_of(module(images), labels).backward()
+        update.step()
+
+    return step
+
+
+def _batch(case: NetworkCase) -> tuple[torch.Tensor, torch.Tensor]:
+    images = torch.rand(case.batch_size, 3, case.resolution, case.resolution) * 2 - 1
+    labels = torch.randint(case.spec.head.num_classes, (case.batch_size,))
+    return images.to(memory_format=torch.channels_last), labels
+
+
+def _depthwise(case: DepthwiseCase) -> Run:
+    batch, height, width, channels = case.shape
+    layer = nn.Conv2d(
+        channels, channels, case.kernel, case.stride, case.kernel // 2, groups=channels, bias=False
+    ).to(memory_format=torch.channels_last)
+    x = torch.randn(batch, channels, height, width).to(memory_format=torch.channels_last)
+    if case.derivative == "forward":
+
+        def forward() -> None:
+            with torch.inference_mode():
+                layer(x)
+
+        return forward
+    x.requires_grad_()
+    y = layer(x)
+    wanted = x if case.derivative == "input gradient" else layer.weight
+    g = torch.ones_like(y)
+    return lambda: torch.autograd.grad(y, wanted, g, retain_graph=True)
+
+
+def _conv(
+    inputs: int, outputs: int, kernel: int, stride: int, activation: str, groups: int = 1
+) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    parts = [conv, nn.BatchNorm2d(outputs)]
+    if activation != "linear":
+        parts.append(ACTIVATIONS[activation](inplace=True))
+    return nn.Sequential(*parts)
+
+
+class SqueezeExcite(nn.Module):
+    """As `models.SqueezeExcite`, in [b, c, h, w]."""
+
+    def __init__(self, channels: int, squeeze: int) -> None:
+        super().__init__()
+        self.reduce, self.expand = nn.Conv2d(channels, squeeze, 1), nn.Conv2d(squeeze, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[b, c, h, w] to the same."""
+        gate = self.expand(torch.relu(self.reduce(x.mean((2, 3), keepdim=True))))
+        return x * nn.functional.hardsigmoid(gate)
+
+
+class Shortcut(nn.Module):
+    """Adds a module's input to its output."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[b, c, h, w] to the same."""
+        return x + self.inner(x)
+
+
+def _block(block: Block) -> nn.Module:
+    act, stride = block.activation, block.stride
+    if isinstance(block, ConvNorm):
+        return _conv(block.inputs, block.outputs, block.kernel, stride, act)
+    if isinstance(block, Separable):
+        depthwise = _conv(block.inputs, block.inputs, block.kernel, stride, act, block.inputs)
+        return nn.Sequential(depthwise, _conv(block.inputs, block.outputs, 1, 1, act))
+    wide = block.expanded
+    project = _conv(wide, block.outputs, 1, 1, block.bottleneck)
+    if isinstance(block, FusedInvertedResidual):
+        return nn.Sequential(_conv(block.inputs, wide, block.kernel, stride, act), project)
+    assert isinstance(block, InvertedResidual)
+    parts: list[nn.Module] = []
+    if block.start_kernel:
+        n, start = block.inputs, block.start_stride
+        parts.append(_conv(n, n, block.start_kernel, start, "linear", n))
+    if block.expands:
+        parts.append(_conv(block.inputs, wide, 1, 1, act))
+    if block.kernel:
+        parts.append(_conv(wide, wide, block.kernel, stride, act, wide))
+    if block.squeeze:
+        parts.append(SqueezeExcite(wide, block.squeeze))
+    body = nn.Sequential(*parts, project)
+    return Shortcut(body) if block.shortcut == "bottleneck" else body
+
+
+class Network(nn.Module):
+    """A spec as a torch module: images [b, 3, h, w] to logits."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        parts = [_block(spec.stem), *map(_block, spec.blocks)]
+        if spec.head.conv:
+            parts.append(_block(spec.head.conv))
+        self.body = nn.Sequential(*parts)
+        hidden = spec.head.hidden
+        tail: list[nn.Module] = []
+        if hidden:
+            tail.append(nn.Linear(spec.pooled, hidden.channels, bias=not hidden.normalized))
+            if hidden.normalized:
+                tail.append(nn.BatchNorm1d(hidden.channels))
+            tail.append(ACTIVATIONS[hidden.activation](inplace=True))
+        tail += [nn.Dropout(spec.head.dropout), nn.Linear(spec.features, spec.head.num_classes)]
+        self.tail = nn.Sequential(*tail)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits [b, num_classes]."""
+        return self.tail(self.body(images).mean((2, 3)))

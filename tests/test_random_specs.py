@@ -116,6 +116,8 @@ def bodies(draw, inputs, count, channels, expanded):
         for i, (block, following) in enumerate(itertools.pairwise(row)):
             fits = isinstance(block, InvertedResidual) and block.keeps_shape
             fits = fits and isinstance(following, InvertedResidual)
+            if fits and following.start_kernel and not following.kernel:
+                fits = following.stride == 1  # else it shrinks the map before it expands it
             if fits and following.expanded == block.expanded:
                 fields = {f: getattr(block, f) for f in InvertedResidual.__dataclass_fields__}
                 row[i] = InvertedResidual(**(fields | {"shortcut": "expansion"}))
@@ -301,7 +303,10 @@ def test_output_stride_and_reduced_tail_keep_what_they_say(spec):
     product = spec.stem.stride * math.prod(block.stride for block in spec.blocks)
     assert finer.stem.stride * math.prod(b.stride for b in finer.blocks) == min(product, 8)
     assert parameters_by_hand(finer) == parameters_by_hand(spec)
-    if any(block.stride == 2 for block in spec.blocks[1:]):
+    if any(block.dilation > 1 for block in spec.blocks):
+        with pytest.raises(ValueError, match="reduced_tail: got 'dilated blocks'"):
+            transforms.with_reduced_tail(spec)
+    elif any(block.stride == 2 for block in spec.blocks[1:]):
         reduced = transforms.with_reduced_tail(spec)
         assert abs(reduced.pooled - spec.pooled / 2) <= 4  # to a multiple of 8
         assert [b.stride for b in reduced.blocks] == [b.stride for b in spec.blocks]

@@ -834,6 +834,20 @@ ILLEGAL = [
 ]
 
 
+def test_no_shortcut_spans_a_map_that_shrinks_before_it_is_expanded():
+    def two_blocks(following):
+        block = InvertedResidual(inputs=16, expanded=64, outputs=16, shortcut="expansion")
+        head = Head(conv=None, dropout=0.0, num_classes=2)
+        stem = ConvNorm(inputs=3, outputs=16, kernel=3)
+        plain = mobilenet_v2()
+        return dataclasses.replace(plain, stem=stem, blocks=(block, following), head=head)
+
+    wide = {"inputs": 16, "expanded": 64, "outputs": 24, "stride": 2, "start_kernel": 3}
+    two_blocks(InvertedResidual(**wide, kernel=3))  # the stride lies behind the expansion
+    with pytest.raises(ValueError, match="a next block expanded as widely as this, and at this"):
+        two_blocks(InvertedResidual(**wide, kernel=0))
+
+
 def test_reduced_tail_halves_a_fused_block_behind_the_last_stride():
     plain = mobilenet_v4("conv_medium")
     fused = FusedInvertedResidual(inputs=256, expanded=1024, outputs=256)

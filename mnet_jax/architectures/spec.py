@@ -176,6 +176,15 @@ class InvertedResidual:
 Block = ConvNorm | Separable | FusedInvertedResidual | InvertedResidual
 
 
+def can_span(block: InvertedResidual, following: Block | None) -> bool:
+    """Whether this block's expanded tensor has the shape of the next one's, to be added to it."""
+    return (
+        isinstance(following, InvertedResidual)
+        and following.expanded == block.expanded
+        and (following.start_kernel == 0 or following.start_stride == 1)
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hidden:
     """A dense layer between the pool and the classifier.
@@ -249,10 +258,8 @@ class NetworkSpec:
             )
         for block, following in zip(self.blocks, [*self.blocks[1:], None], strict=True):
             if isinstance(block, InvertedResidual) and block.shortcut == "expansion":
-                fits = (
-                    isinstance(following, InvertedResidual) and following.expanded == block.expanded
-                )
-                require(fits, "shortcut", "expansion", "a next block expanded as widely as this")
+                legal = "a next block expanded as widely as this, and at this size"
+                require(can_span(block, following), "shortcut", "expansion", legal)
 
     @property
     def features(self) -> int:

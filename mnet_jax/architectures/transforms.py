@@ -18,6 +18,7 @@ from mnet_jax.architectures.spec import (
     NetworkSpec,
     Separable,
     Shortcut,
+    can_span,
 )
 from mnet_jax.validation import require, require_choice
 
@@ -94,8 +95,7 @@ def with_shortcut(spec: NetworkSpec, shortcut: Shortcut) -> NetworkSpec:
     def change(block: Block, following: Block | None) -> Block:
         if not isinstance(block, InvertedResidual) or not block.keeps_shape:
             return block
-        fits = isinstance(following, InvertedResidual) and following.expanded == block.expanded
-        if shortcut == "expansion" and not fits:
+        if shortcut == "expansion" and not can_span(block, following):
             return block
         return dataclasses.replace(block, shortcut=shortcut)
 

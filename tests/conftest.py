@@ -1,9 +1,13 @@
 """What several test files share: a network small enough to compile in seconds."""
 
 import pytest
+from hypothesis import settings
 
 from mnet_jax import architectures
 from mnet_jax.architectures import ConvNorm, Head, InvertedResidual, NetworkSpec
+
+# Here, as pytest asks for a profile before it imports the tests; see test_random_specs.py.
+settings.register_profile("thousands", max_examples=5000, deadline=None)
 
 
 def make_tiny_spec(num_classes: int = 10, dropout: float = 0.2) -> NetworkSpec:

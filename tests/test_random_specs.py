@@ -35,8 +35,6 @@ from mnet_jax.architectures import (
 )
 from mnet_jax.architectures.dialects import dialect_of
 
-settings.register_profile("thousands", max_examples=5000, deadline=None)
-
 
 def drawing(examples):
     """So many networks by default; those of a profile, if one is chosen that asks for more."""

@@ -61,6 +61,7 @@ BAD = [
     ("--bottleneck linear Relu6", "--bottleneck: got 'Relu6', legal: linear, relu6"),
     ("--model mobilenet_v9", "--model: got 'mobilenet_v9', legal: mobilenet_v1, mobilenet_v2"),
     ("--dialect pytorch", "--dialect: got 'pytorch', legal: paper, slim, keras, torchvision, timm"),
+    ("--parallel threads", "--parallel: got 'threads', legal: jit, pmap"),
     ("--precision float16", "--precision: got 'float16', legal: float32, bfloat16"),
     ("--decay-depthwise maybe", "--decay-depthwise: got 'maybe', legal: True, False"),
     # Flags that are not there, not whole, or there twice.

@@ -15,7 +15,7 @@ from mnet_jax import architectures
 from mnet_jax.architectures import InvertedResidual, NetworkSpec, Separable, transforms
 from mnet_jax.architectures.dialects import DialectName
 from mnet_jax.architectures.spec import Shortcut
-from mnet_jax.config import Precision, RunConfig
+from mnet_jax.config import Parallelism, Precision, RunConfig
 from mnet_jax.validation import require, require_choice
 
 ABSENT = "-"  # what `read` gives where a network has no place for the axis
@@ -238,6 +238,7 @@ RECIPE_AXES: tuple[Axis, ...] = (
         "training", "depth_decay", float, "learning rate of a part over that of the part behind it"
     ),
     _replacing("training", "precision", Precision, "type of the computation"),
+    _replacing("training", "parallel", Parallelism, "how devices share a batch"),
 )
 AXES = (*ARCHITECTURE_AXES, *RECIPE_AXES)
 

@@ -1,6 +1,6 @@
 """MobileNet V3 (arXiv 1905.02244), Tables 1 and 2."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mnet_jax.architectures.dialects import (
     DialectName,
@@ -32,46 +32,59 @@ from mnet_jax.validation import require, require_choice
 
 VERSION = "mobilenet_v3"
 STEM = 16
+Variant = Literal["large", "small"]
 LastStage = Literal["efficient", "original"]
-Row = tuple[int, int, int, bool, bool, int]
 
-LARGE: tuple[Row, ...] = (  # (kernel, expanded, channels, squeeze-excite, h-swish, stride)
-    (3, 16, 16, False, False, 1),
-    (3, 64, 24, False, False, 2),
-    (3, 72, 24, False, False, 1),
-    (5, 72, 40, True, False, 2),
-    (5, 120, 40, True, False, 1),
-    (5, 120, 40, True, False, 1),
-    (3, 240, 80, False, True, 2),
-    (3, 200, 80, False, True, 1),
-    (3, 184, 80, False, True, 1),
-    (3, 184, 80, False, True, 1),
-    (3, 480, 112, True, True, 1),
-    (3, 672, 112, True, True, 1),
-    (5, 672, 160, True, True, 2),
-    (5, 960, 160, True, True, 1),
-    (5, 960, 160, True, True, 1),
+
+class Row(NamedTuple):
+    """A block as the tables print it."""
+
+    kernel: int
+    expanded: int
+    channels: int
+    squeeze: bool
+    swish: bool
+    stride: int
+
+
+LARGE = (  # kernel, expanded, channels, squeeze-and-excitation, h-swish, stride
+    Row(3, 16, 16, False, False, 1),
+    Row(3, 64, 24, False, False, 2),
+    Row(3, 72, 24, False, False, 1),
+    Row(5, 72, 40, True, False, 2),
+    Row(5, 120, 40, True, False, 1),
+    Row(5, 120, 40, True, False, 1),
+    Row(3, 240, 80, False, True, 2),
+    Row(3, 200, 80, False, True, 1),
+    Row(3, 184, 80, False, True, 1),
+    Row(3, 184, 80, False, True, 1),
+    Row(3, 480, 112, True, True, 1),
+    Row(3, 672, 112, True, True, 1),
+    Row(5, 672, 160, True, True, 2),
+    Row(5, 960, 160, True, True, 1),
+    Row(5, 960, 160, True, True, 1),
 )
 LARGE_HIDDEN = 1280
-SMALL: tuple[Row, ...] = (
-    (3, 16, 16, True, False, 2),
-    (3, 72, 24, False, False, 2),
-    (3, 88, 24, False, False, 1),
-    (5, 96, 40, True, True, 2),
-    (5, 240, 40, True, True, 1),
-    (5, 240, 40, True, True, 1),
-    (5, 120, 48, True, True, 1),
-    (5, 144, 48, True, True, 1),
-    (5, 288, 96, True, True, 2),
-    (5, 576, 96, True, True, 1),
-    (5, 576, 96, True, True, 1),
+SMALL = (
+    Row(3, 16, 16, True, False, 2),
+    Row(3, 72, 24, False, False, 2),
+    Row(3, 88, 24, False, False, 1),
+    Row(5, 96, 40, True, True, 2),
+    Row(5, 240, 40, True, True, 1),
+    Row(5, 240, 40, True, True, 1),
+    Row(5, 120, 48, True, True, 1),
+    Row(5, 144, 48, True, True, 1),
+    Row(5, 288, 96, True, True, 2),
+    Row(5, 576, 96, True, True, 1),
+    Row(5, 576, 96, True, True, 1),
 )
 SMALL_HIDDEN = 1024  # the table says 1280; every implementation that was released has 1024
+_TABLES = {"large": (LARGE, LARGE_HIDDEN), "small": (SMALL, SMALL_HIDDEN)}
 LAST_EXPANSION = 6  # of the 1x1 convolution before the pool: 960 of 160, 576 of 96
 
 
 def mobilenet_v3(
-    variant: Literal["large", "small"],
+    variant: Variant,
     *,
     width: float = 1.0,
     num_classes: int = 1000,
@@ -113,53 +126,40 @@ def mobilenet_v3(
     Raises:
       ValueError: an option is not legal; one line with its name, value and what is.
     """
-    require_choice("variant", variant, Literal["large", "small"])
+    require_choice("variant", variant, Variant)
     require_choice("stem", stem, Literal[16, 32])
     require_choice("last_stage", last_stage, LastStage)
     whole = hard_swish_from is None or (isinstance(hard_swish_from, int) and hard_swish_from >= 0)
     require(whole, "hard_swish_from", hard_swish_from, "a number of channels, or 0 for nowhere")
-    rows, hidden = (LARGE, LARGE_HIDDEN) if variant == "large" else (SMALL, SMALL_HIDDEN)
-    if minimalistic:
-        rows = tuple((3, *row[1:]) for row in rows)
+    rows, hidden = _TABLES[variant]
     if hard_swish_from is None:
-        hard_swish_from = 0 if minimalistic else min(row[2] for row in rows if row[4])
-    with_squeeze = not minimalistic if squeeze_excite is None else squeeze_excite
+        hard_swish_from = 0 if minimalistic else min(row.channels for row in rows if row.swish)
+    if squeeze_excite is None:
+        squeeze_excite = not minimalistic
+    rows = tuple(
+        row._replace(
+            kernel=3 if minimalistic else row.kernel,
+            squeeze=row.squeeze and squeeze_excite,
+            swish=0 < hard_swish_from <= row.channels,
+        )
+        for row in rows
+    )
     sizing = sizing_of(VERSION, dialect)
     ends: Activation = "hard_swish" if hard_swish_from else "relu"
-
     first = (
-        round_channels(stem, width, sizing.rounding) if width >= sizing.stem_scales_from else stem
+        stem if width < sizing.stem_scales_from else round_channels(stem, width, sizing.rounding)
     )
-    blocks: list[InvertedResidual] = []
-    inputs, before = first, STEM  # real channels, and those of the table
-    for kernel, expanded, channels, squeezes, _, stride in rows:
-        wide = _expanded(expanded, before, inputs, width, sizing)
-        outputs = round_channels(channels, width, sizing.rounding)
-        swish = 0 < hard_swish_from <= channels
-        blocks.append(
-            InvertedResidual(
-                inputs=inputs,
-                expanded=wide,
-                outputs=outputs,
-                kernel=kernel,
-                stride=stride,
-                activation="hard_swish" if swish else "relu",
-                squeeze=squeezed(wide) if squeezes and with_squeeze else 0,
-            )
-        )
-        inputs, before = outputs, channels
+    blocks = _blocks(rows, first, width, sizing)
     if last_stage == "original":
-        blocks.append(
-            InvertedResidual(
-                inputs=inputs, expanded=LAST_EXPANSION * inputs, outputs=2 * inputs, activation=ends
-            )
-        )
-        conv, behind = last_channels(hidden, width, sizing), None
+        blocks.append(_last_block(blocks[-1].outputs, ends))
+        conv = last_channels(hidden, width, sizing)
+    elif sizing.pooled == "ratio":
+        conv = LAST_EXPANSION * blocks[-1].outputs
     else:
-        scaled = round_channels(LAST_EXPANSION * before, width, sizing.rounding)
-        conv = LAST_EXPANSION * inputs if sizing.pooled == "ratio" else scaled
-        channels = last_channels(hidden, width, sizing)
-        behind = Hidden(channels=channels, activation=ends, normalized=False)
+        conv = round_channels(LAST_EXPANSION * rows[-1].channels, width, sizing.rounding)
+    behind = Hidden(
+        channels=last_channels(hidden, width, sizing), activation=ends, normalized=False
+    )
     spec = NetworkSpec(
         name=f"mobilenet_v3_{variant}",
         width=float(width),
@@ -168,13 +168,44 @@ def mobilenet_v3(
         blocks=tuple(blocks),
         head=Head(
             conv=ConvNorm(inputs=blocks[-1].outputs, outputs=conv, kernel=1, activation=ends),
-            hidden=behind,
+            hidden=behind if last_stage == "efficient" else None,
             dropout=sizing.dropout if dropout is None else dropout,
             num_classes=num_classes,
         ),
     )
     spec = with_bottleneck(with_input_stride(spec, input_stride), bottleneck)
     return with_shortcut(spec, shortcut)
+
+
+def _blocks(
+    rows: tuple[Row, ...], inputs: int, width: float, sizing: Sizing
+) -> list[InvertedResidual]:
+    """The blocks of a table's rows behind a stem of `inputs` channels."""
+    blocks, before = [], STEM  # `before` are the channels of the table, `inputs` the real ones
+    for row in rows:
+        wide = _expanded(row.expanded, before, inputs, width, sizing)
+        block = InvertedResidual(
+            inputs=inputs,
+            expanded=wide,
+            outputs=round_channels(row.channels, width, sizing.rounding),
+            kernel=row.kernel,
+            stride=row.stride,
+            activation="hard_swish" if row.swish else "relu",
+            squeeze=squeezed(wide) if row.squeeze else 0,
+        )
+        blocks.append(block)
+        inputs, before = block.outputs, row.channels
+    return blocks
+
+
+def _last_block(inputs: int, activation: Activation) -> InvertedResidual:
+    """The block that the efficient last stage saves (Fig. 5), as V2's last."""
+    return InvertedResidual(
+        inputs=inputs,
+        expanded=LAST_EXPANSION * inputs,
+        outputs=2 * inputs,
+        activation=activation,
+    )
 
 
 def _expanded(expanded: int, before: int, inputs: int, width: float, sizing: Sizing) -> int:

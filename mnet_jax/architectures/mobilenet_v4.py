@@ -1,6 +1,6 @@
 """MobileNet V4 (arXiv 2404.10518): the convolutional models of its appendix D."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mnet_jax.architectures.dialects import (
     DialectName,
@@ -36,83 +36,109 @@ HIDDEN = 1280  # and of the dense layer behind it
 ACTIVATION: Activation = "relu"
 Variant = Literal["conv_small", "conv_medium", "conv_large"]
 
-# A row is one block:
-#   ("conv", kernel, stride, channels)
-#   ("fused", kernel, stride, expansion, channels)
-#   ("uib", start kernel, kernel, stride, expansion, channels), a kernel of 0 is not there
+
+class Conv(NamedTuple):
+    """A row of the tables that is a full convolution."""
+
+    kernel: int
+    stride: int
+    channels: int
+
+
+class Fused(NamedTuple):
+    """A row that is a fused inverted residual."""
+
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+class Uib(NamedTuple):
+    """A row that is a universal inverted bottleneck; a kernel of 0 is not there."""
+
+    start_kernel: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+Row = Conv | Fused | Uib
+
 SMALL_STEM = 32
-SMALL = (
-    ("conv", 3, 2, 32),
-    ("conv", 1, 1, 32),
-    ("conv", 3, 2, 96),
-    ("conv", 1, 1, 64),
-    ("uib", 5, 5, 2, 3, 96),
-    ("uib", 0, 3, 1, 2, 96),
-    ("uib", 0, 3, 1, 2, 96),
-    ("uib", 0, 3, 1, 2, 96),
-    ("uib", 0, 3, 1, 2, 96),
-    ("uib", 3, 0, 1, 4, 96),
-    ("uib", 3, 3, 2, 6, 128),
-    ("uib", 5, 5, 1, 4, 128),
-    ("uib", 0, 5, 1, 4, 128),
-    ("uib", 0, 5, 1, 3, 128),
-    ("uib", 0, 3, 1, 4, 128),
-    ("uib", 0, 3, 1, 4, 128),
+SMALL: tuple[Row, ...] = (
+    Conv(3, 2, 32),
+    Conv(1, 1, 32),
+    Conv(3, 2, 96),
+    Conv(1, 1, 64),
+    Uib(5, 5, 2, 3, 96),
+    Uib(0, 3, 1, 2, 96),
+    Uib(0, 3, 1, 2, 96),
+    Uib(0, 3, 1, 2, 96),
+    Uib(0, 3, 1, 2, 96),
+    Uib(3, 0, 1, 4, 96),
+    Uib(3, 3, 2, 6, 128),
+    Uib(5, 5, 1, 4, 128),
+    Uib(0, 5, 1, 4, 128),
+    Uib(0, 5, 1, 3, 128),
+    Uib(0, 3, 1, 4, 128),
+    Uib(0, 3, 1, 4, 128),
 )
 MEDIUM_STEM = 32
-MEDIUM = (
-    ("fused", 3, 2, 4, 48),
-    ("uib", 3, 5, 2, 4, 80),
-    ("uib", 3, 3, 1, 2, 80),
-    ("uib", 3, 5, 2, 6, 160),
-    ("uib", 3, 3, 1, 4, 160),
-    ("uib", 3, 3, 1, 4, 160),
-    ("uib", 3, 5, 1, 4, 160),
-    ("uib", 3, 3, 1, 4, 160),
-    ("uib", 3, 0, 1, 4, 160),
-    ("uib", 0, 0, 1, 2, 160),
-    ("uib", 3, 0, 1, 4, 160),
-    ("uib", 5, 5, 2, 6, 256),
-    ("uib", 5, 5, 1, 4, 256),
-    ("uib", 3, 5, 1, 4, 256),
-    ("uib", 3, 5, 1, 4, 256),
-    ("uib", 0, 0, 1, 4, 256),
-    ("uib", 3, 0, 1, 4, 256),
-    ("uib", 3, 5, 1, 2, 256),
-    ("uib", 5, 5, 1, 4, 256),
-    ("uib", 0, 0, 1, 4, 256),
-    ("uib", 0, 0, 1, 4, 256),
-    ("uib", 5, 0, 1, 2, 256),
+MEDIUM: tuple[Row, ...] = (
+    Fused(3, 2, 4, 48),
+    Uib(3, 5, 2, 4, 80),
+    Uib(3, 3, 1, 2, 80),
+    Uib(3, 5, 2, 6, 160),
+    Uib(3, 3, 1, 4, 160),
+    Uib(3, 3, 1, 4, 160),
+    Uib(3, 5, 1, 4, 160),
+    Uib(3, 3, 1, 4, 160),
+    Uib(3, 0, 1, 4, 160),
+    Uib(0, 0, 1, 2, 160),
+    Uib(3, 0, 1, 4, 160),
+    Uib(5, 5, 2, 6, 256),
+    Uib(5, 5, 1, 4, 256),
+    Uib(3, 5, 1, 4, 256),
+    Uib(3, 5, 1, 4, 256),
+    Uib(0, 0, 1, 4, 256),
+    Uib(3, 0, 1, 4, 256),
+    Uib(3, 5, 1, 2, 256),
+    Uib(5, 5, 1, 4, 256),
+    Uib(0, 0, 1, 4, 256),
+    Uib(0, 0, 1, 4, 256),
+    Uib(5, 0, 1, 2, 256),
 )
 LARGE_STEM = 24
-LARGE = (
-    ("fused", 3, 2, 4, 48),
-    ("uib", 3, 5, 2, 4, 96),
-    ("uib", 3, 3, 1, 4, 96),
-    ("uib", 3, 5, 2, 4, 192),
-    ("uib", 3, 3, 1, 4, 192),
-    ("uib", 3, 3, 1, 4, 192),
-    ("uib", 3, 3, 1, 4, 192),
-    ("uib", 3, 5, 1, 4, 192),
-    ("uib", 5, 3, 1, 4, 192),
-    ("uib", 5, 3, 1, 4, 192),
-    ("uib", 5, 3, 1, 4, 192),
-    ("uib", 5, 3, 1, 4, 192),
-    ("uib", 5, 3, 1, 4, 192),
-    ("uib", 3, 0, 1, 4, 192),
-    ("uib", 5, 5, 2, 4, 512),
-    ("uib", 5, 5, 1, 4, 512),
-    ("uib", 5, 5, 1, 4, 512),
-    ("uib", 5, 5, 1, 4, 512),
-    ("uib", 5, 0, 1, 4, 512),
-    ("uib", 5, 3, 1, 4, 512),
-    ("uib", 5, 0, 1, 4, 512),
-    ("uib", 5, 0, 1, 4, 512),
-    ("uib", 5, 3, 1, 4, 512),
-    ("uib", 5, 5, 1, 4, 512),
-    ("uib", 5, 0, 1, 4, 512),
-    ("uib", 5, 0, 1, 4, 512),
-    ("uib", 5, 0, 1, 4, 512),
+LARGE: tuple[Row, ...] = (
+    Fused(3, 2, 4, 48),
+    Uib(3, 5, 2, 4, 96),
+    Uib(3, 3, 1, 4, 96),
+    Uib(3, 5, 2, 4, 192),
+    Uib(3, 3, 1, 4, 192),
+    Uib(3, 3, 1, 4, 192),
+    Uib(3, 3, 1, 4, 192),
+    Uib(3, 5, 1, 4, 192),
+    Uib(5, 3, 1, 4, 192),
+    Uib(5, 3, 1, 4, 192),
+    Uib(5, 3, 1, 4, 192),
+    Uib(5, 3, 1, 4, 192),
+    Uib(5, 3, 1, 4, 192),
+    Uib(3, 0, 1, 4, 192),
+    Uib(5, 5, 2, 4, 512),
+    Uib(5, 5, 1, 4, 512),
+    Uib(5, 5, 1, 4, 512),
+    Uib(5, 5, 1, 4, 512),
+    Uib(5, 0, 1, 4, 512),
+    Uib(5, 3, 1, 4, 512),
+    Uib(5, 0, 1, 4, 512),
+    Uib(5, 0, 1, 4, 512),
+    Uib(5, 3, 1, 4, 512),
+    Uib(5, 5, 1, 4, 512),
+    Uib(5, 0, 1, 4, 512),
+    Uib(5, 0, 1, 4, 512),
+    Uib(5, 0, 1, 4, 512),
 )
 _VARIANTS = {
     "conv_small": (SMALL_STEM, SMALL),
@@ -161,7 +187,7 @@ def mobilenet_v4(
     blocks: list[Block] = []
     inputs = first
     for row in rows:
-        blocks.append(_block(row, inputs, channels(row[-1])))
+        blocks.append(_block(row, inputs, channels(row.channels)))
         inputs = blocks[-1].outputs
     pooled = ConvNorm(inputs=inputs, outputs=channels(POOLED), kernel=1, activation=ACTIVATION)
     hidden = Hidden(
@@ -184,30 +210,32 @@ def mobilenet_v4(
     return with_shortcut(spec, shortcut)
 
 
-def _block(row: tuple, inputs: int, outputs: int) -> Block:
+def _block(row: Row, inputs: int, outputs: int) -> Block:
     """The block of a row of the tables."""
-    if row[0] == "conv":
-        _, kernel, stride, _ = row
+    if isinstance(row, Conv):
         return ConvNorm(
-            inputs=inputs, outputs=outputs, kernel=kernel, stride=stride, activation=ACTIVATION
-        )
-    if row[0] == "fused":
-        _, kernel, stride, expansion, _ = row
-        return FusedInvertedResidual(
             inputs=inputs,
-            expanded=make_divisible(inputs * expansion),
             outputs=outputs,
-            kernel=kernel,
-            stride=stride,
+            kernel=row.kernel,
+            stride=row.stride,
             activation=ACTIVATION,
         )
-    _, start_kernel, kernel, stride, expansion, _ = row
+    expanded = make_divisible(inputs * row.expansion)
+    if isinstance(row, Fused):
+        return FusedInvertedResidual(
+            inputs=inputs,
+            expanded=expanded,
+            outputs=outputs,
+            kernel=row.kernel,
+            stride=row.stride,
+            activation=ACTIVATION,
+        )
     return InvertedResidual(
         inputs=inputs,
-        expanded=make_divisible(inputs * expansion),
+        expanded=expanded,
         outputs=outputs,
-        kernel=kernel,
-        start_kernel=start_kernel,
-        stride=stride,
+        kernel=row.kernel,
+        start_kernel=row.start_kernel,
+        stride=row.stride,
         activation=ACTIVATION,
     )

@@ -7,11 +7,14 @@
 `model.spec` is the resolved architecture; `MobileNet(spec=...)` builds any other.
 """
 
+from mnet_jax.models.blocks import DepthwiseSeparable, FusedInvertedResidual, InvertedResidual
 from mnet_jax.models.factories import (
     mobilenet_v1,
     mobilenet_v2,
+    mobilenet_v3,
     mobilenet_v3_large,
     mobilenet_v3_small,
+    mobilenet_v4,
     mobilenet_v4_conv_large,
     mobilenet_v4_conv_medium,
     mobilenet_v4_conv_small,
@@ -19,9 +22,6 @@ from mnet_jax.models.factories import (
 from mnet_jax.models.layers import (
     ConvNorm,
     DepthwiseConv,
-    DepthwiseSeparable,
-    FusedInvertedResidual,
-    InvertedResidual,
     PointwiseConv,
     Setting,
     SqueezeExcite,
@@ -56,8 +56,10 @@ __all__ = [
     "load",
     "mobilenet_v1",
     "mobilenet_v2",
+    "mobilenet_v3",
     "mobilenet_v3_large",
     "mobilenet_v3_small",
+    "mobilenet_v4",
     "mobilenet_v4_conv_large",
     "mobilenet_v4_conv_medium",
     "mobilenet_v4_conv_small",

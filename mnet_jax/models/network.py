@@ -10,7 +10,8 @@ from flax import linen as nn
 from mnet_jax.architectures import spec as architecture
 from mnet_jax.architectures import transforms, walk
 from mnet_jax.architectures.spec import Kind
-from mnet_jax.models import layers
+from mnet_jax.models import blocks, layers
+from mnet_jax.models.initializers import kernel_init
 from mnet_jax.ops.depthwise import Lowering
 
 Array = jax.Array
@@ -31,7 +32,7 @@ class Hidden(nn.Module):
         dialect, dtype = self.setting.dialect, self.setting.dtype
         # A 1x1 convolution in every implementation but torchvision, and initialized as such.
         kind: Kind = "dense" if dialect.name == "torchvision" else "pointwise"
-        init = layers.kernel_init(dialect.initializer, kind)
+        init = kernel_init(dialect.initializer, kind)
         if self.spec.normalized:
             x = layers.PointwiseConv(self.spec.channels, dtype, init, name="conv")(x)
             x = self.setting.norm("norm")(x, use_running_average=not train)
@@ -61,7 +62,7 @@ class Head(nn.Module):
         if spec.hidden:
             self.hidden = Hidden(spec.hidden, setting)
         self.dropout = nn.Dropout(spec.dropout)
-        init = layers.kernel_init(initializer, "dense")
+        init = kernel_init(initializer, "dense")
         self.classifier = nn.Dense(spec.num_classes, dtype=setting.dtype, kernel_init=init)
 
     def last_map(self, x: Array, *, train: bool) -> Array:
@@ -195,12 +196,12 @@ def _module(spec: architecture.Block, setting: layers.Setting) -> Any:
     if isinstance(spec, architecture.ConvNorm):
         return layers.ConvNorm(spec.outputs, **window)
     if isinstance(spec, architecture.Separable):
-        return layers.DepthwiseSeparable(spec.outputs, **window)
+        return blocks.DepthwiseSeparable(spec.outputs, **window)
     if isinstance(spec, architecture.FusedInvertedResidual):
-        return layers.FusedInvertedResidual(
+        return blocks.FusedInvertedResidual(
             spec.outputs, spec.expanded, bottleneck=spec.bottleneck, **window
         )
-    return layers.InvertedResidual(
+    return blocks.InvertedResidual(
         outputs=spec.outputs,
         expanded=spec.expanded if spec.expands else None,
         start_kernel=spec.start_kernel,

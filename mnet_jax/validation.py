@@ -2,6 +2,8 @@
 
 from typing import get_args
 
+MOST_CHARACTERS = 200
+
 
 def require(holds: bool, name: str, value: object, legal: str) -> None:
     """Raises ValueError, one line with the field, the value and what is legal, unless `holds`."""
@@ -12,4 +14,25 @@ def require(holds: bool, name: str, value: object, legal: str) -> None:
 def require_choice(name: str, value: object, literal: object) -> None:
     """Raises ValueError unless `value` is a member of the type `literal`, a `Literal`."""
     choices = get_args(literal)
-    require(value in choices, name, value, ", ".join(map(str, choices)))
+    known = any(value == choice and type(value) is type(choice) for choice in choices)
+    require(known, name, value, ", ".join(map(str, choices)))
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is an integer or a float; True and False are neither here."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is an integer; True and False are none here."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def one_line(text: object) -> str:
+    """`text` without line breaks and control characters, cut where it is long.
+
+    Names and messages that come from a file are anybody's: they may not forge a second line.
+    """
+    words = " ".join(str(text).split())
+    line = words if words.isprintable() else ascii(words)[1:-1]
+    return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}..."

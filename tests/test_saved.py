@@ -213,6 +213,14 @@ def test_a_damaged_or_hostile_file_is_refused_in_one_line(saved, damage):
 
 
 def test_a_place_without_a_model_says_what_was_looked_for(tmp_path):
-    for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(models.SavedModelError, match=r"holds no model\.safetensors"):
-            models.load(path)
+    with pytest.raises(models.SavedModelError, match=r"holds no model\.safetensors"):
+        models.load(tmp_path)
+    with pytest.raises(models.SavedModelError, match="none: no such file"):
+        models.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize("names", ["0123456789", range(10), [b"a"] * 10], ids=str)
+def test_names_that_are_no_texts_are_not_saved(tmp_path, tiny_spec, names):
+    model = models.MobileNet(spec=tiny_spec)
+    with pytest.raises(ValueError, match=r"class_names: got .*, legal: a sequence of texts"):
+        models.save(tmp_path / "m.safetensors", model, {}, class_names=names)

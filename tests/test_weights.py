@@ -288,17 +288,6 @@ def test_what_is_no_model_is_refused(convert):
         convert({}, "mobilenet_v2")
 
 
-def test_a_dialect_that_computes_otherwise_is_warned_of(small, recwarn):
-    """Weights fit every dialect; the logits are the library's in its own alone."""
-    _, variables, state = small
-    weights.from_timm(state, small_model(dialect="slim"))
-    assert not recwarn
-    with pytest.warns(UserWarning, match="dialect: got keras, legal: torchvision") as caught:
-        model = small_model(dialect="keras")
-        weights.from_torchvision(weights.to_torchvision(variables, model), model)
-    assert caught[0].filename == __file__
-
-
 def test_importing_the_room_imports_no_other_library():
     program = (
         "import sys; from mnet_jax import weights\n"

@@ -90,6 +90,8 @@ def save(
       OSError: the file cannot be written.
     """
     spec, names = model.spec, list(class_names)
+    texts = not isinstance(class_names, str) and all(isinstance(name, str) for name in names)
+    require(texts, "class_names", class_names, "a sequence of texts")
     if names and len(names) != spec.head.num_classes:
         raise ValueError(f"class_names: got {len(names)}, legal: {spec.head.num_classes} or none")
     tensors = {
@@ -159,7 +161,8 @@ def _one_line(file: Path) -> Iterator[None]:
 def _file_of(path: str | os.PathLike[str]) -> Path:
     file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise SavedModelError(f"{path}: holds no {FILE_NAME}")
+        reason = f"holds no {FILE_NAME}" if Path(path).is_dir() else "no such file"
+        raise SavedModelError(f"{path}: {reason}")
     return file
 
 
@@ -179,7 +182,10 @@ def _read(file: Path) -> SavedModel:
             raise ValueError(problem)
         if others := {s.get_dtype() for s in slices.values()} - {"F32"}:
             raise ValueError(f"its tensors are {', '.join(sorted(others))}, legal: F32")
-        tensors = {name: jnp.asarray(part[...]) for name, part in slices.items()}
+        arrays = {name: part[...] for name, part in slices.items()}
+        if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+            raise ValueError(f"{bad[0]} is not finite")
+        tensors = {name: jnp.asarray(array) for name, array in arrays.items()}
     variables = traverse_util.unflatten_dict(tensors, sep="/")
     return SavedModel(MobileNet(spec=spec), variables, tuple(class_names), view)
 

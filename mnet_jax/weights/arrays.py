@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mnet_jax.weights.errors import WeightsError, one_line
+from mnet_jax.validation import one_line
+from mnet_jax.weights.errors import WeightsError
 
 MOST_BYTES = 2 * 2**30  # the largest network of the family has 131 MB of weights
 WRAPPERS = ("state_dict", "model")  # what training scripts put a state dict under, beside others

@@ -1,7 +1,7 @@
 """From a library's state dict to our variables and back, whichever the library."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,16 @@ import numpy as np
 from flax import traverse_util
 
 from mnet_jax.architectures import FACTORIES, NetworkSpec, walk
-from mnet_jax.architectures.dialects import Dialect, DialectName, dialect_of
+from mnet_jax.architectures.dialects import DialectName
 from mnet_jax.models import MobileNet
-from mnet_jax.validation import require
+from mnet_jax.validation import one_line, require
 from mnet_jax.weights.arrays import as_arrays
-from mnet_jax.weights.errors import WeightsError, listing, one_line
+from mnet_jax.weights.errors import WeightsError, listing
 from mnet_jax.weights.layouts import TORCH, Entry, Layout, Names, Shape, entries_of
 
 CLASSIFIER = "head/classifier"
 COUNTER = ".num_batches_tracked"  # PyTorch counts training steps beside the running statistics
+VARIANCE = "/norm/var"
 RESOLUTION = 224  # names and weights do not depend on it
 
 
@@ -30,14 +31,14 @@ class Library:
     Attributes:
       name: as people write it.
       networks: those of ours that it has, by the names of their specs.
-      dialects: those of ours that compute what the library computes.
+      dialects: for each version (`mobilenet_v2`), those of ours that compute what the library does.
       layout: of its framework.
       names: for one of those networks, the library's names of every layer of ours.
     """
 
     name: str
     networks: tuple[str, ...]
-    dialects: tuple[DialectName, ...]
+    dialects: Mapping[str, tuple[DialectName, ...]]
     layout: Layout
     names: Callable[[NetworkSpec], dict[str, Names]]
 
@@ -98,15 +99,19 @@ def variables_from_state(
         arrays = {name: a for name, a in arrays.items() if not name.endswith(COUNTER)}
     flat: dict[str, Any] = {}
     if fresh_head is not None:
-        require(isinstance(fresh_head, jax.Array), "fresh_head", fresh_head, "a PRNG key, None")
+        require(_is_key(fresh_head), "fresh_head", fresh_head, "a PRNG key, None")
         old = _head_of(wanted)
         arrays = {name: array for name, array in arrays.items() if name not in old}
         wanted = [entry for entry in wanted if entry.theirs not in old]
         drawn = _initial_classifier(model, fresh_head)
         flat = {f"params/{CLASSIFIER}/{name}": value for name, value in drawn.items()}
     title = f"state_dict: does not fit {spec.name} as {library.name} names it"
-    _require_fit(arrays, {entry.theirs: entry.shape for entry in wanted}, title, _head_of(wanted))
-    _warn_of_dialect(spec.dialect, library, spec.name[: len("mobilenet_vN")])
+    shapes = {entry.theirs: entry.shape for entry in wanted}
+    _require_fit(
+        arrays, shapes, title, head=_head_of(wanted),
+        variances={e.theirs for e in wanted if e.ours.endswith(VARIANCE)},
+    )  # fmt: skip
+    _warn_of_arithmetic(spec, library)
     # A copy: on a CPU jnp.asarray may share memory with the caller's array, which can change.
     flat |= {entry.ours: jnp.array(entry.inward(arrays[entry.theirs])) for entry in wanted}
     return traverse_util.unflatten_dict(flat, sep="/")
@@ -125,17 +130,29 @@ def state_from_variables(
     """
     spec = _spec_of(model)
     wanted = library.entries(spec)
+    if not isinstance(variables, Mapping):
+        kind = type(variables).__name__
+        raise WeightsError(f"variables: got {kind}, legal: the model's params and batch_stats")
     kept = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
     flat = as_arrays(traverse_util.flatten_dict(kept, sep="/"))
     shapes = {entry.ours: entry.our_shape for entry in wanted}
-    _require_fit(flat, shapes, f"variables: do not fit {spec.name}", set())
+    variances = {name for name in shapes if name.endswith(VARIANCE)}
+    _require_fit(flat, shapes, f"variables: do not fit {spec.name}", variances=variances)
+    _warn_of_arithmetic(spec, library)
     state = {}
     for entry in wanted:
         state[entry.theirs] = entry.outward(flat[entry.ours])
-        if library.layout is TORCH and entry.ours.endswith("/norm/var"):
+        if library.layout is TORCH and entry.ours.endswith(VARIANCE):
             norm = entry.theirs.removesuffix(TORCH.norm[-1])
             state[norm + COUNTER] = np.zeros((), np.int64)
     return state
+
+
+def _is_key(value: object) -> bool:
+    if not isinstance(value, jax.Array):
+        return False
+    typed = jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ()
+    return typed or (value.dtype == jnp.uint32 and value.ndim == 1)
 
 
 def _spec_of(model: MobileNet) -> NetworkSpec:
@@ -151,7 +168,12 @@ def _head_of(entries: list[Entry]) -> set[str]:
 
 
 def _require_fit(
-    arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape], title: str, head: set[str]
+    arrays: Mapping[str, np.ndarray],
+    shapes: Mapping[str, Shape],
+    title: str,
+    *,
+    variances: Set[str],
+    head: Set[str] = frozenset(),
 ) -> None:
     """WeightsError with all that is wrong, unless names and shapes agree and values are finite.
 
@@ -159,6 +181,7 @@ def _require_fit(
       arrays: what there is.
       shapes: what there should be.
       title: how the message begins.
+      variances: names of the running variances.
       head: the classifier's names, where another number of classes has a remedy.
     """
     missing = [f"{name} {list(shapes[name])}" for name in shapes if name not in arrays]
@@ -167,40 +190,58 @@ def _require_fit(
     bad = [name for name in common if arrays[name].shape != shapes[name]]
     misshapen = [f"{n}: got {list(arrays[n].shape)}, legal: {list(shapes[n])}" for n in bad]
     whole = [f"{n}: got {arrays[n].dtype}" for n in common if arrays[n].dtype.kind != "f"]
-    clauses = [
-        *listing("missing", missing),
-        *listing("extra", extra),
-        *listing("misshapen", misshapen),
-        *listing("not floating", whole),
-    ]
-    if head.intersection(bad):
-        clauses.append("for another number of classes pass a PRNG key as fresh_head")
-    if not clauses:
+    problems = {
+        "missing": missing, "extra": extra, "misshapen": misshapen, "not floating": whole,
+    }  # fmt: skip
+    remedy = []
+    if bad and head >= set(bad):
+        remedy = ["for another number of classes pass a PRNG key as fresh_head"]
+    if not any(problems.values()):
         infinite = [name for name in common if not np.isfinite(arrays[name]).all()]
-        clauses = listing("not finite", infinite)
+        negative = [name for name in variances if (arrays[name] < 0).any()]
+        problems = {"not finite": infinite, "negative variances": negative}
+    clauses = [listing(kind, items) for kind, items in problems.items() if items]
     if clauses:
-        raise WeightsError(f"{title}: {'; '.join(clauses)}")
+        everything = tuple(f"{kind}: {item}" for kind, items in problems.items() for item in items)
+        raise WeightsError(f"{title}: {'; '.join(clauses + remedy)}", problems=everything)
 
 
-def _warn_of_dialect(dialect: Dialect, library: Library, version: str) -> None:
-    """Warns where the model pads or normalizes unlike every network of the library."""
+def _warn_of_arithmetic(spec: NetworkSpec, library: Library) -> None:
+    """Warns where the network computes something else than every such network of the library.
 
-    def computation(one: Dialect) -> tuple:
-        return one.norm_epsilon, one.padding, one.depthwise_padding
+    Strides, dilation and a reduced tail are another use of the same weights, and pass.
+    """
+    names = library.dialects[spec.name[: len("mobilenet_vN")]]
+    ours, known = _arithmetic(spec), [_arithmetic(v) for n in names for v in variants_of(spec, n)]
+    if ours in known:
+        return
+    constants = {theirs["dialect"] for theirs in known}
+    different = [key for key in ours if all(ours[key] != theirs[key] for theirs in known)]
+    if ours["dialect"] not in constants:
+        legal = f"dialect {spec.dialect.name}, legal: {', '.join(names)}"
+    else:
+        legal = f"other {', '.join(different) or 'activations'}"
+    warnings.warn(
+        f"model: its {spec.name} does not compute what {library.name}'s does, {legal}; "
+        "the weights fit, the logits will not agree",
+        stacklevel=4,
+    )
 
-    known = []
-    for name in library.dialects:
-        try:
-            known.append(dialect_of(version, name))
-        except ValueError:  # the dialect has no such version
-            continue
-    if computation(dialect) not in map(computation, known):
-        legal = ", ".join(one.name for one in known)
-        warnings.warn(
-            f"dialect: got {dialect.name}, legal: {legal} for the logits of {library.name}; "
-            "this model pads or normalizes otherwise",
-            stacklevel=4,
-        )
+
+def _arithmetic(spec: NetworkSpec) -> dict[str, Any]:
+    """What a network does besides what the shapes of its weights and its strides tell."""
+    dialect, head = spec.dialect, spec.head
+    parts = [spec.stem, *spec.blocks, head.conv, head.hidden]
+
+    def each(name: str) -> tuple[Any, ...]:
+        return tuple(getattr(part, name, None) for part in parts)
+
+    return {
+        "dialect": (dialect.norm_epsilon, dialect.padding, dialect.depthwise_padding),
+        "activation": each("activation"),
+        "bottleneck": each("bottleneck"),
+        "shortcut": each("shortcut"),
+    }
 
 
 def _initial_classifier(model: MobileNet, key: jax.Array) -> dict[str, jax.Array]:

@@ -2,14 +2,18 @@
 
 import io
 import os
+import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from mnet_jax.validation import one_line
 from mnet_jax.weights.arrays import MOST_BYTES, as_arrays
-from mnet_jax.weights.errors import WeightsError, one_line
+from mnet_jax.weights.errors import WeightsError
 from mnet_jax.weights.hdf5 import read_hdf5
 
 KERAS_MEMBER = "model.weights.h5"  # of the zip archive that a .keras file is
@@ -63,6 +67,8 @@ def _read_npz(path: Path) -> Mapping:
     with zipfile.ZipFile(path) as archive:
         _require_small(archive)
         members = archive.infolist()
+        if len({m.filename for m in members}) < len(members):
+            raise WeightsError("holds several arrays of one name")
         return {m.filename.removesuffix(".npy"): _read_npy(archive, m) for m in members}
 
 
@@ -94,7 +100,13 @@ def _read_torch(path: Path) -> Mapping:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             _require_small(archive)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings(action="ignore"):  # of what the refusal says better
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:  # its message recommends to run the file
+            found = re.search(r"GLOBAL ([\w.]+)", str(error))
+            what = f"something else ({found[1]})" if found else "something else"
+            raise WeightsError(f"holds {what} than tensors, legal: a state dict") from error
 
 
 def _read_keras(path: Path) -> Mapping:

@@ -11,8 +11,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from mnet_jax.validation import one_line
 from mnet_jax.weights.arrays import MOST_BYTES
-from mnet_jax.weights.errors import WeightsError, one_line
+from mnet_jax.weights.errors import WeightsError
 
 PLAIN = ("kernel", "bias")
 NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")

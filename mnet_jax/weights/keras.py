@@ -3,7 +3,7 @@
 A model of dialect `keras` computes what they compute on inputs scaled as theirs are.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from mnet_jax.architectures import NetworkSpec
 from mnet_jax.models import MobileNet
-from mnet_jax.validation import require
+from mnet_jax.validation import one_line, require
 from mnet_jax.weights.conversion import (
     CLASSIFIER,
     Library,
@@ -54,7 +54,8 @@ def from_keras(
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
 
     Raises:
-      WeightsError: the Keras model does not fit the model; one line with every name and shape.
+      WeightsError: the Keras model does not fit the model; one line with the first names and
+        shapes of each kind, and all of them as its `problems`.
     """
     state = keras_model
     if hasattr(keras_model, "layers"):
@@ -62,7 +63,11 @@ def from_keras(
         for name, arrays in _layers_of(keras_model):
             state |= named_arrays(name, arrays)
     if isinstance(state, Mapping) and isinstance(model, MobileNet):
-        state = {_present_name(name, model.spec): array for name, array in state.items()}
+        present = {name: _present_name(name, model.spec) for name in state}
+        twice = [name for name, count in Counter(present.values()).items() if count > 1]
+        if twice:
+            raise WeightsError(f"state_dict: holds {one_line(twice[0])} under several names")
+        state = {present[name]: array for name, array in state.items()}
     return variables_from_state(state, model, KERAS, fresh_head)
 
 
@@ -103,7 +108,7 @@ def _layers_of(keras_model: Any) -> Iterator[tuple[str, list[np.ndarray]]]:
 
 def _present_name(name: object, spec: NetworkSpec) -> object:
     """Today's name of a layer that Keras 2 named otherwise, in files it released."""
-    if not isinstance(name, str):
+    if not isinstance(name, str) or "/" not in name:
         return name
     layer, _, array = name.rpartition("/")
     if spec.name.startswith("mobilenet_v3"):
@@ -147,7 +152,8 @@ def _application(spec: NetworkSpec, image_size: tuple[int, int]) -> Any:
         width = f"width {spec.width:g}, dialect {spec.dialect.name}"
         legal = "what dialect='keras' builds, without variations"
         raise WeightsError(f"model: Keras has no {spec.name} of {width}, legal: {legal}")
-    require(min(image_size) >= 32, "image_size", image_size, "(rows, columns), 32 or more")
+    pair = isinstance(image_size, tuple) and len(image_size) == 2
+    require(pair and min(image_size) >= 32, "image_size", image_size, "(rows, columns), 32 or more")
     try:
         import keras
     except ImportError as error:
@@ -177,7 +183,7 @@ def _computation(spec: NetworkSpec) -> tuple:
 KERAS = Library(
     name="Keras",
     networks=tuple(APPLICATIONS),
-    dialects=("keras",),
+    dialects={name[: len("mobilenet_vN")]: ("keras",) for name in APPLICATIONS},
     layout=LAYOUT,
     names=_names,
 )

@@ -57,7 +57,8 @@ def from_timm(
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
 
     Raises:
-      WeightsError: the state dict does not fit the model; one line with every name and shape.
+      WeightsError: the state dict does not fit the model; one line with the first names and
+        shapes of each kind, and all of them as its `problems`.
     """
     return variables_from_state(state_dict, model, TIMM, fresh_head)
 
@@ -67,7 +68,7 @@ def to_timm(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.ndar
 
     Args:
       variables: the model's `params` and `batch_stats`.
-      model: the network.
+      model: the network; a warning says so where it computes something else than the library's.
 
     Raises:
       WeightsError: timm has no such network, or the variables are not the model's.
@@ -126,7 +127,12 @@ def _parts(block: Block, universal: bool) -> dict[str, tuple[str, str | None]]:
 TIMM = Library(
     name="timm",
     networks=tuple(STAGES),
-    dialects=("timm", "slim"),
+    dialects={
+        "mobilenet_v1": ("timm",),
+        "mobilenet_v2": ("timm",),
+        "mobilenet_v3": ("timm", "slim"),
+        "mobilenet_v4": ("timm",),
+    },
     layout=TORCH,
     names=_names,
 )

@@ -38,7 +38,8 @@ def from_torchvision(
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
 
     Raises:
-      WeightsError: the state dict does not fit the model; one line with every name and shape.
+      WeightsError: the state dict does not fit the model; one line with the first names and
+        shapes of each kind, and all of them as its `problems`.
     """
     return variables_from_state(state_dict, model, TORCHVISION, fresh_head)
 
@@ -48,7 +49,7 @@ def to_torchvision(variables: Mapping[str, Any], model: MobileNet) -> dict[str, 
 
     Args:
       variables: the model's `params` and `batch_stats`.
-      model: the network.
+      model: the network; a warning says so where it computes something else than the library's.
 
     Raises:
       WeightsError: torchvision has no such network, or the variables are not the model's.
@@ -85,7 +86,7 @@ def _names(spec: NetworkSpec) -> dict[str, Names]:
 TORCHVISION = Library(
     name="torchvision",
     networks=("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"),
-    dialects=("torchvision",),
+    dialects={"mobilenet_v2": ("torchvision",), "mobilenet_v3": ("torchvision",)},
     layout=TORCH,
     names=_names,
 )

@@ -72,14 +72,18 @@ def run(
         state = pretrained.started_from(config.pretrained, state, config.spec)
     history: tuple[EpochRecord, ...] = ()
     with Checkpoints(directory / "checkpoints", config) as checkpoints:
-        state, history = checkpoints.restore(state, batches) or (state, history)
+        restored = checkpoints.restore(state, batches)
+        if restored:
+            state, history = restored.state, restored.history
+            start -= restored.seconds
         with Scalars(directory, from_step=int(state.step)) as log:
             due = _Timer(save_every_seconds)
 
             def on_epoch(state: TrainState, history: tuple[EpochRecord, ...]) -> None:
                 log.write(history[-1].step, _scalars_of(history[-1]))
                 if due.passed() or len(history) == epochs:
-                    checkpoints.save(place.get(state), batches, history)
+                    elapsed = time.perf_counter() - start
+                    checkpoints.save(place.get(state), batches, history, elapsed)
                     keep(place.get(state.average))
 
             state, history = program.loop.fit(

@@ -98,11 +98,10 @@ def forgetting(piece):
         restored = restore(self, like, batches)
         if restored is None:
             return None
-        state, history = restored
         if piece == "data":
             batches.set_state(start)
-            return state, history
-        return state.replace(**{piece: getattr(like, piece)}), history
+            return restored
+        return restored._replace(state=restored.state.replace(**{piece: getattr(like, piece)}))
 
     return forgetful
 

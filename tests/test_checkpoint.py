@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shutil
 
 import chex
 import jax
@@ -40,7 +41,7 @@ def batches():
 def saved(tmp_path, batches):
     """A directory with a checkpoint of step 3."""
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save(state_of(CONFIG.spec).replace(step=jnp.int32(3)), batches, ())
+        checkpoints.save(state_of(CONFIG.spec).replace(step=jnp.int32(3)), batches, (), 12.5)
     return tmp_path
 
 
@@ -52,8 +53,8 @@ def test_an_empty_directory_has_nothing_to_restore(tmp_path, batches):
 def test_what_was_saved_comes_back(saved, batches):
     like = jax.tree.map(jnp.zeros_like, state_of(CONFIG.spec))
     with Checkpoints(saved, CONFIG) as checkpoints:
-        state, history = checkpoints.restore(like, batches)
-    assert history == ()
+        state, history, seconds = checkpoints.restore(like, batches)
+    assert (history, seconds) == ((), 12.5)
     expected = state_of(CONFIG.spec).replace(step=jnp.int32(3))
     chex.assert_trees_all_equal(
         state.replace(dropout_key=jax.random.key_data(state.dropout_key)),
@@ -111,5 +112,42 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path, batches, piece):
         Checkpoints(tmp_path, CONFIG) as checkpoints,
         pytest.raises(NonFiniteError, match=r"^step 4: "),
     ):
-        checkpoints.save(state.replace(step=jnp.int32(4), **{piece: broken}), batches, ())
+        checkpoints.save(state.replace(step=jnp.int32(4), **{piece: broken}), batches, (), 1.0)
     assert not list(tmp_path.glob("[0-9]*"))
+
+
+DAMAGES = {
+    "emptied": lambda step: [shutil.rmtree(child) for child in step.iterdir() if child.is_dir()],
+    "truncated": lambda step: [
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        for file in step.rglob("*")
+        if file.is_file()
+    ],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(saved, batches, damage):
+    last = state_of(CONFIG.spec).replace(step=jnp.int32(5))
+    with Checkpoints(saved, CONFIG) as checkpoints:
+        checkpoints.save(last, batches, (), 20.0)
+    damage(saved / "5")
+    with Checkpoints(saved, CONFIG) as checkpoints:
+        with pytest.warns(UserWarning, match="step 5 is damaged and now in .*damaged-5: ") as told:
+            restored = checkpoints.restore(state_of(CONFIG.spec), batches)
+        assert len(str(told[0].message).splitlines()) == 1
+        assert (int(restored.state.step), restored.seconds) == (3, 12.5)
+        checkpoints.save(last, batches, (), 20.0)  # the step may be taken again
+    assert (saved / "damaged-5").is_dir()
+    with Checkpoints(saved, CONFIG) as checkpoints:
+        assert checkpoints.restore(state_of(CONFIG.spec), batches).seconds == 20.0
+
+
+def test_a_run_with_nothing_but_damaged_checkpoints_is_refused(saved, batches):
+    DAMAGES["emptied"](saved / "3")
+    with (
+        Checkpoints(saved, CONFIG) as checkpoints,
+        pytest.warns(UserWarning, match="step 3 is damaged"),
+        pytest.raises(CheckpointError, match="all its checkpoints are damaged"),
+    ):
+        checkpoints.restore(state_of(CONFIG.spec), batches)

@@ -50,6 +50,9 @@ def test_frozen_parts_stay_bit_for_bit_and_the_others_learn(frozen, rule):
     for i, part in enumerate(PARTS):
         for tree in ("params", "batch_stats"):
             old, new = getattr(before, tree)[part], getattr(after, tree)[part]
+            averages = [state.average[tree][part] for state in (before, after)]
+            if i < frozen:
+                chex.assert_trees_all_equal(*averages)
             if i < frozen:
                 chex.assert_trees_all_equal(new, old)
             else:

@@ -1,8 +1,10 @@
 """Orbax checkpoints of all that a run needs to go on: state, data position, config and history."""
 
+import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -14,10 +16,27 @@ from mnet_jax.config import RunConfig
 from mnet_jax.result import EpochRecord
 from mnet_jax.training.loop import NonFiniteError
 from mnet_jax.training.step import TrainState
+from mnet_jax.validation import one_line
+
+DAMAGED = "damaged-"  # and its step: the name of a checkpoint that was set aside
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used for this run; the message is one line saying why."""
+
+
+class Restored(NamedTuple):
+    """A run as it was when it was saved.
+
+    Attributes:
+      state: after the last epoch.
+      history: the epochs.
+      seconds: wall time up to then.
+    """
+
+    state: TrainState
+    history: tuple[EpochRecord, ...]
+    seconds: float
 
 
 class Checkpoints:
@@ -59,7 +78,11 @@ class Checkpoints:
         self._manager.close()
 
     def save(
-        self, state: TrainState, batches: Iterator[Any], history: tuple[EpochRecord, ...]
+        self,
+        state: TrainState,
+        batches: Iterator[Any],
+        history: tuple[EpochRecord, ...],
+        seconds: float,
     ) -> None:
         """Saves the run after `len(history)` epochs, in the background.
 
@@ -67,6 +90,7 @@ class Checkpoints:
           state: one copy of it, as `Placement.get` gives.
           batches: the grain iterator, after the last batch that the state has seen.
           history: the epochs so far.
+          seconds: wall time of the run so far.
 
         Raises:
           NonFiniteError: the state is not finite; nothing is written.
@@ -77,6 +101,7 @@ class Checkpoints:
         run = {
             "config": serialization.to_plain(self._config),
             "history": [serialization.to_plain(record) for record in history],
+            "seconds": seconds,
         }
         self._manager.save(
             step,
@@ -87,21 +112,41 @@ class Checkpoints:
             ),
         )
 
-    def restore(
-        self, like: TrainState, batches: Iterator[Any]
-    ) -> tuple[TrainState, tuple[EpochRecord, ...]] | None:
-        """The last state saved and the epochs before it, or None if there is no checkpoint.
+    def restore(self, like: TrainState, batches: Iterator[Any]) -> Restored | None:
+        """What was saved last, or None if there is no checkpoint.
+
+        A damaged checkpoint is set aside, with a warning, and the one before it is taken.
 
         Args:
           like: a state of the same run, as at its start; it gives shapes and placement.
           batches: a grain iterator as at the start; it is moved to where the saved one stood.
 
         Raises:
-          CheckpointError: the checkpoint is another run's or another network's.
+          CheckpointError: the checkpoint is another run's or another network's, or all are damaged.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                return self._restore(step, like, batches)
+            except CheckpointError:
+                raise
+            except Exception as error:  # Orbax raises whatever a torn file leads it to
+                self._set_aside(step, error)
+        if steps:
+            raise CheckpointError(f"{self._directory}: all its checkpoints are damaged")
+        return None
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        aside = self._directory / f"{DAMAGED}{step}"
+        reason = one_line(error) or type(error).__name__
+        warnings.warn(
+            f"the checkpoint at step {step} is damaged and now in {aside}: {reason}", stacklevel=3
+        )
+        shutil.rmtree(aside, ignore_errors=True)
+        (self._directory / str(step)).rename(aside)
+        self._manager.reload()
+
+    def _restore(self, step: int, like: TrainState, batches: Iterator[Any]) -> Restored:
         run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
         self._require_same_config(run["config"])
         self._require_same_structure(step, like)
@@ -113,7 +158,7 @@ class Checkpoints:
             ),
         )
         history = tuple(serialization.from_plain(EpochRecord, r) for r in run["history"])
-        return restored.state, history
+        return Restored(restored.state, history, run["seconds"])
 
     def _require_same_config(self, saved: Mapping[str, Any]) -> None:
         now = _flat(serialization.to_plain(self._config))

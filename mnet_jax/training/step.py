@@ -59,8 +59,11 @@ def initial_state(
 
 def _averaged(average: Tree, values: Tree, decay: float, step: Array) -> Tree:
     """The moving average after `step` steps, warmed up as TensorFlow's `num_updates` does."""
-    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if decay else 0.0
-    return jax.tree.map(lambda a, v: kept * a + (1.0 - kept) * v, average, values)
+    if not decay:
+        return values
+    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    # In this form what does not change stays the same to the last bit.
+    return jax.tree.map(lambda a, v: a + (1.0 - kept) * (v - a), average, values)
 
 
 def make_train_step(

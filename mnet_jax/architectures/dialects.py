@@ -12,7 +12,7 @@ converters.
 from dataclasses import dataclass
 from typing import Literal
 
-from mnet_jax.validation import require, require_choice
+from mnet_jax.validation import is_number, require, require_choice
 
 DialectName = Literal["paper", "slim", "keras", "torchvision", "timm"]
 Padding = Literal["same", "symmetric", "end"]
@@ -34,7 +34,7 @@ class Dialect:
       name: the implementation.
       norm_epsilon: added to the variance in batch normalization.
       norm_momentum: share of the running statistics that is kept at each step.
-      padding: of full convolutions; see `spec.pad_amounts`.
+      padding: of full convolutions; see `shapes.pad_amounts`.
       depthwise_padding: of depthwise convolutions.
       initializer: distribution of the initial kernels.
     """
@@ -48,8 +48,10 @@ class Dialect:
 
     def __post_init__(self) -> None:
         require_choice("dialect", self.name, DialectName)
-        require(self.norm_epsilon > 0, "norm_epsilon", self.norm_epsilon, "above 0")
-        require(0 <= self.norm_momentum < 1, "norm_momentum", self.norm_momentum, "0 to below 1")
+        epsilon = is_number(self.norm_epsilon) and self.norm_epsilon > 0
+        require(epsilon, "norm_epsilon", self.norm_epsilon, "above 0")
+        share = is_number(self.norm_momentum) and 0 <= self.norm_momentum < 1
+        require(share, "norm_momentum", self.norm_momentum, "0 to below 1")
         for name, literal in (("padding", Padding), ("depthwise_padding", Padding)):
             require_choice(name, getattr(self, name), literal)
         require_choice("initializer", self.initializer, Initializer)
@@ -165,7 +167,14 @@ def sizing_of(version: str, name: DialectName) -> Sizing:
 
 def _require_row(version: str, name: str) -> None:
     legal = ", ".join(dialect for known, dialect in _DIALECTS if known == version)
-    require((version, name) in _DIALECTS, f"dialect of {version}", name, legal)
+    known = isinstance(name, str) and (version, name) in _DIALECTS
+    require(known, f"dialect of {version}", name, legal)
+
+
+def stem_channels(channels: int, width: float, sizing: Sizing) -> int:
+    """Channels of the stem, of `channels` at width 1; ValueError as `round_channels`."""
+    scaled = round_channels(channels, width, sizing.rounding)
+    return scaled if width >= sizing.stem_scales_from else channels
 
 
 def last_channels(channels: int, width: float, sizing: Sizing) -> int:
@@ -189,7 +198,8 @@ def round_channels(channels: int, width: float, rounding: Rounding) -> int:
     Raises:
       ValueError: the width is not positive, or leaves no channel.
     """
-    require(0 < width < float("inf"), "width", width, "a finite multiplier above 0")
+    positive = is_number(width) and 0 < width < float("inf")
+    require(positive, "width", width, "a finite multiplier above 0")
     scaled = channels * width
     require(
         scaled >= 1, "width", width, f"{1 / channels:g} or more, to leave {channels} channels one"

@@ -12,6 +12,7 @@ from mnet_jax.architectures.transforms import (
     with_depth,
     with_input_stride,
 )
+from mnet_jax.validation import require_choice
 
 VERSION = "mobilenet_v1"
 STEM = 32
@@ -61,6 +62,7 @@ def mobilenet_v1(
     Raises:
       ValueError: an option is not legal; one line with its name, value and what is.
     """
+    require_choice("activation", activation, Literal["relu6", "relu"])
     sizing = sizing_of(VERSION, dialect)
 
     def channels(count: int) -> int:

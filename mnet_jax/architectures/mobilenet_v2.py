@@ -13,6 +13,7 @@ from mnet_jax.architectures.transforms import (
     with_input_stride,
     with_shortcut,
 )
+from mnet_jax.validation import require_choice
 
 VERSION = "mobilenet_v2"
 STEM = 32
@@ -59,6 +60,7 @@ def mobilenet_v2(
     Raises:
       ValueError: an option is not legal; one line with its name, value and what is.
     """
+    require_choice("activation", activation, Literal["relu6", "relu"])
     sizing = sizing_of(VERSION, dialect)
     # Keras truncates in its blocks alone, so stem and last convolution round in one way everywhere.
     stem = round_channels(STEM, width, "divisible")

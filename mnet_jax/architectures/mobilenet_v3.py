@@ -10,6 +10,7 @@ from mnet_jax.architectures.dialects import (
     make_divisible,
     round_channels,
     sizing_of,
+    stem_channels,
 )
 from mnet_jax.architectures.spec import (
     Activation,
@@ -28,7 +29,7 @@ from mnet_jax.architectures.transforms import (
     with_input_stride,
     with_shortcut,
 )
-from mnet_jax.validation import require, require_choice
+from mnet_jax.validation import is_whole, require, require_choice
 
 VERSION = "mobilenet_v3"
 STEM = 16
@@ -129,8 +130,11 @@ def mobilenet_v3(
     require_choice("variant", variant, Variant)
     require_choice("stem", stem, Literal[16, 32])
     require_choice("last_stage", last_stage, LastStage)
-    whole = hard_swish_from is None or (isinstance(hard_swish_from, int) and hard_swish_from >= 0)
+    whole = hard_swish_from is None or (is_whole(hard_swish_from) and hard_swish_from >= 0)
     require(whole, "hard_swish_from", hard_swish_from, "a number of channels, or 0 for nowhere")
+    require(isinstance(minimalistic, bool), "minimalistic", minimalistic, "True, False")
+    choice = squeeze_excite is None or isinstance(squeeze_excite, bool)
+    require(choice, "squeeze_excite", squeeze_excite, "True, False, None")
     rows, hidden = _TABLES[variant]
     if hard_swish_from is None:
         hard_swish_from = 0 if minimalistic else min(row.channels for row in rows if row.swish)
@@ -146,9 +150,7 @@ def mobilenet_v3(
     )
     sizing = sizing_of(VERSION, dialect)
     ends: Activation = "hard_swish" if hard_swish_from else "relu"
-    first = (
-        stem if width < sizing.stem_scales_from else round_channels(stem, width, sizing.rounding)
-    )
+    first = stem_channels(stem, width, sizing)
     blocks = _blocks(rows, first, width, sizing)
     if last_stage == "original":
         blocks.append(_last_block(blocks[-1].outputs, ends))

@@ -9,6 +9,7 @@ from mnet_jax.architectures.dialects import (
     make_divisible,
     round_channels,
     sizing_of,
+    stem_channels,
 )
 from mnet_jax.architectures.spec import (
     Activation,
@@ -183,7 +184,7 @@ def mobilenet_v4(
     def channels(count: int) -> int:
         return round_channels(count, width, sizing.rounding)
 
-    first = channels(stem) if width >= sizing.stem_scales_from else stem
+    first = stem_channels(stem, width, sizing)
     blocks: list[Block] = []
     inputs = first
     for row in rows:

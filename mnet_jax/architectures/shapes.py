@@ -101,7 +101,7 @@ def _layer(
     require(min(output_size) >= 1, "resolution", size, f"large enough for {name} to have output")
     return Layer(
         name=name,
-        kind="pointwise" if kind == "conv" and window.kernel == 1 else kind,
+        kind="pointwise" if kind == "conv" and window.kernel == window.stride == 1 else kind,
         inputs=channels[0],
         outputs=channels[1],
         **window._asdict(),

@@ -11,7 +11,7 @@ from typing import Literal
 
 from mnet_jax import serialization
 from mnet_jax.architectures.dialects import Dialect
-from mnet_jax.validation import require, require_choice
+from mnet_jax.validation import is_number, is_whole, require, require_choice
 
 Activation = Literal["linear", "relu", "relu6", "hard_swish"]
 Shortcut = Literal["bottleneck", "expansion", "none"]
@@ -221,8 +221,9 @@ class Head:
     num_classes: int
 
     def __post_init__(self) -> None:
-        require(0 <= self.dropout < 1, "dropout", self.dropout, "0 to below 1")
-        whole = isinstance(self.num_classes, int) and self.num_classes >= 1
+        rate = is_number(self.dropout) and 0 <= self.dropout < 1
+        require(rate, "dropout", self.dropout, "0 to below 1")
+        whole = is_whole(self.num_classes) and self.num_classes >= 1
         require(whole, "num_classes", self.num_classes, "a whole number, 1 or more")
 
 

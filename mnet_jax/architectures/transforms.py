@@ -20,7 +20,7 @@ from mnet_jax.architectures.spec import (
     Shortcut,
     can_span,
 )
-from mnet_jax.validation import require, require_choice
+from mnet_jax.validation import is_whole, require, require_choice
 
 Convolution = Literal["depthwise", "full"]
 Bottleneck = Literal["linear", "relu6"]
@@ -75,7 +75,7 @@ def with_expansion(spec: NetworkSpec, expansion: int) -> NetworkSpec:
     A block without an expansion layer, as V2's first, stays without.
     """
     legal = "a whole number, 1 or more"
-    require(isinstance(expansion, int) and expansion >= 1, "expansion", expansion, legal)
+    require(is_whole(expansion) and expansion >= 1, "expansion", expansion, legal)
     return _map_inverted(
         spec,
         "expansion",

@@ -1,7 +1,7 @@
 """The papers' networks as modules: `mnet_jax.architectures`' options, and how to compute.
 
-The options are written out, not relayed, so that editors and type checkers see them; a test holds
-them equal to the architecture's.
+The options are written out, so that editors and type checkers see them; a test holds them equal to
+the architecture's. A variant has its version's.
 """
 
 import functools
@@ -247,7 +247,7 @@ def _variant(
     signature = inspect.signature(build)
     _, *rest = signature.parameters.values()
     network.__signature__ = signature.replace(parameters=rest)  # type: ignore[attr-defined]
-    lines = inspect.getdoc(build).splitlines()  # type: ignore[union-attr]
+    lines = (inspect.getdoc(build) or title).splitlines()  # python -OO has no docstrings
     told = [line for line in lines[1:] if not line.startswith("  variant: ")]
     network.__doc__ = "\n".join(
         [f"{title}, a Linen module from images [b, h, w, 3] to logits.", *told]

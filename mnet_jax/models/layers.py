@@ -85,7 +85,7 @@ class DepthwiseConv(nn.Module):
       kernel: side of the window.
       stride: step of the window.
       dilation: distance of neighbouring taps; 1 where the stride is not.
-      padding: see `mnet_jax.architectures.spec.pad_amounts`.
+      padding: see `mnet_jax.architectures.shapes.pad_amounts`.
       lowering: see `mnet_jax.ops.depthwise_conv`.
       dtype: type of the computation; the parameter `kernel` [kernel, kernel, c] is float32.
       kernel_init: initializer of that parameter.

@@ -13,6 +13,7 @@ from mnet_jax.architectures.spec import Kind
 from mnet_jax.models import blocks, layers
 from mnet_jax.models.initializers import kernel_init
 from mnet_jax.ops.depthwise import Lowering
+from mnet_jax.validation import is_whole, require
 
 Array = jax.Array
 
@@ -108,6 +109,9 @@ class MobileNet(nn.Module):
     frozen: int = 0
 
     def setup(self) -> None:
+        parts = 1 + len(self.spec.blocks)
+        whole = is_whole(self.frozen) and 0 <= self.frozen <= parts
+        require(whole, "frozen", self.frozen, f"0 to the {parts} parts before the head")
         setting = layers.Setting(
             dialect=self.spec.dialect,
             dtype=self.dtype,
@@ -213,10 +217,10 @@ def _module(spec: architecture.Block, setting: layers.Setting) -> Any:
 
 
 def _require_images(images: Array, spec: architecture.NetworkSpec) -> None:
-    if images.ndim != 4 or images.shape[-1] != spec.stem.inputs:
-        raise ValueError(
-            f"images: got shape {tuple(images.shape)}, legal: [b, h, w, {spec.stem.inputs}]"
-        )
-    _, rows, columns, _ = images.shape
+    shape, channels = tuple(getattr(images, "shape", ())), spec.stem.inputs
+    if len(shape) != 4 or shape[-1] != channels or shape[0] < 1:
+        got = f"shape {shape}" if hasattr(images, "shape") else type(images).__name__
+        raise ValueError(f"images: got {got}, legal: [b, h, w, {channels}] with b 1 or more")
+    _, rows, columns, _ = shape
     for _ in walk(spec, (rows, columns)):
         pass  # raises where a layer would have no output

@@ -51,7 +51,7 @@ class Arguments(RunArguments):
 def main() -> None:
     """Reads the command line, runs what is missing, prints and writes the report."""
     arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 140)
     try:
         failed = _ablate(arguments, console)
     except KeyboardInterrupt:

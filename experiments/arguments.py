@@ -123,7 +123,7 @@ def _require_legal(arguments: type, words: Sequence[str]) -> None:
         flag = name.replace("_", "-")
         if flag not in types:
             close = difflib.get_close_matches(flag, types, n=3) or sorted(types)
-            raise ValueError(f"{name}: no such flag, legal: {', '.join(close)}")
+            raise ValueError(f"{name}: no such flag, the nearest: {', '.join(close)}")
         require(flag not in given, flag, word, "each flag once, all its values behind it")
         given[flag] = [value] if equals else []
     for flag, values in given.items():

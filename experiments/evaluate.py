@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from experiments.arguments import parse, refusals
+from experiments.planning import require_runnable
 from mnet_jax.ablation.statistics import CONFIDENCE, share_interval
 from mnet_jax.config import DataConfig
-from mnet_jax.validation import require
+from mnet_jax.validation import one_line, require
 
 if TYPE_CHECKING:
     from mnet_jax.models import SavedModel, View
@@ -51,9 +53,11 @@ def main() -> None:
         _require_legal(arguments)
         saved, view = _load(arguments)
         for image in arguments.image:
-            console.print(_guesses(saved, view, image, arguments.top))
+            guesses = _guesses(saved, view, image, arguments.top)
+            console.print(one_line(image), soft_wrap=True, markup=False, highlight=False)
+            console.print(guesses)
         if arguments.dataset is not None:
-            console.print(_accuracy(saved, view, arguments), highlight=False)
+            console.print(_accuracy(saved, view, arguments), highlight=False, markup=False)
 
 
 def _require_legal(arguments: Arguments) -> None:
@@ -75,7 +79,7 @@ def _require_legal(arguments: Arguments) -> None:
 
 def _load(arguments: Arguments) -> "tuple[SavedModel, View]":
     """The model and how it is to see images; ValueError if it cannot be had."""
-    from mnet_jax import architectures, models  # here: bad arguments are refused without JAX
+    from mnet_jax import models  # here: bad arguments are refused without JAX
 
     assert arguments.checkpoint is not None
     try:
@@ -86,8 +90,7 @@ def _load(arguments: Arguments) -> "tuple[SavedModel, View]":
     require(resolution is not None, "resolution", None, "a number: the model does not know its own")
     photographs = saved.view is None or saved.view.photographs
     view = models.View(resolution=resolution or 1, photographs=photographs)
-    for _ in architectures.walk(saved.model.spec, view.resolution):
-        pass  # raises where the images are too small
+    require_runnable(saved.model.spec, view.resolution)
     return saved, view
 
 
@@ -98,11 +101,11 @@ def _guesses(saved: "SavedModel", view: "View", image: Path, top: int) -> Table:
         guesses = inference.classify(saved, image, view=view, top=top)
     except ValueError as error:
         raise ValueError(f"image: {error}") from error
-    table = Table(title=str(image), title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     table.add_column("probability", justify="right")
     table.add_column("class")
     for guess in guesses:
-        table.add_row(f"{guess.probability:.2%}", guess.class_name)
+        table.add_row(f"{guess.probability:.2%}", escape(one_line(guess.class_name)))
     return table
 
 

@@ -9,12 +9,15 @@ from typing import Any
 from experiments import presets
 from mnet_jax.ablation import axes
 from mnet_jax.analysis import cost
+from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import Pretrained, RunConfig
 from mnet_jax.validation import require
 
 # No MobileNet comes near these; a slip of the keyboard does, and would take the machine down.
 MAX_PARAMS = 2**31
 MAX_IMAGE_GIB = 64
+MAX_EPOCHS = 1_000_000
+MAX_BATCH_SIZE = 2**20
 MAX_SEED = 2**32 - 1  # NumPy's and JAX's generators take 32 bits without a thought
 
 
@@ -26,8 +29,6 @@ class RunArguments:
     """digits, fashion_mnist, folder, or any TFDS name"""
     directory: str | None = None
     """where the data set's files are, if not in the usual place"""
-    epochs: int | None = None
-    """passes over the training images, if not the data set's preset"""
     batch_size: int | None = None
     """images per step, if not the data set's preset"""
     pretrained: str | None = None
@@ -44,12 +45,7 @@ def baseline(arguments: RunArguments, num_classes: int) -> RunConfig:
     changes: dict[str, Any] = {"name": arguments.dataset, "directory": arguments.directory}
     if arguments.batch_size is not None:
         changes["batch_size"] = arguments.batch_size
-    training = config.training
-    if arguments.epochs is not None:
-        warmup = min(training.warmup_epochs, max(arguments.epochs, 0))
-        training = dataclasses.replace(training, epochs=arguments.epochs, warmup_epochs=warmup)
-    data = dataclasses.replace(config.data, **changes)
-    config = dataclasses.replace(config, data=data, training=training)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
     return config if arguments.pretrained is None else _fine_tuned(config, arguments.pretrained)
 
 
@@ -75,6 +71,9 @@ def require_fit(config: RunConfig) -> None:
         from mnet_jax import pretrained
 
         pretrained.require_fit(config.pretrained, config.spec)
+    epochs, batch_size = config.training.epochs, config.data.batch_size
+    require(epochs <= MAX_EPOCHS, "epochs", epochs, f"{MAX_EPOCHS:,} or fewer")
+    require(batch_size <= MAX_BATCH_SIZE, "batch_size", batch_size, f"{MAX_BATCH_SIZE:,} or fewer")
     expense = cost.count(config.spec, config.data.resolution)
     if expense.params > MAX_PARAMS:
         at = axes.labels(config)
@@ -82,10 +81,15 @@ def require_fit(config: RunConfig) -> None:
             f"width: got {at['width']} with expansion {at['expansion']} and "
             f"{config.spec.head.num_classes} classes, legal: {MAX_PARAMS:,} parameters or fewer"
         )
+    require_runnable(config.spec, config.data.resolution)
+
+
+def require_runnable(spec: NetworkSpec, resolution: int) -> None:
+    """Raises ValueError if images of that side are too small for a network, or far too large."""
     require(
-        expense.activation_bytes <= MAX_IMAGE_GIB * 2**30,
+        cost.count(spec, resolution).activation_bytes <= MAX_IMAGE_GIB * 2**30,
         "resolution",
-        config.data.resolution,
+        resolution,
         f"feature maps of {MAX_IMAGE_GIB} GiB an image or less",
     )
 
@@ -108,6 +112,8 @@ def count_classes(arguments: RunArguments) -> int:
     """
     folder = arguments.directory
     require(folder is None or Path(folder).is_dir(), "directory", folder, "a folder that exists")
+    if arguments.dataset == "folder":
+        require(folder is not None, "directory", None, "a folder with train/<class>/ of images")
     from mnet_jax import data  # here: it takes seconds, and bad values should be refused first
 
     try:

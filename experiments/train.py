@@ -25,6 +25,7 @@ from mnet_jax.validation import require
 
 COMMAND = "train"
 FAILED, INTERRUPTED = 1, 130
+CONFIG, RESULT = "config.json", "result.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,31 @@ def _train(arguments: Arguments, console: Console) -> None:
         _config(arguments, num_classes=2)  # refuses bad values before anything is loaded
         require_directory("run", arguments.run)
         config = _config(arguments, count_classes(arguments))
+    result = _finished(arguments.run, config)
+    if result:
+        console.print("finished already, nothing to train", highlight=False)
+    else:
+        with refusals(COMMAND, arguments):
+            result = _run(config, arguments.run, console)
+    for line in _lines(result, arguments.run):
+        console.print(line, highlight=False, markup=False)
+
+
+def _finished(directory: Path, config: RunConfig) -> RunResult | None:
+    """What this very run has found before, if it came to its end in `directory`."""
+    try:
+        kept = (directory / CONFIG).read_text()
+        found = (directory / RESULT).read_text()
+        if serialization.from_json(RunConfig, kept) != config:
+            return None
+        return serialization.from_json(RunResult, found)
+    except (OSError, ValueError):
+        return None
+
+
+def _run(config: RunConfig, directory: Path, console: Console) -> RunResult:
+    """Trains, and keeps what came out; ValueError where the config does not fit the machine."""
+    from mnet_jax.data import DataError
     from mnet_jax.run import run
     from mnet_jax.training.checkpoint import CheckpointError
     from mnet_jax.training.loop import NonFiniteError
@@ -63,15 +89,14 @@ def _train(arguments: Arguments, console: Console) -> None:
     try:
         with RunProgress(console) as progress:
             progress.begin(config.spec.name)
-            result = run(config, arguments.run, report=progress.show)
+            result = run(config, directory, report=progress.show)
     except CheckpointError as error:
-        refuse(COMMAND, f"--run: {error}")
-    except NonFiniteError as error:
+        raise ValueError(f"run: {error}") from error
+    except (DataError, NonFiniteError) as error:
         refuse(COMMAND, str(error), FAILED)
-    (arguments.run / "config.json").write_text(serialization.to_json(config) + "\n")
-    (arguments.run / "result.json").write_text(serialization.to_json(result) + "\n")
-    for line in _lines(result, arguments.run):
-        console.print(line, highlight=False)
+    (directory / CONFIG).write_text(serialization.to_json(config) + "\n")
+    (directory / RESULT).write_text(serialization.to_json(result) + "\n")
+    return result
 
 
 def _config(arguments: Arguments, num_classes: int) -> RunConfig:

@@ -45,6 +45,7 @@ LEGAL = {  # axis: (networks that it suits, values)
     "shortcut": (INVERTED, ("bottleneck", "expansion", "none")),
     "activation": (ALL, ("relu6", "relu")),
     "resolution": (ALL, (8, 224)),
+    "epochs": (ALL, (1, 30)),
     "learning_rate": (ALL, (0.001, 0.1)),
     "label_smoothing": (ALL, (0.0, 0.1)),
     "ema_decay": (ALL, (0.0, 0.9999)),
@@ -297,7 +298,7 @@ def test_labels_are_what_a_table_shows():
     assert labels(config) == {
         "model": "mobilenet_v2", "dialect": "paper", "width": "0.35", "convolution": ABSENT,
         "depth": ABSENT, "expansion": "3", "bottleneck": "linear", "shortcut": "bottleneck",
-        "activation": "relu6", "resolution": "96", "learning_rate": "0.045",
+        "activation": "relu6", "resolution": "96", "epochs": "20", "learning_rate": "0.045",
         "label_smoothing": "0.1", "ema_decay": "0.99", "weight_decay": "4e-05",
         "decay_depthwise": "True", "frozen": "0", "depth_decay": "1", "precision": "float32",
         "parallel": "jit",

@@ -65,15 +65,15 @@ BAD = [
     ("--precision float16", "--precision: got 'float16', legal: float32, bfloat16"),
     ("--decay-depthwise maybe", "--decay-depthwise: got 'maybe', legal: True, False"),
     # Flags that are not there, not whole, or there twice.
-    ("--bottelneck linear", "--bottelneck: no such flag, legal: --bottleneck"),
-    ("--bottle linear", "--bottle: no such flag, legal: --bottleneck"),
-    ("--zzz", "--zzz: no such flag, legal: --activation,"),
+    ("--bottelneck linear", "--bottelneck: no such flag, the nearest: --bottleneck"),
+    ("--bottle linear", "--bottle: no such flag, the nearest: --bottleneck"),
+    ("--zzz", "--zzz: no such flag, the nearest: --activation,"),
     ("linear", "got 'linear', legal: flags"),
     ("-w 1", "got '-w', legal: flags"),
     ("--bottleneck", "--bottleneck: got '', legal: one value or more of linear, relu6"),
     ("--width --epochs 2", "--width: got '', legal: one value or more of numbers"),
-    ("--epochs", "--epochs: got '', legal: one value of whole numbers"),
-    ("--epochs 1 2", "--epochs: got '1 2', legal: one value of whole numbers"),
+    ("--epochs", "--epochs: got '', legal: one value or more of whole numbers"),
+    ("--batch-size 1 2", "--batch-size: got '1 2', legal: one value of whole numbers"),
     ("--width 1 --width 2", "--width: got '--width', legal: each flag once"),
     ("--batch-size 1 --batch_size=2", "--batch-size: got '--batch_size=2', legal: each flag once"),
     # Numbers.
@@ -101,6 +101,8 @@ BAD = [
     ("--ema-decay 1", "--ema-decay: got 1.0, legal: 0 to below 1"),
     ("--weight-decay -1", "--weight-decay: got -1.0, legal: 0 or more"),
     ("--epochs 0", "--epochs: got 0, legal: 1 or more"),
+    ("--epochs 100000000000000000000000", "--epochs: got 1000", "legal: 1,000,000 or fewer"),
+    ("--batch-size 100000000", "--batch-size: got 100000000, legal: 1,048,576 or fewer"),
     ("--epochs x", "--epochs: got 'x', legal: whole numbers"),
     ("--epochs None", "--epochs: got 'None', legal: whole numbers"),
     ("--batch-size 0", "--batch-size: got 0, legal: 1 image or more"),
@@ -109,7 +111,7 @@ BAD = [
     ("--convolution full", "--convolution: ", "legal: mobilenet_v1"),
     ("--model mobilenet_v1 --dialect torchvision", "--dialect", "'torchvision', legal: paper"),
     # Fine-tuning.
-    ("--pretrained nowhere", "--pretrained: nowhere: holds no model.safetensors"),
+    ("--pretrained nowhere", "--pretrained: nowhere: no such file"),
     ("--frozen -1", "--frozen: got -1, legal: 0 parts or more"),
     ("--frozen 19", "--frozen: got 19, legal: 0 to 18"),
     ("--depth-decay 0", "--depth-decay: got 0.0, legal: above 0 and up to 1"),
@@ -126,7 +128,7 @@ BAD_OF_ONE = [
     ("train", "--bottleneck linear relu6", "--bottleneck: got 'linear relu6', legal: one value"),
     ("cost", "--num-classes 0", "--num-classes: got 0, legal: "),
     ("cost", "--width 0.5 1", "--width: got '0.5 1.0', legal: one value"),
-    ("cost", "--epochs 3", "--epochs: no such flag, legal: "),
+    ("cost", "--epochs 3", "--epochs: no such flag, the nearest: "),
     ("cost", "--resolution 0", "--resolution: got 0, legal: 1 pixel or more"),
     ("cost", "--width 1e308", "--width: got 1e+308"),
 ]
@@ -139,16 +141,23 @@ BAD_EVALUATION = [
     ("--checkpoint noise --image noise", "--checkpoint: noise: no model of ours, "),
     ("--checkpoint empty --image noise", "--checkpoint: empty: holds no model.safetensors"),
     ("--checkpoint model --image noise --top 0", "--top: got 0, legal: 1 or more"),
+    (
+        "--checkpoint model --image noise --resolution 9999999",
+        "--resolution: got 9999999, ",
+    ),
     ("--checkpoint model --image noise --resolution 0", "--resolution: got 0, legal: 1 pixel"),
     ("--checkpoint model --dataset nope", "--dataset: got 'nope', prepared in "),
     ("--checkpoint model --dataset digits", "--dataset: digits has 10 classes, the model 3"),
     ("--checkpoint model --dataset folder --directory x", "--directory: got 'x', legal: a folder"),
     ("--checkpoint model --dataset digits --batch-size 0", "--batch-size: got 0, legal: 1 image"),
-    ("--checkpoint model --dataset digits --batchsize 2", "--batchsize: no such flag, legal: "),
+    (
+        "--checkpoint model --dataset digits --batchsize 2",
+        "--batchsize: no such flag, ",
+    ),
 ]
 ABSENT_DATA = [
     ("--dataset nope", "--dataset: got 'nope'", "digits, fashion_mnist, folder"),
-    ("--dataset folder", "--dataset: ", "no directory"),
+    ("--dataset folder", "--directory: got None", "a folder with train/<class>/ of images"),
     ("--dataset folder --directory nowhere", "--directory: got 'nowhere'", "a folder that exists"),
     (
         "--dataset fashion_mnist --directory nowhere",
@@ -255,10 +264,25 @@ def test_evaluate_prints_the_most_probable_classes(place, monkeypatch, capfd):
     line = "--checkpoint model --image red.png --top 2"
     code, out, err = call("evaluate", line.split(), monkeypatch, capfd)
     assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "red.png"
     rows = [row.split() for row in out.splitlines() if "%" in row]
     # softmax of (2, 0, 0), by hand
     shares = math.exp(2) / (math.exp(2) + 2), 1 / (math.exp(2) + 2)
     assert rows == [[f"{shares[0]:.2%}", "bee"], [f"{shares[1]:.2%}", "ant"]]
+
+
+def test_evaluate_prints_names_as_they_are(place, monkeypatch, capfd):
+    names = ("[bold]b[/red]", "tab\tand\nline", "\x1b[31mred")
+    save_constant(place / "model", names, favourite=0)
+    name = "[red]" + 12 * "long" + ".png"
+    Image.new("RGB", (30, 20), "red").save(place / name)
+    line = f"--checkpoint model --image {place / name}"
+    code, out, err = call("evaluate", line.split(), monkeypatch, capfd)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == str(place / name)  # on one line, however long
+    assert [row.split(None, 1)[1].strip() for row in out.splitlines() if "%" in row] == [
+        "[bold]b[/red]", "tab and line", "\\x1b[31mred",
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -107,6 +107,13 @@ def _transforming(
     )
 
 
+def _with_epochs(config: RunConfig, epochs: int) -> RunConfig:
+    """A run of that many epochs; a warm-up that does not fit into it becomes shorter."""
+    warmup = min(config.training.warmup_epochs, max(epochs, 0))
+    training = dataclasses.replace(config.training, epochs=epochs, warmup_epochs=warmup)
+    return dataclasses.replace(config, training=training)
+
+
 def _replacing(part: Literal["data", "training"], name: str, values: Any, claim: str) -> Axis:
     """An axis that is a field of the config's `data` or `training`."""
 
@@ -223,6 +230,13 @@ ARCHITECTURE_AXES: tuple[Axis, ...] = (
 )
 RECIPE_AXES: tuple[Axis, ...] = (
     _replacing("data", "resolution", int, "side of the images in pixels (V1, Table 7)"),
+    Axis(
+        name="epochs",
+        values=int,
+        claim="passes over the training images",
+        apply=_with_epochs,
+        read=lambda config: config.training.epochs,
+    ),
     _replacing("training", "learning_rate", float, "peak learning rate"),
     _replacing("training", "label_smoothing", float, "share of each label spread over all classes"),
     _replacing("training", "ema_decay", float, "decay of the evaluated moving average, 0 for none"),

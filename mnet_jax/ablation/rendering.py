@@ -27,6 +27,12 @@ def captions(report: Report) -> tuple[str, ...]:
     shared = [f"{axis} {label}" for axis, label in report.common.items() if label != ABSENT]
     if shared:
         lines.append("all arms: " + ", ".join(shared))
+    if report.recipe:
+        lines.append(f"recipe: {report.recipe}")
+    if any(arm.outcomes for arm in report.arms):
+        lines.append(
+            "time: minutes and seconds of all n seeds, compilation and evaluation included"
+        )
     if any(arm.accuracy for arm in report.arms):
         lines.append(
             f"accuracy: test split, mean over n seeds ± half of the {CONFIDENCE:.0%} "
@@ -72,6 +78,11 @@ def _count(number: int | None) -> str:
     return str(number)
 
 
+def _duration(seconds: float) -> str:
+    """Wall time in minutes and seconds, such as `12:05`."""
+    return "{}:{:02}".format(*divmod(round(seconds), 60))
+
+
 def _percent(interval: Interval, sign: str = "") -> str:
     """An interval of shares in percent (points), such as `97.31 ± 0.42`."""
     half = interval.half_width
@@ -89,7 +100,7 @@ def _cells(report: Report, arm: Arm) -> list[str]:
     elif arm.baseline:
         difference = "baseline"
     elif arm.accuracy and not report.note:
-        judgement = "no common seed"
+        judgement = "unpaired"
     tried = len(arm.outcomes) + len(arm.failures) + len(arm.not_run)
     speed = arm.images_per_second
     cells = [
@@ -101,6 +112,7 @@ def _cells(report: Report, arm: Arm) -> list[str]:
         judgement,
         str(tried) if tried == len(arm.outcomes) else f"{len(arm.outcomes)}/{tried}",
         ABSENT if speed is None else f"{speed:.0f}",
+        _duration(arm.seconds) if arm.outcomes else ABSENT,
     ]
     if report.columns and not arm.requested:
         cells[0] += "*"
@@ -108,7 +120,7 @@ def _cells(report: Report, arm: Arm) -> list[str]:
 
 
 def _headers(report: Report) -> list[str]:
-    measures = ["params", "MAdds", "accuracy %", "difference", "", "n", "img/s"]
+    measures = ["params", "MAdds", "accuracy %", "difference", "", "n", "img/s", "time"]
     return [*report.columns, *measures]
 
 
@@ -140,14 +152,14 @@ def to_table(report: Report) -> Table:
 def to_markdown(report: Report) -> str:
     """The table with a row for each arm and each trial that failed, and the captions."""
     headers = _headers(report)
-    rules = ["---"] * len(report.columns) + ["--:"] * 4 + ["---"] + ["--:"] * 2
+    rules = ["---"] * len(report.columns) + ["--:"] * 4 + ["---"] + ["--:"] * 3
     rows = [headers, rules]
     for arm in report.arms:
         rows.append([_escaped(cell) for cell in _cells(report, arm)])
         for other, mishap in _mishaps(report):
             if other is arm:
                 names = [_escaped(arm.labels[axis]) for axis in report.columns]
-                rows.append([*names, "", "", "", "", _escaped(mishap), "", ""])
+                rows.append([*names, "", "", "", "", _escaped(mishap), "", "", ""])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([*lines, "", *(f"- {_escaped(line)}" for line in captions(report)), ""])
 

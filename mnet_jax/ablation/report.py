@@ -93,6 +93,7 @@ class Report:
       arms: the rows.
       columns: the axes that tell the arms apart, and those that the call named.
       common: the labels that all arms share.
+      recipe: of data and training, what no axis tells, in one line.
       note: why there are no differences, in one line; None where there are.
       environment: versions and devices, every distinct value over the trials.
     """
@@ -100,6 +101,7 @@ class Report:
     arms: tuple[Arm, ...]
     columns: tuple[str, ...]
     common: dict[str, str]
+    recipe: str
     note: str | None
     environment: dict[str, tuple[str, ...]]
 
@@ -148,6 +150,7 @@ def summarize(
         arms=arms,
         columns=columns,
         common={axis: arms[0].labels[axis] for axis in axes if axis not in columns},
+        recipe=_recipe(requested[0]) if requested else "",
         note=None if reference else _no_reference(labels_of(anchor) if anchor else None, columns),
         environment=_environment(by_key.values()),
     )
@@ -159,6 +162,17 @@ def _columns(arms: Sequence[Arm], axes: Sequence[str], named: Sequence[str]) -> 
         require(axis in axes, "axis", axis, ", ".join(axes))
     varying = [axis for axis in axes if len({arm.labels[axis] for arm in arms}) > 1]
     return tuple(dict.fromkeys([*named, *varying]))
+
+
+def _recipe(config: RunConfig) -> str:
+    """What no axis varies of a config, and so all arms share."""
+    data, training = config.data, config.training
+    return (
+        f"{data.name}, {data.batch_size} images a step, augmentation {data.augmentation}, "
+        f"{data.validation_fraction:g} of train for validation, "
+        f"{training.optimizer}, {training.schedule}, "
+        f"warm-up of {training.warmup_epochs:g} epochs"
+    )
 
 
 def _no_reference(anchor: Mapping[str, str] | None, columns: Sequence[str]) -> str:

@@ -19,6 +19,9 @@ from mnet_jax.result import RunResult
 # every step, and page faults cost it a third of its speed on small images. Glibc reads this when a
 # process starts; elsewhere it means nothing.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# A worker that is ended leaves semaphores. Python's tracker, which starts with it, frees them, and
+# would tell of it behind the one line that says what happened.
+QUIET = {"PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}
 GRACE_SECONDS = 3.0  # a worker that is told to leave has this long to close its files
 
 Report = Callable[[Any], None]  # takes each `training.loop.Progress`
@@ -125,8 +128,9 @@ class _Worker:
 
 @contextlib.contextmanager
 def _environment_of_worker() -> Iterator[None]:
-    """Sets `HUGE_PAGES` for the worker, unless the user has set glibc up otherwise."""
-    ours = {name: value for name, value in HUGE_PAGES.items() if name not in os.environ}
+    """Sets `HUGE_PAGES` and `QUIET` for the worker, unless the user has set them up otherwise."""
+    settings = HUGE_PAGES | QUIET
+    ours = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(ours)
     try:
         yield
@@ -141,7 +145,8 @@ def _environment_of_worker() -> Iterator[None]:
 def _serve(pipe: Connection, trial: Trial) -> None:
     """Runs trials until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the parent decides
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
+    # At once: an exception here would come up in whatever runs, in a callback of the collector too.
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
 
     def send(message: Any) -> None:
         try:

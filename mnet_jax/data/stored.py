@@ -69,6 +69,7 @@ def _absent(name: str, set_name: str, root: Path, variants: list[tuple[str, str]
     patterns = "*/*/dataset_info.json", "*/*/*/dataset_info.json"
     found = (path for pattern in patterns for path in root.glob(pattern))
     stored = {path.relative_to(root).parts[0] for path in found}
+    stored -= {f"mnet_{own}" for own in OWN_NAMES}  # as our own builders name their folders
     stock = set(tfds.list_builders(with_community_datasets=False))
     if set_name in stock:
         return (

@@ -1,4 +1,4 @@
-"""What several test files share: a network small enough to compile in seconds."""
+"""What several test files share: a small network, a data folder, errors of one line."""
 
 import pytest
 from hypothesis import settings
@@ -33,3 +33,27 @@ def make_tiny_spec(num_classes: int = 10, dropout: float = 0.2) -> NetworkSpec:
 @pytest.fixture
 def tiny_spec() -> NetworkSpec:
     return make_tiny_spec()
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A TFDS data folder for the module, so that nothing is written to the home."""
+    return tmp_path_factory.mktemp("tfds")
+
+
+@pytest.fixture
+def data_folder(stored, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(stored))
+    # TFDS leaves an empty temporary folder behind for each builder that is not ours.
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path_factory.getbasetemp()))
+    return stored
+
+
+def one_line(error, call, *words):
+    """The message of the error that `call` raises: one line that says each of `words`."""
+    with pytest.raises(error) as caught:
+        call()
+    (message,) = str(caught.value).splitlines()
+    for word in words:
+        assert str(word) in message
+    return message

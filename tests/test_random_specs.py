@@ -1,39 +1,32 @@
 """Random networks: cost, text, parameters and logits agree whatever the mixture of blocks.
 
-Hand-made specs mix the blocks of all versions, and the factories get random options. By default a
-few hundred networks are drawn of each kind. For thousands:
+By default a few hundred networks are drawn of each kind. For thousands:
 
     pytest tests/test_random_specs.py --hypothesis-profile=thousands
 
-Oracles: arrays that Flax really makes, and a count of taps written here from the blocks alone.
+Oracles: arrays that Flax really makes, and what by_hand.py computes from the blocks alone.
 """
 
+import inspect
 import itertools
 import math
+from dataclasses import replace
 
+import by_hand
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
-from test_models import ACTIVATIONS, conv_norm, dense, squeeze_excite
+from random_networks import FEW, SIZES, fits, hand_made, options_of, published
+from small_networks import KEY, images_of, random_like
 
 from mnet_jax import models
 from mnet_jax.analysis import cost
-from mnet_jax.architectures import (
-    FACTORIES,
-    ConvNorm,
-    FusedInvertedResidual,
-    Head,
-    Hidden,
-    InvertedResidual,
-    NetworkSpec,
-    Separable,
-    transforms,
-    walk,
-)
-from mnet_jax.architectures.dialects import dialect_of
+from mnet_jax.architectures import FACTORIES, NetworkSpec, transforms, variable_shapes, walk
+
+ANY = hand_made() | published()
 
 
 def drawing(examples):
@@ -48,217 +41,26 @@ def drawing(examples):
     )
 
 
-# ---- what is drawn
-
-DIALECTS = [
-    dialect_of(f"mobilenet_v{version}", name)
-    for version, names in (
-        (1, ("paper", "keras", "timm")),
-        (2, ("slim", "keras", "torchvision")),
-        (3, ("torchvision", "timm")),
-        (4, ("paper", "timm")),
-    )
-    for name in names
-]
-CHANNELS, EXPANDED = st.integers(1, 12), st.integers(1, 24)
-FEW = (st.sampled_from([1, 4, 6]), st.sampled_from([1, 6, 9]))  # to run, operations are compiled
-NONLINEAR = st.sampled_from(["linear", "relu", "relu6", "hard_swish"])
-KERNELS = st.sampled_from([1, 3, 5])
-OPTIONAL_KERNELS = st.sampled_from([0, 0, 1, 3, 5, 7])
-
-
-@st.composite
-def strides(draw):
-    """A stride and a dilation, of which one is 1."""
-    return draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (1, 2), (1, 3)]))
-
-
-@st.composite
-def blocks(draw, inputs, channels, expanded):
-    """A block of any kind with so many channels in."""
-    stride, dilation = draw(strides())
-    window = {"stride": stride, "dilation": dilation, "activation": draw(NONLINEAR)}
-    shape = {"inputs": inputs, "outputs": draw(st.just(inputs) | channels)}
-    kind = draw(st.sampled_from(["conv", "separable", "fused", *["inverted"] * 3]))
-    if kind == "conv":
-        return ConvNorm(**shape, **window, kernel=draw(KERNELS))
-    if kind == "separable":
-        return Separable(**shape, **window, kernel=draw(KERNELS))
-    shape |= {
-        "expanded": draw(st.just(inputs) | expanded),
-        "bottleneck": draw(NONLINEAR),
-    }
-    if kind == "fused":
-        return FusedInvertedResidual(**shape, **window, kernel=draw(KERNELS))
-    kernel, start = draw(OPTIONAL_KERNELS), draw(OPTIONAL_KERNELS)
-    if not kernel and not start:
-        window["stride"] = 1
-    keeps = window["stride"] == 1 and shape["inputs"] == shape["outputs"]
-    return InvertedResidual(
-        **shape,
-        **window,
-        kernel=kernel,
-        start_kernel=start,
-        squeeze=draw(st.sampled_from([0, 0, 1, 5])),
-        shortcut=draw(st.sampled_from(["bottleneck", "bottleneck", "none"])) if keeps else "none",
-    )
-
-
-@st.composite
-def bodies(draw, inputs, count, channels, expanded):
-    """So many blocks in a row; some pairs are joined by a shortcut between their expansions."""
-    row = []
-    for _ in range(count):
-        row.append(draw(blocks(row[-1].outputs if row else inputs, channels, expanded)))
-    if draw(st.booleans()):
-        for i, (block, following) in enumerate(itertools.pairwise(row)):
-            fits = isinstance(block, InvertedResidual) and block.keeps_shape
-            fits = fits and isinstance(following, InvertedResidual)
-            if fits and following.start_kernel and not following.kernel:
-                fits = following.stride == 1  # else it shrinks the map before it expands it
-            if fits and following.expanded == block.expanded:
-                fields = {f: getattr(block, f) for f in InvertedResidual.__dataclass_fields__}
-                row[i] = InvertedResidual(**(fields | {"shortcut": "expansion"}))
-    return tuple(row)
-
-
-@st.composite
-def heads(draw, inputs, channels):
-    conv = None
-    if draw(st.booleans()):
-        conv = ConvNorm(inputs=inputs, outputs=draw(channels), kernel=1, activation=draw(NONLINEAR))
-    hidden = None
-    if draw(st.booleans()):
-        hidden = Hidden(
-            channels=draw(channels), activation=draw(NONLINEAR), normalized=draw(st.booleans())
-        )
-    dropout = draw(st.sampled_from([0.0, 0.2]) | st.floats(0, 0.9))
-    return Head(
-        conv=conv, hidden=hidden, dropout=dropout, num_classes=draw(st.sampled_from([1, 2, 7]))
-    )
-
-
-@st.composite
-def hand_made(draw, most_blocks=7, channels=CHANNELS, expanded=EXPANDED):
-    stem = ConvNorm(
-        inputs=3,
-        outputs=draw(channels),
-        kernel=draw(KERNELS),
-        stride=draw(st.sampled_from([1, 2])),
-        activation=draw(NONLINEAR),
-    )
-    body = draw(bodies(stem.outputs, draw(st.integers(1, most_blocks)), channels, expanded))
-    return NetworkSpec(
-        name="random",
-        width=draw(st.floats(0.1, 2)),
-        dialect=draw(st.sampled_from(DIALECTS)),
-        stem=stem,
-        blocks=body,
-        head=draw(heads(body[-1].outputs, channels)),
-    )
-
-
-BLOCK_OPTIONS = {
-    "bottleneck": st.sampled_from(["linear", "relu6"]),
-    "shortcut": st.sampled_from(["bottleneck", "expansion", "none"]),
-}
-OPTIONS = {
-    "mobilenet_v1": {
-        "depth": st.sampled_from(["full", "shallow"]),
-        "convolution": st.sampled_from(["depthwise", "full"]),
-    },
-    "mobilenet_v2": BLOCK_OPTIONS | {"expansion": st.integers(1, 7)},
-    "mobilenet_v3": BLOCK_OPTIONS
-    | {
-        "minimalistic": st.booleans(),
-        "squeeze_excite": st.none() | st.booleans(),
-        "hard_swish_from": st.none() | st.integers(0, 200),
-        "stem": st.sampled_from([16, 32]),
-        "last_stage": st.sampled_from(["efficient", "original"]),
-    },
-    "mobilenet_v4": BLOCK_OPTIONS,
-}
-
-
-@st.composite
-def published(draw):
-    """A factory's network with random options, and perhaps a dense task's changes."""
-    network = draw(st.sampled_from(list(FACTORIES)))
-    version = network[: len("mobilenet_v1")]
-    every = ["paper", "slim", "keras", "torchvision", "timm"]
-    legal = {"mobilenet_v1": [*every[:3], "timm"], "mobilenet_v4": ["paper", "timm"]}
-    common = {
-        "width": st.floats(0.0625, 1.6),
-        "num_classes": st.integers(1, 1001),
-        "dialect": st.sampled_from(legal.get(version, every)),
-        "input_stride": st.sampled_from([4, 2, 1]),
-    }
-    spec = FACTORIES[network](**draw(st.fixed_dictionaries(common | OPTIONS[version])))
-    if draw(st.booleans()):
-        spec = transforms.with_output_stride(spec, draw(st.sampled_from([8, 16, 32])))
-    return spec
-
-
-ANY = hand_made() | published()
-SIZES = st.tuples(st.integers(8, 70), st.integers(8, 70))
-
-
-def elements(tree):
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-
 # ---- data
+
+
+@pytest.mark.parametrize("network", FACTORIES)
+def test_options_are_drawn_from_all_that_the_factory_has(network):
+    @given(options_of(network))
+    @settings(max_examples=1, database=None)
+    def check(drawn):
+        assert drawn.keys() == inspect.signature(FACTORIES[network]).parameters.keys()
+
+    check()
 
 
 @given(ANY)
 @drawing(1000)
 def test_json_round_trip_is_the_identity(spec):
     text = spec.to_json()
+    assert "\n" not in text
     again = NetworkSpec.from_json(text)
     assert again == spec and hash(again) == hash(spec) and again.to_json() == text
-
-
-def parameters_by_hand(spec):
-    """(trainable, statistics) from the blocks alone: kernels, two vectors a normalization."""
-    kernels, normalized, biases = 0, 0, 0
-
-    def convolution(weights, outputs):
-        nonlocal kernels, normalized
-        kernels, normalized = kernels + weights, normalized + outputs
-
-    def dense(inputs, outputs):
-        nonlocal kernels, biases
-        kernels, biases = kernels + inputs * outputs, biases + outputs
-
-    for block in [spec.stem, *spec.blocks, *([spec.head.conv] if spec.head.conv else [])]:
-        i, o, k = block.inputs, block.outputs, block.kernel
-        if isinstance(block, ConvNorm):
-            convolution(k * k * i * o, o)
-        elif isinstance(block, Separable):
-            convolution(k * k * i, i)
-            convolution(i * o, o)
-        elif isinstance(block, FusedInvertedResidual):
-            convolution(k * k * i * block.expanded, block.expanded)
-            convolution(block.expanded * o, o)
-        else:
-            if block.start_kernel:
-                convolution(block.start_kernel**2 * i, i)
-            if block.expanded != i:
-                convolution(i * block.expanded, block.expanded)
-            if k:
-                convolution(k * k * block.expanded, block.expanded)
-            if block.squeeze:
-                dense(block.expanded, block.squeeze)
-                dense(block.squeeze, block.expanded)
-            convolution(block.expanded * o, o)
-    features = spec.head.conv.outputs if spec.head.conv else spec.blocks[-1].outputs
-    hidden = spec.head.hidden
-    if hidden and hidden.normalized:
-        convolution(features * hidden.channels, hidden.channels)
-    elif hidden:
-        dense(features, hidden.channels)
-    dense(hidden.channels if hidden else features, spec.head.num_classes)
-    return kernels + 2 * normalized + biases, 2 * normalized
 
 
 @given(ANY, SIZES)
@@ -270,7 +72,7 @@ def test_cost_counts_what_the_blocks_say_at_any_resolution(spec, size):
         assert str(error).startswith("resolution: ") and "\n" not in str(error)
         assert spec.dialect.depthwise_padding == "end"
         return
-    assert (counted.params, counted.statistics) == parameters_by_hand(spec)
+    assert (counted.params, counted.statistics) == by_hand.parameters(spec)
     assert counted.weight_bytes == 4 * (counted.params + counted.statistics)
     for row in counted.rows:
         layer = row.layer
@@ -281,12 +83,10 @@ def test_cost_counts_what_the_blocks_say_at_any_resolution(spec, size):
     assert transposed.madds == counted.madds  # no network tells rows from columns
 
 
-@given(ANY, SIZES)
+@given(ANY.filter(lambda spec: spec.dialect.depthwise_padding != "end"), SIZES)
 @drawing(500)
 def test_maps_shrink_by_the_strides_and_by_nothing_else(spec, size):
     """SAME and symmetric padding give ceil(size / stride) rows; `end` may give fewer."""
-    if spec.dialect.depthwise_padding == "end":
-        return
     stride = spec.stem.stride * math.prod(block.stride for block in spec.blocks)
     maps = [layer for layer in walk(spec, size) if layer.kind != "dense"]
     assert maps[-1].output_size == tuple(-(-n // stride) for n in size)
@@ -300,7 +100,7 @@ def test_output_stride_and_reduced_tail_keep_what_they_say(spec):
     finer = transforms.with_output_stride(spec, 8)
     product = spec.stem.stride * math.prod(block.stride for block in spec.blocks)
     assert finer.stem.stride * math.prod(b.stride for b in finer.blocks) == min(product, 8)
-    assert parameters_by_hand(finer) == parameters_by_hand(spec)
+    assert by_hand.parameters(finer) == by_hand.parameters(spec)
     if any(block.dilation > 1 for block in spec.blocks):
         with pytest.raises(ValueError, match="reduced_tail: got 'dilated blocks'"):
             transforms.with_reduced_tail(spec)
@@ -313,99 +113,97 @@ def test_output_stride_and_reduced_tail_keep_what_they_say(spec):
 # ---- networks
 
 
-def shapes_of(spec, size):
+def initialized_shapes(spec, size):
+    """What a model initializes and computes: its logits, and variables with activations."""
     model = models.MobileNet(spec=spec, lowering="grouped")
     images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    mutable = ["params", "batch_stats", "intermediates"]
     return jax.eval_shape(
-        lambda key, x: model.init_with_output(key, x, train=False), jax.random.key(0), images
+        lambda key, x: model.init_with_output(key, x, train=False, mutable=mutable), KEY, images
     )
 
 
-def check_shapes(spec, size):
-    logits, variables = shapes_of(spec, size)
-    counted = cost.count(spec, size)
+def flat(tree):
+    """{"block_0/depthwise/conv/kernel": shape} of a tree of arrays."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(entry.key for entry in path): leaf.shape for path, leaf in leaves}
+
+
+def expected_variables(layer):
+    """Names and shapes of a layer's parameters and statistics, from what the layer is."""
+    kernels = {
+        "conv": (layer.kernel, layer.kernel, layer.inputs, layer.outputs),
+        "depthwise": (layer.kernel, layer.kernel, layer.outputs),
+        "pointwise": (layer.inputs, layer.outputs),
+        "dense": (layer.inputs, layer.outputs),
+    }
+    kernel = kernels[layer.kind]
+    vector = (layer.outputs,)
+    if not layer.normalized:
+        return {f"{layer.name}/kernel": kernel, f"{layer.name}/bias": vector}, {}
+    params = {f"{layer.name}/conv/kernel": kernel}
+    params |= {f"{layer.name}/norm/{name}": vector for name in ("scale", "bias")}
+    return params, {f"{layer.name}/norm/{name}": vector for name in ("mean", "var")}
+
+
+def activation_of(layer, sown):
+    """The activation behind a layer, by the names that `MobileNet` documents."""
+    names = {"stem": "stem_output", "start": "started", "expand": "expanded"}
+    names |= {"depthwise": "filtered", "project": "projected", "conv": "conv_output"}
+    names |= {"hidden": "hidden_output"}
+    path, _, last = layer.name.rpartition("/")
+    if last == "pointwise":
+        return sown[f"{path}_output"][0]
+    return (sown[path] if path else sown)[names.get(last, f"{last}_output")][0]
+
+
+def assert_built_as_walked(spec, size):
+    """Names and shapes of all variables and activations are those that `walk` and `cost` say."""
+    logits, variables = initialized_shapes(spec, size)
     assert (logits.shape, logits.dtype) == ((2, spec.head.num_classes), jnp.float32)
-    assert elements(variables["params"]) == counted.params
-    assert elements(variables.get("batch_stats", {})) == counted.statistics
+    layers, params, statistics = list(walk(spec, size)), {}, {}
+    for layer in layers:
+        own_params, own_statistics = expected_variables(layer)
+        params |= own_params
+        statistics |= own_statistics
+    assert flat(variables["params"]) == params
+    assert flat(variables.get("batch_stats", {})) == statistics
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    counted = cost.count(spec, size)
+    assert counted.params == sum(map(math.prod, params.values()))
+    assert counted.statistics == sum(map(math.prod, statistics.values()))
+    for layer in layers[:-1]:
+        if "squeeze_excite" not in layer.name:
+            place = layer.output_size if layer.kind != "dense" else ()
+            found = activation_of(layer, variables["intermediates"])
+            assert found.shape == (2, *place, layer.outputs), layer.name
+    del variables["intermediates"]
     return variables
 
 
-def fits(spec, size):
-    try:
-        return bool(list(walk(spec, size)))
-    except ValueError:
-        return False
+def test_a_strided_1x1_convolution_has_the_kernel_that_variable_shapes_says():
+    plain = FACTORIES["mobilenet_v1"](width=0.25)
+    spec = replace(plain, stem=replace(plain.stem, kernel=1))
+    _, variables = initialized_shapes(spec, (64, 64))
+    kernel = variables["params"]["stem"]["conv"]["kernel"]
+    assert kernel.shape == variable_shapes(spec)["params/stem/conv/kernel"]
 
 
+# Only shapes are computed, so every option is cheap.
 @given(hand_made(), SIZES)
 @drawing(80)
 @pytest.mark.slow
-def test_initialized_hand_made_networks_have_the_parameters_that_cost_counts(spec, size):
-    if fits(spec, size):
-        check_shapes(spec, size)
+def test_hand_made_networks_are_built_as_walked(spec, size):
+    assume(fits(spec, size))
+    assert_built_as_walked(spec, size)
 
 
-@given(published())
-@drawing(25)
+@given(published(), st.tuples(st.integers(24, 80), st.integers(24, 80)))
+@drawing(45)
 @pytest.mark.slow
-def test_initialized_published_networks_have_the_parameters_that_cost_counts(spec):
-    if fits(spec, (40, 33)):
-        check_shapes(spec, (40, 33))
-
-
-def random_like(shapes, seed):
-    rng = np.random.default_rng(seed)
-
-    def value(path, leaf):
-        low, high = (0.5, 1.5) if path[-1].key in ("scale", "var") else (-0.5, 0.5)
-        return rng.uniform(low, high, leaf.shape).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(value, shapes)
-
-
-def logits_by_hand(spec, variables, images):
-    """The network in NumPy and float64, from its parameters."""
-    dialect, skip = spec.dialect, 0
-
-    def layer(x, name, block, activation, stride=1):
-        how = {"stride": stride, "activation": activation, "dilation": block.dilation}
-        return conv_norm(x, variables, name, dialect, **how)
-
-    x = layer(images, "stem", spec.stem, spec.stem.activation, spec.stem.stride)
-    for i, block in enumerate(spec.blocks):
-        name, stride, activation = f"block_{i}", block.stride, block.activation
-        if isinstance(block, ConvNorm):
-            x = layer(x, name, block, activation, stride)
-        elif isinstance(block, Separable):
-            x = layer(x, f"{name}/depthwise", block, activation, stride)
-            x = layer(x, f"{name}/pointwise", block, activation)
-        elif isinstance(block, FusedInvertedResidual):
-            x = layer(x, f"{name}/expand", block, activation, stride)
-            x = layer(x, f"{name}/project", block, block.bottleneck)
-        else:
-            wide = x
-            if block.start_kernel:
-                wide = layer(wide, f"{name}/start", block, "linear", 1 if block.kernel else stride)
-            if block.expanded != block.inputs:
-                wide = layer(wide, f"{name}/expand", block, activation)
-            wide = wide + skip
-            if block.kernel:
-                wide = layer(wide, f"{name}/depthwise", block, activation, stride)
-            if block.squeeze:
-                wide = squeeze_excite(wide, variables["params"][name]["squeeze_excite"])
-            y = layer(wide, f"{name}/project", block, block.bottleneck)
-            x = x + y if block.shortcut == "bottleneck" else y
-            skip = wide if block.shortcut == "expansion" else 0
-    head, params = spec.head, variables["params"]["head"]
-    if head.conv:
-        x = layer(x, "head/conv", head.conv, head.conv.activation)
-    x = x.mean((1, 2))
-    if head.hidden and head.hidden.normalized:
-        x = conv_norm(x, variables, "head/hidden", dialect, activation=head.hidden.activation)
-    elif head.hidden:
-        x = ACTIVATIONS[head.hidden.activation](dense(x, params["hidden"]))
-    return dense(x, params["classifier"])
+def test_published_networks_are_built_as_walked(spec, size):
+    assume(fits(spec, size))
+    assert_built_as_walked(spec, size)
 
 
 # Run operation by operation: to compile each of these networks would take longer than to run it.
@@ -417,14 +215,12 @@ def logits_by_hand(spec, variables, images):
 @drawing(200)
 @pytest.mark.slow
 def test_logits_of_hand_made_networks_are_those_of_numpy(spec, size, lowering):
-    if not fits(spec, size):
-        return
-    shapes = check_shapes(spec, size)
-    variables = random_like(shapes, 0)
-    images = np.random.default_rng(1).uniform(-1, 1, (2, *size, 3)).astype(np.float32)
+    assume(fits(spec, size))
+    variables = random_like(assert_built_as_walked(spec, size))
+    images = images_of(2, *size, 3, seed=1)
     model = models.MobileNet(spec=spec, lowering=lowering)
     logits = np.asarray(model.apply(variables, images, train=False))
-    expected = logits_by_hand(spec, variables, images)
+    expected, _ = by_hand.network(spec, variables, images)
     assert np.isfinite(logits).all()
     scale = max(np.abs(expected).max(), 1)
     np.testing.assert_allclose(logits / scale, expected / scale, atol=1e-3)

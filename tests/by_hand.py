@@ -1,0 +1,190 @@
+"""Layers, blocks and networks in NumPy and float64, and their parameters counted."""
+
+import numpy as np
+
+from mnet_jax.architectures import ConvNorm, FusedInvertedResidual, Separable
+from mnet_jax.architectures.shapes import pad_amounts
+
+
+def convolve(x, kernel, stride, padding, dilation=1):
+    """[b, h, w, c] with [kh, kw, c] (depthwise) or [kh, kw, c, outputs]."""
+    pads = [
+        pad_amounts(padding, k, stride, n, dilation)
+        for k, n in zip(kernel.shape[:2], x.shape[1:3], strict=True)
+    ]
+    reach = [dilation * (k - 1) + 1 for k in kernel.shape[:2]]
+    holed = np.zeros((*reach, *kernel.shape[2:]))
+    holed[::dilation, ::dilation] = kernel
+    x = np.pad(np.asarray(x, np.float64), [(0, 0), *pads, (0, 0)])
+    windows = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(1, 2))
+    windows = windows[:, ::stride, ::stride]
+    subscripts = "bhwckl,klc->bhwc" if kernel.ndim == 3 else "bhwckl,klco->bhwo"
+    return np.einsum(subscripts, windows, holed)
+
+
+def hard_sigmoid(x):
+    return np.minimum(np.maximum(x + 3, 0), 6) / 6
+
+
+ACTIVATIONS = {
+    "linear": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "relu6": lambda x: np.minimum(np.maximum(x, 0), 6),
+    "hard_swish": lambda x: x * hard_sigmoid(x),  # V3 paper, section 5.2
+}
+
+
+def conv_norm(x, variables, name, dialect, *, stride=1, activation="relu6", dilation=1):
+    """A convolution, normalization and activation; `name` is the path of the layer, "" for none."""
+    params, statistics = variables["params"], variables["batch_stats"]
+    for part in filter(None, name.split("/")):
+        params, statistics = params[part], statistics[part]
+    kernel = np.asarray(params["conv"]["kernel"], np.float64)
+    if kernel.ndim == 2:
+        x = np.asarray(x, np.float64) @ kernel
+    else:
+        padding = dialect.depthwise_padding if kernel.ndim == 3 else dialect.padding
+        x = convolve(x, kernel, stride, padding, dilation)
+    mean, var = (np.asarray(statistics["norm"][key], np.float64) for key in ("mean", "var"))
+    scale, bias = (np.asarray(params["norm"][key], np.float64) for key in ("scale", "bias"))
+    return ACTIVATIONS[activation]((x - mean) / np.sqrt(var + dialect.norm_epsilon) * scale + bias)
+
+
+def dense(x, params):
+    return x @ np.asarray(params["kernel"], np.float64) + np.asarray(params["bias"], np.float64)
+
+
+def squeeze_excite(x, params):
+    """Mean, dense, ReLU, dense, hard sigmoid, product."""
+    mean = np.asarray(x, np.float64).mean((1, 2))
+    gate = hard_sigmoid(dense(np.maximum(dense(mean, params["reduce"]), 0), params["expand"]))
+    return x * gate[:, None, None, :]
+
+
+def inverted_residual(x, variables, spec, dialect, name="", skip=None):
+    """The block of V2, V3 and V4: {name of the activation: value} inside, and the output.
+
+    `skip` is what the block before adds to the expansion: a shortcut between two of them.
+    """
+    named, y = {}, x
+    strides = {"start": 1 if spec.kernel else spec.stride, "depthwise": spec.stride}
+
+    def layer(part, activation):
+        return conv_norm(
+            y, variables, f"{name}/{part}", dialect, stride=strides.get(part, 1),
+            activation=activation, dilation=spec.dilation,
+        )  # fmt: skip
+
+    if spec.start_kernel:
+        named["started"] = y = layer("start", "linear")
+    if spec.expanded != spec.inputs:
+        named["expanded"] = y = layer("expand", spec.activation)
+    if skip is not None:
+        y = y + skip
+    if spec.kernel:
+        named["filtered"] = y = layer("depthwise", spec.activation)
+    if spec.squeeze:
+        params = variables["params"][name] if name else variables["params"]
+        named["weighed"] = y = squeeze_excite(y, params["squeeze_excite"])
+    wide, named["projected"] = y, layer("project", spec.bottleneck)
+    output = named["projected"] + (x if spec.shortcut == "bottleneck" else 0)
+    return named, output, wide if spec.shortcut == "expansion" else None
+
+
+def two_layers(x, variables, spec, dialect, name=""):
+    """The block of V1 and V4's fused one: what is named inside, and the output."""
+    if isinstance(spec, Separable):
+        first, second, after, names = "depthwise", "pointwise", spec.activation, ("filtered",)
+    else:
+        first, second, after = "expand", "project", spec.bottleneck
+        names = ("expanded", "projected")
+    how = {"stride": spec.stride, "dilation": spec.dilation, "activation": spec.activation}
+    wide = conv_norm(x, variables, f"{name}/{first}", dialect, **how)
+    output = conv_norm(wide, variables, f"{name}/{second}", dialect, activation=after)
+    return dict(zip(names, (wide, output), strict=False)), output
+
+
+def network(spec, variables, images):
+    """Logits, and every named activation as `MobileNet` names them."""
+    dialect, skip, named, head = spec.dialect, None, {}, {}
+
+    def convolution(x, block, name):
+        how = {"stride": block.stride, "dilation": block.dilation, "activation": block.activation}
+        return conv_norm(x, variables, name, dialect, **how)
+
+    named["stem_output"] = x = convolution(images, spec.stem, "stem")
+    for i, block in enumerate(spec.blocks):
+        name, carried, skip = f"block_{i}", skip, None
+        if isinstance(block, ConvNorm):
+            x = convolution(x, block, name)
+        elif isinstance(block, Separable | FusedInvertedResidual):
+            named[name], x = two_layers(x, variables, block, dialect, name)
+        else:
+            named[name], x, skip = inverted_residual(x, variables, block, dialect, name, carried)
+        named[f"{name}_output"] = x
+    params, hidden = variables["params"]["head"], spec.head.hidden
+    if spec.head.conv:
+        head["conv_output"] = x = convolution(x, spec.head.conv, "head/conv")
+    head["pooled"] = x = x.mean((1, 2))
+    if hidden and hidden.normalized:
+        x = conv_norm(x, variables, "head/hidden", dialect, activation=hidden.activation)
+    elif hidden:
+        x = ACTIVATIONS[hidden.activation](dense(x, params["hidden"]))
+    if hidden:
+        head["hidden_output"] = x
+    return dense(x, params["classifier"]), named | {"head": head}
+
+
+class Count:
+    """Kernels' elements, normalized channels and biases, added up from the blocks alone."""
+
+    def __init__(self, spec):
+        self.kernels = self.normalized = self.biases = 0
+        head = spec.head
+        for block in [spec.stem, *spec.blocks, *([head.conv] if head.conv else [])]:
+            self.block(block)
+        features = head.conv.outputs if head.conv else spec.blocks[-1].outputs
+        if head.hidden:
+            layer = self.convolution if head.hidden.normalized else self.dense
+            layer(features, head.hidden.channels)
+            features = head.hidden.channels
+        self.dense(features, head.num_classes)
+
+    def convolution(self, fan_in, outputs):
+        self.kernels += fan_in * outputs
+        self.normalized += outputs
+
+    def dense(self, inputs, outputs):
+        self.kernels += inputs * outputs
+        self.biases += outputs
+
+    def block(self, block):
+        i, o, k = block.inputs, block.outputs, block.kernel
+        if isinstance(block, ConvNorm):
+            self.convolution(k * k * i, o)
+        elif isinstance(block, Separable):
+            self.convolution(k * k, i)
+            self.convolution(i, o)
+        elif isinstance(block, FusedInvertedResidual):
+            self.convolution(k * k * i, block.expanded)
+            self.convolution(block.expanded, o)
+        else:
+            self.inverted(block, i, block.expanded, o)
+
+    def inverted(self, block, inputs, expanded, outputs):
+        if block.start_kernel:
+            self.convolution(block.start_kernel**2, inputs)
+        if expanded != inputs:
+            self.convolution(inputs, expanded)
+        if block.kernel:
+            self.convolution(block.kernel**2, expanded)
+        if block.squeeze:
+            self.dense(expanded, block.squeeze)
+            self.dense(block.squeeze, expanded)
+        self.convolution(expanded, outputs)
+
+
+def parameters(spec):
+    """(trainable, statistics): kernels, biases, and two vectors a normalization in either."""
+    count = Count(spec)
+    return count.kernels + 2 * count.normalized + count.biases, 2 * count.normalized

@@ -1,0 +1,103 @@
+"""A few blocks of each version, cheap to compile, with random variables and images."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mnet_jax import architectures, models
+from mnet_jax.architectures import transforms
+
+KEY = jax.random.key(0)
+
+
+def selected(spec, indices):
+    """Some blocks of a network, with a head that fits: cheap to compile, alike in all else."""
+    blocks = tuple(spec.blocks[i] for i in indices)
+    conv, hidden = spec.head.conv, spec.head.hidden
+    if conv:
+        conv = dataclasses.replace(conv, inputs=blocks[-1].outputs, outputs=24)
+    if hidden:
+        hidden = dataclasses.replace(hidden, channels=20)
+    head = dataclasses.replace(spec.head, conv=conv, hidden=hidden)
+    return dataclasses.replace(spec, blocks=blocks, head=head)
+
+
+def shortened(spec, count=6):
+    return selected(spec, range(count))
+
+
+def small_v1(**options):
+    return shortened(architectures.mobilenet_v1(width=0.25, num_classes=7, **options))
+
+
+def small_v2(*, shortcut="bottleneck", **options):
+    """Blocks 2, 4 and 5 keep their shape; 2 leads into a strided block, 4 into 5."""
+    options = {"width": 0.5, "num_classes": 7} | options
+    plain = shortened(architectures.mobilenet_v2(shortcut="none", **options))
+    return transforms.with_shortcut(plain, shortcut)
+
+
+def small_v3(**options):
+    """Two blocks without squeeze-and-excitation between four with it; ReLU, then h-swish."""
+    options = {"width": 0.5, "num_classes": 7} | options
+    return shortened(architectures.mobilenet_v3("small", **options))
+
+
+def small_v4(**options):
+    """Fused, three of two depthwise kernels, one of the first alone, one of none."""
+    options = {"width": 0.25, "num_classes": 7} | options
+    return selected(architectures.mobilenet_v4("conv_medium", **options), (0, 1, 2, 3, 8, 9))
+
+
+SMALL = {"v1": small_v1, "v2": small_v2, "v3": small_v3, "v4": small_v4}
+
+
+def images_of(*shape, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+def random_like(shapes, seed=0):
+    """Parameters and statistics of these shapes, random and far from their initial values."""
+    rng = np.random.default_rng(seed)
+
+    def value(path, leaf):
+        name = path[-1].key
+        if name == "kernel":
+            fan_in = math.prod(leaf.shape[:-1])
+            return rng.normal(0, np.sqrt(2 / fan_in), leaf.shape).astype(leaf.dtype)
+        low, high = (0.5, 1.5) if name in ("scale", "var") else (-0.5, 0.5)
+        return rng.uniform(low, high, leaf.shape).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(value, shapes)
+
+
+def random_variables(module, *arguments, **keywords):
+    return random_like(jax.eval_shape(lambda key: module.init(key, *arguments, **keywords), KEY))
+
+
+def model_and_variables(spec, size=32, **how):
+    model = models.MobileNet(spec=spec, **how)
+    return model, random_variables(model, jnp.zeros((1, size, size, 3)), train=False)
+
+
+def evaluate(model, variables, images):
+    """Logits and named activations, in inference."""
+
+    @jax.jit
+    def apply(variables, images):
+        return model.apply(variables, images, train=False, mutable=["intermediates"])
+
+    logits, state = apply(variables, images)
+    sown = state["intermediates"]
+    return logits, jax.tree.map(lambda v: v[0], sown, is_leaf=lambda v: isinstance(v, tuple))
+
+
+compiled_or_not = pytest.mark.parametrize("compiled", [True, False], ids=["jit", "no jit"])
+
+
+def run(compiled, function, *arguments):
+    return (jax.jit(function) if compiled else function)(*arguments)

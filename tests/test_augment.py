@@ -1,0 +1,60 @@
+"""Augmentations and views, pixel by pixel."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mnet_jax.data import augment
+from mnet_jax.data.resize import central_view
+
+
+def test_a_view_keeps_proportions_and_photographs_lose_their_border():
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (128, 256, 3))
+    whole = central_view(ramp, 128, photograph=False)
+    np.testing.assert_array_equal(whole, ramp[:, 64:192])  # the centre, at its own scale
+    middle = central_view(ramp, 112, photograph=True)  # 224/256 of 128: no scaling again
+    np.testing.assert_array_equal(middle, ramp[8:120, 72:184])
+    assert central_view(whole, 128, photograph=False) is whole
+
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (40, 16, 24, 3), dtype=np.uint8)
+
+
+@given(st.integers(0, 2**32))
+def test_shift_is_a_crop_of_the_edge_padded_image(seed):
+    shifted = augment.shift(IMAGES[:4], np.random.default_rng(seed))
+    for image, moved in zip(IMAGES[:4], shifted, strict=True):
+        padded = np.pad(image, ((2, 2), (3, 3), (0, 0)), mode="edge")
+        crops = [padded[y : y + 16, x : x + 24] for y in range(5) for x in range(7)]
+        assert any((moved == crop).all() for crop in crops)
+
+
+def test_shift_reaches_every_offset_and_no_more():
+    image = np.zeros((2000, 8, 8, 1), np.uint8)
+    image[:, 4, 4] = 1
+    at = np.argwhere(augment.shift(image, np.random.default_rng(0))[..., 0])[:, 1:]
+    counts = np.unique(at, axis=0, return_counts=True)[1]
+    assert len(at) == 2000 and len(counts) == 9  # side 8: one pixel each way
+    assert counts.min() > 150  # 222 expected
+
+
+def test_flip_mirrors_about_half():
+    images = np.tile(IMAGES, (25, 1, 1, 1))
+    flipped = augment.flip(images, np.random.default_rng(0))
+    same, other = (
+        [(a == b).all() for a, b in zip(flipped, expected, strict=True)]
+        for expected in (images, images[:, :, ::-1])
+    )
+    assert all(a != b for a, b in zip(same, other, strict=True))
+    assert 400 < sum(other) < 600
+
+
+@given(height=st.integers(1, 400), width=st.integers(1, 400), seed=st.integers(0, 2**32))
+def test_crop_boxes_are_inside_and_of_legal_aspect(height, width, seed):
+    left, top, right, bottom = augment.crop_box(height, width, np.random.default_rng(seed))
+    assert 0 <= left < right <= width and 0 <= top < bottom <= height
+    wide, tall = right - left, bottom - top
+    # Rounding to whole pixels moves either side by at most one.
+    assert (wide - 1) / (tall + 1) <= 4 / 3 and (wide + 1) / (tall - 1 or 0.5) >= 3 / 4
+    if min(height, width) > 40 and max(height, width) / min(height, width) < 1.3:
+        assert 0.07 * height * width < wide * tall <= height * width

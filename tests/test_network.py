@@ -1,0 +1,190 @@
+"""Whole networks: types, statistics, dropout, lowerings, gradients and wrong images."""
+
+import math
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from by_hand import convolve
+from conftest import one_line
+from flax import linen as nn
+from small_networks import (
+    KEY,
+    SMALL,
+    evaluate,
+    images_of,
+    model_and_variables,
+    shortened,
+    small_v1,
+    small_v2,
+)
+
+from mnet_jax import models
+from mnet_jax.architectures import FACTORIES, transforms
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("train", [False, True])
+def test_parameters_statistics_and_logits_are_float32_whatever_the_computation(name, dtype, train):
+    model, variables = model_and_variables(SMALL[name](), dtype=dtype)
+
+    def apply(variables, images):
+        collections = ["batch_stats", "intermediates"]
+        return model.apply(
+            variables, images, train=train, mutable=collections, rngs={"dropout": KEY}
+        )
+
+    initial = jax.eval_shape(
+        lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False), KEY
+    )
+    logits, state = jax.eval_shape(apply, variables, jnp.zeros((2, 32, 40, 3)))
+    assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state["batch_stats"], initial["batch_stats"])
+    for leaf in jax.tree.leaves(initial):
+        assert leaf.dtype == jnp.float32
+    assert state["intermediates"]["block_1_output"][0].dtype == dtype
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_bfloat16_logits_are_near_those_of_float32(name):
+    spec = SMALL[name]()
+    images = images_of(2, 32, 32, 3)
+    (model, variables), (half, _) = (
+        model_and_variables(spec, dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16)
+    )
+    exact, rounded = (evaluate(m, variables, images)[0] for m in (model, half))
+    scale = float(jnp.abs(exact).max())
+    assert 0 < float(jnp.abs(exact - rounded).max()) < 0.1 * scale  # 2**-8 a layer, 10 to 20 layers
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_training_moves_statistics_towards_the_batch_and_inference_leaves_them(name):
+    spec = SMALL[name](norm_momentum=0.75, dialect="paper" if name == "v4" else "keras")
+    model, variables = model_and_variables(spec)
+    images = images_of(4, 32, 32, 3)
+    apply = jax.jit(model.apply, static_argnames=("train", "mutable"))
+    rngs = {"dropout": KEY}
+    _, trained = apply(variables, images, train=True, mutable=("batch_stats",), rngs=rngs)
+    _, kept = apply(variables, images, train=False, mutable=("batch_stats",))
+    chex.assert_trees_all_equal(kept["batch_stats"], variables["batch_stats"])
+
+    kernel = variables["params"]["stem"]["conv"]["kernel"]
+    batch = convolve(images, kernel, 2, "same")
+    before, after = (v["batch_stats"]["stem"]["norm"] for v in (variables, trained))
+    for key, of_batch in (("mean", batch.mean((0, 1, 2))), ("var", batch.var((0, 1, 2)))):
+        expected = 0.75 * before[key] + 0.25 * of_batch
+        np.testing.assert_allclose(after[key], expected, rtol=1e-4, atol=1e-5)
+    for old, new in zip(
+        *(jax.tree.leaves(v["batch_stats"]) for v in (variables, trained)), strict=True
+    ):
+        assert not np.allclose(old, new)
+
+
+def test_dropout_scales_or_drops_pooled_features_by_its_key_and_in_training_alone():
+    model, variables = model_and_variables(small_v2(dropout=0.25, num_classes=72))
+    images = images_of(2, 32, 32, 3)
+
+    @jax.jit
+    def train(key):
+        mutable = ["batch_stats", "intermediates"]
+        logits, state = model.apply(
+            variables, images, train=True, mutable=mutable, rngs={"dropout": key}
+        )
+        return logits, state["intermediates"]["head"]["pooled"][0]
+
+    (first, pooled), (again, _), (other, _) = (train(jax.random.key(s)) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+    classifier = variables["params"]["head"]["classifier"]
+    # With three times as many logits as features, they tell what the classifier saw.
+    inverse = np.linalg.pinv(np.asarray(classifier["kernel"], np.float64))
+    share = (first - classifier["bias"]) @ inverse / pooled
+    kept = np.abs(share - 4 / 3) < 1e-3
+    assert (kept | (np.abs(share) < 1e-3)).all() and 0.5 < kept.mean() < 0.95
+    logits, named = evaluate(model, variables, images)
+    expected = named["head"]["pooled"] @ classifier["kernel"] + classifier["bias"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_0_needs_nothing_random():
+    model, variables = model_and_variables(small_v1(dropout=0.0))
+    apply = jax.jit(
+        lambda: model.apply(variables, images_of(2, 32, 32, 3), train=True, mutable=True)
+    )
+    logits, _ = apply()
+    assert bool(jnp.isfinite(logits).all())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_lowerings_give_equal_logits(name):
+    """Within 1e-5 of the largest logit: sums of nine products in another order."""
+    images = images_of(2, 32, 33, 3)
+    logits = {}
+    for lowering in ("grouped", "shifted"):
+        model, variables = model_and_variables(SMALL[name](), lowering=lowering)
+        logits[lowering], _ = evaluate(model, variables, images)
+    difference = jnp.abs(logits["shifted"] - logits["grouped"]).max()
+    assert difference <= 1e-5 * jnp.abs(logits["grouped"]).max()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_inference_treats_every_image_alone(name):
+    model, variables = model_and_variables(SMALL[name]())
+    images = images_of(3, 32, 32, 3)
+    batched, _ = evaluate(model, variables, images)
+    single = jax.jit(jax.vmap(lambda x: model.apply(variables, x[None], train=False)[0]))(images)
+    np.testing.assert_allclose(batched, single, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_gradient_is_the_slope_of_the_loss_and_reaches_every_parameter(name):
+    """ReLU keeps the loss smooth enough, away from its corners, for a central difference."""
+    spec = transforms.with_activation(SMALL[name](), "relu")
+    model, variables = model_and_variables(shortened(spec, 3))
+    images = images_of(4, 32, 32, 3)
+
+    @jax.jit
+    def loss(params):
+        logits = model.apply(variables | {"params": params}, images, train=False)
+        return jnp.mean(nn.log_softmax(logits)[:, 0])
+
+    params = variables["params"]
+    gradient = jax.jit(jax.grad(loss))(params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert float(jnp.abs(leaf).max()) > 0, path
+    norm = math.sqrt(sum(float(jnp.vdot(g, g)) for g in jax.tree.leaves(gradient)))
+    step = 1e-3
+    high, low = (
+        loss(jax.tree.map(lambda p, g, s=s: p + s * g / norm, params, gradient))
+        for s in (step, -step)
+    )
+    assert float(high - low) / (2 * step) == pytest.approx(norm, rel=0.05)
+
+
+@pytest.mark.parametrize("method", ["__call__", "features"])
+@pytest.mark.parametrize("network", FACTORIES)
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((32, 32, 3), "[b, h, w, 3]"),
+        ((1, 1, 32, 32, 3), "[b, h, w, 3]"),
+        ((1, 32, 32, 1), "[b, h, w, 3]"),
+        ((1, 3, 32, 32), "[b, h, w, 3]"),
+        ((1, 0, 32, 3), "1 pixel or more"),
+    ],
+)
+def test_wrong_images_are_one_line(shape, words, network, method):
+    model = getattr(models, network)(width=0.25)
+    init = partial(model.init, KEY, train=False, method=method)
+    one_line(ValueError, lambda: jax.eval_shape(init, jnp.zeros(shape)), "got", "legal", words)
+
+
+def test_images_that_leave_a_layer_nothing_are_one_line():
+    model = models.mobilenet_v1(width=0.25, dialect="keras")
+    init, images = partial(model.init, KEY, train=False), jnp.zeros((1, 4, 64, 3))
+    one_line(ValueError, lambda: jax.eval_shape(init, images), "got", "legal", "large enough")

@@ -1,0 +1,152 @@
+"""What goes in comes out, once each, in an order that a seed fixes and a checkpoint keeps."""
+
+from functools import partial
+
+import grain
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from conftest import one_line
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnet_jax import data
+from mnet_jax.config import DataConfig
+
+complaint = partial(one_line, data.DataError)
+AUGMENTATIONS = ("none", "shift", "shift_flip", "resized_crop_flip")
+
+
+def numbered(count, side=4, channels=1):
+    """A source whose image i is filled with i, to recognise it by."""
+    values = np.arange(count, dtype=np.uint8)[:, None, None, None]
+    images = np.broadcast_to(values, (count, side, side, channels)).copy()
+    return data.ArraySource(images, np.arange(count, dtype=np.int32))
+
+
+def take(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+def assert_same(left, right):
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_the_stream_follows_from_the_seed(augmentation):
+    config = DataConfig(batch_size=16, resolution=16, augmentation=augmentation)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (50, 20, 20, 3), dtype=np.uint8)
+    source = data.ArraySource(images, np.arange(50, dtype=np.int32))
+    first, again, other = (take(data.train_batches(source, config, seed), 8) for seed in (3, 3, 4))
+    assert_same(first, again)
+    assert any((x["label"] != y["label"]).any() for x, y in zip(first, other, strict=True))
+    for batch in first:
+        assert batch["image"].shape == (16, 16, 16, 3) and batch["image"].dtype == np.float32
+        assert batch["label"].shape == (16,) and batch["label"].dtype == np.int32
+        assert batch["image"].min() >= -1 and batch["image"].max() <= 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(1, 60), batch=st.integers(1, 40), seed=st.integers(0, 2**40))
+def test_each_epoch_has_each_image_once(count, batch, seed):
+    config = DataConfig(batch_size=batch, resolution=4, augmentation="none")
+    iterator = data.train_batches(numbered(count), config, seed)
+    batches = take(iterator, -(-3 * count // batch))
+    labels = np.concatenate([item["label"] for item in batches])
+    for epoch in range(3):
+        assert sorted(labels[epoch * count : (epoch + 1) * count]) == list(range(count))
+    # The labels number the images, so they must travel together.
+    images = np.concatenate([item["image"] for item in batches])[:, 0, 0, 0]
+    np.testing.assert_allclose(images, labels / 127.5 - 1, atol=1e-6)
+
+
+def test_epochs_differ_in_order_and_in_augmentation():
+    config = DataConfig(batch_size=60, resolution=8, augmentation="shift")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
+    source = data.ArraySource(images, np.arange(60, dtype=np.int32))
+    first, second = take(data.train_batches(source, config, 0), 2)
+    assert (first["label"] != second["label"]).any()
+    by_image = [batch["image"][np.argsort(batch["label"])] for batch in (first, second)]
+    # One of nine shifts each: all sixty the same twice would be a wonder.
+    assert (by_image[0] != by_image[1]).any()
+
+
+@pytest.mark.parametrize("augmentation", ["shift_flip", "resized_crop_flip"])
+def test_a_saved_iterator_resumes_exactly(augmentation):
+    config = DataConfig(batch_size=16, resolution=8, augmentation=augmentation)
+    source = numbered(50, side=12)
+    iterator = data.train_batches(source, config, 1)
+    take(iterator, 5)
+    state = iterator.get_state()
+    expected = take(iterator, 6)
+    fresh = data.train_batches(source, config, 1)
+    fresh.set_state(state)
+    assert_same(take(fresh, 6), expected)
+    iterator.set_state(state)
+    assert_same(take(iterator, 6), expected)
+
+
+def test_an_iterator_resumes_through_orbax(tmp_path):
+    config = DataConfig(batch_size=16, resolution=8, augmentation="shift_flip")
+    iterator = data.train_batches(numbered(50, side=8), config, 1)
+    with ocp.CheckpointManager(tmp_path) as manager:
+        take(iterator, 7)
+        args = ocp.args.Composite(data=grain.checkpoint.CheckpointSave(iterator))
+        manager.save(7, args=args)
+        manager.wait_until_finished()
+        expected = take(iterator, 5)
+        fresh = data.train_batches(numbered(50, side=8), config, 1)
+        args = ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(fresh))
+        restored = manager.restore(7, args=args)["data"]
+    assert_same(take(restored, 5), expected)
+
+
+@pytest.mark.parametrize(("count", "batch", "steps"), [(100, 32, 3), (96, 32, 3), (5, 32, 1)])
+def test_steps_per_epoch(count, batch, steps):
+    assert data.steps_per_epoch(numbered(count), DataConfig(batch_size=batch)) == steps
+
+
+def test_any_random_access_source_will_do():
+    class Photographs:
+        shape = None
+
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, index):
+            image = np.full((20 + index, 30, 3), index, np.uint8)
+            return {"image": image, "label": index}
+
+    for augmentation in AUGMENTATIONS:
+        config = DataConfig(batch_size=5, resolution=8, augmentation=augmentation)
+        batch = next(data.train_batches(Photographs(), config, 0))
+        expected = np.broadcast_to(batch["label"][:, None, None, None], (5, 8, 8, 3))
+        np.testing.assert_allclose((batch["image"] + 1) * 127.5, expected, atol=1e-4)
+
+
+def test_nothing_to_train_on():
+    complaint(lambda: data.train_batches(numbered(0), DataConfig(), 0), "without images")
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(0, 40), batch=st.integers(1, 17))
+def test_evaluation_sees_each_image_once_in_order(count, batch):
+    config = DataConfig(batch_size=batch, resolution=4)
+    batches = data.eval_batches(numbered(count), config)
+    for _ in range(2):  # and again
+        seen = list(batches)
+        assert len(seen) == len(batches)
+        assert all(item["image"].shape == (batch, 4, 4, 3) for item in seen)
+        assert sum(item["mask"].sum() for item in seen) == count
+        labels = [y for item in seen for y, m in zip(item["label"], item["mask"], strict=True) if m]
+        assert labels == list(range(count))
+        for item in seen:
+            assert not item["image"][item["mask"] == 0].any()
+            assert not item["label"][item["mask"] == 0].any()
+            assert item["mask"].dtype == np.float32

@@ -14,6 +14,7 @@ from mnet_jax.validation import require, require_choice
 Augmentation = Literal["none", "shift", "shift_flip", "resized_crop_flip"]
 Precision = Literal["float32", "bfloat16"]
 Parallelism = Literal["jit", "pmap"]
+Lowering = Literal["auto", "grouped", "shifted", "native"]  # see `mnet_jax.ops.depthwise_conv`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,7 @@ class TrainingConfig:
       depth_decay: the rate of each part is the next one's times this; the head has the full rate.
       precision: type of the computation; parameters and statistics are float32 always.
       parallel: how the devices share a batch.
+      lowering: of the convolutions; `auto` is the fastest there is, native kernels included.
     """
 
     epochs: int = 20
@@ -141,6 +143,7 @@ class TrainingConfig:
     depth_decay: float = 1.0
     precision: Precision = "float32"
     parallel: Parallelism = "jit"
+    lowering: Lowering = "auto"
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
@@ -160,6 +163,7 @@ class TrainingConfig:
         require(0 < self.depth_decay <= 1, "depth_decay", self.depth_decay, "above 0 and up to 1")
         require_choice("precision", self.precision, Precision)
         require_choice("parallel", self.parallel, Parallelism)
+        require_choice("lowering", self.lowering, Lowering)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,9 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and where those go that only save time."""
 
 import errno
+import hashlib
 import os
+import platform
 import secrets
 from pathlib import Path
 
@@ -45,3 +47,22 @@ def _sync(directory: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def cache_directory(kind: str) -> Path:
+    """Where what was compiled for this machine's processor is kept, whoever made it.
+
+    Under `$XDG_CACHE_HOME/mnet_jax`, by default `~/.cache/mnet_jax`. Machines of several kinds may
+    share a home, so each kind has a directory of its own.
+    """
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    digest = hashlib.sha256(_processor().encode()).hexdigest()[:8]
+    return root / "mnet_jax" / f"{kind}-{digest}"
+
+
+def _processor() -> str:
+    """The machine's instruction set and its extensions."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    extensions = [line for line in lines if line.startswith(("flags", "Features"))]
+    return " ".join([platform.machine(), *extensions[:1]])

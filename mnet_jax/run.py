@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 import mnet_jax
-from mnet_jax import data, models, pretrained
+from mnet_jax import data, models, ops, pretrained
 from mnet_jax.analysis import cost
 from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import RunConfig, TrainingConfig
@@ -141,6 +141,7 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "device": f"{len(devices)} x {devices[0].device_kind}",
         "processor": f"{os.cpu_count()} x {platform.machine()}",
+        "convolutions": ops.best_lowering(),
         **tunables,
     }
 
@@ -182,6 +183,7 @@ def _program(
     model = models.MobileNet(
         spec=spec,
         dtype=jnp.dtype(training.precision),
+        lowering=ops.best_lowering() if training.lowering == "auto" else training.lowering,
         axis_name=axis_name,
         frozen=training.frozen,
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from mnet_jax.ops import depthwise_conv
 
-LOWERINGS = ("grouped", "shifted", "auto")
+LOWERINGS = ("grouped", "shifted", "auto", "native")
 
 
 def _pads(padding, sizes, reaches, strides):

@@ -55,6 +55,7 @@ LEGAL = {  # axis: (networks that it suits, values)
     "depth_decay": (ALL, (0.5, 1.0)),
     "precision": (ALL, ("float32", "bfloat16")),
     "parallel": (ALL, ("jit", "pmap")),
+    "lowering": (ALL, ("auto", "grouped", "shifted", "native")),
 }
 MORE_DIALECTS = {  # that not every network has
     "slim": ALL[:4],
@@ -301,7 +302,7 @@ def test_labels_are_what_a_table_shows():
         "activation": "relu6", "resolution": "96", "epochs": "20", "learning_rate": "0.045",
         "label_smoothing": "0.1", "ema_decay": "0.99", "weight_decay": "4e-05",
         "decay_depthwise": "True", "frozen": "0", "depth_decay": "1", "precision": "float32",
-        "parallel": "jit",
+        "parallel": "jit", "lowering": "auto",
     }  # fmt: skip
     assert [labels(V1)[name] for name in ("expansion", "bottleneck", "shortcut")] == [ABSENT] * 3
     assert [labels(V1)[name] for name in ("convolution", "depth")] == ["depthwise", "full"]

@@ -12,7 +12,7 @@ from depthwise_taps import LOWERINGS, arrays, check
 from mnet_jax.ops import depthwise_conv
 
 # One rounding to bfloat16's 8 bits is off by 2^-8 at most; XLA's own form may round partial sums.
-TOLERANCES = {"grouped": 2**-6, "shifted": 2**-8, "auto": 2**-8}
+TOLERANCES = {"grouped": 2**-6, "shifted": 2**-8, "auto": 2**-8, "native": 2**-8}
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

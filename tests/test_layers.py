@@ -12,8 +12,8 @@ from small_networks import compiled_or_not, images_of, random_variables, run
 
 from mnet_jax import architectures, models
 from mnet_jax.architectures.dialects import dialect_of
-from mnet_jax.models.layers import activate, relu6
 from mnet_jax.models.network import Hidden
+from mnet_jax.ops import activate, relu6
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 hidden_layers = pytest.mark.parametrize(

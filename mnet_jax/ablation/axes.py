@@ -15,7 +15,7 @@ from mnet_jax import architectures
 from mnet_jax.architectures import InvertedResidual, NetworkSpec, Separable, transforms
 from mnet_jax.architectures.dialects import DialectName
 from mnet_jax.architectures.spec import Shortcut
-from mnet_jax.config import Parallelism, Precision, RunConfig
+from mnet_jax.config import Lowering, Parallelism, Precision, RunConfig
 from mnet_jax.validation import require, require_choice
 
 ABSENT = "-"  # what `read` gives where a network has no place for the axis
@@ -253,6 +253,7 @@ RECIPE_AXES: tuple[Axis, ...] = (
     ),
     _replacing("training", "precision", Precision, "type of the computation"),
     _replacing("training", "parallel", Parallelism, "how devices share a batch"),
+    _replacing("training", "lowering", Lowering, "how convolutions are computed"),
 )
 AXES = (*ARCHITECTURE_AXES, *RECIPE_AXES)
 

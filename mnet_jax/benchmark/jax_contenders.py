@@ -26,12 +26,13 @@ LEARNING_RATE, MOMENTUM = 0.01, 0.9
 
 
 def ours(case: NetworkCase | DepthwiseCase | InputCase) -> Run:
-    """This library's defaults."""
+    """This library, with its kernels in C++ where they can be compiled, as the commands have it."""
+    lowering = ops.best_lowering()
     if isinstance(case, InputCase):
         return _input(case)
     if isinstance(case, DepthwiseCase):
-        return _depthwise(case, "auto")
-    model = models.MobileNet(spec=case.spec)
+        return _depthwise(case, lowering)
+    model = models.MobileNet(spec=case.spec, lowering=lowering)
     return _network(case, model.apply)
 
 
@@ -41,11 +42,14 @@ def obvious(case: NetworkCase | DepthwiseCase) -> Run:
         return _depthwise(case, "grouped")
 
     def as_convolution(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-        if not isinstance(context.module, models.PointwiseConv):
+        pointwise = isinstance(context.module, models.PointwiseConv)
+        if not (pointwise and context.method_name == "convolve"):
             return call(*args, **kwargs)
         kernel = context.module.variables["params"]["kernel"][None, None]
         layout = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(args[0], kernel, (1, 1), "VALID", dimension_numbers=layout)
+        x = args[0].value()
+        y = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
+        return ops.measured(y) if kwargs["statistics"] else ops.Convolved(y)
 
     model = models.MobileNet(spec=case.spec, lowering="grouped")
 

@@ -115,8 +115,8 @@ def _call_times(
     environment: Mapping[str, str],
     report: Callable[[str], None],
 ) -> list[Timing]:
-    """All contenders are prepared first, then sampled in turn: what else the machine does meets
-    them alike."""
+    """All contenders are prepared, run once uncounted, and then sampled in turn: what else the
+    machine does meets them alike."""
     timings: dict[str, Timing] = {}
     with contextlib.ExitStack() as stack:
         workers = {}
@@ -134,6 +134,8 @@ def _call_times(
                 setup_seconds=worker.setup_seconds,
                 failure=None,
             )
+        for worker in workers.values():  # since they were prepared, others have had the caches
+            worker.run()
         for _ in range(rounds):
             for name, worker in workers.items():
                 seconds = (*timings[name].seconds, worker.run())

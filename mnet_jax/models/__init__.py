@@ -19,14 +19,10 @@ from mnet_jax.models.factories import (
     mobilenet_v4_conv_medium,
     mobilenet_v4_conv_small,
 )
-from mnet_jax.models.layers import (
-    ConvNorm,
-    DepthwiseConv,
-    PointwiseConv,
-    Setting,
-    SqueezeExcite,
-)
+from mnet_jax.models.fusing import fuse
+from mnet_jax.models.layers import ConvNorm, DepthwiseConv, FullConv, PointwiseConv, SqueezeExcite
 from mnet_jax.models.network import MobileNet
+from mnet_jax.models.normalization import Setting
 from mnet_jax.models.saved import (
     FILE_NAME,
     SavedModel,
@@ -43,6 +39,7 @@ __all__ = [
     "ConvNorm",
     "DepthwiseConv",
     "DepthwiseSeparable",
+    "FullConv",
     "FusedInvertedResidual",
     "InvertedResidual",
     "MobileNet",
@@ -53,6 +50,7 @@ __all__ = [
     "SqueezeExcite",
     "View",
     "digest",
+    "fuse",
     "load",
     "mobilenet_v1",
     "mobilenet_v2",

@@ -5,7 +5,9 @@ from flax import linen as nn
 
 from mnet_jax.architectures.dialects import dialect_of
 from mnet_jax.architectures.spec import Activation, Shortcut
-from mnet_jax.models.layers import ConvNorm, Setting, SqueezeExcite
+from mnet_jax.models.layers import ConvNorm, SqueezeExcite
+from mnet_jax.models.normalization import Setting, as_pending, sow
+from mnet_jax.ops import Pending
 
 Array = jax.Array
 
@@ -32,8 +34,12 @@ class DepthwiseSeparable(nn.Module):
     activation: Activation = "relu6"
     setting: Setting = Setting(dialect=_PAPER_V1)
 
-    @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
+        return self.pending(x, train=train).value()
+
+    @nn.compact
+    def pending(self, x: Array | Pending, *, train: bool) -> Pending:
+        """The same, with the last normalization and activation left to who reads the map."""
         depthwise = ConvNorm(
             None, self.kernel, self.stride, self.dilation, self.activation, self.setting,
             name="depthwise",
@@ -41,9 +47,9 @@ class DepthwiseSeparable(nn.Module):
         pointwise = ConvNorm(
             self.outputs, activation=self.activation, setting=self.setting, name="pointwise"
         )
-        filtered = depthwise(x, train=train)
-        self.sow("intermediates", "filtered", filtered)
-        return pointwise(filtered, train=train)
+        filtered = depthwise.pending(x, train=train)
+        sow(self, "filtered", filtered)
+        return pointwise.pending(filtered, train=train)
 
 
 class FusedInvertedResidual(nn.Module):
@@ -69,8 +75,12 @@ class FusedInvertedResidual(nn.Module):
     bottleneck: Activation = "linear"
     setting: Setting = Setting(dialect=_PAPER_V4)
 
-    @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
+        return self.pending(x, train=train).value()
+
+    @nn.compact
+    def pending(self, x: Array | Pending, *, train: bool) -> Pending:
+        """The same, with the last normalization and activation left to who reads the map."""
         expand = ConvNorm(
             self.expanded, self.kernel, self.stride, self.dilation, self.activation, self.setting,
             name="expand",
@@ -78,11 +88,11 @@ class FusedInvertedResidual(nn.Module):
         project = ConvNorm(
             self.outputs, activation=self.bottleneck, setting=self.setting, name="project"
         )
-        x = expand(x, train=train)
-        self.sow("intermediates", "expanded", x)
-        x = project(x, train=train)
-        self.sow("intermediates", "projected", x)
-        return x
+        expanded = expand.pending(x, train=train)
+        sow(self, "expanded", expanded)
+        projected = project.pending(expanded, train=train)
+        sow(self, "projected", projected)
+        return projected
 
 
 class InvertedResidual(nn.Module):
@@ -132,30 +142,32 @@ class InvertedResidual(nn.Module):
             self.squeeze_excite = SqueezeExcite(self.squeeze, setting)
         self.project = ConvNorm(self.outputs, activation=self.bottleneck, setting=setting)
 
-    def widen(self, x: Array, *, train: bool, skip: Array | None = None) -> Array:
+    def widen(self, x: Array | Pending, *, train: bool, skip: Array | None = None) -> Pending:
         """What is projected, [b, h', w', expanded]; `skip` of that shape joins the expansion."""
+        dtype = self.setting.dtype
+        x = as_pending(x, dtype)
         if self.start_kernel:
-            x = self.start(x, train=train)
-            self.sow("intermediates", "started", x)
+            x = self.start.pending(x, train=train)
+            sow(self, "started", x)
         if self.expanded is not None:
-            x = self.expand(x, train=train)
-            self.sow("intermediates", "expanded", x)
+            x = self.expand.pending(x, train=train)
+            sow(self, "expanded", x)
         if skip is not None:
-            x = x + skip
+            x = as_pending(x.value() + skip, dtype)
         if self.kernel:
-            x = self.depthwise(x, train=train)
-            self.sow("intermediates", "filtered", x)
+            x = self.depthwise.pending(x, train=train)
+            sow(self, "filtered", x)
         if self.squeeze:
-            x = self.squeeze_excite(x)
-            self.sow("intermediates", "weighed", x)
+            x = as_pending(self.squeeze_excite(x.value()), dtype)
+            sow(self, "weighed", x)
         return x
 
-    def narrow(self, wide: Array, *, train: bool) -> Array:
+    def narrow(self, wide: Pending, *, train: bool) -> Pending:
         """Projects [b, h', w', expanded] to the bottleneck, [b, h', w', outputs]."""
-        x = self.project(wide, train=train)
-        self.sow("intermediates", "projected", x)
-        return x
+        projected = self.project.pending(wide, train=train)
+        sow(self, "projected", projected)
+        return projected
 
     def __call__(self, x: Array, *, train: bool) -> Array:
-        y = self.narrow(self.widen(x, train=train), train=train)
+        y = self.narrow(self.widen(x, train=train), train=train).value()
         return x + y if self.shortcut == "bottleneck" else y

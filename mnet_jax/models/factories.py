@@ -19,7 +19,7 @@ from mnet_jax.architectures.mobilenet_v4 import Variant as V4Variant
 from mnet_jax.architectures.spec import Shortcut
 from mnet_jax.architectures.transforms import Bottleneck, Convolution, InputStride
 from mnet_jax.models.network import MobileNet
-from mnet_jax.ops.depthwise import Lowering
+from mnet_jax.ops import Lowering
 
 Options = ParamSpec("Options")
 

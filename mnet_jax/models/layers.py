@@ -1,7 +1,5 @@
 """The layers of the family as Linen modules, usable by themselves. Feature maps are NHWC."""
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,67 +7,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mnet_jax import ops
-from mnet_jax.architectures.dialects import Dialect, Padding, dialect_of
+from mnet_jax.architectures.dialects import Padding
 from mnet_jax.architectures.shapes import pad_amounts
 from mnet_jax.architectures.spec import Activation
 from mnet_jax.models.initializers import KernelInit, kernel_init
-from mnet_jax.ops.depthwise import Lowering
+from mnet_jax.models.normalization import Setting, as_pending
+from mnet_jax.ops import Convolved, Lowering, Pending
 
 Array = jax.Array
-
-_PAPER_V2 = dialect_of("mobilenet_v2", "paper")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What all layers of a network share.
-
-    Attributes:
-      dialect: padding, normalization constants and initialization.
-      dtype: type of the computation; parameters and statistics are float32.
-      lowering: of depthwise convolutions; see `mnet_jax.ops.depthwise_conv`.
-      axis_name: the pmap axis over which batch normalization pools its statistics, if any.
-    """
-
-    dialect: Dialect = _PAPER_V2
-    dtype: Any = jnp.float32
-    lowering: Lowering = "auto"
-    axis_name: str | None = None
-
-    def norm(self, name: str) -> nn.BatchNorm:
-        """The batch normalization under `name` of the module that calls this."""
-        return nn.BatchNorm(
-            momentum=self.dialect.norm_momentum,
-            epsilon=self.dialect.norm_epsilon,
-            dtype=self.dtype,
-            axis_name=self.axis_name,
-            name=name,
-        )
-
-
-@jax.custom_jvp
-def relu6(x: Array) -> Array:
-    """min(max(x, 0), 6), with gradient zero at both corners as in PyTorch and TensorFlow."""
-    return jnp.clip(x, 0, 6)
-
-
-@relu6.defjvp
-def _relu6_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (tangent,) = primals, tangents
-    y = relu6(x)
-    return y, jnp.where((y > 0) & (y < 6), tangent, 0)  # the mask needs no input kept alive
-
-
-def activate(x: Array, activation: Activation) -> Array:
-    """Applies the named non-linearity elementwise."""
-    if activation == "linear":
-        return x
-    functions: dict[str, Callable[[Array], Array]] = {
-        "relu": nn.relu,
-        "relu6": relu6,
-        "hard_swish": nn.hard_swish,
-    }
-    return functions[activation](x)
 
 
 def _pads(
@@ -99,42 +44,91 @@ class DepthwiseConv(nn.Module):
     dtype: Any = jnp.float32
     kernel_init: KernelInit = kernel_init("truncated_normal_0.09", "depthwise")
 
-    @nn.compact
     def __call__(self, x: Array) -> Array:
-        shape = (self.kernel, self.kernel, x.shape[-1])
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        return ops.depthwise_conv(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            strides=(self.stride, self.stride),
-            padding=_pads(self.padding, self.kernel, self.stride, self.dilation, x),
+        return self.convolve(as_pending(x, self.dtype)).y
+
+    @nn.compact
+    def convolve(self, x: Pending, *, statistics: bool = False) -> Convolved:
+        """The same of a pending map, with the statistics of what comes out if wanted."""
+        shape = (self.kernel, self.kernel, x.x.shape[-1])
+        return ops.depthwise(
+            x,
+            self.param("kernel", self.kernel_init, shape, jnp.float32),
+            strides=self.stride,
+            padding=_pads(self.padding, self.kernel, self.stride, self.dilation, x.x),
             dilation=self.dilation,
             lowering=self.lowering,
+            statistics=statistics,
         )
 
 
 class PointwiseConv(nn.Module):
-    """A 1x1 convolution as a matrix product: [b, h, w, c] to [b, h, w, outputs].
-
-    The positions are flattened first: a product over three batch axes has a kernel gradient that
-    XLA runs up to 2.5 times slower on a CPU.
+    """A 1x1 convolution without bias, as a matrix product: [..., c] to [..., outputs].
 
     Attributes:
       outputs: channels out.
       dtype: type of the computation; the parameter `kernel` [c, outputs] is float32.
       kernel_init: initializer of that parameter.
+      lowering: `native` or `auto` for the kernels of `mnet_jax.ops.native`; see
+        `mnet_jax.ops.depthwise_conv`.
     """
 
     outputs: int
     dtype: Any = jnp.float32
     kernel_init: KernelInit = kernel_init("truncated_normal_0.09", "pointwise")
+    lowering: Lowering = "auto"
+
+    def __call__(self, x: Array) -> Array:
+        return self.convolve(as_pending(x, self.dtype)).y
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        shape = (x.shape[-1], self.outputs)
+    def convolve(self, x: Pending, *, statistics: bool = False) -> Convolved:
+        """The same of a pending map, with the statistics of what comes out if wanted."""
+        shape = (x.x.shape[-1], self.outputs)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        positions = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        return (positions @ kernel.astype(self.dtype)).reshape(*x.shape[:-1], self.outputs)
+        return ops.pointwise(x, kernel, lowering=self.lowering, statistics=statistics)
+
+
+class FullConv(nn.Module):
+    """A convolution that mixes all channels, without bias: [b, h, w, c] to [b, h', w', outputs].
+
+    Attributes:
+      outputs: channels out.
+      kernel: side of the window.
+      stride: step of the window.
+      dilation: distance of neighbouring taps.
+      padding: see `mnet_jax.architectures.spec.pad_amounts`.
+      dtype: type of the computation; the parameter `kernel` [kernel, kernel, c, outputs] is
+        float32.
+      kernel_init: initializer of that parameter.
+    """
+
+    outputs: int
+    kernel: int = 3
+    stride: int = 1
+    dilation: int = 1
+    padding: Padding = "same"
+    lowering: Lowering = "auto"
+    dtype: Any = jnp.float32
+    kernel_init: KernelInit = kernel_init("truncated_normal_0.09", "conv")
+
+    def __call__(self, x: Array) -> Array:
+        return self.convolve(as_pending(x, self.dtype)).y
+
+    @nn.compact
+    def convolve(self, x: Pending, *, statistics: bool = False) -> Convolved:
+        """The same of a pending map, with the statistics of what comes out if wanted."""
+        shape = (self.kernel, self.kernel, x.x.shape[-1], self.outputs)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        return ops.full(
+            x,
+            kernel,
+            strides=(self.stride, self.stride),
+            padding=_pads(self.padding, self.kernel, self.stride, self.dilation, x.x),
+            dilation=(self.dilation, self.dilation),
+            lowering=self.lowering,
+            statistics=statistics,
+        )
 
 
 class ConvNorm(nn.Module):
@@ -156,40 +150,44 @@ class ConvNorm(nn.Module):
     activation: Activation = "relu6"
     setting: Setting = Setting()
 
-    def _convolution(self, x: Array) -> nn.Module:
-        dialect, dtype = self.setting.dialect, self.setting.dtype
+    def _convolution(self) -> DepthwiseConv | PointwiseConv | FullConv:
+        dialect, dtype, lowering = self.setting.dialect, self.setting.dtype, self.setting.lowering
+        if self.outputs is not None and self.kernel == 1 and self.stride == 1:
+            init = kernel_init(dialect.initializer, "pointwise")
+            return PointwiseConv(self.outputs, dtype, init, lowering, name="conv")
+        window: dict[str, Any] = {
+            "kernel": self.kernel,
+            "stride": self.stride,
+            "dilation": self.dilation,
+        }
         if self.outputs is None:
             return DepthwiseConv(
-                kernel=self.kernel,
-                stride=self.stride,
-                dilation=self.dilation,
+                **window,
                 padding=dialect.depthwise_padding,
-                lowering=self.setting.lowering,
+                lowering=lowering,
                 dtype=dtype,
                 kernel_init=kernel_init(dialect.initializer, "depthwise"),
                 name="conv",
             )
-        if self.kernel == 1 and self.stride == 1:
-            init = kernel_init(dialect.initializer, "pointwise")
-            return PointwiseConv(self.outputs, dtype=dtype, kernel_init=init, name="conv")
-        return nn.Conv(
+        return FullConv(
             self.outputs,
-            (self.kernel, self.kernel),
-            strides=self.stride,
-            kernel_dilation=self.dilation,
-            padding=_pads(dialect.padding, self.kernel, self.stride, self.dilation, x),
-            use_bias=False,
+            **window,
+            padding=dialect.padding,
+            lowering=lowering,
             dtype=dtype,
             kernel_init=kernel_init(dialect.initializer, "conv"),
             name="conv",
         )
 
-    @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        x = self._convolution(x)(x)
-        return activate(
-            self.setting.norm("norm")(x, use_running_average=not train), self.activation
-        )
+        return self.pending(x, train=train).value()
+
+    @nn.compact
+    def pending(self, x: Array | Pending, *, train: bool) -> Pending:
+        """The same, with normalization and activation left to who reads the map."""
+        x = as_pending(x, self.setting.dtype)
+        convolved = self._convolution().convolve(x, statistics=train)
+        return self.setting.norm(self.activation)(convolved, train=train)
 
 
 class SqueezeExcite(nn.Module):

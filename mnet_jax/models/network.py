@@ -12,7 +12,8 @@ from mnet_jax.architectures import transforms, walk
 from mnet_jax.architectures.spec import Kind
 from mnet_jax.models import blocks, layers
 from mnet_jax.models.initializers import kernel_init
-from mnet_jax.ops.depthwise import Lowering
+from mnet_jax.models.normalization import Setting, as_pending, sow
+from mnet_jax.ops import Lowering, Pending, activate
 from mnet_jax.validation import is_whole, require
 
 Array = jax.Array
@@ -26,7 +27,7 @@ class Hidden(nn.Module):
     """
 
     spec: architecture.Hidden
-    setting: layers.Setting
+    setting: Setting
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -35,13 +36,15 @@ class Hidden(nn.Module):
         kind: Kind = "dense" if dialect.name == "torchvision" else "pointwise"
         init = kernel_init(dialect.initializer, kind)
         if self.spec.normalized:
-            x = layers.PointwiseConv(self.spec.channels, dtype, init, name="conv")(x)
-            x = self.setting.norm("norm")(x, use_running_average=not train)
-        else:
-            kernel = self.param("kernel", init, (x.shape[-1], self.spec.channels), jnp.float32)
-            bias = self.param("bias", nn.initializers.zeros, (self.spec.channels,), jnp.float32)
-            x = x.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
-        return layers.activate(x, self.spec.activation)
+            dense = layers.PointwiseConv(
+                self.spec.channels, dtype, init, self.setting.lowering, name="conv"
+            )
+            convolved = dense.convolve(as_pending(x, dtype), statistics=train)
+            return self.setting.norm(self.spec.activation)(convolved, train=train).value()
+        kernel = self.param("kernel", init, (x.shape[-1], self.spec.channels), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.spec.channels,), jnp.float32)
+        x = x.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
+        return activate(x, self.spec.activation)
 
 
 class Head(nn.Module):
@@ -51,7 +54,7 @@ class Head(nn.Module):
     """
 
     spec: architecture.Head
-    setting: layers.Setting
+    setting: Setting
 
     def setup(self) -> None:
         spec, setting = self.spec, self.setting
@@ -66,22 +69,21 @@ class Head(nn.Module):
         init = kernel_init(initializer, "dense")
         self.classifier = nn.Dense(spec.num_classes, dtype=setting.dtype, kernel_init=init)
 
-    def last_map(self, x: Array, *, train: bool) -> Array:
+    def last_map(self, x: Pending, *, train: bool) -> Array:
         """The feature map before the pool."""
-        if self.spec.conv is None:
-            return x
-        x = self.conv(x, train=train)
-        self.sow("intermediates", "conv_output", x)
-        return x
+        if self.spec.conv:
+            x = self.conv.pending(x, train=train)
+            sow(self, "conv_output", x)
+        return x.value()
 
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        x = jnp.mean(self.last_map(x, train=train), axis=(1, 2), dtype=jnp.float32)
-        self.sow("intermediates", "pooled", x)
+    def __call__(self, x: Pending, *, train: bool) -> Array:
+        pooled = jnp.mean(self.last_map(x, train=train), axis=(1, 2), dtype=jnp.float32)
+        self.sow("intermediates", "pooled", pooled)
         if self.spec.hidden:
-            x = self.hidden(x, train=train)
-            self.sow("intermediates", "hidden_output", x)
-        x = self.dropout(x, deterministic=not train)
-        return self.classifier(x).astype(jnp.float32)
+            pooled = self.hidden(pooled, train=train)
+            self.sow("intermediates", "hidden_output", pooled)
+        kept = self.dropout(pooled, deterministic=not train)
+        return self.classifier(kept).astype(jnp.float32)
 
 
 class MobileNet(nn.Module):
@@ -100,6 +102,7 @@ class MobileNet(nn.Module):
       axis_name: pmap axis over which batch normalization pools its statistics, if any.
       frozen: leading parts (the stem, then blocks) that run as in inference even where
         `train=True`, and get no gradient: the rest is fine-tuned on what they see.
+      folded: batch normalization is in the kernels, for inference only; see `models.fuse`.
     """
 
     spec: architecture.NetworkSpec
@@ -107,16 +110,18 @@ class MobileNet(nn.Module):
     lowering: Lowering = "auto"
     axis_name: str | None = None
     frozen: int = 0
+    folded: bool = False
 
     def setup(self) -> None:
         parts = 1 + len(self.spec.blocks)
         whole = is_whole(self.frozen) and 0 <= self.frozen <= parts
         require(whole, "frozen", self.frozen, f"0 to the {parts} parts before the head")
-        setting = layers.Setting(
+        setting = Setting(
             dialect=self.spec.dialect,
             dtype=self.dtype,
             lowering=self.lowering,
             axis_name=self.axis_name,
+            folded=self.folded,
         )
         self.stem = _module(self.spec.stem, setting)
         self.block = [_module(block, setting) for block in self.spec.blocks]
@@ -146,7 +151,7 @@ class MobileNet(nn.Module):
         parts = [self.spec.stem, *self.spec.blocks]
         for part, x in zip(parts, self._outputs(images, train=train), strict=True):
             stride *= part.stride
-            maps[stride] = x
+            maps[stride] = x.value()
         return maps | {stride: self.head.last_map(x, train=train)}
 
     def as_backbone(
@@ -165,30 +170,33 @@ class MobileNet(nn.Module):
         spec = transforms.with_reduced_tail(self.spec) if reduced_tail else self.spec
         return self.clone(spec=transforms.with_output_stride(spec, output_stride))
 
-    def _outputs(self, images: Array, *, train: bool) -> Iterator[Array]:
+    def _outputs(self, images: Array, *, train: bool) -> Iterator[Pending]:
         """What the stem and each block give, in order."""
         _require_images(images, self.spec)
-        x = self.stem(images.astype(self.dtype), train=train and self.frozen < 1)
+        x = self.stem.pending(images, train=train and self.frozen < 1)
         x = jax.lax.stop_gradient(x) if self.frozen == 1 else x
-        self.sow("intermediates", "stem_output", x)
+        sow(self, "stem_output", x)
         yield x
         skip = None
         for i, (spec, block) in enumerate(zip(self.spec.blocks, self.block, strict=True)):
             learns = train and self.frozen < i + 2
             if isinstance(spec, architecture.InvertedResidual):
+                shortcut = spec.shortcut == "bottleneck"
+                if shortcut:  # read twice, so it is computed once
+                    x = as_pending(x.value(), self.dtype)
                 wide = block.widen(x, skip=skip, train=learns)
                 y = block.narrow(wide, train=learns)
-                skip = wide if spec.shortcut == "expansion" else None
-                x = x + y if spec.shortcut == "bottleneck" else y
+                skip = wide.value() if spec.shortcut == "expansion" else None
+                x = as_pending(x.x + y.value(), self.dtype) if shortcut else y
             else:
-                x = block(x, train=learns)
+                x = block.pending(x, train=learns)
             if self.frozen == i + 2:
                 x, skip = jax.lax.stop_gradient((x, skip))
-            self.sow("intermediates", f"block_{i}_output", x)
+            sow(self, f"block_{i}_output", x)
             yield x
 
 
-def _module(spec: architecture.Block, setting: layers.Setting) -> Any:
+def _module(spec: architecture.Block, setting: Setting) -> Any:
     """The module of one block."""
     window: dict[str, Any] = {
         "kernel": spec.kernel,

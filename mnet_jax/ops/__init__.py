@@ -1,5 +1,30 @@
-"""The operations that XLA's own lowerings leave slow: depthwise convolution."""
+"""What XLA's own lowerings leave slow: convolutions, and what is done around them."""
 
-from mnet_jax.ops.depthwise import depthwise_conv
+from mnet_jax.config import Lowering
+from mnet_jax.ops.activations import activate, relu6
+from mnet_jax.ops.convolution import (
+    Convolved,
+    best_lowering,
+    depthwise,
+    depthwise_conv,
+    full,
+    measured,
+    pointwise,
+)
+from mnet_jax.ops.native import NativeError
+from mnet_jax.ops.pending import Pending
 
-__all__ = ["depthwise_conv"]
+__all__ = [
+    "Convolved",
+    "Lowering",
+    "NativeError",
+    "Pending",
+    "activate",
+    "best_lowering",
+    "depthwise",
+    "depthwise_conv",
+    "full",
+    "measured",
+    "pointwise",
+    "relu6",
+]

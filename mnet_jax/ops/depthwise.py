@@ -1,4 +1,4 @@
-"""Depthwise convolution: one meaning, two lowerings.
+"""Depthwise convolution by itself, in two lowerings.
 
 Each channel is filtered alone, so the arithmetic is small (k x k multiply-adds an output) and the
 cost is memory. XLA's grouped convolution is good on GPUs and TPUs and 10 to 100 times slower than
@@ -7,62 +7,35 @@ memory on CPUs, where `ops.shifted` writes the sum over taps out.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mnet_jax.config import Lowering
 from mnet_jax.ops import shifted
 from mnet_jax.ops.shifted import Axis, Geometry
-from mnet_jax.validation import require, require_choice
-
-Lowering = Literal["auto", "grouped", "shifted"]
+from mnet_jax.validation import require
 
 
-def depthwise_conv(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: int | Sequence[int] = (1, 1),
-    padding: str | Sequence[Sequence[int]] = "SAME",
-    lowering: Lowering = "auto",
-    dilation: int | Sequence[int] = (1, 1),
+def convolve_depthwise(
+    x: jax.Array, kernel: jax.Array, geometry: Geometry, lowering: Lowering
 ) -> jax.Array:
-    """Filters each channel of `x` with its own kernel (V1 paper, arXiv 1704.04861, section 3.1).
-
-    Args:
-      x: `[b, h, w, c]`, floating point.
-      kernel: `[kh, kw, c]` (channel multiplier 1); it is cast to x's dtype.
-      strides: of rows and columns; one integer stands for both.
-      padding: "SAME", "VALID", or the zeros ((top, bottom), (left, right)).
-      lowering: "grouped" is XLA's grouped convolution, with every derivative. "shifted" is the sum
-        over taps; it adds them in float32 or wider whatever x's dtype, and has reverse-mode
-        gradients only (of any order). "auto" is "shifted" where the computation is lowered for a
-        CPU and "grouped" elsewhere, reverse mode only everywhere.
-      dilation: distance of neighbouring taps, of rows and columns; more than 1 needs stride 1.
-
-    Returns:
-      `[b, h', w', c]` in x's dtype.
-
-    Raises:
-      ValueError: an argument is not as above, shapes disagree, or the output would be empty.
-    """
-    geometry = _geometry(x, kernel, strides, padding, dilation)
-    require_choice("lowering", lowering, Lowering)
-    kernel = kernel.astype(x.dtype)
+    """Filters each channel of x [b, h, w, c] with its kernel [kh, kw, c], both of one dtype."""
     if lowering == "grouped":
         return _grouped(x, kernel, geometry)
     return _convolve_once(x, kernel, geometry, lowering)
 
 
-def _geometry(
+def geometry_of(
     x: jax.Array,
     kernel: jax.Array,
     strides: int | Sequence[int],
     padding: str | Sequence[Sequence[int]],
     dilation: int | Sequence[int],
 ) -> Geometry:
+    """Rows and columns of a convolution; ValueError as `ops.depthwise_conv` says."""
     require(x.ndim == 4 and x.size > 0, "x", x.shape, "[b, h, w, c], none of them 0")
     require(jnp.issubdtype(x.dtype, jnp.floating), "x", x.dtype, "a floating point dtype")
     require(kernel.ndim == 3 and kernel.size > 0, "kernel", kernel.shape, "[kh, kw, c], none 0")

@@ -1,0 +1,65 @@
+"""Batch normalization folded into the convolutions, for inference."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from mnet_jax.architectures import walk
+from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
+from mnet_jax.models.network import MobileNet
+from mnet_jax.validation import require
+
+Params = Mapping[str, Any]
+
+
+def fuse(
+    model: MobileNet, variables: Mapping[str, Any]
+) -> tuple[Callable[[Params, jax.Array], jax.Array], Params]:
+    """A trained network without batch normalization, as a pure function and its parameters.
+
+        infer, params = models.fuse(model, variables)
+        logits = jax.jit(infer)(params, images)
+
+    Once its statistics stand still, a normalization is a product and a sum per channel: the product
+    goes into the kernel before it, the sum stays as a bias.
+
+    Args:
+      model: the network.
+      variables: its `params` and `batch_stats`.
+
+    Returns:
+      (params, images [b, h, w, 3]) -> float32 logits [b, num_classes], equal to
+      `model.apply(variables, images, train=False)` but for rounding; and params, named as the
+      model's.
+
+    Raises:
+      ValueError: the model is folded already, or the variables are not the model's.
+    """
+    require(not model.folded, "model", "a folded one", "one with batch normalization")
+    params = traverse_util.flatten_dict(variables["params"], sep="/")
+    statistics = traverse_util.flatten_dict(variables.get("batch_stats", {}), sep="/")
+    epsilon = model.spec.dialect.norm_epsilon
+    for layer in walk(model.spec, REFERENCE_RESOLUTION):
+        if not layer.normalized:
+            continue
+        kernel, scale, bias = (
+            f"{layer.name}/{part}" for part in ("conv/kernel", "norm/scale", "norm/bias")
+        )
+        mean, var = f"{layer.name}/norm/mean", f"{layer.name}/norm/var"
+        lacking = [n for n in (kernel, scale, bias) if n not in params]
+        lacking += [n for n in (mean, var) if n not in statistics]
+        require(not lacking, "variables", f"none called {lacking and lacking[0]}", "the model's")
+        rate = params.pop(scale) * jax.lax.rsqrt(statistics[var] + epsilon)
+        params[kernel] = params[kernel] * rate  # channels out are the last axis of every kernel
+        params[bias] = jnp.asarray(params[bias] - statistics[mean] * rate)
+    folded = model.clone(folded=True)
+
+    def infer(params: Params, images: jax.Array) -> jax.Array:
+        logits = folded.apply({"params": params}, images, train=False)
+        assert isinstance(logits, jax.Array)  # and no state, as nothing is mutable
+        return logits
+
+    return infer, traverse_util.unflatten_dict(params, sep="/")

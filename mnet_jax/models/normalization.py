@@ -1,0 +1,120 @@
+"""Normalization as Linen modules, and the settings and feature maps that layers hand on."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mnet_jax.architectures.dialects import Dialect, dialect_of
+from mnet_jax.architectures.spec import Activation
+from mnet_jax.ops import Convolved, Lowering, Pending
+from mnet_jax.ops.pending import identity_norm
+from mnet_jax.validation import require
+
+Array = jax.Array
+
+_PAPER_V2 = dialect_of("mobilenet_v2", "paper")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all layers of a network share.
+
+    Attributes:
+      dialect: padding, normalization constants and initialization.
+      dtype: type of the computation; parameters and statistics are float32.
+      lowering: of depthwise convolutions; see `mnet_jax.ops.depthwise_conv`.
+      axis_name: the pmap axis over which batch normalization pools its statistics, if any.
+      folded: whether batch normalization is in the kernels already, but for its bias.
+    """
+
+    dialect: Dialect = _PAPER_V2
+    dtype: Any = jnp.float32
+    lowering: Lowering = "auto"
+    axis_name: str | None = None
+    folded: bool = False
+
+    def norm(self, activation: Activation) -> "BatchNorm | Bias":
+        """What follows a layer's convolution, under the name `norm`."""
+        if self.folded:
+            return Bias(activation, name="norm")
+        return BatchNorm(
+            momentum=self.dialect.norm_momentum,
+            epsilon=self.dialect.norm_epsilon,
+            activation=activation,
+            axis_name=self.axis_name,
+            name="norm",
+        )
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization (arXiv 1502.03167) and an activation, left to who reads the map.
+
+    In training by the statistics of the batch, which also move the running ones.
+
+    Attributes:
+      momentum: share of the running statistics that is kept at each step.
+      epsilon: added to the variance.
+      activation: what follows.
+      axis_name: the pmap axis over which the statistics are pooled, if any.
+    """
+
+    momentum: float
+    epsilon: float
+    activation: Activation = "linear"
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, convolved: Convolved, *, train: bool) -> Pending:
+        shape = convolved.y.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        mean, var = running_mean.value, running_var.value
+        if train:
+            mean, var = self._statistics(convolved)
+            if not self.is_initializing():
+                for running, now in ((running_mean, mean), (running_var, var)):
+                    kept = self.momentum * running.value
+                    running.value = kept + (1 - self.momentum) * jax.lax.stop_gradient(now)
+        rate = scale * jax.lax.rsqrt(var + self.epsilon)
+        norm = jnp.stack([mean, rate, bias])
+        return Pending(x=convolved.y, norm=norm, activation=self.activation)
+
+    def _statistics(self, convolved: Convolved) -> tuple[Array, Array]:
+        """Of the batch, on all devices."""
+        mean, var = convolved.mean, convolved.var
+        assert mean is not None and var is not None
+        if self.axis_name and not self.is_initializing():
+            square = var + mean * mean
+            mean, square = jax.lax.pmean((mean, square), self.axis_name)
+            var = jnp.maximum(square - mean * mean, 0)
+        return mean, var
+
+
+class Bias(nn.Module):
+    """What is left of `BatchNorm` once the rest is folded into the kernel before it."""
+
+    activation: Activation = "linear"
+
+    @nn.compact
+    def __call__(self, convolved: Convolved, *, train: bool) -> Pending:
+        require(not train, "train", train, "False, as batch normalization is folded")
+        shape = convolved.y.shape[-1:]
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        norm = identity_norm(shape[0]).at[2].set(bias)
+        return Pending(x=convolved.y, norm=norm, activation=self.activation)
+
+
+def as_pending(x: Array | Pending, dtype: Any) -> Pending:
+    """x as a feature map of that type on which nothing is left to do, unless it is one already."""
+    return x if isinstance(x, Pending) else Pending(x=x.astype(dtype))
+
+
+def sow(module: nn.Module, name: str, x: Pending) -> None:
+    """Keeps the value of x among the module's intermediates, where these are asked for."""
+    if module.is_mutable_collection("intermediates"):
+        module.sow("intermediates", name, x.value())

@@ -1,0 +1,335 @@
+"""The convolutions of a network's layers: normalized on the way in, measured on the way out.
+
+Every layer is `y = convolve(act(normalize(x)))`, where x is what the layer before left, followed by
+the mean and the variance that y will be normalized by. That way round, and not as convolution,
+normalization, activation, a layer can be one pass over memory (`ops.native`).
+"""
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mnet_jax.architectures.spec import Activation
+from mnet_jax.config import Lowering
+from mnet_jax.ops import native
+from mnet_jax.ops.depthwise import convolve_depthwise, geometry_of
+from mnet_jax.ops.pending import Pending, identity_norm
+from mnet_jax.ops.shifted import Geometry
+from mnet_jax.validation import require, require_choice
+
+Array = jax.Array
+MOST_PATCH = 64  # numbers under a window that are copied out for a matrix product
+
+
+class Convolved(NamedTuple):
+    """What a convolution gives.
+
+    Attributes:
+      y: the feature map, [..., n].
+      mean: float32 [n], over all axes of y but the last; None if not asked for.
+      var: the same of the biased variance.
+    """
+
+    y: Array
+    mean: Array | None = None
+    var: Array | None = None
+
+
+def measured(y: Array) -> Convolved:
+    """A feature map with its statistics, which are taken in float32."""
+    wide, axes = y.astype(jnp.float32), tuple(range(y.ndim - 1))
+    mean = jnp.mean(wide, axes)
+    return Convolved(y, mean, jnp.maximum(jnp.mean(wide * wide, axes) - mean * mean, 0))
+
+
+def pointwise(
+    x: Pending, kernel: Array, *, lowering: Lowering = "auto", statistics: bool = False
+) -> Convolved:
+    """A 1x1 convolution.
+
+    Args:
+      x: of [..., c].
+      kernel: [c, n]; it is cast to x's dtype.
+      lowering: as `depthwise`; those that are not native are one, XLA's matrix product.
+      statistics: whether mean and variance are wanted.
+
+    Raises:
+      ValueError: shapes disagree.
+      NativeError: `native` was asked for and cannot be had.
+    """
+    channels = x.x.shape[-1]
+    legal = f"[{channels}, n], as x has channels"
+    require(kernel.ndim == 2 and kernel.shape[0] == channels, "kernel", kernel.shape, legal)
+    layer = _Layer(x.activation, None, statistics, portable=lowering == "auto")
+    return _convolve(x, kernel, layer, lowering)
+
+
+def depthwise(
+    x: Pending,
+    kernel: Array,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: str | Sequence[Sequence[int]] = "SAME",
+    dilation: int | Sequence[int] = 1,
+    lowering: Lowering = "auto",
+    statistics: bool = False,
+) -> Convolved:
+    """A depthwise convolution; see `depthwise_conv`, of whose arguments these are.
+
+    Args:
+      x: of [b, h, w, c].
+      kernel: [kh, kw, c].
+      strides: of rows and columns.
+      padding: of the normalized, activated map.
+      dilation: of rows and columns.
+      lowering: as `depthwise_conv`.
+      statistics: whether mean and variance are wanted.
+    """
+    geometry = geometry_of(x.x, kernel, strides, padding, dilation)
+    layer = _Layer(x.activation, geometry, statistics, portable=lowering == "auto")
+    return _convolve(x, kernel, layer, lowering)
+
+
+def full(
+    x: Pending,
+    kernel: Array,
+    *,
+    strides: tuple[int, int],
+    padding: Sequence[tuple[int, int]],
+    dilation: tuple[int, int] = (1, 1),
+    lowering: Lowering = "auto",
+    statistics: bool = False,
+) -> Convolved:
+    """A convolution that mixes all channels.
+
+    Args:
+      x: of [b, h, w, c].
+      kernel: [kh, kw, c, n]; it is cast to x's dtype.
+      strides: of rows and columns.
+      padding: zeros before and after rows and columns of the normalized, activated map.
+      dilation: of rows and columns.
+      lowering: as `depthwise`; `native` is for windows of few numbers, as of a stem, which it takes
+        as a matrix product of patches.
+      statistics: whether mean and variance are wanted.
+    """
+    z, kernel = x.value(), kernel.astype(x.x.dtype)
+    small = math.prod(kernel.shape[:3]) <= MOST_PATCH and dilation == (1, 1)
+    if small and _uses_native(z, None, lowering):
+        patches = Pending(x=_patches(z, kernel.shape[:2], strides, padding))
+        flat = kernel.reshape(-1, kernel.shape[-1])
+        return pointwise(patches, flat, lowering=lowering, statistics=statistics)
+    y = lax.conv_general_dilated(
+        z,
+        kernel,
+        strides,
+        padding,
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return measured(y) if statistics else Convolved(y)
+
+
+def _patches(
+    x: Array, size: Sequence[int], strides: Sequence[int], padding: Sequence[tuple[int, int]]
+) -> Array:
+    """What each window sees: [b, h, w, c] to [b, h', w', kh kw c]."""
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    for axis in (1, 2):  # a new axis behind each for the place in the window
+        step, taps = strides[axis - 1], size[axis - 1]
+        place = 2 * axis - 1
+        count = (x.shape[place] - taps) // step + 1
+        span = step * (count - 1) + 1
+        views = [lax.slice_in_dim(x, i, i + span, step, axis=place) for i in range(taps)]
+        x = jnp.stack(views, axis=place + 1)
+    b, rows, kh, columns, kw, c = x.shape
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows, columns, kh * kw * c)
+
+
+def depthwise_conv(
+    x: Array,
+    kernel: Array,
+    strides: int | Sequence[int] = (1, 1),
+    padding: str | Sequence[Sequence[int]] = "SAME",
+    lowering: Lowering = "auto",
+    dilation: int | Sequence[int] = (1, 1),
+) -> Array:
+    """Filters each channel of `x` with its own kernel (V1 paper, arXiv 1704.04861, section 3.1).
+
+    Args:
+      x: `[b, h, w, c]`, floating point.
+      kernel: `[kh, kw, c]` (channel multiplier 1); it is cast to x's dtype.
+      strides: of rows and columns; one integer stands for both.
+      padding: "SAME", "VALID", or the zeros ((top, bottom), (left, right)).
+      lowering: "grouped" is XLA's grouped convolution, with every derivative. "shifted" is the sum
+        over taps; it adds them in float32 or wider whatever x's dtype, and has reverse-mode
+        gradients only (of any order). "native" is a kernel in C++ for CPUs, compiled when it is
+        first asked for; it is for float32, square kernels of 3 and 5 and no dilation, and
+        "shifted" for the rest. "auto" is "native" on a single CPU device where that is compiled
+        already, else "shifted" on CPUs and "grouped" elsewhere, reverse mode only everywhere.
+      dilation: distance of neighbouring taps, of rows and columns; more than 1 needs stride 1.
+
+    Returns:
+      `[b, h', w', c]` in x's dtype.
+
+    Raises:
+      ValueError: an argument is not as above, shapes disagree, or the output would be empty.
+      NativeError: "native" cannot be compiled here; RuntimeError's.
+    """
+    return depthwise(
+        Pending(x=x), kernel, strides=strides, padding=padding, dilation=dilation, lowering=lowering
+    ).y
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What is static of a layer; pointwise without a geometry.
+
+    `portable` leaves it to the platform that a computation is lowered for whether it is native.
+    """
+
+    activation: Activation
+    geometry: Geometry | None
+    statistics: bool
+    portable: bool
+
+
+def _convolve(x: Pending, kernel: Array, layer: _Layer, lowering: Lowering) -> Convolved:
+    require_choice("lowering", lowering, Lowering)
+    kernel = kernel.astype(x.x.dtype)
+    if _uses_native(x.x, layer.geometry, lowering):
+        norm = identity_norm(x.x.shape[-1]) if x.norm is None else x.norm
+        norm = norm.astype(jnp.float32)
+        outputs = _native_once(layer, x.x, norm, kernel)
+        return Convolved(*outputs) if layer.statistics else Convolved(outputs[0])
+    y = _linear(x.value(), kernel, layer, "shifted" if lowering == "native" else lowering)
+    return measured(y) if layer.statistics else Convolved(y)
+
+
+def _uses_native(x: Array, geometry: Geometry | None, lowering: Lowering) -> bool:
+    """Whether the native kernels compute a layer."""
+    fits = x.dtype == jnp.float32 and (geometry is None or native.supports(geometry))
+    if lowering == "native":
+        native.build()
+        return fits
+    return lowering == "auto" and fits and _is_single_cpu() and native.is_built()
+
+
+def best_lowering() -> Lowering:
+    """What is fastest on the devices of this process, the native kernels compiled if they can be.
+
+    `auto` does not compile anything, as a library should not; a program may ask for this.
+    """
+    if _is_single_cpu():
+        with contextlib.suppress(native.NativeError):
+            native.build()
+            return "native"
+    return "auto"
+
+
+def _is_single_cpu() -> bool:
+    """Whether native kernels may run: they are for CPUs and cannot be split over devices."""
+    return jax.default_backend() == "cpu" and jax.local_device_count() == 1
+
+
+def _linear(z: Array, kernel: Array, layer: _Layer, lowering: Lowering) -> Array:
+    if layer.geometry:
+        return convolve_depthwise(z, kernel, layer.geometry, lowering)
+    # Flat: a product over three batch axes has a kernel gradient that XLA's CPU compiler runs up
+    # to 2.5 times slower.
+    return (z.reshape(-1, z.shape[-1]) @ kernel).reshape(*z.shape[:-1], kernel.shape[-1])
+
+
+def _composed(layer: _Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array, ...]:
+    """What the native kernels compute, composed of what JAX can differentiate."""
+    z = Pending(x=x, norm=norm, activation=layer.activation).value()
+    convolved = measured(_linear(z, kernel, layer, "auto"))
+    return tuple(part for part in convolved if part is not None)
+
+
+def _composed_gradients(layer: _Layer, *arguments: Array) -> tuple[Array, ...]:
+    """The same of their gradients, with y and its mean computed anew."""
+    x, norm, kernel, _, _, *given = arguments
+    return jax.vjp(partial(_composed, layer), x, norm, kernel)[1](tuple(given))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _native(layer: _Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array, ...]:
+    compute = partial(
+        native.forward,
+        activation=layer.activation,
+        geometry=layer.geometry,
+        statistics=layer.statistics,
+    )
+    if not layer.portable:
+        return compute(x, norm, kernel)
+    return lax.platform_dependent(x, norm, kernel, cpu=compute, default=partial(_composed, layer))
+
+
+def _native_forward(
+    layer: _Layer, x: Array, norm: Array, kernel: Array
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    y, mean, var = _native(layer, x, norm, kernel)
+    return (y, mean, var), (x, norm, kernel, y, mean)
+
+
+def _native_backward(
+    layer: _Layer, kept: tuple[Array, ...], gradients: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    return _native_gradients(layer, *kept, *gradients)
+
+
+_native.defvjp(_native_forward, _native_backward)
+# Traced once a shape however many layers share it, and one computation outside of a jit too.
+_native_once = jax.jit(_native, static_argnums=0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _native_gradients(layer: _Layer, *arguments: Array) -> tuple[Array, ...]:
+    """Gradients of x, norm and kernel, given these, y, its mean and the gradients of results."""
+
+    def compute(
+        x: Array,
+        norm: Array,
+        kernel: Array,
+        y: Array,
+        mean: Array,
+        of_y: Array,
+        of_mean: Array,
+        of_var: Array,
+    ) -> tuple[Array, ...]:
+        count = y.size // y.shape[-1]
+        if layer.statistics:
+            pull = jnp.stack([mean, of_mean / count, 2 * of_var / count])
+        else:
+            pull = jnp.zeros((3, y.shape[-1]), jnp.float32)
+        return native.backward(
+            x, norm, kernel, of_y, y, pull, activation=layer.activation, geometry=layer.geometry
+        )
+
+    if not layer.portable:
+        return compute(*arguments)
+    default = partial(_composed_gradients, layer)
+    return lax.platform_dependent(*arguments, cpu=compute, default=default)
+
+
+def _gradients_forward(
+    layer: _Layer, *arguments: Array
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    return _native_gradients(layer, *arguments), arguments
+
+
+def _gradients_backward(
+    layer: _Layer, arguments: tuple[Array, ...], gradients: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    """Second derivatives, by way of the composition."""
+    return jax.vjp(partial(_composed_gradients, layer), *arguments)[1](gradients)
+
+
+_native_gradients.defvjp(_gradients_forward, _gradients_backward)

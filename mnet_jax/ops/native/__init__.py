@@ -1,0 +1,11 @@
+"""Kernels in C++ for training on a CPU, compiled on the machine that runs them.
+
+XLA runs a convolution, its normalization and its activation as loops of their own, each of which
+reads and writes feature maps that do not fit a cache. `kernels.cc` has one pass for them. It is
+optional: without it everything computes the same, more slowly.
+"""
+
+from mnet_jax.ops.native.calls import backward, forward, supports
+from mnet_jax.ops.native.compilation import NativeError, build, is_built
+
+__all__ = ["NativeError", "backward", "build", "forward", "is_built", "supports"]

@@ -1,0 +1,55 @@
+"""Batch normalization folded into the kernels before it: the same logits without it."""
+
+import jax
+import numpy as np
+import pytest
+from weights_parity import random_variables
+
+from mnet_jax import models
+
+NETWORKS = {
+    "v1": models.mobilenet_v1(width=0.25, num_classes=7),
+    "v2": models.mobilenet_v2(width=0.35, num_classes=7, dialect="torchvision"),
+    "v2 expansion shortcuts": models.mobilenet_v2(
+        width=0.35, num_classes=7, shortcut="expansion", bottleneck="relu6"
+    ),
+    "v3": models.mobilenet_v3_small(width=0.35, num_classes=7, dialect="keras"),
+    "v4": models.mobilenet_v4_conv_medium(width=0.35, num_classes=7, dialect="timm"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS)
+def test_logits_are_those_of_the_model(model):
+    variables = jax.tree.map(jax.numpy.asarray, random_variables(model))
+    images = np.random.default_rng(0).normal(size=(2, 65, 98, 3)).astype(np.float32)
+    infer, params = models.fuse(model, variables)
+    wanted = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
+    np.testing.assert_allclose(
+        jax.jit(infer)(params, images), wanted, rtol=0, atol=1e-4 * np.abs(wanted).max()
+    )
+    names = {key.key for path, _ in jax.tree_util.tree_leaves_with_path(params) for key in path}
+    assert not names & {"scale", "mean", "var"}
+    # Of each normalization only the bias is left.
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    scales = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"])) // 2
+    assert count == sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) - scales
+
+
+def test_the_variables_are_left_alone():
+    model = NETWORKS["v1"]
+    variables = jax.tree.map(jax.numpy.asarray, random_variables(model))
+    names = jax.tree.structure(variables)
+    models.fuse(model, variables)
+    assert jax.tree.structure(variables) == names
+
+
+def test_what_cannot_be_folded_is_refused():
+    model = NETWORKS["v1"]
+    with pytest.raises(ValueError, match=r"variables: got 'none called stem/.*', legal: the model"):
+        models.fuse(model, {"params": {}})
+    with pytest.raises(ValueError, match="model: got 'a folded one', legal: "):
+        models.fuse(model.clone(folded=True), {"params": {}})
+    images = np.zeros((1, 32, 32, 3), np.float32)
+    with pytest.raises(ValueError, match="train: got True, legal: False, as batch norm"):
+        model.clone(folded=True).init(jax.random.key(0), images, train=True)

@@ -1,0 +1,285 @@
+"""The kernels in C++: against NumPy in float64, and inside of whole networks."""
+
+import shutil
+from functools import partial
+from itertools import product
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mnet_jax import models, ops
+from mnet_jax.ops import native
+from mnet_jax.ops.native import compilation
+
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, compilation.COMPILERS)), reason="there is no C++ compiler"
+)
+ACTIVATIONS = ("linear", "relu", "relu6", "hard_swish")
+
+
+def act(u, activation):
+    """As the papers define them."""
+    return {
+        "linear": u,
+        "relu": np.maximum(u, 0),
+        "relu6": np.minimum(np.maximum(u, 0), 6),
+        "hard_swish": u * np.minimum(np.maximum(u + 3, 0), 6) / 6,
+    }[activation]
+
+
+def slope(u, activation):
+    """Their derivatives."""
+    return {
+        "linear": np.ones_like(u),
+        "relu": u > 0,
+        "relu6": (u > 0) & (u < 6),
+        "hard_swish": np.where(u <= -3, 0, np.where(u >= 3, 1, u / 3 + 0.5)),
+    }[activation]
+
+
+def taps(shape, size, stride, low):
+    """For each tap of a window, which positions of the padded input it meets: [h', w', 2, taps]."""
+    rows, columns = ((n + sum(pad) - size) // stride + 1 for n, pad in zip(shape, low, strict=True))
+    for i, j in product(range(size), range(size)):
+        yield (
+            np.s_[:, i : i + stride * (rows - 1) + 1 : stride,
+                  j : j + stride * (columns - 1) + 1 : stride],
+            (i, j),
+        )  # fmt: skip
+
+
+def oracle(x, norm, kernel, activation, cotangents, window=None):
+    """y, mean, var and the gradients of x, norm and kernel, in float64.
+
+    `window` is (stride, ((top, bottom), (left, right))) of a depthwise convolution.
+    """
+    x, norm, kernel = (np.asarray(v, np.float64) for v in (x, norm, kernel))
+    of_y, of_mean, of_var = (np.asarray(v, np.float64) for v in cotangents)
+    mean, scale, bias = norm
+    u = (x - mean) * scale + bias
+    z = act(u, activation)
+    if window is None:
+        y = z @ kernel
+    else:
+        stride, pads = window
+        padded = np.pad(z, ((0, 0), *pads, (0, 0)))
+        where = list(taps(x.shape[1:3], len(kernel), stride, pads))
+        y = sum(padded[at] * kernel[tap] for at, tap in where)
+    axes = tuple(range(y.ndim - 1))
+    count = y.size / y.shape[-1]
+    g = of_y + of_mean / count + 2 * of_var * (y - y.mean(axes)) / count
+    if window is None:
+        dz, dkernel = g @ kernel.T, np.tensordot(z, g, (axes, axes))
+    else:
+        dpadded, dkernel = np.zeros_like(padded), np.zeros_like(kernel)
+        for at, tap in where:
+            dpadded[at] += g * kernel[tap]
+            dkernel[tap] = (padded[at] * g).sum(axes)
+        (top, _), (left, _) = pads
+        dz = dpadded[:, top : top + x.shape[1], left : left + x.shape[2]]
+    du = dz * slope(u, activation)
+    dnorm = np.stack([-(du * scale).sum(axes), (du * (x - mean)).sum(axes), du.sum(axes)])
+    return y, y.mean(axes), y.var(axes), du * scale, dnorm, dkernel
+
+
+def draw(shape, kernel, outputs):
+    """x, norm, kernel and the three cotangents."""
+    rng = np.random.default_rng(0)
+    sizes = shape, (3, shape[-1]), kernel, outputs, outputs[-1:], outputs[-1:]
+    return [jnp.asarray(rng.normal(size=size), jnp.float32) for size in sizes]
+
+
+def check(x, norm, kernel, activation, cotangents, window=None):
+    def layer(x, norm, kernel):
+        pending = ops.Pending(x=x, norm=norm, activation=activation)
+        options = {"lowering": "native", "statistics": True}
+        if window is None:
+            return tuple(ops.pointwise(pending, kernel, **options))
+        stride, pads = window
+        return tuple(ops.depthwise(pending, kernel, strides=stride, padding=pads, **options))
+
+    @jax.jit
+    def both(*arguments):
+        outputs, pull = jax.vjp(layer, *arguments)
+        return *outputs, *pull(tuple(cotangents))
+
+    names = ("y", "mean", "var", "dx", "dnorm", "dkernel")
+    wanted = oracle(x, norm, kernel, activation, cotangents, window)
+    for name, got, want in zip(names, both(x, norm, kernel), wanted, strict=True):
+        scale = max(np.abs(want).max(), 1e-3)
+        np.testing.assert_allclose(got / scale, want / scale, atol=1e-5, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    "rows, inputs, outputs",
+    # Whole tiles and vectors, and sizes that leave a rest of each kind.
+    [(256, 32, 16), (333, 24, 96), (50, 27, 40), (5, 3, 1), (700, 160, 320), (9, 50, 80)],
+)
+def test_pointwise_layers_and_their_gradients_equal_numpy(activation, rows, inputs, outputs):
+    x, norm, kernel, *cotangents = draw((rows, inputs), (inputs, outputs), (rows, outputs))
+    check(x, norm, kernel, activation, cotangents)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    "shape, size, stride, pads",
+    [
+        ((2, 9, 11, 24), 3, 1, ((1, 1), (1, 1))),
+        ((3, 12, 12, 32), 3, 2, ((0, 1), (0, 1))),
+        ((2, 13, 7, 40), 5, 2, ((2, 2), (2, 2))),
+        ((2, 8, 8, 7), 5, 1, ((0, 0), (0, 0))),
+        ((5, 2, 3, 16), 5, 1, ((2, 2), (2, 2))),
+        ((1, 7, 1, 16), 3, 2, ((1, 1), (1, 1))),
+        ((2, 6, 5, 3), 3, 4, ((0, 0), (0, 0))),  # strides that leave rows out
+        ((1, 2, 3, 17), 3, 1, ((5, 4), (7, 1))),  # whole windows of zeros
+    ],
+)
+def test_depthwise_layers_and_their_gradients_equal_numpy(activation, shape, size, stride, pads):
+    outputs = [(n + sum(p) - size) // stride + 1 for n, p in zip(shape[1:3], pads, strict=True)]
+    x, norm, kernel, *cotangents = draw(
+        shape, (size, size, shape[3]), (shape[0], *outputs, shape[3])
+    )
+    check(x, norm, kernel, activation, cotangents, (stride, pads))
+
+
+def test_statistics_of_many_positions_are_exact_to_the_last_digits():
+    x = np.random.default_rng(0).normal(3, 1, (100_000, 16)).astype(np.float32)
+    pending = ops.Pending(x=jnp.asarray(x))
+    got = ops.pointwise(pending, jnp.eye(16), lowering="native", statistics=True)
+    np.testing.assert_allclose(got.mean, x.astype(np.float64).mean(0), rtol=1e-6)
+    np.testing.assert_allclose(got.var, x.astype(np.float64).var(0), rtol=1e-5)
+
+
+def test_what_is_not_finite_stays_so():
+    x = jnp.ones((1, 5, 5, 20)).at[0, 2, 2, 3].set(jnp.nan).at[0, 2, 2, 4].set(jnp.inf)
+    y = ops.depthwise_conv(x, jnp.ones((3, 3, 20)), lowering="native")
+    window = np.zeros((5, 5), bool)
+    window[1:4, 1:4] = True
+    assert (np.isnan(y[0, :, :, 3]) == window).all()
+    assert (np.isposinf(y[0, :, :, 4]) == window).all()
+    assert np.isfinite(np.delete(y, (3, 4), axis=3)).all()
+
+
+def test_second_derivatives_are_those_of_the_composition():
+    x, norm, kernel, *_ = draw((2, 5, 5, 8), (3, 3, 8), (2, 5, 5, 8))
+
+    def energy(lowering, x, norm, kernel):
+        pending = ops.Pending(x=x, norm=norm, activation="hard_swish")
+        y, mean, var = ops.depthwise(pending, kernel, lowering=lowering, statistics=True)
+        return (y**3).sum() + (mean**2).sum() + (var**2).sum()
+
+    def curvature(lowering):
+        first = jax.grad(partial(energy, lowering), argnums=(0, 1, 2))
+        return jax.grad(lambda *a: sum((g**2).sum() for g in first(*a)), argnums=(0, 1, 2))
+
+    got, want = (curvature(lowering)(x, norm, kernel) for lowering in ("native", "shifted"))
+    for one, other in zip(got, want, strict=True):
+        scale = jnp.abs(other).max()
+        chex.assert_trees_all_close(one / scale, other / scale, atol=1e-5)
+
+
+def test_vmap_is_a_loop():
+    x, _, kernel, *_ = draw((3, 2, 6, 6, 8), (3, 3, 3, 8), (8,))
+    call = partial(ops.depthwise_conv, lowering="native")
+    chex.assert_trees_all_close(
+        jax.vmap(call)(x, kernel), jnp.stack([call(*pair) for pair in zip(x, kernel, strict=True)])
+    )
+
+
+@pytest.mark.parametrize(
+    "x, kernel, options",
+    [
+        (jnp.ones((1, 8, 8, 4), jnp.bfloat16), jnp.ones((3, 3, 4)), {}),
+        (jnp.ones((1, 8, 8, 4)), jnp.ones((7, 7, 4)), {}),
+        (jnp.ones((1, 8, 8, 4)), jnp.ones((3, 5, 4)), {}),
+        (jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4)), {"dilation": 2}),
+        (jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4)), {"strides": (1, 2)}),
+    ],
+)
+def test_what_has_no_kernel_is_shifted(x, kernel, options):
+    native_, shifted = (
+        ops.depthwise_conv(x, kernel, lowering=lowering, **options)
+        for lowering in ("native", "shifted")
+    )
+    assert native_.dtype == x.dtype
+    chex.assert_trees_all_equal(native_, shifted)
+
+
+NETWORKS = (
+    models.mobilenet_v1,
+    models.mobilenet_v2,
+    models.mobilenet_v3_small,
+    models.mobilenet_v4_conv_small,
+    partial(models.mobilenet_v2, shortcut="expansion", bottleneck="relu6"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
+def test_networks_train_and_infer_as_with_other_lowerings(network):
+    images = jax.random.normal(jax.random.key(0), (8, 64, 64, 3))
+    labels = jnp.arange(8)
+
+    def results(lowering):
+        model = network(num_classes=10, lowering=lowering, dropout=0.0)
+        variables = jax.jit(partial(model.init, train=False))(jax.random.key(1), images)
+
+        @jax.jit
+        def step(variables):
+            def loss_of(params):
+                logits, updates = model.apply(
+                    variables | {"params": params}, images, train=True, mutable=["batch_stats"]
+                )
+                losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+                return losses.mean(), (logits, updates)
+
+            (loss, aux), gradients = jax.value_and_grad(loss_of, has_aux=True)(variables["params"])
+            return loss, *aux, gradients["head"], model.apply(variables, images, train=False)
+
+        return step(variables)
+
+    # Rounding grows through so many normalizations of so few images, and a few activations near
+    # their corners fall to the other side.
+    for got, want in zip(*map(jax.tree.leaves, map(results, ("native", "shifted"))), strict=True):
+        assert jnp.linalg.norm(got - want) <= 5e-2 * jnp.linalg.norm(want) + 1e-4
+
+
+def test_the_kernels_are_compiled_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compilation._library.cache_clear()
+    native.is_built.cache_clear()
+    try:
+        assert not native.is_built()
+        library = native.build()
+        assert library.is_relative_to(tmp_path)
+        made = library.stat().st_mtime_ns
+        assert native.build() == library
+        assert library.stat().st_mtime_ns == made
+        assert [path for path in library.parent.iterdir()] == [library]  # nothing is left behind
+    finally:
+        compilation._library.cache_clear()
+        native.is_built.cache_clear()
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_without_a_compiler_native_is_refused_and_auto_goes_on(compiler, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", compiler)
+    compilation._library.cache_clear()
+    native.is_built.cache_clear()
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2))
+    try:
+        with pytest.raises(ops.NativeError) as caught:
+            ops.depthwise_conv(x, kernel, lowering="native")
+        assert len(str(caught.value).splitlines()) == 1
+        assert compiler in str(caught.value)
+        assert ops.best_lowering() == "auto"
+        assert ops.depthwise_conv(x, kernel, lowering="auto")[0, 1, 1, 0] == 9
+    finally:
+        compilation._library.cache_clear()
+        native.is_built.cache_clear()

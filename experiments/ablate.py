@@ -10,7 +10,7 @@ import dataclasses
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from experiments.planning import (
     require_fit,
 )
 from experiments.progress import RunProgress
+from mnet_jax import process
 from mnet_jax.ablation import axes, rendering, report, runners, store
 from mnet_jax.config import RunConfig
 from mnet_jax.validation import require
@@ -75,7 +76,7 @@ def _ablate(arguments: Arguments, console: Console) -> bool:
         todo = store.missing(known, configs)
     console.print(_opening(len(todo), len(configs), arguments.results), highlight=False)
     _warn(complaints, console)
-    _train(todo, trials, console)
+    _train(todo, trials, process.settings(tune_allocator=arguments.tune_allocator), console)
     known, later = trials.read()
     _warn([complaint for complaint in later if complaint not in complaints], console)
     named = {name: v for name, v in axis_values(arguments, axes.AXES).items() if v}
@@ -133,14 +134,19 @@ def _opening(to_run: int, asked: int, results: Path) -> str:
     return f"{to_run} {'trial' if to_run == 1 else 'trials'} to run, {stored}"
 
 
-def _train(todo: Sequence[RunConfig], trials: store.Store, console: Console) -> None:
-    """Runs the trials and stores each as it ends."""
+def _train(
+    todo: Sequence[RunConfig],
+    trials: store.Store,
+    settings: Mapping[str, str],
+    console: Console,
+) -> None:
+    """Runs the trials in a process with these variables, and stores each as it ends."""
 
     def directory_of(config: RunConfig) -> Path:
         return trials.directory / "runs" / store.key_of(config)
 
     with RunProgress(console) as progress:
-        outcomes = runners.run_local(todo, directory_of, progress.show)
+        outcomes = runners.run_local(todo, directory_of, progress.show, environment=settings)
         with contextlib.closing(outcomes):  # its worker must not outlive an interruption here
             for i, config in enumerate(todo, start=1):
                 name = f"trial {i} of {len(todo)}"

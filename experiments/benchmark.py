@@ -22,8 +22,7 @@ from rich.console import Console
 from experiments import presets
 from experiments.arguments import parse, refusals, refuse
 from experiments.planning import require_directory
-from mnet_jax import architectures, serialization
-from mnet_jax.ablation.runners import HUGE_PAGES
+from mnet_jax import architectures, process, serialization
 from mnet_jax.benchmark import machine, report
 from mnet_jax.benchmark.cases import (
     FAMILY,
@@ -67,8 +66,8 @@ class Arguments:
     """the data set of the input suite"""
     rounds: int = 7
     """how often each contender is sampled, in turn"""
-    huge_pages: bool = True
-    """start every process with glibc's huge pages, as the training commands do"""
+    tune_allocator: bool = True
+    """start every process with glibc's allocator set for speed, as the training commands do"""
     results: Path = Path("results/benchmark")
     """where the table (Markdown), JSON and pictures go"""
 
@@ -150,7 +149,7 @@ def _run(
     console: Console,
 ) -> BenchmarkResult:
     """Times a suite and prints its table."""
-    environment = dict(HUGE_PAGES) if arguments.huge_pages else {}
+    environment = dict(process.ALLOCATOR) if arguments.tune_allocator else {}
     before = machine.measure(environment)
     comparisons = []
     with tempfile.TemporaryDirectory() as cache, console.status(suite) as status:

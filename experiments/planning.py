@@ -31,6 +31,8 @@ class RunArguments:
     """where the data set's files are, if not in the usual place"""
     batch_size: int | None = None
     """images per step, if not the data set's preset"""
+    tune_allocator: bool = True
+    """set glibc's allocator for speed: memory comes in huge pages and is kept (Linux, CPU)"""
     pretrained: str | None = None
     """a run's directory or a saved model: its network, and the weights to start from"""
 

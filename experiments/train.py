@@ -17,7 +17,7 @@ from experiments.planning import (
     require_fit,
 )
 from experiments.progress import RunProgress
-from mnet_jax import serialization
+from mnet_jax import process, serialization
 from mnet_jax.ablation import axes
 from mnet_jax.config import RunConfig
 from mnet_jax.result import RunResult
@@ -120,4 +120,9 @@ def _lines(result: RunResult, directory: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
+    process.restart(
+        [sys.executable, "-m", f"experiments.{COMMAND}", *sys.argv[1:]],
+        process.settings(tune_allocator=arguments.tune_allocator),
+    )
     main()

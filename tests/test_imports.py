@@ -25,6 +25,7 @@ ROOMS = (  # from the top; a module may import from its own row and from those b
     ("mnet_jax.ops",),
     ("mnet_jax.config", "mnet_jax.result"),
     ("mnet_jax.architectures",),
+    ("mnet_jax.process",),
     ("mnet_jax.files", "mnet_jax.serialization", "mnet_jax.validation"),
 )
 STRANGERS = {  # rooms that may not import each other, though their rows would allow it
@@ -38,6 +39,7 @@ WITHOUT_JAX = (
     "mnet_jax.data",
     "mnet_jax.analysis.cost",
     "mnet_jax.ablation",
+    "mnet_jax.process",
     "mnet_jax.config",
     "mnet_jax.files",
     "mnet_jax.result",

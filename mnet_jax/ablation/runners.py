@@ -6,19 +6,16 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mnet_jax.config import RunConfig
 from mnet_jax.result import RunResult
 
-# Huge pages for a worker's memory. XLA's CPU client takes fresh memory for its large temporaries at
-# every step, and page faults cost it a third of its speed on small images. Glibc reads this when a
-# process starts; elsewhere it means nothing.
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 # A worker that is ended leaves semaphores. Python's tracker, which starts with it, frees them, and
 # would tell of it behind the one line that says what happened.
 QUIET = {"PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}
@@ -57,6 +54,7 @@ def run_local(
     directory_of: Callable[[RunConfig], Path],
     report: Report,
     trial: Trial = train,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Generator[Outcome, None, None]:
     """Runs trials one after the other in a worker process, which uses all local devices.
 
@@ -69,6 +67,7 @@ def run_local(
       directory_of: where a trial keeps checkpoints and scalars.
       report: called here with each `training.loop.Progress` of the worker.
       trial: what the worker does; a function that it can import.
+      environment: variables that the worker is started with, where they are not set already.
 
     Yields:
       Each trial's outcome as it ends.
@@ -76,7 +75,7 @@ def run_local(
     worker: _Worker | None = None
     try:
         for config in configs:
-            worker = worker or _Worker(trial)
+            worker = worker or _Worker(trial, environment)
             try:
                 outcome = worker.run(config, directory_of(config), report)
             except (EOFError, ConnectionError):
@@ -92,11 +91,11 @@ def run_local(
 class _Worker:
     """A process that runs the trials it is sent; it ends when this end of the pipe is closed."""
 
-    def __init__(self, trial: Trial) -> None:
+    def __init__(self, trial: Trial, environment: Mapping[str, str]) -> None:
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, trial))
-        with _environment_of_worker():
+        with _set({**environment, **QUIET}):
             self._process.start()
         theirs.close()  # so that reading ends when the worker's own end does
 
@@ -127,9 +126,8 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def _environment_of_worker() -> Iterator[None]:
-    """Sets `HUGE_PAGES` and `QUIET` for the worker, unless the user has set them up otherwise."""
-    settings = HUGE_PAGES | QUIET
+def _set(settings: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for a while, but for those that the user has set otherwise."""
     ours = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(ours)
     try:

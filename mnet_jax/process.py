@@ -1,0 +1,44 @@
+"""Settings that make a training process faster, which it takes from its environment.
+
+XLA's CPU client takes fresh memory for its temporaries and results at every call. By default glibc
+gives large blocks back to the system at once, so that the next call pays for new pages, which the
+system fills with zeros. Here memory stays with the process, in huge pages. glibc reads this when a
+process starts; other systems pass over it.
+
+What XLA compiled is kept on disk, so that the same step is not compiled twice.
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from mnet_jax.files import cache_directory
+
+TUNABLES = "GLIBC_TUNABLES"
+_KEEP = 2**36  # bytes: more than anyone frees at a time
+ALLOCATOR = {
+    TUNABLES: ":".join(
+        f"glibc.malloc.{name}={value}"
+        for name, value in {
+            "hugetlb": 1,
+            "arena_max": 1,  # other arenas than the first take large blocks from the system anyway
+            "mmap_threshold": _KEEP,
+            "trim_threshold": _KEEP,
+            "top_pad": 2**26,
+        }.items()
+    )
+}
+
+
+def settings(*, tune_allocator: bool) -> dict[str, str]:
+    """The environment variables of a process that trains."""
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(cache_directory("xla"))}
+    return cache | ALLOCATOR if tune_allocator else cache
+
+
+def restart(command: Sequence[str], variables: Mapping[str, str]) -> None:
+    """Starts this process anew as `command` with the variables that it lacks, if any."""
+    missing = {name: value for name, value in variables.items() if name not in os.environ}
+    if missing and sys.platform == "linux":
+        sys.stdout.flush()
+        os.execve(command[0], list(command), os.environ | missing)

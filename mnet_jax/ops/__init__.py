@@ -3,14 +3,13 @@
 from mnet_jax.config import Lowering
 from mnet_jax.ops.activations import activate, relu6
 from mnet_jax.ops.convolution import (
-    Convolved,
     best_lowering,
     depthwise,
     depthwise_conv,
     full,
-    measured,
     pointwise,
 )
+from mnet_jax.ops.layer import Convolved, measured
 from mnet_jax.ops.native import NativeError
 from mnet_jax.ops.pending import Pending
 

@@ -8,45 +8,21 @@ normalization, activation, a layer can be one pass over memory (`ops.native`).
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mnet_jax.architectures.spec import Activation
 from mnet_jax.config import Lowering
 from mnet_jax.ops import native
-from mnet_jax.ops.depthwise import convolve_depthwise, geometry_of
+from mnet_jax.ops.depthwise import geometry_of
+from mnet_jax.ops.layer import Convolved, Layer, linear, measured
 from mnet_jax.ops.pending import Pending, identity_norm
 from mnet_jax.ops.shifted import Geometry
 from mnet_jax.validation import require, require_choice
 
 Array = jax.Array
 MOST_PATCH = 64  # numbers under a window that are copied out for a matrix product
-
-
-class Convolved(NamedTuple):
-    """What a convolution gives.
-
-    Attributes:
-      y: the feature map, [..., n].
-      mean: float32 [n], over all axes of y but the last; None if not asked for.
-      var: the same of the biased variance.
-    """
-
-    y: Array
-    mean: Array | None = None
-    var: Array | None = None
-
-
-def measured(y: Array) -> Convolved:
-    """A feature map with its statistics, which are taken in float32."""
-    wide, axes = y.astype(jnp.float32), tuple(range(y.ndim - 1))
-    mean = jnp.mean(wide, axes)
-    return Convolved(y, mean, jnp.maximum(jnp.mean(wide * wide, axes) - mean * mean, 0))
 
 
 def pointwise(
@@ -67,7 +43,7 @@ def pointwise(
     channels = x.x.shape[-1]
     legal = f"[{channels}, n], as x has channels"
     require(kernel.ndim == 2 and kernel.shape[0] == channels, "kernel", kernel.shape, legal)
-    layer = _Layer(x.activation, None, statistics, portable=lowering == "auto")
+    layer = Layer(x.activation, None, statistics, portable=lowering == "auto")
     return _convolve(x, kernel, layer, lowering)
 
 
@@ -93,7 +69,7 @@ def depthwise(
       statistics: whether mean and variance are wanted.
     """
     geometry = geometry_of(x.x, kernel, strides, padding, dilation)
-    layer = _Layer(x.activation, geometry, statistics, portable=lowering == "auto")
+    layer = Layer(x.activation, geometry, statistics, portable=lowering == "auto")
     return _convolve(x, kernel, layer, lowering)
 
 
@@ -187,28 +163,15 @@ def depthwise_conv(
     ).y
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """What is static of a layer; pointwise without a geometry.
-
-    `portable` leaves it to the platform that a computation is lowered for whether it is native.
-    """
-
-    activation: Activation
-    geometry: Geometry | None
-    statistics: bool
-    portable: bool
-
-
-def _convolve(x: Pending, kernel: Array, layer: _Layer, lowering: Lowering) -> Convolved:
+def _convolve(x: Pending, kernel: Array, layer: Layer, lowering: Lowering) -> Convolved:
     require_choice("lowering", lowering, Lowering)
     kernel = kernel.astype(x.x.dtype)
     if _uses_native(x.x, layer.geometry, lowering):
         norm = identity_norm(x.x.shape[-1]) if x.norm is None else x.norm
         norm = norm.astype(jnp.float32)
-        outputs = _native_once(layer, x.x, norm, kernel)
+        outputs = native.convolve(layer, x.x, norm, kernel)
         return Convolved(*outputs) if layer.statistics else Convolved(outputs[0])
-    y = _linear(x.value(), kernel, layer, "shifted" if lowering == "native" else lowering)
+    y = linear(x.value(), kernel, layer, "shifted" if lowering == "native" else lowering)
     return measured(y) if layer.statistics else Convolved(y)
 
 
@@ -236,100 +199,3 @@ def best_lowering() -> Lowering:
 def _is_single_cpu() -> bool:
     """Whether native kernels may run: they are for CPUs and cannot be split over devices."""
     return jax.default_backend() == "cpu" and jax.local_device_count() == 1
-
-
-def _linear(z: Array, kernel: Array, layer: _Layer, lowering: Lowering) -> Array:
-    if layer.geometry:
-        return convolve_depthwise(z, kernel, layer.geometry, lowering)
-    # Flat: a product over three batch axes has a kernel gradient that XLA's CPU compiler runs up
-    # to 2.5 times slower.
-    return (z.reshape(-1, z.shape[-1]) @ kernel).reshape(*z.shape[:-1], kernel.shape[-1])
-
-
-def _composed(layer: _Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array, ...]:
-    """What the native kernels compute, composed of what JAX can differentiate."""
-    z = Pending(x=x, norm=norm, activation=layer.activation).value()
-    convolved = measured(_linear(z, kernel, layer, "auto"))
-    return tuple(part for part in convolved if part is not None)
-
-
-def _composed_gradients(layer: _Layer, *arguments: Array) -> tuple[Array, ...]:
-    """The same of their gradients, with y and its mean computed anew."""
-    x, norm, kernel, _, _, *given = arguments
-    return jax.vjp(partial(_composed, layer), x, norm, kernel)[1](tuple(given))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _native(layer: _Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array, ...]:
-    compute = partial(
-        native.forward,
-        activation=layer.activation,
-        geometry=layer.geometry,
-        statistics=layer.statistics,
-    )
-    if not layer.portable:
-        return compute(x, norm, kernel)
-    return lax.platform_dependent(x, norm, kernel, cpu=compute, default=partial(_composed, layer))
-
-
-def _native_forward(
-    layer: _Layer, x: Array, norm: Array, kernel: Array
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    y, mean, var = _native(layer, x, norm, kernel)
-    return (y, mean, var), (x, norm, kernel, y, mean)
-
-
-def _native_backward(
-    layer: _Layer, kept: tuple[Array, ...], gradients: tuple[Array, ...]
-) -> tuple[Array, ...]:
-    return _native_gradients(layer, *kept, *gradients)
-
-
-_native.defvjp(_native_forward, _native_backward)
-# Traced once a shape however many layers share it, and one computation outside of a jit too.
-_native_once = jax.jit(_native, static_argnums=0)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _native_gradients(layer: _Layer, *arguments: Array) -> tuple[Array, ...]:
-    """Gradients of x, norm and kernel, given these, y, its mean and the gradients of results."""
-
-    def compute(
-        x: Array,
-        norm: Array,
-        kernel: Array,
-        y: Array,
-        mean: Array,
-        of_y: Array,
-        of_mean: Array,
-        of_var: Array,
-    ) -> tuple[Array, ...]:
-        count = y.size // y.shape[-1]
-        if layer.statistics:
-            pull = jnp.stack([mean, of_mean / count, 2 * of_var / count])
-        else:
-            pull = jnp.zeros((3, y.shape[-1]), jnp.float32)
-        return native.backward(
-            x, norm, kernel, of_y, y, pull, activation=layer.activation, geometry=layer.geometry
-        )
-
-    if not layer.portable:
-        return compute(*arguments)
-    default = partial(_composed_gradients, layer)
-    return lax.platform_dependent(*arguments, cpu=compute, default=default)
-
-
-def _gradients_forward(
-    layer: _Layer, *arguments: Array
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    return _native_gradients(layer, *arguments), arguments
-
-
-def _gradients_backward(
-    layer: _Layer, arguments: tuple[Array, ...], gradients: tuple[Array, ...]
-) -> tuple[Array, ...]:
-    """Second derivatives, by way of the composition."""
-    return jax.vjp(partial(_composed_gradients, layer), *arguments)[1](gradients)
-
-
-_native_gradients.defvjp(_gradients_forward, _gradients_backward)

@@ -5,7 +5,8 @@ reads and writes feature maps that do not fit a cache. `kernels.cc` has one pass
 optional: without it everything computes the same, more slowly.
 """
 
-from mnet_jax.ops.native.calls import backward, forward, supports
+from mnet_jax.ops.native.calls import supports
 from mnet_jax.ops.native.compilation import NativeError, build, is_built
+from mnet_jax.ops.native.differentiation import convolve
 
-__all__ = ["NativeError", "backward", "build", "forward", "is_built", "supports"]
+__all__ = ["NativeError", "build", "convolve", "is_built", "supports"]

@@ -14,7 +14,7 @@ import jaxlib
 
 from mnet_jax.files import cache_directory
 
-SOURCE = Path(__file__).with_name("kernels.cc")
+SOURCE = Path(__file__).with_name("kernels.cc")  # and the headers beside it
 COMPILERS = ("c++", "g++", "clang++")
 # Not -ffast-math: sums keep their order, and NaN and infinity their meaning.
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-w")
@@ -43,6 +43,7 @@ def build() -> Path:
     if not library.exists():
         _compile(library)
     _register()
+    is_built.cache_clear()  # it may have been asked before
     return library
 
 
@@ -64,7 +65,8 @@ def _library() -> Path:
     """Where the compiled kernels lie, or will."""
     compiler = _compiler()
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    parts = (SOURCE.read_text(), *FLAGS, version.stdout, jaxlib.__version__)
+    sources = [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
+    parts = (*(file.read_text() for file in sources), *FLAGS, version.stdout, jaxlib.__version__)
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     return cache_directory("native") / f"{digest}.so"
 

@@ -1,0 +1,65 @@
+"""A layer composed of what JAX can differentiate: what faster ways must equal."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mnet_jax.architectures.spec import Activation
+from mnet_jax.config import Lowering
+from mnet_jax.ops.depthwise import convolve_depthwise
+from mnet_jax.ops.pending import Pending
+from mnet_jax.ops.shifted import Geometry
+
+Array = jax.Array
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is static of a layer; pointwise without a geometry.
+
+    `portable` leaves it to the platform that a computation is lowered for whether it is native.
+    """
+
+    activation: Activation
+    geometry: Geometry | None
+    statistics: bool
+    portable: bool
+
+
+class Convolved(NamedTuple):
+    """What a convolution gives.
+
+    Attributes:
+      y: the feature map, [..., n].
+      mean: float32 [n], over all axes of y but the last; None if not asked for.
+      var: the same of the biased variance.
+    """
+
+    y: Array
+    mean: Array | None = None
+    var: Array | None = None
+
+
+def measured(y: Array) -> Convolved:
+    """A feature map with its statistics, which are taken in float32."""
+    wide, axes = y.astype(jnp.float32), tuple(range(y.ndim - 1))
+    mean = jnp.mean(wide, axes)
+    return Convolved(y, mean, jnp.maximum(jnp.mean(wide * wide, axes) - mean * mean, 0))
+
+
+def linear(z: Array, kernel: Array, layer: Layer, lowering: Lowering) -> Array:
+    """The convolution of z by itself, neither native nor normalized."""
+    if layer.geometry:
+        return convolve_depthwise(z, kernel, layer.geometry, lowering)
+    # Flat: a product over three batch axes has a kernel gradient that XLA's CPU compiler runs up
+    # to 2.5 times slower.
+    return (z.reshape(-1, z.shape[-1]) @ kernel).reshape(*z.shape[:-1], kernel.shape[-1])
+
+
+def composed(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array, ...]:
+    """What the native kernels compute, composed of what JAX can differentiate."""
+    z = Pending(x=x, norm=norm, activation=layer.activation).value()
+    convolved = measured(linear(z, kernel, layer, "auto"))
+    return tuple(part for part in convolved if part is not None)

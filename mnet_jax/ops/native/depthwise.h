@@ -1,0 +1,257 @@
+// The depthwise convolution: a window that slides over rows which are normalized once.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+#include "passes.h"
+#include "runtime.h"
+#include "vectors.h"
+
+namespace mnet {
+
+struct Window {
+  int64_t images, rows, columns, channels;  // in
+  int64_t out_rows, out_columns;
+  int64_t stride, top, left;
+  int64_t wide() const { return RoundUp(channels, kLanes); }
+};
+
+inline int64_t FloorDivide(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+// Rows that slide over an image: each is made when it is first asked for, and kept until the rows
+// that follow need its place. Rows outside of the image are zero, as are the margins.
+class SlidingRows {
+ public:
+  SlidingRows(int64_t count, int64_t before, int64_t columns, int64_t after, int64_t wide)
+      : count_(count),
+        size_((before + columns + after) * wide),
+        start_(before * wide),
+        held_(count, -1),
+        scratch_((count + 1) * size_) {
+    scratch_.Zeroed((count + 1) * size_);
+  }
+
+  // The first column of row `row` of image `image`; make(pointer) writes its columns.
+  template <typename Make>
+  const float* Row(int64_t image, int64_t row, int64_t rows, const Make& make) {
+    if (row < 0 || row >= rows) return scratch_.get() + count_ * size_ + start_;
+    int64_t slot = row % count_, id = image * rows + row;
+    float* to = scratch_.get() + slot * size_ + start_;
+    if (held_[slot] != id) {
+      make(to);
+      held_[slot] = id;
+    }
+    return to;
+  }
+
+ private:
+  int64_t count_, size_, start_;
+  std::vector<int64_t> held_;
+  Scratch scratch_;
+};
+
+// A kernel's taps [size, size, channels] in whole vectors.
+inline void PackTaps(const float* kernel, int64_t taps, int64_t channels, int64_t wide,
+                     float* packed) {
+  for (int64_t t = 0; t < taps; ++t)
+    for (int64_t c = 0; c < wide; ++c)
+      packed[t * wide + c] = c < channels ? kernel[t * channels + c] : 0;
+}
+
+template <int64_t act, int size>
+void DepthwiseForward(xla::ffi::ThreadPool& pool, Window w, const float* x, const float* norm,
+                      const float* kernel, bool statistics, float* y, float* mean,
+                      float* variance) {
+  int64_t wide = w.wide(), units = w.images * w.out_rows;
+  int64_t after = std::max<int64_t>(0, w.stride * (w.out_columns - 1) + size - w.left - w.columns);
+  int64_t parts = PartsFor(pool, units);
+  bool stream = ShouldStream(y, units * w.out_columns, w.channels);
+  Scratch taps(size * size * wide);
+  PackTaps(kernel, size * size, w.channels, wide, taps.get());
+  Sums sums(parts, 2, w.channels);
+  Parallel(pool, parts, [&](int64_t part) {
+    SlidingRows inputs(size, w.left, w.columns, after, wide);
+    Scratch moments(2 * wide);
+    for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
+      int64_t image = unit / w.out_rows, row = unit % w.out_rows;
+      const float* lines[size];
+      for (int i = 0; i < size; ++i) {
+        int64_t from = w.stride * row + i - w.top;
+        lines[i] = inputs.Row(image, from, w.rows, [&](float* to) {
+          const float* line = x + (image * w.rows + from) * w.columns * w.channels;
+          NormalizeRows<act>(line, norm, w.columns, w.columns, w.channels, wide, to);
+        });
+        lines[i] -= w.left * wide;
+      }
+      float* to = y + unit * w.out_columns * w.channels;
+      float* sum = moments.get();
+      float* square = sum + wide;
+      for (int64_t c = 0; c < wide; c += kLanes) {
+        Vec k[size * size];
+#pragma GCC unroll 64
+        for (int i = 0; i < size * size; ++i) k[i] = Load(taps.get() + i * wide + c);
+        Vec s{}, q{};
+        int64_t n = w.channels - c;
+        for (int64_t column = 0; column < w.out_columns; ++column) {
+          Vec acc{};
+#pragma GCC unroll 8
+          for (int i = 0; i < size; ++i) {
+            const float* from = lines[i] + column * w.stride * wide + c;
+#pragma GCC unroll 8
+            for (int j = 0; j < size; ++j) acc += k[i * size + j] * Load(from + j * wide);
+          }
+          s += acc;
+          q += acc * acc;
+          StoreOut(to + column * w.channels + c, acc, n, stream);
+        }
+        Store(sum + c, s);
+        Store(square + c, q);
+      }
+      if (!statistics) continue;
+      for (int64_t c = 0; c < w.channels; ++c) {
+        sums.at(part, 0)[c] += sum[c];
+        sums.at(part, 1)[c] += square[c];
+      }
+    }
+  });
+  if (statistics) WriteMoments(sums, units * w.out_columns, mean, variance);
+}
+
+// One row of taps onto one row of the input's gradient, at the columns of one phase:
+//     dz[phase + stride q] += sum over t of k[t] g[q + offset[t]]
+//     dk[t] += sum over q of z[phase + stride q] g[q + offset[t]]
+template <int count>
+ALWAYS_INLINE void PullRow(const float* g, int64_t wide, const int64_t* offset,
+                           const float* const* k, float* const* dk, const float* z, float* dz,
+                           int64_t stride, int64_t columns) {
+  Vec tap[count], sum[count];
+  const float* from[count];
+#pragma GCC unroll 8
+  for (int t = 0; t < count; ++t) {
+    tap[t] = Load(k[t]);
+    sum[t] = Load(dk[t]);
+    from[t] = g + offset[t] * wide;
+  }
+  for (int64_t q = 0; q < columns; ++q) {
+    Vec value = Load(z + q * stride * wide), total = Load(dz + q * stride * kLanes);
+#pragma GCC unroll 8
+    for (int t = 0; t < count; ++t) {
+      Vec gradient = Load(from[t] + q * wide);
+      total += tap[t] * gradient;
+      sum[t] += value * gradient;
+    }
+    Store(dz + q * stride * kLanes, total);
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < count; ++t) Store(dk[t], sum[t]);
+}
+
+template <int64_t act, int size>
+void DepthwiseBackward(xla::ffi::ThreadPool& pool, Window w, const float* x, const float* norm,
+                       const float* kernel, const float* g, const float* y, const float* pull,
+                       float* dx, float* dnorm, float* dk) {
+  int64_t wide = w.wide(), units = w.images * w.rows;
+  int64_t lowest = FloorDivide(w.left - (size - 1), w.stride);
+  int64_t highest = FloorDivide(w.columns - 1 + w.left, w.stride);
+  int64_t before = std::max<int64_t>(0, -lowest);
+  int64_t after = std::max<int64_t>(0, highest - (w.out_columns - 1));
+  int64_t parts = PartsFor(pool, units);
+  bool stream = ShouldStream(dx, units * w.columns, w.channels);
+  Scratch taps(size * size * wide), products(parts * size * size * wide);
+  PackTaps(kernel, size * size, w.channels, wide, taps.get());
+  Sums sums(parts, 2, w.channels);
+  Parallel(pool, parts, [&](int64_t part) {
+    SlidingRows gradients(size, before, w.out_columns, after, wide);
+    Scratch moments(2 * wide), normalized(w.columns * wide), line(w.columns * kLanes);
+    float* dz = line.get();
+    float* product = products.get() + part * size * size * wide;
+    std::memset(product, 0, 4 * size * size * wide);
+    for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
+      int64_t image = unit / w.rows, row = unit % w.rows;
+      const float* lines[size];  // of the gradient that the taps of kernel row i meet, or null
+      for (int i = 0; i < size; ++i) {
+        int64_t scaled = row + w.top - i, from = FloorDivide(scaled, w.stride);
+        lines[i] = nullptr;
+        if (from * w.stride != scaled || from < 0 || from >= w.out_rows) continue;
+        lines[i] = gradients.Row(image, from, w.out_rows, [&](float* to) {
+          int64_t start = (image * w.out_rows + from) * w.out_columns * w.channels;
+          PullRows(g + start, y + start, pull, w.out_columns, w.out_columns, w.channels, wide, to);
+        });
+      }
+      const float* from = x + unit * w.columns * w.channels;
+      float* to = dx + unit * w.columns * w.channels;
+      NormalizeRows<act>(from, norm, w.columns, w.columns, w.channels, wide, normalized.get());
+      for (int64_t c = 0; c < wide; c += kLanes) {
+        Norm constants(norm, w.channels, c);
+        int64_t n = w.channels - c;
+        const float* z = normalized.get() + c;
+        std::memset(dz, 0, 4 * w.columns * kLanes);
+        for (int i = 0; i < size; ++i) {
+          if (!lines[i]) continue;
+          for (int64_t phase = 0; phase < std::min(w.stride, w.columns); ++phase) {
+            int64_t offset[size];
+            const float* k[size];
+            float* d[size];
+            int count = 0;
+            for (int j = 0; j < size; ++j) {
+              int64_t scaled = phase + w.left - j;
+              if (FloorDivide(scaled, w.stride) * w.stride != scaled) continue;
+              offset[count] = FloorDivide(scaled, w.stride);
+              k[count] = taps.get() + (i * size + j) * wide + c;
+              d[count++] = product + (i * size + j) * wide + c;
+            }
+            int64_t columns = (w.columns - phase + w.stride - 1) / w.stride;
+            auto run = [&](auto taps_of_phase) {
+              PullRow<taps_of_phase>(lines[i] + c, wide, offset, k, d, z + phase * wide,
+                                     dz + phase * kLanes, w.stride, columns);
+            };
+            switch (count) {
+              case 1: run(std::integral_constant<int, 1>{}); break;
+              case 2: run(std::integral_constant<int, 2>{}); break;
+              case 3: run(std::integral_constant<int, 3>{}); break;
+              case 4: run(std::integral_constant<int, 4>{}); break;
+              case 5: run(std::integral_constant<int, 5>{}); break;
+              default: break;
+            }
+          }
+        }
+        Vec s{}, q{};
+        for (int64_t column = 0; column < w.columns; ++column) {
+          Vec centred = constants.Centred(Load(from + column * w.channels + c, n));
+          Vec d = Passed<act>(Load(dz + column * kLanes), constants.Apply(centred));
+          s += d;
+          q += d * centred;
+          StoreOut(to + column * w.channels + c, d * constants.second, n, stream);
+        }
+        Store(moments.get() + c, s);
+        Store(moments.get() + wide + c, q);
+      }
+      for (int64_t c = 0; c < w.channels; ++c) {
+        sums.at(part, 0)[c] += moments.get()[c];
+        sums.at(part, 1)[c] += moments.get()[wide + c];
+      }
+    }
+  });
+  sums.Join();
+  for (int64_t c = 0; c < w.channels; ++c) {
+    double shift = sums.at(0, 0)[c];
+    dnorm[c] = static_cast<float>(-shift * norm[w.channels + c]);
+    dnorm[w.channels + c] = static_cast<float>(sums.at(0, 1)[c]);
+    dnorm[2 * w.channels + c] = static_cast<float>(shift);
+  }
+  for (int64_t t = 0; t < size * size; ++t) {
+    for (int64_t c = 0; c < w.channels; ++c) {
+      float total = 0;
+      for (int64_t part = 0; part < parts; ++part)
+        total += products.get()[(part * size * size + t) * wide + c];
+      dk[t * w.channels + c] = total;
+    }
+  }
+}
+
+}  // namespace mnet

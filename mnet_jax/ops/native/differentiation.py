@@ -1,0 +1,94 @@
+"""A layer by the kernels, with its first and second derivatives."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mnet_jax.ops.layer import Layer, composed
+from mnet_jax.ops.native import calls
+
+Array = jax.Array
+
+
+def _composed_gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
+    """The same of their gradients, with y and its mean computed anew."""
+    x, norm, kernel, _, _, *given = arguments
+    return jax.vjp(partial(composed, layer), x, norm, kernel)[1](tuple(given))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _convolve(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array, ...]:
+    compute = partial(
+        calls.forward,
+        activation=layer.activation,
+        geometry=layer.geometry,
+        statistics=layer.statistics,
+    )
+    if not layer.portable:
+        return compute(x, norm, kernel)
+    return lax.platform_dependent(x, norm, kernel, cpu=compute, default=partial(composed, layer))
+
+
+def _convolve_forward(
+    layer: Layer, x: Array, norm: Array, kernel: Array
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    y, mean, var = _convolve(layer, x, norm, kernel)
+    return (y, mean, var), (x, norm, kernel, y, mean)
+
+
+def _convolve_backward(
+    layer: Layer, kept: tuple[Array, ...], gradients: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    return _gradients(layer, *kept, *gradients)
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
+# Traced once a shape however many layers share it, and one computation outside of a jit too.
+convolve = jax.jit(_convolve, static_argnums=0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
+    """Gradients of x, norm and kernel, given these, y, its mean and the gradients of results."""
+
+    def compute(
+        x: Array,
+        norm: Array,
+        kernel: Array,
+        y: Array,
+        mean: Array,
+        of_y: Array,
+        of_mean: Array,
+        of_var: Array,
+    ) -> tuple[Array, ...]:
+        count = y.size // y.shape[-1]
+        if layer.statistics:
+            pull = jnp.stack([mean, of_mean / count, 2 * of_var / count])
+        else:
+            pull = jnp.zeros((3, y.shape[-1]), jnp.float32)
+        return calls.backward(
+            x, norm, kernel, of_y, y, pull, activation=layer.activation, geometry=layer.geometry
+        )
+
+    if not layer.portable:
+        return compute(*arguments)
+    default = partial(_composed_gradients, layer)
+    return lax.platform_dependent(*arguments, cpu=compute, default=default)
+
+
+def _gradients_forward(
+    layer: Layer, *arguments: Array
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    return _gradients(layer, *arguments), arguments
+
+
+def _gradients_backward(
+    layer: Layer, arguments: tuple[Array, ...], gradients: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    """Second derivatives, by way of the composition."""
+    return jax.vjp(partial(_composed_gradients, layer), *arguments)[1](gradients)
+
+
+_gradients.defvjp(_gradients_forward, _gradients_backward)

@@ -1,0 +1,87 @@
+// What is done to a feature map on the way in and on the way out of a convolution.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "vectors.h"
+
+namespace mnet {
+
+// Sums per channel in double precision, of `count` kinds.
+struct Sums {
+  Sums(int64_t parts, int64_t count, int64_t channels)
+      : size(count * channels), channels(channels), values(parts * size, 0.0) {}
+  double* at(int64_t part, int64_t kind) { return &values[part * size + kind * channels]; }
+  // The parts added up, into part 0.
+  void Join() {
+    for (size_t i = size; i < values.size(); ++i) values[i % size] += values[i];
+  }
+  int64_t size, channels;
+  std::vector<double> values;
+};
+
+inline void WriteMoments(Sums& sums, int64_t count, float* mean, float* variance) {
+  sums.Join();
+  for (int64_t c = 0; c < sums.channels; ++c) {
+    double m = sums.at(0, 0)[c] / count;
+    mean[c] = static_cast<float>(m);
+    variance[c] = static_cast<float>(std::max(0.0, sums.at(0, 1)[c] / count - m * m));
+  }
+}
+
+// Channels c0 ... of one of the rows of a [3, channels] array: a pass's constants.
+struct Constants {
+  Constants(const float* p, int64_t channels, int64_t c)
+      : first(Load(p + c, channels - c)),
+        second(Load(p + channels + c, channels - c)),
+        third(Load(p + 2 * channels + c, channels - c)) {}
+  Vec first, second, third;
+};
+
+// u = (x - mean) * scale + bias
+struct Norm : Constants {
+  using Constants::Constants;
+  ALWAYS_INLINE Vec Centred(Vec x) const { return x - first; }
+  ALWAYS_INLINE Vec Apply(Vec centred) const { return centred * second + third; }
+};
+
+// The gradient of y with what comes by its mean and its variance:
+//     g + of_mean + of_variance * (y - mean)
+struct Pull : Constants {
+  using Constants::Constants;
+  ALWAYS_INLINE Vec Apply(Vec g, Vec y) const { return g + second + third * (y - first); }
+};
+
+// Rows of z, normalized and activated: [rows, width] with zeros behind the channels and the rows.
+template <int64_t act>
+void NormalizeRows(const float* x, const float* norm, int64_t rows, int64_t padded_rows,
+                   int64_t channels, int64_t width, float* z) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < width; c += kLanes) {
+      Norm constants(norm, channels, c);
+      Vec u = constants.Apply(constants.Centred(Load(x + r * channels + c, channels - c)));
+      Store(z + r * width + c, Activate<act>(u));  // lanes behind the channels are act(0) = 0
+    }
+  }
+  std::memset(z + rows * width, 0, 4 * (padded_rows - rows) * width);
+}
+
+// Rows of the gradient of y, likewise.
+inline void PullRows(const float* g, const float* y, const float* pull, int64_t rows,
+              int64_t padded_rows, int64_t channels, int64_t width, float* to) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < width; c += kLanes) {
+      Pull constants(pull, channels, c);
+      int64_t at = r * channels + c, n = channels - c;
+      Store(to + r * width + c, constants.Apply(Load(g + at, n), Load(y + at, n)));
+    }
+  }
+  std::memset(to + rows * width, 0, 4 * (padded_rows - rows) * width);
+}
+
+
+}  // namespace mnet

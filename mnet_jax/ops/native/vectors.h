@@ -1,0 +1,101 @@
+// Vectors of channels, and the activations on them.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace mnet {
+
+#if defined(__AVX512F__)
+constexpr int64_t kLanes = 16;
+#else
+constexpr int64_t kLanes = 8;
+#endif
+constexpr int64_t kStreamBytes = 16 << 20;  // about half of a shared third cache
+typedef float Vec __attribute__((vector_size(4 * kLanes)));
+typedef float UnalignedVec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
+ALWAYS_INLINE Vec Load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
+ALWAYS_INLINE void Store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
+ALWAYS_INLINE Vec Fill(float value) { return value - Vec{}; }
+
+// The first n lanes; the others are zero.
+ALWAYS_INLINE Vec Load(const float* p, int64_t n) {
+  if (n >= kLanes) return Load(p);
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#else
+  Vec v{};
+  std::memcpy(&v, p, 4 * n);
+  return v;
+#endif
+}
+
+ALWAYS_INLINE void Store(float* p, Vec v, int64_t n) {
+  if (n >= kLanes) return Store(p, v);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+#else
+  std::memcpy(p, &v, 4 * n);
+#endif
+}
+
+// With `stream` past the caches, for what is too large to be read from them again; it saves reading
+// what is overwritten. That takes whole lanes at an aligned place.
+ALWAYS_INLINE void StoreOut(float* p, Vec v, int64_t n, bool stream) {
+#if defined(__AVX512F__)
+  if (stream) return _mm512_stream_ps(p, (__m512)v);
+#endif
+  Store(p, v, n);
+}
+
+// Makes what was stored past the caches seen before anything stored later.
+inline void FinishStreams() {
+#if defined(__AVX512F__)
+  _mm_sfence();
+#endif
+}
+
+inline bool ShouldStream(const float* p, int64_t rows, int64_t channels) {
+  bool aligned = reinterpret_cast<uintptr_t>(p) % 64 == 0 && channels % kLanes == 0;
+  return aligned && 4 * rows * channels > kStreamBytes;
+}
+
+ALWAYS_INLINE Vec Max(Vec a, Vec b) { return a > b ? a : b; }
+ALWAYS_INLINE Vec Min(Vec a, Vec b) { return a < b ? a : b; }
+
+constexpr int64_t RoundUp(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+enum Activation : int64_t { kLinear = 0, kRelu = 1, kRelu6 = 2, kHardSwish = 3 };
+
+template <int64_t act>
+ALWAYS_INLINE Vec Activate(Vec u) {
+  if (act == kRelu) return Max(u, Vec{});
+  if (act == kRelu6) return Min(Max(u, Vec{}), Fill(6));
+  if (act == kHardSwish) return u * Min(Max(u + 3.0f, Vec{}), Fill(6)) * (1.0f / 6);
+  return u;
+}
+
+// The gradient of u, given that of its activation; zero at the corners of ReLU.
+template <int64_t act>
+ALWAYS_INLINE Vec Passed(Vec g, Vec u) {
+  Vec zero{};
+  if (act == kRelu) return u > zero ? g : zero;
+  if (act == kRelu6) return (u > zero) & (u < Fill(6)) ? g : zero;
+  if (act == kHardSwish) {
+    Vec middle = g * (u * (1.0f / 3) + 0.5f);
+    return u <= Fill(-3) ? zero : (u >= Fill(3) ? g : middle);
+  }
+  return g;
+}
+
+}  // namespace mnet

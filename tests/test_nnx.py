@@ -6,6 +6,7 @@ import numpy as np
 import optax
 from conftest import make_tiny_spec
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mnet_jax import models
 
@@ -28,6 +29,18 @@ def test_the_bridge_gives_the_same_logits():
     chex.assert_trees_all_close(
         model(IMAGES, train=False), linen.apply(variables, IMAGES, train=False), rtol=1e-6
     )
+
+
+def test_variables_from_elsewhere_go_in_under_the_same_names():
+    linen, model = bridged()
+    variables = jax.jit(lambda key: linen.init(key, IMAGES, train=False))(jax.random.key(9))
+    wanted = linen.apply(variables, IMAGES, train=False)
+    assert not np.allclose(model(IMAGES, train=False), wanted, rtol=0.1, atol=0)
+    flat = {path: a for tree in variables.values() for path, a in flatten_dict(tree).items()}
+    state = nnx.state(model, (nnx.Param, nnx.BatchStat))
+    nnx.replace_by_pure_dict(state, unflatten_dict(flat))
+    nnx.update(model, state)
+    chex.assert_trees_all_close(model(IMAGES, train=False), wanted, rtol=1e-4)
 
 
 def test_the_bridged_model_trains_a_step():

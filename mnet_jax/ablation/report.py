@@ -171,7 +171,7 @@ def _recipe(config: RunConfig) -> str:
         f"{data.name}, {data.batch_size} images a step, augmentation {data.augmentation}, "
         f"{data.validation_fraction:g} of train for validation, "
         f"{training.optimizer}, {training.schedule}, "
-        f"warm-up of {training.warmup_epochs:g} epochs"
+        f"warm-up epochs {training.warmup_epochs:g}"
     )
 
 

@@ -66,6 +66,8 @@ def from_timm(
 def to_timm(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.ndarray]:
     """The state dict that timm's `load_state_dict` takes once its arrays are tensors.
 
+    PyTorch's counters of training steps (`num_batches_tracked`), which we do not keep, are 0.
+
     Args:
       variables: the model's `params` and `batch_stats`.
       model: the network; a warning says so where it computes something else than the library's.

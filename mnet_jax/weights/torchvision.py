@@ -47,6 +47,8 @@ def from_torchvision(
 def to_torchvision(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.ndarray]:
     """The state dict that torchvision's `load_state_dict` takes once its arrays are tensors.
 
+    PyTorch's counters of training steps (`num_batches_tracked`), which we do not keep, are 0.
+
     Args:
       variables: the model's `params` and `batch_stats`.
       model: the network; a warning says so where it computes something else than the library's.

@@ -1,15 +1,21 @@
 """Depthwise convolution and its gradients as explicit loops over taps in float64."""
 
+import shutil
 from functools import partial
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mnet_jax.ops import depthwise_conv
+from mnet_jax.ops.native import compilation
 
-LOWERINGS = ("grouped", "shifted", "auto", "native")
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, compilation.COMPILERS)), reason="there is no C++ compiler"
+)
+LOWERINGS = ("grouped", "shifted", "auto", pytest.param("native", marks=needs_compiler))
 
 
 def _pads(padding, sizes, reaches, strides):

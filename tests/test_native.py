@@ -1,6 +1,5 @@
 """The kernels in C++: against NumPy in float64, and inside of whole networks."""
 
-import shutil
 from functools import partial
 from itertools import product
 
@@ -10,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from depthwise_taps import needs_compiler
 
 from mnet_jax import models, ops
 from mnet_jax.ops import native
 from mnet_jax.ops.native import compilation
 
-pytestmark = pytest.mark.skipif(
-    not any(map(shutil.which, compilation.COMPILERS)), reason="there is no C++ compiler"
-)
+pytestmark = needs_compiler
 ACTIVATIONS = ("linear", "relu", "relu6", "hard_swish")
 
 

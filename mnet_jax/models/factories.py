@@ -52,7 +52,7 @@ def mobilenet_v1(
         dialect's.
       input_stride: product of the first two strides; 1 at 32x32 pixels and below.
       dtype: type of the computation; parameters and statistics are float32.
-      lowering: of depthwise convolutions; see `mnet_jax.ops.depthwise_conv`.
+      lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
 
     Raises:
       ValueError: an option is not legal; one line with its name, value and what is.
@@ -101,7 +101,7 @@ def mobilenet_v2(
         dialect's.
       input_stride: product of the first two strides; 1 at 32x32 pixels and below.
       dtype: type of the computation; parameters and statistics are float32.
-      lowering: of depthwise convolutions; see `mnet_jax.ops.depthwise_conv`.
+      lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
 
     Raises:
       ValueError: an option is not legal; one line with its name, value and what is.
@@ -163,7 +163,7 @@ def mobilenet_v3(
         dialect's.
       input_stride: product of the first two strides; 1 at 32x32 pixels and below.
       dtype: type of the computation; parameters and statistics are float32.
-      lowering: of depthwise convolutions; see `mnet_jax.ops.depthwise_conv`.
+      lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
 
     Raises:
       ValueError: an option is not legal; one line with its name, value and what is.
@@ -215,7 +215,7 @@ def mobilenet_v4(
         dialect's.
       input_stride: product of the first two strides; 1 at 32x32 pixels and below.
       dtype: type of the computation; parameters and statistics are float32.
-      lowering: of depthwise convolutions; see `mnet_jax.ops.depthwise_conv`.
+      lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
 
     Raises:
       ValueError: an option is not legal; one line with its name, value and what is.

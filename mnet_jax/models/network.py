@@ -98,7 +98,7 @@ class MobileNet(nn.Module):
     Attributes:
       spec: the architecture.
       dtype: type of the computation; parameters, statistics and logits are float32.
-      lowering: of depthwise convolutions; see `mnet_jax.ops.depthwise_conv`.
+      lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
       axis_name: pmap axis over which batch normalization pools its statistics, if any.
       frozen: leading parts (the stem, then blocks) that run as in inference even where
         `train=True`, and get no gradient: the rest is fine-tuned on what they see.

@@ -25,7 +25,7 @@ class Setting:
     Attributes:
       dialect: padding, normalization constants and initialization.
       dtype: type of the computation; parameters and statistics are float32.
-      lowering: of depthwise convolutions; see `mnet_jax.ops.depthwise_conv`.
+      lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
       axis_name: the pmap axis over which batch normalization pools its statistics, if any.
       folded: whether batch normalization is in the kernels already, but for its bias.
     """

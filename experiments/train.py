@@ -82,6 +82,7 @@ def _finished(directory: Path, config: RunConfig) -> RunResult | None:
 def _run(config: RunConfig, directory: Path, console: Console) -> RunResult:
     """Trains, and keeps what came out; ValueError where the config does not fit the machine."""
     from mnet_jax.data import DataError
+    from mnet_jax.ops import NativeError
     from mnet_jax.run import run
     from mnet_jax.training.checkpoint import CheckpointError
     from mnet_jax.training.loop import NonFiniteError
@@ -92,7 +93,7 @@ def _run(config: RunConfig, directory: Path, console: Console) -> RunResult:
             result = run(config, directory, report=progress.show)
     except CheckpointError as error:
         raise ValueError(f"run: {error}") from error
-    except (DataError, NonFiniteError) as error:
+    except (DataError, NativeError, NonFiniteError) as error:
         refuse(COMMAND, str(error), FAILED)
     (directory / CONFIG).write_text(serialization.to_json(config) + "\n")
     (directory / RESULT).write_text(serialization.to_json(result) + "\n")

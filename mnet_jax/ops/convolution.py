@@ -147,8 +147,9 @@ def depthwise_conv(
         over taps; it adds them in float32 or wider whatever x's dtype, and has reverse-mode
         gradients only (of any order). "native" is a kernel in C++ for CPUs, compiled when it is
         first asked for; it is for float32, square kernels of 3 and 5 and no dilation, and
-        "shifted" for the rest. "auto" is "native" on a single CPU device where that is compiled
-        already, else "shifted" on CPUs and "grouped" elsewhere, reverse mode only everywhere.
+        "shifted" for the rest and on other devices. "auto" is "native" on a single CPU device where
+        that is compiled already, else "shifted" on CPUs and "grouped" elsewhere, reverse mode only
+        everywhere.
       dilation: distance of neighbouring taps, of rows and columns; more than 1 needs stride 1.
 
     Returns:
@@ -178,7 +179,7 @@ def _convolve(x: Pending, kernel: Array, layer: Layer, lowering: Lowering) -> Co
 def _uses_native(x: Array, geometry: Geometry | None, lowering: Lowering) -> bool:
     """Whether the native kernels compute a layer."""
     fits = x.dtype == jnp.float32 and (geometry is None or native.supports(geometry))
-    if lowering == "native":
+    if lowering == "native" and jax.default_backend() == "cpu":
         native.build()
         return fits
     return lowering == "auto" and fits and _is_single_cpu() and native.is_built()

@@ -39,10 +39,17 @@ def slope(u, activation):
     }[activation]
 
 
-def taps(shape, size, stride, low):
-    """For each tap of a window, which positions of the padded input it meets: [h', w', 2, taps]."""
-    rows, columns = ((n + sum(pad) - size) // stride + 1 for n, pad in zip(shape, low, strict=True))
-    for i, j in product(range(size), range(size)):
+def extents(shape, sizes, stride, pads):
+    """Rows and columns of what comes out."""
+    return [
+        (n + sum(pad) - size) // stride + 1 for n, size, pad in zip(shape, sizes, pads, strict=True)
+    ]
+
+
+def taps(shape, sizes, stride, pads):
+    """For each tap of a window, which positions of the padded input it meets."""
+    rows, columns = extents(shape, sizes, stride, pads)
+    for i, j in product(*map(range, sizes)):
         yield (
             np.s_[:, i : i + stride * (rows - 1) + 1 : stride,
                   j : j + stride * (columns - 1) + 1 : stride],
@@ -53,7 +60,7 @@ def taps(shape, size, stride, low):
 def oracle(x, norm, kernel, activation, cotangents, window=None):
     """y, mean, var and the gradients of x, norm and kernel, in float64.
 
-    `window` is (stride, ((top, bottom), (left, right))) of a depthwise convolution.
+    `window` is (stride, ((top, bottom), (left, right))) of a depthwise or full convolution.
     """
     x, norm, kernel = (np.asarray(v, np.float64) for v in (x, norm, kernel))
     of_y, of_mean, of_var = (np.asarray(v, np.float64) for v in cotangents)
@@ -65,8 +72,11 @@ def oracle(x, norm, kernel, activation, cotangents, window=None):
     else:
         stride, pads = window
         padded = np.pad(z, ((0, 0), *pads, (0, 0)))
-        where = list(taps(x.shape[1:3], len(kernel), stride, pads))
-        y = sum(padded[at] * kernel[tap] for at, tap in where)
+        where = list(taps(x.shape[1:3], kernel.shape[:2], stride, pads))
+        mixes = kernel.ndim == 4
+        y = sum(
+            padded[at] @ kernel[tap] if mixes else padded[at] * kernel[tap] for at, tap in where
+        )
     axes = tuple(range(y.ndim - 1))
     count = y.size / y.shape[-1]
     g = of_y + of_mean / count + 2 * of_var * (y - y.mean(axes)) / count
@@ -75,8 +85,10 @@ def oracle(x, norm, kernel, activation, cotangents, window=None):
     else:
         dpadded, dkernel = np.zeros_like(padded), np.zeros_like(kernel)
         for at, tap in where:
-            dpadded[at] += g * kernel[tap]
-            dkernel[tap] = (padded[at] * g).sum(axes)
+            dpadded[at] += g @ kernel[tap].T if mixes else g * kernel[tap]
+            dkernel[tap] = (
+                np.tensordot(padded[at], g, (axes, axes)) if mixes else (padded[at] * g).sum(axes)
+            )
         (top, _), (left, _) = pads
         dz = dpadded[:, top : top + x.shape[1], left : left + x.shape[2]]
     du = dz * slope(u, activation)
@@ -98,7 +110,8 @@ def check(x, norm, kernel, activation, cotangents, window=None):
         if window is None:
             return tuple(ops.pointwise(pending, kernel, **options))
         stride, pads = window
-        return tuple(ops.depthwise(pending, kernel, strides=stride, padding=pads, **options))
+        convolve = ops.full if kernel.ndim == 4 else ops.depthwise
+        return tuple(convolve(pending, kernel, strides=stride, padding=pads, **options))
 
     @jax.jit
     def both(*arguments):
@@ -138,11 +151,29 @@ def test_pointwise_layers_and_their_gradients_equal_numpy(activation, rows, inpu
     ],
 )
 def test_depthwise_layers_and_their_gradients_equal_numpy(activation, shape, size, stride, pads):
-    outputs = [(n + sum(p) - size) // stride + 1 for n, p in zip(shape[1:3], pads, strict=True)]
-    x, norm, kernel, *cotangents = draw(
-        shape, (size, size, shape[3]), (shape[0], *outputs, shape[3])
-    )
+    outputs = (shape[0], *extents(shape[1:3], (size, size), stride, pads), shape[3])
+    x, norm, kernel, *cotangents = draw(shape, (size, size, shape[3]), outputs)
     check(x, norm, kernel, activation, cotangents, (stride, pads))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    "shape, kernel, stride, pads",
+    [
+        ((2, 9, 11, 24), (3, 3, 24, 32), 1, ((1, 1), (1, 1))),
+        ((3, 12, 12, 32), (3, 3, 32, 40), 2, ((0, 1), (0, 1))),
+        ((2, 18, 16, 3), (3, 3, 3, 32), 2, ((1, 1), (1, 1))),  # a stem
+        ((1, 13, 7, 40), (5, 3, 40, 7), 2, ((2, 2), (1, 1))),
+        ((2, 3, 2, 16), (5, 5, 16, 3), 1, ((2, 2), (2, 2))),
+        ((2, 9, 9, 1), (2, 2, 1, 17), 3, ((0, 0), (0, 0))),  # strides that leave rows out
+        ((2, 6, 6, 16), (1, 1, 16, 20), 2, ((0, 0), (0, 0))),
+        ((1, 2, 3, 5), (3, 3, 5, 4), 1, ((5, 4), (7, 1))),  # whole windows of zeros
+    ],
+)
+def test_full_layers_and_their_gradients_equal_numpy(activation, shape, kernel, stride, pads):
+    outputs = (shape[0], *extents(shape[1:3], kernel[:2], stride, pads), kernel[3])
+    x, norm, weights, *cotangents = draw(shape, kernel, outputs)
+    check(x, norm, weights, activation, cotangents, (stride, pads))
 
 
 def test_statistics_of_many_positions_are_exact_to_the_last_digits():

@@ -6,12 +6,10 @@ normalization, activation, a layer can be one pass over memory (`ops.native`).
 """
 
 import contextlib
-import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from mnet_jax.config import Lowering
 from mnet_jax.ops import native
@@ -22,7 +20,6 @@ from mnet_jax.ops.shifted import Geometry
 from mnet_jax.validation import require, require_choice
 
 Array = jax.Array
-MOST_PATCH = 64  # numbers under a window that are copied out for a matrix product
 
 
 def pointwise(
@@ -40,9 +37,7 @@ def pointwise(
       ValueError: shapes disagree.
       NativeError: `native` was asked for and cannot be had.
     """
-    channels = x.x.shape[-1]
-    legal = f"[{channels}, n], as x has channels"
-    require(kernel.ndim == 2 and kernel.shape[0] == channels, "kernel", kernel.shape, legal)
+    _require_kernel(x.x, kernel, ("c", "n"))
     layer = Layer(x.activation, None, statistics, portable=lowering == "auto")
     return _convolve(x, kernel, layer, lowering)
 
@@ -68,7 +63,8 @@ def depthwise(
       lowering: as `depthwise_conv`.
       statistics: whether mean and variance are wanted.
     """
-    geometry = geometry_of(x.x, kernel, strides, padding, dilation)
+    _require_kernel(x.x, kernel, ("kh", "kw", "c"))
+    geometry = geometry_of(x.x, kernel.shape[:2], strides, padding, dilation)
     layer = Layer(x.activation, geometry, statistics, portable=lowering == "auto")
     return _convolve(x, kernel, layer, lowering)
 
@@ -77,9 +73,9 @@ def full(
     x: Pending,
     kernel: Array,
     *,
-    strides: tuple[int, int],
-    padding: Sequence[tuple[int, int]],
-    dilation: tuple[int, int] = (1, 1),
+    strides: int | Sequence[int] = 1,
+    padding: str | Sequence[Sequence[int]] = "SAME",
+    dilation: int | Sequence[int] = 1,
     lowering: Lowering = "auto",
     statistics: bool = False,
 ) -> Convolved:
@@ -89,43 +85,15 @@ def full(
       x: of [b, h, w, c].
       kernel: [kh, kw, c, n]; it is cast to x's dtype.
       strides: of rows and columns.
-      padding: zeros before and after rows and columns of the normalized, activated map.
+      padding: as `depthwise_conv`, of the normalized, activated map.
       dilation: of rows and columns.
-      lowering: as `depthwise`; `native` is for windows of few numbers, as of a stem, which it takes
-        as a matrix product of patches.
+      lowering: as `depthwise_conv`; those that are not native are one, XLA's convolution.
       statistics: whether mean and variance are wanted.
     """
-    z, kernel = x.value(), kernel.astype(x.x.dtype)
-    small = math.prod(kernel.shape[:3]) <= MOST_PATCH and dilation == (1, 1)
-    if small and _uses_native(z, None, lowering):
-        patches = Pending(x=_patches(z, kernel.shape[:2], strides, padding))
-        flat = kernel.reshape(-1, kernel.shape[-1])
-        return pointwise(patches, flat, lowering=lowering, statistics=statistics)
-    y = lax.conv_general_dilated(
-        z,
-        kernel,
-        strides,
-        padding,
-        rhs_dilation=dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return measured(y) if statistics else Convolved(y)
-
-
-def _patches(
-    x: Array, size: Sequence[int], strides: Sequence[int], padding: Sequence[tuple[int, int]]
-) -> Array:
-    """What each window sees: [b, h, w, c] to [b, h', w', kh kw c]."""
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    for axis in (1, 2):  # a new axis behind each for the place in the window
-        step, taps = strides[axis - 1], size[axis - 1]
-        place = 2 * axis - 1
-        count = (x.shape[place] - taps) // step + 1
-        span = step * (count - 1) + 1
-        views = [lax.slice_in_dim(x, i, i + span, step, axis=place) for i in range(taps)]
-        x = jnp.stack(views, axis=place + 1)
-    b, rows, kh, columns, kw, c = x.shape
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows, columns, kh * kw * c)
+    _require_kernel(x.x, kernel, ("kh", "kw", "c", "n"))
+    geometry = geometry_of(x.x, kernel.shape[:2], strides, padding, dilation)
+    layer = Layer(x.activation, geometry, statistics, portable=lowering == "auto")
+    return _convolve(x, kernel, layer, lowering)
 
 
 def depthwise_conv(
@@ -164,10 +132,18 @@ def depthwise_conv(
     ).y
 
 
+def _require_kernel(x: Array, kernel: Array, axes: Sequence[str]) -> None:
+    """That the kernel's axes are as named, one of them the channels of x."""
+    legal = f"[{', '.join(axes)}], none of them 0, and c the {x.shape[-1]} channels of x"
+    named = dict(zip(axes, kernel.shape, strict=False))
+    fits = kernel.ndim == len(axes) and named["c"] == x.shape[-1] and kernel.size > 0
+    require(fits, "kernel", kernel.shape, legal)
+
+
 def _convolve(x: Pending, kernel: Array, layer: Layer, lowering: Lowering) -> Convolved:
     require_choice("lowering", lowering, Lowering)
     kernel = kernel.astype(x.x.dtype)
-    if _uses_native(x.x, layer.geometry, lowering):
+    if _uses_native(x.x, kernel, layer.geometry, lowering):
         norm = identity_norm(x.x.shape[-1]) if x.norm is None else x.norm
         norm = norm.astype(jnp.float32)
         outputs = native.convolve(layer, x.x, norm, kernel)
@@ -176,9 +152,9 @@ def _convolve(x: Pending, kernel: Array, layer: Layer, lowering: Lowering) -> Co
     return measured(y) if layer.statistics else Convolved(y)
 
 
-def _uses_native(x: Array, geometry: Geometry | None, lowering: Lowering) -> bool:
+def _uses_native(x: Array, kernel: Array, geometry: Geometry | None, lowering: Lowering) -> bool:
     """Whether the native kernels compute a layer."""
-    fits = x.dtype == jnp.float32 and (geometry is None or native.supports(geometry))
+    fits = x.dtype == jnp.float32 and native.supports(kernel, geometry)
     if lowering == "native" and jax.default_backend() == "cpu":
         native.build()
         return fits

@@ -30,20 +30,18 @@ def convolve_depthwise(
 
 def geometry_of(
     x: jax.Array,
-    kernel: jax.Array,
+    size: Sequence[int],
     strides: int | Sequence[int],
     padding: str | Sequence[Sequence[int]],
     dilation: int | Sequence[int],
 ) -> Geometry:
-    """Rows and columns of a convolution; ValueError as `ops.depthwise_conv` says."""
+    """Rows and columns of a convolution whose kernel has that size; raises as `depthwise_conv`."""
     require(x.ndim == 4 and x.size > 0, "x", x.shape, "[b, h, w, c], none of them 0")
     require(jnp.issubdtype(x.dtype, jnp.floating), "x", x.dtype, "a floating point dtype")
-    require(kernel.ndim == 3 and kernel.size > 0, "kernel", kernel.shape, "[kh, kw, c], none 0")
-    require(kernel.shape[2] == x.shape[3], "kernel", kernel.shape, f"{x.shape[3]} channels, as x")
     steps, gaps = _pair("strides", strides), _pair("dilation", dilation)
     plain = all(s == 1 or d == 1 for s, d in zip(steps, gaps, strict=True))
     require(plain, "dilation", dilation, "1 where the stride is not")
-    reach = [d * (k - 1) + 1 for k, d in zip(kernel.shape[:2], gaps, strict=True)]
+    reach = [d * (k - 1) + 1 for k, d in zip(size, gaps, strict=True)]
     legal = "SAME, VALID or ((top, bottom), (left, right)) of at least 0"
     pads: Sequence[Sequence[int]]
     if isinstance(padding, str):
@@ -58,7 +56,7 @@ def geometry_of(
         output = (n + low + high - reach[i]) // steps[i] + 1
         legal = f"{reach[i] - n} zeros or more for a kernel that reaches over {reach[i]} on {n}"
         require(output >= 1, "padding", padding, legal)
-        axes.append(Axis(n, int(output), kernel.shape[i], steps[i], int(low), int(high), gaps[i]))
+        axes.append(Axis(n, int(output), size[i], steps[i], int(low), int(high), gaps[i]))
     return axes[0], axes[1]
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from mnet_jax.architectures.spec import Activation
 from mnet_jax.config import Lowering
@@ -17,7 +18,7 @@ Array = jax.Array
 
 @dataclass(frozen=True)
 class Layer:
-    """What is static of a layer; pointwise without a geometry.
+    """What is static of a layer; it is pointwise without a geometry, else its kernel says which.
 
     `portable` leaves it to the platform that a computation is lowered for whether it is native.
     """
@@ -51,8 +52,17 @@ def measured(y: Array) -> Convolved:
 
 def linear(z: Array, kernel: Array, layer: Layer, lowering: Lowering) -> Array:
     """The convolution of z by itself, neither native nor normalized."""
-    if layer.geometry:
+    if layer.geometry and kernel.ndim == 3:
         return convolve_depthwise(z, kernel, layer.geometry, lowering)
+    if layer.geometry:
+        return lax.conv_general_dilated(
+            z,
+            kernel,
+            [axis.stride for axis in layer.geometry],
+            [(axis.low, axis.high) for axis in layer.geometry],
+            rhs_dilation=[axis.dilation for axis in layer.geometry],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
     # Flat: a product over three batch axes has a kernel gradient that XLA's CPU compiler runs up
     # to 2.5 times slower.
     return (z.reshape(-1, z.shape[-1]) @ kernel).reshape(*z.shape[:-1], kernel.shape[-1])

@@ -13,15 +13,18 @@ Array = jax.Array
 Outputs = tuple[Array, Array, Array]
 
 _ACTIVATIONS = {"linear": 0, "relu": 1, "relu6": 2, "hard_swish": 3}
-KERNEL_SIZES = (3, 5)  # of a depthwise convolution
+_KINDS = {2: "pointwise", 3: "depthwise", 4: "full"}  # by a kernel's axes
+DEPTHWISE_SIZES = (3, 5)
 
 
-def supports(geometry: Geometry) -> bool:
-    """Whether there is a depthwise kernel for it."""
+def supports(kernel: Array, geometry: Geometry | None) -> bool:
+    """Whether there is a function in C++ for a layer."""
+    if geometry is None:
+        return True
     rows, columns = geometry
-    square = (rows.kernel, rows.stride) == (columns.kernel, columns.stride)
-    plain = rows.dilation == columns.dilation == 1
-    return square and plain and rows.kernel in KERNEL_SIZES
+    plain = rows.stride == columns.stride and rows.dilation == columns.dilation == 1
+    square = rows.kernel == columns.kernel
+    return plain and (kernel.ndim == 4 or (square and rows.kernel in DEPTHWISE_SIZES))
 
 
 def forward(
@@ -36,11 +39,11 @@ def forward(
     """The convolution of `act((x - mean) * scale + bias)`.
 
     Args:
-      x: float32 [..., c]; [b, h, w, c] if depthwise.
+      x: float32 [..., c]; [b, h, w, c] if not pointwise.
       norm: float32 [3, c]: mean, scale, bias.
-      kernel: float32 [c, n], or depthwise [k, k, c].
+      kernel: float32: pointwise [c, n], depthwise [k, k, c] or full [kh, kw, c, n].
       activation: act.
-      geometry: of a depthwise convolution that is `supported`; None for a pointwise one.
+      geometry: of one that `supports`; None for a pointwise convolution.
       statistics: whether the last two results are wanted; they are undefined otherwise.
 
     Returns:
@@ -48,9 +51,9 @@ def forward(
     """
     shape: tuple[int, ...] = (*x.shape[:-1], kernel.shape[-1])
     if geometry:
-        shape = (x.shape[0], *(axis.output for axis in geometry), x.shape[-1])
+        shape = (x.shape[0], *(axis.output for axis in geometry), kernel.shape[-1])
     channels = _f32(shape[-1])
-    call = _call("forward", geometry, (_f32(*shape), channels, channels))
+    call = _call("forward", kernel, (_f32(*shape), channels, channels))
     return call(
         x, norm, kernel, statistics=np.bool_(statistics), **_attributes(activation, geometry)
     )
@@ -80,13 +83,13 @@ def backward(
       geometry: as `forward`.
     """
     shapes = (_f32(*x.shape), _f32(*norm.shape), _f32(*kernel.shape))
-    call = _call("backward", geometry, shapes)
+    call = _call("backward", kernel, shapes)
     return call(x, norm, kernel, gradient, y, pull, **_attributes(activation, geometry))
 
 
-def _call(direction: str, geometry: Geometry | None, shapes: tuple) -> Any:
-    kind = "depthwise" if geometry else "pointwise"
-    return jax.ffi.ffi_call(f"mnet_{kind}_{direction}", shapes, vmap_method="sequential")
+def _call(direction: str, kernel: Array, shapes: tuple) -> Any:
+    name = f"mnet_{_KINDS[kernel.ndim]}_{direction}"
+    return jax.ffi.ffi_call(name, shapes, vmap_method="sequential")
 
 
 def _f32(*shape: int) -> jax.ShapeDtypeStruct:

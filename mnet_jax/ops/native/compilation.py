@@ -23,6 +23,8 @@ HANDLERS = (
     "mnet_pointwise_backward",
     "mnet_depthwise_forward",
     "mnet_depthwise_backward",
+    "mnet_full_forward",
+    "mnet_full_backward",
 )
 BUILD_SECONDS = 300
 

@@ -112,11 +112,7 @@ void DepthwiseForward(xla::ffi::ThreadPool& pool, Window w, const float* x, cons
         Store(sum + c, s);
         Store(square + c, q);
       }
-      if (!statistics) continue;
-      for (int64_t c = 0; c < w.channels; ++c) {
-        sums.at(part, 0)[c] += sum[c];
-        sums.at(part, 1)[c] += square[c];
-      }
+      if (statistics) sums.Add(part, sum, square);
     }
   });
   if (statistics) WriteMoments(sums, units * w.out_columns, mean, variance);
@@ -220,38 +216,14 @@ void DepthwiseBackward(xla::ffi::ThreadPool& pool, Window w, const float* x, con
             }
           }
         }
-        Vec s{}, q{};
-        for (int64_t column = 0; column < w.columns; ++column) {
-          Vec centred = constants.Centred(Load(from + column * w.channels + c, n));
-          Vec d = Passed<act>(Load(dz + column * kLanes), constants.Apply(centred));
-          s += d;
-          q += d * centred;
-          StoreOut(to + column * w.channels + c, d * constants.second, n, stream);
-        }
-        Store(moments.get() + c, s);
-        Store(moments.get() + wide + c, q);
+        PushLine<act>(constants, from + c, dz, kLanes, to + c, w.channels, w.columns, n, stream,
+                      moments.get() + c, moments.get() + wide + c);
       }
-      for (int64_t c = 0; c < w.channels; ++c) {
-        sums.at(part, 0)[c] += moments.get()[c];
-        sums.at(part, 1)[c] += moments.get()[wide + c];
-      }
+      sums.Add(part, moments.get(), moments.get() + wide);
     }
   });
-  sums.Join();
-  for (int64_t c = 0; c < w.channels; ++c) {
-    double shift = sums.at(0, 0)[c];
-    dnorm[c] = static_cast<float>(-shift * norm[w.channels + c]);
-    dnorm[w.channels + c] = static_cast<float>(sums.at(0, 1)[c]);
-    dnorm[2 * w.channels + c] = static_cast<float>(shift);
-  }
-  for (int64_t t = 0; t < size * size; ++t) {
-    for (int64_t c = 0; c < w.channels; ++c) {
-      float total = 0;
-      for (int64_t part = 0; part < parts; ++part)
-        total += products.get()[(part * size * size + t) * wide + c];
-      dk[t * w.channels + c] = total;
-    }
-  }
+  WriteNormGradient(sums, norm, dnorm);
+  JoinProducts(products.get(), parts, size * size * wide, size * size, w.channels, wide, dk);
 }
 
 }  // namespace mnet

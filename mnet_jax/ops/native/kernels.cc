@@ -2,7 +2,7 @@
 //
 // An operation reads x, normalizes and activates it on the way,
 //     z = act((x - mean) * scale + bias)                          (`norm`: mean, scale, bias),
-// convolves z, pointwise or depthwise, and gathers mean and variance of what it writes. So a layer
+// convolves z, pointwise, depthwise or in full, and gathers mean and variance of what it writes. So a layer
 // reads each feature map once and writes it once, as the convolution left it. The gradient does
 // the same: it takes the gradient of the output together with that of its mean and variance, and
 // computes anew what it needs of z.
@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "depthwise.h"
+#include "full.h"
 #include "pointwise.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -59,6 +60,11 @@ Window WindowOf(In x, ffi::AnyBuffer::Dimensions y, int64_t stride, int64_t top,
   return {shape[0], shape[1], shape[2], shape[3], y[1], y[2], stride, top, left};
 }
 
+Filter FilterOf(Window window, In kernel) {
+  auto shape = kernel.dimensions();
+  return {window, shape[0], shape[1], shape[3]};
+}
+
 ffi::Error PointwiseForwardCall(ffi::ThreadPool pool, In x, In norm, In w, Out y, Out mean,
                                 Out variance, int64_t act, bool statistics) {
   return WithActivation(act, [&](auto a) {
@@ -99,6 +105,27 @@ ffi::Error DepthwiseBackwardCall(ffi::ThreadPool pool, In x, In norm, In kernel,
                                  g.typed_data(), y.typed_data(), pull.typed_data(),
                                  dx->typed_data(), dnorm->typed_data(), dk->typed_data());
     });
+  });
+}
+
+ffi::Error FullForwardCall(ffi::ThreadPool pool, In x, In norm, In kernel, Out y, Out mean,
+                           Out variance, int64_t act, bool statistics, int64_t stride, int64_t top,
+                           int64_t left) {
+  Filter f = FilterOf(WindowOf(x, y->dimensions(), stride, top, left), kernel);
+  return WithActivation(act, [&](auto a) {
+    FullForward<a>(pool, f, x.typed_data(), norm.typed_data(), kernel.typed_data(), statistics,
+                   y->typed_data(), mean->typed_data(), variance->typed_data());
+  });
+}
+
+ffi::Error FullBackwardCall(ffi::ThreadPool pool, In x, In norm, In kernel, In g, In y, In pull,
+                            Out dx, Out dnorm, Out dk, int64_t act, int64_t stride, int64_t top,
+                            int64_t left) {
+  Filter f = FilterOf(WindowOf(x, y.dimensions(), stride, top, left), kernel);
+  return WithActivation(act, [&](auto a) {
+    FullBackward<a>(pool, f, x.typed_data(), norm.typed_data(), kernel.typed_data(), g.typed_data(),
+                    y.typed_data(), pull.typed_data(), dx->typed_data(), dnorm->typed_data(),
+                    dk->typed_data());
   });
 }
 
@@ -148,4 +175,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(mnet_pointwise_backward, mnet::PointwiseBackwardCa
 XLA_FFI_DEFINE_HANDLER_SYMBOL(mnet_depthwise_forward, mnet::DepthwiseForwardCall,
                               mnet::WithWindow(mnet::Forward()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(mnet_depthwise_backward, mnet::DepthwiseBackwardCall,
+                              mnet::WithWindow(mnet::Backward()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(mnet_full_forward, mnet::FullForwardCall,
+                              mnet::WithWindow(mnet::Forward()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(mnet_full_backward, mnet::FullBackwardCall,
                               mnet::WithWindow(mnet::Backward()));

@@ -16,6 +16,13 @@ struct Sums {
   Sums(int64_t parts, int64_t count, int64_t channels)
       : size(count * channels), channels(channels), values(parts * size, 0.0) {}
   double* at(int64_t part, int64_t kind) { return &values[part * size + kind * channels]; }
+  // Two kinds at once.
+  void Add(int64_t part, const float* first, const float* second) {
+    for (int64_t c = 0; c < channels; ++c) {
+      at(part, 0)[c] += first[c];
+      at(part, 1)[c] += second[c];
+    }
+  }
   // The parts added up, into part 0.
   void Join() {
     for (size_t i = size; i < values.size(); ++i) values[i % size] += values[i];
@@ -30,6 +37,31 @@ inline void WriteMoments(Sums& sums, int64_t count, float* mean, float* variance
     double m = sums.at(0, 0)[c] / count;
     mean[c] = static_cast<float>(m);
     variance[c] = static_cast<float>(std::max(0.0, sums.at(0, 1)[c] / count - m * m));
+  }
+}
+
+// The gradient of mean, scale and bias, from the sums of that of u and of its product with the
+// centred input.
+inline void WriteNormGradient(Sums& sums, const float* norm, float* gradient) {
+  sums.Join();
+  int64_t channels = sums.channels;
+  for (int64_t c = 0; c < channels; ++c) {
+    double shift = sums.at(0, 0)[c];
+    gradient[c] = static_cast<float>(-shift * norm[channels + c]);
+    gradient[channels + c] = static_cast<float>(sums.at(0, 1)[c]);
+    gradient[2 * channels + c] = static_cast<float>(shift);
+  }
+}
+
+// Adds the parts' kernel gradients, matrices whose rows are `wide`, in order.
+inline void JoinProducts(const float* products, int64_t parts, int64_t size, int64_t rows,
+                         int64_t columns, int64_t wide, float* to) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) {
+      float total = 0;
+      for (int64_t part = 0; part < parts; ++part) total += products[part * size + r * wide + c];
+      to[r * columns + c] = total;
+    }
   }
 }
 
@@ -56,6 +88,23 @@ struct Pull : Constants {
   ALWAYS_INLINE Vec Apply(Vec g, Vec y) const { return g + second + third * (y - first); }
 };
 
+// One vector of channels along a line: from the gradient of z to that of x, and its sums.
+template <int64_t act>
+ALWAYS_INLINE void PushLine(const Norm& norm, const float* x, const float* dz, int64_t dz_step,
+                            float* dx, int64_t channels, int64_t columns, int64_t n, bool stream,
+                            float* shift, float* slope) {
+  Vec s{}, q{};
+  for (int64_t column = 0; column < columns; ++column) {
+    Vec centred = norm.Centred(Load(x + column * channels, n));
+    Vec d = Passed<act>(Load(dz + column * dz_step), norm.Apply(centred));
+    s += d;
+    q += d * centred;
+    StoreOut(dx + column * channels, d * norm.second, n, stream);
+  }
+  Store(shift, s);
+  Store(slope, q);
+}
+
 // Rows of z, normalized and activated: [rows, width] with zeros behind the channels and the rows.
 template <int64_t act>
 void NormalizeRows(const float* x, const float* norm, int64_t rows, int64_t padded_rows,
@@ -70,7 +119,29 @@ void NormalizeRows(const float* x, const float* norm, int64_t rows, int64_t padd
   std::memset(z + rows * width, 0, 4 * (padded_rows - rows) * width);
 }
 
-// Rows of the gradient of y, likewise.
+// Constants of channels that lie densely, repeated until whole vectors of numbers have their own.
+struct RepeatedNorm {
+  RepeatedNorm(const float* norm, int64_t channels)
+      : period(channels % kLanes ? channels * kLanes : channels), values(3 * period) {
+    for (int64_t i = 0; i < 3 * period; ++i)
+      values[i] = norm[i / period * channels + i % period % channels];
+  }
+  int64_t period;
+  std::vector<float> values;
+};
+
+// `count` numbers of a line of z, without gaps between the channels.
+template <int64_t act>
+void NormalizeLine(const float* x, const RepeatedNorm& norm, int64_t count, float* z) {
+  for (int64_t i = 0, c = 0; i < count; i += kLanes) {
+    Norm constants(norm.values.data(), norm.period, c);
+    int64_t n = count - i;
+    Store(z + i, Activate<act>(constants.Apply(constants.Centred(Load(x + i, n)))), n);
+    c = c + kLanes == norm.period ? 0 : c + kLanes;
+  }
+}
+
+// Rows of the gradient of y: [rows, width] with zeros behind the channels and the rows.
 inline void PullRows(const float* g, const float* y, const float* pull, int64_t rows,
               int64_t padded_rows, int64_t channels, int64_t width, float* to) {
   for (int64_t r = 0; r < rows; ++r) {
@@ -82,6 +153,5 @@ inline void PullRows(const float* g, const float* y, const float* pull, int64_t 
   }
   std::memset(to + rows * width, 0, 4 * (padded_rows - rows) * width);
 }
-
 
 }  // namespace mnet

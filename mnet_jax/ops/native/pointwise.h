@@ -39,6 +39,39 @@ ALWAYS_INLINE void Accumulate(const float* __restrict a, int64_t row, int64_t st
   }
 }
 
+// Writes the first `rows` of a tile, `row` apart and of `columns` numbers, and adds to its sums.
+template <int vectors>
+ALWAYS_INLINE void StoreTile(const Vec (&acc)[kRows][vectors], int64_t rows, float* to, int64_t row,
+                             int64_t columns, bool stream, Vec (&sum)[vectors],
+                             Vec (&square)[vectors]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    if (r >= rows) break;
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) {
+      sum[v] += acc[r][v];
+      square[v] += acc[r][v] * acc[r][v];
+      StoreOut(to + r * row + v * kLanes, acc[r][v], columns - v * kLanes, stream);
+    }
+  }
+}
+
+// Adds them to what is there.
+template <int vectors>
+ALWAYS_INLINE void AddTile(const Vec (&acc)[kRows][vectors], int64_t rows, float* to, int64_t row,
+                           int64_t columns) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    if (r >= rows) break;
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) {
+      float* at = to + r * row + v * kLanes;
+      int64_t n = columns - v * kLanes;
+      Store(at, Load(at, n) + acc[r][v], n);
+    }
+  }
+}
+
 // Columns of a matrix that a tile of the product takes at a time, in vectors.
 struct Panel {
   int64_t first, vectors;
@@ -102,9 +135,10 @@ void PointwiseForward(xla::ffi::ThreadPool& pool, Product p, const float* x, con
   bool direct = p.rows <= kDirectRows && out == p.outputs;
   Scratch packed(direct ? 0 : p.inputs * out);
   if (!direct) Pack(pool, panels, w, p.inputs, p.outputs, false, packed.get());
-  // Where there are few rows, the threads share the columns too.
+  // Tiles of a size, so that threads have the same to do, and shared by columns if they are few.
   int64_t tiles = (p.rows + tile - 1) / tile, wanted = 2 * pool.num_threads();
-  int64_t groups = std::clamp<int64_t>(wanted / tiles, 1, panels.size());
+  tile = RoundUp((p.rows + tiles - 1) / tiles, kRows);
+  int64_t groups = std::clamp<int64_t>((wanted + tiles - 1) / tiles, 1, panels.size());
   int64_t units = tiles * groups, parts = PartsFor(pool, units);
   bool stream = ShouldStream(y, p.rows, p.outputs);
   Sums sums(parts, 2, p.outputs);
@@ -133,17 +167,7 @@ void PointwiseForward(xla::ffi::ThreadPool& pool, Product p, const float* x, con
             Vec acc[kRows][vectors] = {};
             Accumulate<vectors>(z.get() + r * wide, wide, 1, panel, width, p.inputs, acc);
             float* to = y + (first + r) * p.outputs + column;
-#pragma GCC unroll 8
-            for (int k = 0; k < kRows; ++k) {
-#pragma GCC unroll 4
-              for (int j = 0; j < vectors; ++j) {
-                s[j] += acc[k][j];  // rows behind the last are zero
-                q[j] += acc[k][j] * acc[k][j];
-                if (r + k < rows)
-                  StoreOut(to + k * p.outputs + j * kLanes, acc[k][j],
-                           p.outputs - column - j * kLanes, stream);
-              }
-            }
+            StoreTile(acc, rows - r, to, p.outputs, p.outputs - column, stream, s, q);
           }
           for (int j = 0; j < vectors; ++j) {
             Store(sum + column + j * kLanes, s[j]);
@@ -151,11 +175,7 @@ void PointwiseForward(xla::ffi::ThreadPool& pool, Product p, const float* x, con
           }
         });
       }
-      if (!statistics) continue;
-      for (int64_t c = 0; c < p.outputs; ++c) {
-        sums.at(part, 0)[c] += sum[c];
-        sums.at(part, 1)[c] += square[c];
-      }
+      if (statistics) sums.Add(part, sum, square);
     }
   });
   if (statistics) WriteMoments(sums, p.rows, mean, variance);
@@ -214,43 +234,20 @@ void PointwiseBackward(xla::ffi::ThreadPool& pool, Product p, const float* x, co
           }
         }
       });
-      for (int64_t c = 0; c < p.inputs; ++c) {
-        sums.at(part, 0)[c] += shift[c];
-        sums.at(part, 1)[c] += slope[c];
-      }
+      sums.Add(part, shift, slope);
       for (const Panel& panel : out_panels) WithVectors(panel, [&](auto size) {
         constexpr int vectors = size;
         int64_t column = panel.column();
         for (int64_t k = 0; k < wide; k += kRows) {
           Vec acc[kRows][vectors] = {};
           Accumulate<vectors>(z.get() + k, 1, wide, gradient.get() + column, out, rows, acc);
-#pragma GCC unroll 8
-          for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-            for (int j = 0; j < vectors; ++j) {
-              float* to = product + (k + i) * out + column + j * kLanes;
-              Store(to, Load(to) + acc[i][j]);
-            }
-          }
+          AddTile(acc, kRows, product + k * out + column, out, out);
         }
       });
     }
   });
-  sums.Join();
-  for (int64_t c = 0; c < p.inputs; ++c) {
-    double shift = sums.at(0, 0)[c];
-    dnorm[c] = static_cast<float>(-shift * norm[p.inputs + c]);
-    dnorm[p.inputs + c] = static_cast<float>(sums.at(0, 1)[c]);
-    dnorm[2 * p.inputs + c] = static_cast<float>(shift);
-  }
-  for (int64_t k = 0; k < p.inputs; ++k) {
-    for (int64_t c = 0; c < p.outputs; ++c) {
-      float total = 0;
-      for (int64_t part = 0; part < parts; ++part)
-        total += products.get()[part * wide * out + k * out + c];
-      dw[k * p.outputs + c] = total;
-    }
-  }
+  WriteNormGradient(sums, norm, dnorm);
+  JoinProducts(products.get(), parts, wide * out, p.inputs, p.outputs, out, dw);
 }
 
 }  // namespace mnet

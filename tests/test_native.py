@@ -194,6 +194,56 @@ def test_what_is_not_finite_stays_so():
     assert np.isfinite(np.delete(y, (3, 4), axis=3)).all()
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_activation_hides_nothing_that_is_not_finite(activation):
+    x = jnp.ones((9, 20)).at[3, 5].set(jnp.nan)
+    norm = jnp.zeros((3, 20)).at[1].set(1)
+    pending = ops.Pending(x=x, norm=norm, activation=activation)
+    y = ops.pointwise(pending, jnp.ones((20, 4)), lowering="native").y
+    finish = ops.Finish(bias=jnp.zeros(4), activation=activation)
+    z = ops.pointwise(ops.Pending(x=x), jnp.ones((20, 4)), lowering="native", finish=finish).y
+    for found in (y, z):
+        assert (np.isnan(found) == (np.arange(9) == 3)[:, None]).all()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    "convolve, shape, kernel, outputs",
+    [
+        (ops.pointwise, (13, 40), (40, 24), (13, 24)),
+        (ops.pointwise, (2, 7, 7, 27), (27, 70), (2, 7, 7, 70)),
+        (ops.depthwise, (2, 9, 7, 40), (3, 3, 40), (2, 9, 7, 40)),
+        (ops.depthwise, (2, 9, 7, 7), (5, 5, 7), (2, 9, 7, 7)),
+        (ops.full, (2, 9, 7, 5), (3, 3, 5, 24), (2, 9, 7, 24)),
+    ],
+)
+def test_a_bias_and_an_activation_on_the_way_out_equal_numpy(
+    activation, convolve, shape, kernel, outputs
+):
+    x, _, weights, cotangent, _, bias = draw(shape, kernel, outputs)
+    side = kernel[0] // 2
+    window = None if len(kernel) == 2 else (1, ((side, side), (side, side)))
+
+    @jax.jit
+    def both(*arguments):
+        def layer(x, weights, bias):
+            finish = ops.Finish(bias=bias, activation=activation)
+            return convolve(ops.Pending(x=x), weights, lowering="native", finish=finish).y
+
+        y, pull = jax.vjp(layer, *arguments)
+        return y, *pull(cotangent)
+
+    identity = np.zeros((3, shape[-1]))
+    identity[1] = 1
+    nothing = np.zeros(outputs[-1])
+    u = oracle(x, identity, weights, "linear", (cotangent, nothing, nothing), window)[0] + bias
+    g = cotangent * slope(u, activation)
+    *_, dx, _, dkernel = oracle(x, identity, weights, "linear", (g, nothing, nothing), window)
+    wanted = (act(u, activation), dx, dkernel, g.sum(tuple(range(g.ndim - 1))))
+    for got, want in zip(both(x, weights, bias), wanted, strict=True):
+        np.testing.assert_allclose(got, want, atol=2e-5 * np.abs(want).max(), rtol=0)
+
+
 def test_second_derivatives_are_those_of_the_composition():
     x, norm, kernel, *_ = draw((2, 5, 5, 8), (3, 3, 8), (2, 5, 5, 8))
 

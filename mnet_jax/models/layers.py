@@ -11,8 +11,9 @@ from mnet_jax.architectures.dialects import Padding
 from mnet_jax.architectures.shapes import pad_amounts
 from mnet_jax.architectures.spec import Activation
 from mnet_jax.models.initializers import KernelInit, kernel_init
-from mnet_jax.models.normalization import Setting, as_pending
-from mnet_jax.ops import Convolved, Lowering, Pending
+from mnet_jax.models.normalization import BatchNorm, Bias, Setting, as_pending
+from mnet_jax.ops import Convolved, Finish, Lowering, Pending
+from mnet_jax.validation import require
 
 Array = jax.Array
 
@@ -48,8 +49,10 @@ class DepthwiseConv(nn.Module):
         return self.convolve(as_pending(x, self.dtype)).y
 
     @nn.compact
-    def convolve(self, x: Pending, *, statistics: bool = False) -> Convolved:
-        """The same of a pending map, with the statistics of what comes out if wanted."""
+    def convolve(
+        self, x: Pending, *, statistics: bool = False, finish: Finish | None = None
+    ) -> Convolved:
+        """The same of a pending map, with statistics of what comes out, or something done to it."""
         shape = (self.kernel, self.kernel, x.x.shape[-1])
         return ops.depthwise(
             x,
@@ -59,6 +62,7 @@ class DepthwiseConv(nn.Module):
             dilation=self.dilation,
             lowering=self.lowering,
             statistics=statistics,
+            finish=finish,
         )
 
 
@@ -82,11 +86,15 @@ class PointwiseConv(nn.Module):
         return self.convolve(as_pending(x, self.dtype)).y
 
     @nn.compact
-    def convolve(self, x: Pending, *, statistics: bool = False) -> Convolved:
-        """The same of a pending map, with the statistics of what comes out if wanted."""
+    def convolve(
+        self, x: Pending, *, statistics: bool = False, finish: Finish | None = None
+    ) -> Convolved:
+        """The same of a pending map, with statistics of what comes out, or something done to it."""
         shape = (x.x.shape[-1], self.outputs)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        return ops.pointwise(x, kernel, lowering=self.lowering, statistics=statistics)
+        return ops.pointwise(
+            x, kernel, lowering=self.lowering, statistics=statistics, finish=finish
+        )
 
 
 class FullConv(nn.Module):
@@ -116,8 +124,10 @@ class FullConv(nn.Module):
         return self.convolve(as_pending(x, self.dtype)).y
 
     @nn.compact
-    def convolve(self, x: Pending, *, statistics: bool = False) -> Convolved:
-        """The same of a pending map, with the statistics of what comes out if wanted."""
+    def convolve(
+        self, x: Pending, *, statistics: bool = False, finish: Finish | None = None
+    ) -> Convolved:
+        """The same of a pending map, with statistics of what comes out, or something done to it."""
         shape = (self.kernel, self.kernel, x.x.shape[-1], self.outputs)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         return ops.full(
@@ -128,7 +138,34 @@ class FullConv(nn.Module):
             dilation=(self.dilation, self.dilation),
             lowering=self.lowering,
             statistics=statistics,
+            finish=finish,
         )
+
+
+def convolve_normed(
+    convolution: DepthwiseConv | PointwiseConv | FullConv,
+    x: Pending,
+    activation: Activation,
+    setting: Setting,
+    *,
+    train: bool,
+) -> Pending:
+    """A convolution and what follows it, the latter a module called `norm` of who calls this."""
+    if setting.folded:
+        require(not train, "train", train, "False, as batch normalization is folded")
+        depthwise = isinstance(convolution, DepthwiseConv)
+        channels = x.x.shape[-1] if depthwise else convolution.outputs
+        finish = Bias(channels, activation, name="norm")()
+        return Pending(x=convolution.convolve(x, finish=finish).y)
+    convolved = convolution.convolve(x, statistics=train)
+    norm = BatchNorm(
+        momentum=setting.dialect.norm_momentum,
+        epsilon=setting.dialect.norm_epsilon,
+        activation=activation,
+        axis_name=setting.axis_name,
+        name="norm",
+    )
+    return norm(convolved, train=train)
 
 
 class ConvNorm(nn.Module):
@@ -186,8 +223,7 @@ class ConvNorm(nn.Module):
     def pending(self, x: Array | Pending, *, train: bool) -> Pending:
         """The same, with normalization and activation left to who reads the map."""
         x = as_pending(x, self.setting.dtype)
-        convolved = self._convolution().convolve(x, statistics=train)
-        return self.setting.norm(self.activation)(convolved, train=train)
+        return convolve_normed(self._convolution(), x, self.activation, self.setting, train=train)
 
 
 class SqueezeExcite(nn.Module):

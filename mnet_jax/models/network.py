@@ -39,8 +39,9 @@ class Hidden(nn.Module):
             dense = layers.PointwiseConv(
                 self.spec.channels, dtype, init, self.setting.lowering, name="conv"
             )
-            convolved = dense.convolve(as_pending(x, dtype), statistics=train)
-            return self.setting.norm(self.spec.activation)(convolved, train=train).value()
+            return layers.convolve_normed(
+                dense, as_pending(x, dtype), self.spec.activation, self.setting, train=train
+            ).value()
         kernel = self.param("kernel", init, (x.shape[-1], self.spec.channels), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.spec.channels,), jnp.float32)
         x = x.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)

@@ -9,9 +9,7 @@ from flax import linen as nn
 
 from mnet_jax.architectures.dialects import Dialect, dialect_of
 from mnet_jax.architectures.spec import Activation
-from mnet_jax.ops import Convolved, Lowering, Pending
-from mnet_jax.ops.pending import identity_norm
-from mnet_jax.validation import require
+from mnet_jax.ops import Convolved, Finish, Lowering, Pending
 
 Array = jax.Array
 
@@ -35,18 +33,6 @@ class Setting:
     lowering: Lowering = "auto"
     axis_name: str | None = None
     folded: bool = False
-
-    def norm(self, activation: Activation) -> "BatchNorm | Bias":
-        """What follows a layer's convolution, under the name `norm`."""
-        if self.folded:
-            return Bias(activation, name="norm")
-        return BatchNorm(
-            momentum=self.dialect.norm_momentum,
-            epsilon=self.dialect.norm_epsilon,
-            activation=activation,
-            axis_name=self.axis_name,
-            name="norm",
-        )
 
 
 class BatchNorm(nn.Module):
@@ -96,17 +82,20 @@ class BatchNorm(nn.Module):
 
 
 class Bias(nn.Module):
-    """What is left of `BatchNorm` once the rest is folded into the kernel before it."""
+    """What is left of `BatchNorm` once the rest is folded into the kernel before it.
 
+    Attributes:
+      channels: of what the kernel gives.
+      activation: what follows.
+    """
+
+    channels: int
     activation: Activation = "linear"
 
     @nn.compact
-    def __call__(self, convolved: Convolved, *, train: bool) -> Pending:
-        require(not train, "train", train, "False, as batch normalization is folded")
-        shape = convolved.y.shape[-1:]
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-        norm = identity_norm(shape[0]).at[2].set(bias)
-        return Pending(x=convolved.y, norm=norm, activation=self.activation)
+    def __call__(self) -> Finish:
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
+        return Finish(bias=bias, activation=self.activation)
 
 
 def as_pending(x: Array | Pending, dtype: Any) -> Pending:

@@ -11,10 +11,11 @@ from mnet_jax.ops.convolution import (
 )
 from mnet_jax.ops.layer import Convolved, measured
 from mnet_jax.ops.native import NativeError
-from mnet_jax.ops.pending import Pending
+from mnet_jax.ops.pending import Finish, Pending
 
 __all__ = [
     "Convolved",
+    "Finish",
     "Lowering",
     "NativeError",
     "Pending",

@@ -6,6 +6,7 @@ normalization, activation, a layer can be one pass over memory (`ops.native`).
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -15,7 +16,7 @@ from mnet_jax.config import Lowering
 from mnet_jax.ops import native
 from mnet_jax.ops.depthwise import geometry_of
 from mnet_jax.ops.layer import Convolved, Layer, linear, measured
-from mnet_jax.ops.pending import Pending, identity_norm
+from mnet_jax.ops.pending import Finish, Pending, identity_norm
 from mnet_jax.ops.shifted import Geometry
 from mnet_jax.validation import require, require_choice
 
@@ -23,7 +24,12 @@ Array = jax.Array
 
 
 def pointwise(
-    x: Pending, kernel: Array, *, lowering: Lowering = "auto", statistics: bool = False
+    x: Pending,
+    kernel: Array,
+    *,
+    lowering: Lowering = "auto",
+    statistics: bool = False,
+    finish: Finish | None = None,
 ) -> Convolved:
     """A 1x1 convolution.
 
@@ -32,14 +38,14 @@ def pointwise(
       kernel: [c, n]; it is cast to x's dtype.
       lowering: as `depthwise`; those that are not native are one, XLA's matrix product.
       statistics: whether mean and variance are wanted.
+      finish: what is done to y, where they are not.
 
     Raises:
       ValueError: shapes disagree.
       NativeError: `native` was asked for and cannot be had.
     """
     _require_kernel(x.x, kernel, ("c", "n"))
-    layer = Layer(x.activation, None, statistics, portable=lowering == "auto")
-    return _convolve(x, kernel, layer, lowering)
+    return _convolve(x, kernel, None, lowering, statistics, finish)
 
 
 def depthwise(
@@ -51,6 +57,7 @@ def depthwise(
     dilation: int | Sequence[int] = 1,
     lowering: Lowering = "auto",
     statistics: bool = False,
+    finish: Finish | None = None,
 ) -> Convolved:
     """A depthwise convolution; see `depthwise_conv`, of whose arguments these are.
 
@@ -62,11 +69,11 @@ def depthwise(
       dilation: of rows and columns.
       lowering: as `depthwise_conv`.
       statistics: whether mean and variance are wanted.
+      finish: what is done to y, where they are not.
     """
     _require_kernel(x.x, kernel, ("kh", "kw", "c"))
     geometry = geometry_of(x.x, kernel.shape[:2], strides, padding, dilation)
-    layer = Layer(x.activation, geometry, statistics, portable=lowering == "auto")
-    return _convolve(x, kernel, layer, lowering)
+    return _convolve(x, kernel, geometry, lowering, statistics, finish)
 
 
 def full(
@@ -78,6 +85,7 @@ def full(
     dilation: int | Sequence[int] = 1,
     lowering: Lowering = "auto",
     statistics: bool = False,
+    finish: Finish | None = None,
 ) -> Convolved:
     """A convolution that mixes all channels.
 
@@ -89,11 +97,11 @@ def full(
       dilation: of rows and columns.
       lowering: as `depthwise_conv`; those that are not native are one, XLA's convolution.
       statistics: whether mean and variance are wanted.
+      finish: what is done to y, where they are not.
     """
     _require_kernel(x.x, kernel, ("kh", "kw", "c", "n"))
     geometry = geometry_of(x.x, kernel.shape[:2], strides, padding, dilation)
-    layer = Layer(x.activation, geometry, statistics, portable=lowering == "auto")
-    return _convolve(x, kernel, layer, lowering)
+    return _convolve(x, kernel, geometry, lowering, statistics, finish)
 
 
 def depthwise_conv(
@@ -140,16 +148,29 @@ def _require_kernel(x: Array, kernel: Array, axes: Sequence[str]) -> None:
     require(fits, "kernel", kernel.shape, legal)
 
 
-def _convolve(x: Pending, kernel: Array, layer: Layer, lowering: Lowering) -> Convolved:
+def _convolve(
+    x: Pending,
+    kernel: Array,
+    geometry: Geometry | None,
+    lowering: Lowering,
+    statistics: bool,
+    finish: Finish | None,
+) -> Convolved:
     require_choice("lowering", lowering, Lowering)
+    require(not (statistics and finish), "finish", finish, "None where statistics are wanted")
     kernel = kernel.astype(x.x.dtype)
-    if _uses_native(x.x, kernel, layer.geometry, lowering):
-        norm = identity_norm(x.x.shape[-1]) if x.norm is None else x.norm
-        norm = norm.astype(jnp.float32)
-        outputs = native.convolve(layer, x.x, norm, kernel)
-        return Convolved(*outputs) if layer.statistics else Convolved(outputs[0])
-    y = linear(x.value(), kernel, layer, "shifted" if lowering == "native" else lowering)
-    return measured(y) if layer.statistics else Convolved(y)
+    layer = Layer(x.activation, geometry, statistics, portable=lowering == "auto")
+    if not _uses_native(x.x, kernel, geometry, lowering):
+        y = linear(x.value(), kernel, layer, "shifted" if lowering == "native" else lowering)
+        if finish:
+            return Convolved(finish.of(y))
+        return measured(y) if statistics else Convolved(y)
+    if finish:
+        layer = dataclasses.replace(layer, activation=finish.activation)
+        return Convolved(native.finish(layer, x.value(), kernel, finish.bias))
+    norm = identity_norm(x.x.shape[-1]) if x.norm is None else x.norm
+    outputs = native.convolve(layer, x.x, norm.astype(jnp.float32), kernel)
+    return Convolved(*outputs) if statistics else Convolved(outputs[0])
 
 
 def _uses_native(x: Array, kernel: Array, geometry: Geometry | None, lowering: Lowering) -> bool:

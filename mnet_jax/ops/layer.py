@@ -10,7 +10,7 @@ from jax import lax
 from mnet_jax.architectures.spec import Activation
 from mnet_jax.config import Lowering
 from mnet_jax.ops.depthwise import convolve_depthwise
-from mnet_jax.ops.pending import Pending
+from mnet_jax.ops.pending import Finish, Pending
 from mnet_jax.ops.shifted import Geometry
 
 Array = jax.Array
@@ -20,7 +20,9 @@ Array = jax.Array
 class Layer:
     """What is static of a layer; it is pointwise without a geometry, else its kernel says which.
 
-    `portable` leaves it to the platform that a computation is lowered for whether it is native.
+    `activation` is what comes before the convolution; but with a bias there is nothing before, and
+    it is what comes after. `portable` leaves it to the platform that a computation is lowered for
+    whether it is native.
     """
 
     activation: Activation
@@ -73,3 +75,9 @@ def composed(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array,
     z = Pending(x=x, norm=norm, activation=layer.activation).value()
     convolved = measured(linear(z, kernel, layer, "auto"))
     return tuple(part for part in convolved if part is not None)
+
+
+def finished(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
+    """The same for a layer with a bias."""
+    y = linear(x, kernel, layer, "auto")
+    return Finish(bias=bias, activation=layer.activation).of(y)

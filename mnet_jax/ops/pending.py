@@ -41,6 +41,26 @@ class Pending:
 jax.tree_util.register_dataclass(Pending, data_fields=["x", "norm"], meta_fields=["activation"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """`act(y + bias)`, done to what comes out of a convolution that nobody measures. A pytree.
+
+    Attributes:
+      bias: float32 [n].
+      activation: what follows.
+    """
+
+    bias: Array
+    activation: Activation = "linear"
+
+    def of(self, y: Array) -> Array:
+        """It is done to y [..., n], in y's dtype; the arithmetic is in float32 or wider."""
+        return activate(y + self.bias, self.activation).astype(y.dtype)
+
+
+jax.tree_util.register_dataclass(Finish, data_fields=["bias"], meta_fields=["activation"])
+
+
 def identity_norm(channels: int) -> Array:
     """The `norm` that changes nothing."""
     return jnp.zeros((3, channels), jnp.float32).at[1].set(1)

@@ -7,6 +7,6 @@ optional: without it everything computes the same, more slowly.
 
 from mnet_jax.ops.native.calls import supports
 from mnet_jax.ops.native.compilation import NativeError, build, is_built
-from mnet_jax.ops.native.differentiation import convolve
+from mnet_jax.ops.native.differentiation import convolve, finish
 
-__all__ = ["NativeError", "build", "convolve", "is_built", "supports"]
+__all__ = ["NativeError", "build", "convolve", "finish", "is_built", "supports"]

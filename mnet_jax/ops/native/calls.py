@@ -12,7 +12,7 @@ from mnet_jax.ops.shifted import Geometry
 Array = jax.Array
 Outputs = tuple[Array, Array, Array]
 
-_ACTIVATIONS = {"linear": 0, "relu": 1, "relu6": 2, "hard_swish": 3}
+_ACTIVATIONS = {None: -1, "linear": 0, "relu": 1, "relu6": 2, "hard_swish": 3}
 _KINDS = {2: "pointwise", 3: "depthwise", 4: "full"}  # by a kernel's axes
 DEPTHWISE_SIZES = (3, 5)
 
@@ -36,7 +36,7 @@ def forward(
     geometry: Geometry | None,
     statistics: bool,
 ) -> Outputs:
-    """The convolution of `act((x - mean) * scale + bias)`.
+    """The convolution of `z = act((x - mean) * scale + bias)`.
 
     Args:
       x: float32 [..., c]; [b, h, w, c] if not pointwise.
@@ -49,13 +49,45 @@ def forward(
     Returns:
       y [..., n], and its mean and biased variance over all axes but the last, [n] each.
     """
+    return _forward(x, norm, kernel, jnp.zeros(0), geometry, statistics, activation, None)
+
+
+def finish(
+    x: Array,
+    kernel: Array,
+    bias: Array,
+    *,
+    activation: Activation,
+    geometry: Geometry | None,
+) -> Array:
+    """`act(convolution of x + bias)`, of shapes as `forward`; bias is float32 [n]."""
+    norm = jnp.zeros((3, 0))
+    return _forward(x, norm, kernel, bias, geometry, False, None, activation)[0]
+
+
+def _forward(
+    x: Array,
+    norm: Array,
+    kernel: Array,
+    bias: Array,
+    geometry: Geometry | None,
+    statistics: bool,
+    before: Activation | None,
+    after: Activation | None,
+) -> Outputs:
     shape: tuple[int, ...] = (*x.shape[:-1], kernel.shape[-1])
     if geometry:
         shape = (x.shape[0], *(axis.output for axis in geometry), kernel.shape[-1])
     channels = _f32(shape[-1])
     call = _call("forward", kernel, (_f32(*shape), channels, channels))
     return call(
-        x, norm, kernel, statistics=np.bool_(statistics), **_attributes(activation, geometry)
+        x,
+        norm,
+        kernel,
+        bias,
+        statistics=np.bool_(statistics),
+        after=np.int64(_ACTIVATIONS[after]),
+        **_attributes(before, geometry),
     )
 
 
@@ -96,7 +128,7 @@ def _f32(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def _attributes(activation: Activation, geometry: Geometry | None) -> dict[str, np.generic]:
+def _attributes(activation: Activation | None, geometry: Geometry | None) -> dict[str, np.generic]:
     attributes: dict[str, np.generic] = {"act": np.int64(_ACTIVATIONS[activation])}
     if geometry:
         rows, columns = geometry

@@ -33,7 +33,12 @@ class SlidingRows {
         start_(before * wide),
         held_(count, -1),
         scratch_((count + 1) * size_) {
-    scratch_.Zeroed((count + 1) * size_);
+    std::memset(scratch_.get() + count * size_, 0, 4 * size_);  // a row outside of the image
+    int64_t end = start_ + columns * wide;
+    for (int64_t slot = 0; slot < count; ++slot) {
+      std::memset(scratch_.get() + slot * size_, 0, 4 * start_);
+      std::memset(scratch_.get() + slot * size_ + end, 0, 4 * (size_ - end));
+    }
   }
 
   // The first column of row `row` of image `image`; make(pointer) writes its columns.
@@ -63,19 +68,21 @@ inline void PackTaps(const float* kernel, int64_t taps, int64_t channels, int64_
       packed[t * wide + c] = c < channels ? kernel[t * channels + c] : 0;
 }
 
-template <int64_t act, int size>
+template <int64_t act, int64_t after, int size>
 void DepthwiseForward(xla::ffi::ThreadPool& pool, Window w, const float* x, const float* norm,
-                      const float* kernel, bool statistics, float* y, float* mean,
-                      float* variance) {
+                      const float* kernel, const float* bias, bool statistics, float* y,
+                      float* mean, float* variance) {
   int64_t wide = w.wide(), units = w.images * w.out_rows;
-  int64_t after = std::max<int64_t>(0, w.stride * (w.out_columns - 1) + size - w.left - w.columns);
+  int64_t read = w.stride * (w.out_columns - 1) + size;  // columns, the margins among them
+  int64_t right = std::max<int64_t>(0, read - w.left - w.columns);
   int64_t parts = PartsFor(pool, units);
   bool stream = ShouldStream(y, units * w.out_columns, w.channels);
+  Finish<after> finish{bias, w.channels};
   Scratch taps(size * size * wide);
   PackTaps(kernel, size * size, w.channels, wide, taps.get());
   Sums sums(parts, 2, w.channels);
   Parallel(pool, parts, [&](int64_t part) {
-    SlidingRows inputs(size, w.left, w.columns, after, wide);
+    SlidingRows inputs(size, w.left, w.columns, right, wide);
     Scratch moments(2 * wide);
     for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
       int64_t image = unit / w.out_rows, row = unit % w.out_rows;
@@ -95,7 +102,7 @@ void DepthwiseForward(xla::ffi::ThreadPool& pool, Window w, const float* x, cons
         Vec k[size * size];
 #pragma GCC unroll 64
         for (int i = 0; i < size * size; ++i) k[i] = Load(taps.get() + i * wide + c);
-        Vec s{}, q{};
+        Vec s{}, q{}, shift = finish.Bias(c);
         int64_t n = w.channels - c;
         for (int64_t column = 0; column < w.out_columns; ++column) {
           Vec acc{};
@@ -107,7 +114,7 @@ void DepthwiseForward(xla::ffi::ThreadPool& pool, Window w, const float* x, cons
           }
           s += acc;
           q += acc * acc;
-          StoreOut(to + column * w.channels + c, acc, n, stream);
+          StoreOut(to + column * w.channels + c, finish.Apply(acc, shift), n, stream);
         }
         Store(sum + c, s);
         Store(square + c, q);

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mnet_jax.ops.layer import Layer, composed
+from mnet_jax.ops.layer import Layer, composed, finished
 from mnet_jax.ops.native import calls
 
 Array = jax.Array
@@ -92,3 +92,26 @@ def _gradients_backward(
 
 
 _gradients.defvjp(_gradients_forward, _gradients_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _finish(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
+    compute = partial(calls.finish, activation=layer.activation, geometry=layer.geometry)
+    if not layer.portable:
+        return compute(x, kernel, bias)
+    return lax.platform_dependent(x, kernel, bias, cpu=compute, default=partial(finished, layer))
+
+
+def _finish_forward(layer: Layer, *arguments: Array) -> tuple[Array, tuple[Array, ...]]:
+    return _finish(layer, *arguments), arguments
+
+
+def _finish_backward(
+    layer: Layer, arguments: tuple[Array, ...], gradient: Array
+) -> tuple[Array, ...]:
+    """By way of the composition, as inference is not where gradients are asked for often."""
+    return jax.vjp(partial(finished, layer), *arguments)[1](gradient)
+
+
+_finish.defvjp(_finish_forward, _finish_backward)
+finish = jax.jit(_finish, static_argnums=0)

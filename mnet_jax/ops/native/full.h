@@ -31,13 +31,15 @@ struct Filter {
   }
 };
 
-template <int64_t act>
+template <int64_t act, int64_t after>
 void FullForward(xla::ffi::ThreadPool& pool, Filter f, const float* x, const float* norm,
-                 const float* kernel, bool statistics, float* y, float* mean, float* variance) {
+                 const float* kernel, const float* bias, bool statistics, float* y, float* mean,
+                 float* variance) {
   const Window& w = f.window;
   int64_t span = f.span(), step = f.step(), inputs = f.rows * span, out = f.wide_out();
   int64_t units = w.images * w.out_rows, parts = PartsFor(pool, units);
   bool stream = ShouldStream(y, units * w.out_columns, f.outputs);
+  Finish<after> finish{bias, f.outputs};
   std::vector<Panel> panels = PanelsOf(f.outputs);
   Scratch packed(inputs * out);
   Pack(pool, panels, kernel, inputs, f.outputs, false, packed.get());
@@ -69,8 +71,8 @@ void FullForward(xla::ffi::ThreadPool& pool, Filter f, const float* x, const flo
             Accumulate<vectors>(line[i] + at * step, step, 1,
                                 packed.get() + column * inputs + i * span * width, width, span,
                                 acc);
-          float* to = y + (unit * w.out_columns + at) * f.outputs + column;
-          StoreTile(acc, w.out_columns - at, to, f.outputs, f.outputs - column, stream, s, q);
+          float* to = y + (unit * w.out_columns + at) * f.outputs;
+          StoreTile(acc, w.out_columns - at, finish, column, to, stream, s, q);
         }
         for (int j = 0; j < vectors; ++j) {
           Store(sum + column + j * kLanes, s[j]);

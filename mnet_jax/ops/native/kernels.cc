@@ -7,6 +7,9 @@
 // the same: it takes the gradient of the output together with that of its mean and variance, and
 // computes anew what it needs of z.
 //
+// Without training there is nothing to measure: then x is z, and y is activated on the way out,
+//     y = after(convolve(x) + bias).
+//
 // Arrays are float32 and dense, channels last. Work is cut into parts by rows; each part has sums
 // of its own, added in order at the end, so results do not depend on which thread ran what.
 
@@ -40,6 +43,15 @@ ffi::Error WithActivation(int64_t act, const Body& body) {
   return ffi::Error::Success();
 }
 
+// The same for the activations on the way in and on the way out, of which one is.
+template <typename Body>
+ffi::Error WithActivations(int64_t act, int64_t after, const Body& body) {
+  using None = std::integral_constant<int64_t, kNone>;
+  if (after == kNone) return WithActivation(act, [&](auto a) { body(a, None{}); });
+  if (act == kNone) return WithActivation(after, [&](auto a) { body(None{}, a); });
+  return ffi::Error::InvalidArgument("activations on both sides");
+}
+
 // The same for the side of a depthwise kernel.
 template <typename Body>
 ffi::Error WithSize(int64_t size, const Body& body) {
@@ -65,11 +77,13 @@ Filter FilterOf(Window window, In kernel) {
   return {window, shape[0], shape[1], shape[3]};
 }
 
-ffi::Error PointwiseForwardCall(ffi::ThreadPool pool, In x, In norm, In w, Out y, Out mean,
-                                Out variance, int64_t act, bool statistics) {
-  return WithActivation(act, [&](auto a) {
-    PointwiseForward<a>(pool, ProductOf(x, w), x.typed_data(), norm.typed_data(), w.typed_data(),
-                        statistics, y->typed_data(), mean->typed_data(), variance->typed_data());
+ffi::Error PointwiseForwardCall(ffi::ThreadPool pool, In x, In norm, In w, In bias, Out y,
+                                Out mean, Out variance, int64_t act, int64_t after,
+                                bool statistics) {
+  return WithActivations(act, after, [&](auto a, auto b) {
+    PointwiseForward<a, b>(pool, ProductOf(x, w), x.typed_data(), norm.typed_data(),
+                           w.typed_data(), bias.typed_data(), statistics, y->typed_data(),
+                           mean->typed_data(), variance->typed_data());
   });
 }
 
@@ -82,15 +96,15 @@ ffi::Error PointwiseBackwardCall(ffi::ThreadPool pool, In x, In norm, In w, In g
   });
 }
 
-ffi::Error DepthwiseForwardCall(ffi::ThreadPool pool, In x, In norm, In kernel, Out y, Out mean,
-                                Out variance, int64_t act, bool statistics, int64_t stride,
-                                int64_t top, int64_t left) {
+ffi::Error DepthwiseForwardCall(ffi::ThreadPool pool, In x, In norm, In kernel, In bias, Out y,
+                                Out mean, Out variance, int64_t act, int64_t after,
+                                bool statistics, int64_t stride, int64_t top, int64_t left) {
   Window w = WindowOf(x, y->dimensions(), stride, top, left);
   return WithSize(kernel.dimensions()[0], [&](auto size) {
-    return WithActivation(act, [&](auto a) {
-      DepthwiseForward<a, size>(pool, w, x.typed_data(), norm.typed_data(), kernel.typed_data(),
-                                statistics, y->typed_data(), mean->typed_data(),
-                                variance->typed_data());
+    return WithActivations(act, after, [&](auto a, auto b) {
+      DepthwiseForward<a, b, size>(pool, w, x.typed_data(), norm.typed_data(), kernel.typed_data(),
+                                   bias.typed_data(), statistics, y->typed_data(),
+                                   mean->typed_data(), variance->typed_data());
     });
   });
 }
@@ -108,13 +122,14 @@ ffi::Error DepthwiseBackwardCall(ffi::ThreadPool pool, In x, In norm, In kernel,
   });
 }
 
-ffi::Error FullForwardCall(ffi::ThreadPool pool, In x, In norm, In kernel, Out y, Out mean,
-                           Out variance, int64_t act, bool statistics, int64_t stride, int64_t top,
-                           int64_t left) {
+ffi::Error FullForwardCall(ffi::ThreadPool pool, In x, In norm, In kernel, In bias, Out y,
+                           Out mean, Out variance, int64_t act, int64_t after, bool statistics,
+                           int64_t stride, int64_t top, int64_t left) {
   Filter f = FilterOf(WindowOf(x, y->dimensions(), stride, top, left), kernel);
-  return WithActivation(act, [&](auto a) {
-    FullForward<a>(pool, f, x.typed_data(), norm.typed_data(), kernel.typed_data(), statistics,
-                   y->typed_data(), mean->typed_data(), variance->typed_data());
+  return WithActivations(act, after, [&](auto a, auto b) {
+    FullForward<a, b>(pool, f, x.typed_data(), norm.typed_data(), kernel.typed_data(),
+                      bias.typed_data(), statistics, y->typed_data(), mean->typed_data(),
+                      variance->typed_data());
   });
 }
 
@@ -136,10 +151,12 @@ auto Forward() {
       .Arg<In>()
       .Arg<In>()
       .Arg<In>()
+      .Arg<In>()
       .Ret<In>()
       .Ret<In>()
       .Ret<In>()
       .Attr<int64_t>("act")
+      .Attr<int64_t>("after")
       .Attr<bool>("statistics");
 }
 

@@ -105,15 +105,35 @@ ALWAYS_INLINE void PushLine(const Norm& norm, const float* x, const float* dz, i
   Store(slope, q);
 }
 
+// What is done to y on the way out, `after` being its activation: act(y + bias).
+template <int64_t after>
+struct Finish {
+  const float* bias;
+  int64_t channels;
+  ALWAYS_INLINE Vec Bias(int64_t c) const {
+    return after == kNone ? Vec{} : Load(bias + c, channels - c);
+  }
+  ALWAYS_INLINE static Vec Apply(Vec y, Vec bias) {
+    return after == kNone ? y : Activate<after>(y + bias);
+  }
+};
+
+// A vector of channels of z, given one of x.
+template <int64_t act>
+ALWAYS_INLINE Vec Normalize(Vec x, const float* norm, int64_t channels, int64_t c) {
+  if (act == kNone) return x;
+  Norm constants(norm, channels, c);
+  return Activate<act>(constants.Apply(constants.Centred(x)));  // 0 behind the channels
+}
+
 // Rows of z, normalized and activated: [rows, width] with zeros behind the channels and the rows.
 template <int64_t act>
 void NormalizeRows(const float* x, const float* norm, int64_t rows, int64_t padded_rows,
                    int64_t channels, int64_t width, float* z) {
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < width; c += kLanes) {
-      Norm constants(norm, channels, c);
-      Vec u = constants.Apply(constants.Centred(Load(x + r * channels + c, channels - c)));
-      Store(z + r * width + c, Activate<act>(u));  // lanes behind the channels are act(0) = 0
+      Vec value = Load(x + r * channels + c, channels - c);
+      Store(z + r * width + c, Normalize<act>(value, norm, channels, c));
     }
   }
   std::memset(z + rows * width, 0, 4 * (padded_rows - rows) * width);
@@ -134,9 +154,8 @@ struct RepeatedNorm {
 template <int64_t act>
 void NormalizeLine(const float* x, const RepeatedNorm& norm, int64_t count, float* z) {
   for (int64_t i = 0, c = 0; i < count; i += kLanes) {
-    Norm constants(norm.values.data(), norm.period, c);
     int64_t n = count - i;
-    Store(z + i, Activate<act>(constants.Apply(constants.Centred(Load(x + i, n)))), n);
+    Store(z + i, Normalize<act>(Load(x + i, n), norm.values.data(), norm.period, c), n);
     c = c + kLanes == norm.period ? 0 : c + kLanes;
   }
 }

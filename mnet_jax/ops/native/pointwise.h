@@ -39,19 +39,24 @@ ALWAYS_INLINE void Accumulate(const float* __restrict a, int64_t row, int64_t st
   }
 }
 
-// Writes the first `rows` of a tile, `row` apart and of `columns` numbers, and adds to its sums.
-template <int vectors>
-ALWAYS_INLINE void StoreTile(const Vec (&acc)[kRows][vectors], int64_t rows, float* to, int64_t row,
-                             int64_t columns, bool stream, Vec (&sum)[vectors],
-                             Vec (&square)[vectors]) {
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-    if (r >= rows) break;
+// Writes the first `rows` of a tile from column c on, as [..., columns], and adds to its sums.
+template <int vectors, int64_t after>
+ALWAYS_INLINE void StoreTile(const Vec (&acc)[kRows][vectors], int64_t rows,
+                             const Finish<after>& finish, int64_t c, float* to, bool stream,
+                             Vec (&sum)[vectors], Vec (&square)[vectors]) {
+  to += c;
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) {
-      sum[v] += acc[r][v];
-      square[v] += acc[r][v] * acc[r][v];
-      StoreOut(to + r * row + v * kLanes, acc[r][v], columns - v * kLanes, stream);
+  for (int v = 0; v < vectors; ++v) {
+    int64_t first = v * kLanes, n = finish.channels - c - first;
+    Vec bias = finish.Bias(c + first);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      if (r >= rows) continue;  // and no break, which would cost the unrolling
+      if (after == kNone) {
+        sum[v] += acc[r][v];
+        square[v] += acc[r][v] * acc[r][v];
+      }
+      StoreOut(to + r * finish.channels + first, finish.Apply(acc[r][v], bias), n, stream);
     }
   }
 }
@@ -62,7 +67,7 @@ ALWAYS_INLINE void AddTile(const Vec (&acc)[kRows][vectors], int64_t rows, float
                            int64_t columns) {
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-    if (r >= rows) break;
+    if (r >= rows) continue;
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
       float* at = to + r * row + v * kLanes;
@@ -127,10 +132,12 @@ struct Product {
   }
 };
 
-template <int64_t act>
+template <int64_t act, int64_t after>
 void PointwiseForward(xla::ffi::ThreadPool& pool, Product p, const float* x, const float* norm,
-                      const float* w, bool statistics, float* y, float* mean, float* variance) {
+                      const float* w, const float* bias, bool statistics, float* y, float* mean,
+                      float* variance) {
   int64_t wide = p.wide_in(), out = p.wide_out(), tile = p.tile();
+  Finish<after> finish{bias, p.outputs};
   std::vector<Panel> panels = PanelsOf(p.outputs);
   bool direct = p.rows <= kDirectRows && out == p.outputs;
   Scratch packed(direct ? 0 : p.inputs * out);
@@ -166,8 +173,7 @@ void PointwiseForward(xla::ffi::ThreadPool& pool, Product p, const float* x, con
           for (int64_t r = 0; r < rows; r += kRows) {
             Vec acc[kRows][vectors] = {};
             Accumulate<vectors>(z.get() + r * wide, wide, 1, panel, width, p.inputs, acc);
-            float* to = y + (first + r) * p.outputs + column;
-            StoreTile(acc, rows - r, to, p.outputs, p.outputs - column, stream, s, q);
+            StoreTile(acc, rows - r, finish, column, y + (first + r) * p.outputs, stream, s, q);
           }
           for (int j = 0; j < vectors; ++j) {
             Store(sum + column + j * kLanes, s[j]);

@@ -68,20 +68,35 @@ inline bool ShouldStream(const float* p, int64_t rows, int64_t channels) {
   return aligned && 4 * rows * channels > kStreamBytes;
 }
 
-ALWAYS_INLINE Vec Max(Vec a, Vec b) { return a > b ? a : b; }
-ALWAYS_INLINE Vec Min(Vec a, Vec b) { return a < b ? a : b; }
+// What is no number passes both.
+ALWAYS_INLINE Vec AtLeast(Vec bound, Vec v) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_max_ps((__m512)bound, (__m512)v);
+#else
+  return bound > v ? bound : v;
+#endif
+}
+
+ALWAYS_INLINE Vec AtMost(Vec bound, Vec v) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_min_ps((__m512)bound, (__m512)v);
+#else
+  return bound < v ? bound : v;
+#endif
+}
 
 constexpr int64_t RoundUp(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
-enum Activation : int64_t { kLinear = 0, kRelu = 1, kRelu6 = 2, kHardSwish = 3 };
+// kNone: nothing is done, neither on the way in nor on the way out.
+enum Activation : int64_t { kNone = -1, kLinear = 0, kRelu = 1, kRelu6 = 2, kHardSwish = 3 };
 
 template <int64_t act>
 ALWAYS_INLINE Vec Activate(Vec u) {
-  if (act == kRelu) return Max(u, Vec{});
-  if (act == kRelu6) return Min(Max(u, Vec{}), Fill(6));
-  if (act == kHardSwish) return u * Min(Max(u + 3.0f, Vec{}), Fill(6)) * (1.0f / 6);
+  if (act == kRelu) return AtLeast(Vec{}, u);
+  if (act == kRelu6) return AtMost(Fill(6), AtLeast(Vec{}, u));
+  if (act == kHardSwish) return u * AtMost(Fill(6), AtLeast(Vec{}, u + 3.0f)) * (1.0f / 6);
   return u;
 }
 

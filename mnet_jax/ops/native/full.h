@@ -71,6 +71,8 @@ void FullForward(xla::ffi::ThreadPool& pool, Filter f, const float* x, const flo
             Accumulate<vectors>(line[i] + at * step, step, 1,
                                 packed.get() + column * inputs + i * span * width, width, span,
                                 acc);
+          for (int64_t r = w.out_columns - at; r < kRows; ++r)  // windows behind the last column
+            for (Vec& value : acc[r]) value = Vec{};
           float* to = y + (unit * w.out_columns + at) * f.outputs;
           StoreTile(acc, w.out_columns - at, finish, column, to, stream, s, q);
         }

@@ -39,7 +39,8 @@ ALWAYS_INLINE void Accumulate(const float* __restrict a, int64_t row, int64_t st
   }
 }
 
-// Writes the first `rows` of a tile from column c on, as [..., columns], and adds to its sums.
+// Writes the first `rows` of a tile from column c on, and adds all of it to the sums: behind these
+// rows it is zero. A loop that ended there would not be unrolled.
 template <int vectors, int64_t after>
 ALWAYS_INLINE void StoreTile(const Vec (&acc)[kRows][vectors], int64_t rows,
                              const Finish<after>& finish, int64_t c, float* to, bool stream,
@@ -51,12 +52,12 @@ ALWAYS_INLINE void StoreTile(const Vec (&acc)[kRows][vectors], int64_t rows,
     Vec bias = finish.Bias(c + first);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      if (r >= rows) continue;  // and no break, which would cost the unrolling
       if (after == kNone) {
         sum[v] += acc[r][v];
         square[v] += acc[r][v] * acc[r][v];
       }
-      StoreOut(to + r * finish.channels + first, finish.Apply(acc[r][v], bias), n, stream);
+      if (r < rows)
+        StoreOut(to + r * finish.channels + first, finish.Apply(acc[r][v], bias), n, stream);
     }
   }
 }
@@ -67,7 +68,7 @@ ALWAYS_INLINE void AddTile(const Vec (&acc)[kRows][vectors], int64_t rows, float
                            int64_t columns) {
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-    if (r >= rows) continue;
+    if (r >= rows) break;
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
       float* at = to + r * row + v * kLanes;

@@ -19,14 +19,22 @@ import mnet_jax
 from mnet_jax import data, models, ops, pretrained
 from mnet_jax.analysis import cost
 from mnet_jax.architectures import NetworkSpec
-from mnet_jax.config import RunConfig, TrainingConfig
+from mnet_jax.config import RunConfig
 from mnet_jax.result import EpochRecord, RunResult
 from mnet_jax.training import optimizer
 from mnet_jax.training.checkpoint import Checkpoints
 from mnet_jax.training.loop import Loop, Report
-from mnet_jax.training.placement import BATCH_AXIS, placement
+from mnet_jax.training.placement import BATCH_AXIS, Placement, placement
+from mnet_jax.training.recipe import Numbers, Structure
 from mnet_jax.training.scalars import Scalars
-from mnet_jax.training.step import TrainState, initial_state, make_eval_step, make_train_step
+from mnet_jax.training.step import (
+    EvalStep,
+    TrainState,
+    TrainStep,
+    initial_state,
+    make_eval_step,
+    make_train_step,
+)
 
 # What changes the speed of a process from outside; a table that does not say so is worth little.
 TUNABLES = ("XLA_FLAGS", "GLIBC_TUNABLES", "OMP_NUM_THREADS", "LD_PRELOAD")
@@ -61,13 +69,13 @@ def run(
     _require_classes(dataset, config.spec)
     batches = iter(data.train_batches(dataset.train, config.data, config.seed))
     program = _program(
-        config.spec, config.training, config.data.batch_size, config.data.resolution,
-        data.steps_per_epoch(dataset.train, config.data),
-    )  # fmt: skip
-    place, epochs = program.loop.placement, config.training.epochs
+        config.spec, Structure.of(config.training), config.data.batch_size, config.data.resolution
+    )
+    loop = _loop(program, config, data.steps_per_epoch(dataset.train, config.data))
+    place, epochs = loop.placement, loop.epochs
     keep = _keeper(config, dataset, directory)
 
-    state = program.initial_state(config.seed)
+    state = program.initial_state(config.seed, loop.numbers(1)[0])
     if config.pretrained:
         state = pretrained.started_from(config.pretrained, state, config.spec)
     history: tuple[EpochRecord, ...] = ()
@@ -86,7 +94,7 @@ def run(
                     checkpoints.save(place.get(state), batches, history, elapsed)
                     keep(place.get(state.average))
 
-            state, history = program.loop.fit(
+            state, history = loop.fit(
                 place.put_state(state),
                 batches,
                 lambda: data.eval_batches(dataset.validation, config.data),
@@ -94,7 +102,7 @@ def run(
                 on_epoch,
                 report,
             )
-    test = program.loop.evaluate(
+    test = loop.evaluate(
         state, data.eval_batches(dataset.test, config.data), "test", epochs, report
     )
     expense = cost.count(config.spec, config.data.resolution)
@@ -163,69 +171,69 @@ class _Timer:
 
 @dataclass(frozen=True, kw_only=True)
 class _Program:
-    """What arms with other seeds share: the compiled functions."""
+    """What runs share that differ in seeds and numbers: the compiled functions."""
 
-    initial_state: Callable[[int], TrainState]
-    loop: Loop
+    initial_state: Callable[[int, Numbers], TrainState]
+    train_step: TrainStep
+    eval_step: EvalStep
+    placement: Placement
 
 
-@lru_cache(maxsize=2)
-def _program(
-    spec: NetworkSpec,
-    training: TrainingConfig,
-    batch_size: int,
-    resolution: int,
-    steps_per_epoch: int,
-) -> _Program:
-    """The run's functions, compiled once in a process for all seeds."""
-    place = placement(training.parallel, batch_size)
-    axis_name = BATCH_AXIS if training.parallel == "pmap" else None
+@lru_cache(maxsize=8)  # trials that share a program need not follow each other in a sweep
+def _program(spec: NetworkSpec, structure: Structure, batch_size: int, resolution: int) -> _Program:
+    """The functions, compiled once in a process for all seeds and numbers."""
+    place = placement(structure.parallel, batch_size)
+    axis_name = BATCH_AXIS if structure.parallel == "pmap" else None
     model = models.MobileNet(
         spec=spec,
-        dtype=jnp.dtype(training.precision),
-        lowering=ops.best_lowering() if training.lowering == "auto" else training.lowering,
+        dtype=jnp.dtype(structure.precision),
+        lowering=ops.best_lowering() if structure.lowering == "auto" else structure.lowering,
         axis_name=axis_name,
-        frozen=training.frozen,
+        frozen=structure.frozen,
     )
     parts = ["stem", *(f"block_{i}" for i in range(len(spec.blocks))), "head"]
-    update = optimizer.make(training, steps_per_epoch, parts)
-    train_step = make_train_step(
-        model.apply,
-        update,
-        label_smoothing=training.label_smoothing,
-        ema_decay=training.ema_decay,
-        axis_name=axis_name,
-    )
+    update = optimizer.make(structure, parts)
+    train_step = make_train_step(model.apply, update, axis_name=axis_name)
     return _Program(
         initial_state=_initializer(model, update, resolution),
-        loop=Loop(
-            train_step=place.compile_train(train_step),
-            eval_step=place.compile_eval(make_eval_step(model.apply, axis_name=axis_name)),
-            placement=place,
-            learning_rate=optimizer.learning_rate(training, steps_per_epoch),
-            epochs=training.epochs,
-            steps_per_epoch=steps_per_epoch,
-            batch_size=batch_size,
-        ),
+        train_step=place.compile_train(train_step),
+        eval_step=place.compile_eval(make_eval_step(model.apply, axis_name=axis_name)),
+        placement=place,
+    )
+
+
+def _loop(program: _Program, config: RunConfig, steps_per_epoch: int) -> Loop:
+    """The shared program with what is the run's own."""
+    return Loop(
+        train_step=program.train_step,
+        eval_step=program.eval_step,
+        placement=program.placement,
+        numbers=optimizer.numbers(config.training, steps_per_epoch),
+        epochs=config.training.epochs,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=config.data.batch_size,
     )
 
 
 def _initializer(
-    model: models.MobileNet, update: optax.GradientTransformation, resolution: int
-) -> Callable[[int], TrainState]:
-    """A function from the seed to the first state, compiled once.
+    model: models.MobileNet,
+    update: Callable[[Numbers], optax.GradientTransformation],
+    resolution: int,
+) -> Callable[[int, Numbers], TrainState]:
+    """A function from the seed and the numbers to the first state, compiled once.
 
     It runs once a trial and draws dozens of random arrays, each of which XLA takes longer to
     optimize than to compute: without optimization it is there in a third of the time.
     """
 
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    def state_of(key: jax.Array) -> TrainState:
+    def state_of(key: jax.Array, numbers: Numbers) -> TrainState:
         image = jnp.zeros((1, resolution, resolution, 3))
         init_key, dropout_key = jax.random.split(key)
-        return initial_state(model.init(init_key, image, train=False), update, dropout_key)
+        variables = model.init(init_key, image, train=False)
+        return initial_state(variables, update(numbers), dropout_key)
 
-    return lambda seed: state_of(jax.random.key(seed))
+    return lambda seed, numbers: state_of(jax.random.key(seed), numbers)
 
 
 def _require_classes(dataset: Any, spec: NetworkSpec) -> None:

@@ -16,11 +16,13 @@ import numpy as np
 from conftest import make_tiny_spec
 
 from mnet_jax import models
-from mnet_jax.config import Constant, TrainingConfig
+from mnet_jax.config import TrainingConfig
 from mnet_jax.training import optimizer
 from mnet_jax.training.placement import BATCH_AXIS, placement
+from mnet_jax.training.recipe import Numbers, Structure
 from mnet_jax.training.step import initial_state, make_eval_step, make_train_step
 
+TRAINING = TrainingConfig(learning_rate=0.1, label_smoothing=0.0, ema_decay=0.5)
 SPEC = make_tiny_spec(dropout=0.0)  # each device of a pmap drops others
 BATCH = 32
 
@@ -44,23 +46,23 @@ def trained(parallel, devices, *, pooled=True):
     """The state after three steps, and the sums of one evaluation."""
     axis_name = BATCH_AXIS if parallel == "pmap" else None
     model = models.MobileNet(spec=SPEC, axis_name=axis_name if pooled else None)
-    update = optimizer.make(
-        TrainingConfig(learning_rate=0.1, warmup_epochs=0, schedule=Constant()), 10
-    )
+    update, numbers = optimizer.make(Structure.of(TRAINING)), Numbers.of(TRAINING)
     place = placement(parallel, BATCH, devices)
     state = place.put_state(
-        initial_state(jax.tree.map(jnp.asarray, first_variables()), update, jax.random.key(1))
+        initial_state(
+            jax.tree.map(jnp.asarray, first_variables()), update(numbers), jax.random.key(1)
+        )
     )
-    step = make_train_step(model.apply, update, ema_decay=0.5, axis_name=axis_name)
+    step = make_train_step(model.apply, update, axis_name=axis_name)
     step = place.compile_train(step)
     evaluate = place.compile_eval(make_eval_step(model.apply, axis_name=axis_name))
     for seed in range(3):
-        state, metrics = step(state, place.put_batch(batch_of(seed)))
+        state, metrics = step(state, place.put_batch(batch_of(seed)), numbers)
     mask = (np.arange(BATCH) < 29).astype(np.float32)
     sums = evaluate(state.average, place.put_batch({**batch_of(9), "mask": mask}))
     state = place.get(state)
-    numbers = (state.params, state.batch_stats, state.average, place.get(metrics), place.get(sums))
-    return jax.device_get(numbers)
+    found = (state.params, state.batch_stats, state.average, place.get(metrics), place.get(sums))
+    return jax.device_get(found)
 
 
 def distance(tree, reference):

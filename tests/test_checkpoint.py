@@ -16,6 +16,7 @@ from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
 from mnet_jax.training import optimizer
 from mnet_jax.training.checkpoint import CheckpointError, Checkpoints
 from mnet_jax.training.loop import NonFiniteError
+from mnet_jax.training.recipe import Numbers, Structure
 from mnet_jax.training.step import initial_state
 
 CONFIG = RunConfig(spec=make_tiny_spec(), data=DataConfig(resolution=8, batch_size=64))
@@ -28,7 +29,9 @@ def state_of(spec):
     image = jnp.zeros((1, 8, 8, 3))
     shapes = jax.eval_shape(lambda k: model.init(k, image, train=False), jax.random.key(0))
     variables = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), shapes)
-    return initial_state(variables, optimizer.make(TrainingConfig(), 10), jax.random.key(1))
+    config = TrainingConfig()
+    update = optimizer.make(Structure.of(config))(Numbers.of(config))
+    return initial_state(variables, update, jax.random.key(1))
 
 
 @pytest.fixture

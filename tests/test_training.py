@@ -24,6 +24,7 @@ from mnet_jax.config import (
 from mnet_jax.training import metrics, optimizer
 from mnet_jax.training.loop import Loop, NonFiniteError
 from mnet_jax.training.placement import placement
+from mnet_jax.training.recipe import Numbers, Structure
 from mnet_jax.training.step import initial_state, make_eval_step, make_train_step
 
 
@@ -51,7 +52,7 @@ def test_the_exponential_steps_down_by_its_factor_each_period():
 
 def trajectory(config, gradients, start):
     """The parameters after each gradient."""
-    update = optimizer.make(config, steps_per_epoch=10)
+    update = optimizer.make(Structure.of(config))(Numbers.of(config))
     params = {"kernel": jnp.asarray(start)}
     state, seen = update.init(params), []
     for gradient in gradients:
@@ -138,7 +139,7 @@ def test_decay_leaves_out_normalization_biases_and_unless_told_depthwise_kernels
     image = jnp.zeros((1, 8, 8, 3))
     shapes = jax.eval_shape(lambda k: model.init(k, image, train=False), jax.random.key(0))
     params = jax.tree.map(lambda s: jnp.ones(s.shape), shapes["params"])
-    update = optimizer.make(config, steps_per_epoch=10)
+    update = optimizer.make(Structure.of(config))(Numbers.of(config))
     changes, _ = update.update(jax.tree.map(jnp.zeros_like, params), update.init(params), params)
     touched = {
         jax.tree_util.keystr(path)
@@ -204,14 +205,16 @@ def variables_of(spec):
     return jax.jit(lambda key: model.init(key, image, train=False))(jax.random.key(0))
 
 
-def parts_of(spec, **options):
-    """A model, a first state and a pure step."""
+PLAIN = TrainingConfig(learning_rate=0.1, label_smoothing=0.0, ema_decay=0.0)
+NUMBERS = Numbers.of(PLAIN)
+
+
+def parts_of(spec, **numbers):
+    """A model, a first state and a pure step (state, batch) with these numbers."""
     model = models.MobileNet(spec=spec)
-    update = optimizer.make(
-        TrainingConfig(learning_rate=0.1, warmup_epochs=0, schedule=Constant()), steps_per_epoch=10
-    )
-    state = initial_state(variables_of(spec), update, jax.random.key(1))
-    return model, state, make_train_step(model.apply, update, **options)
+    update, numbers = optimizer.make(Structure.of(PLAIN)), NUMBERS._replace(**numbers)
+    state = initial_state(variables_of(spec), update(numbers), jax.random.key(1))
+    return model, state, functools.partial(make_train_step(model.apply, update), numbers=numbers)
 
 
 def test_a_step_learns_its_batch_and_moves_every_part_of_the_state():
@@ -278,26 +281,19 @@ def test_dropout_differs_from_step_to_step(tiny_spec):
     assert len(losses) == 3
 
 
-def test_the_step_is_compiled_once(tiny_spec):
-    chex.clear_trace_counter()
-    _, state, step = parts_of(tiny_spec)
-    step = jax.jit(chex.assert_max_traces(step, n=1))
-    for n in range(3):
-        state, _ = step(state, batch_of(n))
-
-
 # The loop, around it.
 
 
 @functools.cache
 def compiled_loop(spec):
-    model, _, step = parts_of(spec)
+    model = models.MobileNet(spec=spec)
+    step = make_train_step(model.apply, optimizer.make(Structure.of(PLAIN)))
     place = placement("jit", 8)
     return Loop(
         train_step=place.compile_train(step),
         eval_step=place.compile_eval(make_eval_step(model.apply)),
         placement=place,
-        learning_rate=lambda step: 0.1,
+        numbers=lambda epoch: [NUMBERS] * 3,
         epochs=2,
         steps_per_epoch=3,
         batch_size=8,

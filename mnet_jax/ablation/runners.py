@@ -58,9 +58,9 @@ def run_local(
 ) -> Generator[Outcome, None, None]:
     """Runs trials one after the other in a worker process, which uses all local devices.
 
-    The worker stays from trial to trial, so that seeds of one arm share the compiled step; if it
-    dies, that trial has failed and the next one gets a new worker. Whoever leaves before the last
-    outcome closes the generator, which ends the worker.
+    The worker stays from trial to trial, so that those that differ in seeds and numbers alone share
+    the compiled step; if it dies, that trial has failed and the next one gets a new worker. Whoever
+    leaves before the last outcome closes the generator, which ends the worker.
 
     Args:
       configs: the trials, in order.

@@ -18,11 +18,20 @@ from jax import lax
 
 from mnet_jax import architectures, data, models, ops
 from mnet_jax.benchmark.cases import DepthwiseCase, InputCase, NetworkCase
-from mnet_jax.training import metrics
+from mnet_jax.config import Sgd, TrainingConfig
+from mnet_jax.training import metrics, optimizer
+from mnet_jax.training.recipe import Numbers, Structure
 from mnet_jax.training.step import initial_state, make_train_step
 
 Run = Callable[[], Any]
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
+TRAINING = TrainingConfig(
+    optimizer=Sgd(momentum=MOMENTUM),
+    learning_rate=LEARNING_RATE,
+    weight_decay=0.0,
+    label_smoothing=0.0,
+    ema_decay=0.0,
+)
 
 
 def ours(case: NetworkCase | DepthwiseCase | InputCase) -> Run:
@@ -138,10 +147,11 @@ def _network(case: NetworkCase, apply: Callable[..., Any]) -> Run:
         infer = jax.jit(lambda v, x: apply(v, x, train=False))
         call = infer.lower(variables, batch["image"]).compile()
         return lambda: jax.block_until_ready(call(variables, batch["image"]))
-    update = optax.sgd(LEARNING_RATE, MOMENTUM)
-    state = initial_state(variables, update, jax.random.key(0))
-    step = jax.jit(make_train_step(apply, update), donate_argnums=0).lower(state, batch).compile()
-    return _stepping(lambda state, batch: step(state, batch)[0], state, batch)
+    update, numbers = optimizer.make(Structure.of(TRAINING)), Numbers.of(TRAINING)
+    state = initial_state(variables, update(numbers), jax.random.key(0))
+    step = jax.jit(make_train_step(apply, update), donate_argnums=0)
+    call = step.lower(state, batch, numbers).compile()
+    return _stepping(lambda state, batch: call(state, batch, numbers)[0], state, batch)
 
 
 def _stepping(step: Callable[[Any, Any], Any], state: Any, batch: Any) -> Run:

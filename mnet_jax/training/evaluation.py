@@ -4,10 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-
 from mnet_jax.training.placement import Placement
-from mnet_jax.training.step import Batch, Tree
+from mnet_jax.training.step import Batch, EvalStep, Tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +18,7 @@ class Evaluation:
 
 
 def evaluate(
-    eval_step: Callable[[Tree, Batch], dict[str, jax.Array]],
+    eval_step: EvalStep,
     placement: Placement,
     variables: Tree,
     batches: Iterable[Batch],

@@ -3,16 +3,17 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 
 from mnet_jax.result import EpochRecord
 from mnet_jax.training.evaluation import Evaluation, evaluate
 from mnet_jax.training.placement import Placement
-from mnet_jax.training.step import Batch, TrainState, Tree
+from mnet_jax.training.recipe import Numbers
+from mnet_jax.training.step import Batch, EvalStep, TrainState, TrainStep
 
 
 class NonFiniteError(FloatingPointError):
@@ -51,19 +52,19 @@ class Loop:
     """The parts of a training run, compiled and placed.
 
     Attributes:
-      train_step: (state, batch) -> (state, metrics), reusing the state's memory.
+      train_step: (state, batch, numbers) -> (state, metrics), reusing the state's memory.
       eval_step: (variables, batch) -> sums.
       placement: puts states and batches on the devices.
-      learning_rate: of a step, counted from 0.
+      numbers: of every step of an epoch, counted from 1.
       epochs: how many to train.
       steps_per_epoch: optimizer steps in each.
       batch_size: images a step.
     """
 
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
-    eval_step: Callable[[Tree, Batch], dict[str, jax.Array]]
+    train_step: TrainStep
+    eval_step: EvalStep
     placement: Placement
-    learning_rate: Callable[[int], Any]
+    numbers: Callable[[int], Sequence[Numbers]]
     epochs: int
     steps_per_epoch: int
     batch_size: int
@@ -137,10 +138,11 @@ class Loop:
         epoch: int,
         report: Report,
     ) -> tuple[TrainState, EpochRecord]:
-        steps = self.steps_per_epoch
+        steps, numbers = self.steps_per_epoch, self.numbers(epoch)
         watch, clock = _Watch((epoch - 1) * steps), _Clock(self.batch_size)
         for i in range(steps):
-            state, metrics = self.train_step(state, self.placement.put_batch(next(batches)))
+            batch = self.placement.put_batch(next(batches))
+            state, metrics = self.train_step(state, batch, numbers[i])
             watch.add(self.placement.get(metrics))
             if i == 0:
                 watch.settle()  # the first step may compile, which is no training speed
@@ -161,7 +163,7 @@ class Loop:
         return state, EpochRecord(
             epoch=epoch,
             step=epoch * steps,
-            learning_rate=float(self.learning_rate(epoch * steps - 1)),
+            learning_rate=float(numbers[-1].learning_rate),
             train_loss=statistics.fmean(watch.losses),
             train_accuracy=statistics.fmean(watch.accuracies),
             validation_loss=validated.loss,

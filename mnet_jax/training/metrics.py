@@ -10,7 +10,9 @@ Array: TypeAlias = jax.Array
 Sums: TypeAlias = dict[str, Array]
 
 
-def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
+def cross_entropy(
+    logits: Array, labels: Array, label_smoothing: jax.typing.ArrayLike = 0.0
+) -> Array:
     """The loss of each image, in nats.
 
     Args:

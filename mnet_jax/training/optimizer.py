@@ -1,11 +1,13 @@
 """Optax optimizers and schedules as the papers mean them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 import optax
 
-from mnet_jax.config import AdamW, Constant, Cosine, RmsProp, Sgd, TrainingConfig
+from mnet_jax.config import AdamW, Constant, Cosine, Sgd, TrainingConfig
+from mnet_jax.training.recipe import Numbers, Scalar, Structure
 
 
 def learning_rate(config: TrainingConfig, steps_per_epoch: int) -> optax.Schedule:
@@ -25,6 +27,21 @@ def learning_rate(config: TrainingConfig, steps_per_epoch: int) -> optax.Schedul
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), course], [warmup])
 
 
+def numbers(config: TrainingConfig, steps_per_epoch: int) -> Callable[[int], list[Numbers]]:
+    """The numbers of every step of an epoch, counted from 1.
+
+    The rates are computed here, an epoch's at once, so that no schedule is in the compiled step.
+    """
+    rates = jax.jit(jax.vmap(learning_rate(config, steps_per_epoch)))
+    others = Numbers.of(config)
+
+    def of_epoch(epoch: int) -> list[Numbers]:
+        steps = np.arange((epoch - 1) * steps_per_epoch, epoch * steps_per_epoch, dtype=np.int32)
+        return [others._replace(learning_rate=rate) for rate in np.asarray(rates(steps))]
+
+    return of_epoch
+
+
 def decayed(params: optax.Params, *, depthwise: bool) -> optax.Params:
     """A tree of booleans: which parameters weight decay touches.
 
@@ -36,7 +53,7 @@ def decayed(params: optax.Params, *, depthwise: bool) -> optax.Params:
 
 
 def by_depth(
-    parts: Sequence[str], *, frozen: int, depth_decay: float
+    parts: Sequence[str], *, frozen: int, depth_decay: Scalar
 ) -> optax.GradientTransformation:
     """Scales updates by depth, for fine-tuning: nothing for what is frozen, less in front.
 
@@ -62,48 +79,56 @@ def by_depth(
 
 
 def make(
-    config: TrainingConfig, steps_per_epoch: int, parts: Sequence[str] = ()
-) -> optax.GradientTransformation:
-    """The update rule of a run. Weight decay is L2 on the gradient, but decoupled in AdamW.
+    structure: Structure, parts: Sequence[str] = ()
+) -> Callable[[Numbers], optax.GradientTransformation]:
+    """The update rule of a run, as a function of its numbers, which may be traced.
+
+    Weight decay is L2 on the gradient, but decoupled in AdamW.
 
     Args:
-      config: the recipe.
-      steps_per_epoch: for the schedule.
+      structure: of the recipe.
       parts: as `by_depth`; needed where the recipe treats depths differently.
     """
-    rule = _rule(config, steps_per_epoch)
-    if config.frozen == 0 and config.depth_decay == 1.0:
-        return rule
-    depth = by_depth(parts, frozen=config.frozen, depth_decay=config.depth_decay)
-    return optax.chain(rule, depth)
+
+    def update_of(numbers: Numbers) -> optax.GradientTransformation:
+        rule = _rule(structure, numbers)
+        if not structure.scales_by_depth:
+            return rule
+        depth = by_depth(parts, frozen=structure.frozen, depth_decay=numbers.depth_decay)
+        return optax.chain(rule, depth)
+
+    return update_of
 
 
-def _rule(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    rate = learning_rate(config, steps_per_epoch)
+def _rule(structure: Structure, numbers: Numbers) -> optax.GradientTransformation:
+    rule = numbers.rule
+
+    def rate(count: jax.Array) -> Scalar:
+        """The step's, whatever Optax counts; as a schedule it leaves the count in the state."""
+        del count
+        return numbers.learning_rate
 
     def mask(params: optax.Params) -> optax.Params:
-        return decayed(params, depthwise=config.decay_depthwise)
+        return decayed(params, depthwise=structure.decay_depthwise)
 
-    rule = config.optimizer
-    if isinstance(rule, AdamW):
+    if structure.optimizer is AdamW:
         return optax.adamw(
             rate,
-            b1=rule.beta1,
-            b2=rule.beta2,
-            eps=rule.epsilon,
-            weight_decay=config.weight_decay,
+            b1=rule["beta1"],
+            b2=rule["beta2"],
+            eps=rule["epsilon"],
+            weight_decay=numbers.weight_decay,
             mask=mask,
         )
-    if isinstance(rule, Sgd):
-        update = optax.sgd(rate, momentum=rule.momentum, nesterov=rule.nesterov)
+    if structure.optimizer is Sgd:
+        update = optax.sgd(rate, momentum=rule["momentum"], nesterov=structure.nesterov)
     else:
-        assert isinstance(rule, RmsProp)
         update = optax.rmsprop(
             rate,
-            decay=rule.decay,
-            eps=rule.epsilon,
-            initial_scale=rule.initial_square,
+            decay=rule["decay"],
+            eps=rule["epsilon"],
+            initial_scale=rule["initial_square"],
             eps_in_sqrt=True,
-            momentum=rule.momentum,
+            momentum=rule["momentum"],
         )
-    return optax.chain(optax.add_decayed_weights(config.weight_decay, mask), update)
+    return optax.chain(optax.add_decayed_weights(numbers.weight_decay, mask), update)

@@ -19,7 +19,8 @@ class Placement:
     """How the devices of a process share the work.
 
     Attributes:
-      compile_train: makes the pure train step run on all devices, reusing the state's memory.
+      compile_train: makes the pure train step run on all devices, reusing the state's memory; its
+        numbers are the same on each.
       compile_eval: the same for the pure eval step.
       put_state: a state onto the devices.
       put_batch: a NumPy batch onto the devices.
@@ -86,7 +87,7 @@ def _pmap_placement(devices: list[jax.Device]) -> Placement:
 
     return Placement(
         compile_train=lambda step: jax.pmap(
-            step, axis_name=BATCH_AXIS, donate_argnums=0, devices=devices
+            step, axis_name=BATCH_AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices
         ),
         compile_eval=lambda step: jax.pmap(step, axis_name=BATCH_AXIS, devices=devices),
         put_state=put_state,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from mnet_jax.training import metrics
+from mnet_jax.training.recipe import Numbers, Scalar
 
 Array: TypeAlias = jax.Array
 Batch: TypeAlias = Mapping[str, Any]
@@ -36,6 +37,10 @@ class TrainState(flax.struct.PyTreeNode):
     dropout_key: Array
 
 
+TrainStep: TypeAlias = Callable[[TrainState, Batch, Numbers], tuple[TrainState, dict[str, Array]]]
+EvalStep: TypeAlias = Callable[[Tree, Batch], metrics.Sums]
+
+
 def initial_state(
     variables: Mapping[str, Tree], optimizer: optax.GradientTransformation, dropout_key: Array
 ) -> TrainState:
@@ -57,37 +62,33 @@ def initial_state(
     )
 
 
-def _averaged(average: Tree, values: Tree, decay: float, step: Array) -> Tree:
+def _averaged(average: Tree, values: Tree, decay: Scalar, step: Array) -> Tree:
     """The moving average after `step` steps, warmed up as TensorFlow's `num_updates` does."""
-    if not decay:
-        return values
     kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    # In this form what does not change stays the same to the last bit.
-    return jax.tree.map(lambda a, v: a + (1.0 - kept) * (v - a), average, values)
+    # To the last bit: what does not change stays, and a decay of 0 gives the values themselves.
+    return jax.tree.map(lambda a, v: v + kept * (a - v), average, values)
 
 
 def make_train_step(
     apply: Callable[..., Any],
-    optimizer: optax.GradientTransformation,
+    optimizer: Callable[[Numbers], optax.GradientTransformation],
     *,
-    label_smoothing: float = 0.0,
-    ema_decay: float = 0.0,
     axis_name: str | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """The pure function (state, batch) -> (state, metrics).
+) -> TrainStep:
+    """The pure function (state, batch, numbers) -> (state, metrics).
 
     Args:
       apply: a Linen module's `apply`.
-      optimizer: the update rule.
-      label_smoothing: see `metrics.cross_entropy`.
-      ema_decay: decay of the moving averages; 0 for none.
+      optimizer: the update rule that the numbers make.
       axis_name: the pmap axis that gradients and metrics are pooled over, if any.
 
     The batch is `image` [b, h, w, 3] and `label` [b]. The metrics are `loss` and `accuracy`, means
     over the batch, and `finite`, whether the loss and all gradients are.
     """
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    def train_step(
+        state: TrainState, batch: Batch, numbers: Numbers
+    ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(state.dropout_key, state.step)
         if axis_name:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
@@ -100,7 +101,7 @@ def make_train_step(
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
             )
-            losses = metrics.cross_entropy(logits, batch["label"], label_smoothing)
+            losses = metrics.cross_entropy(logits, batch["label"], numbers.label_smoothing)
             return jnp.mean(losses), (logits, updates["batch_stats"])
 
         (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
@@ -109,7 +110,8 @@ def make_train_step(
         accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
         if axis_name:
             gradients, loss, accuracy = jax.lax.pmean((gradients, loss, accuracy), axis_name)
-        changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        update = optimizer(numbers).update
+        changes, opt_state = update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, changes)
         step = state.step + 1
         now = {"params": params, "batch_stats": batch_stats}
@@ -120,7 +122,7 @@ def make_train_step(
                 params=params,
                 batch_stats=batch_stats,
                 opt_state=opt_state,
-                average=_averaged(state.average, now, ema_decay, step),
+                average=_averaged(state.average, now, numbers.ema_decay, step),
             ),
             {"loss": loss, "accuracy": accuracy, "finite": finite},
         )
@@ -128,9 +130,7 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(
-    apply: Callable[..., Any], *, axis_name: str | None = None
-) -> Callable[[Tree, Batch], metrics.Sums]:
+def make_eval_step(apply: Callable[..., Any], *, axis_name: str | None = None) -> EvalStep:
     """The pure function (variables, batch) -> sums; see `metrics.masked_sums`.
 
     The batch is `image` [b, h, w, 3], `label` [b] and `mask` [b].

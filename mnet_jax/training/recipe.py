@@ -1,0 +1,82 @@
+"""A training recipe in its two parts: what decides the compiled step, and the numbers it is given.
+
+Runs that differ in nothing but numbers share one executable.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+
+from mnet_jax.config import Lowering, Optimizer, Parallelism, Precision, Sgd, TrainingConfig
+
+Scalar: TypeAlias = jax.Array | np.float32 | float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """What of a recipe the step is compiled for.
+
+    Attributes:
+      optimizer: the kind of update rule.
+      nesterov: whether its momentum is Nesterov's.
+      scales_by_depth: whether updates are scaled by depth at all.
+      decay_depthwise, frozen, precision, parallel, lowering: as in `TrainingConfig`.
+    """
+
+    optimizer: type[Optimizer]
+    nesterov: bool
+    scales_by_depth: bool
+    decay_depthwise: bool
+    frozen: int
+    precision: Precision
+    parallel: Parallelism
+    lowering: Lowering
+
+    @classmethod
+    def of(cls, config: TrainingConfig) -> "Structure":
+        """The structure of a recipe."""
+        rule = config.optimizer
+        return cls(
+            optimizer=type(rule),
+            nesterov=isinstance(rule, Sgd) and rule.nesterov,
+            scales_by_depth=config.frozen > 0 or config.depth_decay != 1.0,
+            decay_depthwise=config.decay_depthwise,
+            frozen=config.frozen,
+            precision=config.precision,
+            parallel=config.parallel,
+            lowering=config.lowering,
+        )
+
+
+class Numbers(NamedTuple):
+    """What of a recipe a compiled step is given: float32 scalars.
+
+    Attributes:
+      learning_rate: of this one step.
+      weight_decay, label_smoothing, ema_decay, depth_decay: as in `TrainingConfig`.
+      rule: the update rule's own, by the names of its config's fields.
+    """
+
+    learning_rate: Scalar
+    weight_decay: Scalar
+    label_smoothing: Scalar
+    ema_decay: Scalar
+    depth_decay: Scalar
+    rule: Mapping[str, Scalar]
+
+    @classmethod
+    def of(cls, config: TrainingConfig) -> "Numbers":
+        """The numbers of a recipe at its peak rate; `optimizer.numbers` gives each step's."""
+        rule = dataclasses.asdict(config.optimizer)
+        return cls(
+            learning_rate=np.float32(config.learning_rate),
+            weight_decay=np.float32(config.weight_decay),
+            label_smoothing=np.float32(config.label_smoothing),
+            ema_decay=np.float32(config.ema_decay),
+            depth_decay=np.float32(config.depth_decay),
+            rule={k: np.float32(v) for k, v in rule.items() if not isinstance(v, bool)},
+        )

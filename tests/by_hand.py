@@ -35,17 +35,23 @@ ACTIVATIONS = {
 
 
 def conv_norm(x, variables, name, dialect, *, stride=1, activation="relu6", dilation=1):
-    """A convolution, normalization and activation; `name` is the path of the layer, "" for none."""
-    params, statistics = variables["params"], variables["batch_stats"]
+    """A convolution, normalization and activation; `name` is the path of the layer, "" for none.
+
+    Variables without statistics are normalized by those of the batch, as in training.
+    """
+    params, statistics = variables["params"], variables.get("batch_stats")
     for part in filter(None, name.split("/")):
-        params, statistics = params[part], statistics[part]
+        params, statistics = params[part], statistics and statistics[part]
     kernel = np.asarray(params["conv"]["kernel"], np.float64)
     if kernel.ndim == 2:
         x = np.asarray(x, np.float64) @ kernel
     else:
         padding = dialect.depthwise_padding if kernel.ndim == 3 else dialect.padding
         x = convolve(x, kernel, stride, padding, dilation)
-    mean, var = (np.asarray(statistics["norm"][key], np.float64) for key in ("mean", "var"))
+    if statistics:
+        mean, var = (np.asarray(statistics["norm"][key], np.float64) for key in ("mean", "var"))
+    else:
+        mean, var = (moment(tuple(range(x.ndim - 1))) for moment in (x.mean, x.var))
     scale, bias = (np.asarray(params["norm"][key], np.float64) for key in ("scale", "bias"))
     return ACTIVATIONS[activation]((x - mean) / np.sqrt(var + dialect.norm_epsilon) * scale + bias)
 

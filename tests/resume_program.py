@@ -11,17 +11,20 @@ if hasattr(os, "sched_setaffinity"):
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import signal
 import sys
 from pathlib import Path
+from typing import get_args
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from conftest import make_tiny_spec
+from lowerings import AVAILABLE
 
-from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
+from mnet_jax.config import DataConfig, Precision, RunConfig, TrainingConfig
 from mnet_jax.run import run
 from mnet_jax.training.checkpoint import Checkpoints
 
@@ -79,14 +82,14 @@ def cut():
     raise CutError
 
 
-def resumed(directory):
+def resumed(directory, config=CONFIG):
     """The digest of a run cut off in its second epoch and called again."""
     try:
-        run(CONFIG, directory, report=at(2, 5, cut))
+        run(config, directory, report=at(2, 5, cut))
         raise AssertionError("the run was not cut")
     except CutError:
         pass
-    return digest(directory, run(CONFIG, directory))
+    return digest(directory, run(config, directory))
 
 
 def forgetting(piece):
@@ -106,7 +109,23 @@ def forgetting(piece):
     return forgetful
 
 
+def lowered(directory):
+    """For each lowering in each precision the digests of a run and of one that was cut off."""
+    spec, found = CONFIG.spec, {}
+    head = dataclasses.replace(spec.head, conv=None)
+    small = dataclasses.replace(spec, blocks=spec.blocks[:1], head=head)  # compiles sooner
+    for lowering, precision in itertools.product(AVAILABLE, get_args(Precision)):
+        training = TrainingConfig(epochs=2, warmup_epochs=1, lowering=lowering, precision=precision)
+        config = dataclasses.replace(CONFIG, spec=small, training=training)
+        name = f"{lowering} {precision}"
+        whole = digest(directory / name, run(config, directory / name))
+        found[name] = whole, resumed(directory / f"{name} cut", config)
+    return found
+
+
 def main(mode, directory):
+    if mode == "lowerings":
+        return lowered(directory)
     if mode == "kill":
         run(CONFIG, directory, report=at(3, 2, lambda: os.kill(os.getpid(), signal.SIGKILL)))
     if mode == "resume":

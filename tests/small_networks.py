@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from mnet_jax import architectures, models
-from mnet_jax.architectures import transforms
+from mnet_jax.architectures import (
+    ConvNorm,
+    FusedInvertedResidual,
+    Head,
+    Hidden,
+    InvertedResidual,
+    NetworkSpec,
+    Separable,
+    transforms,
+)
+from mnet_jax.architectures.dialects import dialect_of
 
 KEY = jax.random.key(0)
 
@@ -54,6 +64,37 @@ def small_v4(**options):
 
 
 SMALL = {"v1": small_v1, "v2": small_v2, "v3": small_v3, "v4": small_v4}
+
+
+def mixed(activation=None):
+    """A layer of every kind: all blocks, both shortcuts, a stride, a dilation, kernels of 3 and 5.
+
+    With all activations too, or only one.
+    """
+    relu, relu6, swish = (activation or name for name in ("relu", "relu6", "hard_swish"))
+    width = {"inputs": 16, "outputs": 16}
+    return NetworkSpec(
+        name="mixed",
+        width=1.0,
+        dialect=dialect_of("mobilenet_v4", "timm"),
+        stem=ConvNorm(inputs=3, outputs=8, kernel=3, stride=2, activation=relu),
+        blocks=(
+            Separable(inputs=8, outputs=12, activation=relu6),
+            FusedInvertedResidual(inputs=12, expanded=24, outputs=16, activation=relu),
+            InvertedResidual(
+                **width, expanded=32, kernel=5, squeeze=8, activation=swish, shortcut="bottleneck"
+            ),
+            InvertedResidual(**width, expanded=24, start_kernel=5, stride=2, activation=relu),
+            InvertedResidual(**width, expanded=24, activation=relu6, shortcut="expansion"),
+            InvertedResidual(**width, expanded=24, dilation=2, activation=relu6, bottleneck=relu6),
+        ),
+        head=Head(
+            conv=ConvNorm(inputs=16, outputs=24, kernel=1, activation=relu6),
+            hidden=Hidden(channels=20, activation=swish, normalized=False),
+            dropout=0.0,
+            num_classes=7,
+        ),
+    )
 
 
 def images_of(*shape, seed=0):

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
+from lowerings import AVAILABLE
 from random_networks import FEW, SIZES, fits, hand_made, options_of, published
 from small_networks import KEY, images_of, random_like
 
@@ -210,7 +211,7 @@ def test_published_networks_are_built_as_walked(spec, size):
 @given(
     hand_made(4, *FEW),
     st.sampled_from([(7, 6), (5, 8)]),
-    st.sampled_from([*["grouped"] * 4, "auto"]),
+    st.sampled_from([*["grouped"] * 9, *AVAILABLE]),
 )
 @drawing(200)
 @pytest.mark.slow

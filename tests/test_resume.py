@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lowerings import every_lowering, every_precision
 
 PROGRAM = Path(__file__).with_name("resume_program.py")
 PIECES = ("params", "batch_stats", "opt_state", "average", "data")
@@ -49,3 +50,25 @@ def test_a_killed_process_resumes_to_the_uninterrupted_run(digests, tmp_path):
     done = call("resume", tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["killed"] == digests["a"]
+
+
+@pytest.fixture(scope="module")
+def lowered(tmp_path_factory):
+    """Digests of a whole run and of one that was cut off, by lowering and precision."""
+    done = call("lowerings", tmp_path_factory.mktemp("lowered"))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@every_precision
+@every_lowering
+def test_in_every_lowering_and_precision_a_resumed_run_is_the_uninterrupted_one(
+    lowered, lowering, precision
+):
+    whole, cut = lowered[f"{lowering} {precision}"]
+    assert cut == whole
+
+
+def test_lowerings_and_precisions_are_runs_that_differ(lowered):
+    runs = ("grouped float32", "shifted float32", "shifted bfloat16")
+    assert len({lowered[name][0] for name in runs}) == len(runs)

@@ -1,34 +1,25 @@
 """Weights of Keras' applications: the same logits and activations, and back without a change."""
 
-import os
 import re
-
-os.environ["KERAS_BACKEND"] = "jax"
 
 import jax
 import numpy as np
 import pytest
+from keras_applications import application_of, forward, keras, model_of, randomize
+from lowerings import every_lowering, every_precision
 from weights_parity import (
     assert_computes_the_same,
     assert_equal_trees,
+    assert_same_logits,
     assert_shaped_as_initialized,
     random_images,
-    random_kernel,
     random_variables,
-    random_vector,
 )
 
 from mnet_jax import models, weights
 
-keras = pytest.importorskip("keras", reason="Keras, the extra [keras], is the oracle")
 h5py = pytest.importorskip("h5py", reason="h5py, of the extra [keras], writes the files")
 
-APPLICATIONS = {
-    "mobilenet_v1": keras.applications.MobileNet,
-    "mobilenet_v2": keras.applications.MobileNetV2,
-    "mobilenet_v3_large": keras.applications.MobileNetV3Large,
-    "mobilenet_v3_small": keras.applications.MobileNetV3Small,
-}
 CASES = [  # odd rows or columns and even others: Keras pads the two differently
     ("mobilenet_v1", {"alpha": 0.35}, (96, 97)),
     ("mobilenet_v1", {"alpha": 1.0}, (65, 64)),
@@ -50,50 +41,6 @@ def _plain_initializers():
         kind = keras.initializers.VarianceScaling
         patch.setattr(kind, "__call__", lambda self, shape, dtype=None: np.zeros(shape, np.float32))
         yield
-
-
-def application_of(network, options, size):
-    extra = {} if network in ("mobilenet_v1", "mobilenet_v2") else {"include_preprocessing": False}
-    return APPLICATIONS[network](
-        weights=None,
-        input_shape=(*size, 3),
-        classes=10,
-        classifier_activation=None,
-        **options,
-        **extra,
-    )
-
-
-def model_of(network, options):
-    ours = {name: value for name, value in options.items() if name != "alpha"}
-    width = options.get("alpha", 1.0)
-    return getattr(models, network)(width=width, num_classes=10, dialect="keras", **ours)
-
-
-def randomize(application, network, rng):
-    """Random weights, biases, scales and running statistics everywhere."""
-    for layer in application.layers:
-        shapes = [array.shape for array in layer.get_weights()]
-        if isinstance(layer, keras.layers.BatchNormalization):
-            kinds = ("scale", "bias", "mean", "var")
-            layer.set_weights(
-                [random_vector(rng, k, s) for k, s in zip(kinds, shapes, strict=True)]
-            )
-        elif shapes:
-            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-            fan_in = np.prod(shapes[0][:2] if depthwise else shapes[0][:-1])
-            kernel = random_kernel(rng, network, shapes[0], fan_in)
-            layer.set_weights([kernel, *(random_vector(rng, "bias", s) for s in shapes[1:])])
-
-
-def forward(application, images):
-    """What the application gives; compiled as a whole, which takes a tenth of the time."""
-    apply = jax.jit(
-        lambda *args: application.stateless_call(*args, training=False)[0],
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
-    variables = (application.trainable_variables, application.non_trainable_variables)
-    return apply(*([v.value for v in group] for group in variables), images)
 
 
 def output_layers(application, spec):
@@ -137,6 +84,24 @@ def test_logits_activations_and_normalization_constants_equal_keras(network, opt
     *activations, logits = forward(probe, images)
     named = dict(zip(watched, activations, strict=True))
     assert_computes_the_same(model, variables, images, logits, named)
+
+
+@pytest.fixture(scope="module", params=["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small"])
+def converted(request):
+    """A model, variables and images, and the logits that Keras gives."""
+    network, options, size = request.param, {"alpha": 0.75}, (65, 64)
+    rng = np.random.default_rng(0)
+    application = application_of(network, options, size)
+    randomize(application, network, rng)
+    model, images = model_of(network, options), random_images(rng, size)
+    return model, weights.from_keras(application, model), images, forward(application, images)
+
+
+@pytest.mark.slow
+@every_precision
+@every_lowering
+def test_logits_equal_keras_in_every_lowering_and_precision(converted, lowering, precision):
+    assert_same_logits(*converted, lowering, precision)
 
 
 @pytest.mark.slow

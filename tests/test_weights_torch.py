@@ -1,11 +1,15 @@
 """Weights of torchvision and timm: the same logits and activations, and back without a change."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
+from lowerings import every_lowering, every_precision
 from weights_parity import (
     assert_computes_the_same,
     assert_equal_trees,
+    assert_same_logits,
     assert_shaped_as_initialized,
     random_images,
     random_kernel,
@@ -154,6 +158,39 @@ def test_timm(name, network, options, size):
     watched = {"stem_output": module.bn1} | dict(zip(names, blocks, strict=True))
     images = random_images(rng, size)
     assert_computes_the_same(model, variables, images, *outputs_of(module, watched, images))
+
+
+ONE_OF_EACH = [
+    ("torchvision", "mobilenet_v2", "mobilenet_v2"),
+    ("torchvision", "mobilenet_v3_small", "mobilenet_v3_small"),
+    ("timm", "mobilenetv1_100", "mobilenet_v1"),
+    ("timm", "mobilenetv4_conv_small", "mobilenet_v4_conv_small"),
+]
+
+
+@pytest.fixture(scope="module", params=ONE_OF_EACH, ids=[row[1] for row in ONE_OF_EACH])
+def converted(request):
+    """A model, variables and images, and the logits that the library gives."""
+    library, name, network = request.param
+    zoo = pytest.importorskip(library, reason=f"{library} is the oracle")
+    build = (
+        getattr(zoo.models, name) if library == "torchvision" else partial(zoo.create_model, name)
+    )
+    module = build(num_classes=10)
+    rng = np.random.default_rng(0)
+    randomize(module, network, rng)
+    model = getattr(models, network)(num_classes=10, dialect=library)
+    variables = getattr(weights, f"from_{library}")(module.state_dict(), model)
+    images = random_images(rng, (64, 65))
+    logits, _ = outputs_of(module, {}, images)
+    return model, variables, images, logits
+
+
+@pytest.mark.slow
+@every_precision
+@every_lowering
+def test_logits_equal_the_librarys_in_every_lowering_and_precision(converted, lowering, precision):
+    assert_same_logits(*converted, lowering, precision)
 
 
 def test_a_converted_array_does_not_share_the_tensors_memory():

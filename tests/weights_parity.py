@@ -1,7 +1,9 @@
 """What the tests of the weights share: random weights, and one comparison with another library."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from lowerings import bfloat16_error
 
 TOLERANCE = 1e-4  # of the largest value in the other library's array
 NORMALIZATION = {  # far from the initial ones
@@ -55,6 +57,17 @@ def assert_equal_trees(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+def compiled(function, *arguments):
+    """What a function gives; compiled in half the time."""
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(function, compiler_options=options)(*arguments)
+
+
+def assert_sees(logits):
+    logits = np.asarray(logits)
+    assert logits.std(0).mean() > 20 * TOLERANCE * np.abs(logits).max(), "blind to the images"
+
+
 def assert_computes_the_same(model, variables, images, logits, activations):
     """Ours equal theirs.
 
@@ -65,21 +78,34 @@ def assert_computes_the_same(model, variables, images, logits, activations):
       logits: theirs.
       activations: theirs, NHWC, by the path of our intermediate, such as `block_3_output`.
     """
-    apply = jax.jit(
-        lambda v, x: model.apply(v, x, train=False, mutable=["intermediates"]),
-        compiler_options={"xla_backend_optimization_level": 0},  # compiles in half the time
+    ours, state = compiled(
+        lambda v, x: model.apply(v, x, train=False, mutable=["intermediates"]), variables, images
     )
-    ours, state = apply(variables, images)
     pairs = {"logits": (ours, logits)}
     for path, theirs in activations.items():
         value = state["intermediates"]
         for key in path.split("/"):
             value = value[key]
         pairs[path] = (value[0], theirs)
-    logits = np.asarray(logits)
-    assert logits.std(0).mean() > 20 * TOLERANCE * np.abs(logits).max(), "blind to the images"
+    assert_sees(logits)
     for path, (mine, theirs) in pairs.items():
         mine, theirs = np.asarray(mine), np.asarray(theirs)
         assert mine.shape == theirs.shape, path
         error = np.abs(mine - theirs).max() / np.abs(theirs).max()
         assert error <= TOLERANCE, f"{path}: {error}"
+
+
+def assert_same_logits(model, variables, images, logits, lowering, precision):
+    """Of a model, computed another way, and theirs: within the precision, and not within a finer.
+
+    In bfloat16 by the root mean square, of which the error has a bound that follows from its bits.
+    """
+    model = model.clone(lowering=lowering, dtype=jnp.dtype(precision))
+    ours = compiled(lambda v, x: model.apply(v, x, train=False), variables, images)
+    assert_sees(logits)
+    assert ours.shape == logits.shape
+    if precision == "float32":
+        assert np.abs(ours - logits).max() <= TOLERANCE * np.abs(logits).max()
+    else:
+        error = np.linalg.norm(ours - logits) / np.linalg.norm(logits)
+        assert TOLERANCE < error <= bfloat16_error(model.spec)

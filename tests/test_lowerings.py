@@ -1,0 +1,127 @@
+"""A network is one function, however it is lowered and in either precision.
+
+The oracle is NumPy in float64, and central differences of it for gradients.
+"""
+
+import functools
+
+import by_hand
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from lowerings import bfloat16_error, every_lowering, every_precision
+from small_networks import images_of, mixed, model_and_variables, shortened
+from weights_parity import compiled
+
+from mnet_jax import models
+
+BATCH, CLASSES = 16, 7
+LABELS = np.arange(BATCH) % CLASSES
+FLOAT32 = 1e-5  # relative: 24 bits, and sums of up to thousands
+STEP = 1e-7  # of the central differences, small enough that nothing passes a corner
+
+pytestmark = [pytest.mark.slow, every_lowering, every_precision]
+
+
+@functools.cache
+def images():
+    """Of a colour each, so that logits depend on the image."""
+    colours = np.random.default_rng(3).uniform(-1, 1, (BATCH, 1, 1, 3))
+    return (colours + 0.5 * images_of(BATCH, 17, 16, 3)).astype(np.float32)
+
+
+@functools.cache
+def variables_of(spec):
+    _, variables = model_and_variables(spec)
+    return jax.tree.map(np.asarray, variables)
+
+
+def model_of(spec, lowering, precision):
+    return models.MobileNet(spec=spec, lowering=lowering, dtype=jnp.dtype(precision))
+
+
+def assert_near(got, want, spec, precision, **how):
+    """Relative, by the root mean square."""
+    error = np.linalg.norm(got - want) / np.linalg.norm(want)
+    if precision == "float32":
+        assert error <= FLOAT32
+    else:
+        assert FLOAT32 < error <= bfloat16_error(spec, **how)  # and it is no float32
+
+
+@functools.cache
+def logits_by_hand(spec):
+    logits, _ = by_hand.network(spec, variables_of(spec), images())
+    assert logits.std(0).mean() > 0.02 * np.abs(logits).max(), "blind to the images"
+    return logits
+
+
+def test_logits_are_those_by_hand(lowering, precision):
+    model = model_of(mixed(), lowering, precision)
+    got = compiled(lambda v, x: model.apply(v, x, train=False), variables_of(model.spec), images())
+    assert_near(got, logits_by_hand(model.spec), model.spec, precision)
+
+
+def test_logits_without_normalization_are_those_by_hand_with_it(lowering, precision):
+    model = model_of(mixed(), lowering, precision)
+    infer, params = models.fuse(model, variables_of(model.spec))
+    got = compiled(infer, params, images())
+    assert_near(got, logits_by_hand(model.spec), model.spec, precision)
+
+
+def loss_by_hand(spec, params):
+    """Of a batch that is normalized by its own statistics, as in training."""
+    logits, _ = by_hand.network(spec, {"params": params}, images())
+    return np.mean(np.log(np.exp(logits).sum(-1)) - logits[np.arange(BATCH), LABELS])
+
+
+@functools.cache
+def slopes_by_hand(spec):
+    """A direction for every parameter, of independent normal numbers, and the loss's slope."""
+    leaves, tree = jax.tree.flatten(variables_of(spec)["params"])
+    rng = np.random.default_rng(1)
+    directions = [rng.normal(size=leaf.shape) for leaf in leaves]
+    slopes = []
+    for i, direction in enumerate(directions):
+        high, low = (
+            loss_by_hand(
+                spec,
+                jax.tree.unflatten(
+                    tree, [*leaves[:i], leaves[i] + step * direction, *leaves[i + 1 :]]
+                ),
+            )
+            for step in (STEP, -STEP)
+        )
+        slopes.append((high - low) / (2 * STEP))
+    return directions, np.array(slopes)
+
+
+def test_gradients_are_the_slopes_of_the_loss_by_hand(lowering, precision):
+    """In bfloat16 of a network without corners.
+
+    Where there are some, a unit that rounding takes across one has another slope: gradients differ
+    by the root of the share of such units, which is ten times as much.
+    """
+    spec = mixed() if precision == "float32" else shortened(mixed(activation="linear"), 3)
+    model, variables = model_of(spec, lowering, precision), variables_of(spec)
+
+    def loss_of(params):
+        logits, _ = model.apply(
+            variables | {"params": params}, images(), train=True, mutable=["batch_stats"]
+        )
+        return -jax.nn.log_softmax(logits)[np.arange(BATCH), LABELS].mean()
+
+    loss, gradients = compiled(jax.value_and_grad(loss_of), variables["params"])
+    assert_near(loss, loss_by_hand(spec, variables["params"]), spec, precision)
+    directions, slopes = slopes_by_hand(spec)
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(gradients)]
+    # What a product with such a direction is off by is on average the norm of the error.
+    errors = [
+        np.vdot(leaf, direction) - slope
+        for leaf, direction, slope in zip(leaves, directions, slopes, strict=True)
+    ]
+    error = np.linalg.norm(errors) / np.linalg.norm([np.linalg.norm(leaf) for leaf in leaves])
+    limit = FLOAT32 if precision == "float32" else bfloat16_error(spec, gradients=True)
+    assert error <= limit
+    assert precision == "float32" or error > FLOAT32

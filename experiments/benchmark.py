@@ -1,6 +1,7 @@
 """Times this library against its peers, in one run and in turn.
 
     python -m experiments.benchmark training --resolution 224 --batch-size 16
+    python -m experiments.benchmark layers --model mobilenet_v2 --contender "obvious Flax"
     python -m experiments.benchmark depthwise inference training input compile
 
 Machines are noisy, so read the ratios and their range.
@@ -11,7 +12,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +24,9 @@ from experiments.arguments import parse, refusals, refuse
 from experiments.planning import require_directory
 from mnet_jax import architectures, process, serialization
 from mnet_jax.benchmark import machine, report
-from mnet_jax.benchmark.cases import (
-    FAMILY,
-    Case,
-    CompileCase,
-    InputCase,
-    NetworkCase,
-    Suite,
-    depthwise_cases,
-    network_cases,
-)
+from mnet_jax.benchmark.cases import Case, CompileCase, InputCase, NetworkCase
 from mnet_jax.benchmark.contenders import CONTENDERS, OURS, Contender
+from mnet_jax.benchmark.suites import FAMILY, Suite, depthwise_cases, layer_cases, network_cases
 from mnet_jax.benchmark.timing import BenchmarkResult, compare
 from mnet_jax.files import replace_file
 from mnet_jax.validation import require
@@ -45,15 +37,16 @@ SIZES = {  # (resolution, batch size) of the networks' suites where none is give
     "training": ((224, 16), (32, 128)),
     "compile": ((224, 16),),
 }
-DEPTHWISE_SIZE = (224, 16)
+LAYER_SIZE = (224, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Times single depthwise convolutions, networks, the input pipeline and compilation."""
+    """Times depthwise convolutions, all layers of networks, networks, input and compilation."""
 
     suite: tuple[Suite, ...] = ()
-    """what to time, before all flags or here: depthwise, inference, training, input, compile"""
+    """what to time, before all flags or here: depthwise, layers, inference, training, input,
+    compile"""
     model: tuple[Literal[*architectures.FACTORIES], ...] = FAMILY  # type: ignore[valid-type]
     """the networks"""
     contender: tuple[str, ...] = ()
@@ -124,9 +117,10 @@ def _cases(suite: Suite, arguments: Arguments) -> list[Case]:
             batch_size=data.batch_size,
         )
         return [InputCase(data=data), step]  # what comes in, and what the step consumes
-    if suite == "depthwise":
-        resolution, batch_size = (g or d for g, d in zip(given, DEPTHWISE_SIZE, strict=True))
-        return depthwise_cases(arguments.model, resolution, batch_size)
+    if suite == "depthwise" or suite == "layers":
+        resolution, batch_size = (g or d for g, d in zip(given, LAYER_SIZE, strict=True))
+        make = depthwise_cases if suite == "depthwise" else layer_cases
+        return make(arguments.model, resolution, batch_size)
     sizes = dict.fromkeys(
         (given[0] or resolution, given[1] or batch_size) for resolution, batch_size in SIZES[suite]
     )
@@ -151,21 +145,16 @@ def _run(
     """Times a suite and prints its table."""
     environment = dict(process.ALLOCATOR) if arguments.tune_allocator else {}
     before = machine.measure(environment)
-    comparisons = []
-    with tempfile.TemporaryDirectory() as cache, console.status(suite) as status:
-        for case in cases:
-            cached = isinstance(case, CompileCase) and case.cached
-            place = {"JAX_COMPILATION_CACHE_DIR": cache} if cached else {}
-            comparisons.append(
-                compare(case, contenders, arguments.rounds, environment | place, status.update)
-            )
+    with console.status(suite) as status:
+        comparisons = compare(cases, contenders, arguments.rounds, environment, status.update)
     result = BenchmarkResult(
         suite=suite,
         machine=machine.better(before, machine.measure(environment)),
         environment=_environment(contenders, environment),
         comparisons=tuple(comparisons),
     )
-    console.print(report.to_table(result))
+    for table in report.to_tables(result):
+        console.print(table)
     for line in report.captions(result):
         console.print(line, style="dim", highlight=False)
     return result

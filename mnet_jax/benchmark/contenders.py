@@ -6,7 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mnet_jax.benchmark.cases import Case, CompileCase, DepthwiseCase, InputCase, NetworkCase
+from mnet_jax.benchmark.cases import (
+    Case,
+    CompileCase,
+    DepthwiseCase,
+    InputCase,
+    LayerCase,
+    NetworkCase,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +61,7 @@ def _in_keras(case: Case) -> bool:
 
 
 def _in_torch(case: Case) -> bool:
-    return isinstance(case, NetworkCase | DepthwiseCase)
+    return isinstance(case, NetworkCase | DepthwiseCase | LayerCase)
 
 
 def _is_network(case: Case) -> bool:

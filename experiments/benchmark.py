@@ -2,6 +2,7 @@
 
     python -m experiments.benchmark training --resolution 224 --batch-size 16
     python -m experiments.benchmark layers --model mobilenet_v2 --contender "obvious Flax"
+    python -m experiments.benchmark depthwise --write-table
     python -m experiments.benchmark depthwise inference training input compile
 
 Machines are noisy, so read the ratios and their range.
@@ -11,6 +12,7 @@ import dataclasses
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,19 +27,28 @@ from experiments.planning import require_directory
 from mnet_jax import architectures, process, serialization
 from mnet_jax.benchmark import machine, report
 from mnet_jax.benchmark.cases import Case, CompileCase, InputCase, NetworkCase
-from mnet_jax.benchmark.contenders import CONTENDERS, OURS, Contender
-from mnet_jax.benchmark.suites import FAMILY, Suite, depthwise_cases, layer_cases, network_cases
+from mnet_jax.benchmark.contenders import CONTENDERS, LOWERINGS, OURS, Contender
+from mnet_jax.benchmark.suites import (
+    FAMILY,
+    Suite,
+    depthwise_cases,
+    layer_cases,
+    network_cases,
+    table_cases,
+)
 from mnet_jax.benchmark.timing import BenchmarkResult, compare
 from mnet_jax.files import replace_file
 from mnet_jax.validation import require
 
 COMMAND = "benchmark"
-SIZES = {  # (resolution, batch size) of the networks' suites where none is given
+SIZES = {  # (resolution, batch size) where none is given
+    "depthwise": ((224, 16),),
+    "layers": ((224, 16),),
     "inference": ((224, 1), (224, 16)),
     "training": ((224, 16), (32, 128)),
     "compile": ((224, 16),),
 }
-LAYER_SIZE = (224, 16)
+TABLE_SIZES = ((224, 16), (224, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +72,8 @@ class Arguments:
     """how often each contender is sampled, in turn"""
     tune_allocator: bool = True
     """start every process with glibc's allocator set for speed, as the training commands do"""
+    write_table: bool = False
+    """depthwise alone: time our lowerings one by one, for the table that `auto` follows here"""
     results: Path = Path("results/benchmark")
     """where the table (Markdown), JSON and pictures go"""
 
@@ -74,7 +87,7 @@ def main() -> None:
         plan = {suite: _cases(suite, arguments) for suite in arguments.suite}
         contenders = _contenders(arguments)
     for contender in CONTENDERS:
-        if contender.missing:
+        if contender.missing and not arguments.write_table:
             names = ", ".join(contender.missing)
             console.print(f"without {contender.name}: {names} is not installed", highlight=False)
     results = []
@@ -82,6 +95,8 @@ def main() -> None:
         for suite, cases in plan.items():
             results.append(_run(suite, cases, contenders, arguments, console))
             _write(results, arguments.results)
+            if arguments.write_table:
+                _write_table(results[-1], cases, arguments.results, console)
     except KeyboardInterrupt:
         refuse(COMMAND, f"interrupted; whole suites are in {arguments.results}", 130)
     console.print(f"the same in {arguments.results}", highlight=False)
@@ -93,10 +108,17 @@ def _require_legal(arguments: Arguments) -> None:
     for name in ("resolution", "batch_size"):
         value = getattr(arguments, name)
         require(value is None or value >= 1, name, value, "1 or more")
+    if arguments.write_table:
+        others = [suite for suite in arguments.suite if suite != "depthwise"]
+        require(not others, "suite", " ".join(others), "depthwise alone with --write-table")
+        names = " ".join(arguments.contender)
+        require(not names, "contender", names, "none with --write-table, which times our lowerings")
     require_directory("results", arguments.results)
 
 
 def _contenders(arguments: Arguments) -> list[Contender]:
+    if arguments.write_table:
+        return [*LOWERINGS]
     names = [contender.name for contender in CONTENDERS]
     for name in arguments.contender:
         require(name in names, "contender", name, ", ".join(names))
@@ -117,13 +139,14 @@ def _cases(suite: Suite, arguments: Arguments) -> list[Case]:
             batch_size=data.batch_size,
         )
         return [InputCase(data=data), step]  # what comes in, and what the step consumes
-    if suite == "depthwise" or suite == "layers":
-        resolution, batch_size = (g or d for g, d in zip(given, LAYER_SIZE, strict=True))
-        make = depthwise_cases if suite == "depthwise" else layer_cases
-        return make(arguments.model, resolution, batch_size)
     sizes = dict.fromkeys(
-        (given[0] or resolution, given[1] or batch_size) for resolution, batch_size in SIZES[suite]
+        (given[0] or resolution, given[1] or batch_size)
+        for resolution, batch_size in (TABLE_SIZES if arguments.write_table else SIZES[suite])
     )
+    if suite == "depthwise" or suite == "layers":
+        makers = {"depthwise": depthwise_cases, "layers": layer_cases}
+        make = table_cases if arguments.write_table else makers[suite]
+        return [case for size in sizes for case in make(arguments.model, *size)]
     if suite == "compile":
         networks = network_cases("training", arguments.model, sizes)
         return [
@@ -185,6 +208,23 @@ def _write(results: list[BenchmarkResult], directory: Path) -> None:
         replace_file(directory / f"{result.suite}.json", text.encode())
         if any(comparison.madds for comparison in result.comparisons):
             replace_file(directory / f"{result.suite}.png", figure.to_png(result))
+
+
+def _write_table(
+    result: BenchmarkResult, cases: list[Case], results: Path, console: Console
+) -> None:
+    """For this device where `auto` looks, and a copy beside the results."""
+    from mnet_jax.benchmark.table import table_from  # here: they import JAX
+    from mnet_jax.ops import choice
+
+    command = shlex.join(["python", "-m", f"experiments.{COMMAND}", *sys.argv[1:]])
+    device = choice.present_device()
+    table = table_from(result, cases, command, device)
+    text = json.dumps(serialization.to_plain(table), indent=1, allow_nan=False) + "\n"
+    path = choice.path_in(choice.users_directory(), device[1])
+    for place in (path, choice.path_in(results, device[1])):
+        replace_file(place, text.encode())
+    console.print(f"auto follows {path} on this device", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import math
 import sys
 
 import chex
+import jax
+import jax.numpy as jnp
 import pytest
 
 from experiments import benchmark
@@ -17,8 +19,16 @@ from mnet_jax.benchmark import report
 from mnet_jax.benchmark.cases import CompileCase, DepthwiseCase, LayerCase, NetworkCase
 from mnet_jax.benchmark.contenders import BY_NAME, CONTENDERS, OURS
 from mnet_jax.benchmark.figure import to_png
-from mnet_jax.benchmark.suites import FAMILY, depthwise_cases, layer_cases, network_cases
+from mnet_jax.benchmark.suites import (
+    FAMILY,
+    depthwise_cases,
+    layer_cases,
+    network_cases,
+    table_cases,
+)
 from mnet_jax.benchmark.timing import BenchmarkResult, Comparison, Timing, compare
+from mnet_jax.ops import choice
+from mnet_jax.ops.depthwise import geometry_of
 
 MACHINE = Machine(flops_per_second=100.0, bytes_per_second=10.0)
 
@@ -38,6 +48,13 @@ def test_the_work_of_a_depthwise_convolution_by_hand():
     assert case.work.moved_bytes == 4 * (inputs + outputs + kernel)
 
 
+def test_both_gradients_are_twice_the_work_and_write_both_results():
+    case = DepthwiseCase(shape=(2, 5, 6, 4), kernel=3, stride=2, derivative="both gradients")
+    inputs, outputs, kernel = 2 * 5 * 6 * 4, 2 * 3 * 3 * 4, 9 * 4
+    assert case.work.madds == 2 * 9 * outputs
+    assert case.work.moved_bytes == 4 * (2 * inputs + outputs + 2 * kernel)
+
+
 def test_the_work_of_a_network_is_its_costs():
     spec = FACTORIES["mobilenet_v1"](width=0.25)
     counted = cost.count(spec, 64)
@@ -55,6 +72,15 @@ def test_every_distinct_depthwise_layer_is_a_case_with_three_derivatives():
     # V1's Table 1 has 13 depthwise layers, of which five are alike.
     assert len(cases) == len(set(cases)) == 3 * (13 - 4)
     assert {case.stride for case in cases} == {1, 2}
+
+
+def test_the_table_of_lowerings_has_narrow_layers_too():
+    cases = table_cases(["mobilenet_v1"], 224, 16)
+    layers = {(case.shape, case.kernel, case.stride) for case in cases}
+    # At width 0.25 the first three have 8, 16 and 32 channels, of which V1 has 32 itself.
+    assert len(cases) == 2 * len(layers) == 2 * (13 - 4 + 2)
+    assert {case.derivative for case in cases} == {"forward", "both gradients"}
+    assert sorted(shape[3] for shape, _, _ in layers)[:3] == [8, 16, 32]
 
 
 def test_the_work_of_a_layer_by_hand():
@@ -297,6 +323,14 @@ def call(tmp_path, monkeypatch, capfd):
         ("training --batch-size 0", "--batch-size: got 0, legal: 1 or more"),
         ("training --model resnet", "--model: got 'resnet', legal: mobilenet_v1"),
         ("training --contender pytorch", "--contender: got 'pytorch', legal: ours"),
+        (
+            "depthwise training --write-table",
+            "--suite: got 'training', legal: depthwise alone with --write-table",
+        ),
+        (
+            "depthwise --write-table --contender ours",
+            "--contender: got 'ours', legal: none with --write-table",
+        ),
         ("training --results file", "--results: got 'file', legal: a directory"),
     ],
 )
@@ -322,3 +356,57 @@ def test_the_command_prints_and_writes_its_table(call, tmp_path):
     result = serialization.from_plain(BenchmarkResult, plain)
     assert [t.contender for t in result.comparisons[0].timings] == [OURS]
     assert len(result.comparisons[0].timings[0].seconds) == 1
+
+
+@pytest.mark.slow
+def test_layers_says_where_the_time_goes(call, tmp_path):
+    code, out, _ = call(
+        "layers --model mobilenet_v1 --resolution 32 --batch-size 1 --rounds 1 "
+        "--contender ours --results R"
+    )
+    assert code == 0 and "where the time goes" in out
+    text = (tmp_path / "R" / "layers.json").read_text()
+    result = serialization.from_plain(BenchmarkResult, json.loads(text))
+    assert len(result.comparisons) == len(layer_cases(["mobilenet_v1"], 32, 1))
+    assert all(timing.seconds for c in result.comparisons for timing in c.timings)
+    kinds = [row[0] for row in report.summary_rows(result)]
+    assert {*kinds[:-1]} == {
+        f"{kind} {direction}"
+        for kind in ("conv", "depthwise", "pointwise")
+        for direction in ("forward", "backward")
+    } and kinds[-1] == "all"
+
+
+@pytest.mark.slow
+def test_write_table_times_the_lowerings_and_auto_follows(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(choice, "users_directory", lambda: tmp_path / "tables")
+    line = (
+        "depthwise --write-table --model mobilenet_v4_conv_small --resolution 32 --batch-size 1 "
+        "--rounds 1 --results R"
+    )
+    code, out, _ = call(line)
+    backend, kind = choice.present_device()
+    path = choice.path_in(tmp_path / "tables", kind)
+    assert code == 0 and f"auto follows {path} on this device" in out
+    table = serialization.from_json(choice.Table, path.read_text())
+    assert (table.backend, table.device_kind) == (backend, kind)
+    assert table.command == f"python -m experiments.benchmark {line}" and "jax" in table.environment
+    assert (tmp_path / "R" / path.name).read_text() == path.read_text()
+    assert (tmp_path / "R" / "depthwise.png").exists()
+    cases = table_cases(["mobilenet_v4_conv_small"], 32, 1)
+    classes = {choice.class_of(case.shape, case.kernel, case.stride) for case in cases}
+    assert {entry.shapes for entry in table.entries} == classes
+    assert sum(entry.layers for entry in table.entries) == len(cases) // 2
+    choice._table.cache_clear()
+    try:
+        for case in cases:
+            x = jax.ShapeDtypeStruct(case.shape, jnp.float32)
+            geometry = geometry_of(x, (case.kernel, case.kernel), case.stride, "SAME", 1)
+            entry = next(
+                entry
+                for entry in table.entries
+                if entry.shapes == choice.class_of(case.shape, case.kernel, case.stride)
+            )
+            assert choice.fastest(x, geometry, backend, native=True) == entry.order[0]
+    finally:
+        choice._table.cache_clear()

@@ -8,7 +8,7 @@ from mnet_jax.architectures import NetworkSpec
 from mnet_jax.architectures.spec import Activation, Kind
 from mnet_jax.config import DataConfig
 
-Derivative = Literal["forward", "input gradient", "kernel gradient"]
+Derivative = Literal["forward", "input gradient", "kernel gradient", "both gradients"]
 Direction = Literal["forward", "backward"]
 FLOAT_BYTES = 4
 
@@ -23,7 +23,7 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class DepthwiseCase:
-    """One depthwise convolution, SAME padding, or one of its gradients.
+    """One depthwise convolution, SAME padding, or gradients of it.
 
     Attributes:
       shape: of the images, [b, h, w, c].
@@ -45,13 +45,15 @@ class DepthwiseCase:
 
     @property
     def work(self) -> Work:
-        """Each of the three tensors is touched once, and each tap of each output once."""
+        """Each tensor is touched once, and each tap of each output once for each result."""
         batch, height, width, channels = self.shape
         rows, columns = (-(-n // self.stride) for n in (height, width))
-        outputs = batch * rows * columns * channels
+        inputs, outputs = batch * height * width * channels, batch * rows * columns * channels
         kernel = self.kernel**2 * channels
-        moved = batch * height * width * channels + outputs + kernel
-        return Work(madds=self.kernel**2 * outputs, moved_bytes=FLOAT_BYTES * moved)
+        moved, results = inputs + outputs + kernel, 1
+        if self.derivative == "both gradients":
+            moved, results = moved + inputs + kernel, 2
+        return Work(madds=results * self.kernel**2 * outputs, moved_bytes=FLOAT_BYTES * moved)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,6 +64,10 @@ def _in_torch(case: Case) -> bool:
     return isinstance(case, NetworkCase | DepthwiseCase | LayerCase)
 
 
+def _is_depthwise(case: Case) -> bool:
+    return isinstance(case, DepthwiseCase)
+
+
 def _is_network(case: Case) -> bool:
     return isinstance(case, NetworkCase)
 
@@ -107,4 +111,9 @@ CONTENDERS = (
         takes=_is_inference,
     ),
 )
-BY_NAME = {contender.name: contender for contender in CONTENDERS}
+# Ours one by one, for the table that `auto` follows.
+LOWERINGS = tuple(
+    Contender(name=name, packages=(), maker=f"jax_layers:{name}", takes=_is_depthwise)
+    for name in ("grouped", "shifted", "native")
+)
+BY_NAME = {contender.name: contender for contender in (*CONTENDERS, *LOWERINGS)}

@@ -16,7 +16,7 @@ Run = Callable[[], Any]
 
 
 def depthwise(case: DepthwiseCase, lowering: ops.Lowering) -> Run:
-    """A convolution, or one of its gradients, with nothing around it."""
+    """A convolution, or gradients of it, with nothing around it."""
     strides = (case.stride, case.stride)
     x, kernel = _normal(*case.shape), _normal(case.kernel, case.kernel, case.shape[3])
 
@@ -28,8 +28,26 @@ def depthwise(case: DepthwiseCase, lowering: ops.Lowering) -> Run:
         "forward": lambda x, kernel, g: forward(x, kernel),
         "input gradient": lambda x, kernel, g: jax.vjp(forward, x, kernel)[1](g)[0],
         "kernel gradient": lambda x, kernel, g: jax.vjp(forward, x, kernel)[1](g)[1],
+        "both gradients": lambda x, kernel, g: jax.vjp(forward, x, kernel)[1](g),
     }
     return _compiled(programs[case.derivative], x, kernel, g)
+
+
+def grouped(case: DepthwiseCase) -> Run:
+    """XLA's grouped convolution."""
+    return depthwise(case, "grouped")
+
+
+def shifted(case: DepthwiseCase) -> Run:
+    """The sum over taps."""
+    return depthwise(case, "shifted")
+
+
+def native(case: DepthwiseCase) -> Run:
+    """The kernels in C++, which are compiled if they were not yet."""
+    if jax.default_backend() != "cpu":
+        raise ops.NativeError("lowering: native is for CPUs")
+    return depthwise(case, "native")
 
 
 def layer(case: LayerCase, lowering: ops.Lowering, pointwise: Callable[..., Any]) -> Run:

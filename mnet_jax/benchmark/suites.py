@@ -1,7 +1,7 @@
 """The cases of a suite: the convolutions of some networks, the networks themselves."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -31,17 +31,41 @@ FAMILY = (
     "mobilenet_v3_large",
     "mobilenet_v4_conv_small",
 )
+THIN = 0.25  # width multiplier
 
 
 def depthwise_cases(networks: Iterable[str], resolution: int, batch_size: int) -> list[Case]:
     """Every distinct depthwise layer of some networks, forward and both gradients."""
+    every: tuple[Derivative, ...] = ("forward", "input gradient", "kernel gradient")
+    return [*_depthwise_cases(networks, resolution, batch_size, every)]
+
+
+def table_cases(networks: Sequence[str], resolution: int, batch_size: int) -> list[Case]:
+    """Depthwise layers for the table of lowerings, forward and both gradients together.
+
+    Those of some networks, and those of thinner ones that have fewer channels.
+    """
+    both: tuple[Derivative, ...] = ("forward", "both gradients")
+    full = _depthwise_cases(networks, resolution, batch_size, both)
+    thin = _depthwise_cases(networks, resolution, batch_size, both, width=THIN)
+    least = min(case.shape[3] for case in full)
+    return [*full, *(case for case in thin if case.shape[3] < least)]
+
+
+def _depthwise_cases(
+    networks: Iterable[str],
+    resolution: int,
+    batch_size: int,
+    derivatives: tuple[Derivative, ...],
+    *,
+    width: float = 1.0,
+) -> list[DepthwiseCase]:
     shapes: dict[tuple[tuple[int, int, int, int], int, int], None] = {}
     for name in networks:
-        for layer in walk(FACTORIES[name](), resolution):
+        for layer in walk(FACTORIES[name](width=width), resolution):
             if layer.kind == "depthwise":
                 shape = (batch_size, *layer.input_size, layer.inputs)
                 shapes[shape, layer.kernel, layer.stride] = None
-    derivatives: tuple[Derivative, ...] = ("forward", "input gradient", "kernel gradient")
     return [
         DepthwiseCase(shape=shape, kernel=kernel, stride=stride, derivative=derivative)
         for shape, kernel, stride in shapes

@@ -94,7 +94,8 @@ def _depthwise(case: DepthwiseCase) -> Run:
         return forward
     x.requires_grad_()
     y = layer(x)
-    wanted = x if case.derivative == "input gradient" else layer.weight
+    wanted = [x] if case.derivative in ("input gradient", "both gradients") else []
+    wanted += [layer.weight] if case.derivative != "input gradient" else []
     g = torch.ones_like(y)
     return lambda: torch.autograd.grad(y, wanted, g, retain_graph=True)
 

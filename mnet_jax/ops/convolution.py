@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from mnet_jax.config import Lowering
-from mnet_jax.ops import native
+from mnet_jax.ops import choice, native
 from mnet_jax.ops.depthwise import geometry_of
 from mnet_jax.ops.layer import Convolved, Layer, linear, measured
 from mnet_jax.ops.pending import Pending, identity_norm
-from mnet_jax.ops.shifted import Geometry
 from mnet_jax.validation import require, require_choice
 
 Array = jax.Array
@@ -115,9 +114,11 @@ def depthwise_conv(
         over taps; it adds them in float32 or wider whatever x's dtype, and has reverse-mode
         gradients only (of any order). "native" is a kernel in C++ for CPUs, compiled when it is
         first asked for; it is for float32, square kernels of 3 and 5 and no dilation, and
-        "shifted" for the rest and on other devices. "auto" is "native" on a single CPU device where
-        that is compiled already, else "shifted" on CPUs and "grouped" elsewhere, reverse mode only
-        everywhere.
+        "shifted" for the rest and on other devices. "auto" is what was measured to be fastest on
+        the device for such shapes (`ops.choice`), and where nothing was measured "grouped", on CPUs
+        "shifted"; it is "native" only on a single CPU device where that is compiled already, and
+        there always if the input is normalized or activated or the statistics are wanted. It is
+        reverse mode only everywhere.
       dilation: distance of neighbouring taps, of rows and columns; more than 1 needs stride 1.
 
     Returns:
@@ -143,7 +144,7 @@ def _require_kernel(x: Array, kernel: Array, axes: Sequence[str]) -> None:
 def _convolve(x: Pending, kernel: Array, layer: Layer, lowering: Lowering) -> Convolved:
     require_choice("lowering", lowering, Lowering)
     kernel = kernel.astype(x.x.dtype)
-    if _uses_native(x.x, kernel, layer.geometry, lowering):
+    if _uses_native(x, kernel, layer, lowering):
         norm = identity_norm(x.x.shape[-1]) if x.norm is None else x.norm
         norm = norm.astype(jnp.float32)
         outputs = native.convolve(layer, x.x, norm, kernel)
@@ -152,13 +153,19 @@ def _convolve(x: Pending, kernel: Array, layer: Layer, lowering: Lowering) -> Co
     return measured(y) if layer.statistics else Convolved(y)
 
 
-def _uses_native(x: Array, kernel: Array, geometry: Geometry | None, lowering: Lowering) -> bool:
+def _uses_native(x: Pending, kernel: Array, layer: Layer, lowering: Lowering) -> bool:
     """Whether the native kernels compute a layer."""
-    fits = x.dtype == jnp.float32 and native.supports(kernel, geometry)
+    fits = x.x.dtype == jnp.float32 and native.supports(kernel, layer.geometry)
     if lowering == "native" and jax.default_backend() == "cpu":
         native.build()
         return fits
-    return lowering == "auto" and fits and _is_single_cpu() and native.is_built()
+    if lowering != "auto" or not fits or not _is_single_cpu() or not native.is_built():
+        return False
+    if layer.geometry is None or kernel.ndim == 4:
+        return True
+    # The others take further passes over memory for what is around a convolution.
+    alone = x.norm is None and x.activation == "linear" and not layer.statistics
+    return not alone or choice.fastest(x.x, layer.geometry, "cpu", native=True) == "native"
 
 
 def best_lowering() -> Lowering:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -72,7 +73,8 @@ def parse(arguments: type[T], command: str, leading: str | None = None) -> T:
                 arguments,
                 prog=f"python -m experiments.{command}",
                 description=arguments.__doc__,
-                args=words,
+                args=_with_truth(arguments, words),
+                config=(tyro.conf.FlagConversionOff,),
             )
     except SystemExit as leaving:
         if leaving.code == USAGE_ERROR:
@@ -134,12 +136,24 @@ def _require_values(flag: str, values: Sequence[str], annotation: Any) -> None:
     """ValueError unless the words behind a flag are as many and of the kind that it takes."""
     several = get_origin(annotation) is tuple
     kind = get_args(annotation)[0] if several or type(None) in get_args(annotation) else annotation
+    if kind is bool and not values:
+        return  # see _with_truth
     legal = ", ".join(get_args(kind)) if get_origin(kind) is Literal else LEGAL.get(kind, "")
     counted = "one value or more" if several else "one value"
     count_is_legal = len(values) >= 1 if several else len(values) == 1
     require(count_is_legal, flag, " ".join(values), f"{counted}{legal and f' of {legal}'}")
     for value in values:
         require(_is_legal(value, kind), flag, value, legal)
+
+
+def _with_truth(arguments: type, words: Sequence[str]) -> list[str]:
+    """The words with True behind every flag that stands alone, and says yes or no."""
+    truths = {flag_of(name) for name, hint in get_type_hints(arguments).items() if hint is bool}
+    found = []
+    for word, following in itertools.pairwise([*words, "--"]):
+        alone = word.replace("_", "-") in truths and following.startswith("--")
+        found += [word, "True"] if alone else [word]
+    return found
 
 
 def _is_legal(word: str, kind: Any) -> bool:

@@ -1,6 +1,8 @@
 """Times this library against its peers, in one run and in turn.
 
     python -m experiments.benchmark training --resolution 224 --batch-size 16
+    python -m experiments.benchmark layers --model mobilenet_v2 --contender "obvious Flax"
+    python -m experiments.benchmark depthwise --write-table
     python -m experiments.benchmark depthwise inference training input compile
 
 Machines are noisy, so read the ratios and their range.
@@ -10,8 +12,8 @@ import dataclasses
 import json
 import os
 import platform
+import shlex
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,36 +26,38 @@ from experiments.arguments import parse, refusals, refuse
 from experiments.planning import require_directory
 from mnet_jax import architectures, process, serialization
 from mnet_jax.benchmark import machine, report
-from mnet_jax.benchmark.cases import (
+from mnet_jax.benchmark.cases import Case, CompileCase, InputCase, NetworkCase
+from mnet_jax.benchmark.contenders import CONTENDERS, LOWERINGS, OURS, Contender
+from mnet_jax.benchmark.suites import (
     FAMILY,
-    Case,
-    CompileCase,
-    InputCase,
-    NetworkCase,
     Suite,
     depthwise_cases,
+    layer_cases,
     network_cases,
+    table_cases,
 )
-from mnet_jax.benchmark.contenders import CONTENDERS, OURS, Contender
 from mnet_jax.benchmark.timing import BenchmarkResult, compare
 from mnet_jax.files import replace_file
 from mnet_jax.validation import require
 
 COMMAND = "benchmark"
-SIZES = {  # (resolution, batch size) of the networks' suites where none is given
+SIZES = {  # (resolution, batch size) where none is given
+    "depthwise": ((224, 16),),
+    "layers": ((224, 16),),
     "inference": ((224, 1), (224, 16)),
     "training": ((224, 16), (32, 128)),
     "compile": ((224, 16),),
 }
-DEPTHWISE_SIZE = (224, 16)
+TABLE_SIZES = ((224, 16), (224, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Times single depthwise convolutions, networks, the input pipeline and compilation."""
+    """Times depthwise convolutions, all layers of networks, networks, input and compilation."""
 
     suite: tuple[Suite, ...] = ()
-    """what to time, before all flags or here: depthwise, inference, training, input, compile"""
+    """what to time, before all flags or here: depthwise, layers, inference, training, input,
+    compile"""
     model: tuple[Literal[*architectures.FACTORIES], ...] = FAMILY  # type: ignore[valid-type]
     """the networks"""
     contender: tuple[str, ...] = ()
@@ -68,6 +72,8 @@ class Arguments:
     """how often each contender is sampled, in turn"""
     tune_allocator: bool = True
     """start every process with glibc's allocator set for speed, as the training commands do"""
+    write_table: bool = False
+    """depthwise alone: time our lowerings one by one, for the table that `auto` follows here"""
     results: Path = Path("results/benchmark")
     """where the table (Markdown), JSON and pictures go"""
 
@@ -81,7 +87,7 @@ def main() -> None:
         plan = {suite: _cases(suite, arguments) for suite in arguments.suite}
         contenders = _contenders(arguments)
     for contender in CONTENDERS:
-        if contender.missing:
+        if contender.missing and not arguments.write_table:
             names = ", ".join(contender.missing)
             console.print(f"without {contender.name}: {names} is not installed", highlight=False)
     results = []
@@ -89,6 +95,8 @@ def main() -> None:
         for suite, cases in plan.items():
             results.append(_run(suite, cases, contenders, arguments, console))
             _write(results, arguments.results)
+            if arguments.write_table:
+                _write_table(results[-1], cases, arguments.results, console)
     except KeyboardInterrupt:
         refuse(COMMAND, f"interrupted; whole suites are in {arguments.results}", 130)
     console.print(f"the same in {arguments.results}", highlight=False)
@@ -100,10 +108,17 @@ def _require_legal(arguments: Arguments) -> None:
     for name in ("resolution", "batch_size"):
         value = getattr(arguments, name)
         require(value is None or value >= 1, name, value, "1 or more")
+    if arguments.write_table:
+        others = [suite for suite in arguments.suite if suite != "depthwise"]
+        require(not others, "suite", " ".join(others), "depthwise alone with --write-table")
+        names = " ".join(arguments.contender)
+        require(not names, "contender", names, "none with --write-table, which times our lowerings")
     require_directory("results", arguments.results)
 
 
 def _contenders(arguments: Arguments) -> list[Contender]:
+    if arguments.write_table:
+        return [*LOWERINGS]
     names = [contender.name for contender in CONTENDERS]
     for name in arguments.contender:
         require(name in names, "contender", name, ", ".join(names))
@@ -124,12 +139,14 @@ def _cases(suite: Suite, arguments: Arguments) -> list[Case]:
             batch_size=data.batch_size,
         )
         return [InputCase(data=data), step]  # what comes in, and what the step consumes
-    if suite == "depthwise":
-        resolution, batch_size = (g or d for g, d in zip(given, DEPTHWISE_SIZE, strict=True))
-        return depthwise_cases(arguments.model, resolution, batch_size)
     sizes = dict.fromkeys(
-        (given[0] or resolution, given[1] or batch_size) for resolution, batch_size in SIZES[suite]
+        (given[0] or resolution, given[1] or batch_size)
+        for resolution, batch_size in (TABLE_SIZES if arguments.write_table else SIZES[suite])
     )
+    if suite == "depthwise" or suite == "layers":
+        makers = {"depthwise": depthwise_cases, "layers": layer_cases}
+        make = table_cases if arguments.write_table else makers[suite]
+        return [case for size in sizes for case in make(arguments.model, *size)]
     if suite == "compile":
         networks = network_cases("training", arguments.model, sizes)
         return [
@@ -151,21 +168,16 @@ def _run(
     """Times a suite and prints its table."""
     environment = dict(process.ALLOCATOR) if arguments.tune_allocator else {}
     before = machine.measure(environment)
-    comparisons = []
-    with tempfile.TemporaryDirectory() as cache, console.status(suite) as status:
-        for case in cases:
-            cached = isinstance(case, CompileCase) and case.cached
-            place = {"JAX_COMPILATION_CACHE_DIR": cache} if cached else {}
-            comparisons.append(
-                compare(case, contenders, arguments.rounds, environment | place, status.update)
-            )
+    with console.status(suite) as status:
+        comparisons = compare(cases, contenders, arguments.rounds, environment, status.update)
     result = BenchmarkResult(
         suite=suite,
         machine=machine.better(before, machine.measure(environment)),
         environment=_environment(contenders, environment),
         comparisons=tuple(comparisons),
     )
-    console.print(report.to_table(result))
+    for table in report.to_tables(result):
+        console.print(table)
     for line in report.captions(result):
         console.print(line, style="dim", highlight=False)
     return result
@@ -196,6 +208,23 @@ def _write(results: list[BenchmarkResult], directory: Path) -> None:
         replace_file(directory / f"{result.suite}.json", text.encode())
         if any(comparison.madds for comparison in result.comparisons):
             replace_file(directory / f"{result.suite}.png", figure.to_png(result))
+
+
+def _write_table(
+    result: BenchmarkResult, cases: list[Case], results: Path, console: Console
+) -> None:
+    """For this device where `auto` looks, and a copy beside the results."""
+    from mnet_jax.benchmark.table import table_from  # here: they import JAX
+    from mnet_jax.ops import choice
+
+    command = shlex.join(["python", "-m", f"experiments.{COMMAND}", *sys.argv[1:]])
+    device = choice.present_device()
+    table = table_from(result, cases, command, device)
+    text = json.dumps(serialization.to_plain(table), indent=1, allow_nan=False) + "\n"
+    path = choice.path_in(choice.users_directory(), device[1])
+    for place in (path, choice.path_in(results, device[1])):
+        replace_file(place, text.encode())
+    console.print(f"auto follows {path} on this device", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

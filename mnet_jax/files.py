@@ -50,7 +50,7 @@ def _sync(directory: Path) -> None:
 
 
 def cache_directory(kind: str) -> Path:
-    """Where what was compiled for this machine's processor is kept, whoever made it.
+    """Where what was compiled or measured for this machine's processor is kept, whoever made it.
 
     Under `$XDG_CACHE_HOME/mnet_jax`, by default `~/.cache/mnet_jax`. Machines of several kinds may
     share a home, so each kind has a directory of its own.

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from trials import result_of
 
 from experiments import ablate, cost, evaluate, train
+from experiments.arguments import parse
 from mnet_jax import architectures, models
 from mnet_jax.ablation.runners import Outcome
 from mnet_jax.ablation.store import Store
@@ -220,6 +222,30 @@ def test_bad_input_in_a_process_of_its_own(command, words, told, place):
     done = run(command, *words, cwd=place)
     assert_refused((done.returncode, done.stdout, done.stderr), command, told)
     assert not [*place.iterdir()]
+
+
+@dataclass(frozen=True)
+class Switches:
+    """Two of them."""
+
+    on: bool = True
+    very_off: bool = False
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("", (True, False)),
+        ("--on False", (False, False)),
+        ("--on=False --very-off=True", (False, True)),
+        ("--very-off --on False", (False, True)),
+        ("--on False --very_off", (False, True)),
+    ],
+)
+def test_a_switch_takes_true_or_false_and_alone_it_is_true(line, found, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["command", *line.split()])
+    switches = parse(Switches, "command")
+    assert (switches.on, switches.very_off) == found
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "evaluate"])

@@ -1,24 +1,16 @@
 """What is timed: a program, its sizes, and the least work that it takes."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from mnet_jax.analysis.cost import count
-from mnet_jax.architectures import FACTORIES, NetworkSpec, walk
-from mnet_jax.architectures.transforms import with_input_stride
+from mnet_jax.architectures import NetworkSpec
+from mnet_jax.architectures.spec import Activation, Kind
 from mnet_jax.config import DataConfig
 
-Suite = Literal["depthwise", "inference", "training", "input", "compile"]
-Derivative = Literal["forward", "input gradient", "kernel gradient"]
+Derivative = Literal["forward", "input gradient", "kernel gradient", "both gradients"]
+Direction = Literal["forward", "backward"]
 FLOAT_BYTES = 4
-# One network of each version, and the resolution and batch of its feature maps.
-FAMILY = (
-    "mobilenet_v1",
-    "mobilenet_v2",
-    "mobilenet_v3_large",
-    "mobilenet_v4_conv_small",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +23,7 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class DepthwiseCase:
-    """One depthwise convolution, SAME padding, or one of its gradients.
+    """One depthwise convolution, SAME padding, or gradients of it.
 
     Attributes:
       shape: of the images, [b, h, w, c].
@@ -53,13 +45,70 @@ class DepthwiseCase:
 
     @property
     def work(self) -> Work:
-        """Each of the three tensors is touched once, and each tap of each output once."""
+        """Each tensor is touched once, and each tap of each output once for each result."""
         batch, height, width, channels = self.shape
         rows, columns = (-(-n // self.stride) for n in (height, width))
-        outputs = batch * rows * columns * channels
+        inputs, outputs = batch * height * width * channels, batch * rows * columns * channels
         kernel = self.kernel**2 * channels
-        moved = batch * height * width * channels + outputs + kernel
-        return Work(madds=self.kernel**2 * outputs, moved_bytes=FLOAT_BYTES * moved)
+        moved, results = inputs + outputs + kernel, 1
+        if self.derivative == "both gradients":
+            moved, results = moved + inputs + kernel, 2
+        return Work(madds=results * self.kernel**2 * outputs, moved_bytes=FLOAT_BYTES * moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCase:
+    """One convolution as a network runs it in a training step, SAME padding.
+
+    Forward, its input is normalized and activated on the way in, and the mean and the variance of
+    its output are taken. Backward, there are the gradients of input, normalization and kernel,
+    given those of output, mean and variance.
+
+    Attributes:
+      kind: of the convolution; none is `dense`.
+      shape: of the input, [b, h, w, c].
+      outputs: channels out.
+      kernel: side of the window.
+      stride: step of the window.
+      activation: the input's; None for images, which are taken as they are and have no gradient.
+      direction: what is computed.
+      count: how many layers of the networks are like this.
+    """
+
+    kind: Kind
+    shape: tuple[int, int, int, int]
+    outputs: int
+    kernel: int
+    stride: int
+    activation: Activation | None
+    direction: Direction
+    count: int
+
+    @property
+    def label(self) -> str:
+        """For a table."""
+        _, height, width, channels = self.shape
+        outputs = "" if self.kind == "depthwise" else f" to {self.outputs}"
+        window = "" if self.kind == "pointwise" else f" k{self.kernel} s{self.stride}"
+        count = f", {self.count} times" if self.count > 1 else ""
+        act = self.activation or "images"
+        return f"{self.group}, {height}x{width}x{channels}{outputs}{window} {act}{count}"
+
+    @property
+    def group(self) -> str:
+        """What its time is summed up under."""
+        return f"{self.kind} {self.direction}"
+
+    @property
+    def work(self) -> Work:
+        """Input, output and kernel are touched once, backward they and their gradients."""
+        batch, height, width, channels = self.shape
+        rows, columns = (-(-n // self.stride) for n in (height, width))
+        outputs = batch * rows * columns * self.outputs
+        fan_in = self.kernel**2 * (1 if self.kind == "depthwise" else channels)
+        moved = batch * height * width * channels + outputs + fan_in * self.outputs
+        passes = 1 if self.direction == "forward" else 2
+        return Work(madds=passes * fan_in * outputs, moved_bytes=passes * FLOAT_BYTES * moved)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,40 +183,4 @@ class CompileCase:
         return Work(madds=0, moved_bytes=0)
 
 
-Case = DepthwiseCase | NetworkCase | InputCase | CompileCase
-
-
-def depthwise_cases(networks: Iterable[str], resolution: int, batch_size: int) -> list[Case]:
-    """Every distinct depthwise layer of some networks, forward and both gradients."""
-    shapes: dict[tuple[tuple[int, int, int, int], int, int], None] = {}
-    for name in networks:
-        for layer in walk(FACTORIES[name](), resolution):
-            if layer.kind == "depthwise":
-                shape = (batch_size, *layer.input_size, layer.inputs)
-                shapes[shape, layer.kernel, layer.stride] = None
-    derivatives: tuple[Derivative, ...] = ("forward", "input gradient", "kernel gradient")
-    return [
-        DepthwiseCase(shape=shape, kernel=kernel, stride=stride, derivative=derivative)
-        for shape, kernel, stride in shapes
-        for derivative in derivatives
-    ]
-
-
-def network_cases(
-    program: Literal["inference", "training"],
-    networks: Iterable[str],
-    sizes: Iterable[tuple[int, int]],
-) -> list[Case]:
-    """The networks at each (resolution, batch size); small images skip the early strides."""
-    cases: list[Case] = []
-    for resolution, batch_size in sizes:
-        for name in networks:
-            spec = FACTORIES[name]()
-            if resolution <= 32:
-                spec = with_input_stride(spec, 1)
-            cases.append(
-                NetworkCase(
-                    program=program, spec=spec, resolution=resolution, batch_size=batch_size
-                )
-            )
-    return cases
+Case = DepthwiseCase | LayerCase | NetworkCase | InputCase | CompileCase

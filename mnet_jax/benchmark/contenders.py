@@ -6,7 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mnet_jax.benchmark.cases import Case, CompileCase, DepthwiseCase, InputCase, NetworkCase
+from mnet_jax.benchmark.cases import (
+    Case,
+    CompileCase,
+    DepthwiseCase,
+    InputCase,
+    LayerCase,
+    NetworkCase,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +61,11 @@ def _in_keras(case: Case) -> bool:
 
 
 def _in_torch(case: Case) -> bool:
-    return isinstance(case, NetworkCase | DepthwiseCase)
+    return isinstance(case, NetworkCase | DepthwiseCase | LayerCase)
+
+
+def _is_depthwise(case: Case) -> bool:
+    return isinstance(case, DepthwiseCase)
 
 
 def _is_network(case: Case) -> bool:
@@ -100,4 +111,9 @@ CONTENDERS = (
         takes=_is_inference,
     ),
 )
-BY_NAME = {contender.name: contender for contender in CONTENDERS}
+# Ours one by one, for the table that `auto` follows.
+LOWERINGS = tuple(
+    Contender(name=name, packages=(), maker=f"jax_layers:{name}", takes=_is_depthwise)
+    for name in ("grouped", "shifted", "native")
+)
+BY_NAME = {contender.name: contender for contender in (*CONTENDERS, *LOWERINGS)}

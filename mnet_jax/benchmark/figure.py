@@ -6,13 +6,18 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mnet_jax.benchmark.contenders import CONTENDERS
+from mnet_jax.benchmark.contenders import CONTENDERS, LOWERINGS
 from mnet_jax.benchmark.timing import BenchmarkResult
 
 COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999",
 )  # fmt: skip
 MARKERS = "osD^vPX*"
+STYLES = {  # contenders are never in one picture with our lowerings
+    contender.name: (colour, marker)
+    for several in (CONTENDERS, LOWERINGS)
+    for contender, colour, marker in zip(several, COLOURS, MARKERS, strict=False)
+}
 
 
 def to_png(result: BenchmarkResult) -> bytes:
@@ -41,11 +46,11 @@ def _points(result: BenchmarkResult, contender: str) -> list[tuple[float, float,
 
 
 def _draw_times(axes: Axes, result: BenchmarkResult) -> None:
-    for contender, colour, marker in zip(CONTENDERS, COLOURS, MARKERS, strict=True):
-        points = _points(result, contender.name)
+    for name, (colour, marker) in STYLES.items():
+        points = _points(result, name)
         if points:
             x, y = [p[0] / 1e6 for p in points], [1000 * p[2] for p in points]
-            axes.scatter(x, y, color=colour, marker=marker, s=28, alpha=0.75, label=contender.name)
+            axes.scatter(x, y, color=colour, marker=marker, s=28, alpha=0.75, label=name)
     axes.set(xscale="log", yscale="log", xlabel="multiply-adds (millions)", ylabel="time (ms)")
     axes.set_title(f"{result.suite}: multiply-adds against time", loc="left", fontsize=11)
     axes.legend(fontsize=8)
@@ -53,14 +58,14 @@ def _draw_times(axes: Axes, result: BenchmarkResult) -> None:
 
 def _draw_roofline(axes: Axes, result: BenchmarkResult) -> None:
     machine = result.machine
-    every = [p for contender in CONTENDERS for p in _points(result, contender.name)]
+    every = [p for name in STYLES for p in _points(result, name)]
     intensity = [2 * madds / moved for madds, moved, _ in every]
     low, high = min([*intensity, machine.ridge]) / 2, max([*intensity, machine.ridge]) * 2
     roof = [low, machine.ridge, high]
     rates = [min(machine.flops_per_second, x * machine.bytes_per_second) / 1e9 for x in roof]
     axes.plot(roof, rates, color="black", linewidth=1.5)
-    for contender, colour, marker in zip(CONTENDERS, COLOURS, MARKERS, strict=True):
-        points = _points(result, contender.name)
+    for name, (colour, marker) in STYLES.items():
+        points = _points(result, name)
         x = [2 * madds / moved for madds, moved, _ in points]
         y = [2 * madds / seconds / 1e9 for madds, _, seconds in points]
         axes.scatter(x, y, color=colour, marker=marker, s=28, alpha=0.75)

@@ -14,10 +14,10 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax import traverse_util
-from jax import lax
 
 from mnet_jax import architectures, data, models, ops
-from mnet_jax.benchmark.cases import DepthwiseCase, InputCase, NetworkCase
+from mnet_jax.benchmark import jax_layers
+from mnet_jax.benchmark.cases import DepthwiseCase, InputCase, LayerCase, NetworkCase
 from mnet_jax.config import Sgd, TrainingConfig
 from mnet_jax.training import metrics, optimizer
 from mnet_jax.training.recipe import Numbers, Structure
@@ -34,7 +34,7 @@ TRAINING = TrainingConfig(
 )
 
 
-def ours(case: NetworkCase | DepthwiseCase | InputCase) -> Run:
+def ours(case: NetworkCase | LayerCase | DepthwiseCase | InputCase) -> Run:
     """This library, with its kernels in C++ where they can be compiled, as the commands have it.
 
     Inference is of the network with batch normalization folded.
@@ -43,7 +43,9 @@ def ours(case: NetworkCase | DepthwiseCase | InputCase) -> Run:
     if isinstance(case, InputCase):
         return _input(case)
     if isinstance(case, DepthwiseCase):
-        return _depthwise(case, lowering)
+        return jax_layers.depthwise(case, lowering)
+    if isinstance(case, LayerCase):
+        return jax_layers.layer(case, lowering, ops.pointwise)
     model = models.MobileNet(spec=case.spec, lowering=lowering)
     if case.program == "inference":
         infer, params = models.fuse(model, random_variables(case.spec))
@@ -53,20 +55,19 @@ def ours(case: NetworkCase | DepthwiseCase | InputCase) -> Run:
     return _network(case, model.apply)
 
 
-def obvious(case: NetworkCase | DepthwiseCase) -> Run:
+def obvious(case: NetworkCase | LayerCase | DepthwiseCase) -> Run:
     """A grouped convolution for depthwise layers, a 1x1 convolution for pointwise ones."""
     if isinstance(case, DepthwiseCase):
-        return _depthwise(case, "grouped")
+        return jax_layers.depthwise(case, "grouped")
+    if isinstance(case, LayerCase):
+        return jax_layers.layer(case, "grouped", jax_layers.pointwise_as_convolution)
 
     def as_convolution(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         pointwise = isinstance(context.module, models.PointwiseConv)
         if not (pointwise and context.method_name == "convolve"):
             return call(*args, **kwargs)
-        kernel = context.module.variables["params"]["kernel"][None, None]
-        layout = ("NHWC", "HWIO", "NHWC")
-        x = args[0].value()
-        y = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
-        return ops.measured(y) if kwargs["statistics"] else ops.Convolved(y)
+        kernel = context.module.variables["params"]["kernel"]
+        return jax_layers.pointwise_as_convolution(args[0], kernel, **kwargs)
 
     model = models.MobileNet(spec=case.spec, lowering="grouped")
 
@@ -120,25 +121,6 @@ def keras(case: NetworkCase) -> Run:
         return optax.apply_updates(trainable, changes), others, moments
 
     return _stepping(step, (trainable, others, update.init(trainable)), batch)
-
-
-def _depthwise(case: DepthwiseCase, lowering: Any) -> Run:
-    rng = np.random.default_rng(0)
-    strides = (case.stride, case.stride)
-    x = jnp.asarray(rng.normal(size=case.shape), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(case.kernel, case.kernel, case.shape[3])), jnp.float32)
-
-    def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return ops.depthwise_conv(x, kernel, strides, "SAME", lowering)
-
-    g = jnp.ones(jax.eval_shape(forward, x, kernel).shape, jnp.float32)
-    programs: dict[str, Callable[..., Any]] = {
-        "forward": lambda x, kernel, g: forward(x, kernel),
-        "input gradient": lambda x, kernel, g: jax.vjp(forward, x, kernel)[1](g)[0],
-        "kernel gradient": lambda x, kernel, g: jax.vjp(forward, x, kernel)[1](g)[1],
-    }
-    call = jax.jit(programs[case.derivative]).lower(x, kernel, g).compile()
-    return lambda: jax.block_until_ready(call(x, kernel, g))
 
 
 def _network(case: NetworkCase, apply: Callable[..., Any]) -> Run:

@@ -1,14 +1,17 @@
 """A benchmark's result as a terminal table and as Markdown."""
 
+import math
 import statistics
 from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
 
+from mnet_jax.benchmark.contenders import OURS
 from mnet_jax.benchmark.timing import BenchmarkResult, Comparison, Timing
 
 HEADERS = ("case", "contender", "median ms", "min to max", "ours / it", "range", "over bound")
+SUMMARY_HEADERS = ("where the time goes", "contender", "ms", "share %", "ours / it")
 
 
 def rows(result: BenchmarkResult) -> list[tuple[str, ...]]:
@@ -40,6 +43,43 @@ def _row(
     )
 
 
+def summary_rows(result: BenchmarkResult) -> list[tuple[str, ...]]:
+    """The texts below `SUMMARY_HEADERS`: sums of medians by group, and over all groups.
+
+    None where the cases have no groups. Who failed on a case has no sum with it.
+    """
+    groups: dict[str, list[Comparison]] = {}
+    for comparison in result.comparisons:
+        if comparison.group:
+            groups.setdefault(comparison.group, []).append(comparison)
+    whole = _sums([comparison for group in groups.values() for comparison in group])
+    found: list[tuple[str, ...]] = []
+    for group, sums in {**{g: _sums(c) for g, c in groups.items()}, "all": whole}.items():
+        for i, (name, seconds) in enumerate(sums.items()):
+            texts = (
+                "failed" if math.isnan(seconds) else _number(1000 * seconds),
+                _or_nothing(100 * seconds / whole[name], ".1f"),
+                _or_nothing(sums.get(OURS, math.nan) / seconds, ".2f"),
+            )
+            found.append(("" if i else group, name, *texts))
+    return found
+
+
+def _sums(comparisons: Sequence[Comparison]) -> dict[str, float]:
+    """Each contender's seconds, as often as there are such layers; NaN where it failed."""
+    sums: dict[str, float] = {}
+    for comparison in comparisons:
+        for timing in comparison.timings:
+            seconds = timing.median_seconds if timing.seconds else math.nan
+            name = timing.contender
+            sums[name] = sums.get(name, 0.0) + comparison.count * seconds
+    return sums
+
+
+def _or_nothing(value: float, form: str) -> str:
+    return "" if math.isnan(value) else f"{value:{form}}"
+
+
 def _number(milliseconds: float) -> str:
     """Three digits, and no exponent."""
     return f"{milliseconds:.{max(0, 2 - len(str(int(milliseconds))) + 1)}f}"
@@ -58,22 +98,33 @@ def captions(result: BenchmarkResult) -> list[str]:
     ]
 
 
-def to_table(result: BenchmarkResult) -> Table:
+def _tables(result: BenchmarkResult) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+    """(headers, rows) of the table, and of the summary if there is one."""
+    summary = summary_rows(result)
+    return [(HEADERS, rows(result)), *([(SUMMARY_HEADERS, summary)] if summary else [])]
+
+
+def to_tables(result: BenchmarkResult) -> list[Table]:
     """For a terminal."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=result.suite, title_justify="left")
-    for i, header in enumerate(HEADERS):
-        table.add_column(header, justify="left" if i < 2 else "right", overflow="fold")
-    for row in rows(result):
-        table.add_row(*row)
-    return table
+    tables = []
+    for title, (headers, texts) in zip((result.suite, None), _tables(result), strict=False):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+        for i, header in enumerate(headers):
+            table.add_column(header, justify="left" if i < 2 else "right", overflow="fold")
+        for row in texts:
+            table.add_row(*row)
+        tables.append(table)
+    return tables
 
 
 def to_markdown(results: Sequence[BenchmarkResult]) -> str:
     """A section for each suite."""
     lines = []
     for result in results:
-        lines += [f"## {result.suite}", "", "| " + " | ".join(HEADERS) + " |"]
-        lines.append("|---|---|" + "--:|" * (len(HEADERS) - 2))
-        lines += ["| " + " | ".join(row) + " |" for row in rows(result)]
-        lines += ["", *(f"- {line}" for line in captions(result)), ""]
+        lines += [f"## {result.suite}", ""]
+        for headers, texts in _tables(result):
+            lines += ["| " + " | ".join(headers) + " |"]
+            lines.append("|---|---|" + "--:|" * (len(headers) - 2))
+            lines += [*("| " + " | ".join(row) + " |" for row in texts), ""]
+        lines += [*(f"- {line}" for line in captions(result)), ""]
     return "\n".join(lines)

@@ -3,11 +3,12 @@
 import contextlib
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mnet_jax.analysis.roofline import Machine
-from mnet_jax.benchmark.cases import Case, CompileCase
+from mnet_jax.benchmark.cases import Case, CompileCase, DepthwiseCase, LayerCase
 from mnet_jax.benchmark.contenders import OURS, Contender
 from mnet_jax.benchmark.worker import Worker, WorkerError
 
@@ -43,12 +44,16 @@ class Comparison:
       madds: of its least work.
       moved_bytes: likewise.
       timings: one a contender, ours first.
+      group: the cases that it is summed up with; None where there is no sum.
+      count: how often the sum has it.
     """
 
     label: str
     madds: int
     moved_bytes: int
     timings: tuple[Timing, ...]
+    group: str | None = None
+    count: int = 1
 
     def ratios(self, timing: Timing) -> tuple[float, ...]:
         """Ours over this contender's time, round by round: below 1 we are ahead."""
@@ -81,96 +86,113 @@ class BenchmarkResult:
 
 
 def compare(
-    case: Case,
+    cases: Sequence[Case],
     contenders: Sequence[Contender],
     rounds: int,
     environment: Mapping[str, str],
     report: Callable[[str], None] = lambda line: None,
-) -> Comparison:
-    """Times the contenders that take the case, A B C A B C, each in a process of its own.
+) -> list[Comparison]:
+    """Times the contenders on each case that they take, A B C A B C, each in its own process.
+
+    A network has new processes to itself. Single layers are many and short, and are run by the same
+    ones in turn.
 
     Args:
-      case: what to run.
+      cases: what to run.
       contenders: installed ones.
       rounds: how many samples each gives.
       environment: what all processes are started with.
       report: told who is being prepared.
     """
-    taking = [contender for contender in contenders if contender.takes(case)]
+    if all(isinstance(case, DepthwiseCase | LayerCase) for case in cases):
+        with _workers(contenders, environment) as workers:
+            return [_compare(case, workers, rounds, report) for case in cases]
+    found = []
+    with tempfile.TemporaryDirectory() as cache:
+        for case in cases:
+            cached = isinstance(case, CompileCase) and case.cached
+            place = {"JAX_COMPILATION_CACHE_DIR": cache} if cached else {}
+            with _workers(contenders, {**environment, **place}) as workers:
+                found.append(_compare(case, workers, rounds, report))
+    return found
+
+
+@contextlib.contextmanager
+def _workers(
+    contenders: Sequence[Contender], environment: Mapping[str, str]
+) -> Iterator[list[Worker]]:
+    """One a contender; those that are idle when this is left end."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Worker(contender, environment)) for contender in contenders]
+
+
+def _compare(
+    case: Case, workers: Sequence[Worker], rounds: int, report: Callable[[str], None]
+) -> Comparison:
+    taking = [worker for worker in workers if worker.contender.takes(case)]
     measure = _compile_times if isinstance(case, CompileCase) else _call_times
-    timings = measure(case, taking, rounds, environment, report)
+    timings = measure(case, taking, rounds, report)
     work = case.work
     return Comparison(
         label=case.label,
         madds=work.madds,
         moved_bytes=work.moved_bytes,
         timings=tuple(timings),
+        group=case.group if isinstance(case, LayerCase) else None,
+        count=case.count if isinstance(case, LayerCase) else 1,
     )
 
 
 def _call_times(
-    case: Case,
-    contenders: Sequence[Contender],
-    rounds: int,
-    environment: Mapping[str, str],
-    report: Callable[[str], None],
+    case: Case, workers: Sequence[Worker], rounds: int, report: Callable[[str], None]
 ) -> list[Timing]:
     """All contenders are prepared, run once uncounted, and then sampled in turn: what else the
     machine does meets them alike."""
-    timings: dict[str, Timing] = {}
-    with contextlib.ExitStack() as stack:
-        workers = {}
-        for contender in contenders:
-            report(f"{case.label}: preparing {contender.name}")
-            try:
-                worker = stack.enter_context(Worker(contender.name, case, environment))
-            except WorkerError as error:
-                timings[contender.name] = _failed(contender, str(error))
-                continue
-            workers[contender.name] = worker
-            timings[contender.name] = Timing(
-                contender=contender.name,
-                seconds=(),
-                setup_seconds=worker.setup_seconds,
-                failure=None,
-            )
-        for worker in workers.values():  # since they were prepared, others have had the caches
-            worker.run()
-        for _ in range(rounds):
-            for name, worker in workers.items():
-                seconds = (*timings[name].seconds, worker.run())
-                timings[name] = dataclasses.replace(timings[name], seconds=seconds)
-    return [timings[contender.name] for contender in contenders]
+    timings: dict[Worker, Timing] = {}
+    for worker in workers:
+        report(f"{case.label}: preparing {worker.contender.name}")
+        setup_seconds, failure = None, None
+        try:
+            setup_seconds = worker.prepare(case)
+        except WorkerError as error:
+            failure = str(error)
+        timings[worker] = Timing(
+            contender=worker.contender.name,
+            seconds=(),
+            setup_seconds=setup_seconds,
+            failure=failure,
+        )
+    ready = [worker for worker, timing in timings.items() if timing.failure is None]
+    for worker in ready:  # since they were prepared, others have had the caches
+        worker.run()
+    for _ in range(rounds):
+        for worker in ready:
+            seconds = (*timings[worker].seconds, worker.run())
+            timings[worker] = dataclasses.replace(timings[worker], seconds=seconds)
+    return list(timings.values())
 
 
 def _compile_times(
-    case: Case,
-    contenders: Sequence[Contender],
-    rounds: int,
-    environment: Mapping[str, str],
-    report: Callable[[str], None],
+    case: Case, workers: Sequence[Worker], rounds: int, report: Callable[[str], None]
 ) -> list[Timing]:
     """A new process for each sample, whose setup is the sample."""
-    seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    seconds: dict[str, list[float]] = {worker.contender.name: [] for worker in workers}
     failures: dict[str, str] = {}
     for _ in range(rounds):
-        for contender in contenders:
-            report(f"{case.label}: {contender.name}")
+        for worker in workers:
+            name = worker.contender.name
+            report(f"{case.label}: {name}")
             try:
-                with Worker(contender.name, case, environment) as worker:
-                    seconds[contender.name].append(worker.setup_seconds)
+                seconds[name].append(worker.prepare(case))
             except WorkerError as error:
-                failures[contender.name] = str(error)
+                failures[name] = str(error)
+            worker.end()
     return [
         Timing(
-            contender=contender.name,
-            seconds=tuple(seconds[contender.name]),
+            contender=name,
+            seconds=tuple(samples),
             setup_seconds=None,
-            failure=failures.get(contender.name),
+            failure=failures.get(name),
         )
-        for contender in contenders
+        for name, samples in seconds.items()
     ]
-
-
-def _failed(contender: Contender, cause: str) -> Timing:
-    return Timing(contender=contender.name, seconds=(), setup_seconds=None, failure=cause)

@@ -17,17 +17,19 @@ from mnet_jax.architectures import (
     Separable,
 )
 from mnet_jax.architectures.spec import Block
-from mnet_jax.benchmark.cases import DepthwiseCase, NetworkCase
+from mnet_jax.benchmark.cases import DepthwiseCase, LayerCase, NetworkCase
 
 Run = Callable[[], Any]
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hard_swish": nn.Hardswish}
 
 
-def eager(case: NetworkCase | DepthwiseCase) -> Run:
+def eager(case: NetworkCase | LayerCase | DepthwiseCase) -> Run:
     """PyTorch as it is."""
     if isinstance(case, DepthwiseCase):
         return _depthwise(case)
+    if isinstance(case, LayerCase):
+        return _layer(case)
     return _network(case, lambda module, images: module)
 
 
@@ -92,7 +94,36 @@ def _depthwise(case: DepthwiseCase) -> Run:
         return forward
     x.requires_grad_()
     y = layer(x)
-    wanted = x if case.derivative == "input gradient" else layer.weight
+    wanted = [x] if case.derivative in ("input gradient", "both gradients") else []
+    wanted += [layer.weight] if case.derivative != "input gradient" else []
+    g = torch.ones_like(y)
+    return lambda: torch.autograd.grad(y, wanted, g, retain_graph=True)
+
+
+def _layer(case: LayerCase) -> Run:
+    """Batch normalization and activation of the input, whose statistics stand for the output's."""
+    batch, height, width, channels = case.shape
+    groups = channels if case.kind == "depthwise" else 1
+    conv = nn.Conv2d(
+        channels,
+        case.outputs,
+        case.kernel,
+        case.stride,
+        case.kernel // 2,
+        groups=groups,
+        bias=False,
+    )
+    parts: list[nn.Module] = [conv]
+    if case.activation:
+        activations = [] if case.activation == "linear" else [ACTIVATIONS[case.activation](True)]
+        parts = [nn.BatchNorm2d(channels), *activations, conv]
+    layer = nn.Sequential(*parts).to(memory_format=torch.channels_last).train()
+    x = torch.randn(batch, channels, height, width).to(memory_format=torch.channels_last)
+    x.requires_grad_(case.activation is not None)
+    if case.direction == "forward":
+        return lambda: layer(x)
+    y = layer(x)
+    wanted = [*layer.parameters(), *([x] if case.activation else [])]
     g = torch.ones_like(y)
     return lambda: torch.autograd.grad(y, wanted, g, retain_graph=True)
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mnet_jax.config import Lowering
-from mnet_jax.ops import native
+from mnet_jax.ops import choice, native
 from mnet_jax.ops.depthwise import geometry_of
 from mnet_jax.ops.layer import Convolved, Layer, linear, measured
 from mnet_jax.ops.pending import Finish, Pending, identity_norm
@@ -123,9 +123,11 @@ def depthwise_conv(
         over taps; it adds them in float32 or wider whatever x's dtype, and has reverse-mode
         gradients only (of any order). "native" is a kernel in C++ for CPUs, compiled when it is
         first asked for; it is for float32, square kernels of 3 and 5 and no dilation, and
-        "shifted" for the rest and on other devices. "auto" is "native" on a single CPU device where
-        that is compiled already, else "shifted" on CPUs and "grouped" elsewhere, reverse mode only
-        everywhere.
+        "shifted" for the rest and on other devices. "auto" is what was measured to be fastest on
+        the device for such shapes (`ops.choice`), and where nothing was measured "grouped", on CPUs
+        "shifted"; it is "native" only on a single CPU device where that is compiled already, and
+        there always if the input is normalized or activated or the statistics are wanted. It is
+        reverse mode only everywhere.
       dilation: distance of neighbouring taps, of rows and columns; more than 1 needs stride 1.
 
     Returns:
@@ -160,7 +162,7 @@ def _convolve(
     require(not (statistics and finish), "finish", finish, "None where statistics are wanted")
     kernel = kernel.astype(x.x.dtype)
     layer = Layer(x.activation, geometry, statistics, portable=lowering == "auto")
-    if not _uses_native(x.x, kernel, geometry, lowering):
+    if not _uses_native(x, kernel, layer, lowering, alone=finish is None):
         y = linear(x.value(), kernel, layer, "shifted" if lowering == "native" else lowering)
         if finish:
             return Convolved(finish.of(y))
@@ -173,13 +175,21 @@ def _convolve(
     return Convolved(*outputs) if statistics else Convolved(outputs[0])
 
 
-def _uses_native(x: Array, kernel: Array, geometry: Geometry | None, lowering: Lowering) -> bool:
-    """Whether the native kernels compute a layer."""
-    fits = x.dtype == jnp.float32 and native.supports(kernel, geometry)
+def _uses_native(
+    x: Pending, kernel: Array, layer: Layer, lowering: Lowering, *, alone: bool
+) -> bool:
+    """Whether the native kernels compute a layer; `alone` if nothing is done on the way out."""
+    fits = x.x.dtype == jnp.float32 and native.supports(kernel, layer.geometry)
     if lowering == "native" and jax.default_backend() == "cpu":
         native.build()
         return fits
-    return lowering == "auto" and fits and _is_single_cpu() and native.is_built()
+    if lowering != "auto" or not fits or not _is_single_cpu() or not native.is_built():
+        return False
+    if layer.geometry is None or kernel.ndim == 4:
+        return True
+    # The others take further passes over memory for what is around a convolution.
+    alone = alone and x.norm is None and x.activation == "linear" and not layer.statistics
+    return not alone or choice.fastest(x.x, layer.geometry, "cpu", native=True) == "native"
 
 
 def best_lowering() -> Lowering:

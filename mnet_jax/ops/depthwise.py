@@ -5,8 +5,9 @@ cost is memory. XLA's grouped convolution is good on GPUs and TPUs and 10 to 100
 memory on CPUs, where `ops.shifted` writes the sum over taps out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,12 @@ import numpy as np
 from jax import lax
 
 from mnet_jax.config import Lowering
-from mnet_jax.ops import shifted
+from mnet_jax.ops import choice, shifted
 from mnet_jax.ops.shifted import Axis, Geometry
 from mnet_jax.validation import require
+
+Platforms = tuple[str, ...] | None  # where a convolution is shifted and not grouped; None for all
+Function = Callable[..., Any]
 
 
 def convolve_depthwise(
@@ -25,7 +29,8 @@ def convolve_depthwise(
     """Filters each channel of x [b, h, w, c] with its kernel [kh, kw, c], both of one dtype."""
     if lowering == "grouped":
         return _grouped(x, kernel, geometry)
-    return _convolve_once(x, kernel, geometry, lowering)
+    platforms = choice.shifted_platforms(x, geometry) if lowering == "auto" else None
+    return _convolve_once(x, kernel, geometry, platforms)
 
 
 def geometry_of(
@@ -96,26 +101,22 @@ def _grouped(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
 # pass keeps. `platform_dependent` is inside of the rules for the same reason: differentiated from
 # outside, a choice between two lowerings keeps what either of them wants.
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, lowering: Lowering) -> jax.Array:
-    if lowering == "shifted":
-        return shifted.forward(x, kernel, geometry)
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=partial(shifted.forward, geometry=geometry),
-        default=partial(_grouped, geometry=geometry),
-    )
+def _convolve(
+    x: jax.Array, kernel: jax.Array, geometry: Geometry, platforms: Platforms
+) -> jax.Array:
+    by_taps = partial(shifted.forward, geometry=geometry)
+    return _shifted_on(platforms, by_taps, partial(_grouped, geometry=geometry))(x, kernel)
 
 
 def _convolve_forward(
-    x: jax.Array, kernel: jax.Array, geometry: Geometry, lowering: Lowering
+    x: jax.Array, kernel: jax.Array, geometry: Geometry, platforms: Platforms
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _convolve(x, kernel, geometry, lowering), (x, kernel)
+    return _convolve(x, kernel, geometry, platforms), (x, kernel)
 
 
 def _convolve_backward(
     geometry: Geometry,
-    lowering: Lowering,
+    platforms: Platforms,
     residuals: tuple[jax.Array, jax.Array],
     g: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
@@ -123,9 +124,15 @@ def _convolve_backward(
         return jax.vjp(partial(_grouped, geometry=geometry), x, kernel)[1](g)
 
     by_taps = partial(shifted.gradients, geometry=geometry)
-    if lowering == "shifted":
-        return by_taps(*residuals, g)
-    return lax.platform_dependent(*residuals, g, cpu=by_taps, default=grouped)
+    return _shifted_on(platforms, by_taps, grouped)(*residuals, g)
+
+
+def _shifted_on(platforms: Platforms, by_taps: Function, grouped: Function) -> Function:
+    """One of two functions, by the platform that a computation is lowered for."""
+    if platforms is None:
+        return by_taps
+    ways = dict.fromkeys(platforms, by_taps)
+    return partial(lax.platform_dependent, **ways, default=grouped) if ways else grouped
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)

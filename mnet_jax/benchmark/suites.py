@@ -1,0 +1,151 @@
+"""The cases of a suite: the convolutions of some networks, the networks themselves."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from mnet_jax.architectures import FACTORIES, NetworkSpec, walk
+from mnet_jax.architectures.spec import (
+    Activation,
+    Block,
+    ConvNorm,
+    FusedInvertedResidual,
+    Separable,
+)
+from mnet_jax.architectures.transforms import with_input_stride
+from mnet_jax.benchmark.cases import (
+    Case,
+    DepthwiseCase,
+    Derivative,
+    Direction,
+    LayerCase,
+    NetworkCase,
+)
+
+Suite = Literal["depthwise", "layers", "inference", "training", "input", "compile"]
+# One network of each version.
+FAMILY = (
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "mobilenet_v4_conv_small",
+)
+THIN = 0.25  # width multiplier
+
+
+def depthwise_cases(networks: Iterable[str], resolution: int, batch_size: int) -> list[Case]:
+    """Every distinct depthwise layer of some networks, forward and both gradients."""
+    every: tuple[Derivative, ...] = ("forward", "input gradient", "kernel gradient")
+    return [*_depthwise_cases(networks, resolution, batch_size, every)]
+
+
+def table_cases(networks: Sequence[str], resolution: int, batch_size: int) -> list[Case]:
+    """Depthwise layers for the table of lowerings, forward and both gradients together.
+
+    Those of some networks, and those of thinner ones that have fewer channels.
+    """
+    both: tuple[Derivative, ...] = ("forward", "both gradients")
+    full = _depthwise_cases(networks, resolution, batch_size, both)
+    thin = _depthwise_cases(networks, resolution, batch_size, both, width=THIN)
+    least = min(case.shape[3] for case in full)
+    return [*full, *(case for case in thin if case.shape[3] < least)]
+
+
+def _depthwise_cases(
+    networks: Iterable[str],
+    resolution: int,
+    batch_size: int,
+    derivatives: tuple[Derivative, ...],
+    *,
+    width: float = 1.0,
+) -> list[DepthwiseCase]:
+    shapes: dict[tuple[tuple[int, int, int, int], int, int], None] = {}
+    for name in networks:
+        for layer in walk(FACTORIES[name](width=width), resolution):
+            if layer.kind == "depthwise":
+                shape = (batch_size, *layer.input_size, layer.inputs)
+                shapes[shape, layer.kernel, layer.stride] = None
+    return [
+        DepthwiseCase(shape=shape, kernel=kernel, stride=stride, derivative=derivative)
+        for shape, kernel, stride in shapes
+        for derivative in derivatives
+    ]
+
+
+def network_cases(
+    program: Literal["inference", "training"],
+    networks: Iterable[str],
+    sizes: Iterable[tuple[int, int]],
+) -> list[Case]:
+    """The networks at each (resolution, batch size); small images skip the early strides."""
+    cases: list[Case] = []
+    for resolution, batch_size in sizes:
+        for name in networks:
+            case = NetworkCase(
+                program=program,
+                spec=_network(name, resolution),
+                resolution=resolution,
+                batch_size=batch_size,
+            )
+            cases.append(case)
+    return cases
+
+
+def layer_cases(networks: Iterable[str], resolution: int, batch_size: int) -> list[Case]:
+    """Every distinct convolution of some networks in a training step, forward and backward.
+
+    The input of each is normalized, but that of the stem. Squeeze-and-excitations, the sums of
+    shortcuts, pooling and dense layers are left out.
+    """
+    counts: Counter[LayerCase] = Counter()
+    for name in networks:
+        spec = _network(name, resolution)
+        activation: Activation | None = None  # of the images
+        convolutions = (layer for layer in walk(spec, resolution) if layer.kind != "dense")
+        for layer, following in zip(convolutions, _activations(spec), strict=True):
+            case = LayerCase(
+                kind=layer.kind,
+                shape=(batch_size, *layer.input_size, layer.inputs),
+                outputs=layer.outputs,
+                kernel=layer.kernel,
+                stride=layer.stride,
+                activation=activation,
+                direction="forward",
+                count=1,
+            )
+            counts[case] += 1
+            activation = following
+    directions: tuple[Direction, ...] = ("forward", "backward")
+    return [
+        replace(case, direction=direction, count=count)
+        for case, count in counts.items()
+        for direction in directions
+    ]
+
+
+def _network(name: str, resolution: int) -> NetworkSpec:
+    """A network; on small images it skips the early strides."""
+    spec = FACTORIES[name]()
+    return with_input_stride(spec, 1) if resolution <= 32 else spec
+
+
+def _activations(spec: NetworkSpec) -> Iterator[Activation]:
+    """What follows each convolution, in the order of `walk`."""
+    head = [spec.head.conv] if spec.head.conv else []
+    for block in (spec.stem, *spec.blocks, *head):
+        yield from _block_activations(block)
+
+
+def _block_activations(block: Block) -> Iterator[Activation]:
+    if isinstance(block, ConvNorm):
+        yield block.activation
+    elif isinstance(block, Separable):
+        yield from (block.activation, block.activation)
+    elif isinstance(block, FusedInvertedResidual):
+        yield from (block.activation, block.bottleneck)
+    else:
+        if block.start_kernel:
+            yield "linear"
+        yield from [block.activation] * (block.expands + (block.kernel > 0))
+        yield block.bottleneck

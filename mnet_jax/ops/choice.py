@@ -1,0 +1,189 @@
+"""Which lowering of a depthwise convolution is fastest, as a benchmark measured it.
+
+    python -m experiments.benchmark depthwise --write-table
+
+makes a table for the device that it runs on. It lies in `files.cache_directory` and goes before the
+one for that kind of device that comes with this package, if one does. A table speaks of no other
+kind of device.
+"""
+
+import re
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from mnet_jax import serialization
+from mnet_jax.files import cache_directory
+from mnet_jax.ops.shifted import Geometry
+from mnet_jax.validation import one_line, require
+
+Measured = Literal["grouped", "shifted", "native"]
+PACKAGED = Path(__file__).with_name("lowerings")
+WIDE = 16  # channels: a vector of the widest that CPUs have
+_DTYPES = (jnp.float32, jnp.bfloat16)
+_PLATFORMS = {"gpu": ("cuda", "rocm")}  # the names of a backend when computations are lowered
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeClass:
+    """Convolutions that are taken to have one fastest lowering.
+
+    Attributes:
+      kernel: side of the window.
+      stride: step of the window.
+      wide: whether there are at least 16 channels.
+      magnitude: n for 8^n to 8^(n + 1) positions of the input, over all images.
+    """
+
+    kernel: int
+    stride: int
+    wide: bool
+    magnitude: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What is known of a class.
+
+    Attributes:
+      shapes: the class.
+      order: of the lowerings, the one to take first.
+      ratios: the time of each over that of grouped, forward and both gradients together: the
+        geometric mean over the class.
+      layers: how many that is.
+    """
+
+    shapes: ShapeClass
+    order: tuple[Measured, ...]
+    ratios: dict[str, float]
+    layers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """What was measured on a device.
+
+    Attributes:
+      backend: JAX's name of its platform.
+      device_kind: JAX's name of its model.
+      command: what measured it.
+      environment: software, processor, and what was set.
+      entries: one a class.
+    """
+
+    backend: str
+    device_kind: str
+    command: str
+    environment: dict[str, str]
+    entries: tuple[Entry, ...]
+
+
+def class_of(shape: tuple[int, ...], kernel: int, stride: int) -> ShapeClass:
+    """The class of a convolution of images [b, h, w, c]."""
+    batch, height, width, channels = shape
+    magnitude = (batch * height * width).bit_length() - 1
+    return ShapeClass(kernel=kernel, stride=stride, wide=channels >= WIDE, magnitude=magnitude // 3)
+
+
+def fastest(x: jax.Array, geometry: Geometry, backend: str, *, native: bool) -> Measured:
+    """The lowering for a convolution on a backend.
+
+    Where nothing is known, accelerators have the grouped one. CPUs have that of the nearest class,
+    or without one the shifted one, and the native one before it.
+
+    Args:
+      x: [b, h, w, c].
+      geometry: of its rows and columns.
+      backend: JAX's name of the platform.
+      native: whether the native one can be had.
+    """
+    on_cpu = backend == "cpu"
+    order: tuple[Measured, ...] = ("native", "shifted") if on_cpu else ("grouped",)
+    table, shapes = _table(backend), _class_of(x, geometry)
+    if table and shapes:
+        entries = {entry.shapes: entry for entry in table.entries}
+        entry = entries.get(shapes)
+        if entry is None and on_cpu and entries:
+            entry = min(table.entries, key=lambda entry: _distance(entry.shapes, shapes))
+        order = entry.order if entry else order
+    possible = (lowering for lowering in order if lowering != "native" or native)
+    return next(possible, "shifted" if on_cpu else "grouped")
+
+
+def shifted_platforms(x: jax.Array, geometry: Geometry) -> tuple[str, ...]:
+    """The platforms where the shifted lowering is faster than the grouped one.
+
+    What is traced here may be lowered for others than the present one: CPUs, and accelerators of a
+    kind that nothing is known of.
+    """
+    backends = dict.fromkeys((present_device()[0], "cpu"))
+    shifted = [b for b in backends if fastest(x, geometry, b, native=False) == "shifted"]
+    return tuple(platform for b in shifted for platform in _PLATFORMS.get(b, (b,)))
+
+
+def present_device() -> tuple[str, str]:
+    """The backend and the kind of the device of this process."""
+    return jax.default_backend(), jax.local_devices()[0].device_kind
+
+
+def path_in(directory: Path, device_kind: str) -> Path:
+    """Where a directory has the table of a kind of device."""
+    return directory / f"{re.sub('[^a-z0-9]+', '-', device_kind.lower()).strip('-')}.json"
+
+
+def users_directory() -> Path:
+    """Where the tables lie that were made on this machine."""
+    return cache_directory("lowerings")
+
+
+@cache
+def _table(backend: str) -> Table | None:
+    """The user's, or else the packaged one; None if there is neither.
+
+    Of accelerators only the one at hand is known.
+    """
+    present, device_kind = present_device()
+    if backend != present:
+        if backend != "cpu":
+            return None
+        device_kind = "cpu"
+    path = path_in(users_directory(), device_kind)
+    try:
+        users = _read(path, backend, device_kind)
+    except (OSError, ValueError) as error:
+        users = None
+        warnings.warn(f"lowerings: passing over {path}: {one_line(error)}", stacklevel=2)
+    return users or _read(path_in(PACKAGED, device_kind), backend, device_kind)
+
+
+def _read(path: Path, backend: str, device_kind: str) -> Table | None:
+    if not path.exists():
+        return None
+    table = serialization.from_json(Table, path.read_text())
+    device = (table.backend, table.device_kind)
+    require(device == (backend, device_kind), "device", device, f"{backend}, {device_kind}")
+    return table
+
+
+def _class_of(x: jax.Array, geometry: Geometry) -> ShapeClass | None:
+    """None for what is not measured: uneven or dilated windows, other types."""
+    rows, columns = geometry
+    even = rows.kernel == columns.kernel and rows.stride == columns.stride
+    if not even or rows.dilation > 1 or columns.dilation > 1 or x.dtype not in _DTYPES:
+        return None
+    return class_of(x.shape, rows.kernel, rows.stride)
+
+
+def _distance(a: ShapeClass, b: ShapeClass) -> tuple[int, ...]:
+    """What matters most comes first."""
+    return (
+        abs(a.stride - b.stride),
+        abs(a.kernel - b.kernel),
+        abs(a.wide - b.wide),
+        abs(a.magnitude - b.magnitude),
+    )

@@ -1,0 +1,291 @@
+"""`auto`: what a table of lowerings says, which table counts, and how one is made of times."""
+
+import dataclasses
+import json
+import warnings
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+from depthwise_taps import needs_compiler
+
+from mnet_jax import ops, serialization
+from mnet_jax.analysis.roofline import Machine
+from mnet_jax.benchmark.cases import DepthwiseCase
+from mnet_jax.benchmark.table import table_from
+from mnet_jax.benchmark.timing import BenchmarkResult, Comparison, Timing
+from mnet_jax.ops import choice, depthwise_conv, native
+from mnet_jax.ops.choice import Entry, ShapeClass, Table
+from mnet_jax.ops.depthwise import geometry_of
+
+CPU, CARD = ("cpu", "cpu"), ("gpu", "NVIDIA H100 80GB HBM3")
+SHAPE = (16, 14, 14, 384)
+CLASS = ShapeClass(kernel=3, stride=1, wide=True, magnitude=3)  # 8^3 <= 16 * 14 * 14 < 8^4
+
+
+def table(*orders, device=CPU):
+    """Of (class, order)."""
+    entries = tuple(
+        Entry(shapes=shapes, order=order, ratios=dict.fromkeys(order, 1.0), layers=1)
+        for shapes, order in orders
+    )
+    backend, device_kind = device
+    return Table(
+        backend=backend, device_kind=device_kind, command="", environment={}, entries=entries
+    )
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Writes the tables of a machine that has none: `place(user=..., packaged=..., device=...)`."""
+    monkeypatch.setattr(choice, "users_directory", lambda: tmp_path / "user")
+    monkeypatch.setattr(choice, "PACKAGED", tmp_path / "packaged")
+
+    def write(*, device=CPU, **tables):
+        monkeypatch.setattr(choice, "present_device", lambda: device)
+        for name, given in tables.items():
+            path = choice.path_in(tmp_path / name, device[1])
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(given if isinstance(given, str) else serialization.to_json(given))
+        choice._table.cache_clear()
+
+    write()
+    yield write
+    choice._table.cache_clear()
+
+
+def fastest(*, shape=SHAPE, kernel=3, stride=1, dilation=1, backend="cpu", native=True, **like):
+    x = jax.ShapeDtypeStruct(shape, like.get("dtype", jnp.float32))
+    geometry = geometry_of(x, (kernel, kernel), stride, "SAME", dilation)
+    return choice.fastest(x, geometry, backend, native=native)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "found"),
+    [
+        (SHAPE, 3, 1, CLASS),
+        ((1, 7, 7, 8), 5, 2, ShapeClass(kernel=5, stride=2, wide=False, magnitude=1)),
+        ((1, 1, 1, 16), 3, 1, ShapeClass(kernel=3, stride=1, wide=True, magnitude=0)),
+        ((8, 8, 7, 15), 3, 1, ShapeClass(kernel=3, stride=1, wide=False, magnitude=2)),
+        ((8, 8, 8, 15), 3, 1, ShapeClass(kernel=3, stride=1, wide=False, magnitude=3)),
+    ],
+)
+def test_the_class_of_a_convolution(shape, kernel, stride, found):
+    assert choice.class_of(shape, kernel, stride) == found
+
+
+def test_the_first_of_the_order_that_can_be_had(place):
+    place(user=table((CLASS, ("native", "grouped", "shifted"))))
+    assert fastest() == "native"
+    assert fastest(native=False) == "grouped"
+    place(user=table((CLASS, ("shifted", "native", "grouped"))))
+    assert fastest() == "shifted"
+    assert fastest(dtype=jnp.bfloat16, native=False) == "shifted"
+
+
+def test_where_nothing_was_measured(place):
+    assert fastest() == "native"
+    assert fastest(native=False) == "shifted"
+    for backend in ("gpu", "tpu", "another"):
+        assert fastest(backend=backend) == "grouped"
+
+
+def test_a_cpu_has_the_nearest_class_and_an_accelerator_none_but_its_own(place):
+    far = ShapeClass(kernel=3, stride=1, wide=True, magnitude=5)
+    strided = ShapeClass(kernel=3, stride=2, wide=True, magnitude=3)
+    orders = ((CLASS, ("shifted",)), (far, ("grouped",)), (strided, ("native", "shifted")))
+    place(user=table(*orders))
+    assert fastest(shape=(1, 8, 8, 16)) == "shifted"
+    assert fastest(shape=(64, 64, 64, 16)) == "grouped"
+    assert fastest(shape=(64, 64, 64, 16), stride=2) == "native"
+    assert fastest(kernel=5) == "shifted"
+    place(user=table(*orders, device=CARD), device=CARD)
+    assert fastest(backend="gpu", native=False) == "shifted"
+    assert fastest(backend="gpu", native=False, shape=(1, 8, 8, 16)) == "grouped"
+    assert fastest(backend="gpu", native=False, stride=2) == "shifted"
+    assert fastest(backend="tpu", native=False) == "grouped"
+
+
+def test_what_the_benchmark_does_not_time_is_not_looked_up(place):
+    place(user=table((CLASS, ("grouped",))))
+    assert fastest(native=False) == "grouped"
+    assert fastest(native=False, dilation=2) == "shifted"
+    assert fastest(native=False, dtype=jnp.float16) == "shifted"
+    x = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
+    for kernel, strides in (((3, 5), 1), ((3, 3), (1, 2))):
+        geometry = geometry_of(x, kernel, strides, "SAME", 1)
+        assert choice.fastest(x, geometry, "cpu", native=False) == "shifted"
+
+
+def test_the_users_table_goes_before_the_packaged_one(place):
+    place(packaged=table((CLASS, ("shifted",))))
+    assert fastest() == "shifted"
+    place(user=table((CLASS, ("grouped",))))
+    assert fastest() == "grouped"
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "",
+        "{}\n\n",
+        serialization.to_json(table((CLASS, ("grouped",))))[:-9],
+        serialization.to_json(table((CLASS, ("grouped",)))).replace("grouped", "fast"),
+        table((CLASS, ("grouped",)), device=CARD),
+    ],
+    ids=["empty", "no table", "cut", "no such lowering", "of another device"],
+)
+def test_a_damaged_users_table_is_one_line_and_the_packaged_one_is_used(place, damaged, tmp_path):
+    place(user=damaged, packaged=table((CLASS, ("shifted",))))
+    with pytest.warns(UserWarning, match="lowerings: passing over") as told:
+        assert fastest() == "shifted"
+    (message,) = (str(warning.message) for warning in told)
+    assert str(tmp_path / "user" / "cpu.json") in message and message.count("\n") == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fastest() == "shifted"  # it is said once
+
+
+def convolutions(platform):
+    """How many of them there are in a forward and a backward pass lowered for a platform."""
+
+    def gradients(x, kernel):  # one that JAX has not traced before
+        return jax.grad(lambda *a: jnp.sin(depthwise_conv(*a)).sum(), (0, 1))(x, kernel)
+
+    traced = jax.jit(gradients).trace(jnp.ones((2, 9, 9, 20)), jnp.ones((3, 3, 20)))
+    return traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.convolution")
+
+
+NINE = choice.class_of((2, 9, 9, 20), 3, 1)
+
+
+def test_auto_follows_the_table_of_this_device(place):
+    place(user=table((NINE, ("grouped", "shifted"))))
+    assert convolutions("cpu") == 3  # forward and two gradients
+    place(user=table((NINE, ("shifted", "native", "grouped"))))
+    assert convolutions("cpu") == 0
+    assert convolutions("tpu") == 3
+
+
+@needs_compiler
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="native is for CPUs")
+def test_a_layer_with_more_than_a_convolution_is_native_whatever_the_table_says(place):
+    native.build()
+    place(user=table((NINE, ("shifted", "native", "grouped"))))
+    x, kernel = jnp.ones((2, 9, 9, 20)), jnp.ones((3, 3, 20))
+    norm = jnp.ones((3, 20))
+    for pending, statistics, is_native in (
+        (ops.Pending(x=x), False, False),
+        (ops.Pending(x=x), True, True),
+        (ops.Pending(x=x, norm=norm), False, True),
+        (ops.Pending(x=x, activation="relu6"), False, True),
+    ):
+        call = partial(ops.depthwise, kernel=kernel, statistics=statistics)
+        assert ("mnet_depthwise" in jax.jit(call).lower(pending).as_text()) == is_native
+    place(user=table((NINE, ("native", "shifted", "grouped"))))
+    call = partial(ops.depthwise, kernel=kernel)
+    assert "mnet_depthwise" in jax.jit(call).lower(ops.Pending(x=x)).as_text()
+
+
+def test_auto_of_an_accelerator_that_shifts_is_still_portable(place, monkeypatch):
+    monkeypatch.setattr(native, "is_built", lambda: False)  # as it is on an accelerator
+    place(user=table((NINE, ("shifted", "grouped")), device=CARD), device=CARD)
+    assert [convolutions(platform) for platform in ("cuda", "cpu", "tpu")] == [0, 0, 3]
+    place(user=table((NINE, ("grouped", "shifted")), device=CARD), device=CARD)
+    assert [convolutions(platform) for platform in ("cuda", "cpu", "tpu")] == [3, 0, 3]
+
+
+def test_the_packaged_tables_are_tables_of_their_devices():
+    for path in choice.PACKAGED.glob("*.json"):
+        found = serialization.from_json(Table, path.read_text())
+        assert choice.path_in(choice.PACKAGED, found.device_kind) == path
+        assert len({entry.shapes for entry in found.entries}) == len(found.entries) > 0
+        for entry in found.entries:
+            assert set(entry.order) == set(entry.ratios) >= {"grouped", "shifted"}
+    assert choice.path_in(choice.PACKAGED, "cpu").exists()
+
+
+LAYER = DepthwiseCase(shape=SHAPE, kernel=3, stride=1, derivative="forward")
+
+
+def made(times, device):
+    """The table of some layers of one class: for each, (forward, backward), both the seconds of
+    every lowering round by round; None for a failure."""
+    cases, comparisons = [], []
+    for channels, layer in enumerate(times, start=16):
+        for derivative, seconds in zip(("forward", "both gradients"), layer, strict=True):
+            shape = (*SHAPE[:3], channels)
+            cases.append(dataclasses.replace(LAYER, shape=shape, derivative=derivative))
+            timings = tuple(
+                Timing(
+                    contender=name, seconds=tuple(s or ()), setup_seconds=None,
+                    failure=None if s else "no",
+                )
+                for name, s in seconds.items()
+            )  # fmt: skip
+            comparisons.append(Comparison(label="", madds=1, moved_bytes=1, timings=timings))
+    result = BenchmarkResult(
+        suite="depthwise",
+        machine=Machine(flops_per_second=1.0, bytes_per_second=1.0),
+        environment={"jax": "0.7.2"},
+        comparisons=tuple(comparisons),
+    )
+    return table_from(result, cases, "the command", device)
+
+
+def test_the_order_is_of_the_geometric_mean_of_forward_and_backward_together():
+    found = made(
+        [
+            (
+                {"grouped": [1, 1, 9], "shifted": [2, 2, 2], "native": [1, 1, 1]},
+                {"grouped": [3, 3, 3], "shifted": [2, 2, 2], "native": [1, 1, 1]},
+            ),
+            (
+                {"grouped": [5, 5, 5], "shifted": [1, 1, 1], "native": [9, 9, 9]},
+                {"grouped": [4, 4, 4], "shifted": [3, 3, 3], "native": [9, 9, 9]},
+            ),
+        ],
+        CPU,
+    )
+    (entry,) = found.entries
+    assert (found.command, found.environment) == ("the command", {"jax": "0.7.2"})
+    assert (entry.shapes, entry.layers) == (CLASS, 2)
+    # shifted: 4/4 and 4/9; native: 2/4 and 18/9
+    assert entry.ratios == {"grouped": 1.0, "shifted": pytest.approx((4 / 9) ** 0.5, abs=1e-4),
+                            "native": 1.0}  # fmt: skip
+    assert entry.order[0] == "shifted"
+
+
+def test_what_failed_somewhere_is_not_in_the_order():
+    (entry,) = made(
+        [
+            ({"grouped": [4], "shifted": [2], "native": [1]},) * 2,
+            ({"grouped": [4], "shifted": [2], "native": None},) * 2,
+        ],
+        CPU,
+    ).entries
+    assert entry.order == ("shifted", "grouped")
+
+
+GROUPED = [1.0, 1.1, 1.2]
+
+
+@pytest.mark.parametrize(
+    ("shifted", "first_on_card", "first_on_cpu"),
+    [
+        ([[0.5] * 3] * 4, "shifted", "shifted"),
+        ([[0.5] * 3] * 3 + [[1.05] * 3], "grouped", "shifted"),  # within the spread of grouped
+        ([[0.1] * 3] * 3 + [[0.1, 0.1, 1.0]], "grouped", "shifted"),  # one round as slow
+        ([[1.5] * 3] + [[0.1] * 3] * 3, "grouped", "shifted"),  # slower in one case
+        ([[1.3] * 3] * 4, "grouped", "grouped"),
+    ],
+)
+def test_an_accelerators_default_is_never_slower_than_grouped(shifted, first_on_card, first_on_cpu):
+    one, two, three, four = ({"grouped": GROUPED, "shifted": s, "native": None} for s in shifted)
+    for device, first in ((CARD, first_on_card), (CPU, first_on_cpu)):
+        found = made([(one, two), (three, four)], device)
+        assert (found.backend, found.device_kind) == device
+        (entry,) = found.entries
+        assert entry.order[0] == first and set(entry.order) == {"grouped", "shifted"}
+    assert json.loads(serialization.to_json(found))["entries"][0]["layers"] == 2

@@ -22,13 +22,14 @@ class Layer:
 
     `activation` is what comes before the convolution; but with a bias there is nothing before, and
     it is what comes after. `portable` leaves it to the platform that a computation is lowered for
-    whether it is native.
+    whether it is native. `input_gradient` is whether anyone wants those of x and of its norm.
     """
 
     activation: Activation
     geometry: Geometry | None
     statistics: bool
     portable: bool
+    input_gradient: bool = True
 
 
 class Convolved(NamedTuple):

@@ -101,6 +101,7 @@ def backward(
     *,
     activation: Activation,
     geometry: Geometry | None,
+    input_gradient: bool,
 ) -> Outputs:
     """The gradients of x, norm and kernel, given `gradient + a + b * (y - mean)` as that of y.
 
@@ -113,10 +114,16 @@ def backward(
       pull: float32 [3, n]: mean, a, b.
       activation: as `forward`.
       geometry: as `forward`.
+      input_gradient: whether the first two are wanted; they are empty otherwise, which only a full
+        convolution can have.
     """
-    shapes = (_f32(*x.shape), _f32(*norm.shape), _f32(*kernel.shape))
-    call = _call("backward", kernel, shapes)
-    return call(x, norm, kernel, gradient, y, pull, **_attributes(activation, geometry))
+    attributes = _attributes(activation, geometry)
+    shapes = [_f32(*x.shape), _f32(*norm.shape), _f32(*kernel.shape)]
+    if kernel.ndim == 4:
+        attributes["input_gradient"] = np.bool_(input_gradient)
+        shapes[:2] = shapes[:2] if input_gradient else [_f32(0), _f32(0)]
+    call = _call("backward", kernel, tuple(shapes))
+    return call(x, norm, kernel, gradient, y, pull, **attributes)
 
 
 def _call(direction: str, kernel: Array, shapes: tuple) -> Any:

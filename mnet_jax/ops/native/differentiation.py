@@ -1,10 +1,14 @@
 """A layer by the kernels, with its first and second derivatives."""
 
+import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import CustomVJPPrimal as Primal
+from jax.custom_derivatives import SymbolicZero
 
 from mnet_jax.ops.layer import Layer, composed, finished
 from mnet_jax.ops.native import calls
@@ -15,7 +19,10 @@ Array = jax.Array
 def _composed_gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
     """The same of their gradients, with y and its mean computed anew."""
     x, norm, kernel, _, _, *given = arguments
-    return jax.vjp(partial(composed, layer), x, norm, kernel)[1](tuple(given))
+    of_x, of_norm, of_kernel = jax.vjp(partial(composed, layer), x, norm, kernel)[1](tuple(given))
+    if layer.input_gradient:
+        return of_x, of_norm, of_kernel
+    return jnp.zeros(0), jnp.zeros(0), of_kernel
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -32,26 +39,36 @@ def _convolve(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array
 
 
 def _convolve_forward(
-    layer: Layer, x: Array, norm: Array, kernel: Array
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    y, mean, var = _convolve(layer, x, norm, kernel)
-    return (y, mean, var), (x, norm, kernel, y, mean)
+    layer: Layer, x: Primal, norm: Primal, kernel: Primal
+) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
+    y, mean, var = _convolve(layer, x.value, norm.value, kernel.value)
+    # Images have no gradient to compute. That is no array to keep, but a tree without leaves.
+    wanted = x.perturbed or norm.perturbed or kernel.value.ndim != 4
+    has_gradient = () if wanted else None
+    return (y, mean, var), (has_gradient, x.value, norm.value, kernel.value, y, mean)
 
 
 def _convolve_backward(
-    layer: Layer, kept: tuple[Array, ...], gradients: tuple[Array, ...]
-) -> tuple[Array, ...]:
-    return _gradients(layer, *kept, *gradients)
+    layer: Layer, kept: tuple[Any, ...], gradients: tuple[Any, ...]
+) -> tuple[Array | None, ...]:
+    has_gradient, *arguments = kept
+    layer = dataclasses.replace(layer, input_gradient=has_gradient is not None)
+    given = (jnp.zeros(g.shape, g.dtype) if isinstance(g, SymbolicZero) else g for g in gradients)
+    of_x, of_norm, of_kernel = _gradients(layer, *arguments, *given)
+    return (of_x, of_norm, of_kernel) if layer.input_gradient else (None, None, of_kernel)
 
 
-_convolve.defvjp(_convolve_forward, _convolve_backward)
+_convolve.defvjp(_convolve_forward, _convolve_backward, symbolic_zeros=True)
 # Traced once a shape however many layers share it, and one computation outside of a jit too.
 convolve = jax.jit(_convolve, static_argnums=0)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
-    """Gradients of x, norm and kernel, given these, y, its mean and the gradients of results."""
+    """Gradients of x, norm and kernel, given these, y, its mean and the gradients of results.
+
+    Without an `input_gradient` the first two are empty.
+    """
 
     def compute(
         x: Array,
@@ -69,7 +86,15 @@ def _gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
         else:
             pull = jnp.zeros((3, y.shape[-1]), jnp.float32)
         return calls.backward(
-            x, norm, kernel, of_y, y, pull, activation=layer.activation, geometry=layer.geometry
+            x,
+            norm,
+            kernel,
+            of_y,
+            y,
+            pull,
+            activation=layer.activation,
+            geometry=layer.geometry,
+            input_gradient=layer.input_gradient,
         )
 
     if not layer.portable:

@@ -90,7 +90,7 @@ void FullForward(xla::ffi::ThreadPool& pool, Filter f, const float* x, const flo
 template <int64_t act>
 void FullBackward(xla::ffi::ThreadPool& pool, Filter f, const float* x, const float* norm,
                   const float* kernel, const float* g, const float* y, const float* pull,
-                  float* dx, float* dnorm, float* dk) {
+                  bool input_gradient, float* dx, float* dnorm, float* dk) {
   const Window& w = f.window;
   int64_t span = f.span(), step = f.step(), tall = RoundUp(span, kRows), out = f.wide_out();
   int64_t wide = RoundUp(w.channels, kLanes), margin = w.left * w.channels;
@@ -99,7 +99,8 @@ void FullBackward(xla::ffi::ThreadPool& pool, Filter f, const float* x, const fl
   int64_t units = w.images * w.rows;
   int64_t parts = PartsFor(pool, units, f.rows * tall * out > 1 << 15 ? 1 : 4);
   bool stream = ShouldStream(dx, units * w.columns, w.channels);
-  std::vector<Panel> in_panels = PanelsOf(span), out_panels = PanelsOf(f.outputs);
+  std::vector<Panel> in_panels, out_panels = PanelsOf(f.outputs);
+  if (input_gradient) in_panels = PanelsOf(span);
   int64_t turned = f.outputs * RoundUp(span, kLanes);  // of the transposed rows of the kernel
   Scratch packed(f.rows * turned);
   for (int64_t i = 0; i < f.rows; ++i)
@@ -145,6 +146,7 @@ void FullBackward(xla::ffi::ThreadPool& pool, Filter f, const float* x, const fl
           }
         });
       }
+      if (!input_gradient) continue;
       for (int64_t c = 0; c < wide; c += kLanes) {
         PushLine<act>(Norm(norm, w.channels, c), from + c, dz + margin + c, w.channels,
                       dx + unit * w.columns * w.channels + c, w.channels, w.columns,
@@ -153,7 +155,7 @@ void FullBackward(xla::ffi::ThreadPool& pool, Filter f, const float* x, const fl
       sums.Add(part, moments.get(), moments.get() + wide);
     }
   });
-  WriteNormGradient(sums, norm, dnorm);
+  if (input_gradient) WriteNormGradient(sums, norm, dnorm);
   for (int64_t i = 0; i < f.rows; ++i)
     JoinProducts(products.get() + i * tall * out, parts, f.rows * tall * out, span, f.outputs, out,
                  dk + i * span * f.outputs);

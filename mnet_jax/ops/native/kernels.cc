@@ -135,12 +135,12 @@ ffi::Error FullForwardCall(ffi::ThreadPool pool, In x, In norm, In kernel, In bi
 
 ffi::Error FullBackwardCall(ffi::ThreadPool pool, In x, In norm, In kernel, In g, In y, In pull,
                             Out dx, Out dnorm, Out dk, int64_t act, int64_t stride, int64_t top,
-                            int64_t left) {
+                            int64_t left, bool input_gradient) {
   Filter f = FilterOf(WindowOf(x, y.dimensions(), stride, top, left), kernel);
   return WithActivation(act, [&](auto a) {
     FullBackward<a>(pool, f, x.typed_data(), norm.typed_data(), kernel.typed_data(), g.typed_data(),
-                    y.typed_data(), pull.typed_data(), dx->typed_data(), dnorm->typed_data(),
-                    dk->typed_data());
+                    y.typed_data(), pull.typed_data(), input_gradient, dx->typed_data(),
+                    dnorm->typed_data(), dk->typed_data());
   });
 }
 
@@ -196,4 +196,4 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(mnet_depthwise_backward, mnet::DepthwiseBackwardCa
 XLA_FFI_DEFINE_HANDLER_SYMBOL(mnet_full_forward, mnet::FullForwardCall,
                               mnet::WithWindow(mnet::Forward()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(mnet_full_backward, mnet::FullBackwardCall,
-                              mnet::WithWindow(mnet::Backward()));
+                              mnet::WithWindow(mnet::Backward()).Attr<bool>("input_gradient"));

@@ -263,7 +263,7 @@ def test_second_derivatives_are_those_of_the_composition():
 
 
 def test_the_gradient_of_images_is_computed_where_it_is_wanted_only():
-    x, norm, kernel, *_ = draw((2, 8, 8, 3), (3, 3, 3, 16), (2, 4, 4, 16))
+    x, _, kernel, *_ = draw((2, 8, 8, 3), (3, 3, 3, 16), (2, 4, 4, 16))
 
     def energy(x, kernel):
         y, mean, var = ops.full(

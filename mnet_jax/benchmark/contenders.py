@@ -25,12 +25,14 @@ class Contender:
       packages: what must be installed besides what this project needs.
       maker: `module:function` under `mnet_jax.benchmark`, from a case to a function that runs it.
       takes: whether it has such a case.
+      networks: how many it runs at once; its times are for one.
     """
 
     name: str
     packages: tuple[str, ...]
     maker: str
     takes: Callable[[Case], bool]
+    networks: int = 1
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -76,9 +78,21 @@ def _is_inference(case: Case) -> bool:
     return isinstance(case, NetworkCase) and case.program == "inference"
 
 
+def _is_training(case: Case) -> bool:
+    return isinstance(case, NetworkCase) and case.program == "training"
+
+
 OURS = "ours"
+SEEDS = 4
 CONTENDERS = (
     Contender(name=OURS, packages=(), maker="jax_contenders:ours", takes=_any),
+    Contender(
+        name=f"ours, {SEEDS} seeds under vmap",
+        packages=(),
+        maker="jax_contenders:seeds_together",
+        takes=_is_training,
+        networks=SEEDS,
+    ),
     Contender(name="obvious Flax", packages=(), maker="jax_contenders:obvious", takes=_on_jax),
     Contender(
         name="Keras on JAX", packages=("keras",), maker="jax_contenders:keras", takes=_in_keras

@@ -18,10 +18,11 @@ from flax import traverse_util
 from mnet_jax import architectures, data, models, ops
 from mnet_jax.benchmark import jax_layers
 from mnet_jax.benchmark.cases import DepthwiseCase, InputCase, LayerCase, NetworkCase
+from mnet_jax.benchmark.contenders import SEEDS
 from mnet_jax.config import Sgd, TrainingConfig
 from mnet_jax.training import metrics, optimizer
 from mnet_jax.training.recipe import Numbers, Structure
-from mnet_jax.training.step import initial_state, make_train_step
+from mnet_jax.training.step import TrainState, initial_state, make_train_step
 
 Run = Callable[[], Any]
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
@@ -53,6 +54,12 @@ def ours(case: NetworkCase | LayerCase | DepthwiseCase | InputCase) -> Run:
         call = jax.jit(infer).lower(params, images).compile()
         return lambda: jax.block_until_ready(call(params, images))
     return _network(case, model.apply)
+
+
+def seeds_together(case: NetworkCase) -> Run:
+    """Networks of some seeds, each on its own batch, in one step."""
+    model = models.MobileNet(spec=case.spec, lowering=ops.best_lowering())
+    return _training(case, model.apply, SEEDS)
 
 
 def obvious(case: NetworkCase | LayerCase | DepthwiseCase) -> Run:
@@ -124,15 +131,28 @@ def keras(case: NetworkCase) -> Run:
 
 
 def _network(case: NetworkCase, apply: Callable[..., Any]) -> Run:
+    if case.program == "training":
+        return _training(case, apply)
     variables, batch = random_variables(case.spec), _batch(case)
-    if case.program == "inference":
-        infer = jax.jit(lambda v, x: apply(v, x, train=False))
-        call = infer.lower(variables, batch["image"]).compile()
-        return lambda: jax.block_until_ready(call(variables, batch["image"]))
+    infer = jax.jit(lambda v, x: apply(v, x, train=False))
+    call = infer.lower(variables, batch["image"]).compile()
+    return lambda: jax.block_until_ready(call(variables, batch["image"]))
+
+
+def _training(case: NetworkCase, apply: Callable[..., Any], seeds: int | None = None) -> Run:
+    """A step of one network, or of some under one vmap."""
     update, numbers = optimizer.make(Structure.of(TRAINING)), Numbers.of(TRAINING)
-    state = initial_state(variables, update(numbers), jax.random.key(0))
-    step = jax.jit(make_train_step(apply, update), donate_argnums=0)
-    call = step.lower(state, batch, numbers).compile()
+
+    @jax.jit
+    def state_of(variables: Any, key: jax.Array) -> TrainState:
+        return initial_state(variables, update(numbers), key)
+
+    step = make_train_step(apply, update)
+    state, batch = state_of(random_variables(case.spec), jax.random.key(0)), _batch(case)
+    if seeds:
+        step = jax.vmap(step, in_axes=(0, 0, None))
+        state, batch = jax.tree.map(lambda x: jnp.stack([x] * seeds), (state, batch))
+    call = jax.jit(step, donate_argnums=0).lower(state, batch, numbers).compile()
     return _stepping(lambda state, batch: call(state, batch, numbers)[0], state, batch)
 
 

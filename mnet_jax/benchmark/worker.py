@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -127,13 +126,14 @@ def _serve(pipe: Connection, contender: str) -> None:
 
 def _prepare(contender: str, case: Case) -> tuple[Callable[[], float], float]:
     """What takes a sample, and the seconds of the setup."""
-    make = BY_NAME[contender].load()  # importing is no part of the setup
+    chosen = BY_NAME[contender]
+    make = chosen.load()  # importing is no part of the setup
     start = time.perf_counter()
     call = make(case.network if isinstance(case, CompileCase) else case)
     call()
     setup_seconds = time.perf_counter() - start
     calls = max(1, min(round(SAMPLE_SECONDS / _seconds(call, 1)), MOST_CALLS))
-    return partial(_seconds, call, calls), setup_seconds
+    return lambda: _seconds(call, calls) / chosen.networks, setup_seconds
 
 
 def _seconds(call: Callable[[], Any], calls: int) -> float:

@@ -17,8 +17,9 @@ from mnet_jax.analysis.roofline import Machine
 from mnet_jax.architectures import FACTORIES
 from mnet_jax.benchmark import report
 from mnet_jax.benchmark.cases import CompileCase, DepthwiseCase, LayerCase, NetworkCase
-from mnet_jax.benchmark.contenders import BY_NAME, CONTENDERS, OURS
+from mnet_jax.benchmark.contenders import BY_NAME, CONTENDERS, OURS, SEEDS
 from mnet_jax.benchmark.figure import to_png
+from mnet_jax.benchmark.jax_contenders import ours, seeds_together
 from mnet_jax.benchmark.suites import (
     FAMILY,
     depthwise_cases,
@@ -244,9 +245,20 @@ def test_who_takes_what():
     depthwise = DepthwiseCase(shape=(1, 4, 4, 1), kernel=3, stride=1, derivative="forward")
     (network,) = network_cases("training", ["mobilenet_v4_conv_small"], [(224, 1)])
     taking = {c.name for c in CONTENDERS if c.takes(network)}
-    assert taking == {OURS, "obvious Flax", "torch eager", "torch.compile"}
+    together = f"{OURS}, {SEEDS} seeds under vmap"
+    assert taking == {OURS, together, "obvious Flax", "torch eager", "torch.compile"}
     assert not BY_NAME["Keras on JAX"].takes(depthwise)
     assert BY_NAME["obvious Flax"].takes(CompileCase(network=network, cached=False))
+
+
+@pytest.mark.slow
+def test_seeds_under_vmap_take_the_step_of_one_alone():
+    (case,) = network_cases("training", ["mobilenet_v4_conv_small"], [(32, 4)])
+    alone, together = (make(case)().params for make in (ours, seeds_together))
+    for one, several in zip(*map(jax.tree.leaves, (alone, together)), strict=True):
+        chex.assert_shape(several, (SEEDS, *one.shape))
+        for each in several:
+            chex.assert_trees_all_close(each, one, atol=1e-3 * float(jnp.abs(one).max()))
 
 
 @pytest.mark.slow

@@ -157,9 +157,10 @@ def _training(case: NetworkCase, apply: Callable[..., Any], seeds: int | None = 
 
 
 def _stepping(step: Callable[[Any, Any], Any], state: Any, batch: Any) -> Run:
-    def run() -> None:
+    def run() -> Any:
         nonlocal state
         state = jax.block_until_ready(step(state, batch))
+        return state
 
     return run
 

@@ -61,7 +61,7 @@ void FullForward(xla::ffi::ThreadPool& pool, Filter f, const float* x, const flo
       }
       float* sum = moments.get();
       float* square = sum + out;
-      for (const Panel& panel : panels) WithVectors(panel, [&](auto size) {
+      for (const Panel& panel : panels) WithVectors(panel, [&](auto size) NOT_INLINE {
         constexpr int vectors = size;
         int64_t column = panel.column(), width = panel.width();
         Vec s[vectors] = {}, q[vectors] = {};

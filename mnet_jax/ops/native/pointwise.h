@@ -165,7 +165,7 @@ void PointwiseForward(xla::ffi::ThreadPool& pool, Product p, const float* x, con
       float* square = sum + out;
       int64_t last = panels.size() * (group + 1) / groups;
       for (int64_t i = panels.size() * group / groups; i < last; ++i) {
-        WithVectors(panels[i], [&](auto size) {
+        WithVectors(panels[i], [&](auto size) NOT_INLINE {
           constexpr int vectors = size;
           int64_t column = panels[i].column();
           const float* panel = direct ? w + column : packed.get() + column * p.inputs;

@@ -21,6 +21,8 @@ typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef float UnalignedVec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+// For loops that need the registers for themselves.
+#define NOT_INLINE __attribute__((noinline))
 
 ALWAYS_INLINE Vec Load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 ALWAYS_INLINE void Store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }

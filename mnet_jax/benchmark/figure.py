@@ -5,6 +5,7 @@ import io
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from mnet_jax.benchmark.contenders import CONTENDERS, LOWERINGS
 from mnet_jax.benchmark.timing import BenchmarkResult
@@ -30,6 +31,10 @@ def to_png(result: BenchmarkResult) -> bytes:
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25, linewidth=0.6)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+            axis.set_minor_formatter(NullFormatter())
     content = io.BytesIO()
     canvas.print_png(content)
     return content.getvalue()

@@ -154,10 +154,23 @@ def test_every_number_of_an_optimizer_is_given_to_one_executable(kind):
 
 
 def test_how_much_depth_decays_is_a_number():
-    base = replace(BASE, depth_decay=0.5)
-    step = stepper(base)
-    step(base)
-    step(replace(base, depth_decay=0.9))
+    chex.clear_trace_counter()
+    base = replace(BASE, depth_decay=0.5, weight_decay=0.0, optimizer=Sgd(momentum=0.0))
+    update = optimizer.make(Structure.of(base), ("stem", "block", "head"))
+    params = {part: {"kernel": jnp.ones((2, 2))} for part in ("stem", "block", "head")}
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def changes_of(numbers):
+        rule = update(numbers)
+        return rule.update(params, rule.init(params), params)[0]
+
+    for decay in (0.5, 0.9):
+        numbers = optimizer.numbers(replace(base, depth_decay=decay), steps_per_epoch=1)(1)[0]
+        changes = changes_of(numbers)
+        for part, depth in (("head", 0), ("block", 1), ("stem", 2)):
+            want = -base.learning_rate * decay**depth
+            np.testing.assert_allclose(changes[part]["kernel"], want, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

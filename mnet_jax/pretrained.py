@@ -2,9 +2,6 @@
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
-
 from mnet_jax import models
 from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import Pretrained
@@ -48,5 +45,5 @@ def started_from(pretrained: Pretrained, state: TrainState, spec: NetworkSpec) -
     if saved.model.spec.head.num_classes != spec.head.num_classes:
         classifier = state.params["head"]["classifier"]
         params["head"] = {**params["head"], "classifier": classifier}
-    average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
-    return state.replace(params=params, batch_stats=batch_stats, average=average)
+    started = state.replace(params=params, batch_stats=batch_stats)
+    return started if state.average is None else started.averaging()

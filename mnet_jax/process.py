@@ -21,7 +21,9 @@ ALLOCATOR = {
         f"glibc.malloc.{name}={value}"
         for name, value in {
             "hugetlb": 1,
-            "arena_max": 1,  # other arenas than the first take large blocks from the system anyway
+            # Other arenas than the first take large blocks from the system anyway; with one alone,
+            # the threads of XLA's compiler wait for each other.
+            "arena_max": 2,
             "mmap_threshold": _KEEP,
             "trim_threshold": _KEEP,
             "top_pad": 2**26,

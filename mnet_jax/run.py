@@ -92,7 +92,7 @@ def run(
                 if due.passed() or len(history) == epochs:
                     elapsed = time.perf_counter() - start
                     checkpoints.save(place.get(state), batches, history, elapsed)
-                    keep(place.get(state.average))
+                    keep(place.get(state.evaluated))
 
             state, history = loop.fit(
                 place.put_state(state),
@@ -195,7 +195,7 @@ def _program(spec: NetworkSpec, structure: Structure, batch_size: int, resolutio
     update = optimizer.make(structure, parts)
     train_step = make_train_step(model.apply, update, axis_name=axis_name)
     return _Program(
-        initial_state=_initializer(model, update, resolution),
+        initial_state=_initializer(model, update, resolution, averages=structure.averages),
         train_step=place.compile_train(train_step),
         eval_step=place.compile_eval(make_eval_step(model.apply, axis_name=axis_name)),
         placement=place,
@@ -219,6 +219,8 @@ def _initializer(
     model: models.MobileNet,
     update: Callable[[Numbers], optax.GradientTransformation],
     resolution: int,
+    *,
+    averages: bool,
 ) -> Callable[[int, Numbers], TrainState]:
     """A function from the seed and the numbers to the first state, compiled once.
 
@@ -231,7 +233,8 @@ def _initializer(
         image = jnp.zeros((1, resolution, resolution, 3))
         init_key, dropout_key = jax.random.split(key)
         variables = model.init(init_key, image, train=False)
-        return initial_state(variables, update(numbers), dropout_key)
+        state = initial_state(variables, update(numbers), dropout_key)
+        return state.averaging() if averages else state
 
     return lambda seed, numbers: state_of(jax.random.key(seed), numbers)
 

@@ -51,7 +51,7 @@ def trained(parallel, devices, *, pooled=True):
     state = place.put_state(
         initial_state(
             jax.tree.map(jnp.asarray, first_variables()), update(numbers), jax.random.key(1)
-        )
+        ).averaging()
     )
     step = make_train_step(model.apply, update, axis_name=axis_name)
     step = place.compile_train(step)

@@ -31,7 +31,7 @@ def state_of(spec):
     variables = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), shapes)
     config = TrainingConfig()
     update = optimizer.make(Structure.of(config))(Numbers.of(config))
-    return initial_state(variables, update, jax.random.key(1))
+    return initial_state(variables, update, jax.random.key(1)).averaging()
 
 
 @pytest.fixture

@@ -210,10 +210,14 @@ NUMBERS = Numbers.of(PLAIN)
 
 
 def parts_of(spec, **numbers):
-    """A model, a first state and a pure step (state, batch) with these numbers."""
+    """A model, a first state and a pure step (state, batch) with these numbers.
+
+    There are averages if a number is their decay.
+    """
     model = models.MobileNet(spec=spec)
     update, numbers = optimizer.make(Structure.of(PLAIN)), NUMBERS._replace(**numbers)
     state = initial_state(variables_of(spec), update(numbers), jax.random.key(1))
+    state = state.averaging() if numbers.ema_decay else state
     return model, state, functools.partial(make_train_step(model.apply, update), numbers=numbers)
 
 
@@ -235,24 +239,22 @@ def test_the_average_is_the_warmed_up_moving_average(tiny_spec):
     _, state, step = parts_of(tiny_spec, ema_decay=0.25)
     step = jax.jit(step)
 
-    def values(state):
-        return {"params": state.params, "batch_stats": state.batch_stats}
-
-    expected = jax.tree.map(np.asarray, values(state))
+    expected = jax.tree.map(np.asarray, state.values)
     for n in range(1, 6):
         state, _ = step(state, batch_of(n))
         kept = min(0.25, (1 + n) / (10 + n))
         expected = jax.tree.map(
-            lambda a, v, kept=kept: kept * a + (1 - kept) * np.asarray(v), expected, values(state)
+            lambda a, v, kept=kept: kept * a + (1 - kept) * np.asarray(v), expected, state.values
         )
-    chex.assert_trees_all_close(state.average, expected, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(state.evaluated, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_without_averaging_the_average_is_the_weights(tiny_spec):
+def test_without_averaging_the_weights_are_evaluated(tiny_spec):
     _, state, step = parts_of(tiny_spec)
     state, _ = jax.jit(step)(state, batch_of(0))
-    chex.assert_trees_all_equal(state.average["params"], state.params)
-    chex.assert_trees_all_equal(state.average["batch_stats"], state.batch_stats)
+    assert state.average is None
+    values = {"params": state.params, "batch_stats": state.batch_stats}
+    chex.assert_trees_all_equal(state.evaluated, values)
 
 
 def test_label_smoothing_reaches_the_loss_of_the_step(tiny_spec):
@@ -322,7 +324,7 @@ def test_evaluation_is_the_mean_over_all_images_whatever_the_batches(tiny_spec):
     images = np.concatenate([batch_of(0)["image"], batch_of(1)["image"][:3]])
     labels = np.concatenate([batch_of(0)["label"], batch_of(1)["label"][:3]])
     apply = jax.jit(functools.partial(model.apply, train=False))
-    logits = np.asarray(apply(state.average, images))
+    logits = np.asarray(apply(state.evaluated, images))
     assert found.count == 11
     assert found.accuracy == pytest.approx((logits.argmax(-1) == labels).mean())
     assert found.loss == pytest.approx(numpy_cross_entropy(logits, labels, 0).mean(), rel=1e-4)

@@ -33,7 +33,7 @@ def stepped(training, frozen=0):
     variables = jax.jit(lambda key: model.init(key, batch_of()["image"], train=False))(
         jax.random.key(0)
     )
-    before = initial_state(variables, update(numbers), jax.random.key(1))
+    before = initial_state(variables, update(numbers), jax.random.key(1)).averaging()
     step, after = jax.jit(make_train_step(model.apply, update)), before
     for seed in range(2):
         after, metrics = step(after, batch_of(seed), numbers)
@@ -114,7 +114,7 @@ def source(tmp_path):
 def first_state(spec):
     model = models.MobileNet(spec=spec)
     variables = model.init(jax.random.key(0), batch_of()["image"], train=False)
-    return initial_state(variables, optax.sgd(0.1), jax.random.key(1))
+    return initial_state(variables, optax.sgd(0.1), jax.random.key(1)).averaging()
 
 
 def named(path):

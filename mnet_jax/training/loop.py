@@ -108,7 +108,7 @@ class Loop:
         epoch: int,
         report: Report,
     ) -> Evaluation:
-        """The averaged weights on every image of a split, once.
+        """The evaluated weights on every image of a split, once.
 
         Args:
           state: on the devices.
@@ -124,7 +124,7 @@ class Loop:
         def on_batch(done: int) -> None:
             report(Progress(phase=phase, epoch=epoch, epochs=self.epochs, step=done))
 
-        found = evaluate(self.eval_step, self.placement, state.average, batches, on_batch)
+        found = evaluate(self.eval_step, self.placement, state.evaluated, batches, on_batch)
         if not math.isfinite(found.loss):
             step = int(self.placement.get(state.step))
             raise NonFiniteError(f"step {step}: the {phase} loss is {found.loss}, the run stops")

@@ -24,12 +24,14 @@ class Structure:
       optimizer: the kind of update rule.
       nesterov: whether its momentum is Nesterov's.
       scales_by_depth: whether updates are scaled by depth at all.
+      averages: whether moving averages are kept and evaluated.
       decay_depthwise, frozen, precision, parallel, lowering: as in `TrainingConfig`.
     """
 
     optimizer: type[Optimizer]
     nesterov: bool
     scales_by_depth: bool
+    averages: bool
     decay_depthwise: bool
     frozen: int
     precision: Precision
@@ -44,6 +46,7 @@ class Structure:
             optimizer=type(rule),
             nesterov=isinstance(rule, Sgd) and rule.nesterov,
             scales_by_depth=config.frozen > 0 or config.depth_decay != 1.0,
+            averages=config.ema_decay > 0,
             decay_depthwise=config.decay_depthwise,
             frozen=config.frozen,
             precision=config.precision,

@@ -11,6 +11,8 @@ import optax
 from mnet_jax.training import metrics
 from mnet_jax.training.recipe import Numbers, Scalar
 
+SMALL = 2**14  # numbers in an array
+
 Array: TypeAlias = jax.Array
 Batch: TypeAlias = Mapping[str, Any]
 Tree: TypeAlias = Any
@@ -24,8 +26,7 @@ class TrainState(flax.struct.PyTreeNode):
       params: trainable parameters.
       batch_stats: running means and variances.
       opt_state: of the Optax optimizer.
-      average: exponential moving averages of `params` and `batch_stats`; the values themselves
-        if there is no averaging.
+      average: exponential moving averages of `params` and `batch_stats`; None without averaging.
       dropout_key: the key that every step folds its number into.
     """
 
@@ -33,8 +34,25 @@ class TrainState(flax.struct.PyTreeNode):
     params: Tree
     batch_stats: Tree
     opt_state: optax.OptState
-    average: Tree
+    average: Tree | None
     dropout_key: Array
+
+    @property
+    def values(self) -> Tree:
+        """The variables as they are."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def evaluated(self) -> Tree:
+        """The variables that are evaluated and kept: the averages, or else the values."""
+        return self.values if self.average is None else self.average
+
+    def averaging(self) -> "TrainState":
+        """The same with averages that start at the values.
+
+        They are copies: a step that reuses the state's memory may not be given some of it twice.
+        """
+        return self.replace(average=jax.tree.map(jnp.copy, self.values))
 
 
 TrainStep: TypeAlias = Callable[[TrainState, Batch, Numbers], tuple[TrainState, dict[str, Array]]]
@@ -44,20 +62,19 @@ EvalStep: TypeAlias = Callable[[Tree, Batch], metrics.Sums]
 def initial_state(
     variables: Mapping[str, Tree], optimizer: optax.GradientTransformation, dropout_key: Array
 ) -> TrainState:
-    """The state before the first step.
+    """The state before the first step, without averages.
 
     Args:
       variables: the collections `params` and `batch_stats` of an initialized model.
       optimizer: the update rule.
       dropout_key: a key of its own.
     """
-    params, batch_stats = variables["params"], variables["batch_stats"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=optimizer.init(params),
-        average=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(variables["params"]),
+        average=None,
         dropout_key=dropout_key,
     )
 
@@ -65,8 +82,16 @@ def initial_state(
 def _averaged(average: Tree, values: Tree, decay: Scalar, step: Array) -> Tree:
     """The moving average after `step` steps, warmed up as TensorFlow's `num_updates` does."""
     kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    # To the last bit: what does not change stays, and a decay of 0 gives the values themselves.
+    # To the last bit: what does not change stays.
     return jax.tree.map(lambda a, v: v + kept * (a - v), average, values)
+
+
+def _all_finite(tree: Tree) -> Array:
+    """Whether all numbers are. The small arrays are joined: each alone is a function to compile."""
+    leaves = [leaf.ravel() for leaf in jax.tree.leaves(tree)]
+    small = [leaf for leaf in leaves if leaf.size <= SMALL]
+    large = [leaf for leaf in leaves if leaf.size > SMALL]
+    return jnp.isfinite(optax.tree.norm([*large, jnp.concatenate(small)] if small else large))
 
 
 def make_train_step(
@@ -114,18 +139,12 @@ def make_train_step(
         changes, opt_state = update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, changes)
         step = state.step + 1
-        now = {"params": params, "batch_stats": batch_stats}
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradients))
-        return (
-            state.replace(
-                step=step,
-                params=params,
-                batch_stats=batch_stats,
-                opt_state=opt_state,
-                average=_averaged(state.average, now, numbers.ema_decay, step),
-            ),
-            {"loss": loss, "accuracy": accuracy, "finite": finite},
-        )
+        new = state.replace(step=step, params=params, batch_stats=batch_stats, opt_state=opt_state)
+        if state.average is not None:
+            average = _averaged(state.average, new.values, numbers.ema_decay, step)
+            new = new.replace(average=average)
+        finite = jnp.isfinite(loss) & _all_finite(gradients)
+        return new, {"loss": loss, "accuracy": accuracy, "finite": finite}
 
     return train_step
 

@@ -95,6 +95,9 @@ void DepthwiseForward(xla::ffi::ThreadPool& pool, Window w, const float* x, cons
         });
         lines[i] -= w.left * wide;
       }
+      // What the next row of y reads first: stride rows of x.
+      int64_t following = w.stride * (row + 1) + size - w.stride - w.top;
+      const float* next = x + (image * w.rows + following) * w.columns * w.channels;
       float* to = y + unit * w.out_columns * w.channels;
       float* sum = moments.get();
       float* square = sum + wide;
@@ -105,6 +108,8 @@ void DepthwiseForward(xla::ffi::ThreadPool& pool, Window w, const float* x, cons
         Vec s{}, q{}, shift = finish.Bias(c);
         int64_t n = w.channels - c;
         for (int64_t column = 0; column < w.out_columns; ++column) {
+          for (int64_t i = 0; i < w.stride * w.stride; ++i)
+            Ahead(next + (column * w.stride * w.stride + i) * w.channels + c);
           Vec acc{};
 #pragma GCC unroll 8
           for (int i = 0; i < size; ++i) {
@@ -128,10 +133,13 @@ void DepthwiseForward(xla::ffi::ThreadPool& pool, Window w, const float* x, cons
 // One row of taps onto one row of the input's gradient, at the columns of one phase:
 //     dz[phase + stride q] += sum over t of k[t] g[q + offset[t]]
 //     dk[t] += sum over q of z[phase + stride q] g[q + offset[t]]
+//
+// Meanwhile a line of `next` is asked for, for each of its columns.
 template <int count>
 ALWAYS_INLINE void PullRow(const float* g, int64_t wide, const int64_t* offset,
                            const float* const* k, float* const* dk, const float* z, float* dz,
-                           int64_t stride, int64_t columns) {
+                           int64_t stride, int64_t columns, const float* next,
+                           int64_t next_step) {
   Vec tap[count], sum[count];
   const float* from[count];
 #pragma GCC unroll 8
@@ -148,6 +156,7 @@ ALWAYS_INLINE void PullRow(const float* g, int64_t wide, const int64_t* offset,
       total += tap[t] * gradient;
       sum[t] += value * gradient;
     }
+    Ahead(next + q * next_step);
     Store(dz + q * stride * kLanes, total);
   }
 #pragma GCC unroll 8
@@ -188,14 +197,20 @@ void DepthwiseBackward(xla::ffi::ThreadPool& pool, Window w, const float* x, con
       }
       const float* from = x + unit * w.columns * w.channels;
       float* to = dx + unit * w.columns * w.channels;
+      // What the next row of dx reads first; each row of taps asks for one of them.
+      int64_t following = image * w.out_rows + FloorDivide(row + w.top, w.stride) + 1;
+      const float* next[] = {from + w.columns * w.channels,
+                             g + following * w.out_columns * w.channels,
+                             y + following * w.out_columns * w.channels};
       NormalizeRows<act>(from, norm, w.columns, w.columns, w.channels, wide, normalized.get());
       for (int64_t c = 0; c < wide; c += kLanes) {
         Norm constants(norm, w.channels, c);
         int64_t n = w.channels - c;
         const float* z = normalized.get() + c;
         std::memset(dz, 0, 4 * w.columns * kLanes);
-        for (int i = 0; i < size; ++i) {
+        for (int i = 0, met = 0; i < size; ++i) {
           if (!lines[i]) continue;
+          const float* ahead = next[met++ % 3] + c;
           for (int64_t phase = 0; phase < std::min(w.stride, w.columns); ++phase) {
             int64_t offset[size];
             const float* k[size];
@@ -211,7 +226,8 @@ void DepthwiseBackward(xla::ffi::ThreadPool& pool, Window w, const float* x, con
             int64_t columns = (w.columns - phase + w.stride - 1) / w.stride;
             auto run = [&](auto taps_of_phase) {
               PullRow<taps_of_phase>(lines[i] + c, wide, offset, k, d, z + phase * wide,
-                                     dz + phase * kLanes, w.stride, columns);
+                                     dz + phase * kLanes, w.stride, columns,
+                                     ahead + phase * w.channels, w.stride * w.channels);
             };
             switch (count) {
               case 1: run(std::integral_constant<int, 1>{}); break;

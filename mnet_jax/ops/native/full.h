@@ -10,7 +10,7 @@
 
 #include "depthwise.h"
 #include "passes.h"
-#include "pointwise.h"
+#include "product.h"
 #include "runtime.h"
 #include "vectors.h"
 

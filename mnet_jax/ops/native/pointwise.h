@@ -5,122 +5,16 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <type_traits>
 #include <vector>
 
 #include "passes.h"
+#include "product.h"
 #include "runtime.h"
 #include "vectors.h"
 
 namespace mnet {
 
-constexpr int64_t kRows = 8;    // of a tile of the product
-constexpr int64_t kVectors = 3;  // in a row of it
-constexpr int64_t kPackAlone = 1 << 15;  // numbers that are copied before another thread is awake
 constexpr int64_t kDirectRows = 512;     // up to here the copy costs more than it saves
-
-// acc[r] += sum over t of a[r * row + t * step] * b[t * width ...]
-template <int vectors>
-ALWAYS_INLINE void Accumulate(const float* __restrict a, int64_t row, int64_t step,
-                              const float* __restrict b, int64_t width, int64_t count,
-                              Vec (&acc)[kRows][vectors]) {
-  for (int64_t t = 0; t < count; ++t) {
-    Vec line[vectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) line[v] = Load(b + v * kLanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      Vec value = Fill(a[r * row]);
-#pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) acc[r][v] += value * line[v];
-    }
-    a += step;
-    b += width;
-  }
-}
-
-// Writes the first `rows` of a tile from column c on, and adds all of it to the sums: behind these
-// rows it is zero. A loop that ended there would not be unrolled.
-template <int vectors, int64_t after>
-ALWAYS_INLINE void StoreTile(const Vec (&acc)[kRows][vectors], int64_t rows,
-                             const Finish<after>& finish, int64_t c, float* to, bool stream,
-                             Vec (&sum)[vectors], Vec (&square)[vectors]) {
-  to += c;
-#pragma GCC unroll 4
-  for (int v = 0; v < vectors; ++v) {
-    int64_t first = v * kLanes, n = finish.channels - c - first;
-    Vec bias = finish.Bias(c + first);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      if (after == kNone) {
-        sum[v] += acc[r][v];
-        square[v] += acc[r][v] * acc[r][v];
-      }
-      if (r < rows)
-        StoreOut(to + r * finish.channels + first, finish.Apply(acc[r][v], bias), n, stream);
-    }
-  }
-}
-
-// Adds them to what is there.
-template <int vectors>
-ALWAYS_INLINE void AddTile(const Vec (&acc)[kRows][vectors], int64_t rows, float* to, int64_t row,
-                           int64_t columns) {
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-    if (r >= rows) break;
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) {
-      float* at = to + r * row + v * kLanes;
-      int64_t n = columns - v * kLanes;
-      Store(at, Load(at, n) + acc[r][v], n);
-    }
-  }
-}
-
-// Columns of a matrix that a tile of the product takes at a time, in vectors.
-struct Panel {
-  int64_t first, vectors;
-  int64_t column() const { return first * kLanes; }
-  int64_t width() const { return vectors * kLanes; }
-};
-
-inline std::vector<Panel> PanelsOf(int64_t columns) {
-  std::vector<Panel> panels;
-  int64_t vectors = RoundUp(columns, kLanes) / kLanes;
-  for (int64_t v = 0; v < vectors; v += panels.back().vectors) {
-    int64_t left = vectors - v;
-    panels.push_back({v, left >= 5 || left == kVectors ? kVectors : std::min<int64_t>(left, 2)});
-  }
-  return panels;
-}
-
-// Calls body with the panel's number of vectors as a constant.
-template <typename Body>
-ALWAYS_INLINE void WithVectors(const Panel& panel, const Body& body) {
-  switch (panel.vectors) {
-    case 1: return body(std::integral_constant<int, 1>{});
-    case 2: return body(std::integral_constant<int, 2>{});
-    default: return body(std::integral_constant<int, 3>{});
-  }
-}
-
-// [rows, columns] (or its transpose) as panels of columns, each [rows, width], padded with zeros.
-inline void Pack(xla::ffi::ThreadPool& pool, const std::vector<Panel>& panels, const float* w,
-                 int64_t rows, int64_t columns, bool transposed, float* packed) {
-  auto pack = [&](int64_t i) {
-    int64_t width = panels[i].width(), first = panels[i].column();
-    int64_t count = std::min(width, columns - first);
-    float* to = packed + first * rows;
-    if (count < width) std::memset(to, 0, 4 * rows * width);
-    for (int64_t r = 0; r < rows && !transposed; ++r)
-      std::memcpy(to + r * width, w + r * columns + first, 4 * count);
-    for (int64_t c = 0; c < count && transposed; ++c)
-      for (int64_t r = 0; r < rows; ++r) to[r * width + c] = w[(first + c) * rows + r];
-  };
-  if (rows * columns > kPackAlone) return Parallel(pool, panels.size(), pack);
-  for (size_t i = 0; i < panels.size(); ++i) pack(i);
-}
 
 struct Product {
   int64_t rows, inputs, outputs;
@@ -173,7 +67,13 @@ void PointwiseForward(xla::ffi::ThreadPool& pool, Product p, const float* x, con
           Vec s[vectors] = {}, q[vectors] = {};
           for (int64_t r = 0; r < rows; r += kRows) {
             Vec acc[kRows][vectors] = {};
-            Accumulate<vectors>(z.get() + r * wide, wide, 1, panel, width, p.inputs, acc);
+            const float* rows_of_z = z.get() + r * wide;
+            if (i == 0) {
+              const float* next = x + (first + tile + r) * p.inputs;
+              Accumulate<vectors>(rows_of_z, wide, 1, panel, width, p.inputs, acc, next);
+            } else {
+              Accumulate<vectors>(rows_of_z, wide, 1, panel, width, p.inputs, acc);
+            }
             StoreTile(acc, rows - r, finish, column, y + (first + r) * p.outputs, stream, s, q);
           }
           for (int j = 0; j < vectors; ++j) {
@@ -220,7 +120,14 @@ void PointwiseBackward(xla::ffi::ThreadPool& pool, Product p, const float* x, co
         const float* panel = packed.get() + column * p.outputs;
         for (int64_t r = 0; r < rows; r += kRows) {
           Vec acc[kRows][vectors] = {};
-          Accumulate<vectors>(gradient.get() + r * out, out, 1, panel, width, p.outputs, acc);
+          const float* rows_of_g = gradient.get() + r * out;
+          if (column == 0) {
+            int64_t next = (first + tile + r) * p.outputs;
+            Accumulate<vectors>(rows_of_g, out, 1, panel, width, p.outputs, acc, g + next,
+                                y + next);
+          } else {
+            Accumulate<vectors>(rows_of_g, out, 1, panel, width, p.outputs, acc);
+          }
           int64_t count = std::min(kRows, rows - r);
 #pragma GCC unroll 4
           for (int j = 0; j < vectors; ++j) {
@@ -245,9 +152,16 @@ void PointwiseBackward(xla::ffi::ThreadPool& pool, Product p, const float* x, co
       for (const Panel& panel : out_panels) WithVectors(panel, [&](auto size) {
         constexpr int vectors = size;
         int64_t column = panel.column();
-        for (int64_t k = 0; k < wide; k += kRows) {
+        for (int64_t k = 0; k < p.inputs; k += kRows) {
           Vec acc[kRows][vectors] = {};
-          Accumulate<vectors>(z.get() + k, 1, wide, gradient.get() + column, out, rows, acc);
+          const float* columns_of_z = z.get() + k;
+          const float* columns_of_g = gradient.get() + column;
+          if (column == 0) {
+            const float* next = x + (first + tile) * p.inputs + k * rows;
+            Accumulate<vectors>(columns_of_z, 1, wide, columns_of_g, out, rows, acc, next);
+          } else {
+            Accumulate<vectors>(columns_of_z, 1, wide, columns_of_g, out, rows, acc);
+          }
           AddTile(acc, kRows, product + k * out + column, out, out);
         }
       });

@@ -28,6 +28,9 @@ ALWAYS_INLINE Vec Load(const float* p) { return *reinterpret_cast<const Unaligne
 ALWAYS_INLINE void Store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 ALWAYS_INLINE Vec Fill(float value) { return value - Vec{}; }
 
+// Asks for a line of memory that is read later, past the first cache.
+ALWAYS_INLINE void Ahead(const float* p) { __builtin_prefetch(p, 0, 2); }
+
 // The first n lanes; the others are zero.
 ALWAYS_INLINE Vec Load(const float* p, int64_t n) {
   if (n >= kLanes) return Load(p);

@@ -21,9 +21,11 @@ ALLOCATOR = {
         f"glibc.malloc.{name}={value}"
         for name, value in {
             "hugetlb": 1,
-            # Other arenas than the first take large blocks from the system anyway; with one alone,
-            # the threads of XLA's compiler wait for each other.
-            "arena_max": 2,
+            # Other arenas than the first take large blocks from the system anyway. The threads of
+            # XLA's compiler wait for its lock, some tenth of the time; but blocks that each kept
+            # for itself ("tcache") came to lie all over, and the memory grew by a step's, step by
+            # step.
+            "arena_max": 1,
             "mmap_threshold": _KEEP,
             "trim_threshold": _KEEP,
             "top_pad": 2**26,

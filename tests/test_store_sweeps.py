@@ -69,7 +69,7 @@ def test_three_sweeps_at_once_run_each_trial_once(tmp_path, start):
         sweep.stdin.write("\n")
         sweep.stdin.flush()
     for sweep in sweeps:
-        out, err = sweep.communicate(timeout=120)
+        out, err = sweep.communicate(timeout=300)
         assert (sweep.returncode, err) == (0, ""), out
     log = log_of(tmp_path / "log")
     assert len({process for process, _ in log}) == 3
@@ -87,27 +87,27 @@ def test_three_sweeps_at_once_run_each_trial_once(tmp_path, start):
 @pytest.mark.slow
 def test_a_kill_at_every_write_of_the_journal(tmp_path):
     done = subprocess.run(
-        [sys.executable, PROGRAM, "kill", tmp_path / "log", *ARMS, "--seeds", "2"],
+        [sys.executable, PROGRAM, "kill", tmp_path / "log", *ARMS, "--seeds", "1"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(PROGRAM.parent), str(ROOT)])},
-        capture_output=True, text=True, timeout=500,
+        capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     runs = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("ended")]
     kill, fine = str(-signal.SIGKILL), "0"
-    # One write for the sweep, two for each of four trials; then the last of each share, unharmed.
-    writes = 1 + 2 * 4
+    # One write for the sweep, two for each of two trials; then the last of each share, unharmed.
+    writes = 1 + 2 * 2
     expected = [(str(n), kill if n <= writes else fine, fine) for n in range(1, writes + 2)]
     assert [tuple(run[1:]) for run in runs] == expected * 3
     whole = tmp_path / f"0.0 {writes + 1}"
     for share, number, *_ in runs:
         results = tmp_path / f"{share} {number}"
         trials = recorded(results)
-        assert len(trials) == len({trial.key for trial in trials}) == 4
+        assert len(trials) == len({trial.key for trial in trials}) == 2
         assert table_of(results) == table_of(whole)
         # A line that is whole is never run again; a trial whose line is not, once more.
         tried = collections.Counter(key for _, key in log_of(tmp_path / f"{results.name}.log"))
-        torn = int(number) in (3, 5, 7, 9) and float(share) < 1
-        assert sorted(tried.values()) == ([1, 1, 1, 2] if torn else [1, 1, 1, 1]), results.name
+        torn = int(number) in (3, 5) and float(share) < 1
+        assert sorted(tried.values()) == ([1, 2] if torn else [1, 1]), results.name
         aside = [*results.glob("journal.torn-*")]
         assert len(aside) == (share == "0.5" and int(number) <= writes)
 

@@ -1,21 +1,26 @@
 """Trains every combination of the named axes' values and compares the arms.
 
     python -m experiments.ablate --bottleneck linear relu6 --seeds 5
+    python -m experiments.ablate status
 
-Trials are stored as they end; a second call runs what is missing.
+Trials are stored as they end; a second call runs what is missing, and one beside it shares the
+work. `status`, `report` and `export` read what is stored (see `experiments.sweeps`).
 """
 
 import contextlib
 import dataclasses
 import shlex
 import shutil
+import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from experiments import sweeps
 from experiments.arguments import axis_values, parse, refusals, refuse, with_axes
 from experiments.planning import (
     RunArguments,
@@ -26,13 +31,14 @@ from experiments.planning import (
 )
 from experiments.progress import RunProgress
 from mnet_jax import process
-from mnet_jax.ablation import axes, rendering, report, runners, store
+from mnet_jax.ablation import axes, events, runners, store
 from mnet_jax.config import RunConfig
 from mnet_jax.validation import require
 
 COMMAND = "ablate"
 FAILED, INTERRUPTED = 1, 130
 MAX_SEEDS = 1000
+POLL_SECONDS = 1.0  # how often a sweep with nothing else to do looks after others' trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +46,8 @@ class Arguments(RunArguments):
     """Trains every combination of the axes' values with several seeds and compares the arms.
 
     An axis that is not named stays at its baseline for the data set. Trials are stored as they
-    end, and a second call runs only what is missing.
+    end, and a second call runs only what is missing. With `status`, `report` or `export` in front
+    it reads what is stored and trains nothing.
     """
 
     seeds: int = 3
@@ -51,10 +58,13 @@ class Arguments(RunArguments):
 
 def main() -> None:
     """Reads the command line, runs what is missing, prints and writes the report."""
+    if sys.argv[1:] and sys.argv[1] in sweeps.ACTIONS:
+        return sweeps.main()
     arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
     console = Console(width=None if sys.stdout.isatty() else 140)
     try:
-        failed = _ablate(arguments, console)
+        with store.Store(arguments.results) as trials:
+            failed = _ablate(arguments, trials, console)
     except KeyboardInterrupt:
         refuse(COMMAND, "interrupted; what finished is stored, the same command goes on",
                INTERRUPTED)  # fmt: skip
@@ -63,50 +73,54 @@ def main() -> None:
     sys.exit(FAILED if failed else 0)
 
 
-def _ablate(arguments: Arguments, console: Console) -> bool:
+def _ablate(arguments: Arguments, trials: store.Store, console: Console) -> bool:
     """The whole sweep and its report; whether a trial of this call failed.
 
     Raises:
       StoreError: trials or the report cannot be written.
     """
-    trials = store.Store(arguments.results)
     with refusals(COMMAND, arguments):
-        known, complaints = _read(trials)
+        known = _read(trials)
         base, configs = _plan(arguments)
+        sweep = _sweep(arguments, base, configs, known)
         todo = store.missing(known, configs)
     console.print(_opening(len(todo), len(configs), arguments.results), highlight=False)
-    _warn(complaints, console)
-    _train(todo, trials, process.settings(tune_allocator=arguments.tune_allocator), console)
-    known, later = trials.read()
-    _warn([complaint for complaint in later if complaint not in complaints], console)
-    named = {name: v for name, v in axis_values(arguments, axes.AXES).items() if v}
-    comparable = store.comparable(known, configs)
-    summary = report.summarize(
-        comparable,
-        configs,
-        axes.labels,
-        baseline=_anchor(base, configs, named, comparable),
-        named_axes=list(named),
-    )
-    console.print(rendering.to_table(summary))
-    rendering.write(summary, arguments.results, command=_command())
-    console.print(f"the same, with curves: {arguments.results / 'report.md'}", highlight=False)
+    sweeps.warn(complaints := trials.complaints, console)
+    trials.append(sweep)
+    settings = process.settings(tune_allocator=arguments.tune_allocator)
+    _train(todo, known, trials, settings, console)
+    contents = trials.read()
+    sweeps.warn([c for c in trials.complaints if c not in complaints], console)
+    sweeps.report(sweep, contents, trials.directory, console)
     requested = {store.key_of(config) for config in configs}
-    return any(trial.cause for key, trial in known.items() if key in requested)
+    return any(trial.cause for key, trial in contents.trials.items() if key in requested)
 
 
-def _read(trials: store.Store) -> tuple[dict[str, store.Trial], tuple[str, ...]]:
+def _read(trials: store.Store) -> dict[str, store.Trial]:
     """What is stored; ValueError if `--results` can neither be read nor written."""
     require_directory("results", trials.directory)
     try:
-        return trials.read()
+        return trials.read().trials
     except store.StoreError as error:
         raise ValueError(f"results: {error}") from error
 
 
-def _warn(complaints: Iterable[str], console: Console) -> None:
-    for complaint in complaints:
-        console.print(f"warning: {complaint}", markup=False, highlight=False)
+def _sweep(
+    arguments: Arguments,
+    base: RunConfig,
+    configs: Sequence[RunConfig],
+    known: Mapping[str, store.Trial],
+) -> events.Sweep:
+    """The record of this call."""
+    named = {name: v for name, v in axis_values(arguments, axes.AXES).items() if v}
+    comparable = store.comparable(known, configs)
+    return events.sweep(
+        _command(),
+        arms=configs,
+        seeds=range(arguments.seeds),
+        baseline=_anchor(base, configs, named, comparable),
+        axes=list(named),
+    )
 
 
 def _plan(arguments: Arguments) -> tuple[RunConfig, list[RunConfig]]:
@@ -136,44 +150,46 @@ def _opening(to_run: int, asked: int, results: Path) -> str:
 
 def _train(
     todo: Sequence[RunConfig],
+    known: Mapping[str, store.Trial],
     trials: store.Store,
     settings: Mapping[str, str],
     console: Console,
 ) -> None:
     """Runs the trials in a process with these variables, and stores each as it ends."""
+    names = {c: f"trial {i} of {len(todo)}" for i, c in enumerate(todo, start=1)}
 
     def directory_of(config: RunConfig) -> Path:
         return trials.directory / "runs" / store.key_of(config)
 
     with RunProgress(console) as progress:
-        outcomes = runners.run_local(todo, directory_of, progress.show, environment=settings)
+        claimed = _claimed(
+            trials.claim_each(known, todo), lambda c: progress.begin(names[c]), console
+        )
+        outcomes = runners.run_local(claimed, directory_of, progress.show, environment=settings)
         with contextlib.closing(outcomes):  # its worker must not outlive an interruption here
-            for i, config in enumerate(todo, start=1):
-                name = f"trial {i} of {len(todo)}"
-                progress.begin(name)
-                trial = _keep(next(outcomes), trials)
+            for outcome in outcomes:
+                config, found = outcome.config, outcome.result or outcome.cause or ""
+                trial = trials.finish(config, found, outcome.environment)
                 if trial.result:  # what there was to go on from is done with; its model stays
                     shutil.rmtree(directory_of(config) / "checkpoints", ignore_errors=True)
-                ending = _ending(trial)
-                console.print(f"{name}, seed {config.seed}: {ending}", markup=False,
-                              highlight=False, soft_wrap=True)  # fmt: skip
+                ending = f"{names[config]}, seed {config.seed}: {_ending(trial)}"
+                console.print(ending, markup=False, highlight=False, soft_wrap=True)
 
 
-def _keep(outcome: runners.Outcome, trials: store.Store) -> store.Trial:
-    """The trial that is now stored: a result that the store refuses is a failure."""
-    config, environment = outcome.config, outcome.environment
-    if outcome.result is None:
-        trial = store.failure(config, outcome.cause or "", environment)
-    else:
-        trial = store.success(config, outcome.result, environment)
-    try:
-        trials.write(trial)
-    except store.StoreError:
-        raise
-    except ValueError as error:
-        trial = store.failure(config, str(error), environment)
-        trials.write(trial)
-    return trial
+def _claimed(
+    claims: Iterable[RunConfig | None], begin: Callable[[RunConfig], None], console: Console
+) -> Iterator[RunConfig]:
+    """The trials to run here; at the end it waits for those that run in other processes."""
+    waiting = False
+    for config in claims:
+        if config:
+            begin(config)
+            yield config
+            continue
+        if not waiting:
+            console.print("waiting for trials that other processes run", highlight=False)
+        waiting = True
+        time.sleep(POLL_SECONDS)
 
 
 def _ending(trial: store.Trial) -> str:
@@ -208,4 +224,5 @@ def _command() -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     main()

@@ -15,7 +15,7 @@ def replace_file(path: Path, content: bytes) -> None:
       OSError: it cannot be written; what was there before still is.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    _make_directory(path.parent)
+    make_directory(path.parent)
     try:
         with open(temporary, "xb") as file:
             file.write(content)
@@ -25,19 +25,19 @@ def replace_file(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync_directory(path.parent)
 
 
-def _make_directory(directory: Path) -> None:
+def make_directory(directory: Path) -> None:
     """Makes a directory and its parents; what was made is on disk when this returns."""
     if directory.is_dir():
         return
-    _make_directory(directory.parent)
+    make_directory(directory.parent)
     directory.mkdir(exist_ok=True)
-    _sync(directory.parent)
+    sync_directory(directory.parent)
 
 
-def _sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Asks for a directory's entries to be put on disk, where the file system knows how."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:

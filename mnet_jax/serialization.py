@@ -17,19 +17,19 @@ T = TypeVar("T")
 
 
 def _unions(cls: type) -> list[Any]:
-    """The unions of two or more dataclasses among the types of a dataclass's fields, deep."""
+    """The unions of dataclasses among the types of a dataclass's fields, deep; inner ones first."""
     found: list[Any] = []
 
     def visit(annotation: Any) -> None:
         arguments = get_args(annotation)
-        is_union = get_origin(annotation) in (Union, types.UnionType)
-        if is_union and sum(map(is_dataclass, arguments)) > 1 and annotation not in found:
-            found.append(annotation)
         if is_dataclass(annotation) and isinstance(annotation, type):
             for hint in get_type_hints(annotation).values():
                 visit(hint)
         for argument in arguments:
             visit(argument)
+        is_union = get_origin(annotation) in (Union, types.UnionType)
+        if is_union and sum(map(is_dataclass, arguments)) > 1 and annotation not in found:
+            found.append(annotation)
 
     visit(cls)
     return found

@@ -1,13 +1,17 @@
-"""Trials for the store, which a process of its own may write too."""
+"""Trials and sweeps for the store, which a process of its own may write too."""
 
+from conftest import make_tiny_spec
 from results import make_result
 
-from mnet_jax.ablation.store import Store, success
+from mnet_jax.ablation import events
+from mnet_jax.ablation.events import Trial, success
+from mnet_jax.ablation.store import Store
 from mnet_jax.architectures import mobilenet_v2
 from mnet_jax.config import RunConfig
 
 ENVIRONMENT = {"jax": "0.7.2", "device": "cpu"}
 SPEC = mobilenet_v2(num_classes=10)
+TINY = make_tiny_spec()  # for journals of few bytes
 
 
 def make_config(seed=0, **changes):
@@ -18,8 +22,19 @@ def make_trial(seed=0, accuracy=0.9, **changes):
     return success(make_config(seed, **changes), make_result(accuracy), ENVIRONMENT)
 
 
-def path_of(directory, trial):
-    return directory / "trials" / f"{trial.key}.json"
+def make_sweep(seeds=(0, 1), command="ablate", **changes):
+    config = make_config(**changes)
+    return events.sweep(command, [config], seeds, baseline=config, axes=["model"])
+
+
+def journal_of(directory):
+    return directory / "journal.jsonl"
+
+
+def recorded(directory, kind=Trial):
+    """Every event of a kind in a journal, whether it counts or not."""
+    found = [events.from_line(line) for line in journal_of(directory).read_bytes().splitlines()]
+    return [event for event in found if isinstance(event, kind)]
 
 
 def snapshot(directory):
@@ -28,4 +43,4 @@ def snapshot(directory):
 
 def write_all(directory, seeds, accuracy):
     for seed in seeds:
-        Store(directory).write(make_trial(seed, accuracy))
+        Store(directory).append(make_trial(seed, accuracy))

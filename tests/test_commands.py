@@ -13,15 +13,10 @@ import scipy.stats
 from conftest import make_tiny_spec
 from flax import traverse_util
 from PIL import Image
-from trials import result_of
 
 from experiments import ablate, cost, evaluate, train
 from experiments.arguments import parse
 from mnet_jax import architectures, models
-from mnet_jax.ablation.runners import Outcome
-from mnet_jax.ablation.store import Store
-from mnet_jax.architectures import mobilenet_v2
-from mnet_jax.config import RunConfig
 from mnet_jax.data.builders import digits_arrays
 
 ROOT = Path(__file__).parents[1]
@@ -347,12 +342,3 @@ def test_an_interruption_is_one_line(place, monkeypatch, capfd):
         code, out, err = call(command, [], monkeypatch, capfd)
         assert (code, out) == (130, "")
         assert err.startswith(f"experiments.{command}: interrupted") and err.count("\n") == 1
-
-
-def test_a_result_that_the_store_refuses_is_a_failed_trial(tmp_path):
-    config = RunConfig(spec=mobilenet_v2(num_classes=10))
-    result = result_of(float("nan"))
-    outcome = Outcome(config=config, result=result, cause=None, environment={"jax": "0.7.2"})
-    kept = ablate._keep(outcome, Store(tmp_path))
-    assert kept.result is None and kept.cause.startswith("result.test_loss: got nan")
-    assert Store(tmp_path).read() == ({kept.key: kept}, ())

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from stored_trials import journal_of
 
 from experiments import ablate, presets
 from mnet_jax.ablation import axes
@@ -35,11 +36,14 @@ def place(tmp_path, monkeypatch):
 def sweep(place, monkeypatch, capfd):
     """Calls `ablate` here: its exit code and the lines that it prints."""
 
-    def call(line):
-        monkeypatch.setattr(sys, "argv", ["ablate", *f"{line} {SMALL} --results R".split()])
-        with pytest.raises(SystemExit) as leaving:
+    def call(line, others=SMALL):
+        monkeypatch.setattr(sys, "argv", ["ablate", *f"{line} {others} --results R".split()])
+        code = 0
+        try:
             ablate.main()
-        return leaving.value.code, capfd.readouterr().out.splitlines()
+        except SystemExit as leaving:
+            code = leaving.code
+        return code, capfd.readouterr().out.splitlines()
 
     return call
 
@@ -56,7 +60,18 @@ def first_call(place):
 
 
 def stored(place):
-    return {path: path.stat().st_mtime_ns for path in (place / "R" / "trials").iterdir()}
+    """When each trial ended, by its key."""
+    return {key: t.finished for key, t in Store(place / "R").read().trials.items()}
+
+
+def lose(place, key):
+    """Takes what the journal tells of a trial out of it."""
+    journal = journal_of(place / "R")
+    told = [f'"key":"{key}"'.encode(), b'"type":"Trial"']
+    lines = journal.read_bytes().splitlines(keepends=True)
+    left = [line for line in lines if not all(text in line for text in told)]
+    assert len(left) == len(lines) - 1
+    journal.write_bytes(b"".join(left))
 
 
 def arms(place, axis="activation"):
@@ -70,7 +85,7 @@ def arms(place, axis="activation"):
 
 def key_of_first(place):
     """The key of the baseline's trial with seed 0."""
-    trials, _ = Store(place / "R").read()
+    trials = Store(place / "R").read().trials
     rate = presets.baseline("digits", 10).training.learning_rate
     wanted = {"activation": "relu6", "learning_rate": f"{rate:g}"}
     return next(
@@ -103,7 +118,7 @@ def test_a_sweep_from_the_command_line_to_its_report(place, sweep):
     assert stored(place).items() > trials.items()
 
     lost = next(iter(trials))
-    lost.unlink()
+    lose(place, lost)
     code, lines = sweep("--activation relu6 relu --seeds 3")
     assert (code, lines[0]) == (0, "1 trial to run, 5 of 6 stored in R")
     assert lost in stored(place) and len(stored(place)) == 6
@@ -113,7 +128,7 @@ def test_a_sweep_from_the_command_line_to_its_report(place, sweep):
     assert arms(place) == {"relu6": (3, 0, True), "relu": (3, 0, False)}
     assert [line for line in lines if "mobilenet_v1*" in line and "relu" in line.split()]
 
-    (place / "R" / "trials" / f"{key_of_first(place)}.json").unlink()
+    lose(place, key_of_first(place))
     fails = "--learning-rate 1e30 0.05 --seeds 1"  # 0.05 is the baseline's
     code, lines = sweep(fails)
     assert (code, lines[0]) == (1, "2 trials to run, 0 of 2 stored in R")
@@ -126,4 +141,9 @@ def test_a_sweep_from_the_command_line_to_its_report(place, sweep):
     code, lines = sweep(fails)
     assert (code, lines[0]) == (1, "1 trial to run, 1 of 2 stored in R")
     again = stored(place)
-    assert len({path for path in again if again[path] != trials[path]}) == 1
+    assert len({key for key in again if again[key] != trials[key]}) == 1
+
+    report, table = (place / "R" / "report.json").read_bytes(), lines[2:]
+    code, lines = sweep("report", "")
+    assert (code, lines) == (0, table), "from what is stored alone"
+    assert (place / "R" / "report.json").read_bytes() == report

@@ -1,4 +1,4 @@
-"""A trial is written whole, read as it was, replaced by a better one, and chosen by its config."""
+"""What is appended is read as it was, and a trial is chosen by its config, whatever is asked."""
 
 import hashlib
 import math
@@ -10,10 +10,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stored_trials import ENVIRONMENT, make_config, make_result, make_trial
+from stored_trials import ENVIRONMENT, make_config, make_result, make_sweep, make_trial
+from trials import result_of
 
 from mnet_jax import serialization
-from mnet_jax.ablation.store import Store, Trial, comparable, failure, key_of, missing, success
+from mnet_jax.ablation import events
+from mnet_jax.ablation.events import failure, from_line, key_of, success, to_line
+from mnet_jax.ablation.store import Contents, Store, comparable, missing
 from mnet_jax.architectures import mobilenet_v1, mobilenet_v2
 from mnet_jax.config import DataConfig, RmsProp, Sgd, TrainingConfig
 
@@ -29,8 +32,21 @@ from mnet_jax.config import DataConfig, RmsProp, Sgd, TrainingConfig
     ids=["defaults", "rmsprop", "v1", "failed"],
 )
 def test_what_is_written_is_read(tmp_path, trial):
-    Store(tmp_path).write(trial)
-    assert Store(tmp_path).read() == ({trial.key: trial}, ())
+    Store(tmp_path).append(trial)
+    store = Store(tmp_path)
+    assert store.read() == Contents(trials={trial.key: trial}, sweeps=(), running={})
+    assert store.complaints == ()
+
+
+def test_every_event_is_read_as_it_was(tmp_path):
+    sweep, trial = make_sweep(seeds=(0, 4)), make_trial(4)
+    other = make_sweep(command="ablate --bottleneck 'ä b'")
+    for event in (sweep, events.start(trial.key, "worker"), trial, other):
+        assert from_line(to_line(event).removesuffix(b"\n")) == event
+        Store(tmp_path).append(event)
+    found = Store(tmp_path).read()
+    assert found == Contents(trials={trial.key: trial}, sweeps=(sweep, other), running={})
+    assert found.sweeps[0].configs == (make_config(0), make_config(4))
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.text(min_size=1))
@@ -39,7 +55,7 @@ def test_any_number_and_text_survives(number, text):
     finished = success(config, replace(make_result(), test_loss=number), {"device": text})
     failed = failure(config, text, {})
     for trial in (finished, failed):
-        assert serialization.from_json(Trial, serialization.to_json(trial)) == trial
+        assert from_line(to_line(trial).removesuffix(b"\n")) == trial
 
 
 def test_key_is_the_hash_of_the_whole_config():
@@ -59,7 +75,7 @@ def test_key_is_the_hash_of_the_whole_config():
 
 def test_key_is_the_same_in_another_process():
     code = (
-        "from mnet_jax.ablation.store import key_of; from mnet_jax.config import RunConfig;"
+        "from mnet_jax.ablation.events import key_of; from mnet_jax.config import RunConfig;"
         "from mnet_jax.architectures import mobilenet_v2; import sys;"
         "print(key_of(RunConfig(spec=mobilenet_v2(num_classes=10))));"
         "assert 'jax' not in sys.modules"
@@ -73,25 +89,27 @@ def test_key_is_the_same_in_another_process():
 
 def test_reading_writes_nothing(tmp_path):
     directory = tmp_path / "none" / "yet"
-    assert Store(directory).read() == ({}, ())
+    assert Store(directory).read() == Contents(trials={}, sweeps=(), running={})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_trials_come_in_the_order_they_ended(tmp_path):
-    times = ["2026-01-02T00:00:00+00:00", "2026-01-01T23:00:00.500+00:00", "2026-01-03T00:00:00Z"]
-    for seed, finished in enumerate(times):
-        Store(tmp_path).write(replace(make_trial(seed), finished=finished))
-    trials, _ = Store(tmp_path).read()
+    for seed in (1, 0, 2):
+        Store(tmp_path).append(make_trial(seed))
+    trials = Store(tmp_path).read().trials
     assert [trial.config.seed for trial in trials.values()] == [1, 0, 2]
 
 
-def test_a_result_replaces_a_failure_and_never_the_reverse(tmp_path):
+def test_a_result_replaces_a_failure_and_nothing_a_result(tmp_path):
     config = make_config()
-    failed, finished = failure(config, "out of memory", {}), success(config, make_result(), {})
+    failed, worse = failure(config, "out of memory", {}), failure(config, "killed", {})
+    finished, other = (success(config, make_result(accuracy), {}) for accuracy in (0.9, 0.8))
     trials = Store(tmp_path)
-    for trial, kept in [(failed, failed), (finished, finished), (failed, finished)]:
-        trials.write(trial)
-        assert trials.read()[0] == {trial.key: kept}
+    steps = [(failed, failed), (worse, worse), (finished, finished), (failed, finished),
+             (other, finished)]  # fmt: skip
+    for trial, kept in steps:
+        trials.append(trial)
+        assert trials.read().trials == {trial.key: kept}
 
 
 @pytest.mark.parametrize(
@@ -108,8 +126,20 @@ def test_a_result_replaces_a_failure_and_never_the_reverse(tmp_path):
 def test_refuses_numbers_that_are_not_finite(tmp_path, changes, name):
     result = replace(make_result(), **changes)
     with pytest.raises(ValueError, match=f"^{name}: got -?(nan|inf), legal: finite numbers$"):
-        Store(tmp_path).write(success(make_config(), result, ENVIRONMENT))
+        Store(tmp_path).append(success(make_config(), result, ENVIRONMENT))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_that_is_refused_is_a_failed_trial(tmp_path):
+    trials = Store(tmp_path)
+    kept = trials.finish(make_config(), result_of(math.nan), ENVIRONMENT)
+    assert kept.result is None and kept.cause.startswith("result.test_loss: got nan")
+    assert trials.read().trials == {kept.key: kept}
+    fine = trials.finish(make_config(1), result_of(1), ENVIRONMENT)
+    assert fine.result == result_of(1)
+    lost = trials.finish(make_config(2), "no\nmemory", ENVIRONMENT)
+    assert lost.cause == "no memory" and lost.environment == ENVIRONMENT
+    assert trials.read().trials == {trial.key: trial for trial in (kept, fine, lost)}
 
 
 @pytest.mark.parametrize(
@@ -128,6 +158,21 @@ def test_refuses_numbers_that_are_not_finite(tmp_path, changes, name):
 def test_a_trial_checks_itself(changes):
     with pytest.raises(ValueError, match=f"^({'|'.join([*changes, 'cause'])}): got "):
         replace(make_trial(), **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"arms": ()},
+        {"seeds": ()},
+        {"baseline": make_config(3)},
+        {"arms": (make_config(3),)},
+        {"started": "now"},
+    ],
+)
+def test_a_sweep_checks_itself(changes):
+    with pytest.raises(ValueError, match=f"^({'|'.join([*changes, 'seed'])}): got "):
+        replace(make_sweep(), **changes)
 
 
 def test_a_failures_cause_becomes_one_line():

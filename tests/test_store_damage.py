@@ -1,102 +1,187 @@
-"""Files that cannot be vouched for are reported, kept and not used."""
+"""Lines that cannot be vouched for are reported, kept and not used; the others count."""
 
 import hashlib
 import json
-import math
-from pathlib import Path
+import os
 
 import pytest
-from stored_trials import make_trial, path_of, snapshot
+from stored_trials import TINY, journal_of, make_sweep, make_trial, recorded, snapshot
 
+from mnet_jax.ablation import events
+from mnet_jax.ablation.events import Sweep, to_line
 from mnet_jax.ablation.store import Store, missing
 
 
-def _edit(path, change):
-    sealed = json.loads(path.read_text())
-    change(sealed["trial"])
-    path.write_text(json.dumps(sealed))
+def seal(plain):
+    """A line as `events` describes it, by someone who knows the format."""
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f'{{"sha256":"{digest}","event":{text}}}'.encode()
 
 
-def _edit_and_seal(path, change):
-    """An edit by someone who knows the format, or a file of another version."""
-    sealed = json.loads(path.read_text())
-    change(sealed["trial"])
-    canonical = json.dumps(sealed["trial"], sort_keys=True, separators=(",", ":"))
-    sealed["sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
-    path.write_text(json.dumps(sealed))
-
-
-def _nest(plain, *path_and_value):
-    *path, last, value = path_and_value
-    for step in path:
-        plain = plain[step]
-    plain[last] = value
+def resealed(line, value, *path):
+    """A line with another value, its checksum made anew."""
+    plain = json.loads(line)["event"]
+    *steps, last = path
+    inner = plain
+    for step in steps:
+        inner = inner[step]
+    inner[last] = value
+    return seal(plain)
 
 
 DAMAGES = {
-    "empty": lambda path: path.write_bytes(b""),
-    "torn": lambda path: path.write_bytes(path.read_bytes()[:-100]),
-    "zeros": lambda path: path.write_bytes(bytes(len(path.read_bytes()))),
-    "not text": lambda path: path.write_bytes(b"\xff\xfe\x00"),
-    "a list": lambda path: path.write_text("[]"),
-    "too deep": lambda path: path.write_text("[" * 100_000),
-    "other JSON": lambda path: path.write_text('{"accuracy": 1}'),
-    "accuracy": lambda path: _edit(path, lambda t: _nest(t, "result", "test_accuracy", 0.99)),
-    "NaN": lambda path: _edit(path, lambda t: _nest(t, "result", "test_accuracy", math.nan)),
-    "seed": lambda path: _edit_and_seal(path, lambda t: _nest(t, "config", "seed", 7)),
-    "illegal": lambda path: _edit_and_seal(path, lambda t: _nest(t, "config", "seed", -1)),
-    "unknown field": lambda path: _edit_and_seal(path, lambda t: _nest(t, "result", "f1", 0.5)),
-    "no result": lambda path: _edit_and_seal(path, lambda t: _nest(t, "result", None)),
-    "text": lambda path: _edit_and_seal(path, lambda t: _nest(t, "result", "params", "5")),
-    "local time": lambda path: _edit_and_seal(
-        path, lambda t: _nest(t, "finished", "2026-01-01T10:00:00+02:00")
+    "empty": lambda line: b"",
+    "torn": lambda line: line[:-100],
+    "zeros": lambda line: bytes(len(line)),
+    "not text": lambda line: b"\xff\xfe\x00",
+    "a list": lambda line: b"[]",
+    "too deep": lambda line: b"[" * 100_000,
+    "sealed, too deep": lambda line: (
+        b'{"sha256":"%s","event":%s}'
+        % (hashlib.sha256(b"[" * 100_000).hexdigest().encode(), b"[" * 100_000)
     ),
+    "other JSON": lambda line: b'{"accuracy": 1}',
+    "other event": lambda line: seal({"type": "Finished", "key": "0"}),
+    "no event": lambda line: seal("Trial"),
+    "twice": lambda line: line + line,
+    "accuracy": lambda line: line.replace(b'"test_accuracy":0.9', b'"test_accuracy":0.99'),
+    "NaN": lambda line: line.replace(b'"test_accuracy":0.9', b'"test_accuracy":NaN'),
+    "spaces": lambda line: line.replace(b":", b": "),
+    "seed": lambda line: resealed(line, 7, "config", "seed"),
+    "illegal": lambda line: resealed(line, -1, "config", "seed"),
+    "unknown field": lambda line: resealed(line, 0.5, "result", "f1"),
+    "no result": lambda line: resealed(line, None, "result"),
+    "text": lambda line: resealed(line, "5", "result", "params"),
+    "local time": lambda line: resealed(line, "2026-01-01T10:00:00+02:00", "finished"),
 }
 
 
+def test_the_format_is_what_it_says():
+    for event in (make_trial(), make_sweep(), events.start("0" * 16, "worker")):
+        line = to_line(event).removesuffix(b"\n")
+        assert seal(json.loads(line)["event"]) == line
+        assert json.loads(line)["event"]["type"] == type(event).__name__
+
+
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_doubtful_file_is_reported_and_kept(tmp_path, damage):
-    good, bad = make_trial(0), make_trial(1)
+def test_a_doubtful_line_is_reported_and_kept(tmp_path, damage):
+    before, bad, after = (make_trial(seed) for seed in range(3))
+    lines = [to_line(trial).removesuffix(b"\n") for trial in (before, bad, after)]
+    assert damage(lines[1]) != lines[1]
+    lines[1] = damage(lines[1])
+    journal_of(tmp_path).write_bytes(b"".join(line + b"\n" for line in lines))
+    kept = snapshot(tmp_path)
     trials = Store(tmp_path)
-    trials.write(good)
-    trials.write(bad)
-    damage(path_of(tmp_path, bad))
-    before = snapshot(tmp_path)
-    found, complaints = trials.read()
-    assert found == {good.key: good}
-    assert len(complaints) == 1
-    assert complaints[0].startswith(f"{path_of(tmp_path, bad)}: not used, ")
-    assert "\n" not in complaints[0]
-    assert missing(found, [good.config, bad.config]) == (bad.config,)
-    assert snapshot(tmp_path) == before
+    found = trials.read().trials
+    assert found == {before.key: before, after.key: after}
+    (complaint,) = trials.complaints
+    assert complaint.startswith(f"{journal_of(tmp_path)}, line 2: not used, ")
+    assert "\n" not in complaint and len(complaint) < 500
+    assert missing(found, [before.config, bad.config]) == (bad.config,)
+    assert snapshot(tmp_path) == kept
+
+    trials.append(bad)
+    assert Store(tmp_path).read().trials == {t.key: t for t in (before, after, bad)}
+    assert journal_of(tmp_path).read_bytes().startswith(kept[journal_of(tmp_path)])
+    assert trials.complaints == (complaint,), "each once"
 
 
-@pytest.mark.parametrize("damage", ["torn", "seed", "too deep"])
-def test_running_it_again_sets_the_doubtful_file_aside(tmp_path, damage):
+def test_any_bit_that_flips_is_noticed(tmp_path):
+    """Every byte, one bit of it in turn: what it touches is not used, the rest is unharmed."""
+    trials = [make_trial(seed, spec=TINY) for seed in range(2)]
+    lines = [to_line(trial) for trial in trials]
+    whole = b"".join(lines)
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        journal_of(tmp_path).write_bytes(flipped)
+        store = Store(tmp_path)
+        found = store.read().trials
+        assert store.complaints, place
+        # The first line's break joins it to the second.
+        unharmed = [] if place == len(lines[0]) - 1 else [trials[place < len(lines[0])]]
+        assert list(found.values()) == unharmed, place
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_any_bit_of_a_line_counts(bit):
+    line = to_line(events.start("0" * 16, "worker")).removesuffix(b"\n")
+    for place in range(len(line)):
+        flipped = bytearray(line)
+        flipped[place] ^= 1 << bit
+        with pytest.raises(ValueError):
+            events.from_line(bytes(flipped))
+
+
+def table_of(directory):
+    """What a report shows of the trials: everything but when they ended."""
+    trials = Store(directory).read().trials
+    return {key: (trial.config, trial.result, trial.cause) for key, trial in trials.items()}
+
+
+def run_all(directory, sweep):
+    """A sweep whose trials take no time; the seeds that it ran."""
+    ran = []
+    with Store(directory) as store:
+        known = store.read().trials
+        store.append(sweep)
+        for config in store.claim_each(known, sweep.configs):
+            ran.append(config.seed)
+            store.append(make_trial(config.seed, config.seed / 8, spec=TINY))
+    return ran
+
+
+@pytest.mark.slow
+def test_a_kill_at_every_byte_of_the_journal(tmp_path, monkeypatch):
+    """Cut anywhere, a sweep that is called again loses no line that was whole and runs no more
+    than what is missing; the table is the same, and the torn piece is kept.
+    """
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # power stays on, and it takes minutes
+    sweep = make_sweep(seeds=(0, 1), spec=TINY)
+    (whole := tmp_path / "whole").mkdir()
+    assert run_all(whole, sweep) == [0, 1]
+    content, table = journal_of(whole).read_bytes(), table_of(whole)
+    started = len(content)
+    for length in range(started + 1):
+        (cut := tmp_path / str(length)).mkdir()
+        journal_of(cut).write_bytes(content[:length])
+        complete, torn = content[:length].rpartition(b"\n")[0::2]
+        stored = complete.count(b'"type":"Trial"}')
+        calls = complete.count(b'"type":"Sweep"}')
+
+        store = Store(cut)
+        assert len(store.read().trials) == stored, length
+        assert [("cut off" in line) for line in store.complaints] == [True] * bool(torn), length
+        assert journal_of(cut).read_bytes() == content[:length], "reading changes nothing"
+
+        assert run_all(cut, sweep) == [0, 1][stored:], length
+        assert table_of(cut) == table, length
+        assert sorted(trial.config.seed for trial in recorded(cut)) == [0, 1], length
+        assert len(recorded(cut, Sweep)) == calls + 1, length
+        aside = [path.read_bytes() for path in cut.glob("journal.torn-*")]
+        assert aside == [torn] * bool(torn), length
+
+
+def test_a_torn_piece_is_set_aside_again_after_a_kill_in_between(tmp_path):
+    """The piece was copied, the journal not yet cut: the next writer does it, with one copy."""
     trial = make_trial()
-    trials = Store(tmp_path)
-    trials.write(trial)
-    DAMAGES[damage](path_of(tmp_path, trial))
-    evidence = path_of(tmp_path, trial).read_bytes()
-    trials.write(trial)
-    assert trials.read() == ({trial.key: trial}, ())
-    assert evidence in snapshot(tmp_path).values()
+    journal_of(tmp_path).write_bytes(torn := to_line(trial)[:-1])
+    copied = tmp_path / f"journal.torn-{hashlib.sha256(torn).hexdigest()[:8]}"
+    copied.write_bytes(torn)
+    store = Store(tmp_path)
+    store.append(trial)
+    assert store.read().trials == {trial.key: trial}
+    assert [*tmp_path.glob("journal.torn-*")] == [copied]
+    assert copied.name in store.complaints[0]
 
 
-def test_a_copy_under_another_name_is_foreign(tmp_path):
-    trial, other = make_trial(0), make_trial(1)
-    Store(tmp_path).write(trial)
-    path_of(tmp_path, trial).rename(path_of(tmp_path, other))
-    found, complaints = Store(tmp_path).read()
-    assert found == {}
-    assert trial.key in complaints[0]
-
-
-def test_what_is_no_file_and_what_is_no_json(tmp_path):
-    trial = make_trial()
-    Store(tmp_path).write(trial)
-    (tmp_path / "trials" / "notes.txt").write_text("mine")
-    (tmp_path / "trials" / "folder.json").mkdir()
-    found, complaints = Store(tmp_path).read()
-    assert list(found) == [trial.key]
-    assert [Path(line.split(":")[0]).name for line in complaints] == ["folder.json"]
+def test_a_second_torn_piece_has_its_own_place(tmp_path):
+    store = Store(tmp_path)
+    for piece in (b'{"sha256":"0', b'{"sha256":"1'):
+        with journal_of(tmp_path).open("ab") as file:
+            file.write(piece)
+        store.append(make_trial())
+    assert {path.read_bytes() for path in tmp_path.glob("journal.torn-*")} == {
+        b'{"sha256":"0', b'{"sha256":"1',
+    }  # fmt: skip

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -50,7 +50,7 @@ def train(config: RunConfig, directory: Path, report: Report) -> RunResult:
 
 
 def run_local(
-    configs: Sequence[RunConfig],
+    configs: Iterable[RunConfig],
     directory_of: Callable[[RunConfig], Path],
     report: Report,
     trial: Trial = train,
@@ -63,7 +63,7 @@ def run_local(
     leaves before the last outcome closes the generator, which ends the worker.
 
     Args:
-      configs: the trials, in order.
+      configs: the trials, in order; each is asked for when its turn has come.
       directory_of: where a trial keeps checkpoints and scalars.
       report: called here with each `training.loop.Progress` of the worker.
       trial: what the worker does; a function that it can import.

@@ -1,163 +1,190 @@
-"""The store of trials: one file for each config that was tried, written whole or not at all.
+"""The store of trials: a directory with a journal, keyed by the hash of each trial's config.
 
-A trial is a run of one config, seed included, and its file is named by the hash of that config, so
-processes that write at once never meet, and a kill loses only what had not finished. A file that
-cannot be vouched for (torn, edited, from elsewhere) is never used and never deleted.
+A trial is a run of one config, seed included. What a sweep asks for may change from call to call;
+what is stored is looked up by config alone, so nothing is lost or mixed. Several sweeps may work on
+one directory at once: a trial is claimed before it runs, and runs in one of them.
 """
 
-import contextlib
-import hashlib
-import json
-import math
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from mnet_jax import serialization
+from mnet_jax.ablation.claims import Claims
+from mnet_jax.ablation.events import (
+    Event,
+    Started,
+    Sweep,
+    Trial,
+    failure,
+    key_of,
+    start,
+    success,
+    to_line,
+)
+from mnet_jax.ablation.journal import Journal, StoreError, store_errors
 from mnet_jax.config import RunConfig
 from mnet_jax.files import replace_file
 from mnet_jax.result import RunResult
-from mnet_jax.validation import require
-
-KEY_DIGITS = 16
-
-
-def key_of(config: RunConfig) -> str:
-    """The name of a config's trial: 16 hex digits of the SHA-256 of its canonical JSON."""
-    return hashlib.sha256(serialization.to_json(config).encode()).hexdigest()[:KEY_DIGITS]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One config and what became of it: a result, or the cause of its failure.
+class Contents:
+    """What a store held when it was read.
 
     Attributes:
-      key: `key_of(config)`.
-      config: everything that determines the result.
-      result: what a finished run found; None where it failed.
-      cause: why it failed, in one line; None where it finished.
-      environment: what else was there: versions and device.
-      finished: when it ended, ISO 8601 in UTC.
+      trials: by key, in the order they ended. The first result of a config counts, and before
+        there is one its latest failure.
+      sweeps: the calls, in their order.
+      running: who runs a trial now, by its key.
     """
 
-    key: str
-    config: RunConfig
-    result: RunResult | None
-    cause: str | None
-    environment: dict[str, str]
-    finished: str
-
-    def __post_init__(self) -> None:
-        expected = key_of(self.config)
-        require(self.key == expected, "key", self.key, f"{expected}, the hash of the config")
-        require((self.result is None) != (self.cause is None), "cause", self.cause,
-                "a line where there is no result, else None")  # fmt: skip
-        one_line = self.cause is None or self.cause.splitlines() == [self.cause]
-        require(one_line, "cause", self.cause, "one line")
-        require(_is_utc(self.finished), "finished", self.finished, "an ISO 8601 time in UTC")
-
-
-def _is_utc(text: str) -> bool:
-    try:
-        return datetime.fromisoformat(text).utcoffset() == timedelta(0)
-    except ValueError:
-        return False
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def success(config: RunConfig, result: RunResult, environment: Mapping[str, str]) -> Trial:
-    """The trial of a run that finished just now."""
-    return Trial(
-        key=key_of(config), config=config, result=result, cause=None,
-        environment=dict(environment), finished=_now(),
-    )  # fmt: skip
-
-
-def failure(config: RunConfig, cause: str, environment: Mapping[str, str]) -> Trial:
-    """The trial of a run that failed just now; a cause of several lines is joined to one."""
-    line = " ".join(cause.split()) or "failed without a word"
-    line = line.encode(errors="backslashreplace").decode()  # half characters, as of odd file names
-    return Trial(
-        key=key_of(config), config=config, result=None, cause=line,
-        environment=dict(environment), finished=_now(),
-    )  # fmt: skip
-
-
-class StoreError(ValueError):
-    """A directory that cannot be read or written; the message is one line with its path."""
+    trials: dict[str, Trial]
+    sweeps: tuple[Sweep, ...]
+    running: dict[str, Started]
 
 
 class Store:
-    """The trials under a directory, in `trials/<key>.json`.
+    """The trials under a directory, in its journal.
 
-    Making or reading a store writes nothing; the directory appears with the first trial.
+    Making or reading a store writes nothing; the directory appears with the first event. Claims are
+    given up when it is closed, or its process ends.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory)
+        self._journal = Journal(self.directory)
+        self._claims = Claims(self.directory / "claims")
+        self._worker = secrets.token_hex(8)
 
-    def read(self) -> tuple[dict[str, Trial], tuple[str, ...]]:
-        """All trials by key, in the order they ended, and a line about each file that is none.
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._claims.release_all()
+
+    @property
+    def path(self) -> Path:
+        """The journal's."""
+        return self._journal.path
+
+    @property
+    def complaints(self) -> tuple[str, ...]:
+        """A line about each line of the journal, met so far, that could not be used."""
+        return self._journal.complaints
+
+    def read(self) -> Contents:
+        """What is stored, and what is running.
 
         Raises:
-          StoreError: the directory is there and cannot be listed.
+          StoreError: the journal is there and cannot be read.
         """
-        trials, complaints = [], []
-        with _one_line("read", self._trials):
-            try:
-                names = sorted(os.listdir(self._trials))
-            except FileNotFoundError:
-                names = []
-        for name in names:
-            if not name.endswith(".json") or name.startswith("."):  # as what a killed write leaves
-                continue
-            path = self._trials / name
-            try:
-                trials.append(_trial_in(path))
-            except FileNotFoundError:  # set aside since the listing, by a writer
-                continue
-            except (OSError, ValueError, RecursionError) as error:
-                complaints.append(f"{path}: not used, {_first_line(error)}")
-        trials.sort(key=lambda trial: (datetime.fromisoformat(trial.finished), trial.key))
-        return {trial.key: trial for trial in trials}, tuple(complaints)
+        with self._journal.reading() as events, store_errors("read", self._claims.directory):
+            trials = _trials(events)
+            last = {event.key: event for event in events if not isinstance(event, Sweep)}
+            running = {
+                key: event
+                for key, event in last.items()
+                if isinstance(event, Started) and self._claims.is_live(key)
+            }
+            sweeps = tuple(event for event in events if isinstance(event, Sweep))
+        return Contents(trials=trials, sweeps=sweeps, running=running)
 
-    def write(self, trial: Trial) -> None:
-        """Puts a trial on disk; when this returns, it survives a loss of power.
-
-        It replaces an earlier trial of its config, but a failure does not replace a result. A file
-        of its name that is no trial is set aside as `<key>.json.damaged-<digits>`.
+    def append(self, event: Event) -> None:
+        """Adds an event, on disk when this returns; a trial that ended gives up its claim.
 
         Raises:
           ValueError: a number is not finite; one line with its name.
-          StoreError: the directory cannot be written.
+          StoreError: the journal cannot be written.
         """
-        plain = serialization.to_plain(trial)
-        for name, value in _numbers(plain):
-            require(math.isfinite(value), name, value, "finite numbers")
-        path = self._trials / f"{trial.key}.json"
-        with _one_line("write", path):
-            try:
-                earlier = _trial_in(path)
-                if trial.result is None and earlier.result is not None:
-                    return
-            except FileNotFoundError:
-                pass
-            except (ValueError, RecursionError):
-                with contextlib.suppress(FileNotFoundError):  # another writer was first
-                    os.replace(path, path.with_name(f"{path.name}.damaged-{secrets.token_hex(4)}"))
-        sealed = {"sha256": _seal(plain), "trial": plain}
-        write_file(path, (json.dumps(sealed, indent=1) + "\n").encode())
+        self._journal.append(event)
+        if isinstance(event, Trial):
+            self._claims.release(event.key)
 
-    @property
-    def _trials(self) -> Path:
-        return self.directory / "trials"
+    def finish(
+        self, config: RunConfig, found: RunResult | str, environment: Mapping[str, str]
+    ) -> Trial:
+        """Stores how a trial ended, by its result or the cause of its failure.
+
+        Returns:
+          What is stored: a result with numbers that are not finite is a failure.
+
+        Raises:
+          StoreError: the journal cannot be written.
+        """
+        if isinstance(found, RunResult):
+            trial = success(config, found, environment)
+        else:
+            trial = failure(config, found, environment)
+        try:
+            self.append(trial)
+        except StoreError:
+            raise
+        except ValueError as error:
+            trial = failure(config, str(error), environment)
+            self.append(trial)
+        return trial
+
+    def claim_each(
+        self, known: Mapping[str, Trial], configs: Iterable[RunConfig]
+    ) -> Iterator[RunConfig | None]:
+        """The configs to run here, each claimed when it is asked for.
+
+        What other processes run is left for last; if one of them dies, its trial is run here. Once
+        a trial has ended, by a result or not, it is not run again. Storing how it ended gives a
+        claim up, and so does closing the store.
+
+        Args:
+          known: the trials when the sweep began; of these, failures are run again.
+          configs: all that are asked for.
+
+        Yields:
+          A config to run, or None while all that are left are running elsewhere: ask again later.
+
+        Raises:
+          StoreError: the journal or a claim cannot be written.
+        """
+        left = {key_of(config): config for config in missing(known, configs)}
+        while left:
+            idle = True
+            for key, config in [*left.items()]:
+                state = self._claim(key, known.get(key))
+                if state != "held":
+                    del left[key]
+                if state == "claimed":
+                    idle = False
+                    yield config
+            if idle and left:
+                yield None
+
+    def _claim(self, key: str, known: Trial | None) -> Literal["claimed", "held", "ended"]:
+        with self._journal.writing() as writer:
+            trial = _trials(writer.events).get(key)
+            if trial and trial != known:
+                return "ended"
+            with store_errors("write", self._claims.directory):
+                if not self._claims.take(key):
+                    return "held"
+            try:
+                writer.append(to_line(start(key, self._worker)))
+            except BaseException:
+                self._claims.release(key)
+                raise
+        return "claimed"
+
+
+def _trials(events: Iterable[Event]) -> dict[str, Trial]:
+    """The trials that count, in the order they ended."""
+    trials: dict[str, Trial] = {}
+    for event in events:
+        if isinstance(event, Trial):
+            earlier = trials.get(event.key)
+            if earlier is None or earlier.result is None:
+                trials.pop(event.key, None)
+                trials[event.key] = event
+    return trials
 
 
 def missing(trials: Mapping[str, Trial], configs: Iterable[RunConfig]) -> tuple[RunConfig, ...]:
@@ -182,50 +209,5 @@ def comparable(trials: Mapping[str, Trial], configs: Iterable[RunConfig]) -> tup
 
 def write_file(path: Path, content: bytes) -> None:
     """`files.replace_file`, whose OSError becomes a StoreError."""
-    with _one_line("write", path):
+    with store_errors("write", path):
         replace_file(path, content)
-
-
-def _trial_in(path: Path) -> Trial:
-    """The trial in a file; OSError if it cannot be read, ValueError if it is none."""
-    sealed = json.loads(path.read_bytes())
-    if not isinstance(sealed, dict) or sealed.keys() != {"sha256", "trial"}:
-        raise ValueError("no trial")
-    if sealed["sha256"] != _seal(sealed["trial"]):
-        raise ValueError("its content does not match its checksum")
-    trial = serialization.from_plain(Trial, sealed["trial"])
-    if path.stem != trial.key:
-        raise ValueError(f"it holds the trial {trial.key}")
-    return trial
-
-
-def _seal(plain: Any) -> str:
-    """The SHA-256 of plain data's canonical JSON; ValueError for NaN and infinities."""
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _numbers(plain: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in plain data with its path, such as `result.history.3.train_loss`."""
-    if isinstance(plain, dict):
-        for key, value in plain.items():
-            yield from _numbers(value, f"{name}.{key}" if name else key)
-    elif isinstance(plain, list | tuple):
-        for index, value in enumerate(plain):
-            yield from _numbers(value, f"{name}.{index}")
-    elif isinstance(plain, int | float):
-        yield name, plain
-
-
-@contextlib.contextmanager
-def _one_line(verb: str, path: Path) -> Iterator[None]:
-    """Turns an OSError into a StoreError of one line that names the path."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"cannot {verb} {path}: {error.strerror or error}") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = (str(error.strerror) if isinstance(error, OSError) else str(error)).splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,53 @@
+"""Trials for other tools: a row of CSV or an object of JSON for each."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping
+
+from mnet_jax import serialization
+from mnet_jax.ablation.events import Trial
+from mnet_jax.config import RunConfig
+
+MEASURES = ("accuracy", "loss", "test_count", "params", "madds", "images_per_second", "seconds")
+
+Labels = Callable[[RunConfig], Mapping[str, str]]
+
+
+def to_csv(trials: Iterable[Trial], labels_of: Labels) -> str:
+    """A line for each trial: its value on every axis, its seed, and what it found.
+
+    Accuracy and loss are of the test split, the accuracy as a share from 0 to 1; time is in
+    seconds. A trial that failed has its cause, and no numbers.
+    """
+    labelled = [(trial, labels_of(trial.config)) for trial in trials]
+    axes = list(dict.fromkeys(axis for _, labels in labelled for axis in labels))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["key", *axes, "seed", *MEASURES, "cause", "finished"])
+    for trial, labels in labelled:
+        writer.writerow([
+            trial.key, *(labels.get(axis) for axis in axes), trial.config.seed,
+            *_measures(trial), trial.cause, trial.finished,
+        ])  # fmt: skip
+    return text.getvalue()
+
+
+def _measures(trial: Trial) -> tuple[float | None, ...]:
+    """The numbers below `MEASURES`."""
+    if trial.result is None:
+        return (None,) * len(MEASURES)
+    result = trial.result
+    return (
+        result.test_accuracy, result.test_loss, result.test_count, result.params, result.madds,
+        result.images_per_second, result.seconds,
+    )  # fmt: skip
+
+
+def to_json(trials: Iterable[Trial], labels_of: Labels) -> str:
+    """A list of the trials with everything that is stored of them, and their `labels`."""
+    plain = [
+        {**serialization.to_plain(trial), "labels": dict(labels_of(trial.config))}
+        for trial in trials
+    ]
+    return json.dumps(plain, indent=1, allow_nan=False) + "\n"

@@ -6,7 +6,14 @@ import pytest
 from conftest import one_line
 
 from mnet_jax.analysis import cost
-from mnet_jax.architectures import FACTORIES, mobilenet_v1, mobilenet_v2, transforms, walk
+from mnet_jax.architectures import (
+    FACTORIES,
+    dense_tasks,
+    mobilenet_v1,
+    mobilenet_v2,
+    transforms,
+    walk,
+)
 from mnet_jax.architectures.dialects import make_divisible
 from mnet_jax.architectures.spec import ConvNorm, FusedInvertedResidual, InvertedResidual
 
@@ -161,7 +168,7 @@ ILLEGAL = [
     (transforms.with_squeeze_excite, (mobilenet_v1(), True), ["squeeze_excite", "V2, V3, V4"]),
     (transforms.with_squeeze_excite, (V3_LARGE(), 1), ["squeeze_excite", "1", "True, False"]),
     (transforms.with_activation, (V3_LARGE(), "swish"), ["activation", "swish", "hard_swish"]),
-    (transforms.with_output_stride, (V3_LARGE(), 4), ["output_stride", "4", "8, 16, 32"]),
+    (dense_tasks.with_output_stride, (V3_LARGE(), 4), ["output_stride", "4", "8, 16, 32"]),
     (transforms.with_convolution, (V4_SMALL(), "full"), ["convolution", "mobilenet_v1"]),
     (transforms.with_convolution, (mobilenet_v2(), "full"), ["convolution", "mobilenet_v1"]),
     (transforms.with_depth, (mobilenet_v2(), "shallow"), ["depth", "mobilenet_v1"]),

@@ -1,6 +1,7 @@
 """Trains every combination of the named axes' values and compares the arms.
 
     python -m experiments.ablate --bottleneck linear relu6 --seeds 5
+    python -m experiments.ablate --preset v2-linear-bottleneck --scale desk
 
 Trials are stored as they end; a second call runs what is missing.
 """
@@ -12,47 +13,40 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
+from experiments import listing, sweeps
 from experiments.arguments import axis_values, parse, refusals, refuse, with_axes
-from experiments.planning import (
-    RunArguments,
-    baseline,
-    count_classes,
-    require_directory,
-    require_fit,
-)
+from experiments.planning import count_classes, require_directory
 from experiments.progress import RunProgress
+from experiments.sweeps import Sweep, SweepArguments
 from mnet_jax import process
 from mnet_jax.ablation import axes, rendering, report, runners, store
 from mnet_jax.config import RunConfig
-from mnet_jax.validation import require
 
 COMMAND = "ablate"
 FAILED, INTERRUPTED = 1, 130
-MAX_SEEDS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(RunArguments):
+class Arguments(SweepArguments):
     """Trains every combination of the axes' values with several seeds and compares the arms.
 
-    An axis that is not named stays at its baseline for the data set. Trials are stored as they
-    end, and a second call runs only what is missing.
+    An axis that is not named stays at its baseline for the data set, or as the preset has it.
+    Trials are stored as they end, and a second call runs only what is missing.
     """
-
-    seeds: int = 3
-    """how many seeds, counted from 0, every arm is trained with"""
-    results: Path = Path("results")
-    """where trials are stored and the report is written"""
 
 
 def main() -> None:
     """Reads the command line, runs what is missing, prints and writes the report."""
     arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
     console = Console(width=None if sys.stdout.isatty() else 140)
+    if arguments.list:
+        console.print(listing.to_table())
+        return
     try:
         failed = _ablate(arguments, console)
     except KeyboardInterrupt:
@@ -69,28 +63,27 @@ def _ablate(arguments: Arguments, console: Console) -> bool:
     Raises:
       StoreError: trials or the report cannot be written.
     """
-    trials = store.Store(arguments.results)
+    trials = store.Store(arguments.store)
     with refusals(COMMAND, arguments):
         known, complaints = _read(trials)
-        base, configs = _plan(arguments)
+        sweep, configs = _plan(arguments)
         todo = store.missing(known, configs)
-    console.print(_opening(len(todo), len(configs), arguments.results), highlight=False)
+    console.print(_opening(len(todo), len(configs), arguments.store), highlight=False)
     _warn(complaints, console)
     _train(todo, trials, process.settings(tune_allocator=arguments.tune_allocator), console)
     known, later = trials.read()
     _warn([complaint for complaint in later if complaint not in complaints], console)
-    named = {name: v for name, v in axis_values(arguments, axes.AXES).items() if v}
     comparable = store.comparable(known, configs)
     summary = report.summarize(
         comparable,
         configs,
-        axes.labels,
-        baseline=_anchor(base, configs, named, comparable),
-        named_axes=list(named),
+        partial(axes.labels, named=sweep.named),
+        baseline=_anchor(sweep, configs, comparable),
+        named_axes=sweep.named,
     )
     console.print(rendering.to_table(summary))
-    rendering.write(summary, arguments.results, command=_command())
-    console.print(f"the same, with curves: {arguments.results / 'report.md'}", highlight=False)
+    rendering.write(summary, arguments.store, command=_command())
+    console.print(f"the same, with curves: {arguments.store / 'report.md'}", highlight=False)
     requested = {store.key_of(config) for config in configs}
     return any(trial.cause for key, trial in known.items() if key in requested)
 
@@ -109,24 +102,18 @@ def _warn(complaints: Iterable[str], console: Console) -> None:
         console.print(f"warning: {complaint}", markup=False, highlight=False)
 
 
-def _plan(arguments: Arguments) -> tuple[RunConfig, list[RunConfig]]:
-    """The baseline and every config to have a trial of.
+def _plan(arguments: Arguments) -> tuple[Sweep, list[RunConfig]]:
+    """The arms, and every config to have a trial of.
 
     Raises:
       ValueError: a value is not legal, or the data set cannot be had.
     """
-    require(1 <= arguments.seeds <= MAX_SEEDS, "seeds", arguments.seeds, f"1 to {MAX_SEEDS}")
-    _grid(arguments, num_classes=2)  # refuses bad values before anything is loaded
-    num_classes = count_classes(arguments)
-    return baseline(arguments, num_classes), _grid(arguments, num_classes)
-
-
-def _grid(arguments: Arguments, num_classes: int) -> list[RunConfig]:
     values = axis_values(arguments, axes.AXES)
-    arms = axes.grid(baseline(arguments, num_classes), values)
-    for arm in arms:
-        require_fit(arm)
-    return [dataclasses.replace(arm, seed=seed) for arm in arms for seed in range(arguments.seeds)]
+    sweeps.plan(arguments, values, num_classes=2)  # refuses bad values before anything is loaded
+    sweep = sweeps.plan(arguments, values, count_classes(arguments))
+    return sweep, [
+        dataclasses.replace(arm, seed=seed) for arm in sweep.arms for seed in arguments.arm_seeds
+    ]
 
 
 def _opening(to_run: int, asked: int, results: Path) -> str:
@@ -184,23 +171,16 @@ def _ending(trial: store.Trial) -> str:
 
 
 def _anchor(
-    base: RunConfig,
-    configs: Sequence[RunConfig],
-    named: dict[str, tuple],
-    comparable: Iterable[store.Trial],
+    sweep: Sweep, configs: Sequence[RunConfig], comparable: Iterable[store.Trial]
 ) -> RunConfig:
     """The arm that the others are compared with.
 
-    The data set's baseline if it is among those shown; else the arm of this call that is nearest
-    to it: on each axis the baseline's value if it was named, else the first one.
+    The baseline if it is among those shown; else the arm of this call that is nearest to it: on
+    each axis the baseline's value if it was named, else the first one.
     """
     shown = {dataclasses.replace(c, seed=0) for c in configs}
     shown |= {dataclasses.replace(t.config, seed=0) for t in comparable if t.result}
-    if base in shown:
-        return base
-    own = {axis.name: axis.read(base) for axis in axes.AXES}
-    nearest = {n: own[n] if own[n] in given else given[0] for n, given in named.items()}
-    return axes.with_values(base, nearest)
+    return sweep.baseline if sweep.baseline in shown else sweep.nearest
 
 
 def _command() -> str:

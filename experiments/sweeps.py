@@ -1,0 +1,123 @@
+"""From what `ablate` is asked for, by a preset or by flags, to the configs of a sweep."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.planning import DATASET, RunArguments, baseline, require_fit
+from experiments.presets import PRESETS, Values
+from experiments.scales import SCALES, ScaleName
+from mnet_jax.ablation import axes
+from mnet_jax.config import RunConfig
+from mnet_jax.validation import require
+
+MAX_SEEDS = 1000
+SEEDS = 3
+RESULTS = Path("results")
+Named = Mapping[str, tuple[Any, ...]]  # the values given for each axis that was named
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepArguments(RunArguments):
+    """What says which trials there are."""
+
+    preset: Literal[*PRESETS] | None = None  # type: ignore[valid-type]
+    """an ablation of the papers; flags of axes take the place of its values"""
+    scale: ScaleName | None = None
+    """of the preset: smoke (digits, the default), desk (Fashion-MNIST) or full (ImageNet)"""
+    list: bool = False
+    """print the presets and what they cost"""
+    seeds: int | None = None
+    """how many seeds, counted from 0, every arm is trained with; 3, if not the scale's number"""
+    results: Path | None = None
+    """where trials are stored and the report is written; results, or results/<preset>-<scale>"""
+
+    @property
+    def size(self) -> ScaleName:
+        """The preset's scale."""
+        return self.scale or "smoke"
+
+    @property
+    def images(self) -> str:
+        """The data set's name: if none was given, the scale's."""
+        return self.dataset or (SCALES[self.size].dataset if self.preset else DATASET)
+
+    @property
+    def recipe_of(self) -> str:
+        """The scale's data set, whatever images a preset is given."""
+        return SCALES[self.size].dataset if self.preset else self.images
+
+    @property
+    def arm_seeds(self) -> range:
+        """The seeds of every arm."""
+        usual = SCALES[self.size].seeds if self.preset else SEEDS
+        return range(usual if self.seeds is None else self.seeds)
+
+    @property
+    def store(self) -> Path:
+        """Where trials are stored."""
+        return self.results or (RESULTS / f"{self.preset}-{self.size}" if self.preset else RESULTS)
+
+    @property
+    def arms(self) -> tuple[Values, ...]:
+        """The axis values of every arm, before those on the command line."""
+        return PRESETS[self.preset].values(self.size) if self.preset else ({},)
+
+    @property
+    def own_axes(self) -> tuple[str, ...]:
+        """The axes that the preset is about."""
+        arms = PRESETS[self.preset].arms_of(self.size) if self.preset else ()
+        return tuple(dict.fromkeys(axis for arm in arms for axis in arm))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The arms of a call, each a config with seed 0.
+
+    Attributes:
+      baseline: the arm that the others are compared with, if it is among those shown.
+      nearest: the arm of the call that is nearest to it.
+      arms: all of the call.
+      named: the axes that it is about.
+    """
+
+    baseline: RunConfig
+    nearest: RunConfig
+    arms: tuple[RunConfig, ...]
+    named: tuple[str, ...]
+
+
+def plan(arguments: SweepArguments, given: Named, num_classes: int) -> Sweep:
+    """The arms that the arguments ask for.
+
+    Args:
+      arguments: the command's.
+      given: the values on the command line, by axis; none for one that was not named.
+      num_classes: of the data set.
+
+    Raises:
+      ValueError: a value is not legal, or no machine could run an arm.
+    """
+    seeds, alone = len(arguments.arm_seeds), arguments.scale and not arguments.preset
+    require(1 <= seeds <= MAX_SEEDS, "seeds", arguments.seeds, f"1 to {MAX_SEEDS}")
+    require(not alone, "scale", arguments.scale, "none without --preset")
+    named = {name: values for name, values in given.items() if values}
+    start = baseline(arguments, num_classes)
+    own = axes.with_values(start, arguments.arms[0])
+    read = {axis.name: axis.read(own) for axis in axes.AXES if axis.name in named}
+    nearest = {n: read[n] if read[n] in values else values[0] for n, values in named.items()}
+    configs = [
+        axes.with_values(start, {**arm, **dict(zip(named, chosen, strict=True))})
+        for arm in arguments.arms
+        for chosen in itertools.product(*named.values())
+    ]
+    for config in configs:
+        require_fit(config)
+    return Sweep(
+        baseline=own,
+        nearest=axes.with_values(start, {**arguments.arms[0], **nearest}),
+        arms=tuple(dict.fromkeys(configs)),
+        named=tuple(dict.fromkeys([*arguments.own_axes, *named])),
+    )

@@ -33,7 +33,7 @@ def seconds_of(preset: Preset, scale: ScaleName) -> float:
 
 def arm_name(values: Mapping[str, Any]) -> str:
     """An arm's own values, such as `width 0.75`."""
-    return " ".join(f"{axis} {value}" for axis, value in values.items()) or "neither"
+    return " ".join(f"{axis} {value}" for axis, value in values.items()) or "as published"
 
 
 def duration(seconds: float) -> str:
@@ -44,26 +44,39 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def expense_of(preset: Preset, scale: ScaleName) -> str:
+    """A scale with its trials and the time they take, such as `desk: 10 trials, 32 minutes`."""
+    trials = len(preset.arms_of(scale)) * SCALES[scale].seeds
+    return f"{scale}: {trials} trials, {duration(seconds_of(preset, scale))}"
+
+
+def rows() -> list[tuple[str, str, str, list[str], list[str], str]]:
+    """Of each preset: name, source, claim, arms at full, expenses, result."""
+    return [
+        (
+            name,
+            preset.source,
+            preset.claim,
+            [arm_name(arm) for arm in preset.arms_of("full")],
+            [expense_of(preset, scale) for scale in SCALES],
+            preset.result,
+        )
+        for name, preset in PRESETS.items()
+    ]
+
+
 def to_table() -> Table:
     """All presets: source, claim, arms, what each scale costs, and what came out."""
-    trials = ", ".join(f"{name} {scale.seeds}" for name, scale in SCALES.items())
     table = Table(
         title="python -m experiments.ablate --preset NAME --scale smoke|desk|full",
-        caption=f"The first arm is the baseline. Seeds of each arm: {trials}. Times are estimates "
-        "by multiply-adds: of two CPU cores; at full by the recipe's epochs, on one accelerator "
-        "that trains 2e12 multiply-adds a second.",
+        caption="The first arm is the baseline; the arms are those of the scale full. Times are "
+        "estimates by multiply-adds: smoke and desk of two CPU cores, full by the recipe's epochs "
+        "on one accelerator that trains 2e12 multiply-adds a second.",
         caption_justify="left",
         show_lines=True,
     )
-    for column in ("preset", "claim", "arms", "time", "result"):
+    for column in ("preset", "claim", "arms", "estimated cost", "result"):
         table.add_column(column)
-    for name, preset in PRESETS.items():
-        times = (f"{scale} {duration(seconds_of(preset, scale))}" for scale in SCALES)
-        table.add_row(
-            name,
-            f"{preset.source}. {preset.claim}",
-            "\n".join(map(arm_name, preset.arms)),
-            "\n".join(times),
-            preset.result,
-        )
+    for name, source, claim, arms, expenses, result in rows():
+        table.add_row(name, f"{source}. {claim}", "\n".join(arms), "\n".join(expenses), result)
     return table

@@ -1,8 +1,10 @@
 """Every preset's arms are legal, differ in what it says, and cost what the papers' tables print."""
 
 import itertools
+import re
 import sys
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 import pytest
 
@@ -262,3 +264,16 @@ def test_the_list_shows_every_preset(monkeypatch, capfd):
         assert f" {name} " in out
         assert preset.source.split(",")[0] in out
     assert out.count(NOT_RUN) == sum(p.result == NOT_RUN for p in PRESETS.values())
+
+
+def test_the_document_has_every_presets_row():
+    document = (Path(__file__).parents[1] / "docs" / "ablations.md").read_text()
+    for name, source, claim, own, expenses, result in listing.rows():
+        cells = (f"`{name}`", source, claim, "; ".join(own), "; ".join(expenses), result)
+        assert f"| {' | '.join(cells)} |\n" in document
+
+
+def test_the_documents_snippet_runs():
+    document = (Path(__file__).parents[1] / "docs" / "ablations.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
+    exec(compile(snippet, "docs/ablations.md", "exec"), {})

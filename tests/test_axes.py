@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -229,6 +230,18 @@ def test_what_is_not_named_stays(model, input_stride):
 def test_nothing_named_changes_nothing():
     assert with_values(V2, {}) == V2
     assert with_values(V2, {axis.name: None for axis in AXES}) == V2
+
+
+@pytest.mark.parametrize("axis", AXES, ids=identify)
+def test_the_value_that_a_config_has_changes_nothing(axis):
+    applied = 0
+    for base in BASES.values():
+        value = axis.read(base)
+        choice = value in get_args(axis.values) or type(value) is axis.values
+        if choice:  # neither absent nor several
+            assert with_values(base, {axis.name: value}) == base
+            applied += 1
+    assert applied or axis.name in ("repeats", *(name for own in KINDS.values() for name in own))
 
 
 @pytest.mark.parametrize("names", [*itertools.permutations(("expansion", "width", "bottleneck"))])

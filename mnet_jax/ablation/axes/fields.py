@@ -57,10 +57,15 @@ def field_axes(taken: Sequence[str]) -> tuple[Axis, ...]:
         owners = tuple(dict.fromkeys([*first.owners, *field.owners]))
         fields[field.path] = dataclasses.replace(first, owners=owners)
     names = [path[-1] for path in fields]
-    return tuple(
-        _axis(field, "_".join(field.path[-2:]) if name in taken or names.count(name) > 1 else name)
-        for field, name in zip(fields.values(), names, strict=True)
-    )
+    axes = []
+    for name, field in zip(names, fields.values(), strict=True):
+        if name in taken or names.count(name) > 1:
+            whole = field.path[-2]
+            said = f"{field.description} (of the {whole})"
+            axes.append(_axis(dataclasses.replace(field, description=said), f"{whole}_{name}"))
+        else:
+            axes.append(_axis(field, name))
+    return tuple(axes)
 
 
 def _fields(cls: type, path: tuple[str, ...] = ()) -> Iterator[_Field]:

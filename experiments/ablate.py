@@ -1,10 +1,11 @@
 """Trains every combination of the named axes' values and compares the arms.
 
     python -m experiments.ablate --bottleneck linear relu6 --seeds 5
+    python -m experiments.ablate --preset v2-linear-bottleneck --scale desk
     python -m experiments.ablate status
 
 Trials are stored as they end; a second call runs what is missing, and one beside it shares the
-work. `status`, `report` and `export` read what is stored (see `experiments.sweeps`).
+work. `status`, `report` and `export` read what is stored (see `experiments.stored`).
 """
 
 import contextlib
@@ -20,50 +21,41 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments import sweeps
+from experiments import listing, stored, sweeps
 from experiments.arguments import axis_values, parse, refusals, refuse, with_axes
-from experiments.planning import (
-    RunArguments,
-    baseline,
-    count_classes,
-    require_directory,
-    require_fit,
-)
+from experiments.planning import count_classes, require_directory
 from experiments.progress import RunProgress
+from experiments.sweeps import Sweep, SweepArguments
 from mnet_jax import process
 from mnet_jax.ablation import axes, events, runners, store
 from mnet_jax.config import RunConfig
-from mnet_jax.validation import require
 
 COMMAND = "ablate"
 FAILED, INTERRUPTED = 1, 130
-MAX_SEEDS = 1000
 POLL_SECONDS = 1.0  # how often a sweep with nothing else to do looks after others' trials
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(RunArguments):
+class Arguments(SweepArguments):
     """Trains every combination of the axes' values with several seeds and compares the arms.
 
-    An axis that is not named stays at its baseline for the data set. Trials are stored as they
-    end, and a second call runs only what is missing. With `status`, `report` or `export` in front
-    it reads what is stored and trains nothing.
+    An axis that is not named stays at its baseline for the data set, or as the preset has it.
+    Trials are stored as they end, and a second call runs only what is missing. With `status`,
+    `report` or `export` in front it reads what is stored and trains nothing.
     """
-
-    seeds: int = 3
-    """how many seeds, counted from 0, every arm is trained with"""
-    results: Path = Path("results")
-    """where trials are stored and the report is written"""
 
 
 def main() -> None:
     """Reads the command line, runs what is missing, prints and writes the report."""
-    if sys.argv[1:] and sys.argv[1] in sweeps.ACTIONS:
-        return sweeps.main()
+    if sys.argv[1:] and sys.argv[1] in stored.ACTIONS:
+        return stored.main()
     arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
     console = Console(width=None if sys.stdout.isatty() else 140)
+    if arguments.list:
+        console.print(listing.to_table())
+        return
     try:
-        with store.Store(arguments.results) as trials:
+        with store.Store(arguments.store) as trials:
             failed = _ablate(arguments, trials, console)
     except KeyboardInterrupt:
         refuse(COMMAND, "interrupted; what finished is stored, the same command goes on",
@@ -81,17 +73,24 @@ def _ablate(arguments: Arguments, trials: store.Store, console: Console) -> bool
     """
     with refusals(COMMAND, arguments):
         known = _read(trials)
-        base, configs = _plan(arguments)
-        sweep = _sweep(arguments, base, configs, known)
+        sweep, configs = _plan(arguments)
         todo = store.missing(known, configs)
-    console.print(_opening(len(todo), len(configs), arguments.results), highlight=False)
-    sweeps.warn(complaints := trials.complaints, console)
-    trials.append(sweep)
+    console.print(_opening(len(todo), len(configs), arguments.store), highlight=False)
+    stored.warn(complaints := trials.complaints, console)
+    record = events.sweep(
+        _command(),
+        arms=configs,
+        seeds=arguments.arm_seeds,
+        baseline=_anchor(sweep, configs, store.comparable(known, configs)),
+        axes=sweep.named,
+        preset=arguments.preset,
+    )
+    trials.append(record)
     settings = process.settings(tune_allocator=arguments.tune_allocator)
     _train(todo, known, trials, settings, console)
     contents = trials.read()
-    sweeps.warn([c for c in trials.complaints if c not in complaints], console)
-    sweeps.report(sweep, contents, trials.directory, console)
+    stored.warn([c for c in trials.complaints if c not in complaints], console)
+    stored.report(record, contents, trials.directory, console)
     requested = {store.key_of(config) for config in configs}
     return any(trial.cause for key, trial in contents.trials.items() if key in requested)
 
@@ -105,42 +104,18 @@ def _read(trials: store.Store) -> dict[str, store.Trial]:
         raise ValueError(f"results: {error}") from error
 
 
-def _sweep(
-    arguments: Arguments,
-    base: RunConfig,
-    configs: Sequence[RunConfig],
-    known: Mapping[str, store.Trial],
-) -> events.Sweep:
-    """The record of this call."""
-    named = {name: v for name, v in axis_values(arguments, axes.AXES).items() if v}
-    comparable = store.comparable(known, configs)
-    return events.sweep(
-        _command(),
-        arms=configs,
-        seeds=range(arguments.seeds),
-        baseline=_anchor(base, configs, named, comparable),
-        axes=list(named),
-    )
-
-
-def _plan(arguments: Arguments) -> tuple[RunConfig, list[RunConfig]]:
-    """The baseline and every config to have a trial of.
+def _plan(arguments: Arguments) -> tuple[Sweep, list[RunConfig]]:
+    """The arms, and every config to have a trial of.
 
     Raises:
       ValueError: a value is not legal, or the data set cannot be had.
     """
-    require(1 <= arguments.seeds <= MAX_SEEDS, "seeds", arguments.seeds, f"1 to {MAX_SEEDS}")
-    _grid(arguments, num_classes=2)  # refuses bad values before anything is loaded
-    num_classes = count_classes(arguments)
-    return baseline(arguments, num_classes), _grid(arguments, num_classes)
-
-
-def _grid(arguments: Arguments, num_classes: int) -> list[RunConfig]:
     values = axis_values(arguments, axes.AXES)
-    arms = axes.grid(baseline(arguments, num_classes), values)
-    for arm in arms:
-        require_fit(arm)
-    return [dataclasses.replace(arm, seed=seed) for arm in arms for seed in range(arguments.seeds)]
+    sweeps.plan(arguments, values, num_classes=2)  # refuses bad values before anything is loaded
+    sweep = sweeps.plan(arguments, values, count_classes(arguments))
+    return sweep, [
+        dataclasses.replace(arm, seed=seed) for arm in sweep.arms for seed in arguments.arm_seeds
+    ]
 
 
 def _opening(to_run: int, asked: int, results: Path) -> str:
@@ -200,23 +175,16 @@ def _ending(trial: store.Trial) -> str:
 
 
 def _anchor(
-    base: RunConfig,
-    configs: Sequence[RunConfig],
-    named: dict[str, tuple],
-    comparable: Iterable[store.Trial],
+    sweep: Sweep, configs: Sequence[RunConfig], comparable: Iterable[store.Trial]
 ) -> RunConfig:
     """The arm that the others are compared with.
 
-    The data set's baseline if it is among those shown; else the arm of this call that is nearest
-    to it: on each axis the baseline's value if it was named, else the first one.
+    The baseline if it is among those shown; else the arm of this call that is nearest to it: on
+    each axis the baseline's value if it was named, else the first one.
     """
     shown = {dataclasses.replace(c, seed=0) for c in configs}
     shown |= {dataclasses.replace(t.config, seed=0) for t in comparable if t.result}
-    if base in shown:
-        return base
-    own = {axis.name: axis.read(base) for axis in axes.AXES}
-    nearest = {n: own[n] if own[n] in given else given[0] for n, given in named.items()}
-    return axes.with_values(base, nearest)
+    return sweep.baseline if sweep.baseline in shown else sweep.nearest
 
 
 def _command() -> str:

@@ -4,15 +4,15 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from experiments import presets
+from experiments import scales
 from mnet_jax.ablation import axes
 from mnet_jax.analysis import cost
 from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import Pretrained, RunConfig
 from mnet_jax.validation import require
 
+DATASET = "digits"
 # No MobileNet comes near these; a slip of the keyboard does, and would take the machine down.
 MAX_PARAMS = 2**31
 MAX_IMAGE_GIB = 64
@@ -25,29 +25,35 @@ MAX_SEED = 2**32 - 1  # NumPy's and JAX's generators take 32 bits without a thou
 class RunArguments:
     """What every command that trains takes."""
 
-    dataset: str = "digits"
-    """digits, fashion_mnist, folder, or any TFDS name"""
+    dataset: str | None = None
+    """digits (the default), fashion_mnist, folder, or any TFDS name"""
     directory: str | None = None
     """where the data set's files are, if not in the usual place"""
-    batch_size: int | None = None
-    """images per step, if not the data set's preset"""
     tune_allocator: bool = True
     """set glibc's allocator for speed: memory comes in huge pages and is kept (Linux, CPU)"""
     pretrained: str | None = None
     """a run's directory or a saved model: its network, and the weights to start from"""
 
+    @property
+    def images(self) -> str:
+        """The data set's name."""
+        return self.dataset or DATASET
+
+    @property
+    def recipe_of(self) -> str:
+        """The data set whose network and recipe training starts from."""
+        return self.images
+
 
 def baseline(arguments: RunArguments, num_classes: int) -> RunConfig:
-    """The data set's preset with what the command line says about data and recipe.
+    """Where training starts on the data set that the command line names.
 
     Raises:
       ValueError: a value is not legal.
     """
-    config = presets.baseline(arguments.dataset, num_classes)
-    changes: dict[str, Any] = {"name": arguments.dataset, "directory": arguments.directory}
-    if arguments.batch_size is not None:
-        changes["batch_size"] = arguments.batch_size
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
+    config = scales.baseline(arguments.recipe_of, num_classes)
+    data = dataclasses.replace(config.data, name=arguments.images, directory=arguments.directory)
+    config = dataclasses.replace(config, data=data)
     return config if arguments.pretrained is None else _fine_tuned(config, arguments.pretrained)
 
 
@@ -114,7 +120,7 @@ def count_classes(arguments: RunArguments) -> int:
     """
     folder = arguments.directory
     require(folder is None or Path(folder).is_dir(), "directory", folder, "a folder that exists")
-    if arguments.dataset == "folder":
+    if arguments.images == "folder":
         require(folder is not None, "directory", None, "a folder with train/<class>/ of images")
     from mnet_jax import data  # here: it takes seconds, and bad values should be refused first
 

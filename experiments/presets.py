@@ -1,76 +1,193 @@
-"""Where a sweep starts on each data set: the baseline that every axis not named stays at.
+"""The papers' ablations, each a preset: `python -m experiments.ablate --preset v1-depthwise`.
 
-These are data. The small sets train in minutes on two CPU cores; any other set starts from the V2
-paper's recipe at 224 pixels.
+These are data: a preset is a list of arms, each a set of axis values, and values that all arms have
+at a scale. Whatever is not named stays as `experiments.scales` has it for the scale's data set.
+
+All arms of a preset train by one recipe. On the small data sets that is V2's of `scales`, its
+learning rate included: it was chosen for V2 and is the same for V1, V3 and V4, untuned. The
+epochs at `desk` make a trial take about three minutes on two CPU cores, by multiply-adds, and
+end while accuracy still rises; those at `smoke` only show that a preset runs.
 """
 
-from mnet_jax import architectures
-from mnet_jax.architectures.transforms import InputStride
-from mnet_jax.config import (
-    Cosine,
-    DataConfig,
-    Exponential,
-    RmsProp,
-    RunConfig,
-    Sgd,
-    TrainingConfig,
-)
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-# Short recipes: the papers' BatchNorm momentum needs tens of thousands of steps, these take
-# hundreds to thousands. Their learning rates were chosen on validation accuracy, for a linear and a
-# ReLU6 bottleneck together, with seeds that no table uses: digits 0.03 of 0.01, 0.03 and 0.1 (means
-# of three seeds after 24 epochs: linear 96.4, 97.4 and 82.3 %, ReLU6 92.6, 93.1 and 9.0 %),
-# Fashion-MNIST 0.1 of 0.03 and 0.1 (two seeds, 2 epochs: linear 85.1 and 86.2 %, ReLU6 80.5 and
-# 82.2 %). Both arms do best at the same rate.
-SHORT_NORM_MOMENTUM = 0.9
+from experiments.scales import ScaleName
 
-Preset = tuple[float, InputStride, DataConfig, TrainingConfig]  # the first is the width
+Values = Mapping[str, Any]  # of axes, by name
+NOT_RUN = "not run yet"
 
-DIGITS: Preset = (
-    0.5,
-    1,
-    DataConfig(name="digits", resolution=16, batch_size=32, augmentation="shift"),
-    TrainingConfig(
-        epochs=20, optimizer=Sgd(), learning_rate=0.03, schedule=Cosine(), ema_decay=0.98
-    ),
-)
-FASHION_MNIST: Preset = (
-    0.5,
-    2,
-    DataConfig(name="fashion_mnist", resolution=28, batch_size=128, augmentation="shift_flip"),
-    TrainingConfig(epochs=2, optimizer=Sgd(), learning_rate=0.1, schedule=Cosine()),
-)
-# arXiv 1801.04381, section 6.1, and the released code: label smoothing 0.1, averages 0.9999.
-IMAGENET: Preset = (
-    1.0,
-    4,
-    DataConfig(
-        name="imagenet2012", resolution=224, batch_size=96, augmentation="resized_crop_flip"
-    ),
-    TrainingConfig(
-        epochs=200,
-        optimizer=RmsProp(),
-        learning_rate=0.045,
-        schedule=Exponential(factor=0.98, every_epochs=1.0),
-        warmup_epochs=0.0,
-        ema_decay=0.9999,
-    ),
-)
-PRESETS = {"digits": DIGITS, "fashion_mnist": FASHION_MNIST}
+# V1, section 3.2, trained "similar to Inception V3": arXiv 1512.00567, section 8, has 100 epochs of
+# RMSProp, 0.94 every two; ours are of synchronous steps. "Less regularization": no smoothed labels.
+V1_RECIPE: Values = {
+    "epochs": 100, "factor": 0.94, "every_epochs": 2.0, "label_smoothing": 0.0,
+}  # fmt: skip
+# V2, section 6.1, is the start on ImageNet; the paper has no number of epochs, 200 is ours.
+V2_RECIPE: Values = {"epochs": 200}
+# V3, section 6.1.1. The paper has no number of epochs and no epsilon; 600 are torchvision's, 0.002
+# is what large batches need.
+V3_RECIPE: Values = {
+    "epochs": 600, "batch_size": 4096, "learning_rate": 0.1, "factor": 0.99, "every_epochs": 3.0,
+    "weight_decay": 1e-5, "epsilon": 0.002,
+}  # fmt: skip
 
 
-def baseline(dataset: str, num_classes: int) -> RunConfig:
-    """The baseline on a data set: MobileNet V2 as published but for what small images need.
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """An ablation.
 
-    Args:
-      dataset: its name; any but the small sets gets the ImageNet recipe.
-      num_classes: of the data set.
+    Attributes:
+      source: the paper, and its figure, table or section.
+      claim: what it says, with its numbers: ImageNet's top-1 accuracy in percent.
+      arms: what tells them apart. The others are compared with the first one.
+      at: for each scale, what all arms have.
+      arms_at: the arms at a scale where they are others.
+      result: the page with what came out here.
     """
-    width, input_stride, data, training = PRESETS.get(dataset, IMAGENET)
-    spec = architectures.mobilenet_v2(
-        width=width,
-        num_classes=num_classes,
-        norm_momentum=SHORT_NORM_MOMENTUM if dataset in PRESETS else None,
-        input_stride=input_stride,
-    )
-    return RunConfig(spec=spec, data=data, training=training)
+
+    source: str
+    claim: str
+    arms: tuple[Values, ...]
+    at: Mapping[ScaleName, Values]
+    arms_at: Mapping[ScaleName, tuple[Values, ...]] = field(default_factory=dict)
+    result: str = NOT_RUN
+
+    def values(self, scale: ScaleName) -> tuple[dict[str, Any], ...]:
+        """Each arm's axis values at a scale, those that all share included."""
+        return tuple({**self.at[scale], **arm} for arm in self.arms_of(scale))
+
+    def arms_of(self, scale: ScaleName) -> tuple[Values, ...]:
+        """Each arm's own axis values at a scale."""
+        return self.arms_at.get(scale, self.arms)
+
+
+def _along(axis: str, *values: Any) -> tuple[Values, ...]:
+    """An arm for each value of an axis."""
+    return tuple({axis: value} for value in values)
+
+
+def _v1(*, small_width: float, desk_epochs: int) -> dict[ScaleName, Values]:
+    """What all arms of a preset of V1 have; `small_width` is that on the small sets."""
+    small: Values = {"model": "mobilenet_v1", "width": small_width}
+    return {
+        "smoke": {**small, "epochs": 3},
+        "desk": {**small, "epochs": desk_epochs},
+        "full": {"model": "mobilenet_v1", "width": 1.0, **V1_RECIPE},
+    }
+
+
+V2: Mapping[ScaleName, Values] = {
+    "smoke": {"model": "mobilenet_v2", "epochs": 3},
+    "desk": {"model": "mobilenet_v2", "epochs": 5},
+    "full": {"model": "mobilenet_v2", **V2_RECIPE},
+}
+V3: Mapping[ScaleName, Values] = {
+    "smoke": {"model": "mobilenet_v3_large", "epochs": 3},
+    "desk": {"model": "mobilenet_v3_large", "epochs": 5},
+    "full": {"model": "mobilenet_v3_large", **V3_RECIPE},
+}
+
+PRESETS: dict[str, Preset] = {
+    "v1-depthwise": Preset(
+        source="V1, Table 4",
+        claim="Depthwise separable convolutions lose 1.1 points to full ones (70.6, 71.7) with an "
+        "eighth of the multiply-adds and a seventh of the parameters.",
+        arms=_along("convolution", "depthwise", "full"),
+        at=_v1(small_width=0.25, desk_epochs=4),
+    ),
+    "v1-thin-or-shallow": Preset(
+        source="V1, Table 5",
+        claim="At equal cost a thinner network (width 0.75: 68.4) beats a shallower one (without "
+        "the five 14x14x512 layers: 65.3).",
+        arms=({"width": 0.75}, {"depth": "shallow"}, {}),
+        arms_at=dict.fromkeys(("smoke", "desk"), ({"width": 0.375}, {"depth": "shallow"}, {})),
+        at=_v1(small_width=0.5, desk_epochs=4),
+    ),
+    "v1-width": Preset(
+        source="V1, Table 6",
+        claim="Accuracy falls smoothly with the width multiplier (1, 0.75, 0.5, 0.25: 70.6, 68.4, "
+        "63.7, 50.6).",
+        arms=_along("width", 1.0, 0.75, 0.5, 0.25),
+        at=_v1(small_width=1.0, desk_epochs=2),
+    ),
+    "v1-resolution": Preset(
+        source="V1, Table 7",
+        claim="Accuracy falls smoothly with the resolution (224, 192, 160, 128: 70.6, 69.1, 67.2, "
+        "64.4).",
+        arms=_along("resolution", 224, 192, 160, 128),
+        arms_at={  # of images that have 8 and 28 pixels
+            "smoke": _along("resolution", 16, 14, 11, 9),
+            "desk": _along("resolution", 28, 24, 20, 16),
+        },
+        at=_v1(small_width=0.5, desk_epochs=5),
+    ),
+    "v2-linear-bottleneck": Preset(
+        source="V2, Fig. 6a",
+        claim="A linear bottleneck beats a ReLU6 in it (curves only).",
+        arms=_along("bottleneck", "linear", "relu6"),
+        at=V2,
+    ),
+    "v2-shortcut": Preset(
+        source="V2, Fig. 6b",
+        claim="Shortcuts between bottlenecks beat those between expansions, and these beat none "
+        "(curves only).",
+        arms=_along("shortcut", "bottleneck", "expansion", "none"),
+        at=V2,
+    ),
+    "v2-expansion": Preset(
+        source="V2, section 4",
+        claim="Expansion factors of 5 to 10 perform almost alike; small networks do better with "
+        "somewhat smaller ones (no numbers).",
+        arms=_along("expansion", 6, 1, 3, 10),
+        at=V2,
+    ),
+    "v3-activation": Preset(
+        source="V3, Table 5",
+        claim="h-swish beats ReLU (74.5); where it begins matters less (from 16 channels on 75.4, "
+        "from 80 on 75.2, from 112 on 75.0).",
+        arms=_along("hard_swish_from", 80, 0, 16, 112),
+        at=V3,
+    ),
+    "v3-squeeze-excite": Preset(
+        source="V3, section 5.3",
+        claim="Squeeze-and-excitation of a quarter of the channels raises accuracy at a modest "
+        "number of parameters (no table).",
+        arms=_along("squeeze_excite", "published", "none", "all"),
+        at=V3,
+    ),
+    "v3-tail": Preset(
+        source="V3, section 5.1, Fig. 5",
+        claim="The efficient last stage saves 30M multiply-adds of the original one with almost no "
+        "loss of accuracy.",
+        arms=_along("last_stage", "efficient", "original"),
+        at=V3,
+    ),
+    # Widths by arithmetic: at each scale the MAdds of every arm are within 3 % of V2's.
+    "v1-to-v4": Preset(
+        source="all four papers",
+        claim="At equal multiply-adds each version beats the one before. (The papers trained them "
+        "by different recipes; here all have V2's.)",
+        arms=(
+            {"model": "mobilenet_v1", "width": 0.72},
+            {"model": "mobilenet_v2", "width": 1.0},
+            {"model": "mobilenet_v3_large", "width": 1.12},
+            {"model": "mobilenet_v4_conv_small", "width": 1.3},
+        ),
+        arms_at={
+            "smoke": (
+                {"model": "mobilenet_v1", "width": 0.39},
+                {"model": "mobilenet_v2", "width": 0.5},
+                {"model": "mobilenet_v3_large", "width": 0.55},
+                {"model": "mobilenet_v4_conv_small", "width": 0.62},
+            ),
+            "desk": (
+                {"model": "mobilenet_v1", "width": 0.4},
+                {"model": "mobilenet_v2", "width": 0.5},
+                {"model": "mobilenet_v3_large", "width": 0.55},
+                {"model": "mobilenet_v4_conv_small", "width": 0.63},
+            ),
+        },
+        at={"smoke": {"epochs": 3}, "desk": {"epochs": 5}, "full": V2_RECIPE},
+    ),
+}

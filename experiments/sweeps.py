@@ -1,157 +1,123 @@
-"""What is stored of sweeps: how far they are, their report made again, their trials as files.
+"""From what `ablate` is asked for, by a preset or by flags, to the configs of a sweep."""
 
-    python -m experiments.ablate status --results results
-    python -m experiments.ablate report --sweep 2
-    python -m experiments.ablate export
-
-All of it reads the journal of a results directory, also while sweeps run, and trains nothing.
-"""
-
-import sys
-from collections.abc import Iterable
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from experiments.arguments import parse, refusals, refuse
-from mnet_jax.ablation import axes, export, rendering, status, store
-from mnet_jax.ablation.events import Started, Sweep
-from mnet_jax.ablation.report import summarize
+from experiments.planning import DATASET, RunArguments, baseline, require_fit
+from experiments.presets import PRESETS, Values
+from experiments.scales import SCALES, ScaleName
+from mnet_jax.ablation import axes
+from mnet_jax.config import RunConfig
 from mnet_jax.validation import require
 
-COMMAND = "ablate"
-FAILED = 1
-Action = Literal["status", "report", "export"]
-ACTIONS = get_args(Action)
+MAX_SEEDS = 1000
+SEEDS = 3
+RESULTS = Path("results")
+Named = Mapping[str, tuple[Any, ...]]  # the values given for each axis that was named
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """Reads what sweeps have stored, and trains nothing.
+class SweepArguments(RunArguments):
+    """What says which trials there are."""
 
-    `status` prints how far each sweep is, `report` makes a sweep's report again, `export` writes
-    all trials as trials.csv and trials.json.
+    preset: Literal[*PRESETS] | None = None  # type: ignore[valid-type]
+    """an ablation of the papers; flags of axes take the place of its values"""
+    scale: ScaleName | None = None
+    """of the preset: smoke (digits, the default), desk (Fashion-MNIST) or full (ImageNet)"""
+    list: bool = False
+    """print the presets and what they cost"""
+    seeds: int | None = None
+    """how many seeds, counted from 0, every arm is trained with; 3, if not the scale's number"""
+    results: Path | None = None
+    """where trials are stored and the report is written; results, or results/<preset>-<scale>"""
+
+    @property
+    def size(self) -> ScaleName:
+        """The preset's scale."""
+        return self.scale or "smoke"
+
+    @property
+    def images(self) -> str:
+        """The data set's name: if none was given, the scale's."""
+        return self.dataset or (SCALES[self.size].dataset if self.preset else DATASET)
+
+    @property
+    def recipe_of(self) -> str:
+        """The scale's data set, whatever images a preset is given."""
+        return SCALES[self.size].dataset if self.preset else self.images
+
+    @property
+    def arm_seeds(self) -> range:
+        """The seeds of every arm."""
+        usual = SCALES[self.size].seeds if self.preset else SEEDS
+        return range(usual if self.seeds is None else self.seeds)
+
+    @property
+    def store(self) -> Path:
+        """Where trials are stored."""
+        return self.results or (RESULTS / f"{self.preset}-{self.size}" if self.preset else RESULTS)
+
+    @property
+    def arms(self) -> tuple[Values, ...]:
+        """The axis values of every arm, before those on the command line."""
+        return PRESETS[self.preset].values(self.size) if self.preset else ({},)
+
+    @property
+    def own_axes(self) -> tuple[str, ...]:
+        """The axes that the preset is about."""
+        arms = PRESETS[self.preset].arms_of(self.size) if self.preset else ()
+        return tuple(dict.fromkeys(axis for arm in arms for axis in arm))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The arms of a call, each a config with seed 0.
+
+    Attributes:
+      baseline: the arm that the others are compared with, if it is among those shown.
+      nearest: the arm of the call that is nearest to it.
+      arms: all of the call.
+      named: the axes that it is about.
     """
 
-    action: Action
-    """status, report or export; stands in front, without the flag"""
-    results: Path = Path("results")
-    """where trials are stored, and where the files go"""
-    sweep: int | None = None
-    """which sweep, as `status` numbers them; if not given, the last one, for `status` all"""
+    baseline: RunConfig
+    nearest: RunConfig
+    arms: tuple[RunConfig, ...]
+    named: tuple[str, ...]
 
 
-def main() -> None:
-    """Reads the command line and does what its first word says."""
-    arguments = parse(Arguments, COMMAND, leading="action")
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    with refusals(COMMAND, arguments):
-        contents, complaints = _read(arguments)
-        numbered = _chosen(arguments, contents.sweeps)
-    warn(complaints, Console(stderr=True))
-    try:
-        if arguments.action == "status":
-            for number, sweep in numbered.items():
-                _print_status(number, sweep, contents, console)
-        elif arguments.action == "report":
-            report(numbered.popitem()[1], contents, arguments.results, console)
-        else:
-            _export(contents, arguments.results, console)
-    except store.StoreError as error:
-        refuse(COMMAND, str(error), FAILED)
+def plan(arguments: SweepArguments, given: Named, num_classes: int) -> Sweep:
+    """The arms that the arguments ask for.
 
-
-def report(sweep: Sweep, contents: store.Contents, directory: Path, console: Console) -> None:
-    """Prints a sweep's table and writes its report.
+    Args:
+      arguments: the command's.
+      given: the values on the command line, by axis; none for one that was not named.
+      num_classes: of the data set.
 
     Raises:
-      StoreError: the report cannot be written.
+      ValueError: a value is not legal, or no machine could run an arm.
     """
-    summary = summarize(
-        store.comparable(contents.trials, sweep.configs),
-        sweep.configs,
-        axes.labels,
-        baseline=sweep.baseline,
-        named_axes=sweep.axes,
+    seeds, alone = len(arguments.arm_seeds), arguments.scale and not arguments.preset
+    require(1 <= seeds <= MAX_SEEDS, "seeds", arguments.seeds, f"1 to {MAX_SEEDS}")
+    require(not alone, "scale", arguments.scale, "none without --preset")
+    named = {name: values for name, values in given.items() if values}
+    start = baseline(arguments, num_classes)
+    own = axes.with_values(start, arguments.arms[0])
+    read = {axis.name: axis.read(own) for axis in axes.AXES if axis.name in named}
+    nearest = {n: read[n] if read[n] in values else values[0] for n, values in named.items()}
+    configs = [
+        axes.with_values(start, {**arm, **dict(zip(named, chosen, strict=True))})
+        for arm in arguments.arms
+        for chosen in itertools.product(*named.values())
+    ]
+    for config in configs:
+        require_fit(config)
+    return Sweep(
+        baseline=own,
+        nearest=axes.with_values(start, {**arguments.arms[0], **nearest}),
+        arms=tuple(dict.fromkeys(configs)),
+        named=tuple(dict.fromkeys([*arguments.own_axes, *named])),
     )
-    console.print(rendering.to_table(summary))
-    rendering.write(summary, directory, command=sweep.command)
-    console.print(f"the same, with curves: {directory / 'report.md'}", highlight=False)
-
-
-def warn(complaints: Iterable[str], console: Console) -> None:
-    """Prints what a store complains of, a line each."""
-    for complaint in complaints:
-        console.print(f"warning: {complaint}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _read(arguments: Arguments) -> tuple[store.Contents, tuple[str, ...]]:
-    """What is stored, and the complaints; ValueError if there is no journal or it is closed."""
-    trials = store.Store(arguments.results)
-    legal = f"a directory with a {trials.path.name}"
-    require(trials.path.is_file(), "results", str(arguments.results), legal)
-    try:
-        return trials.read(), trials.complaints
-    except store.StoreError as error:
-        raise ValueError(f"results: {error}") from error
-
-
-def _chosen(arguments: Arguments, sweeps: tuple[Sweep, ...]) -> dict[int, Sweep]:
-    """The sweeps to tell of by their number from 1; calls that asked for the same are one."""
-    number = arguments.sweep
-    if number is not None:
-        require(arguments.action != "export", "sweep", number, "none for export, which takes all")
-        legal = f"1 to {len(sweeps)}" if sweeps else "none, the journal has no sweep"
-        require(1 <= number <= len(sweeps), "sweep", number, legal)
-        return {number: sweeps[number - 1]}
-    require(bool(sweeps) or arguments.action == "export", "results", str(arguments.results),
-            "a journal with a sweep")  # fmt: skip
-    latest = {(sweep.arms, sweep.seeds): i for i, sweep in enumerate(sweeps, start=1)}
-    return {i: sweeps[i - 1] for i in sorted(latest.values())}
-
-
-def _print_status(number: int, sweep: Sweep, contents: store.Contents, console: Console) -> None:
-    """A table with a row for each arm, and a line for each seed that failed or runs."""
-    arms = status.status_of(sweep, contents, axes.labels)
-    columns = sweep.axes or ("model",)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for axis in columns:
-        table.add_column(axis, overflow="fold")
-    for header in ("finished", "failed", "running", "not run"):
-        table.add_column(header, justify="right")
-    lines = []
-    for arm in arms:
-        names = [arm.labels[axis] for axis in columns]
-        counts = (arm.finished, arm.failed, arm.running, arm.not_run)
-        table.add_row(*map(Text, names), *(str(len(seeds)) for seeds in counts))
-        told = {seed: f"failed: {cause}" for seed, cause in arm.failed.items()}
-        told |= {seed: f"running {_since(claim)}" for seed, claim in arm.running.items()}
-        lines += [f"{', '.join(names)}: seed {seed} {what}" for seed, what in told.items()]
-    title = f"sweep {number}, {_time(sweep.started)}: {sweep.command}"
-    console.print(title, markup=False, highlight=False, soft_wrap=True)
-    console.print(table)
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _since(claim: Started) -> str:
-    return f"since {_time(claim.started)}, process {claim.pid} on {claim.host}"
-
-
-def _time(text: str) -> str:
-    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _export(contents: store.Contents, directory: Path, console: Console) -> None:
-    """Writes every trial to trials.csv and trials.json."""
-    trials = contents.trials.values()
-    for name, make in (("trials.csv", export.to_csv), ("trials.json", export.to_json)):
-        path = directory / name
-        store.write_file(path, make(trials, axes.labels).encode())
-        console.print(f"{len(trials)} trials in {path}", highlight=False, soft_wrap=True)

@@ -25,7 +25,7 @@ class DataConfig:
       name: `digits`, `fashion_mnist`, `folder`, or any TFDS name (`cifar10`, `imagenet2012:5.1.0`).
       directory: where the files are: the gz files of `fashion_mnist`, the root of `folder`,
         else TFDS's `data_dir`. None means the usual places.
-      resolution: side of the square images the model sees, in pixels.
+      resolution: side of the square images the model sees, in pixels (V1 paper, Table 7).
       batch_size: images per optimizer step, over all devices.
       validation_fraction: share of the train split held out for validation.
       augmentation: what happens to a training image.
@@ -51,12 +51,24 @@ class DataConfig:
         require_choice("augmentation", self.augmentation, Augmentation)
 
 
+def _require_share(name: str, value: float) -> None:
+    require(0 <= value < 1, name, value, "0 to below 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sgd:
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum.
+
+    Attributes:
+      momentum: share of the last update in the next one.
+      nesterov: whether the momentum looks ahead.
+    """
 
     momentum: float = 0.9
     nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        _require_share("momentum", self.momentum)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +77,12 @@ class RmsProp:
 
     The epsilon stands inside the root and the accumulator of squares starts at one; the V2 paper's
     section 6.1 gives decay and momentum 0.9.
+
+    Attributes:
+      decay: share of the average of squared gradients kept at each step.
+      momentum: share of the last update in the next one.
+      epsilon: added to squared gradients, against division by zero.
+      initial_square: the average of squared gradients before the first step.
     """
 
     decay: float = 0.9
@@ -72,14 +90,31 @@ class RmsProp:
     epsilon: float = 1.0
     initial_square: float = 1.0
 
+    def __post_init__(self) -> None:
+        _require_share("decay", self.decay)
+        _require_share("momentum", self.momentum)
+        require(self.epsilon > 0, "epsilon", self.epsilon, "above 0")
+        require(self.initial_square >= 0, "initial_square", self.initial_square, "0 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
-    """Adam with decoupled weight decay (arXiv 1711.05101)."""
+    """Adam with decoupled weight decay (arXiv 1711.05101).
+
+    Attributes:
+      beta1: share of the average of gradients kept at each step.
+      beta2: the same of squared gradients.
+      epsilon: added to their root, against division by zero.
+    """
 
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _require_share("beta1", self.beta1)
+        _require_share("beta2", self.beta2)
+        require(self.epsilon > 0, "epsilon", self.epsilon, "above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +129,12 @@ class Cosine:
 
 @dataclass(frozen=True, kw_only=True)
 class Exponential:
-    """The rate times `factor` after every `every_epochs` (V2, section 6.1: 0.98 per epoch)."""
+    """A step of the rate at a time (V2 paper, section 6.1: 0.98 per epoch).
+
+    Attributes:
+      factor: the rate after a step over the rate before it.
+      every_epochs: epochs from step to step.
+    """
 
     factor: float = 0.98
     every_epochs: float = 1.0

@@ -15,7 +15,7 @@ from mnet_jax.architectures import (
     InvertedResidual,
     NetworkSpec,
     Separable,
-    transforms,
+    dense_tasks,
     walk,
 )
 from mnet_jax.architectures.dialects import dialect_of
@@ -173,7 +173,7 @@ def published(draw):
     network = draw(st.sampled_from(list(FACTORIES)))
     spec = FACTORIES[network](**draw(options_of(network)))
     if draw(st.booleans()):
-        spec = transforms.with_output_stride(spec, draw(st.sampled_from([8, 16, 32])))
+        spec = dense_tasks.with_output_stride(spec, draw(st.sampled_from([8, 16, 32])))
     return spec
 
 

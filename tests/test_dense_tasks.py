@@ -7,10 +7,10 @@ import pytest
 from mnet_jax.analysis import cost
 from mnet_jax.architectures import (
     FACTORIES,
+    dense_tasks,
     mobilenet_v2,
     mobilenet_v3,
     mobilenet_v4,
-    transforms,
     walk,
 )
 from mnet_jax.architectures.spec import FusedInvertedResidual
@@ -33,7 +33,7 @@ LAST_STRIDED = {  # network: (index of the block that brings stride 16, that bri
 @networks
 def test_output_stride_turns_strides_into_dilation(network, output_stride):
     plain = FACTORIES[network]()
-    spec = transforms.with_output_stride(plain, output_stride)
+    spec = dense_tasks.with_output_stride(plain, output_stride)
     to_16, to_32 = LAST_STRIDED[network]
     for i, (block, before) in enumerate(zip(spec.blocks, plain.blocks, strict=True)):
         undone = (i == to_32 and output_stride < 32) or (i == to_16 and output_stride < 16)
@@ -47,16 +47,16 @@ def test_output_stride_turns_strides_into_dilation(network, output_stride):
     *_, last = [layer for layer in walk(spec, 224) if layer.kind != "dense"]
     assert last.output_size == (224 // output_stride,) * 2
     assert cost.count(spec, 224).params == cost.count(plain, 224).params
-    assert transforms.with_output_stride(plain, 32) == plain
+    assert dense_tasks.with_output_stride(plain, 32) == plain
 
 
 @networks
 def test_output_strides_compose(network):
     plain = FACTORIES[network]()
-    at_16, at_8 = (transforms.with_output_stride(plain, stride) for stride in (16, 8))
-    assert transforms.with_output_stride(at_16, 16) == at_16
-    assert transforms.with_output_stride(at_16, 8) == at_8
-    assert transforms.with_output_stride(at_8, 16) == at_8  # what is finer stays
+    at_16, at_8 = (dense_tasks.with_output_stride(plain, stride) for stride in (16, 8))
+    assert dense_tasks.with_output_stride(at_16, 16) == at_16
+    assert dense_tasks.with_output_stride(at_16, 8) == at_8
+    assert dense_tasks.with_output_stride(at_8, 16) == at_8  # what is finer stays
 
 
 # torchvision 0.29, mobilenet_v3_*(reduced_tail=True): (in, expanded, out, squeeze) of the blocks
@@ -71,7 +71,7 @@ REDUCED_TAILS = {
 def test_reduced_tail_halves_what_torchvisions_halves(variant):
     blocks, conv, hidden, params = REDUCED_TAILS[variant]
     plain = mobilenet_v3(variant, dialect="torchvision")
-    spec = transforms.with_reduced_tail(plain)
+    spec = dense_tasks.with_reduced_tail(plain)
     head = len(plain.blocks) - len(blocks)
     assert spec.blocks[:head] == plain.blocks[:head] and spec.stem == plain.stem
     found = [(b.inputs, b.expanded, b.outputs, b.squeeze) for b in spec.blocks[head:]]
@@ -86,7 +86,7 @@ def test_reduced_tail_halves_what_torchvisions_halves(variant):
 @networks
 def test_reduced_tail_of_any_network_is_a_network_with_half_the_last_map(network):
     plain = FACTORIES[network]()
-    spec = transforms.with_reduced_tail(plain)
+    spec = dense_tasks.with_reduced_tail(plain)
     assert spec.pooled == plain.pooled / 2
     assert cost.count(spec, 64).params < cost.count(plain, 64).params
     assert spec.blocks[: LAST_STRIDED[network][1]] == plain.blocks[: LAST_STRIDED[network][1]]
@@ -95,11 +95,11 @@ def test_reduced_tail_of_any_network_is_a_network_with_half_the_last_map(network
 def test_reduced_tail_halves_a_fused_block_behind_the_last_stride():
     plain = mobilenet_v4("conv_medium")
     fused = FusedInvertedResidual(inputs=256, expanded=1024, outputs=256)
-    spec = transforms.with_reduced_tail(dataclasses.replace(plain, blocks=(*plain.blocks, fused)))
+    spec = dense_tasks.with_reduced_tail(dataclasses.replace(plain, blocks=(*plain.blocks, fused)))
     assert spec.blocks[-1] == FusedInvertedResidual(inputs=128, expanded=512, outputs=128)
 
 
 def test_the_tail_of_a_dilated_network_is_not_reduced():
-    dilated = transforms.with_output_stride(mobilenet_v2(), 16)
+    dilated = dense_tasks.with_output_stride(mobilenet_v2(), 16)
     with pytest.raises(ValueError, match="reduced_tail: got 'dilated blocks', legal: reduce"):
-        transforms.with_reduced_tail(dilated)
+        dense_tasks.with_reduced_tail(dilated)

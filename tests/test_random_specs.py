@@ -25,7 +25,13 @@ from small_networks import KEY, images_of, random_like
 
 from mnet_jax import models
 from mnet_jax.analysis import cost
-from mnet_jax.architectures import FACTORIES, NetworkSpec, transforms, variable_shapes, walk
+from mnet_jax.architectures import (
+    FACTORIES,
+    NetworkSpec,
+    dense_tasks,
+    variable_shapes,
+    walk,
+)
 
 ANY = hand_made() | published()
 
@@ -98,15 +104,15 @@ def test_maps_shrink_by_the_strides_and_by_nothing_else(spec, size):
 @given(published())
 @drawing(500)
 def test_output_stride_and_reduced_tail_keep_what_they_say(spec):
-    finer = transforms.with_output_stride(spec, 8)
+    finer = dense_tasks.with_output_stride(spec, 8)
     product = spec.stem.stride * math.prod(block.stride for block in spec.blocks)
     assert finer.stem.stride * math.prod(b.stride for b in finer.blocks) == min(product, 8)
     assert by_hand.parameters(finer) == by_hand.parameters(spec)
     if any(block.dilation > 1 for block in spec.blocks):
         with pytest.raises(ValueError, match="reduced_tail: got 'dilated blocks'"):
-            transforms.with_reduced_tail(spec)
+            dense_tasks.with_reduced_tail(spec)
     elif any(block.stride == 2 for block in spec.blocks[1:]):
-        reduced = transforms.with_reduced_tail(spec)
+        reduced = dense_tasks.with_reduced_tail(spec)
         assert abs(reduced.pooled - spec.pooled / 2) <= 4  # to a multiple of 8
         assert [b.stride for b in reduced.blocks] == [b.stride for b in spec.blocks]
 

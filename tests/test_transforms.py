@@ -6,7 +6,14 @@ import pytest
 from conftest import one_line
 
 from mnet_jax.analysis import cost
-from mnet_jax.architectures import FACTORIES, mobilenet_v1, mobilenet_v2, transforms, walk
+from mnet_jax.architectures import (
+    FACTORIES,
+    dense_tasks,
+    mobilenet_v1,
+    mobilenet_v2,
+    transforms,
+    walk,
+)
 from mnet_jax.architectures.dialects import make_divisible
 from mnet_jax.architectures.spec import ConvNorm, FusedInvertedResidual, InvertedResidual
 
@@ -154,6 +161,44 @@ def test_squeeze_excite_everywhere_or_nowhere():
     assert transforms.with_squeeze_excite(V3_LARGE(), False) == V3_LARGE(squeeze_excite=False)
 
 
+@networks
+def test_positions_of_an_activation_are_each_other_layers(network):
+    plain = FACTORIES[network]()
+    blocks = transforms.with_block_activation(plain, "linear")
+    assert {block.activation for block in blocks.blocks} == {"linear"}
+    assert (blocks.stem, blocks.head) == (plain.stem, plain.head)
+    if network != "mobilenet_v1":
+        head = transforms.with_head_activation(plain, "linear").head
+        assert {layer.activation for layer in (head.conv, head.hidden) if layer} == {"linear"}
+        assert transforms.with_head_activation(plain, "linear").blocks == plain.blocks
+
+
+@networks
+def test_kernel_resizes_every_depthwise_layer_and_no_other(network):
+    plain, wide = FACTORIES[network](), transforms.with_kernel(FACTORIES[network](), 7)
+    for before, after in zip(walk(plain, 64), walk(wide, 64), strict=True):
+        assert after.kernel == (7 if before.kind == "depthwise" else before.kernel)
+        assert (after.kind, after.outputs, after.output_size) == (
+            before.kind, before.outputs, before.output_size,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("shortcut", ["bottleneck", "expansion", "none"])
+def test_repeats_keep_the_networks_shortcuts(shortcut):
+    """Table 2's n, each 2: one more block in stages of one, fewer in those of three and four."""
+    plain = mobilenet_v2(shortcut=shortcut)
+    spec = transforms.with_repeats(plain, [1, 2, 3, 4, 3, 3, 1], 2)
+    assert [block.outputs for block in spec.blocks[::2]] == [16, 24, 32, 64, 96, 160, 320]
+    for first, second in zip(spec.blocks[::2], spec.blocks[1::2], strict=True):
+        assert (second.inputs, second.outputs, second.stride) == (first.outputs, first.outputs, 1)
+        assert second.expanded == (6 if first.expands else 1) * second.inputs
+        assert first.shortcut == "none"
+    for second, following in zip(spec.blocks[1::2], [*spec.blocks[2::2], None], strict=True):
+        spans = following is not None and following.expanded == second.expanded
+        assert second.shortcut == ("none" if shortcut == "expansion" and not spans else shortcut)
+    assert sum(block.shortcut == shortcut for block in spec.blocks) >= 5
+
+
 ILLEGAL = [
     (transforms.with_bottleneck, (mobilenet_v1(), "linear"), ["bottleneck", "V2, V3, V4"]),
     (transforms.with_shortcut, (mobilenet_v1(), "none"), ["shortcut", "V2, V3, V4"]),
@@ -161,9 +206,14 @@ ILLEGAL = [
     (transforms.with_squeeze_excite, (mobilenet_v1(), True), ["squeeze_excite", "V2, V3, V4"]),
     (transforms.with_squeeze_excite, (V3_LARGE(), 1), ["squeeze_excite", "1", "True, False"]),
     (transforms.with_activation, (V3_LARGE(), "swish"), ["activation", "swish", "hard_swish"]),
-    (transforms.with_output_stride, (V3_LARGE(), 4), ["output_stride", "4", "8, 16, 32"]),
+    (dense_tasks.with_output_stride, (V3_LARGE(), 4), ["output_stride", "4", "8, 16, 32"]),
     (transforms.with_convolution, (V4_SMALL(), "full"), ["convolution", "mobilenet_v1"]),
     (transforms.with_convolution, (mobilenet_v2(), "full"), ["convolution", "mobilenet_v1"]),
+    (transforms.with_kernel, (mobilenet_v1(), 2), ["kernel", "2", "odd sizes"]),
+    (transforms.with_kernel, (mobilenet_v1(), 0), ["kernel", "0", "odd sizes"]),
+    (transforms.with_repeats, (mobilenet_v2(), [17], 0), ["repeats", "0", "1 or more"]),
+    (transforms.with_head_activation, (mobilenet_v1(), "relu"), ["head_activation", "V2, V3, V4"]),
+    (transforms.with_block_activation, (mobilenet_v1(), "elu"), ["block_activation", "elu"]),
     (transforms.with_depth, (mobilenet_v2(), "shallow"), ["depth", "mobilenet_v1"]),
     (transforms.with_depth, (mobilenet_v1(depth="shallow"), "shallow"), ["depth", "shallow"]),
     (

@@ -166,13 +166,8 @@ def _columns(arms: Sequence[Arm], axes: Sequence[str], named: Sequence[str]) -> 
 
 def _recipe(config: RunConfig) -> str:
     """What no axis varies of a config, and so all arms share."""
-    data, training = config.data, config.training
-    return (
-        f"{data.name}, {data.batch_size} images a step, augmentation {data.augmentation}, "
-        f"{data.validation_fraction:g} of train for validation, "
-        f"{training.optimizer}, {training.schedule}, "
-        f"warm-up epochs {training.warmup_epochs:g}"
-    )
+    start = config.pretrained.path if config.pretrained else "random weights"
+    return f"{config.data.name}, from {start}"
 
 
 def _no_reference(anchor: Mapping[str, str] | None, columns: Sequence[str]) -> str:

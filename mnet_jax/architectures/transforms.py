@@ -6,11 +6,12 @@ A variation that a network has no place for is a ValueError.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from mnet_jax.architectures.dialects import make_divisible
 from mnet_jax.architectures.spec import (
+    Activation,
     Block,
     ConvNorm,
     FusedInvertedResidual,
@@ -25,7 +26,6 @@ from mnet_jax.validation import is_whole, require, require_choice
 Convolution = Literal["depthwise", "full"]
 Bottleneck = Literal["linear", "relu6"]
 InputStride = Literal[4, 2, 1]
-OutputStride = Literal[8, 16, 32]
 PlainActivation = Literal["relu6", "relu", "hard_swish"]
 
 
@@ -63,7 +63,7 @@ def squeezed(expanded: int) -> int:
     return make_divisible(expanded / 4)
 
 
-def _resized(block: InvertedResidual, expanded: int) -> InvertedResidual:
+def resized(block: InvertedResidual, expanded: int) -> InvertedResidual:
     """The block with another expanded width, and the squeeze that goes with it."""
     squeeze = squeezed(expanded) if block.squeeze else 0
     return dataclasses.replace(block, expanded=expanded, squeeze=squeeze)
@@ -79,7 +79,7 @@ def with_expansion(spec: NetworkSpec, expansion: int) -> NetworkSpec:
     return _map_inverted(
         spec,
         "expansion",
-        lambda block: _resized(block, block.inputs * expansion) if block.expands else block,
+        lambda block: resized(block, block.inputs * expansion) if block.expands else block,
     )
 
 
@@ -106,15 +106,97 @@ def with_shortcut(spec: NetworkSpec, shortcut: Shortcut) -> NetworkSpec:
 def with_activation(spec: NetworkSpec, activation: PlainActivation) -> NetworkSpec:
     """The non-linearity of every layer; what follows a projection is `with_bottleneck`'s."""
     require_choice("activation", activation, PlainActivation)
-    head = spec.head
-    if head.conv:
-        head = dataclasses.replace(head, conv=dataclasses.replace(head.conv, activation=activation))
-    if head.hidden:
-        hidden = dataclasses.replace(head.hidden, activation=activation)
-        head = dataclasses.replace(head, hidden=hidden)
     stem = dataclasses.replace(spec.stem, activation=activation)
-    spec = dataclasses.replace(spec, stem=stem, head=head)
+    spec = with_block_activation(dataclasses.replace(spec, stem=stem), activation)
+    return with_head_activation(spec, activation) if head_layers(spec) else spec
+
+
+def with_block_activation(spec: NetworkSpec, activation: Activation) -> NetworkSpec:
+    """What follows the blocks' expansions and depthwise convolutions; V1's pointwise ones too."""
+    require_choice("block_activation", activation, Activation)
     return _map_blocks(spec, lambda block: dataclasses.replace(block, activation=activation))
+
+
+def with_head_activation(spec: NetworkSpec, activation: Activation) -> NetworkSpec:
+    """What follows the layers between the blocks and the classifier, which V1 has none of."""
+    require_choice("head_activation", activation, Activation)
+    if not head_layers(spec):
+        raise ValueError(
+            f"head_activation: {spec.name} has no layer before its classifier, legal: V2, V3, V4"
+        )
+    layers = {name: dataclasses.replace(layer, activation=activation)
+              for name, layer in head_layers(spec).items()}  # fmt: skip
+    return dataclasses.replace(spec, head=dataclasses.replace(spec.head, **layers))
+
+
+def head_layers(spec: NetworkSpec) -> dict[str, Any]:
+    """The layers between the blocks and the classifier, by their names in the head."""
+    layers = {"conv": spec.head.conv, "hidden": spec.head.hidden}
+    return {name: layer for name, layer in layers.items() if layer}
+
+
+def depthwise_kernels(block: Block) -> dict[str, Any]:
+    """The sides of a block's depthwise kernels, by their names in the block."""
+    names = {Separable: ("kernel",), InvertedResidual: ("kernel", "start_kernel")}
+    sizes = {name: getattr(block, name) for name in names.get(type(block), ())}
+    return {name: size for name, size in sizes.items() if size}
+
+
+def with_kernel(spec: NetworkSpec, kernel: int) -> NetworkSpec:
+    """Every depthwise kernel of this side; blocks that filter nowhere stay as they are."""
+    odd = is_whole(kernel) and kernel >= 1 and kernel % 2 == 1
+    require(odd, "kernel", kernel, "odd sizes")
+    if not any(depthwise_kernels(block) for block in spec.blocks):
+        raise ValueError(f"kernel: {spec.name} has no depthwise convolutions to be of {kernel}")
+
+    def change(block: Block) -> Block:
+        sizes: dict[str, Any] = dict.fromkeys(depthwise_kernels(block), kernel)
+        return dataclasses.replace(block, **sizes)
+
+    return _map_blocks(spec, change)
+
+
+def with_repeats(spec: NetworkSpec, stages: Sequence[int], repeats: int) -> NetworkSpec:
+    """Every stage with `repeats` blocks (V2 paper, Table 2's n).
+
+    A stage's last blocks go, or its last block is repeated at stride 1; where only its first
+    is there, that one's expansion, kernels and the like are.
+
+    Args:
+      spec: of V1, V2 or V3.
+      stages: the number of blocks of each stage there is, in order.
+      repeats: the number that each shall have.
+    """
+    require(is_whole(repeats) and repeats >= 1, "repeats", repeats, "a whole number, 1 or more")
+    assert sum(stages) == len(spec.blocks)
+    shortcut = _shortcut_of(spec)
+    blocks: list[Block] = []
+    rest = list(spec.blocks)
+    for length in stages:
+        stage, rest = rest[:length], rest[length:]
+        while len(stage) < repeats:
+            stage.append(_repeated(stage[-1]))
+        blocks += stage[:repeats]
+    alone = [dataclasses.replace(b, shortcut="none") if isinstance(b, InvertedResidual) else b
+             for b in blocks]  # fmt: skip
+    spec = dataclasses.replace(spec, blocks=tuple(alone))
+    return with_shortcut(spec, shortcut) if shortcut else spec
+
+
+def _repeated(block: Block) -> Block:
+    """A block to stand behind `block`, in its stage."""
+    same = dataclasses.replace(block, inputs=block.outputs, stride=1)
+    if isinstance(same, InvertedResidual) and isinstance(block, InvertedResidual):
+        expanded = make_divisible(block.outputs * block.expanded / block.inputs)
+        return resized(same, expanded if block.expands else block.outputs)
+    return same
+
+
+def _shortcut_of(spec: NetworkSpec) -> Shortcut | None:
+    """Where a network's identities run; None if it has no blocks for them."""
+    found = {b.shortcut for b in spec.blocks if isinstance(b, InvertedResidual)}
+    kinds: tuple[Shortcut, ...] = ("expansion", "bottleneck", "none")
+    return next((kind for kind in kinds if kind in found), None)
 
 
 def with_convolution(spec: NetworkSpec, convolution: Convolution) -> NetworkSpec:
@@ -142,9 +224,8 @@ def with_depth(spec: NetworkSpec, depth: Literal["full", "shallow"]) -> NetworkS
         return spec
     if spec.name != "mobilenet_v1":
         raise ValueError(f"depth: {spec.name} has no shallow variant, legal: mobilenet_v1")
-    widest = spec.blocks[6].outputs  # blocks 6 to 10 repeat 512 channels at stride 1
-    kept = (*spec.blocks[:6], *spec.blocks[11:])
-    require(spec.blocks[5].outputs == widest, "depth", depth, "a network not yet shallow")
+    require(len(spec.blocks) == 13, "depth", depth, "a network of Table 1's 13 blocks")
+    kept = (*spec.blocks[:6], *spec.blocks[11:])  # blocks 6 to 10 repeat 512 channels at stride 1
     return dataclasses.replace(spec, blocks=kept)
 
 
@@ -178,60 +259,3 @@ def with_squeeze_excite(spec: NetworkSpec, squeeze_excite: bool) -> NetworkSpec:
             block, squeeze=squeezed(block.expanded) if squeeze_excite else 0
         ),
     )
-
-
-def with_output_stride(spec: NetworkSpec, output_stride: OutputStride) -> NetworkSpec:
-    """Feature maps no coarser than 1/`output_stride` of the image, by dilation.
-
-    Strides beyond it become 1, and every window behind such a layer is dilated in their place, so
-    that it sees what it saw (arXiv 1706.05587, section 3.1). The weights keep their shapes: where
-    the padding is symmetric, the coarse map is the fine one at every other position, up to what a
-    squeeze-and-excitation averages over the map.
-    """
-    require_choice("output_stride", output_stride, OutputStride)
-    stride, dilation, blocks = spec.stem.stride, 1, []
-    for block in spec.blocks:
-        beyond = stride * block.stride > output_stride
-        step = 1 if beyond else block.stride
-        gap = dilation * block.dilation
-        blocks.append(dataclasses.replace(block, stride=step, dilation=gap))
-        stride *= step
-        dilation *= block.stride // step
-    return dataclasses.replace(spec, blocks=tuple(blocks))
-
-
-def with_reduced_tail(spec: NetworkSpec) -> NetworkSpec:
-    """Half the channels from the last strided block on (V3 paper, sections 6.3 and 6.4).
-
-    What comes out of that block, what later blocks have inside and out, and the head's layers; for
-    dense tasks, whose few classes leave a tail made for 1000 of them idle.
-    """
-    legal = "reduce the tail before strides become dilation"
-    require(all(b.dilation == 1 for b in spec.blocks), "reduced_tail", "dilated blocks", legal)
-    strided = [i for i, block in enumerate(spec.blocks) if block.stride == 2]
-    if not strided or strided[-1] == 0:
-        raise ValueError(f"reduced_tail: {spec.name} has no strided block behind another block")
-    first = strided[-1]
-    blocks = list(spec.blocks)
-    blocks[first] = dataclasses.replace(blocks[first], outputs=_half(blocks[first].outputs))
-    for i in range(first + 1, len(blocks)):
-        block = blocks[i]
-        if isinstance(block, InvertedResidual):
-            block = _resized(block, _half(block.expanded))
-        elif isinstance(block, FusedInvertedResidual):
-            block = dataclasses.replace(block, expanded=_half(block.expanded))
-        blocks[i] = dataclasses.replace(
-            block, inputs=blocks[i - 1].outputs, outputs=_half(block.outputs)
-        )
-    head, inputs = spec.head, blocks[-1].outputs
-    if head.conv:
-        conv = dataclasses.replace(head.conv, inputs=inputs, outputs=_half(head.conv.outputs))
-        head = dataclasses.replace(head, conv=conv)
-    if head.hidden:
-        hidden = dataclasses.replace(head.hidden, channels=_half(head.hidden.channels))
-        head = dataclasses.replace(head, hidden=hidden)
-    return dataclasses.replace(spec, blocks=tuple(blocks), head=head)
-
-
-def _half(channels: int) -> int:
-    return make_divisible(channels / 2)

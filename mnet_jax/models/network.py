@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mnet_jax.architectures import dense_tasks, walk
 from mnet_jax.architectures import spec as architecture
-from mnet_jax.architectures import transforms, walk
 from mnet_jax.architectures.spec import Kind
 from mnet_jax.models import blocks, layers
 from mnet_jax.models.initializers import kernel_init
@@ -156,7 +156,7 @@ class MobileNet(nn.Module):
         return maps | {stride: self.head.last_map(x, train=train)}
 
     def as_backbone(
-        self, *, output_stride: transforms.OutputStride = 32, reduced_tail: bool = False
+        self, *, output_stride: dense_tasks.OutputStride = 32, reduced_tail: bool = False
     ) -> "MobileNet":
         """The network for dense tasks; apply it with `method="features"`.
 
@@ -168,8 +168,8 @@ class MobileNet(nn.Module):
         Raises:
           ValueError: an argument is not legal, or the network has no tail to reduce.
         """
-        spec = transforms.with_reduced_tail(self.spec) if reduced_tail else self.spec
-        return self.clone(spec=transforms.with_output_stride(spec, output_stride))
+        spec = dense_tasks.with_reduced_tail(self.spec) if reduced_tail else self.spec
+        return self.clone(spec=dense_tasks.with_output_stride(spec, output_stride))
 
     def _outputs(self, images: Array, *, train: bool) -> Iterator[Pending]:
         """What the stem and each block give, in order."""

@@ -1,0 +1,158 @@
+"""What is stored of sweeps: how far they are, their report made again, their trials as files.
+
+    python -m experiments.ablate status --results results
+    python -m experiments.ablate report --sweep 2
+    python -m experiments.ablate export
+
+All of it reads the journal of a results directory, also while sweeps run, and trains nothing.
+"""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Literal, get_args
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from experiments.arguments import parse, refusals, refuse
+from mnet_jax.ablation import axes, export, rendering, status, store
+from mnet_jax.ablation.events import Started, Sweep
+from mnet_jax.ablation.report import summarize
+from mnet_jax.validation import require
+
+COMMAND = "ablate"
+FAILED = 1
+Action = Literal["status", "report", "export"]
+ACTIONS = get_args(Action)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Reads what sweeps have stored, and trains nothing.
+
+    `status` prints how far each sweep is, `report` makes a sweep's report again, `export` writes
+    all trials as trials.csv and trials.json.
+    """
+
+    action: Action
+    """status, report or export; stands in front, without the flag"""
+    results: Path = Path("results")
+    """where trials are stored, and where the files go"""
+    sweep: int | None = None
+    """which sweep, as `status` numbers them; if not given, the last one, for `status` all"""
+
+
+def main() -> None:
+    """Reads the command line and does what its first word says."""
+    arguments = parse(Arguments, COMMAND, leading="action")
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    with refusals(COMMAND, arguments):
+        contents, complaints = _read(arguments)
+        numbered = _chosen(arguments, contents.sweeps)
+    warn(complaints, Console(stderr=True))
+    try:
+        if arguments.action == "status":
+            for number, sweep in numbered.items():
+                _print_status(number, sweep, contents, console)
+        elif arguments.action == "report":
+            report(numbered.popitem()[1], contents, arguments.results, console)
+        else:
+            _export(contents, arguments.results, console)
+    except store.StoreError as error:
+        refuse(COMMAND, str(error), FAILED)
+
+
+def report(sweep: Sweep, contents: store.Contents, directory: Path, console: Console) -> None:
+    """Prints a sweep's table and writes its report.
+
+    Raises:
+      StoreError: the report cannot be written.
+    """
+    summary = summarize(
+        store.comparable(contents.trials, sweep.configs),
+        sweep.configs,
+        partial(axes.labels, named=sweep.axes),
+        baseline=sweep.baseline,
+        named_axes=sweep.axes,
+    )
+    console.print(rendering.to_table(summary))
+    rendering.write(summary, directory, command=sweep.command)
+    console.print(f"the same, with curves: {directory / 'report.md'}", highlight=False)
+
+
+def warn(complaints: Iterable[str], console: Console) -> None:
+    """Prints what a store complains of, a line each."""
+    for complaint in complaints:
+        console.print(f"warning: {complaint}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _read(arguments: Arguments) -> tuple[store.Contents, tuple[str, ...]]:
+    """What is stored, and the complaints; ValueError if there is no journal or it is closed."""
+    trials = store.Store(arguments.results)
+    legal = f"a directory with a {trials.path.name}"
+    require(trials.path.is_file(), "results", str(arguments.results), legal)
+    try:
+        return trials.read(), trials.complaints
+    except store.StoreError as error:
+        raise ValueError(f"results: {error}") from error
+
+
+def _chosen(arguments: Arguments, sweeps: tuple[Sweep, ...]) -> dict[int, Sweep]:
+    """The sweeps to tell of by their number from 1; calls that asked for the same are one."""
+    number = arguments.sweep
+    if number is not None:
+        require(arguments.action != "export", "sweep", number, "none for export, which takes all")
+        legal = f"1 to {len(sweeps)}" if sweeps else "none, the journal has no sweep"
+        require(1 <= number <= len(sweeps), "sweep", number, legal)
+        return {number: sweeps[number - 1]}
+    require(bool(sweeps) or arguments.action == "export", "results", str(arguments.results),
+            "a journal with a sweep")  # fmt: skip
+    latest = {(sweep.arms, sweep.seeds): i for i, sweep in enumerate(sweeps, start=1)}
+    return {i: sweeps[i - 1] for i in sorted(latest.values())}
+
+
+def _print_status(number: int, sweep: Sweep, contents: store.Contents, console: Console) -> None:
+    """A table with a row for each arm, and a line for each seed that failed or runs."""
+    arms = status.status_of(sweep, contents, partial(axes.labels, named=sweep.axes))
+    columns = sweep.axes or ("model",)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for axis in columns:
+        table.add_column(axis, overflow="fold")
+    for header in ("finished", "failed", "running", "not run"):
+        table.add_column(header, justify="right")
+    lines = []
+    for arm in arms:
+        names = [arm.labels[axis] for axis in columns]
+        counts = (arm.finished, arm.failed, arm.running, arm.not_run)
+        table.add_row(*map(Text, names), *(str(len(seeds)) for seeds in counts))
+        told = {seed: f"failed: {cause}" for seed, cause in arm.failed.items()}
+        told |= {seed: f"running {_since(claim)}" for seed, claim in arm.running.items()}
+        lines += [f"{', '.join(names)}: seed {seed} {what}" for seed, what in told.items()]
+    title = f"sweep {number}, {_time(sweep.started)}: {sweep.command}"
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _since(claim: Started) -> str:
+    return f"since {_time(claim.started)}, process {claim.pid} on {claim.host}"
+
+
+def _time(text: str) -> str:
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _export(contents: store.Contents, directory: Path, console: Console) -> None:
+    """Writes every trial to trials.csv and trials.json."""
+    trials = contents.trials.values()
+    for name, make in (("trials.csv", export.to_csv), ("trials.json", export.to_json)):
+        path = directory / name
+        store.write_file(path, make(trials, axes.labels).encode())
+        console.print(f"{len(trials)} trials in {path}", highlight=False, soft_wrap=True)

@@ -1,0 +1,84 @@
+"""Axes: what a sweep can vary. Each is a function on a run's config, the same for every model.
+
+`factory` has those that compute the network anew, `blocks` those that map it, and `fields` finds
+the rest in the config's dataclasses. `grid` crosses them.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from mnet_jax.ablation.axes.axis import ABSENT, Axis, text
+from mnet_jax.ablation.axes.blocks import BLOCK_AXES
+from mnet_jax.ablation.axes.factory import FACTORY_AXES
+from mnet_jax.ablation.axes.fields import field_axes
+from mnet_jax.config import RunConfig
+
+__all__ = ["ABSENT", "ARCHITECTURE_AXES", "AXES", "Axis", "grid", "labels", "with_values"]
+
+
+def _with_epochs(config: RunConfig, epochs: int) -> RunConfig:
+    """A run of that many epochs; a warm-up that does not fit into it becomes shorter."""
+    warmup = min(config.training.warmup_epochs, max(epochs, 0))
+    training = dataclasses.replace(config.training, epochs=epochs, warmup_epochs=warmup)
+    return dataclasses.replace(config, training=training)
+
+
+ARCHITECTURE_AXES: tuple[Axis, ...] = (*FACTORY_AXES, *BLOCK_AXES)
+# In the order in which they are applied: what computes a network anew comes first.
+AXES: tuple[Axis, ...] = (
+    *ARCHITECTURE_AXES,
+    *(
+        dataclasses.replace(axis, apply=_with_epochs, settles=("warmup_epochs",))
+        if axis.name == "epochs"
+        else axis
+        for axis in field_axes([axis.name for axis in ARCHITECTURE_AXES])
+    ),
+)
+
+
+def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """The config with one value on each axis that has one; None leaves an axis as it is.
+
+    Raises:
+      ValueError: an axis is unknown, or a value is not legal for the network it meets.
+    """
+    unknown = values.keys() - {axis.name for axis in AXES}
+    if unknown:
+        legal = ", ".join(axis.name for axis in AXES)
+        raise ValueError(f"axis: got {min(unknown)!r}, legal: {legal}")
+    for axis in AXES:
+        if values.get(axis.name) is not None:
+            config = axis.applied(config, values[axis.name])
+    return config
+
+
+def grid(baseline: RunConfig, values: Mapping[str, Sequence[Any]]) -> list[RunConfig]:
+    """Every combination of the values, each a config with the baseline's seed.
+
+    Args:
+      baseline: what every axis that is not named stays at.
+      values: of the axes that are varied, by name; in the order of the table's rows.
+
+    Raises:
+      ValueError: an axis is unknown, or a value is not legal for the network it meets.
+    """
+    varied = {name: chosen for name, chosen in values.items() if chosen}
+    combinations = itertools.product(*varied.values())
+    configs = [
+        with_values(baseline, dict(zip(varied, chosen, strict=True))) for chosen in combinations
+    ]
+    return list(dict.fromkeys(configs))
+
+
+def labels(config: RunConfig, named: Collection[str] = ()) -> dict[str, str]:
+    """The value of every axis, as text for a table.
+
+    Args:
+      config: of the arm.
+      named: the axes that the table is about; what they settle is left out.
+    """
+    settled = {name for axis in AXES if axis.name in named for name in axis.settles}
+    shown = [axis for axis in AXES if axis.name in named or axis.name not in settled]
+    return {axis.name: text(axis.read(config)) for axis in shown}

@@ -1,0 +1,150 @@
+"""Axes that are a field of a run's config: every number, truth value and closed choice is one.
+
+They are found in the dataclasses: a field's annotation says its values, the class's docstring what
+it is for. A field that is one of several dataclasses, as the optimizer, is an axis by the names of
+their classes; the numbers of one of them are axes that the others have no place for.
+"""
+
+import dataclasses
+import inspect
+import re
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from mnet_jax.ablation.axes.axis import ABSENT, Axis
+from mnet_jax.config import RunConfig
+
+# Fields that other parts of the config determine, or that an axis computes the network from.
+DETERMINED = (
+    "seed",  # pairs the arms
+    "spec.width", "spec.dialect.name",  # see `factory`
+    "spec.stem.inputs", "spec.stem.outputs", "spec.stem.stride", "spec.stem.dilation",
+    "spec.head.num_classes",  # the data set's
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A field of the config.
+
+    Attributes:
+      path: where it is, such as training, optimizer, momentum.
+      values: the type of its values.
+      description: from the docstring of its class.
+      owners: the classes that have it, of those that may stand there.
+      members: the classes that it may hold, if it is one of several.
+    """
+
+    path: tuple[str, ...]
+    values: Any
+    description: str
+    owners: tuple[type, ...]
+    members: tuple[type, ...] = ()
+
+
+def field_axes(taken: Sequence[str]) -> tuple[Axis, ...]:
+    """The axes of all fields, in their order.
+
+    Args:
+      taken: names that are no field's. A field of such a name, or of one that another field has,
+        bears that of its dataclass too: `stem_kernel`.
+    """
+    fields: dict[tuple[str, ...], _Field] = {}
+    for field in _fields(RunConfig):
+        first = fields.setdefault(field.path, field)
+        owners = tuple(dict.fromkeys([*first.owners, *field.owners]))
+        fields[field.path] = dataclasses.replace(first, owners=owners)
+    names = [path[-1] for path in fields]
+    axes = []
+    for name, field in zip(names, fields.values(), strict=True):
+        if name in taken or names.count(name) > 1:
+            whole = field.path[-2]
+            said = f"{field.description} (of the {whole})"
+            axes.append(_axis(dataclasses.replace(field, description=said), f"{whole}_{name}"))
+        else:
+            axes.append(_axis(field, name))
+    return tuple(axes)
+
+
+def _fields(cls: type, path: tuple[str, ...] = ()) -> Iterator[_Field]:
+    """The fields of a dataclass and of those within, but for lists and what may be missing."""
+    descriptions = _descriptions(cls)
+    for name, hint in get_type_hints(cls).items():
+        here = (*path, name)
+        description = descriptions.get(name, "")
+        members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        if ".".join(here) in DETERMINED:
+            continue
+        if hint in (bool, int, float) or get_origin(hint) is Literal:
+            yield _Field(here, hint, description, (cls,))
+        elif all(map(dataclasses.is_dataclass, members)):
+            if len(members) > 1:
+                kinds = Literal[*map(_kind, members)]  # type: ignore[valid-type]
+                yield _Field(here, kinds, description, (cls,), members)
+            for member in members:
+                yield from _fields(member, here)
+
+
+def _kind(cls: type) -> str:
+    """A class's name as it is typed: RmsProp is rmsprop."""
+    return cls.__name__.lower()
+
+
+def _descriptions(cls: type) -> dict[str, str]:
+    """What a dataclass's docstring says of each attribute, on one line."""
+    _, _, section = (inspect.getdoc(cls) or "").partition("Attributes:\n")
+    entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", section, flags=re.MULTILINE)
+    return {name: " ".join(said.split()).rstrip(".") for name, said in entries}
+
+
+def _axis(field: _Field, name: str) -> Axis:
+    *parents, last = field.path
+
+    def owner(config: RunConfig) -> Any:
+        node: Any = config
+        for parent in parents:
+            node = getattr(node, parent)
+        return node
+
+    def read(config: RunConfig) -> Any:
+        value = getattr(owner(config), last, ABSENT)
+        return _kind(type(value)) if field.members else value
+
+    def apply(config: RunConfig, value: Any) -> RunConfig:
+        if not hasattr(owner(config), last):
+            there, having = _kind(type(owner(config))), ", ".join(map(_kind, field.owners))
+            raise ValueError(f"{name}: the {parents[-1]} {there} has none, legal: {having}")
+        if value == read(config):
+            return config
+        for member in field.members:
+            if _kind(member) == value:
+                value = member()
+        return _replaced(config, field.path, value)
+
+    def applied_by_name(config: RunConfig, value: Any) -> RunConfig:
+        try:
+            return apply(config, value)
+        except ValueError as error:  # of a dataclass, which knows the field's own name alone
+            reason = str(error)
+            raise ValueError(
+                name + reason.removeprefix(last) if reason.startswith(f"{last}: ") else reason
+            ) from error
+
+    own = {inner.path[-1] for member in field.members for inner in _fields(member, field.path)}
+    return Axis(
+        name=name,
+        values=field.values,
+        claim=field.description,
+        apply=applied_by_name,
+        read=read,
+        settles=tuple(sorted(own)),
+    )
+
+
+def _replaced(node: Any, path: Sequence[str], value: Any) -> Any:
+    """A dataclass with the field at the end of a path replaced."""
+    name, *rest = path
+    inner = _replaced(getattr(node, name), rest, value) if rest else value
+    return dataclasses.replace(node, **{name: inner})

@@ -10,9 +10,11 @@ import dataclasses
 import shlex
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -24,9 +26,11 @@ from experiments.planning import (
     require_directory,
     require_fit,
 )
-from experiments.progress import RunProgress
+from experiments.progress import SweepProgress
+from experiments.repeating import command_of_arm
 from mnet_jax import process
 from mnet_jax.ablation import axes, rendering, report, runners, store
+from mnet_jax.ablation.statistics import Method
 from mnet_jax.config import RunConfig
 from mnet_jax.validation import require
 
@@ -47,6 +51,8 @@ class Arguments(RunArguments):
     """how many seeds, counted from 0, every arm is trained with"""
     results: Path = Path("results")
     """where trials are stored and the report is written"""
+    interval: Method = "t"
+    """of means and differences: Student's t, or a bootstrap (BCa), which wants more seeds"""
 
 
 def main() -> None:
@@ -76,10 +82,14 @@ def _ablate(arguments: Arguments, console: Console) -> bool:
         todo = store.missing(known, configs)
     console.print(_opening(len(todo), len(configs), arguments.results), highlight=False)
     _warn(complaints, console)
-    _train(todo, trials, process.settings(tune_allocator=arguments.tune_allocator), console)
+    settings = process.settings(tune_allocator=arguments.tune_allocator)
+    named = {name: v for name, v in axis_values(arguments, axes.AXES).items() if v}
+    try:
+        _train(todo, configs, list(named), trials, settings, console)
+    except KeyboardInterrupt:
+        refuse(COMMAND, _interrupted(trials, configs), INTERRUPTED)
     known, later = trials.read()
     _warn([complaint for complaint in later if complaint not in complaints], console)
-    named = {name: v for name, v in axis_values(arguments, axes.AXES).items() if v}
     comparable = store.comparable(known, configs)
     summary = report.summarize(
         comparable,
@@ -87,10 +97,12 @@ def _ablate(arguments: Arguments, console: Console) -> bool:
         axes.labels,
         baseline=_anchor(base, configs, named, comparable),
         named_axes=list(named),
+        method=arguments.interval,
     )
     console.print(rendering.to_table(summary))
-    rendering.write(summary, arguments.results, command=_command())
-    console.print(f"the same, with curves: {arguments.results / 'report.md'}", highlight=False)
+    again = command_of_arm(_command(), summary.columns)
+    rendering.write(summary, arguments.results, command=_command(), command_of=again)
+    console.print(f"the same, with curves: {arguments.results / 'report.html'}", highlight=False)
     requested = {store.key_of(config) for config in configs}
     return any(trial.cause for key, trial in known.items() if key in requested)
 
@@ -134,24 +146,55 @@ def _opening(to_run: int, asked: int, results: Path) -> str:
     return f"{to_run} {'trial' if to_run == 1 else 'trials'} to run, {stored}"
 
 
+def _interrupted(trials: store.Store, configs: Sequence[RunConfig]) -> str:
+    """What is stored of a sweep that was interrupted, and how to go on."""
+    missing = len(store.missing(trials.read()[0], configs))
+    return (
+        f"interrupted; {len(configs) - missing} of {len(configs)} trials are stored in "
+        f"{trials.directory}, the same command goes on"
+    )
+
+
 def _train(
     todo: Sequence[RunConfig],
+    configs: Sequence[RunConfig],
+    named: Sequence[str],
     trials: store.Store,
     settings: Mapping[str, str],
     console: Console,
 ) -> None:
-    """Runs the trials in a process with these variables, and stores each as it ends."""
+    """Runs the trials in a process with these variables, and stores each as it ends.
+
+    Args:
+      todo: the configs without a result.
+      configs: all that were asked for.
+      named: the axes that tell the arms apart.
+      trials: where results go.
+      settings: the variables.
+      console: for the progress and a line when a trial ends.
+    """
 
     def directory_of(config: RunConfig) -> Path:
         return trials.directory / "runs" / store.key_of(config)
 
-    with RunProgress(console) as progress:
-        outcomes = runners.run_local(todo, directory_of, progress.show, environment=settings)
+    def arm_of(config: RunConfig) -> str:
+        labels = axes.labels(config)
+        return ", ".join(labels[axis] for axis in named) or labels["model"]
+
+    running: RunConfig | None = None
+    asked = Counter(map(arm_of, configs))
+    with SweepProgress(console, asked, asked - Counter(map(arm_of, todo))) as progress:
+
+        def show(event: Any) -> None:
+            progress.show(running, event)
+
+        outcomes = runners.run_local(todo, directory_of, show, environment=settings)
         with contextlib.closing(outcomes):  # its worker must not outlive an interruption here
             for i, config in enumerate(todo, start=1):
-                name = f"trial {i} of {len(todo)}"
-                progress.begin(name)
+                name, running = f"trial {i} of {len(todo)}", config
+                progress.begin(config, arm_of(config))
                 trial = _keep(next(outcomes), trials)
+                progress.end(config)
                 if trial.result:  # what there was to go on from is done with; its model stays
                     shutil.rmtree(directory_of(config) / "checkpoints", ignore_errors=True)
                 ending = _ending(trial)

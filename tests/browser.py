@@ -4,7 +4,6 @@ https://chromedevtools.github.io/devtools-protocol: messages are JSON, each ende
 """
 
 import base64
-import contextlib
 import json
 import os
 import select
@@ -15,6 +14,14 @@ import time
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATH = next(filter(None, map(shutil.which, NAMES)), None)
 PATIENCE_SECONDS = 60.0
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+    "--remote-debugging-pipe", "--no-first-run", "--disable-extensions",
+    "--disable-component-update", "--disable-background-networking",
+    # A page that the browser takes for hidden draws no frames, and a screenshot never comes.
+    "--disable-background-timer-throttling", "--disable-renderer-backgrounding",
+    "--disable-backgrounding-occluded-windows",
+)  # fmt: skip
 
 
 class Browser:
@@ -23,10 +30,7 @@ class Browser:
     def __init__(self, profile):
         ours, self._write = os.pipe()  # the browser reads commands from file 3
         self._read, theirs = os.pipe()  # and answers to file 4
-        words = [
-            PATH, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
-            "--no-first-run", "--disable-extensions", f"--user-data-dir={profile}", "about:blank",
-        ]  # fmt: skip
+        words = [PATH, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
         shell = f'exec 3<&{ours} 4>&{theirs}; exec "$0" "$@"'
         self._process = subprocess.Popen(
             ["bash", "-c", shell, *words], pass_fds=(ours, theirs),
@@ -36,11 +40,20 @@ class Browser:
         os.close(theirs)
         self._bytes, self._count, self._session = b"", 0, None
         self.complaints, self.requests = [], []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        attached = self.call("Target.attachToTarget", targetId=self._target(), flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
+
+    def _target(self):
+        """The page that the browser opens with, which is in front; it takes a moment."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            for target in self.call("Target.getTargets")["targetInfos"]:
+                if target["type"] == "page":
+                    return target["targetId"]
+            time.sleep(0.05)
+        raise AssertionError("the browser opens no page")
 
     def call(self, method, **params):
         """The result of a command; events on the way are kept."""
@@ -91,8 +104,10 @@ class Browser:
             assert time.monotonic() < deadline, "the page does not load"
 
     def evaluate(self, expression):
-        """The value of an expression in the page."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        """The value of an expression in the page, or what it promises."""
+        found = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
@@ -100,6 +115,8 @@ class Browser:
         """Where an element is on the screen, scrolled to where it can be seen."""
         element = f"document.querySelector({json.dumps(selector)})"
         self.evaluate(f"{element}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        # The scroll's event comes with the next frame, and would come between what follows.
+        self.evaluate("new Promise(d => requestAnimationFrame(() => requestAnimationFrame(d)))")
         return self.evaluate(
             f"(b => [b.x + b.width / 2, b.y + b.height / 2])({element}.getBoundingClientRect())"
         )
@@ -131,13 +148,11 @@ class Browser:
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def close(self):
-        with contextlib.suppress(AssertionError, OSError):
-            self._session = None
-            self.call("Browser.close")
-        os.close(self._write)
-        os.close(self._read)
+        self._process.terminate()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        os.close(self._write)
+        os.close(self._read)

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.scales import ScaleName
+from mnet_jax.ablation.judgement import Claim, Direction
 
 Values = Mapping[str, Any]  # of axes, by name
 NOT_RUN = "not run yet"
+ALIKE = 0.01  # two arms said to be alike are, if they differ by at most one point: our figure
 
 # V1, section 3.2, trained "similar to Inception V3": arXiv 1512.00567, section 8, has 100 epochs of
 # RMSProp, 0.94 every two; ours are of synchronous steps. "Less regularization": no smoothed labels.
@@ -43,6 +45,7 @@ class Preset:
       arms: what tells them apart. The others are compared with the first one.
       at: for each scale, what all arms have.
       arms_at: the arms at a scale where they are others.
+      claims: the same in signs, which a report judges.
       result: the page with what came out here.
     """
 
@@ -51,6 +54,7 @@ class Preset:
     arms: tuple[Values, ...]
     at: Mapping[ScaleName, Values]
     arms_at: Mapping[ScaleName, tuple[Values, ...]] = field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
     result: str = NOT_RUN
 
     def values(self, scale: ScaleName) -> tuple[dict[str, Any], ...]:
@@ -65,6 +69,12 @@ class Preset:
 def _along(axis: str, *values: Any) -> tuple[Values, ...]:
     """An arm for each value of an axis."""
     return tuple({axis: value} for value in values)
+
+
+def _claim(direction: Direction, text: str, source: str, margin: float = 0.0, **arms: Any) -> Claim:
+    """A claim about the arms with these values on axes; about all, if there are none."""
+    labels = {axis: f"{value}" for axis, value in arms.items()}
+    return Claim(direction=direction, text=text, source=source, arms=labels, margin=margin)
 
 
 def _v1(*, small_width: float, desk_epochs: int) -> dict[ScaleName, Values]:
@@ -95,6 +105,11 @@ PRESETS: dict[str, Preset] = {
         "eighth of the multiply-adds and a seventh of the parameters.",
         arms=_along("convolution", "depthwise", "full"),
         at=_v1(small_width=0.25, desk_epochs=4),
+        claims=(
+            _claim(
+                "better", "full convolutions beat separable ones", "V1, Table 4", convolution="full"
+            ),
+        ),
     ),
     "v1-thin-or-shallow": Preset(
         source="V1, Table 5",
@@ -103,6 +118,15 @@ PRESETS: dict[str, Preset] = {
         arms=({"width": 0.75}, {"depth": "shallow"}, {}),
         arms_at=dict.fromkeys(("smoke", "desk"), ({"width": 0.375}, {"depth": "shallow"}, {})),
         at=_v1(small_width=0.5, desk_epochs=4),
+        claims=(
+            _claim(
+                "worse",
+                "a shallower network loses to a thinner one",
+                "V1, Table 5",
+                depth="shallow",
+            ),
+            _claim("better", "the whole network beats a thinner one", "V1, Table 6"),
+        ),
     ),
     "v1-width": Preset(
         source="V1, Table 6",
@@ -110,6 +134,7 @@ PRESETS: dict[str, Preset] = {
         "63.7, 50.6).",
         arms=_along("width", 1.0, 0.75, 0.5, 0.25),
         at=_v1(small_width=1.0, desk_epochs=2),
+        claims=(_claim("worse", "a narrower network loses accuracy", "V1, Table 6"),),
     ),
     "v1-resolution": Preset(
         source="V1, Table 7",
@@ -121,12 +146,21 @@ PRESETS: dict[str, Preset] = {
             "desk": _along("resolution", 28, 24, 20, 16),
         },
         at=_v1(small_width=0.5, desk_epochs=5),
+        claims=(_claim("worse", "smaller images lose accuracy", "V1, Table 7"),),
     ),
     "v2-linear-bottleneck": Preset(
         source="V2, Fig. 6a",
         claim="A linear bottleneck beats a ReLU6 in it (curves only).",
         arms=_along("bottleneck", "linear", "relu6"),
         at=V2,
+        claims=(
+            _claim(
+                "worse",
+                "a ReLU6 bottleneck loses to a linear one",
+                "V2, Fig. 6a",
+                bottleneck="relu6",
+            ),
+        ),
     ),
     "v2-shortcut": Preset(
         source="V2, Fig. 6b",
@@ -134,6 +168,20 @@ PRESETS: dict[str, Preset] = {
         "(curves only).",
         arms=_along("shortcut", "bottleneck", "expansion", "none"),
         at=V2,
+        claims=(
+            _claim(
+                "worse",
+                "shortcuts between expansions lose to those between bottlenecks",
+                "V2, Fig. 6b",
+                shortcut="expansion",
+            ),
+            _claim(
+                "worse",
+                "no shortcuts lose to those between bottlenecks",
+                "V2, Fig. 6b",
+                shortcut="none",
+            ),
+        ),
     ),
     "v2-expansion": Preset(
         source="V2, section 4",
@@ -141,6 +189,15 @@ PRESETS: dict[str, Preset] = {
         "somewhat smaller ones (no numbers).",
         arms=_along("expansion", 6, 1, 3, 10),
         at=V2,
+        claims=(
+            _claim(
+                "equal",
+                "expansions of 6 and 10 perform almost alike",
+                "V2, section 4",
+                margin=ALIKE,
+                expansion=10,
+            ),
+        ),
     ),
     "v3-activation": Preset(
         source="V3, Table 5",
@@ -148,6 +205,10 @@ PRESETS: dict[str, Preset] = {
         "from 80 on 75.2, from 112 on 75.0).",
         arms=_along("hard_swish_from", 80, 0, 16, 112),
         at=V3,
+        claims=(
+            _claim("worse", "ReLU alone loses to h-swish", "V3, Table 5", hard_swish_from=0),
+            _claim("equal", "where h-swish begins matters little", "V3, Table 5", margin=ALIKE),
+        ),
     ),
     "v3-squeeze-excite": Preset(
         source="V3, section 5.3",
@@ -155,6 +216,14 @@ PRESETS: dict[str, Preset] = {
         "number of parameters (no table).",
         arms=_along("squeeze_excite", "published", "none", "all"),
         at=V3,
+        claims=(
+            _claim(
+                "worse",
+                "without squeeze-and-excitation accuracy falls",
+                "V3, section 5.3",
+                squeeze_excite="none",
+            ),
+        ),
     ),
     "v3-tail": Preset(
         source="V3, section 5.1, Fig. 5",
@@ -162,6 +231,15 @@ PRESETS: dict[str, Preset] = {
         "loss of accuracy.",
         arms=_along("last_stage", "efficient", "original"),
         at=V3,
+        claims=(
+            _claim(
+                "equal",
+                "the efficient last stage loses almost nothing",
+                "V3, section 5.1",
+                margin=ALIKE,
+                last_stage="original",
+            ),
+        ),
     ),
     # Widths by arithmetic: at each scale the MAdds of every arm are within 3 % of V2's.
     "v1-to-v4": Preset(
@@ -189,5 +267,12 @@ PRESETS: dict[str, Preset] = {
             ),
         },
         at={"smoke": {"epochs": 3}, "desk": {"epochs": 5}, "full": V2_RECIPE},
+        claims=(
+            _claim(
+                "better",
+                "each later version beats V1 at equal multiply-adds",
+                "V2, Table 4; V3, Table 3; V4, Table 5",
+            ),
+        ),
     ),
 }

@@ -21,9 +21,12 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.arguments import parse, refusals, refuse
+from experiments.presets import PRESETS
+from experiments.repeating import command_of_arm
 from mnet_jax.ablation import axes, export, rendering, status, store
 from mnet_jax.ablation.events import Started, Sweep
 from mnet_jax.ablation.report import summarize
+from mnet_jax.ablation.statistics import Method
 from mnet_jax.validation import require
 
 COMMAND = "ablate"
@@ -46,6 +49,8 @@ class Arguments:
     """where trials are stored, and where the files go"""
     sweep: int | None = None
     """which sweep, as `status` numbers them; if not given, the last one, for `status` all"""
+    interval: Method = "t"
+    """of a report's means and differences: Student's t, or a bootstrap (BCa)"""
 
 
 def main() -> None:
@@ -61,29 +66,36 @@ def main() -> None:
             for number, sweep in numbered.items():
                 _print_status(number, sweep, contents, console)
         elif arguments.action == "report":
-            report(numbered.popitem()[1], contents, arguments.results, console)
+            sweep = numbered.popitem()[1]
+            report(sweep, contents, arguments.results, arguments.interval, console)
         else:
             _export(contents, arguments.results, console)
     except store.StoreError as error:
         refuse(COMMAND, str(error), FAILED)
 
 
-def report(sweep: Sweep, contents: store.Contents, directory: Path, console: Console) -> None:
+def report(
+    sweep: Sweep, contents: store.Contents, directory: Path, interval: Method, console: Console
+) -> None:
     """Prints a sweep's table and writes its report.
 
     Raises:
       StoreError: the report cannot be written.
     """
+    preset = PRESETS.get(sweep.preset or "")  # None too for one that is no more
     summary = summarize(
         store.comparable(contents.trials, sweep.configs),
         sweep.configs,
         partial(axes.labels, named=sweep.axes),
         baseline=sweep.baseline,
         named_axes=sweep.axes,
+        method=interval,
+        claims=preset.claims if preset else (),
     )
     console.print(rendering.to_table(summary))
-    rendering.write(summary, directory, command=sweep.command)
-    console.print(f"the same, with curves: {directory / 'report.md'}", highlight=False)
+    again = command_of_arm(sweep.command, summary.columns)
+    rendering.write(summary, directory, command=sweep.command, command_of=again)
+    console.print(f"the same, with curves: {directory / 'report.html'}", highlight=False)
 
 
 def warn(complaints: Iterable[str], console: Console) -> None:

@@ -42,9 +42,9 @@ def make_arm(accuracies, bottleneck="linear", width=1.0, **options):
     ]
 
 
-def summary_of(trials, requested=None, baseline=make_config(), named_axes=("bottleneck",)):  # noqa: B008
+def summary_of(trials, requested=None, baseline=make_config(), named_axes=("bottleneck",), **more):  # noqa: B008
     requested = [trial.config for trial in trials] if requested is None else requested
-    return summarize(trials, requested, labels_of, baseline=baseline, named_axes=named_axes)
+    return summarize(trials, requested, labels_of, baseline=baseline, named_axes=named_axes, **more)
 
 
 @functools.cache

@@ -8,11 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
-from mnet_jax.ablation.report import Arm, Report
-from mnet_jax.ablation.statistics import CONFIDENCE, mean_interval, verdict
+from mnet_jax.ablation import pareto
+from mnet_jax.ablation.arms import Arm, Report
+from mnet_jax.ablation.statistics import CONFIDENCE, Interval
 
 BASELINE_COLOUR = "#000000"
 # Okabe and Ito, "Color Universal Design" (2008), without black, which is the baseline's, and
@@ -33,12 +34,25 @@ def to_png(report: Report) -> bytes:
     arm has one, the test accuracies instead.
     """
     figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
     styles = _styles(report.arms)
     _draw_curves(left, report, styles)
     _draw_outcomes(right, report, styles)
-    for axes in (left, right):
+    return _png(figure)
+
+
+def pareto_to_png(report: Report) -> bytes:
+    """Accuracy with its interval against each cost of `pareto.COSTS`, 1200 x 500 pixels."""
+    figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
+    styles = _styles(report.arms)
+    for axes, cost in zip(figure.subplots(1, 2), pareto.COSTS, strict=True):
+        _draw_pareto(axes, report, cost, styles)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    canvas = FigureCanvasAgg(figure)
+    for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     canvas.draw()
     content = io.BytesIO()
@@ -119,14 +133,15 @@ def _draw_outcomes(axes: Axes, report: Report, styles: Sequence[tuple[str, str]]
     axes.margins(x=0.06)
     axes.tick_params(axis="y", length=0)
     if compared:
-        anchor = next(arm for arm in report.arms if arm.baseline)
         axes.axvline(0, color=BASELINE_COLOUR, linewidth=1.2)
         axes.set_xlabel("percentage points of test accuracy")
-        title = f"Difference to the baseline, {_name(report, anchor)}, paired by seed"
+        its = f", {_name(report, report.anchor)}" if report.anchor else ""
+        title = f"Difference to the baseline{its}, paired by seed"
     else:
         axes.set_xlabel("test accuracy (%)")
         title = "Test accuracy"
-    _title(axes, title, f"dots: each seed; bar: mean and {CONFIDENCE:.0%} interval")
+    several = ", corrected for their number" if compared and report.family > 1 else ""
+    _title(axes, title, f"dots: each seed; bar: mean and {CONFIDENCE:.0%} interval{several}")
     if not any(arm.outcomes for arm, _ in rows):
         axes.set_xticks([])
     for row, (arm, colour) in enumerate(rows):
@@ -134,12 +149,55 @@ def _draw_outcomes(axes: Axes, report: Report, styles: Sequence[tuple[str, str]]
             values = [o.difference for o in arm.outcomes if o.difference is not None]
         else:
             values = [outcome.accuracy for outcome in arm.outcomes]
-        if values:
-            _draw_row(axes, row, [100 * value for value in values], colour)
-        if arm.difference:
-            _say_beside(axes, row, verdict(arm.difference))
+        interval = arm.difference if compared else arm.accuracy
+        if interval:
+            _draw_row(axes, row, [100 * value for value in values], interval, colour)
+        if arm.verdict:
+            _say_beside(axes, row, arm.verdict)
         elif not values:
             _say_beside(axes, row, "no common seed" if arm.outcomes else "nothing finished")
+
+
+def _draw_pareto(
+    axes: Axes, report: Report, cost: pareto.Cost, styles: Sequence[tuple[str, str]]
+) -> None:
+    """A dot and an interval for each arm, and steps along the frontier."""
+    axes.set_xlabel(cost.unit)
+    axes.set_ylabel("test accuracy (%)")
+    _title(axes, cost.title, f"bar: {CONFIDENCE:.0%} interval; line: no arm is above and left")
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.margins(x=0.12, y=0.12)
+    found = pareto.points(report, cost)
+    if not found:
+        axes.text(0.5, 0.5, "no trial has finished", transform=axes.transAxes, ha="center")
+        axes.set(xticks=[], yticks=[])
+        return
+    if pareto.is_wide(found):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    best = pareto.frontier(found)
+    axes.step(
+        [p.cost for p in best],
+        [100 * p.accuracy.mean for p in best],
+        where="post",
+        color="0.6",
+        zorder=1,
+    )
+    colours = {id(arm): colour for arm, (colour, _) in zip(report.arms, styles, strict=True)}
+    for point in found:
+        interval, colour = point.accuracy, colours[id(point.arm)]
+        if interval.low is not None and interval.high is not None:
+            ends = [100 * interval.low, 100 * interval.high]
+            axes.plot([point.cost] * 2, ends, color=colour, linewidth=4, alpha=0.4, zorder=2)
+        axes.plot(
+            [point.cost], [100 * point.accuracy.mean], "o", color=colour, markersize=7, zorder=3
+        )
+        axes.annotate(
+            _name(report, point.arm), (point.cost, 100 * point.accuracy.mean), (7, 5),
+            textcoords="offset points", fontsize=8, color=colour,
+        )  # fmt: skip
 
 
 def _row_name(report: Report, arm: Arm) -> str:
@@ -149,19 +207,20 @@ def _row_name(report: Report, arm: Arm) -> str:
     return _name(report, arm) + counts
 
 
-def _draw_row(axes: Axes, row: int, percents: Sequence[float], colour: str) -> None:
-    """Dots for the seeds below the line of the row, mean and interval on it."""
-    interval = mean_interval(percents)
+def _draw_row(
+    axes: Axes, row: int, percents: Sequence[float], interval: Interval, colour: str
+) -> None:
+    """Dots for the seeds below the line of the row, mean and interval (of shares) on it."""
     axes.scatter(
         percents, [row + 0.24] * len(percents), s=26, color=colour, alpha=0.6,
         linewidth=0, zorder=3,
     )  # fmt: skip
     if interval.low is not None and interval.high is not None:
+        ends = [100 * interval.low, 100 * interval.high]
         axes.plot(
-            [interval.low, interval.high], [row, row], color=colour, linewidth=5, alpha=0.45,
-            solid_capstyle="butt", zorder=2,
-        )  # fmt: skip
-        axes.plot([interval.mean], [row], marker="D", markersize=6, color=colour, zorder=4)
+            ends, [row, row], color=colour, linewidth=5, alpha=0.45, solid_capstyle="butt", zorder=2
+        )
+        axes.plot([100 * interval.mean], [row], marker="D", markersize=6, color=colour, zorder=4)
 
 
 def _say_beside(axes: Axes, row: int, text: str) -> None:

@@ -6,108 +6,16 @@ A row is an arm: a config without its seed. Accuracies are shares from 0 to 1.
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from mnet_jax.ablation.statistics import (
-    Interval,
-    mean_interval,
-    paired_difference,
-    seed_differences,
-)
+from mnet_jax.ablation.arms import ABSENT, Arm, Failure, JudgedClaim, Outcome, Report
+from mnet_jax.ablation.comparison import Comparison, compare, count_comparisons
+from mnet_jax.ablation.judgement import Claim, judge, judge_all
+from mnet_jax.ablation.statistics import Method, mean_interval, seed_differences
 from mnet_jax.ablation.store import Trial, key_of
 from mnet_jax.config import RunConfig
 from mnet_jax.result import RunResult
 from mnet_jax.validation import require
-
-ABSENT = "-"  # a number that is not there, an axis that a network has no place for
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What one seed of an arm found.
-
-    Attributes:
-      seed: of the run.
-      accuracy: on the test split.
-      difference: to the baseline's with the same seed; None for the baseline, or without one.
-      validation_accuracy: one for each epoch.
-    """
-
-    seed: int
-    accuracy: float
-    difference: float | None
-    validation_accuracy: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A seed of an arm that found nothing, and why, in one line."""
-
-    seed: int
-    cause: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm:
-    """A row: a config without its seed, and what its seeds found.
-
-    Attributes:
-      labels: the text of each axis's value.
-      baseline: whether the others are compared with this one.
-      requested: part of this call, or else found in the store.
-      params: trainable parameters; None where no seed finished.
-      madds: multiply-adds per image; None likewise.
-      accuracy: mean test accuracy over the seeds that finished.
-      difference: to the baseline, over the seeds that both finished.
-      images_per_second: training speed, the median over seeds.
-      seconds: wall time of the finished seeds, added up.
-      outcomes: the seeds that finished, in order.
-      failures: the seeds that failed, in order.
-      not_run: the seeds that were asked for and have no trial, in order.
-    """
-
-    labels: dict[str, str]
-    baseline: bool
-    requested: bool
-    params: int | None
-    madds: int | None
-    accuracy: Interval | None
-    difference: Interval | None
-    images_per_second: float | None
-    seconds: float
-    outcomes: tuple[Outcome, ...]
-    failures: tuple[Failure, ...]
-    not_run: tuple[int, ...]
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds that finished."""
-        return tuple(outcome.seed for outcome in self.outcomes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """All arms, those of the call first, and what they have in common.
-
-    Attributes:
-      arms: the rows.
-      columns: the axes that tell the arms apart, and those that the call named.
-      common: the labels that all arms share.
-      recipe: of data and training, what no axis tells, in one line.
-      note: why there are no differences, in one line; None where there are.
-      environment: versions and devices, every distinct value over the trials.
-    """
-
-    arms: tuple[Arm, ...]
-    columns: tuple[str, ...]
-    common: dict[str, str]
-    recipe: str
-    note: str | None
-    environment: dict[str, tuple[str, ...]]
-
-    def name_of(self, arm: Arm) -> str:
-        """What tells an arm apart, such as `relu6, 0.5`."""
-        return ", ".join(arm.labels[axis] for axis in self.columns) or "the only arm"
 
 
 def summarize(
@@ -117,6 +25,8 @@ def summarize(
     *,
     baseline: RunConfig | None,
     named_axes: Sequence[str] = (),
+    method: Method = "t",
+    claims: Sequence[Claim] = (),
 ) -> Report:
     """The report on some trials.
 
@@ -126,6 +36,8 @@ def summarize(
       labels_of: the axes of a config and its value on each, as text; the seed is none of them.
       baseline: the arm to compare with, whatever its seed; None for no differences.
       named_axes: shown as columns even where all arms agree.
+      method: of the intervals.
+      claims: of a paper, on the arms of this call; an arm is judged by the first about it.
 
     Raises:
       ValueError: a named axis is none of the labels.
@@ -140,8 +52,15 @@ def summarize(
     anchor = _unseeded(baseline) if baseline else None
     reference = _accuracies(grouped.get(anchor, ())) if anchor else {}
     labels = _told_apart({arm: dict(labels_of(arm)) for arm in grouped})
+    others = [arm for arm in grouped if arm != anchor]
+    values = [_accuracies(grouped[arm]) for arm in others]
+    compared = dict(zip(others, compare(values, reference, method=method), strict=True))
     arms = tuple(
-        _arm(found, labels[arm], wanted.get(arm), reference, baseline=arm == anchor)
+        _judged(
+            _arm(arm, found, labels[arm], wanted.get(arm), reference, compared.get(arm), method),
+            claims,
+            baseline=arm == anchor,
+        )
         for arm, found in grouped.items()
     )
     axes = list(dict.fromkeys(axis for arm in arms for axis in arm.labels))
@@ -152,8 +71,29 @@ def summarize(
         common={axis: arms[0].labels[axis] for axis in axes if axis not in columns},
         recipe=_recipe(requested[0]) if requested else "",
         note=None if reference else _no_reference(labels_of(anchor) if anchor else None, columns),
+        method=method,
+        family=count_comparisons(values, reference, method),
+        claims=tuple(_together(claim, arms, claims) for claim in claims),
         environment=_environment(by_key.values()),
     )
+
+
+def _judged(arm: Arm, claims: Sequence[Claim], *, baseline: bool) -> Arm:
+    """The arm with what its comparison says of the claim about it."""
+    claim = _claim_about(arm, claims)
+    judged = judge(claim, arm.comparison) if claim and arm.comparison else None
+    return replace(arm, baseline=baseline, judgement=judged)
+
+
+def _claim_about(arm: Arm, claims: Sequence[Claim]) -> Claim | None:
+    return next((c for c in claims if arm.requested and c.is_about(arm.labels)), None)
+
+
+def _together(claim: Claim, arms: Sequence[Arm], claims: Sequence[Claim]) -> JudgedClaim:
+    """What the arms that a claim is about say of it; one that was not compared cannot tell."""
+    its = [a for a in arms if not a.baseline and _claim_about(a, claims) is claim]
+    judgements = [arm.judgement or "cannot tell" for arm in its]
+    return JudgedClaim(claim=claim, judgement=judge_all(judgements))
 
 
 def _columns(arms: Sequence[Arm], axes: Sequence[str], named: Sequence[str]) -> tuple[str, ...]:
@@ -196,37 +136,44 @@ def _told_apart(labels: dict[RunConfig, dict[str, str]]) -> dict[RunConfig, dict
 
 
 def _arm(
+    config: RunConfig,
     trials: Sequence[Trial],
     labels: dict[str, str],
     wanted: Sequence[int] | None,
     reference: Mapping[int, float],
-    *,
-    baseline: bool,
+    comparison: Comparison | None,
+    method: Method,
 ) -> Arm:
-    """The row of one arm.
+    """The row of one arm, not yet judged.
 
     Args:
+      config: its own, without a seed.
       trials: its own, of all seeds.
       labels: its values on the axes.
       wanted: the seeds that the call asked for; None for an arm that it did not.
       reference: the baseline's accuracy for each seed.
-      baseline: whether it is the baseline itself.
+      comparison: with the baseline.
+      method: of the accuracy's interval.
     """
     trials = sorted(trials, key=lambda trial: trial.config.seed)
     accuracies = _accuracies(trials)
-    differences = {} if baseline else seed_differences(accuracies, reference)
+    differences = seed_differences(accuracies, reference) if comparison else {}
     results = [(trial.config.seed, trial.result) for trial in trials if trial.result]
+    seconds = [result.seconds for _, result in results]
     speeds = [result.images_per_second for _, result in results]
     return Arm(
+        config=config,
         labels=labels,
-        baseline=baseline,
+        baseline=False,
         requested=wanted is not None,
         params=results[0][1].params if results else None,
         madds=results[0][1].madds if results else None,
-        accuracy=mean_interval(accuracies.values()) if results else None,
-        difference=None if baseline else paired_difference(accuracies, reference),
+        accuracy=mean_interval(accuracies.values(), method=method) if results else None,
+        comparison=comparison,
+        judgement=None,
         images_per_second=statistics.median(speeds) if speeds else None,
-        seconds=math.fsum(result.seconds for _, result in results),
+        seconds=math.fsum(seconds),
+        seconds_per_seed=statistics.median(seconds) if seconds else None,
         outcomes=tuple(_outcome(seed, result, differences) for seed, result in results),
         failures=tuple(
             Failure(seed=trial.config.seed, cause=trial.cause) for trial in trials if trial.cause

@@ -1,4 +1,4 @@
-"""Means, Student's t intervals and differences paired by seed.
+"""Means, their intervals, and differences paired by seed; `comparison` judges them.
 
 Two arms that share a seed share the data order, the augmentation and, where their shapes agree, the
 first weights. The difference is therefore taken seed by seed: what both have in common cancels.
@@ -8,15 +8,22 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from scipy.special import (
     ndtri,
     stdtrit,
 )  # scipy.stats would cost the parent half a second at import
 
-from mnet_jax.validation import require
+from mnet_jax.ablation.bootstrap import resample
+from mnet_jax.validation import require, require_choice
+
+Method = Literal["t", "bootstrap"]
 
 CONFIDENCE = 0.95
+# Of fewer values there is no interval. The bootstrap of a handful is too narrow: of normal values
+# its 95 % intervals hold the truth in 71 % of samples of 3, 84 % of 5, 91 % of 10.
+FEWEST = {"t": 2, "bootstrap": 5}
 # Differences of accuracies, which are counts over test images, that should be equal are equal up
 # to this: floats round at 1e-16, and no test split has a billion images.
 ROUNDING = 1e-9
@@ -28,7 +35,7 @@ class Interval:
 
     Attributes:
       mean: of the values.
-      low: the lower end; None where a single value leaves the spread unknown.
+      low: the lower end; None where the values are too few for an interval.
       high: the upper end, or None.
       count: number of values.
     """
@@ -40,27 +47,37 @@ class Interval:
 
     @property
     def half_width(self) -> float | None:
-        """What stands after a plus-minus sign: the interval is symmetric."""
+        """Half of its length, which stands after a plus-minus sign where it is symmetric."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
-def mean_interval(values: Iterable[float], confidence: float = CONFIDENCE) -> Interval:
-    """The mean and its two-sided Student's t interval, mean ± t(n - 1) s / sqrt(n).
+def mean_interval(
+    values: Iterable[float], confidence: float = CONFIDENCE, method: Method = "t"
+) -> Interval:
+    """The mean and its two-sided interval.
 
-    Source: Student (1908), "The probable error of a mean", Biometrika 6. It assumes independent
-    values from one normal distribution. Equal values give an interval of no width.
+    `t`: Student's, mean ± t(n - 1) s / sqrt(n). Source: Student (1908), "The probable error of a
+    mean", Biometrika 6. It assumes independent values from one normal distribution. `bootstrap`:
+    BCa, which assumes independent values alone and is too narrow for few of them. Equal values give
+    an interval of no width.
 
     Raises:
-      ValueError: no values, one that is not finite, or a confidence outside 0 to 1.
+      ValueError: no values, one that is not finite, a confidence outside 0 to 1, another method.
     """
     sample = [float(value) for value in values]
     require(bool(sample), "values", sample, "one or more")
     require(all(map(math.isfinite, sample)), "values", sample, "finite numbers")
     require(0 < confidence < 1, "confidence", confidence, "above 0 and below 1")
+    require_choice("interval", method, Method)
     count = len(sample)
-    if count == 1:
-        return Interval(mean=sample[0], low=None, high=None, count=1)
     mean = statistics.mean(sample)  # exact, so that the mean of equal values is that value
+    if count < FEWEST[method]:
+        return Interval(mean=mean, low=None, high=None, count=count)
+    if min(sample) == max(sample):
+        return Interval(mean=mean, low=mean, high=mean, count=count)
+    if method == "bootstrap":
+        low, high = resample(sample).interval(confidence)
+        return Interval(mean=mean, low=low, high=high, count=count)
     error = statistics.stdev(sample) / math.sqrt(count)
     reach = float(stdtrit(count - 1, (1 + confidence) / 2)) * error
     return Interval(mean=mean, low=mean - reach, high=mean + reach, count=count)
@@ -90,36 +107,3 @@ def share_interval(hits: int, count: int, confidence: float = CONFIDENCE) -> Int
 def seed_differences(arm: Mapping[int, float], baseline: Mapping[int, float]) -> dict[int, float]:
     """Arm minus baseline for every seed that both have, in the order of the seeds."""
     return {seed: arm[seed] - baseline[seed] for seed in sorted(arm.keys() & baseline.keys())}
-
-
-def paired_difference(
-    arm: Mapping[int, float], baseline: Mapping[int, float], confidence: float = CONFIDENCE
-) -> Interval | None:
-    """The mean of arm minus baseline over the seeds that both have; None where they share none.
-
-    Args:
-      arm: a value for each seed, such as the test accuracy.
-      baseline: the same of the arm to compare with.
-      confidence: of the interval.
-
-    Raises:
-      ValueError: as `mean_interval`.
-    """
-    differences = seed_differences(arm, baseline)
-    return mean_interval(differences.values(), confidence) if differences else None
-
-
-def verdict(difference: Interval) -> str:
-    """What a difference of accuracies shows, in a word or two.
-
-    `better` and `worse`: zero lies outside the interval. `not separated`: it does not. `one seed`:
-    there is no interval. `no spread`: every seed differs by the same amount, not zero; a few
-    seeds on a small test split do so by chance, and then say nothing about the spread.
-    """
-    if difference.low is None or difference.high is None:
-        return "one seed"
-    if difference.high - difference.low < ROUNDING:
-        return "no spread" if abs(difference.mean) > ROUNDING else "not separated"
-    if difference.low > 0:
-        return "better"
-    return "worse" if difference.high < 0 else "not separated"

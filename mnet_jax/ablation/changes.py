@@ -1,0 +1,114 @@
+"""What one config has otherwise than another, field by field, and a network in a few lines."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MISSING = "-"  # a field or a block that only one of them has
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A field that differs.
+
+    Attributes:
+      path: to the field, such as `spec.blocks[1..16].bottleneck`; neighbours in a list that change
+        in the same way are one, counted from 0.
+      before: the baseline's value, as text.
+      after: the other's.
+    """
+
+    path: str
+    before: str
+    after: str
+
+
+def changes(before: Any, after: Any) -> list[Change]:
+    """The fields of a dataclass that another one has otherwise, in their order."""
+    return [Change(path=path, before=old, after=new) for path, old, new in _walk(before, after)]
+
+
+def _walk(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
+    """Path and both texts of every field that differs, lists' neighbours joined."""
+    if before == after:
+        return
+    if type(before) is type(after) and dataclasses.is_dataclass(before):
+        for field in dataclasses.fields(before):
+            below = f"{path}.{field.name}" if path else field.name
+            yield from _walk(getattr(before, field.name), getattr(after, field.name), below)
+    elif isinstance(before, tuple) and isinstance(after, tuple) and (before or after):
+        yield from _joined(before, after, path)
+    else:
+        yield path, text(before), text(after)
+
+
+def _joined(before: tuple, after: tuple, path: str) -> Iterator[tuple[str, str, str]]:
+    """What differs between lists: for each kind of change the places where it is."""
+    places: dict[tuple[str, str, str], list[int]] = {}
+    for index in range(max(len(before), len(after))):
+        old = before[index] if index < len(before) else None
+        new = after[index] if index < len(after) else None
+        for change in _walk(old, new):
+            places.setdefault(change, []).append(index)
+    for (below, old, new), indices in places.items():
+        yield f"{path}[{_ranges(indices)}]{below and f'.{below}'}", old, new
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    """0, 1, 2, 5 as `0..2, 5`."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return ", ".join(f"{a}" if a == b else f"{a}..{b}" for a, b in runs)
+
+
+def text(value: Any) -> str:
+    """A value in a line: a dataclass by its class and what is not the class's default."""
+    if value is None:
+        return MISSING
+    if isinstance(value, tuple):
+        return ", ".join(map(text, value)) or "none"
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    if not dataclasses.is_dataclass(value):
+        return str(value)
+    told = [
+        f"{field.name}={text(own)}"
+        for field in dataclasses.fields(value)
+        if (own := getattr(value, field.name)) != field.default
+    ]
+    return f"{type(value).__name__}({', '.join(told)})"
+
+
+def outline(config: Any, path: str = "") -> list[tuple[str, str]]:
+    """A run's config by path and value, a line each; equal neighbours in a list are one line."""
+    lines: list[tuple[str, str]] = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        below = f"{path}.{field.name}" if path else field.name
+        if dataclasses.is_dataclass(value) and (not path or _holds_others(value)):
+            lines += outline(value, below)
+        elif isinstance(value, tuple):
+            lines += [(f"{below}[{places}]", text(item)) for places, item in _runs(value)]
+        else:
+            lines.append((below, text(value)))
+    return lines
+
+
+def _holds_others(value: Any) -> bool:
+    inner = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return any(dataclasses.is_dataclass(v) or isinstance(v, tuple) for v in inner)
+
+
+def _runs(items: tuple) -> Iterator[tuple[str, Any]]:
+    """Equal neighbours and where they are."""
+    start = 0
+    for index in range(1, len(items) + 1):
+        if index == len(items) or items[index] != items[start]:
+            yield _ranges(range(start, index)), items[start]
+            start = index

@@ -1,0 +1,194 @@
+"""report.html: one file that needs no network, for a phone as for a desk, light and dark."""
+
+import base64
+import hashlib
+import string
+from collections.abc import Callable
+from importlib import resources
+
+from mnet_jax.ablation import wording
+from mnet_jax.ablation.arms import ABSENT, Arm, Report
+from mnet_jax.ablation.changes import changes, outline
+from mnet_jax.ablation.page import charts, tradeoff
+from mnet_jax.ablation.page.looks import legend, reads, styles
+from mnet_jax.ablation.page.markup import Markup, join, tag
+from mnet_jax.ablation.statistics import Interval
+from mnet_jax.config import RunConfig
+
+MOST_CHANGES = 8  # shown at once; the width multiplier changes every block
+MARKS = {"supports": "good", "contradicts": "bad", "better": "good", "worse": "bad"}
+
+
+def to_html(
+    report: Report,
+    command: str,
+    command_of: Callable[[RunConfig], str | None] = lambda config: None,
+) -> str:
+    """The page, with its style sheet, its script and its drawings inside.
+
+    Args:
+      report: what it says.
+      command: the line that was typed.
+      command_of: the line that trains one arm again, where there is one.
+    """
+    script = _file("script.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return string.Template(_file("template.html")).substitute(
+        title=join([wording.title(report)]),
+        script_hash=digest,
+        style=_file("style.css"),
+        script=script,
+        body=join([
+            _top(report),
+            _section("Results", _table(report), _remarks(report)),
+            _section("Charts", _charts(report)),
+            _failures(report),
+            _section("Arms", *(_arm(report, arm, command_of(arm.config)) for arm in report.arms)),
+            _section("Run it again", tag("p", "The whole sweep; what is stored is not trained "
+                     "again:"), _code(command)),
+            _section("Method", _list(wording.methods(report))),
+            _section("Environment", _list(wording.facts(report))),
+        ]),
+    )  # fmt: skip
+
+
+def _file(name: str) -> str:
+    return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _section(title: str, *content: str) -> Markup:
+    return tag("section", tag("h2", title), *content)
+
+
+def _list(lines: list[str]) -> Markup:
+    return tag("ul", *(tag("li", line) for line in lines), class_="lines")
+
+
+def _code(command: str) -> Markup:
+    return tag("pre", tag("code", command))
+
+
+def _top(report: Report) -> Markup:
+    """The title, what all arms share, and the claims with what the runs say of them."""
+    shared = [f"{axis} {label}" for axis, label in report.common.items() if label != ABSENT]
+    parts: list[str] = [tag("h1", wording.title(report))]
+    parts += [tag("p", line, class_="soft") for line in (", ".join(shared), report.recipe) if line]
+    for judged in report.claims:
+        verdict = tag("strong", judged.judgement, class_=f"badge {MARKS.get(judged.judgement, '')}")
+        said = tag("q", judged.claim.text)
+        source = tag("cite", judged.claim.source)
+        parts.append(tag("p", verdict, " ", said, " ", source, class_="claim"))
+    return tag("header", *parts)
+
+
+def _table(report: Report) -> Markup:
+    """A row for each arm; a header sorts by its column, of which each cell has the value."""
+    heads: list[tuple[str, str | None]] = [(axis, None) for axis in report.columns]
+    heads += [("accuracy %", "n"), ("difference points", "n"), ("p", "n"), ("verdict", None)]
+    heads += [(name, "n") for name in ("params", "MAdds", "s per seed", "images/s", "seeds")]
+    cells = [
+        tag("th", tag("button", name, type="button"), scope="col", aria_sort="none", class_=kind)
+        for name, kind in heads
+    ]
+    looks = styles(report)
+    rows = [_table_row(report, arm, looks[index]) for index, arm in enumerate(report.arms)]
+    table = tag("table", tag("thead", tag("tr", *cells)), tag("tbody", *rows))
+    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="Results")
+
+
+def _table_row(report: Report, arm: Arm, look: str) -> Markup:
+    names = [tag("td", arm.labels[axis], data_v=arm.labels[axis]) for axis in report.columns]
+    if names:
+        swatch = tag("span", class_=f"swatch {look}")
+        star = "" if arm.requested else "*"
+        first = next(iter(report.columns))
+        names[0] = tag("td", swatch, arm.labels[first] + star, data_v=arm.labels[first])
+    speed, seconds = arm.images_per_second, arm.seconds_per_seed
+    p_value = arm.comparison.p_value if arm.comparison else None
+    said = wording.judgement(report, arm)
+    difference = "baseline" if arm.baseline else ABSENT
+    if arm.difference:
+        difference = reads(arm.difference, report, "+")
+    return tag(
+        "tr",
+        *names,
+        _number(reads(arm.accuracy, report) if arm.accuracy else ABSENT, _mean(arm.accuracy)),
+        _number(difference, 0.0 if arm.baseline else _mean(arm.difference)),
+        _number(wording.p_value(p_value), p_value),
+        tag("td", tag("span", said, class_=f"verdict {MARKS.get(arm.verdict or '', '')}"),
+            data_v=said),
+        _number(wording.count(arm.params), arm.params),
+        _number(wording.count(arm.madds), arm.madds),
+        _number(ABSENT if seconds is None else f"{seconds:.1f}", seconds),
+        _number(ABSENT if speed is None else f"{speed:,.0f}", speed),
+        _number(wording.seeds(arm), len(arm.outcomes)),
+        class_="baseline" if arm.baseline else None,
+    )  # fmt: skip
+
+
+def _mean(interval: Interval | None) -> float | None:
+    return interval.mean if interval else None
+
+
+def _number(text: str, value: float | None) -> Markup:
+    """A cell with the number that it is sorted by; empty sorts last."""
+    return tag("td", text, class_="n", data_v="" if value is None else repr(value))
+
+
+def _remarks(report: Report) -> Markup:
+    """What the table leaves out, and what it would take to tell more."""
+    lines = wording.powers(report)
+    lines += [report.note] if report.note else []
+    if not all(arm.requested for arm in report.arms):
+        lines.append("*: not part of this call, found in the store with the same data and recipe")
+    if any(len(values) > 1 for values in report.environment.values()):
+        lines.append("the trials' environments differ, see below")
+    return _list(lines) if lines else Markup()
+
+
+def _charts(report: Report) -> Markup:
+    drawn = [charts.curves(report), charts.outcomes(report), tradeoff.costs(report)]
+    found = [chart for chart in drawn if chart]
+    if not found:
+        return tag("p", "No trial has finished.")
+    return join([legend(report), tag("div", *found, class_="charts")])
+
+
+def _failures(report: Report) -> Markup:
+    """The trials that are not there, with their causes."""
+    mishaps = wording.mishaps(report)
+    if not mishaps:
+        return Markup()
+    lines = [f"{report.name_of(arm)}: {mishap}" for arm, mishap in mishaps]
+    return _section("Failed or not run", _list(lines))
+
+
+def _arm(report: Report, arm: Arm, command: str | None) -> Markup:
+    """What an arm has otherwise than the baseline, how to train it again, and all of its config."""
+    anchor = report.anchor
+    if arm.baseline:
+        told: Markup = tag("p", "The baseline.")
+    elif anchor is None:
+        told = tag("p", "There is no baseline to compare its config with.")
+    else:
+        told = _changes(anchor.config, arm.config)
+    lines = [(path, value) for path, value in outline(arm.config) if path != "seed"]
+    spec = "\n".join(f"{path}: {value}" for path, value in lines)
+    again = [tag("p", "This arm alone:"), _code(command)] if command else []
+    whole = tag("details", tag("summary", "Its whole config"), tag("pre", spec))
+    return tag("article", tag("h3", report.name_of(arm)), told, *again, whole)
+
+
+def _changes(before: RunConfig, after: RunConfig) -> Markup:
+    """Field by field, the baseline's value and the arm's; a long list is closed at first."""
+    found = changes(before, after)
+    heads = tag("tr", *(tag("th", h, scope="col") for h in ("field", "baseline", "this arm")))
+    rows = [
+        tag("tr", tag("td", tag("code", c.path)), tag("td", c.before), tag("td", c.after))
+        for c in found
+    ]
+    table = tag("table", tag("thead", heads), tag("tbody", *rows), class_="changes")
+    box = tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="Changes")
+    several = "field differs" if len(found) == 1 else "fields differ"
+    return tag("details", tag("summary", f"{len(found)} {several} from the baseline's"), box,
+               open="" if len(found) <= MOST_CHANGES else None)  # fmt: skip

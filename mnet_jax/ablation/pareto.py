@@ -1,0 +1,83 @@
+"""Accuracy against cost: which arms no other arm beats at both."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mnet_jax.ablation.arms import Arm, Report
+from mnet_jax.ablation.statistics import Interval
+
+WIDE = 5  # a range of costs, the largest over the smallest, that a linear axis would crowd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """An arm that finished, and its cost.
+
+    Attributes:
+      arm: the arm.
+      accuracy: its mean, with the interval.
+      cost: in the unit of its axis.
+      on_frontier: no other arm costs as little and is as accurate, and is better in one of both.
+    """
+
+    arm: Arm
+    accuracy: Interval
+    cost: float
+    on_frontier: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """A cost to plot accuracy against.
+
+    Attributes:
+      title: of the plot.
+      unit: the label of its axis.
+      of: an arm's cost; None where it has none.
+    """
+
+    title: str
+    unit: str
+    of: Callable[[Arm], float | None]
+
+
+COSTS = (
+    Cost(
+        title="Accuracy and multiply-adds",
+        unit="million multiply-adds per image",
+        of=lambda arm: None if arm.madds is None else arm.madds / 1e6,
+    ),
+    Cost(
+        title="Accuracy and training time",
+        unit="seconds per seed",
+        of=lambda arm: arm.seconds_per_seed,
+    ),
+)
+
+
+def points(report: Report, cost: Cost) -> list[Point]:
+    """The arms that have an accuracy and the cost, in the report's order."""
+    known = [(arm, arm.accuracy, cost.of(arm)) for arm in report.arms]
+    places = [(a, accuracy, c) for a, accuracy, c in known if accuracy and c is not None]
+
+    def beaten(mean: float, own: float) -> bool:
+        return any(
+            other <= own and accuracy.mean >= mean and (other, accuracy.mean) != (own, mean)
+            for _, accuracy, other in places
+        )
+
+    return [
+        Point(arm=arm, accuracy=accuracy, cost=own, on_frontier=not beaten(accuracy.mean, own))
+        for arm, accuracy, own in places
+    ]
+
+
+def frontier(found: Sequence[Point]) -> list[Point]:
+    """Those on the frontier, the cheapest first."""
+    return sorted((p for p in found if p.on_frontier), key=lambda point: point.cost)
+
+
+def is_wide(found: Sequence[Point]) -> bool:
+    """Whether the costs need a logarithmic axis."""
+    costs = [point.cost for point in found]
+    return min(costs) > 0 and max(costs) / min(costs) > WIDE

@@ -1,0 +1,182 @@
+"""How the numbers and the method of a report read, wherever they are shown."""
+
+from mnet_jax.ablation.arms import ABSENT, Arm, Report
+from mnet_jax.ablation.power import MOST_SEEDS, POWER
+from mnet_jax.ablation.statistics import CONFIDENCE, FEWEST, Interval, Method
+
+METHODS = {"t": "Student's t", "bootstrap": "bootstrap (BCa)"}
+
+
+def count(number: int | None) -> str:
+    """2236682 as 2.24M, three digits or so."""
+    if number is None:
+        return ABSENT
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            scaled = number / unit
+            return f"{scaled:.{2 if scaled < 10 else 1}f}{name}"
+    return str(number)
+
+
+def duration(seconds: float | None) -> str:
+    """Wall time in minutes and seconds, such as `12:05`."""
+    if seconds is None:
+        return ABSENT
+    return "{}:{:02}".format(*divmod(round(seconds), 60))
+
+
+def percent(interval: Interval, method: Method, sign: str = "") -> str:
+    """An interval of shares in percent (points): `97.31 ± 0.42`, of a bootstrap both its ends."""
+    mean = f"{100 * interval.mean:{sign}z.2f}"
+    if interval.low is None or interval.high is None:
+        return mean
+    if method == "bootstrap":
+        return f"{mean} [{100 * interval.low:{sign}z.2f}, {100 * interval.high:{sign}z.2f}]"
+    return f"{mean} ± {50 * (interval.high - interval.low):.2f}"
+
+
+def p_value(value: float | None) -> str:
+    """Two digits or so; nobody reads more, and below 0.001 only that it is."""
+    if value is None:
+        return ABSENT
+    return "<0.001" if value < 0.001 else f"{value:.{3 if value < 0.1 else 2}f}"
+
+
+def judgement(report: Report, arm: Arm) -> str:
+    """The verdict on an arm, what it says of the claim, and where pairs are missing their number.
+
+    Empty for the baseline and where nothing is compared.
+    """
+    if arm.difference is None:
+        unpaired = arm.accuracy and not arm.baseline and not report.note
+        return "unpaired" if unpaired else ""
+    parts: list[str | None] = [arm.verdict, arm.judgement]
+    if arm.difference.count < len(arm.outcomes):
+        parts.append(f"n={arm.difference.count}")
+    return ", ".join(part for part in parts if part)
+
+
+def title(report: Report) -> str:
+    """What the report is about."""
+    return f"Ablation: {', '.join(report.columns)}" if report.columns else "Ablation"
+
+
+def facts(report: Report) -> list[str]:
+    """The seeds, the time in all, and the environment."""
+    finished = sorted({seed for arm in report.arms for seed in arm.seeds})
+    seconds = sum(arm.seconds for arm in report.arms)
+    trials = sum(len(arm.outcomes) for arm in report.arms)
+    return [
+        f"seeds: {', '.join(map(str, finished)) or 'none finished'}",
+        f"time: {trials} trials, {seconds / 60:.1f} minutes in all",
+        *(f"{name}: {', '.join(values)}" for name, values in report.environment.items()),
+    ]
+
+
+def seeds(arm: Arm) -> str:
+    """How many finished, and of how many, where some did not."""
+    finished = len(arm.outcomes)
+    return str(finished) if finished == arm.tried else f"{finished}/{arm.tried}"
+
+
+def mishaps(report: Report) -> list[tuple[Arm, str]]:
+    """The trials that are not there: a line for each that failed, and one for those never run."""
+    found = []
+    for arm in report.arms:
+        found += [(arm, f"seed {f.seed} failed: {f.cause}") for f in arm.failures]
+        if arm.not_run:
+            several = "s" if len(arm.not_run) > 1 else ""
+            found.append((arm, f"seed{several} {', '.join(map(str, arm.not_run))} not run"))
+    return found
+
+
+def claims(report: Report) -> list[str]:
+    """Each claim, its source and what the runs say of it, in a line."""
+    return [
+        f"claim: {judged.claim.text} ({judged.claim.source}): {judged.judgement}"
+        for judged in report.claims
+    ]
+
+
+def powers(report: Report) -> list[str]:
+    """For each arm that is not separated, what it would take, in a sentence."""
+    lines = []
+    for arm in report.arms:
+        comparison = arm.comparison
+        if not comparison or not comparison.power or comparison.verdict != "not separated":
+            continue
+        power, difference = comparison.power, comparison.difference
+        here = f"{difference.count} seeds separate {100 * power.detectable:.2f} points"
+        needed = (
+            f"more than {MOST_SEEDS:,}"
+            if power.seeds_needed is None
+            else f"about {power.seeds_needed:,}"
+        )
+        lines.append(
+            f"{report.name_of(arm)}: {needed} seeds would separate a difference of "
+            f"{100 * abs(difference.mean):.2f} points, the mean so far; {here}"
+        )
+    return lines
+
+
+def captions(report: Report) -> tuple[str, ...]:
+    """What the rows leave out, in sentences of one line."""
+    lines = claims(report)
+    shared = [f"{axis} {label}" for axis, label in report.common.items() if label != ABSENT]
+    if shared:
+        lines.append("all arms: " + ", ".join(shared))
+    if report.recipe:
+        lines.append(f"recipe: {report.recipe}")
+    lines += methods(report)
+    lines += [f"power: {line}" for line in powers(report)]
+    if report.note:
+        lines.append(report.note)
+    if not all(arm.requested for arm in report.arms):
+        lines.append("*: not part of this call, found in the store with the same data and recipe")
+    mixed = {name: values for name, values in report.environment.items() if len(values) > 1}
+    if mixed:
+        parts = (f"{name} {', '.join(values)}" for name, values in mixed.items())
+        lines.append("the trials' environments differ: " + "; ".join(parts))
+    return tuple(lines)
+
+
+def methods(report: Report) -> list[str]:
+    """What the numbers are, and by what method."""
+    lines = []
+    if any(arm.outcomes for arm in report.arms):
+        lines.append(
+            "time: minutes and seconds of one seed, the median, compilation and evaluation included"
+        )
+        half = "in brackets the" if report.method == "bootstrap" else "± half of the"
+        lines.append(
+            f"accuracy: test split, mean over n seeds, {half} {CONFIDENCE:.0%} "
+            f"{METHODS[report.method]} interval"
+        )
+    if any(arm.difference for arm in report.arms) and report.anchor:
+        its = ", ".join(f"{axis} {report.anchor.labels[axis]}" for axis in report.columns)
+        lines.append(
+            f"difference: to {its or 'the baseline'}, paired by seed, in percentage points; "
+            + _correction(report)
+        )
+    if report.method == "bootstrap":
+        lines.append(
+            f"bootstrap: no interval from fewer than {FEWEST['bootstrap']} seeds; of few seeds it "
+            "is too narrow (95% ones of 5 normal values hold 84%)"
+        )
+    if powers(report):
+        lines.append(
+            f"power: the chance of separating is {POWER:.0%}, by Student's paired t-test, if the "
+            "spread of the differences stays what it was"
+        )
+    return lines
+
+
+def _correction(report: Report) -> str:
+    """How many comparisons there are, and what that does to intervals and verdicts."""
+    if report.family < 2:
+        return f"{CONFIDENCE:.0%} interval likewise"
+    return (
+        f"the {report.family} intervals hold together with {CONFIDENCE:.0%} (Bonferroni), "
+        f"the verdicts are by p-values corrected for {report.family} comparisons (Holm), which "
+        "can separate an arm whose interval just includes zero"
+    )

@@ -57,7 +57,7 @@ def main() -> None:
         with store.Store(arguments.store) as kept:
             failed = _ablate(arguments, kept, console)
     except KeyboardInterrupt:
-        refuse(COMMAND, "interrupted before a trial began; the same command goes on", INTERRUPTED)
+        refuse(COMMAND, "interrupted; the same command goes on", INTERRUPTED)
     except store.StoreError as error:
         refuse(COMMAND, str(error), FAILED)
     sys.exit(FAILED if failed else 0)

@@ -124,7 +124,7 @@ def test_an_interruption_frees_the_claim_and_says_how_to_go_on(tmp_path, start, 
     sweep.send_signal(number)
     _, err = sweep.communicate(timeout=60)
     assert sweep.returncode == 130
-    told = "interrupted; what finished is stored, the same command goes on"
+    told = "interrupted; 0 of 2 trials are stored in R, the same command goes on"
     assert err == f"experiments.ablate: {told}\n"
     assert Store(tmp_path / "R").read().running == {}
     again = start("quick", "log", *ARMS, "--seeds", "1", "--results", "R")

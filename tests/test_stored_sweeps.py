@@ -131,7 +131,7 @@ def test_report_is_made_again_of_the_last_sweep_or_another(place, call):
     assert {name: arm["requested"] for name, arm in arms.items()} == {
         ("linear", "0.25"): True, ("linear", "0.5"): True, ("relu6", "0.25"): False,
     }  # fmt: skip
-    assert arms["linear", "0.5"]["baseline"] and "R/report.md" in out
+    assert arms["linear", "0.5"]["baseline"] and "R/report.html" in out
     assert arms["linear", "0.25"]["accuracy"]["mean"] == pytest.approx(0.55)
 
     code, out, _ = call("report --results R --sweep 2")

@@ -12,6 +12,9 @@ from typing import Any
 from mnet_jax.benchmark.cases import Case, CompileCase
 from mnet_jax.benchmark.contenders import BY_NAME, Contender
 
+# The threads of a contender may spin for a while after its last call, in case there is another. The
+# next contender would have to share the cores with them.
+REST_SECONDS = 0.2
 SAMPLE_SECONDS = 0.1  # a call shorter than this is repeated until a sample takes about as long
 MOST_CALLS = 1000
 GRACE_SECONDS = 5.0
@@ -47,7 +50,8 @@ class Worker:
         return self._ask(case)
 
     def run(self) -> float:
-        """Seconds of a call of what was prepared last, the mean over one sample."""
+        """Seconds of a call of what was prepared last, the mean over one sample, after a rest."""
+        time.sleep(REST_SECONDS)
         return self._ask(None)
 
     def end(self) -> None:
@@ -133,7 +137,13 @@ def _prepare(contender: str, case: Case) -> tuple[Callable[[], float], float]:
     call()
     setup_seconds = time.perf_counter() - start
     calls = max(1, min(round(SAMPLE_SECONDS / _seconds(call, 1)), MOST_CALLS))
-    return lambda: _seconds(call, calls) / chosen.networks, setup_seconds
+
+    def sample() -> float:
+        if calls > 1:
+            call()  # the others have left nothing in the caches
+        return _seconds(call, calls) / chosen.networks
+
+    return sample, setup_seconds
 
 
 def _seconds(call: Callable[[], Any], calls: int) -> float:

@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from weights_parity import random_variables
 
-from mnet_jax import models
+from mnet_jax import models, ops
 
 NETWORKS = {
     "v1": models.mobilenet_v1(width=0.25, num_classes=7),
@@ -28,12 +29,11 @@ def test_logits_are_those_of_the_model(model):
     np.testing.assert_allclose(
         jax.jit(infer)(params, images), wanted, rtol=0, atol=1e-4 * np.abs(wanted).max()
     )
-    names = {key.key for path, _ in jax.tree_util.tree_leaves_with_path(params) for key in path}
-    assert not names & {"scale", "mean", "var"}
-    # Of each normalization only the bias is left.
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    scales = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"])) // 2
-    assert count == sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) - scales
+    named, fused = (set(flatten_dict(tree, sep="/")) for tree in (variables["params"], params))
+    panels = {name for name in fused if name.endswith("/panels")}
+    assert bool(panels) == ops.reads_panels(np.float32, "auto")
+    of_panels = {name.replace("/panels", "/kernel") for name in panels}
+    assert fused - panels | of_panels == {n for n in named if not n.endswith("/norm/scale")}
 
 
 def test_the_variables_are_left_alone():

@@ -206,29 +206,51 @@ def test_an_activation_hides_nothing_that_is_not_finite(activation):
         assert (np.isnan(found) == (np.arange(9) == 3)[:, None]).all()
 
 
+def from_panels(x, kernel, **options):
+    """A pointwise convolution whose kernel is given by its panels."""
+    return ops.pointwise(x, ops.pack(kernel), **options)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
-    "convolve, shape, kernel, outputs",
+    "convolve, shape, kernel, window",
     [
-        (ops.pointwise, (13, 40), (40, 24), (13, 24)),
-        (ops.pointwise, (2, 7, 7, 27), (27, 70), (2, 7, 7, 70)),
-        (ops.depthwise, (2, 9, 7, 40), (3, 3, 40), (2, 9, 7, 40)),
-        (ops.depthwise, (2, 9, 7, 7), (5, 5, 7), (2, 9, 7, 7)),
-        (ops.full, (2, 9, 7, 5), (3, 3, 5, 24), (2, 9, 7, 24)),
+        *(
+            (convolve, shape, kernel, None)
+            for convolve in (ops.pointwise, from_panels)
+            for shape, kernel in [
+                ((13, 40), (40, 24)),
+                ((2, 7, 7, 27), (27, 70)),
+                ((3, 17, 11, 32), (32, 160)),  # more rows than are few
+                ((1, 1, 1, 5), (5, 1)),
+            ]
+        ),
+        (ops.depthwise, (2, 9, 7, 40), (3, 3, 40), (1, ((1, 1), (1, 1)))),
+        (ops.depthwise, (2, 9, 7, 7), (5, 5, 7), (1, ((2, 2), (2, 2)))),
+        (ops.depthwise, (2, 8, 14, 32), (3, 3, 32), (2, ((0, 1), (0, 1)))),
+        (ops.depthwise, (1, 11, 23, 16), (5, 5, 16), (2, ((2, 2), (2, 2)))),
+        (ops.depthwise, (1, 7, 13, 16), (3, 3, 16), (3, ((1, 1), (1, 1)))),
+        (ops.depthwise, (1, 2, 3, 16), (5, 5, 16), (1, ((5, 4), (7, 4)))),  # windows of zeros
+        (ops.full, (2, 9, 7, 5), (3, 3, 5, 24), (1, ((1, 1), (1, 1)))),
     ],
 )
 def test_a_bias_and_an_activation_on_the_way_out_equal_numpy(
-    activation, convolve, shape, kernel, outputs
+    activation, convolve, shape, kernel, window
 ):
+    outputs = (*shape[:-1], kernel[-1])
+    options = {}
+    if window:
+        stride, pads = window
+        outputs = (shape[0], *extents(shape[1:3], kernel[:2], stride, pads), kernel[-1])
+        options = {"strides": stride, "padding": pads}
     x, _, weights, cotangent, _, bias = draw(shape, kernel, outputs)
-    side = kernel[0] // 2
-    window = None if len(kernel) == 2 else (1, ((side, side), (side, side)))
 
     @jax.jit
     def both(*arguments):
         def layer(x, weights, bias):
             finish = ops.Finish(bias=bias, activation=activation)
-            return convolve(ops.Pending(x=x), weights, lowering="native", finish=finish).y
+            pending = ops.Pending(x=x)
+            return convolve(pending, weights, lowering="native", finish=finish, **options).y
 
         y, pull = jax.vjp(layer, *arguments)
         return y, *pull(cotangent)

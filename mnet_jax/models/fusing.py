@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from mnet_jax import ops
 from mnet_jax.architectures import walk
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
 from mnet_jax.models.network import MobileNet
@@ -24,7 +25,8 @@ def fuse(
         logits = jax.jit(infer)(params, images)
 
     Once its statistics stand still, a normalization is a product and a sum per channel: the product
-    goes into the kernel before it, the sum stays as a bias.
+    goes into the kernel before it, the sum stays as a bias. Where pointwise convolutions run in the
+    native kernels, their kernels are put into the order in which they are read.
 
     Args:
       model: the network.
@@ -33,7 +35,7 @@ def fuse(
     Returns:
       (params, images [b, h, w, 3]) -> float32 logits [b, num_classes], equal to
       `model.apply(variables, images, train=False)` but for rounding; and params, named as the
-      model's.
+      model's, but for `panels` (`mnet_jax.ops.pack`) in the place of a `kernel`.
 
     Raises:
       ValueError: the model is folded already, or the variables are not the model's.
@@ -42,6 +44,7 @@ def fuse(
     params = traverse_util.flatten_dict(variables["params"], sep="/")
     statistics = traverse_util.flatten_dict(variables.get("batch_stats", {}), sep="/")
     epsilon = model.spec.dialect.norm_epsilon
+    packed = ops.reads_panels(model.dtype, model.lowering)
     for layer in walk(model.spec, REFERENCE_RESOLUTION):
         if not layer.normalized:
             continue
@@ -55,7 +58,9 @@ def fuse(
         rate = params.pop(scale) * jax.lax.rsqrt(statistics[var] + epsilon)
         params[kernel] = params[kernel] * rate  # channels out are the last axis of every kernel
         params[bias] = jnp.asarray(params[bias] - statistics[mean] * rate)
-    folded = model.clone(folded=True)
+        if packed and layer.kind == "pointwise":
+            params[f"{layer.name}/conv/panels"] = ops.pack(params.pop(kernel))
+    folded = model.clone(folded=True, packed=packed)
 
     def infer(params: Params, images: jax.Array) -> jax.Array:
         logits = folded.apply({"params": params}, images, train=False)

@@ -75,12 +75,14 @@ class PointwiseConv(nn.Module):
       kernel_init: initializer of that parameter.
       lowering: `native` or `auto` for the kernels of `mnet_jax.ops.native`; see
         `mnet_jax.ops.depthwise_conv`.
+      packed: the parameter is not `kernel` but its `panels`, of `mnet_jax.ops.pack`.
     """
 
     outputs: int
     dtype: Any = jnp.float32
     kernel_init: KernelInit = kernel_init("truncated_normal_0.09", "pointwise")
     lowering: Lowering = "auto"
+    packed: bool = False
 
     def __call__(self, x: Array) -> Array:
         return self.convolve(as_pending(x, self.dtype)).y
@@ -90,10 +92,17 @@ class PointwiseConv(nn.Module):
         self, x: Pending, *, statistics: bool = False, finish: Finish | None = None
     ) -> Convolved:
         """The same of a pending map, with statistics of what comes out, or something done to it."""
-        shape = (x.x.shape[-1], self.outputs)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+
+        def initial(key: Array) -> Array:
+            kernel = self.kernel_init(key, (x.x.shape[-1], self.outputs), jnp.float32)
+            return ops.pack(kernel) if self.packed else kernel
+
         return ops.pointwise(
-            x, kernel, lowering=self.lowering, statistics=statistics, finish=finish
+            x,
+            self.param("panels" if self.packed else "kernel", initial),
+            lowering=self.lowering,
+            statistics=statistics,
+            finish=finish,
         )
 
 
@@ -191,7 +200,8 @@ class ConvNorm(nn.Module):
         dialect, dtype, lowering = self.setting.dialect, self.setting.dtype, self.setting.lowering
         if self.outputs is not None and self.kernel == 1 and self.stride == 1:
             init = kernel_init(dialect.initializer, "pointwise")
-            return PointwiseConv(self.outputs, dtype, init, lowering, name="conv")
+            packed = self.setting.packed
+            return PointwiseConv(self.outputs, dtype, init, lowering, packed, name="conv")
         window: dict[str, Any] = {
             "kernel": self.kernel,
             "stride": self.stride,

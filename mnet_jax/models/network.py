@@ -104,6 +104,7 @@ class MobileNet(nn.Module):
       frozen: leading parts (the stem, then blocks) that run as in inference even where
         `train=True`, and get no gradient: the rest is fine-tuned on what they see.
       folded: batch normalization is in the kernels, for inference only; see `models.fuse`.
+      packed: pointwise kernels are panels, which the native kernels read faster; see `models.fuse`.
     """
 
     spec: architecture.NetworkSpec
@@ -112,6 +113,7 @@ class MobileNet(nn.Module):
     axis_name: str | None = None
     frozen: int = 0
     folded: bool = False
+    packed: bool = False
 
     def setup(self) -> None:
         parts = 1 + len(self.spec.blocks)
@@ -123,6 +125,7 @@ class MobileNet(nn.Module):
             lowering=self.lowering,
             axis_name=self.axis_name,
             folded=self.folded,
+            packed=self.packed,
         )
         self.stem = _module(self.spec.stem, setting)
         self.block = [_module(block, setting) for block in self.spec.blocks]

@@ -26,6 +26,7 @@ class Setting:
       lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
       axis_name: the pmap axis over which batch normalization pools its statistics, if any.
       folded: whether batch normalization is in the kernels already, but for its bias.
+      packed: whether pointwise kernels are panels (`mnet_jax.ops.pack`); folded ones can be.
     """
 
     dialect: Dialect = _PAPER_V2
@@ -33,6 +34,7 @@ class Setting:
     lowering: Lowering = "auto"
     axis_name: str | None = None
     folded: bool = False
+    packed: bool = False
 
 
 class BatchNorm(nn.Module):

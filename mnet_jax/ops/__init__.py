@@ -8,9 +8,11 @@ from mnet_jax.ops.convolution import (
     depthwise_conv,
     full,
     pointwise,
+    reads_panels,
 )
 from mnet_jax.ops.layer import Convolved, measured
 from mnet_jax.ops.native import NativeError
+from mnet_jax.ops.panels import pack, unpack
 from mnet_jax.ops.pending import Finish, Pending
 
 __all__ = [
@@ -25,6 +27,9 @@ __all__ = [
     "depthwise_conv",
     "full",
     "measured",
+    "pack",
     "pointwise",
+    "reads_panels",
     "relu6",
+    "unpack",
 ]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mnet_jax.config import Lowering
-from mnet_jax.ops import choice, native
+from mnet_jax.ops import choice, native, panels
 from mnet_jax.ops.depthwise import geometry_of
 from mnet_jax.ops.layer import Convolved, Layer, linear, measured
 from mnet_jax.ops.pending import Finish, Pending, identity_norm
@@ -35,7 +35,7 @@ def pointwise(
 
     Args:
       x: of [..., c].
-      kernel: [c, n]; it is cast to x's dtype.
+      kernel: [c, n], or its panels (`pack`) where there is a `finish`; it is cast to x's dtype.
       lowering: as `depthwise`; those that are not native are one, XLA's matrix product.
       statistics: whether mean and variance are wanted.
       finish: what is done to y, where they are not.
@@ -44,7 +44,13 @@ def pointwise(
       ValueError: shapes disagree.
       NativeError: `native` was asked for and cannot be had.
     """
-    _require_kernel(x.x, kernel, ("c", "n"))
+    if kernel.ndim == 1 and finish:
+        inputs, outputs = x.x.shape[-1], finish.bias.shape[0]
+        numbers = panels.size(inputs, outputs)
+        legal = f"{numbers} numbers in panels of {inputs} x {outputs}"
+        require(kernel.size == numbers, "kernel", kernel.size, legal)
+    else:
+        _require_kernel(x.x, kernel, ("c", "n"))
     return _convolve(x, kernel, None, lowering, statistics, finish)
 
 
@@ -163,6 +169,8 @@ def _convolve(
     kernel = kernel.astype(x.x.dtype)
     layer = Layer(x.activation, geometry, statistics, portable=lowering == "auto")
     if not _uses_native(x, kernel, layer, lowering, alone=finish is None):
+        if finish and kernel.ndim == 1:
+            kernel = panels.unpack(kernel, x.x.shape[-1], finish.bias.shape[0])
         y = linear(x.value(), kernel, layer, "shifted" if lowering == "native" else lowering)
         if finish:
             return Convolved(finish.of(y))
@@ -190,6 +198,13 @@ def _uses_native(
     # The others take further passes over memory for what is around a convolution.
     alone = alone and x.norm is None and x.activation == "linear" and not layer.statistics
     return not alone or choice.fastest(x.x, layer.geometry, "cpu", native=True) == "native"
+
+
+def reads_panels(dtype: jnp.dtype, lowering: Lowering) -> bool:
+    """Whether a pointwise convolution of this type is faster with its kernel in panels."""
+    layer = Layer("linear", None, statistics=False, portable=lowering == "auto")
+    x, kernel = Pending(x=jnp.zeros((1, 1), dtype)), jnp.zeros((1, 1), dtype)
+    return _uses_native(x, kernel, layer, lowering, alone=False)
 
 
 def best_lowering() -> Lowering:

@@ -9,6 +9,7 @@ from jax import lax
 
 from mnet_jax.architectures.spec import Activation
 from mnet_jax.config import Lowering
+from mnet_jax.ops import panels
 from mnet_jax.ops.depthwise import convolve_depthwise
 from mnet_jax.ops.pending import Finish, Pending
 from mnet_jax.ops.shifted import Geometry
@@ -79,6 +80,8 @@ def composed(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array,
 
 
 def finished(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
-    """The same for a layer with a bias."""
+    """The same for a layer with a bias, whose kernel may be panels."""
+    if kernel.ndim == 1:
+        kernel = panels.unpack(kernel, x.shape[-1], bias.shape[0])
     y = linear(x, kernel, layer, "auto")
     return Finish(bias=bias, activation=layer.activation).of(y)

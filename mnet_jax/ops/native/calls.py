@@ -13,7 +13,7 @@ Array = jax.Array
 Outputs = tuple[Array, Array, Array]
 
 _ACTIVATIONS = {None: -1, "linear": 0, "relu": 1, "relu6": 2, "hard_swish": 3}
-_KINDS = {2: "pointwise", 3: "depthwise", 4: "full"}  # by a kernel's axes
+_KINDS = {1: "pointwise", 2: "pointwise", 3: "depthwise", 4: "full"}  # by a kernel's axes
 DEPTHWISE_SIZES = (3, 5)
 
 
@@ -49,7 +49,8 @@ def forward(
     Returns:
       y [..., n], and its mean and biased variance over all axes but the last, [n] each.
     """
-    return _forward(x, norm, kernel, jnp.zeros(0), geometry, statistics, activation, None)
+    outputs, bias = kernel.shape[-1], jnp.zeros(0)
+    return _forward(x, norm, kernel, bias, outputs, geometry, statistics, activation, None)
 
 
 def finish(
@@ -60,9 +61,13 @@ def finish(
     activation: Activation,
     geometry: Geometry | None,
 ) -> Array:
-    """`act(convolution of x + bias)`, of shapes as `forward`; bias is float32 [n]."""
+    """`act(convolution of x + bias)`, of shapes as `forward`; bias is float32 [n].
+
+    A pointwise kernel may be panels, as `panels.pack` makes them.
+    """
     norm = jnp.zeros((3, 0))
-    return _forward(x, norm, kernel, bias, geometry, False, None, activation)[0]
+    outputs = bias.shape[0]
+    return _forward(x, norm, kernel, bias, outputs, geometry, False, None, activation)[0]
 
 
 def _forward(
@@ -70,14 +75,15 @@ def _forward(
     norm: Array,
     kernel: Array,
     bias: Array,
+    outputs: int,
     geometry: Geometry | None,
     statistics: bool,
     before: Activation | None,
     after: Activation | None,
 ) -> Outputs:
-    shape: tuple[int, ...] = (*x.shape[:-1], kernel.shape[-1])
+    shape: tuple[int, ...] = (*x.shape[:-1], outputs)
     if geometry:
-        shape = (x.shape[0], *(axis.output for axis in geometry), kernel.shape[-1])
+        shape = (x.shape[0], *(axis.output for axis in geometry), outputs)
     channels = _f32(shape[-1])
     call = _call("forward", kernel, (_f32(*shape), channels, channels))
     return call(

@@ -68,6 +68,8 @@ inline void PackTaps(const float* kernel, int64_t taps, int64_t channels, int64_
       packed[t * wide + c] = c < channels ? kernel[t * channels + c] : 0;
 }
 
+constexpr int kColumns = 4;  // of y at a time: what is read serves all that need it
+
 template <int64_t act, int64_t after, int size>
 void DepthwiseForward(xla::ffi::ThreadPool& pool, Window w, const float* x, const float* norm,
                       const float* kernel, const float* bias, bool statistics, float* y,
@@ -78,6 +80,14 @@ void DepthwiseForward(xla::ffi::ThreadPool& pool, Window w, const float* x, cons
   int64_t parts = PartsFor(pool, units);
   bool stream = ShouldStream(y, units * w.out_columns, w.channels);
   Finish<after> finish{bias, w.channels};
+  // Rows that need no change are read where they are, but for the columns that meet a margin.
+  bool direct = act == kNone && w.channels == wide;
+  int64_t first_inner = 0, last_inner = w.out_columns;
+  if (direct) {
+    first_inner = std::min((w.left + w.stride - 1) / w.stride, w.out_columns);
+    last_inner = FloorDivide(w.columns - size + w.left, w.stride) + 1;
+    last_inner = std::clamp(last_inner, first_inner, w.out_columns);
+  }
   Scratch taps(size * size * wide);
   PackTaps(kernel, size * size, w.channels, wide, taps.get());
   Sums sums(parts, 2, w.channels);
@@ -89,8 +99,9 @@ void DepthwiseForward(xla::ffi::ThreadPool& pool, Window w, const float* x, cons
       const float* lines[size];
       for (int i = 0; i < size; ++i) {
         int64_t from = w.stride * row + i - w.top;
-        lines[i] = inputs.Row(image, from, w.rows, [&](float* to) {
-          const float* line = x + (image * w.rows + from) * w.columns * w.channels;
+        const float* line = x + (image * w.rows + from) * w.columns * w.channels;
+        bool inside = from >= 0 && from < w.rows;
+        lines[i] = direct && inside ? line : inputs.Row(image, from, w.rows, [&](float* to) {
           NormalizeRows<act>(line, norm, w.columns, w.columns, w.channels, wide, to);
         });
         lines[i] -= w.left * wide;
@@ -107,20 +118,50 @@ void DepthwiseForward(xla::ffi::ThreadPool& pool, Window w, const float* x, cons
         for (int i = 0; i < size * size; ++i) k[i] = Load(taps.get() + i * wide + c);
         Vec s{}, q{}, shift = finish.Bias(c);
         int64_t n = w.channels - c;
-        for (int64_t column = 0; column < w.out_columns; ++column) {
-          for (int64_t i = 0; i < w.stride * w.stride; ++i)
-            Ahead(next + (column * w.stride * w.stride + i) * w.channels + c);
-          Vec acc{};
+        // Some columns of y; where they are several, the stride is a constant.
+        auto slide = [&](int64_t column, auto columns, auto stride, bool at_margin) INLINE {
+          constexpr int count = columns;
+          int64_t step = stride;
+          Vec acc[count] = {};
+          for (int64_t i = 0; i < count * step * step; ++i)
+            Ahead(next + (column * step * step + i) * w.channels + c);
 #pragma GCC unroll 8
           for (int i = 0; i < size; ++i) {
-            const float* from = lines[i] + column * w.stride * wide + c;
+            const float* from = lines[i] + column * step * wide + c;
+#pragma GCC unroll 64
+            for (int64_t j = 0; j < (count - 1) * step + size; ++j) {
+              if (at_margin) {
+                int64_t read = column * step + j - w.left;
+                if (read < 0 || read >= w.columns) continue;
+              }
+              Vec value = InRegister(Load(from + j * wide));
 #pragma GCC unroll 8
-            for (int j = 0; j < size; ++j) acc += k[i * size + j] * Load(from + j * wide);
+              for (int o = 0; o < count; ++o) {
+                int64_t tap = j - o * step;
+                if (tap >= 0 && tap < size) acc[o] += k[i * size + tap] * value;
+              }
+            }
           }
-          s += acc;
-          q += acc * acc;
-          StoreOut(to + column * w.channels + c, finish.Apply(acc, shift), n, stream);
-        }
+#pragma GCC unroll 8
+          for (int o = 0; o < count; ++o) {
+            s += acc[o];
+            q += acc[o] * acc[o];
+            StoreOut(to + (column + o) * w.channels + c, finish.Apply(acc[o], shift), n, stream);
+          }
+        };
+        int64_t column = 0;
+        auto one_by_one = [&](int64_t end, bool at_margin) INLINE {
+          for (; column < end; ++column) slide(column, Number<1>{}, w.stride, at_margin);
+        };
+        auto by_several = [&](auto stride) INLINE {
+          for (; column + kColumns <= last_inner; column += kColumns)
+            slide(column, Number<kColumns>{}, stride, false);
+        };
+        one_by_one(first_inner, true);
+        if (w.stride == 1) by_several(Number<1>{});
+        if (w.stride == 2) by_several(Number<2>{});
+        one_by_one(last_inner, false);
+        one_by_one(w.out_columns, true);
         Store(sum + c, s);
         Store(square + c, q);
       }

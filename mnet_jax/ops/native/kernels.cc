@@ -2,10 +2,10 @@
 //
 // An operation reads x, normalizes and activates it on the way,
 //     z = act((x - mean) * scale + bias)                          (`norm`: mean, scale, bias),
-// convolves z, pointwise, depthwise or in full, and gathers mean and variance of what it writes. So a layer
-// reads each feature map once and writes it once, as the convolution left it. The gradient does
-// the same: it takes the gradient of the output together with that of its mean and variance, and
-// computes anew what it needs of z.
+// convolves z, pointwise, depthwise or in full, and gathers mean and variance of what it writes. So
+// a layer reads each feature map once and writes it once, as the convolution left it. The gradient
+// does the same: it takes the gradient of the output together with that of its mean and variance,
+// and computes anew what it needs of z.
 //
 // Without training there is nothing to measure: then x is z, and y is activated on the way out,
 //     y = after(convolve(x) + bias).
@@ -62,9 +62,10 @@ ffi::Error WithSize(int64_t size, const Body& body) {
   }
 }
 
-Product ProductOf(In x, In w) {
-  auto shape = w.dimensions();
-  return {static_cast<int64_t>(x.element_count()) / shape[0], shape[0], shape[1]};
+Product ProductOf(In x, In w, ffi::AnyBuffer::Dimensions y) {
+  int64_t inputs = x.dimensions().back(), outputs = y.back();
+  return {static_cast<int64_t>(x.element_count()) / inputs, inputs, outputs,
+          w.dimensions().size() == 1};
 }
 
 Window WindowOf(In x, ffi::AnyBuffer::Dimensions y, int64_t stride, int64_t top, int64_t left) {
@@ -81,18 +82,18 @@ ffi::Error PointwiseForwardCall(ffi::ThreadPool pool, In x, In norm, In w, In bi
                                 Out mean, Out variance, int64_t act, int64_t after,
                                 bool statistics) {
   return WithActivations(act, after, [&](auto a, auto b) {
-    PointwiseForward<a, b>(pool, ProductOf(x, w), x.typed_data(), norm.typed_data(),
-                           w.typed_data(), bias.typed_data(), statistics, y->typed_data(),
-                           mean->typed_data(), variance->typed_data());
+    PointwiseForward<a, b>(pool, ProductOf(x, w, y->dimensions()), x.typed_data(),
+                           norm.typed_data(), w.typed_data(), bias.typed_data(), statistics,
+                           y->typed_data(), mean->typed_data(), variance->typed_data());
   });
 }
 
 ffi::Error PointwiseBackwardCall(ffi::ThreadPool pool, In x, In norm, In w, In g, In y, In pull,
                                  Out dx, Out dnorm, Out dw, int64_t act) {
   return WithActivation(act, [&](auto a) {
-    PointwiseBackward<a>(pool, ProductOf(x, w), x.typed_data(), norm.typed_data(), w.typed_data(),
-                         g.typed_data(), y.typed_data(), pull.typed_data(), dx->typed_data(),
-                         dnorm->typed_data(), dw->typed_data());
+    PointwiseBackward<a>(pool, ProductOf(x, w, y.dimensions()), x.typed_data(), norm.typed_data(),
+                         w.typed_data(), g.typed_data(), y.typed_data(), pull.typed_data(),
+                         dx->typed_data(), dnorm->typed_data(), dw->typed_data());
   });
 }
 

@@ -14,10 +14,11 @@
 
 namespace mnet {
 
-constexpr int64_t kDirectRows = 512;     // up to here the copy costs more than it saves
+constexpr int64_t kFewRows = 512;  // up to here a copy of the kernel costs more than it saves
 
 struct Product {
   int64_t rows, inputs, outputs;
+  bool in_blocks;  // the order of the kernel's numbers; see ops/panels.py
   int64_t wide_in() const { return RoundUp(inputs, kLanes); }
   int64_t wide_out() const { return RoundUp(outputs, kLanes); }
   // Rows of a tile whose z and y stay in the second cache.
@@ -27,16 +28,35 @@ struct Product {
   }
 };
 
+// Where the rows of a panel of the kernel are, how far apart, and what the next panels read.
+struct PanelRows {
+  const float* from;
+  int64_t width;
+  const float* following;
+};
+
+inline PanelRows RowsInBlocks(const Product& p, const Panel& panel, const float* w) {
+  int64_t start = panel.column() / kBlock * kBlock, within = panel.column() - start;
+  int64_t width = std::min(kBlock, RoundUp(p.outputs, kBlockStep) - start);
+  const float* block = w + start * p.inputs;
+  return {block + within, width, block + (width + within) * p.inputs};
+}
+
 template <int64_t act, int64_t after>
 void PointwiseForward(xla::ffi::ThreadPool& pool, Product p, const float* x, const float* norm,
                       const float* w, const float* bias, bool statistics, float* y, float* mean,
                       float* variance) {
   int64_t wide = p.wide_in(), out = p.wide_out(), tile = p.tile();
   Finish<after> finish{bias, p.outputs};
-  std::vector<Panel> panels = PanelsOf(p.outputs);
-  bool direct = p.rows <= kDirectRows && out == p.outputs;
-  Scratch packed(direct ? 0 : p.inputs * out);
-  if (!direct) Pack(pool, panels, w, p.inputs, p.outputs, false, packed.get());
+  std::vector<Panel> panels = PanelsOf(p.outputs, p.in_blocks ? kBlock : p.outputs);
+  bool few = p.rows <= kFewRows, direct = few && out == p.outputs;
+  Scratch copy(p.in_blocks || direct ? 0 : p.inputs * out);
+  if (!p.in_blocks && !direct) Pack(pool, panels, w, p.inputs, p.outputs, false, copy.get());
+  auto rows_of = [&](const Panel& panel) -> PanelRows {
+    if (p.in_blocks) return RowsInBlocks(p, panel, w);
+    if (direct) return {w + panel.column(), p.outputs, nullptr};
+    return {copy.get() + panel.column() * p.inputs, panel.width(), nullptr};
+  };
   // Tiles of a size, so that threads have the same to do, and shared by columns if they are few.
   int64_t tiles = (p.rows + tile - 1) / tile, wanted = 2 * pool.num_threads();
   tile = RoundUp((p.rows + tiles - 1) / tiles, kRows);
@@ -50,9 +70,11 @@ void PointwiseForward(xla::ffi::ThreadPool& pool, Product p, const float* x, con
     for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
       int64_t t = unit / groups, group = unit % groups;
       int64_t first = t * tile, rows = std::min(tile, p.rows - first);
+      // Rows that need no change are read where they are, if they make whole tiles of the product.
+      int64_t kept = act == kNone && p.inputs == wide ? rows / kRows * kRows : 0;
       if (t != normalized) {
-        NormalizeRows<act>(x + first * p.inputs, norm, rows, RoundUp(rows, kRows), p.inputs, wide,
-                           z.get());
+        NormalizeRows<act>(x + (first + kept) * p.inputs, norm, rows - kept,
+                           RoundUp(rows - kept, kRows), p.inputs, wide, z.get() + kept * wide);
         normalized = t;
       }
       float* sum = moments.Zeroed(2 * out);
@@ -62,17 +84,22 @@ void PointwiseForward(xla::ffi::ThreadPool& pool, Product p, const float* x, con
         WithVectors(panels[i], [&](auto size) NOT_INLINE {
           constexpr int vectors = size;
           int64_t column = panels[i].column();
-          const float* panel = direct ? w + column : packed.get() + column * p.inputs;
-          int64_t width = direct ? p.outputs : panels[i].width();
+          PanelRows b = rows_of(panels[i]);
+          // Each row of tiles asks for its share of the panel that follows.
+          int64_t share = p.inputs * panels[i].width() * kRows / rows;
           Vec s[vectors] = {}, q[vectors] = {};
           for (int64_t r = 0; r < rows; r += kRows) {
             Vec acc[kRows][vectors] = {};
-            const float* rows_of_z = z.get() + r * wide;
-            if (i == 0) {
-              const float* next = x + (first + tile + r) * p.inputs;
-              Accumulate<vectors>(rows_of_z, wide, 1, panel, width, p.inputs, acc, next);
+            const float* z_rows = r < kept ? x + (first + r) * wide : z.get() + r * wide;
+            auto multiply = [&](auto... next) INLINE {
+              Accumulate<vectors>(z_rows, wide, 1, b.from, b.width, p.inputs, acc, next...);
+            };
+            if (few && p.in_blocks) {
+              multiply(Soon{b.following + r / kRows * share, (share + p.inputs - 1) / p.inputs});
+            } else if (i == 0) {
+              multiply(Soon{x + (first + tile + r) * p.inputs});
             } else {
-              Accumulate<vectors>(rows_of_z, wide, 1, panel, width, p.inputs, acc);
+              multiply();
             }
             StoreTile(acc, rows - r, finish, column, y + (first + r) * p.outputs, stream, s, q);
           }
@@ -123,8 +150,8 @@ void PointwiseBackward(xla::ffi::ThreadPool& pool, Product p, const float* x, co
           const float* rows_of_g = gradient.get() + r * out;
           if (column == 0) {
             int64_t next = (first + tile + r) * p.outputs;
-            Accumulate<vectors>(rows_of_g, out, 1, panel, width, p.outputs, acc, g + next,
-                                y + next);
+            Accumulate<vectors>(rows_of_g, out, 1, panel, width, p.outputs, acc, Soon{g + next},
+                                Soon{y + next});
           } else {
             Accumulate<vectors>(rows_of_g, out, 1, panel, width, p.outputs, acc);
           }
@@ -158,7 +185,7 @@ void PointwiseBackward(xla::ffi::ThreadPool& pool, Product p, const float* x, co
           const float* columns_of_g = gradient.get() + column;
           if (column == 0) {
             const float* next = x + (first + tile) * p.inputs + k * rows;
-            Accumulate<vectors>(columns_of_z, 1, wide, columns_of_g, out, rows, acc, next);
+            Accumulate<vectors>(columns_of_z, 1, wide, columns_of_g, out, rows, acc, Soon{next});
           } else {
             Accumulate<vectors>(columns_of_z, 1, wide, columns_of_g, out, rows, acc);
           }

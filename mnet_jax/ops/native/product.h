@@ -14,14 +14,27 @@
 
 namespace mnet {
 
-constexpr int64_t kRows = 8;    // of a tile of the product
-constexpr int64_t kVectors = 3;  // in a row of it
+// A tile of the product and a row of b fit into the registers: AVX-512 has 32, others have 16.
+#if defined(__AVX512F__)
+constexpr int64_t kRows = 8;
+#else
+constexpr int64_t kRows = 4;
+#endif
+constexpr int64_t kVectors = 3;
+constexpr int64_t kBlock = 48;  // columns that ops/panels.py puts together: whole panels
+constexpr int64_t kBlockStep = 16;  // what the last of them are rounded up to
 constexpr int64_t kPackAlone = 1 << 15;  // numbers that are copied before another thread is awake
+
+// A place in memory that is read soon, and how many numbers of it there are for each step.
+struct Soon {
+  const float* from;
+  int64_t step = kRows;
+};
 
 // acc[r] += sum over t of a[r * row + t * step] * b[t * width ...]
 //
-// Meanwhile kRows numbers a step are asked for from each of the places `next`, which the tile after
-// this one reads: else nothing would be read while there is something to multiply.
+// Meanwhile a line a step is asked for from each of the places `next`, which are read after this
+// tile: else nothing would be read while there is something to multiply.
 template <int vectors, typename... Next>
 ALWAYS_INLINE void Accumulate(const float* __restrict a, int64_t row, int64_t step,
                               const float* __restrict b, int64_t width, int64_t count,
@@ -29,14 +42,14 @@ ALWAYS_INLINE void Accumulate(const float* __restrict a, int64_t row, int64_t st
   for (int64_t t = 0; t < count; ++t) {
     Vec line[vectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) line[v] = Load(b + v * kLanes);
+    for (int v = 0; v < vectors; ++v) line[v] = InRegister(Load(b + v * kLanes));
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       Vec value = Fill(a[r * row]);
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) acc[r][v] += value * line[v];
     }
-    (Ahead(next + t * kRows), ...);
+    (Ahead(next.from + t * next.step), ...);
     a += step;
     b += width;
   }
@@ -88,15 +101,20 @@ struct Panel {
   int64_t width() const { return vectors * kLanes; }
 };
 
-inline std::vector<Panel> PanelsOf(int64_t columns) {
+// All columns in panels, none of which goes over the end of a block.
+inline std::vector<Panel> PanelsOf(int64_t columns, int64_t block) {
   std::vector<Panel> panels;
-  int64_t vectors = RoundUp(columns, kLanes) / kLanes;
-  for (int64_t v = 0; v < vectors; v += panels.back().vectors) {
-    int64_t left = vectors - v;
-    panels.push_back({v, left >= 5 || left == kVectors ? kVectors : std::min<int64_t>(left, 2)});
+  for (int64_t start = 0; start < columns; start += block) {
+    int64_t v = start / kLanes, end = RoundUp(std::min(start + block, columns), kLanes) / kLanes;
+    for (; v < end; v += panels.back().vectors) {
+      int64_t left = end - v;
+      panels.push_back({v, left >= 5 || left == kVectors ? kVectors : std::min<int64_t>(left, 2)});
+    }
   }
   return panels;
 }
+
+inline std::vector<Panel> PanelsOf(int64_t columns) { return PanelsOf(columns, columns); }
 
 // Calls body with the panel's number of vectors as a constant.
 template <typename Body>

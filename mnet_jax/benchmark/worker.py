@@ -12,9 +12,6 @@ from typing import Any
 from mnet_jax.benchmark.cases import Case, CompileCase
 from mnet_jax.benchmark.contenders import BY_NAME, Contender
 
-# The threads of a contender may spin for a while after its last call, in case there is another. The
-# next contender would have to share the cores with them.
-REST_SECONDS = 0.2
 SAMPLE_SECONDS = 0.1  # a call shorter than this is repeated until a sample takes about as long
 MOST_CALLS = 1000
 GRACE_SECONDS = 5.0
@@ -50,8 +47,7 @@ class Worker:
         return self._ask(case)
 
     def run(self) -> float:
-        """Seconds of a call of what was prepared last, the mean over one sample, after a rest."""
-        time.sleep(REST_SECONDS)
+        """Seconds of a call of what was prepared last, the mean over one sample."""
         return self._ask(None)
 
     def end(self) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,10 @@ from mnet_jax.analysis.roofline import Machine
 from mnet_jax.benchmark.cases import Case, CompileCase, DepthwiseCase, LayerCase
 from mnet_jax.benchmark.contenders import OURS, Contender
 from mnet_jax.benchmark.worker import Worker, WorkerError
+
+# The threads of other frameworks spin for a while after a call, in case there is another. Whoever
+# is next would have to share the cores with them.
+REST_SECONDS = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +170,10 @@ def _call_times(
     ready = [worker for worker, timing in timings.items() if timing.failure is None]
     for worker in ready:  # since they were prepared, others have had the caches
         worker.run()
+    spins = any(worker.contender.packages for worker in ready)
     for _ in range(rounds):
         for worker in ready:
+            time.sleep(REST_SECONDS if spins else 0)
             seconds = (*timings[worker].seconds, worker.run())
             timings[worker] = dataclasses.replace(timings[worker], seconds=seconds)
     return list(timings.values())

@@ -1,20 +1,16 @@
 """A contender's process: it prepares cases, and runs them when told."""
 
-import contextlib
 import multiprocessing
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from mnet_jax import process
 from mnet_jax.benchmark.cases import Case, CompileCase
 from mnet_jax.benchmark.contenders import BY_NAME, Contender
 
-# The threads of a contender may spin for a while after its last call, in case there is another. The
-# next contender would have to share the cores with them.
-REST_SECONDS = 0.2
 SAMPLE_SECONDS = 0.1  # a call shorter than this is repeated until a sample takes about as long
 MOST_CALLS = 1000
 GRACE_SECONDS = 5.0
@@ -50,8 +46,7 @@ class Worker:
         return self._ask(case)
 
     def run(self) -> float:
-        """Seconds of a call of what was prepared last, the mean over one sample, after a rest."""
-        time.sleep(REST_SECONDS)
+        """Seconds of a call of what was prepared last, the mean over one sample."""
         return self._ask(None)
 
     def end(self) -> None:
@@ -74,7 +69,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self.contender.name))
-        with environment_of(self._environment):
+        with process.started_with(self._environment):
             self._process.start()
         theirs.close()
 
@@ -89,21 +84,6 @@ class Worker:
         if isinstance(message, str):
             raise WorkerError(message)
         return message
-
-
-@contextlib.contextmanager
-def environment_of(changes: Mapping[str, str]) -> Iterator[None]:
-    """Sets what processes started inside are to find; allocators read it only at a start."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _serve(pipe: Connection, contender: str) -> None:

@@ -22,7 +22,6 @@ from experiments import listing, stored, sweeps, trials
 from experiments.arguments import axis_values, parse, refusals, refuse, with_axes
 from experiments.planning import count_classes, require_directory
 from experiments.sweeps import Sweep, SweepArguments
-from mnet_jax import process
 from mnet_jax.ablation import axes, events, store
 from mnet_jax.ablation.statistics import Method
 from mnet_jax.config import RunConfig
@@ -32,7 +31,7 @@ FAILED, INTERRUPTED = 1, 130
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(SweepArguments):
+class Arguments(SweepArguments, trials.RunnerArguments):
     """Trains every combination of the axes' values with several seeds and compares the arms.
 
     An axis that is not named stays at its baseline for the data set, or as the preset has it.
@@ -73,6 +72,7 @@ def _ablate(arguments: Arguments, kept: store.Store, console: Console) -> bool:
         known = _read(kept)
         sweep, configs = _plan(arguments)
         todo = store.missing(known, configs)
+        crew = trials.crew_of(arguments, len(todo), tune_allocator=arguments.tune_allocator)
     console.print(_opening(len(todo), len(configs), arguments.store), highlight=False)
     stored.warn(complaints := kept.complaints, console)
     record = events.sweep(
@@ -82,16 +82,16 @@ def _ablate(arguments: Arguments, kept: store.Store, console: Console) -> bool:
         baseline=_anchor(sweep, configs, store.comparable(known, configs)),
         axes=sweep.named,
         preset=arguments.preset,
+        interval=arguments.interval,
     )
     kept.append(record)
-    settings = process.settings(tune_allocator=arguments.tune_allocator)
     try:
-        trials.run(record, known, kept, settings, console)
+        trials.run(record, known, kept, crew, console)
     except KeyboardInterrupt:
         refuse(COMMAND, _interrupted(kept, configs), INTERRUPTED)
     contents = kept.read()
     stored.warn([c for c in kept.complaints if c not in complaints], console)
-    stored.report(record, contents, kept.directory, arguments.interval, console)
+    stored.report(record, contents, kept.directory, console)
     requested = {store.key_of(config) for config in configs}
     return any(trial.cause for key, trial in contents.trials.items() if key in requested)
 
@@ -115,7 +115,7 @@ def _plan(arguments: Arguments) -> tuple[Sweep, list[RunConfig]]:
     sweeps.plan(arguments, values, num_classes=2)  # refuses bad values before anything is loaded
     sweep = sweeps.plan(arguments, values, count_classes(arguments))
     return sweep, [
-        dataclasses.replace(arm, seed=seed) for arm in sweep.arms for seed in arguments.arm_seeds
+        dataclasses.replace(arm, seed=seed) for seed in arguments.arm_seeds for arm in sweep.arms
     ]
 
 

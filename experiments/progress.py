@@ -4,8 +4,7 @@ import math
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich import box
 from rich.console import Console
@@ -22,7 +21,23 @@ from rich.table import Table
 from rich.text import Text
 
 
-class RunProgress:
+class _Shown:
+    """Something on the terminal from entering to leaving, in whatever way; a context manager."""
+
+    def __init__(self, display: Live | Progress | None) -> None:
+        self._display = display
+
+    def __enter__(self) -> Self:
+        if self._display:
+            self._display.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._display:
+            self._display.stop()
+
+
+class RunProgress(_Shown):
     """Shows `training.loop.Progress` events of one run after the other; a context manager.
 
     Where the output is no terminal it shows nothing.
@@ -39,19 +54,8 @@ class RunProgress:
             transient=True,
             disable=not console.is_terminal,
         )
+        super().__init__(self._bars)
         self._task: TaskID | None = None
-
-    def __enter__(self) -> "RunProgress":
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bars.stop()
 
     def begin(self, description: str) -> None:
         """Starts the bar of the next run."""
@@ -76,10 +80,19 @@ class RunProgress:
 
 @dataclass
 class _Trial:
-    """A trial that runs now."""
+    """A trial that runs now.
+
+    Attributes:
+      arm: whose.
+      started: when.
+      first: when it said for the first time how far it was, and what share of it was done: that may
+        be much, where it goes on from a checkpoint.
+      event: what it said last.
+    """
 
     arm: str
     started: float
+    first: tuple[float, float] | None = None
     event: Any = None
 
     @property
@@ -94,8 +107,10 @@ class _Trial:
         return 1.0
 
     def left(self, now: float) -> float | None:
-        """Seconds to its end at the pace so far; None before its first step."""
-        return (now - self.started) * (1 - self.share) / self.share if self.share else None
+        """Seconds to its end at its pace since the first event; None before there is one."""
+        since, before = self.first or (now, 0.0)
+        done = self.share - before
+        return (now - since) * (1 - self.share) / done if done else None
 
 
 @dataclass
@@ -107,7 +122,7 @@ class _Arm:
     durations: list[float] = field(default_factory=list)
 
 
-class SweepProgress:
+class SweepProgress(_Shown):
     """Shows a row for each arm of a sweep: seeds, epoch, rate and time left; a context manager.
 
     Trials are told apart by a key, so several may run at once. Where the output is no terminal it
@@ -132,25 +147,11 @@ class SweepProgress:
         self._arms = {name: _Arm(asked=n, done=done.get(name, 0)) for name, n in asked.items()}
         self._running: dict[Hashable, _Trial] = {}
         self._clock = clock
-        self._live = (
+        super().__init__(
             Live(console=console, get_renderable=self.table, refresh_per_second=4, transient=True)
             if console.is_terminal
             else None
         )
-
-    def __enter__(self) -> "SweepProgress":
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._live:
-            self._live.stop()
 
     def begin(self, trial: Hashable, arm: str) -> None:
         """A trial of an arm starts."""
@@ -158,8 +159,9 @@ class SweepProgress:
 
     def show(self, trial: Hashable, event: Any) -> None:
         """A `training.loop.Progress` event of a trial that runs."""
-        if trial in self._running:
-            self._running[trial].event = event
+        if running := self._running.get(trial):
+            running.event = event
+            running.first = running.first or (self._clock(), running.share)
 
     def end(self, trial: Hashable) -> None:
         """A trial has ended, with or without a result."""

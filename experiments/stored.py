@@ -9,7 +9,7 @@ All of it reads the journal of a results directory, also while sweeps run, and t
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -49,8 +49,8 @@ class Arguments:
     """where trials are stored, and where the files go"""
     sweep: int | None = None
     """which sweep, as `status` numbers them; if not given, the last one, for `status` all"""
-    interval: Method = "t"
-    """of a report's means and differences: Student's t, or a bootstrap (BCa)"""
+    interval: Method | None = None
+    """of a report's means and differences; if not given, the sweep's: Student's t or bootstrap"""
 
 
 def main() -> None:
@@ -67,16 +67,15 @@ def main() -> None:
                 _print_status(number, sweep, contents, console)
         elif arguments.action == "report":
             sweep = numbered.popitem()[1]
-            report(sweep, contents, arguments.results, arguments.interval, console)
+            interval = arguments.interval or sweep.interval
+            report(replace(sweep, interval=interval), contents, arguments.results, console)
         else:
             _export(contents, arguments.results, console)
     except store.StoreError as error:
         refuse(COMMAND, str(error), FAILED)
 
 
-def report(
-    sweep: Sweep, contents: store.Contents, directory: Path, interval: Method, console: Console
-) -> None:
+def report(sweep: Sweep, contents: store.Contents, directory: Path, console: Console) -> None:
     """Prints a sweep's table and writes its report.
 
     Raises:
@@ -89,7 +88,7 @@ def report(
         partial(axes.labels, named=sweep.axes),
         baseline=sweep.baseline,
         named_axes=sweep.axes,
-        method=interval,
+        method=sweep.interval,
         claims=preset.claims if preset else (),
     )
     console.print(rendering.to_table(summary))
@@ -144,7 +143,7 @@ def _print_status(number: int, sweep: Sweep, contents: store.Contents, console: 
         counts = (arm.finished, arm.failed, arm.running, arm.not_run)
         table.add_row(*map(Text, names), *(str(len(seeds)) for seeds in counts))
         told = {seed: f"failed: {cause}" for seed, cause in arm.failed.items()}
-        told |= {seed: f"running {_since(claim)}" for seed, claim in arm.running.items()}
+        told |= {seed: f"running {_since(started)}" for seed, started in arm.running.items()}
         lines += [f"{', '.join(names)}: seed {seed} {what}" for seed, what in told.items()]
     title = f"sweep {number}, {_time(sweep.started)}: {sweep.command}"
     console.print(title, markup=False, highlight=False, soft_wrap=True)
@@ -153,8 +152,8 @@ def _print_status(number: int, sweep: Sweep, contents: store.Contents, console: 
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _since(claim: Started) -> str:
-    return f"since {_time(claim.started)}, process {claim.pid} on {claim.host}"
+def _since(started: Started) -> str:
+    return f"since {_time(started.started)}, process {started.pid} on {started.host}"
 
 
 def _time(text: str) -> str:

@@ -2,27 +2,57 @@
 
 import contextlib
 import shutil
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from rich.console import Console
 
 from experiments.progress import SweepProgress
+from mnet_jax import process
 from mnet_jax.ablation import axes, runners, store
 from mnet_jax.ablation.events import Sweep
 from mnet_jax.config import RunConfig
+from mnet_jax.validation import require
 
-POLL_SECONDS = 1.0  # how often a sweep with nothing else to do looks after others' trials
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerArguments:
+    """What says where trials run."""
+
+    runner: Literal["local", "ray"] = "local"
+    """on this machine, or on a Ray cluster; each trial in a process of its own"""
+    cores_per_trial: int | None = None
+    """CPU cores of each trial; if not given, those there are divided by the trials, with ray 1"""
+    devices_per_trial: int = 1
+    """accelerators of each trial, where there are any"""
+    ray_address: str | None = None
+    """of the cluster; if not given, one is started on this machine for the sweep"""
+
+
+def crew_of(arguments: RunnerArguments, trials: int, *, tune_allocator: bool) -> runners.Crew:
+    """Those who run so many trials.
+
+    Raises:
+      ValueError: there is no such cluster, or it or the machine has less than a trial is to have.
+    """
+    settings = process.settings(tune_allocator=tune_allocator)
+    cores, devices, address = (
+        arguments.cores_per_trial, arguments.devices_per_trial, arguments.ray_address
+    )  # fmt: skip
+    if arguments.runner == "ray":
+        return runners.RayCrew(address, cores, devices, environment=settings)
+    require(address is None, "ray_address", address, "none without --runner ray")
+    return runners.LocalCrew(runners.slots(trials, cores, devices), environment=settings)
 
 
 def run(
     sweep: Sweep,
     known: Mapping[str, store.Trial],
     kept: store.Store,
-    settings: Mapping[str, str],
+    crew: runners.Crew,
     console: Console,
 ) -> None:
     """Runs what is missing of a sweep.
@@ -31,7 +61,7 @@ def run(
       sweep: what was asked for.
       known: the trials that were stored before.
       kept: where results go.
-      settings: variables of the process that trains.
+      crew: who runs them.
       console: for the progress, and a line when a trial ends.
 
     Raises:
@@ -39,7 +69,6 @@ def run(
     """
     todo = store.missing(known, sweep.configs)
     names = {c: f"trial {i} of {len(todo)}" for i, c in enumerate(todo, start=1)}
-    running: RunConfig | None = None
 
     def directory_of(config: RunConfig) -> Path:
         return kept.directory / "runs" / store.key_of(config)
@@ -51,17 +80,12 @@ def run(
     asked = Counter(map(arm_of, sweep.configs))
     with SweepProgress(console, asked, asked - Counter(map(arm_of, todo))) as progress:
 
-        def begin(config: RunConfig) -> None:
-            nonlocal running
-            running = config
+        def begun(config: RunConfig) -> None:
             progress.begin(config, arm_of(config))
 
-        def show(event: Any) -> None:
-            progress.show(running, event)
-
-        claimed = _claimed(kept.claim_each(known, todo), begin, console)
-        outcomes = runners.run_local(claimed, directory_of, show, environment=settings)
-        with contextlib.closing(outcomes):  # its worker must not outlive an interruption here
+        leased = _told(kept.take_each(known, todo), console)
+        outcomes = runners.run(leased, crew, directory_of, begun, progress.show)
+        with contextlib.closing(outcomes):  # no worker may outlive an interruption here
             for outcome in outcomes:
                 config, found = outcome.config, outcome.result or outcome.cause or ""
                 trial = kept.finish(config, found, outcome.environment)
@@ -72,20 +96,14 @@ def run(
                 console.print(ending, markup=False, highlight=False, soft_wrap=True)
 
 
-def _claimed(
-    claims: Iterable[RunConfig | None], begin: Callable[[RunConfig], None], console: Console
-) -> Iterator[RunConfig]:
-    """The trials to run here; at the end it waits for those that run in other processes."""
-    waiting = False
-    for config in claims:
-        if config:
-            begin(config)
-            yield config
-            continue
-        if not waiting:
+def _told(leases: Iterable[RunConfig | None], console: Console) -> Iterator[RunConfig | None]:
+    """The leases, and a line when there is nothing to do here but to wait for others' trials."""
+    told = False
+    for config in leases:
+        if config is None and not told:
             console.print("waiting for trials that other processes run", highlight=False)
-        waiting = True
-        time.sleep(POLL_SECONDS)
+            told = True
+        yield config
 
 
 def _ending(trial: store.Trial) -> str:

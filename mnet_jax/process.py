@@ -8,9 +8,10 @@ process starts; other systems pass over it.
 What XLA compiled is kept on disk, so that the same step is not compiled twice.
 """
 
+import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mnet_jax.files import cache_directory
 
@@ -38,6 +39,21 @@ def settings(*, tune_allocator: bool) -> dict[str, str]:
     """The environment variables of a process that trains."""
     cache = {"JAX_COMPILATION_CACHE_DIR": str(cache_directory("xla"))}
     return cache | ALLOCATOR if tune_allocator else cache
+
+
+@contextlib.contextmanager
+def started_with(variables: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables of the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def restart(command: Sequence[str], variables: Mapping[str, str]) -> None:

@@ -37,7 +37,7 @@ from mnet_jax.training.step import (
 )
 
 # What changes the speed of a process from outside; a table that does not say so is worth little.
-TUNABLES = ("XLA_FLAGS", "GLIBC_TUNABLES", "OMP_NUM_THREADS", "LD_PRELOAD")
+TUNABLES = ("XLA_FLAGS", "PJRT_NPROC", "GLIBC_TUNABLES", "OMP_NUM_THREADS", "LD_PRELOAD")
 
 
 def run(

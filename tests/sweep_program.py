@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from trials import result_of
+from trial_stand_ins import result_of
 
 from experiments import planning
 from mnet_jax.ablation import runners
@@ -26,10 +26,14 @@ from mnet_jax.ablation.store import key_of
 
 
 def run_here(mode, log):
-    """What stands in for `runners.run_local`."""
+    """What stands in for `runners.run`."""
 
-    def run(configs, directory_of, report, environment):
+    def run(configs, crew, directory_of, begun, report):
         for config in configs:
+            if config is None:
+                time.sleep(0.01)
+                continue
+            begun(config)
             with log.open("a") as file:
                 file.write(f"{os.getpid()} {key_of(config)}\n")
             while mode == "stuck" or (mode == "together" and len(processes(log)) < 3):
@@ -90,7 +94,7 @@ def kill_at_every_write(root, words):
                 ablate(call)
 
             log = root / f"{results.name}.log"
-            runners.run_local = run_here("quick", log)
+            runners.run = run_here("quick", log)
             code = forked(cut)
             print("ended", results.name, code, forked(lambda call=call: ablate(call)), flush=True)
             if code == 0:  # there are fewer writes than that
@@ -103,7 +107,7 @@ if __name__ == "__main__":
     if mode == "kill":
         kill_at_every_write(Path(log).parent, words)
     else:
-        runners.run_local = run_here(mode, Path(log))
+        runners.run = run_here(mode, Path(log))
         print("ready", flush=True)
         sys.stdin.readline()
         ablate(words)

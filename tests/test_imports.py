@@ -47,7 +47,7 @@ WITHOUT_JAX = (
     "mnet_jax.validation",
     "experiments",
 )
-IN_THE_WORKER = ("train", "_environment")  # of ablation.runners
+IN_THE_WORKER = ("train", "_environment")  # of ablation.runners.work
 
 
 def name_of(path):
@@ -112,8 +112,8 @@ def rank(name):
 
 def test_the_sources_are_found():
     assert {"mnet_jax.run", "mnet_jax.ablation.axes", "experiments.ablate"} <= MODULES.keys()
-    assert "mnet_jax.run" in imports(MODULES["mnet_jax.ablation.runners"])
-    assert "mnet_jax.run" not in imports_at_once(MODULES["mnet_jax.ablation.runners"])
+    assert "mnet_jax.run" in imports(MODULES["mnet_jax.ablation.runners.work"])
+    assert "mnet_jax.run" not in imports_at_once(MODULES["mnet_jax.ablation.runners.work"])
     assert "jax" in reached("mnet_jax.run")
 
 
@@ -147,7 +147,7 @@ def test_no_jax_on_import(name):
 )
 def test_no_jax_in_functions_either_but_the_workers(name):
     tree = MODULES[name]
-    if name == "mnet_jax.ablation.runners":
+    if name == "mnet_jax.ablation.runners.work":
         kept = [node for node in tree.body if getattr(node, "name", "") not in IN_THE_WORKER]
         tree = ast.Module(body=kept, type_ignores=[])
     for target in imports(tree):

@@ -51,6 +51,7 @@ def test_before_anything_runs_no_time_is_known(progress):
 def test_one_trial_at_a_time(progress, clock):
     progress.begin("a", "linear")
     assert rows(progress)["linear"] == ["1/3", "compiling"]
+    progress.show("a", event(epoch=1, step=0))
     clock.now = 30.0
     progress.show("a", event(epoch=3))  # 2.5 of 10 epochs in 30 s: 90 s to go, 120 s in all
     found = rows(progress)
@@ -66,6 +67,8 @@ def test_one_trial_at_a_time(progress, clock):
 def test_two_trials_at_once_share_what_is_left(progress, clock):
     progress.begin("a", "linear")
     progress.begin("b", "relu6")
+    for trial in "ab":
+        progress.show(trial, event(epoch=1, step=0))
     clock.now = 50.0
     for trial in "ab":
         progress.show(trial, event(epoch=5, step=10, rate=300.0))  # half of 100 s
@@ -76,9 +79,21 @@ def test_two_trials_at_once_share_what_is_left(progress, clock):
 
 def test_an_evaluation_is_no_step_back(progress, clock):
     progress.begin("a", "linear")
+    progress.show("a", event(epoch=1, step=0))
     clock.now = 60.0
     progress.show("a", event(epoch=6, step=1, steps=3, phase="validate", rate=None))
     assert rows(progress)["linear"] == ["1/3", "6/10", "2:20"]  # 40 s and one of 100 s
+
+
+def test_what_was_done_before_a_checkpoint_says_nothing_of_the_pace(progress, clock):
+    clock.now = 10.0
+    progress.begin("a", "linear")
+    clock.now = 20.0  # compiled, and half of it is done
+    progress.show("a", event(epoch=6, step=0))
+    assert rows(progress)["linear"] == ["1/3", "6/10", "600"], "one event has no pace"
+    clock.now = 30.0
+    progress.show("a", event(epoch=7, step=0))  # an epoch in 10 s, four to go, and one of 60 s
+    assert rows(progress)["linear"] == ["1/3", "7/10", "600", "1:40"]
 
 
 def test_an_event_of_a_trial_that_is_over_is_passed_over(progress):
@@ -91,7 +106,7 @@ def test_an_event_of_a_trial_that_is_over_is_passed_over(progress):
 def test_where_there_is_no_terminal_nothing_is_shown(progress):
     with progress:
         progress.begin("a", "linear")
-    assert progress._live is None
+    assert progress._display is None
 
 
 def test_the_terminal_is_given_back_after_an_interruption(clock):

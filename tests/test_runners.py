@@ -1,30 +1,52 @@
 """A trial that crashes takes nothing with it, and a sweep that ends leaves no process behind."""
 
+import fcntl
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from trials import FINE, KILLED, LEAVING, LONG, RAISING, stand_in
+from trial_stand_ins import FINE, KILLED, LEAVING, LONG, MEETING, RAISING, stand_in
 
-from mnet_jax.ablation.runners import run_local
+from mnet_jax.ablation.runners import LocalCrew, Lost, Outcome, Slots, machine, run, running, train
+from mnet_jax.ablation.runners.local import LEAST_BYTES, RESERVE_BYTES
+from mnet_jax.ablation.runners.work import outcome_of
 from mnet_jax.architectures import mobilenet_v2
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
 
 SPEC = mobilenet_v2(width=0.1, num_classes=10)
 
 
+PLENTY = 2**40
+
+
 def configs(*seeds):
     return [RunConfig(spec=SPEC, seed=seed) for seed in seeds]
 
 
+def crew_of(places=1, **options):
+    slots = Slots(environments=({},) * places, of_each="nothing")
+    return LocalCrew(slots, **{"trial": stand_in, "available": lambda: PLENTY, **options})
+
+
+def outcomes_of(crew, root, seeds, report=lambda event: None, begun=lambda config: None):
+    return run(
+        iter(configs(*seeds)),
+        crew,
+        lambda config: root / str(config.seed),
+        begun,
+        lambda config, event: report(event),
+    )
+
+
 def run_stand_in(root, seeds, report=lambda event: None):
-    return list(run_local(configs(*seeds), lambda c: root / str(c.seed), report, stand_in))
+    return list(outcomes_of(crew_of(), root, seeds, report))
 
 
 def is_alive(process):
@@ -49,7 +71,7 @@ def test_no_trials_are_no_outcomes(tmp_path):
 
 def test_crashes_take_nothing_with_them(tmp_path):
     seeds = [FINE, RAISING, RAISING + 1, KILLED, LEAVING, FINE + 1]
-    (tmp_path / str(RAISING + 1)).write_text("a file in the place of the trial's directory")
+    (tmp_path / str(RAISING + 1) / "traceback.txt").mkdir(parents=True)  # no place for one
     events = []
     outcomes = run_stand_in(tmp_path, seeds, events.append)
 
@@ -89,26 +111,193 @@ def test_who_leaves_early_leaves_no_process(tmp_path):
 
 def test_closing_between_trials_leaves_no_process(tmp_path):
     processes = []
-    outcomes = run_local(
-        configs(0, 1), lambda c: tmp_path, lambda event: processes.append(event.step), stand_in
-    )
+    outcomes = outcomes_of(crew_of(), tmp_path, (0, 1), lambda event: processes.append(event.step))
     assert next(outcomes).result is not None
     outcomes.close()
     assert processes and not any(map(is_alive, processes))
 
 
+def test_trials_run_side_by_side(tmp_path):
+    """Each ends only if another one is there at the same time."""
+    begun = []
+    seeds = [MEETING, MEETING + 1]
+    outcomes = list(outcomes_of(crew_of(2), tmp_path, seeds, begun=begun.append))
+    assert begun == configs(*seeds)
+    assert {outcome.config.seed for outcome in outcomes} == set(seeds)
+    assert len({outcome.result.params for outcome in outcomes}) == 2, "in a process each"
+
+
+def test_a_trial_begins_only_if_there_is_memory_for_it(tmp_path):
+    """With too little for two they run one after the other, though there are places."""
+    begun, ended = [], []
+    crew = crew_of(3, available=lambda: LEAST_BYTES)
+    for outcome in outcomes_of(crew, tmp_path, (0, 1, 2), begun=begun.append):
+        assert len(begun) == len(ended) + 1
+        ended.append(outcome.config)
+    assert ended == begun == configs(0, 1, 2)
+
+
+def test_what_a_trial_has_taken_is_what_the_next_one_needs(tmp_path):
+    crew = crew_of(2, available=lambda: LEAST_BYTES + RESERVE_BYTES)
+    (first,) = configs(LONG)
+    try:
+        crew.begin(first, tmp_path / "first")
+        assert not crew.has_room(), "nothing is known of its memory yet"
+        while not crew.wait(60):
+            pass
+        assert crew.has_room()
+        crew._need_bytes += 1
+        assert not crew.has_room()
+    finally:
+        crew.end()
+
+
+def test_when_memory_runs_out_the_last_trial_waits_its_turn(tmp_path):
+    """It is ended while both run, and run again when there is memory."""
+    left = [PLENTY]
+    begun, outcomes = [], []
+
+    def begin(config):
+        begun.append(config.seed)
+        if len(begun) == 2:
+            left[0] = 0
+
+    trials = outcomes_of(
+        crew_of(2, available=lambda: left[0]), tmp_path, (MEETING, LONG), begun=begin
+    )
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "here").touch()
+    for outcome in trials:
+        outcomes.append(outcome)
+        break  # the second one would take a minute
+    trials.close()
+    assert begun == [MEETING, LONG] and outcomes[0].config.seed == MEETING
+    assert outcomes[0].cause is None
+
+
+def test_a_lost_trial_is_run_again_if_that_was_no_fault_of_its(tmp_path):
+    class Crew:
+        """Loses each trial as often as its seed says."""
+
+        def __init__(self):
+            self.begun = []
+
+        def has_room(self):
+            return True
+
+        def begin(self, config, directory):
+            self.begun.append(config)
+
+        def wait(self, seconds):
+            config = self.begun[-1]
+            lost = self.begun.count(config) <= config.seed
+            if lost:
+                return [(config, Lost(cause="gone", again=config.seed < 3))]
+            result = Outcome(config=config, result=None, cause="fine", environment={})
+            return [(config, result)]
+
+        def end(self):
+            self.begun.append("end")
+
+    crew = Crew()
+    outcomes = {}
+    for seed in (0, 2, 3):
+        (outcome,) = outcomes_of(crew, tmp_path, [seed])
+        outcomes[seed] = outcome.cause
+    assert outcomes == {0: "fine", 2: "fine", 3: "gone"}
+    zero, two, three = configs(0, 2, 3)
+    assert crew.begun == [zero, "end", two, two, two, "end", three, "end"]
+
+
+def test_trials_that_are_not_to_be_had_yet_are_asked_for_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "POLL_SECONDS", 0.01)
+    first, second = configs(0, 1)
+    offers = iter([None, first, None, None, second])
+    found = run(offers, crew_of(), lambda c: tmp_path, lambda c: None, lambda c, e: None)
+    assert [outcome.config for outcome in found] == [first, second]
+
+
+def test_a_directory_has_one_trial_at_a_time(tmp_path):
+    """Who is left over from a sweep that was killed is waited for."""
+    (config,) = configs(0)
+    found = []
+
+    def work():
+        found.append(outcome_of(stand_in, config, tmp_path, lambda event: None))
+
+    with open(tmp_path / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(0.5)
+        assert not found
+    thread.join()
+    assert found[0].result
+
+
+def test_places_share_the_cores_out(monkeypatch):
+    monkeypatch.setattr(machine, "_accelerators", lambda: ("cpu", 0))
+    monkeypatch.setattr(machine, "usable_cores", lambda: 8)
+    for trials, cores, expected in (
+        (1, None, ["8"]), (3, None, ["2"] * 3), (20, None, ["1"] * 8),
+        (20, 3, ["3"] * 2), (1, 2, ["2"]),
+    ):  # fmt: skip
+        places = machine.slots(trials, cores, 1).environments
+        assert [place["PJRT_NPROC"] for place in places] == expected
+    with pytest.raises(ValueError, match="cores_per_trial: got 9, legal: 1 to 8"):
+        machine.slots(1, 9, 1)
+    with pytest.raises(ValueError, match="devices_per_trial: got 2, legal: 1, as there are no acc"):
+        machine.slots(1, None, 2)
+
+
+def test_places_share_the_accelerators_out(monkeypatch):
+    monkeypatch.setattr(machine, "_accelerators", lambda: ("gpu", 4))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
+    for trials, devices, expected in (
+        (9, 1, ["3", "5", "6", "7"]), (2, 1, ["3", "5"]), (9, 2, ["3,5", "6,7"]), (9, 3, ["3,5,6"]),
+    ):  # fmt: skip
+        places = machine.slots(trials, None, devices).environments
+        assert [place["CUDA_VISIBLE_DEVICES"] for place in places] == expected
+    assert machine.slots(9, None, 4).environments == ({},), "all of them need no choice"
+    with pytest.raises(ValueError, match="devices_per_trial: got 5, legal: 1 to 4"):
+        machine.slots(1, None, 5)
+
+
+def test_the_threads_of_a_worker_are_those_of_its_place(tmp_path):
+    """XLA starts as many as it is told; all else of a trial is the same."""
+    slots = Slots(environments=({"PJRT_NPROC": "1"},), of_each="1 core")
+    (outcome,) = outcomes_of(crew_of(trial=stand_in), tmp_path, [0])
+    assert "PJRT_NPROC" not in outcome.environment
+    (outcome,) = outcomes_of(LocalCrew(slots, stand_in), tmp_path, [0])
+    assert outcome.environment["PJRT_NPROC"] == "1"
+
+
+def test_memory_is_what_a_container_leaves(tmp_path, monkeypatch):
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    for group, limit, used, cached in ((inner, "max", 5, 0), (inner.parent, 1000, 700, 200)):
+        (group / "memory.max").write_text(f"{limit}\n")
+        (group / "memory.current").write_text(f"{used}\n")
+        (group / "memory.stat").write_text(f"anon 1\ninactive_file {cached}\n")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "_group", lambda: "a/b")
+    assert machine.available_bytes() == 500
+    (inner.parent / "memory.max").unlink()
+    assert machine.available_bytes() > 2**20, "the machine's"
+
+
 PARENT = """
     from pathlib import Path
-    from mnet_jax.ablation.runners import run_local
-    from test_runners import configs
-    from trials import LONG, stand_in
+    from mnet_jax.ablation.runners import run
+    from test_runners import configs, crew_of
+    from trial_stand_ins import LONG
 
     if __name__ == "__main__":
-        def report(event):
+        def report(config, event):
             print(event.step, flush=True)
 
         try:
-            list(run_local(configs(LONG), lambda c: Path("long"), report, stand_in))
+            list(run(iter(configs(LONG)), crew_of(), lambda c: Path("long"), print, report))
         except KeyboardInterrupt:
             print("interrupted", flush=True)
 """
@@ -123,8 +312,9 @@ def parent(tmp_path):
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
+    process.stdout.readline()  # what began
     worker = int(process.stdout.readline())
-    wait_until(lambda: (tmp_path / "long").exists())
+    wait_until(lambda: (tmp_path / "long" / "begun").exists())
     yield process, worker
     if is_alive(worker):
         os.kill(worker, signal.SIGKILL)
@@ -147,7 +337,10 @@ def test_a_real_trial(tmp_path, tiny_spec):
         training=TrainingConfig(epochs=1, warmup_epochs=0.0),
     )
     events = []
-    (outcome,) = run_local([config], lambda c: tmp_path / "run", events.append)
+    (outcome,) = run(
+        iter([config]), crew_of(trial=train), lambda c: tmp_path / "run", lambda c: None,
+        lambda c, event: events.append(event),
+    )  # fmt: skip
     assert outcome.cause is None and outcome.config == config
     assert outcome.result.test_count == 500 and len(outcome.result.history) == 1
     assert 0 <= outcome.result.test_accuracy <= 1

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from stored_trials import ENVIRONMENT, make_config, make_result, make_sweep, make_trial
-from trials import result_of
+from trial_stand_ins import result_of
 
 from mnet_jax import serialization
 from mnet_jax.ablation import events

@@ -126,7 +126,7 @@ def run_all(directory, sweep):
     with Store(directory) as store:
         known = store.read().trials
         store.append(sweep)
-        for config in store.claim_each(known, sweep.configs):
+        for config in store.take_each(known, sweep.configs):
             ran.append(config.seed)
             store.append(make_trial(config.seed, config.seed / 8, spec=TINY))
     return ran

@@ -33,9 +33,9 @@ def test_a_directory_that_cannot_be_made(tmp_path):
 def test_a_directory_that_cannot_be_written(tmp_path):
     trial = make_trial()
     Store(tmp_path).append(trial)
-    (claims := tmp_path / "claims").mkdir()
+    (leases := tmp_path / "leases").mkdir()
     journal_of(tmp_path).chmod(0o400)
-    for directory in (claims, tmp_path):
+    for directory in (leases, tmp_path):
         directory.chmod(0o500)
     with pytest.raises(StoreError, match=r"^cannot write .*: Permission denied$"):
         Store(tmp_path).append(make_trial(1))

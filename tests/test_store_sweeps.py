@@ -113,7 +113,7 @@ def test_a_kill_at_every_write_of_the_journal(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_frees_the_claim_and_says_how_to_go_on(tmp_path, start, number):
+def test_an_interruption_frees_the_lease_and_says_how_to_go_on(tmp_path, start, number):
     sweep = start("stuck", "log", *ARMS, "--seeds", "1", "--results", "R")
     sweep.stdin.write("\n")
     sweep.stdin.flush()
@@ -137,8 +137,8 @@ HOLDER = """
 import sys
 from stored_trials import *
 with Store(sys.argv[1]) as store:
-    claims = store.claim_each({}, [make_config(0)])
-    assert next(claims) == make_config(0)
+    leases = store.take_each({}, [make_config(0)])
+    assert next(leases) == make_config(0)
     print("ready", flush=True)
     sys.stdin.readline()
 """
@@ -148,21 +148,21 @@ def test_a_dead_holders_trial_is_taken_over(tmp_path, start):
     holder = start(tmp_path, code=HOLDER)
     store = Store(tmp_path)
     running = store.read().running
-    assert {key: claim.pid for key, claim in running.items()} == {
+    assert {key: lease.pid for key, lease in running.items()} == {
         key_of(make_config(0)): holder.pid
     }
-    claims = store.claim_each({}, [make_config(0), make_config(1)])
-    assert next(claims) == make_config(1), "what is free comes first"
+    leases = store.take_each({}, [make_config(0), make_config(1)])
+    assert next(leases) == make_config(1), "what is free comes first"
     store.append(make_trial(1))
-    assert [next(claims), next(claims)] == [None, None], "it lives"
+    assert [next(leases), next(leases)] == [None, None], "it lives"
     holder.kill()
     holder.wait()
     assert store.read().running == {}
-    assert next(claims) == make_config(0)
-    (claim,) = store.read().running.values()
-    assert claim.pid == os.getpid()
+    assert next(leases) == make_config(0)
+    (lease,) = store.read().running.values()
+    assert lease.pid == os.getpid()
     store.append(make_trial(0))
-    assert [*claims] == []
+    assert [*leases] == []
     assert [event.pid for event in recorded(tmp_path, Started)] == [
         holder.pid, os.getpid(), os.getpid(),
     ]  # fmt: skip
@@ -176,43 +176,43 @@ def test_a_dead_holders_trial_is_taken_over(tmp_path, start):
 def test_what_ended_elsewhere_is_not_run_again(tmp_path, ending):
     """A failure is run again by the next call, not by one that was there when it failed."""
     with Store(tmp_path) as one, Store(tmp_path) as other:
-        assert next(one.claim_each({}, [make_config(0)])) == make_config(0)
-        claims = other.claim_each({}, [make_config(0)])
-        assert next(claims) is None
+        assert next(one.take_each({}, [make_config(0)])) == make_config(0)
+        leases = other.take_each({}, [make_config(0)])
+        assert next(leases) is None
         one.append(ending)
-        assert [*claims] == []
+        assert [*leases] == []
         known = other.read().trials
-        again = [*other.claim_each(known, [make_config(0)])]
+        again = [*other.take_each(known, [make_config(0)])]
         assert again == ([] if ending.result else [make_config(0)])
 
 
 def test_a_store_that_is_closed_holds_nothing(tmp_path):
     with Store(tmp_path) as store:
         first, second = [make_config(seed) for seed in (0, 1)]
-        claims = store.claim_each({}, [first, second])
-        assert [next(claims), next(claims)] == [first, second]
+        leases = store.take_each({}, [first, second])
+        assert [next(leases), next(leases)] == [first, second]
         assert len(Store(tmp_path).read().running) == 2
         store.append(make_trial(0))
         assert [*Store(tmp_path).read().running] == [key_of(second)]
     assert Store(tmp_path).read().running == {}
     with Store(tmp_path) as store:
-        assert [*store.claim_each(store.read().trials, [first, second])] == [second]
+        assert [*store.take_each(store.read().trials, [first, second])] == [second]
 
 
-def test_a_claim_that_cannot_be_recorded_is_given_up(tmp_path, monkeypatch):
+def test_a_lease_that_cannot_be_recorded_is_given_up(tmp_path, monkeypatch):
     with Store(tmp_path) as one, Store(tmp_path) as other:
         one.append(make_sweep())
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", lambda file, line: 1 / 0)
             with pytest.raises(ZeroDivisionError):
-                next(one.claim_each({}, [make_config()]))
-        assert next(other.claim_each({}, [make_config()])) == make_config()
+                next(one.take_each({}, [make_config()]))
+        assert next(other.take_each({}, [make_config()])) == make_config()
 
 
-def test_a_place_for_claims_that_is_none(tmp_path):
-    (tmp_path / "claims").write_text("in the way")
-    with pytest.raises(ValueError, match=r"^cannot write .*claims.*: [\w ]+$"):
-        next(Store(tmp_path).claim_each({}, [make_config()]))
+def test_a_place_for_leases_that_is_none(tmp_path):
+    (tmp_path / "leases").write_text("in the way")
+    with pytest.raises(ValueError, match=r"^cannot write .*leases.*: [\w ]+$"):
+        next(Store(tmp_path).take_each({}, [make_config()]))
 
 
 def test_a_grid_may_change_between_calls(tmp_path):
@@ -229,7 +229,7 @@ def test_a_grid_may_change_between_calls(tmp_path):
             known = store.read().trials
             store.append(sweep)
             ran = []
-            for config in store.claim_each(known, sweep.configs):
+            for config in store.take_each(known, sweep.configs):
                 accuracies[config] = len(accuracies) / 16
                 store.append(success(config, make_result(accuracies[config]), ENVIRONMENT))
                 ran.append(config)
@@ -242,9 +242,9 @@ def test_a_grid_may_change_between_calls(tmp_path):
     assert {t.config: t.result.test_accuracy for t in found.trials.values()} == accuracies
 
 
-def test_files_that_claims_leave_are_empty(tmp_path):
+def test_files_that_leases_leave_are_empty(tmp_path):
     with Store(tmp_path) as store:
-        next(store.claim_each({}, [make_config()]))
+        next(store.take_each({}, [make_config()]))
     names = {str(path.relative_to(tmp_path)): path.stat().st_size for path in tmp_path.rglob("*.*")}
-    assert re.fullmatch(r"claims/[0-9a-f]{16}\.lock", min(names)) and names[min(names)] == 0
+    assert re.fullmatch(r"leases/[0-9a-f]{16}\.lock", min(names)) and names[min(names)] == 0
     assert {*names} - {min(names)} == {journal_of(tmp_path).name}

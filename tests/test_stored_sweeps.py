@@ -82,8 +82,8 @@ def test_every_seed_is_in_one_place(place):
     contents = store.read()
     with Store("R") as other:
         again = seeded(ARMS[2], 1)
-        claims = other.claim_each(contents.trials, [seeded(ARMS[3], 2), again])
-        assert [next(claims), next(claims)] == [seeded(ARMS[3], 2), again]
+        leases = other.take_each(contents.trials, [seeded(ARMS[3], 2), again])
+        assert [next(leases), next(leases)] == [seeded(ARMS[3], 2), again]
         arms = status_of(contents.sweeps[1], store.read(), axes.labels)
     found = [(arm.finished, tuple(arm.running), arm.failed, arm.not_run) for arm in arms]
     assert found == [
@@ -99,7 +99,7 @@ def test_every_seed_is_in_one_place(place):
 
 def test_status_tells_of_every_sweep_once(place, call):
     with Store("R") as other:
-        next(other.claim_each({}, [seeded(ARMS[3], 2)]))
+        next(other.take_each({}, [seeded(ARMS[3], 2)]))
         code, out, err = call("status --results R")
     assert (code, err) == (0, "")
     assert "sweep 1, " not in out, "the third call asked for the same"

@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mnet_jax import serialization
+from mnet_jax.ablation.statistics import Method
 from mnet_jax.config import RunConfig
 from mnet_jax.result import RunResult
 from mnet_jax.validation import require
@@ -44,6 +45,7 @@ class Sweep:
       baseline: the arm that the others are compared with, with seed 0; not always one of `arms`.
       axes: the names of the axes that were varied.
       started: when it was called, ISO 8601 in UTC.
+      interval: of the report's means and differences.
     """
 
     command: str
@@ -53,6 +55,7 @@ class Sweep:
     baseline: RunConfig
     axes: tuple[str, ...]
     started: str
+    interval: Method = "t"
 
     def __post_init__(self) -> None:
         require(bool(self.arms), "arms", (), "one or more")
@@ -63,13 +66,13 @@ class Sweep:
 
     @property
     def configs(self) -> tuple[RunConfig, ...]:
-        """Every trial that was asked for: all seeds of the first arm, then of the next."""
-        return tuple(replace(arm, seed=seed) for arm in self.arms for seed in self.seeds)
+        """Every trial that was asked for: all arms with the first seed, then with the next."""
+        return tuple(replace(arm, seed=seed) for seed in self.seeds for arm in self.arms)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """A process has claimed a trial. Whether it still runs, its lock says (see `claims`).
+    """A process has leased a trial. Whether it still runs, its lock says (see `leases`).
 
     Attributes:
       key: of the trial.
@@ -148,10 +151,12 @@ def sweep(
     baseline: RunConfig,
     axes: Sequence[str],
     preset: str | None = None,
+    interval: Method = "t",
 ) -> Sweep:
     """The sweep that is called just now; the configs' own seeds do not count."""
     return Sweep(
         command=command, preset=preset, seeds=tuple(seeds), axes=tuple(axes), started=_now(),
+        interval=interval,
         arms=tuple(dict.fromkeys(replace(arm, seed=0) for arm in arms)),
         baseline=replace(baseline, seed=0),
     )  # fmt: skip

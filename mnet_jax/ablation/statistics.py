@@ -10,10 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.special import (
-    ndtri,
-    stdtrit,
-)  # scipy.stats would cost the parent half a second at import
+from scipy.special import ndtri, stdtrit  # scipy.stats would cost half a second at import
 
 from mnet_jax.ablation.bootstrap import resample
 from mnet_jax.validation import require, require_choice

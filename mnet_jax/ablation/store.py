@@ -2,7 +2,7 @@
 
 A trial is a run of one config, seed included. What a sweep asks for may change from call to call;
 what is stored is looked up by config alone, so nothing is lost or mixed. Several sweeps may work on
-one directory at once: a trial is claimed before it runs, and runs in one of them.
+one directory at once: a trial is leased before it runs, and runs in one of them.
 """
 
 import os
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mnet_jax.ablation.claims import Claims
 from mnet_jax.ablation.events import (
     Event,
     Started,
@@ -25,6 +24,7 @@ from mnet_jax.ablation.events import (
     to_line,
 )
 from mnet_jax.ablation.journal import Journal, StoreError, store_errors
+from mnet_jax.ablation.leases import Leases
 from mnet_jax.config import RunConfig
 from mnet_jax.files import replace_file
 from mnet_jax.result import RunResult
@@ -49,21 +49,21 @@ class Contents:
 class Store:
     """The trials under a directory, in its journal.
 
-    Making or reading a store writes nothing; the directory appears with the first event. Claims are
+    Making or reading a store writes nothing; the directory appears with the first event. Leases are
     given up when it is closed, or its process ends.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory)
         self._journal = Journal(self.directory)
-        self._claims = Claims(self.directory / "claims")
+        self._leases = Leases(self.directory / "leases")
         self._worker = secrets.token_hex(8)
 
     def __enter__(self) -> "Store":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._claims.release_all()
+        self._leases.release_all()
 
     @property
     def path(self) -> Path:
@@ -81,19 +81,19 @@ class Store:
         Raises:
           StoreError: the journal is there and cannot be read.
         """
-        with self._journal.reading() as events, store_errors("read", self._claims.directory):
+        with self._journal.reading() as events, store_errors("read", self._leases.directory):
             trials = _trials(events)
             last = {event.key: event for event in events if not isinstance(event, Sweep)}
             running = {
                 key: event
                 for key, event in last.items()
-                if isinstance(event, Started) and self._claims.is_live(key)
+                if isinstance(event, Started) and self._leases.is_live(key)
             }
             sweeps = tuple(event for event in events if isinstance(event, Sweep))
         return Contents(trials=trials, sweeps=sweeps, running=running)
 
     def append(self, event: Event) -> None:
-        """Adds an event, on disk when this returns; a trial that ended gives up its claim.
+        """Adds an event, on disk when this returns; a trial that ended gives up its lease.
 
         Raises:
           ValueError: a number is not finite; one line with its name.
@@ -101,7 +101,7 @@ class Store:
         """
         self._journal.append(event)
         if isinstance(event, Trial):
-            self._claims.release(event.key)
+            self._leases.release(event.key)
 
     def finish(
         self, config: RunConfig, found: RunResult | str, environment: Mapping[str, str]
@@ -127,14 +127,14 @@ class Store:
             self.append(trial)
         return trial
 
-    def claim_each(
+    def take_each(
         self, known: Mapping[str, Trial], configs: Iterable[RunConfig]
     ) -> Iterator[RunConfig | None]:
-        """The configs to run here, each claimed when it is asked for.
+        """The configs to run here, each leased when it is asked for.
 
         What other processes run is left for last; if one of them dies, its trial is run here. Once
         a trial has ended, by a result or not, it is not run again. Storing how it ended gives a
-        claim up, and so does closing the store.
+        lease up, and so does closing the store.
 
         Args:
           known: the trials when the sweep began; of these, failures are run again.
@@ -144,35 +144,35 @@ class Store:
           A config to run, or None while all that are left are running elsewhere: ask again later.
 
         Raises:
-          StoreError: the journal or a claim cannot be written.
+          StoreError: the journal or a lease cannot be written.
         """
         left = {key_of(config): config for config in missing(known, configs)}
         while left:
             idle = True
             for key, config in [*left.items()]:
-                state = self._claim(key, known.get(key))
+                state = self._take(key, known.get(key))
                 if state != "held":
                     del left[key]
-                if state == "claimed":
+                if state == "leased":
                     idle = False
                     yield config
             if idle and left:
                 yield None
 
-    def _claim(self, key: str, known: Trial | None) -> Literal["claimed", "held", "ended"]:
+    def _take(self, key: str, known: Trial | None) -> Literal["leased", "held", "ended"]:
         with self._journal.writing() as writer:
             trial = _trials(writer.events).get(key)
             if trial and trial != known:
                 return "ended"
-            with store_errors("write", self._claims.directory):
-                if not self._claims.take(key):
+            with store_errors("write", self._leases.directory):
+                if not self._leases.take(key):
                     return "held"
             try:
                 writer.append(to_line(start(key, self._worker)))
             except BaseException:
-                self._claims.release(key)
+                self._leases.release(key)
                 raise
-        return "claimed"
+        return "leased"
 
 
 def _trials(events: Iterable[Event]) -> dict[str, Trial]:

@@ -4,6 +4,7 @@ from mnet_jax.ablation.arms import ABSENT, Arm, Report
 from mnet_jax.ablation.power import MOST_SEEDS, POWER
 from mnet_jax.ablation.statistics import CONFIDENCE, FEWEST, Interval, Method
 
+SHOWN_LABELS = 8  # of those that all arms share, in a caption
 METHODS = {"t": "Student's t", "bootstrap": "bootstrap (BCa)"}
 
 
@@ -124,7 +125,9 @@ def captions(report: Report) -> tuple[str, ...]:
     lines = claims(report)
     shared = [f"{axis} {label}" for axis, label in report.common.items() if label != ABSENT]
     if shared:
-        lines.append("all arms: " + ", ".join(shared))
+        rest = len(shared) - SHOWN_LABELS
+        more = f" and {rest} more, in report.csv" if rest > 0 else ""
+        lines.append("all arms: " + ", ".join(shared[:SHOWN_LABELS]) + more)
     if report.recipe:
         lines.append(f"recipe: {report.recipe}")
     lines += methods(report)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from mnet_jax import process
 from mnet_jax.analysis.roofline import Machine
-from mnet_jax.benchmark.worker import environment_of
 
 SIDE = 2048  # of the square matrices: 17 GFLOP, far above any cache's help
 ELEMENTS = 2**26  # of a stream: 256 MiB, far above any cache
@@ -21,7 +21,7 @@ def measure(environment: Mapping[str, str]) -> Machine:
       environment: what the process is started with.
     """
     context = multiprocessing.get_context("spawn")
-    with environment_of(environment), ProcessPoolExecutor(1, mp_context=context) as pool:
+    with process.started_with(environment), ProcessPoolExecutor(1, mp_context=context) as pool:
         flops, moved = pool.submit(_rates).result()
     return Machine(flops_per_second=flops, bytes_per_second=moved)
 

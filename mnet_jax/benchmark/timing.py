@@ -13,8 +13,8 @@ from mnet_jax.benchmark.cases import Case, CompileCase, DepthwiseCase, LayerCase
 from mnet_jax.benchmark.contenders import OURS, Contender
 from mnet_jax.benchmark.worker import Worker, WorkerError
 
-# The threads of other frameworks spin for a while after a call, in case there is another. Whoever is
-# next would have to share the cores with them.
+# The threads of other frameworks spin for a while after a call, in case there is another. Whoever
+# is next would have to share the cores with them.
 REST_SECONDS = 0.2
 
 

@@ -1,14 +1,13 @@
 """A contender's process: it prepares cases, and runs them when told."""
 
-import contextlib
 import multiprocessing
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from mnet_jax import process
 from mnet_jax.benchmark.cases import Case, CompileCase
 from mnet_jax.benchmark.contenders import BY_NAME, Contender
 
@@ -70,7 +69,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self.contender.name))
-        with environment_of(self._environment):
+        with process.started_with(self._environment):
             self._process.start()
         theirs.close()
 
@@ -85,21 +84,6 @@ class Worker:
         if isinstance(message, str):
             raise WorkerError(message)
         return message
-
-
-@contextlib.contextmanager
-def environment_of(changes: Mapping[str, str]) -> Iterator[None]:
-    """Sets what processes started inside are to find; allocators read it only at a start."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _serve(pipe: Connection, contender: str) -> None:

@@ -1,10 +1,11 @@
 """An axis: its name, its legal values, and how a config takes one and says which it has."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_origin
 
+from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import RunConfig
 from mnet_jax.validation import is_number, is_whole, require, require_choice
 
@@ -56,6 +57,26 @@ def _of_its_type(axis: Axis, value: Any) -> Any:
         return value
     require(is_number(value) and math.isfinite(value), axis.name, value, "finite numbers")
     return float(value)
+
+
+def spec_axis(
+    name: str,
+    values: Any,
+    claim: str,
+    transform: Callable[[NetworkSpec, Any], NetworkSpec],
+    read: Callable[[NetworkSpec], Any],
+    *,
+    settles: Sequence[str] = (),
+) -> Axis:
+    """An axis of the network alone; for the arguments see `Axis`."""
+    return Axis(
+        name=name,
+        values=values,
+        claim=claim,
+        apply=lambda config, value: replace(config, spec=transform(config.spec, value)),
+        read=lambda config: read(config.spec),
+        settles=tuple(settles),
+    )
 
 
 def only(values: set[Any], otherwise: Any) -> Any:

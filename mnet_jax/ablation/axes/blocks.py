@@ -1,10 +1,9 @@
 """Axes that map a network's spec, by `architectures.transforms`."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from mnet_jax.ablation.axes.axis import ABSENT, Axis, only
+from mnet_jax.ablation.axes.axis import ABSENT, Axis, only, spec_axis
 from mnet_jax.ablation.axes.factory import V3, made
 from mnet_jax.architectures import InvertedResidual, NetworkSpec, Separable, transforms
 from mnet_jax.architectures.spec import Activation, Shortcut
@@ -116,36 +115,16 @@ def _read_activation(spec: NetworkSpec) -> Any:
     return only(everywhere, ABSENT)
 
 
-def _mapping(
-    name: str,
-    values: Any,
-    claim: str,
-    transform: Callable[[NetworkSpec, Any], NetworkSpec],
-    read: Callable[[NetworkSpec], Any],
-    *,
-    settles: Sequence[str] = (),
-) -> Axis:
-    """An axis that maps the spec."""
-    return Axis(
-        name=name,
-        values=values,
-        claim=claim,
-        apply=lambda config, value: dataclasses.replace(config, spec=transform(config.spec, value)),
-        read=lambda config: read(config.spec),
-        settles=tuple(settles),
-    )
-
-
 # In the order in which they are applied: what changes blocks comes before what replaces them.
 BLOCK_AXES: tuple[Axis, ...] = (
-    _mapping(
+    spec_axis(
         "squeeze_excite",
         SqueezeExcite,
         "squeeze-and-excitation: nowhere, where published, everywhere (V3, section 5.3)",
         _with_squeeze_excite,
         _read_squeeze_excite,
     ),
-    _mapping(
+    spec_axis(
         "repeats",
         int,
         "blocks of every stage (V2, Table 2's n)",
@@ -153,7 +132,7 @@ BLOCK_AXES: tuple[Axis, ...] = (
         _read_repeats,
         settles=("depth", "hard_swish_from"),
     ),
-    _mapping(
+    spec_axis(
         "depth",
         Literal["full", "shallow"],
         "all blocks, or without the five 14x14x512 ones (V1, Table 5)",
@@ -161,14 +140,14 @@ BLOCK_AXES: tuple[Axis, ...] = (
         _read_depth,
         settles=("repeats",),
     ),
-    _mapping(
+    spec_axis(
         "kernel",
         int,
         "side of the depthwise kernels (V3's and V4's searches choose 3 or 5)",
         transforms.with_kernel,
         _read_kernel,
     ),
-    _mapping(
+    spec_axis(
         "convolution",
         transforms.Convolution,
         "depthwise separable or full convolutions (V1, Table 4)",
@@ -176,28 +155,28 @@ BLOCK_AXES: tuple[Axis, ...] = (
         _read_convolution,
         settles=("kernel",),
     ),
-    _mapping(
+    spec_axis(
         "expansion",
         int,
         "expansion factor t of the inverted residuals (V2, section 3.3)",
         transforms.with_expansion,
         _read_expansion,
     ),
-    _mapping(
+    spec_axis(
         "bottleneck",
         transforms.Bottleneck,
         "what follows a projection: nothing or ReLU6 (V2, Fig. 6a)",
         transforms.with_bottleneck,
         _read_bottleneck,
     ),
-    _mapping(
+    spec_axis(
         "shortcut",
         Shortcut,
         "what the identities connect (V2, Fig. 6b)",
         transforms.with_shortcut,
         _read_shortcut,
     ),
-    _mapping(
+    spec_axis(
         "activation",
         transforms.PlainActivation,
         "the non-linearity of the layers that have one",
@@ -205,7 +184,7 @@ BLOCK_AXES: tuple[Axis, ...] = (
         _read_activation,
         settles=("hard_swish_from", "stem_activation", "block_activation", "head_activation"),
     ),
-    _mapping(
+    spec_axis(
         "block_activation",
         Activation,
         "what follows expansions and depthwise convolutions, after --activation",
@@ -213,7 +192,7 @@ BLOCK_AXES: tuple[Axis, ...] = (
         lambda spec: only(_block_activations(spec), ABSENT),
         settles=("hard_swish_from", "activation"),
     ),
-    _mapping(
+    spec_axis(
         "head_activation",
         Activation,
         "what follows the layers between the blocks and the classifier, after --activation",

@@ -4,18 +4,16 @@ The options that a network was made with are read back from its spec, and checke
 was changed in it would be lost, so such a network is refused.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Literal
 
 from mnet_jax import architectures
-from mnet_jax.ablation.axes.axis import ABSENT, Axis
+from mnet_jax.ablation.axes.axis import ABSENT, Axis, spec_axis
 from mnet_jax.architectures import NetworkSpec
 from mnet_jax.architectures.dialects import DialectName
 from mnet_jax.architectures.mobilenet_v3 import LastStage
-from mnet_jax.config import RunConfig
 from mnet_jax.validation import require
 
 V3 = ("mobilenet_v3_large", "mobilenet_v3_small")
@@ -35,22 +33,22 @@ def made(name: str, **options: Any) -> NetworkSpec:
     return architectures.FACTORIES[name](**options)
 
 
-def _rebuilt(config: RunConfig, changed: str, value: Any) -> RunConfig:
-    """The config with its network computed anew from the factory, one option changed.
+def _rebuilt(spec: NetworkSpec, changed: str, value: Any) -> NetworkSpec:
+    """The network computed anew from its factory, one option changed.
 
     Raises:
       ValueError: the network is not one that the factory makes, so something would be lost; or
         the factory has no such option.
     """
-    options = _options(config.spec)
-    if made(**options) != config.spec:
+    options = _options(spec)
+    if made(**options) != spec:
         raise ValueError(f"{changed}: vary it before what changes single blocks")
     options["name" if changed == "model" else changed] = value
     for option in OF_V3_ALONE:
         if option in options and options["name"] not in V3:
             raise ValueError(f"{option}: {options['name']} has no such option, legal: "
                              f"{', '.join(V3)}")  # fmt: skip
-    return dataclasses.replace(config, spec=made(**options))
+    return made(**options)
 
 
 def _options(spec: NetworkSpec) -> dict[str, Any]:
@@ -106,11 +104,11 @@ def _read_hard_swish(spec: NetworkSpec) -> Any:
     return min(swish, default=0)
 
 
-def _with_hard_swish(config: RunConfig, channels: int) -> RunConfig:
-    if config.spec.name in V3:
-        legal = [0, *sorted({*_rows(config.spec)})]
+def _with_hard_swish(spec: NetworkSpec, channels: int) -> NetworkSpec:
+    if spec.name in V3:
+        legal = [0, *sorted({*_rows(spec)})]
         require(channels in legal, "hard_swish_from", channels, ", ".join(map(str, legal)))
-    return _rebuilt(config, "hard_swish_from", channels)
+    return _rebuilt(spec, "hard_swish_from", channels)
 
 
 def _option(
@@ -122,13 +120,8 @@ def _option(
     settles: Sequence[str] = (),
 ) -> Axis:
     """An axis that is an option of the network's factory."""
-    return Axis(
-        name=name,
-        values=values,
-        claim=claim,
-        apply=lambda config, value: _rebuilt(config, name, value),
-        read=lambda config: read(config.spec),
-        settles=tuple(settles),
+    return spec_axis(
+        name, values, claim, lambda spec, v: _rebuilt(spec, name, v), read, settles=settles
     )
 
 
@@ -161,14 +154,12 @@ FACTORY_AXES: tuple[Axis, ...] = (
         "pool before the last widening, or as the search found it (V3, Fig. 5)",
         _read_last_stage,
     ),
-    dataclasses.replace(
-        _option(
-            "hard_swish_from",
-            int,
-            "rows of so many channels or more have h-swish, others ReLU; 0 for none (V3, Table 5)",
-            _read_hard_swish,
-            settles=("activation", "stem_activation", "block_activation", "head_activation"),
-        ),
-        apply=_with_hard_swish,
+    spec_axis(
+        "hard_swish_from",
+        int,
+        "rows of so many channels or more have h-swish, others ReLU; 0 for none (V3, Table 5)",
+        _with_hard_swish,
+        _read_hard_swish,
+        settles=("activation", "stem_activation", "block_activation", "head_activation"),
     ),
 )

@@ -5,9 +5,10 @@ import signal
 import time
 
 from mnet_jax.result import EpochRecord, RunResult
+from mnet_jax.run import run
 from mnet_jax.training.loop import Progress
 
-FINE, RAISING, KILLED, LEAVING, LONG = 0, 100, 200, 300, 400
+FINE, RAISING, KILLED, LEAVING, LONG, MEETING = 0, 100, 200, 300, 400, 500
 
 
 def result_of(seed, process=0):
@@ -33,7 +34,23 @@ def stand_in(config, directory, report):
         case 300:
             os._exit(3)
         case 400:
-            directory.mkdir(parents=True)
+            (directory / "begun").touch()
             for _ in range(600):
                 time.sleep(0.1)
+        case 500:  # it ends when another one is at the same place
+            (directory / "here").touch()
+            while len(list(directory.parent.glob("*/here"))) < 2:
+                time.sleep(0.01)
     return result_of(config.seed, os.getpid())
+
+
+def saving(config, directory, report):
+    """A real trial, with a checkpoint after every epoch; it notes where each process began."""
+    note = directory / f"began-{os.getpid()}"
+
+    def noted(event):
+        if not note.exists():
+            note.write_text(str(event.epoch))
+        report(event)
+
+    return run(config, directory, report=noted)

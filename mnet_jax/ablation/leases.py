@@ -1,11 +1,11 @@
 """Who runs which trial: a lock for each, which the operating system frees when its holder dies.
 
-A claim is an flock on `claims/<key>.lock`. It ends with its process, however that ends, so there is
+A lease is an flock on `leases/<key>.lock`. It ends with its process, however that ends, so there is
 no time after which a holder counts as dead, and no number of a process that may come again. The
 files are empty, and stay. Directories that several machines share must pass locks on (NFS does).
 
-Claims are taken and looked at while the journal is locked, which is what makes both exact: nobody's
-look is in the way of another's claim, and the last `Started` of a held claim is its holder's.
+Leases are taken and looked at while the journal is locked, which is what makes both exact: nobody's
+look is in the way of another's lease, and the last `Started` of a held lease is its holder's.
 """
 
 import fcntl
@@ -13,15 +13,15 @@ import os
 from pathlib import Path
 
 
-class Claims:
-    """The claims under a directory, and those among them that are held here."""
+class Leases:
+    """The leases under a directory, and those among them that are held here."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._held: dict[str, int] = {}
 
     def take(self, key: str) -> bool:
-        """Whether a claim could be had; threads and other `Claims` of this process count too.
+        """Whether a lease could be had; threads and other `Leases` of this process count too.
 
         Raises:
           OSError: its file cannot be made.
@@ -39,7 +39,7 @@ class Claims:
         return True
 
     def release(self, key: str) -> None:
-        """Gives a claim up; nothing where it is not held here."""
+        """Gives a lease up; nothing where it is not held here."""
         file = self._held.pop(key, None)
         if file is not None:
             os.close(file)
@@ -50,7 +50,7 @@ class Claims:
             self.release(key)
 
     def is_live(self, key: str) -> bool:
-        """Whether someone holds a claim now.
+        """Whether someone holds a lease now.
 
         Raises:
           OSError: its file cannot be read.

@@ -1,0 +1,24 @@
+"""Where trials run: side by side, each in a process of its own.
+
+`run` is what all ways have in common. A crew has the workers: `LocalCrew` on this machine,
+`RayCrew` on a cluster. A trial that crashes takes nothing with it.
+"""
+
+from mnet_jax.ablation.runners.local import LocalCrew
+from mnet_jax.ablation.runners.machine import Slots, slots
+from mnet_jax.ablation.runners.on_ray import RayCrew
+from mnet_jax.ablation.runners.running import Crew, run
+from mnet_jax.ablation.runners.work import Lost, Outcome, Trial, train
+
+__all__ = [
+    "Crew",
+    "LocalCrew",
+    "Lost",
+    "Outcome",
+    "RayCrew",
+    "Slots",
+    "Trial",
+    "run",
+    "slots",
+    "train",
+]

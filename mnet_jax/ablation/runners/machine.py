@@ -1,0 +1,139 @@
+"""What this machine has for trials side by side: cores, accelerators, memory."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import psutil
+
+from mnet_jax.validation import require
+
+PROBE = "import jax; devices = jax.local_devices(); print(devices[0].platform, len(devices))"
+PROBE_SECONDS = 120
+THREADS = "PJRT_NPROC"  # how many XLA's CPU client starts for a computation
+CGROUPS = Path("/sys/fs/cgroup")
+# What a process of JAX reads to see some of the accelerators only.
+VISIBLE = {"gpu": "CUDA_VISIBLE_DEVICES", "rocm": "HIP_VISIBLE_DEVICES", "tpu": "TPU_VISIBLE_CHIPS"}
+TPU_BOUNDS = {1: "1,1,1", 2: "1,2,1"}  # chips of a process, by their number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """Places for trials.
+
+    Attributes:
+      environments: of each place, the variables of its process.
+      of_each: what each has, in words.
+    """
+
+    environments: tuple[Mapping[str, str], ...]
+    of_each: str
+
+
+def slots(trials: int, cores: int | None, devices: int) -> Slots:
+    """As many places for trials as cores or accelerators allow.
+
+    Args:
+      trials: no more places than that.
+      cores: CPU cores of each trial; None to share all of them out. Without accelerators only.
+      devices: accelerators of each trial, where there are any.
+
+    Raises:
+      ValueError: the machine has less.
+    """
+    platform, count = _accelerators()
+    if count:
+        require(1 <= devices <= count, "devices_per_trial", devices, f"1 to {count}")
+        places = min(count // devices, trials)
+        return Slots(
+            environments=tuple(
+                {}
+                if devices == count
+                else _visible(platform, range(i * devices, (i + 1) * devices))
+                for i in range(places)
+            ),
+            of_each=f"{devices} of {count} {platform.upper()}s",
+        )
+    have = usable_cores()
+    require(devices == 1, "devices_per_trial", devices, "1, as there are no accelerators")
+    require(cores is None or 1 <= cores <= have, "cores_per_trial", cores, f"1 to {have}")
+    places = min(have // cores if cores else have, trials)
+    each = cores or have // places
+    return Slots(
+        environments=({THREADS: str(each)},) * places, of_each=f"{each} of {have} CPU cores"
+    )
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def available_bytes() -> int:
+    """Memory that is left: the machine's, or less where a container has a limit of its own."""
+    return min([psutil.virtual_memory().available, *_left_in_containers()])
+
+
+def _left_in_containers() -> list[int]:
+    """What each control group that this process is in has left, of those with a limit."""
+    innermost = CGROUPS / _group()
+    left = []
+    for group in (innermost, *innermost.parents):
+        try:
+            limit = int((group / "memory.max").read_text())
+            used = int((group / "memory.current").read_text())
+            kept = (group / "memory.stat").read_text().split()
+        except (OSError, ValueError):  # there is none, or it is "max"
+            continue
+        cached = int(kept[kept.index("inactive_file") + 1])  # files that can be read again
+        left.append(max(limit - used + cached, 0))
+    return left
+
+
+def _group() -> str:
+    """The control group that this process is in, by its path below the root."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+
+
+def _accelerators() -> tuple[str, int]:
+    """The platform and the number of accelerators; none if JAX could not use any.
+
+    A process of its own looks, as whoever has looked keeps them.
+    """
+    installed = importlib.util.find_spec("jax_plugins") or importlib.util.find_spec("libtpu")
+    if not (installed or entry_points(group="jax_plugins")):
+        return "cpu", 0
+    try:
+        found = subprocess.run(
+            [sys.executable, "-c", PROBE],
+            capture_output=True, text=True, timeout=PROBE_SECONDS, check=True,
+        )  # fmt: skip
+        platform, count = found.stdout.split()
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return "cpu", 0
+    return (platform, int(count)) if platform != "cpu" else ("cpu", 0)
+
+
+def _visible(platform: str, devices: range) -> dict[str, str]:
+    """What makes a process see these accelerators only."""
+    name = VISIBLE.get(platform, VISIBLE["gpu"])
+    named = os.environ.get(name, "")
+    known = named.split(",") if named else [str(i) for i in range(devices.stop)]
+    settings = {name: ",".join(known[i] for i in devices)}
+    if platform == "tpu" and len(devices) in TPU_BOUNDS:
+        settings |= {
+            "TPU_CHIPS_PER_HOST_BOUNDS": TPU_BOUNDS[len(devices)],
+            "TPU_HOST_BOUNDS": "1,1,1",
+        }
+    return settings

@@ -1,0 +1,220 @@
+"""Workers on a Ray cluster: each trial in a process of its own, on a node that has room for it."""
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mnet_jax import process
+from mnet_jax.ablation.runners.machine import THREADS
+from mnet_jax.ablation.runners.work import Lost, Outcome, Trial, outcome_of, train
+from mnet_jax.config import RunConfig
+from mnet_jax.validation import one_line, require
+
+MOST_LOSSES = 3  # of the same trial: so often its process or its node may be gone
+CONNECT_SECONDS = 10.0
+DOUBT_SECONDS = 60.0  # after a loss: by then the cluster knows itself which nodes are there
+ACCELERATORS = ("GPU", "TPU")  # as Ray calls them
+
+
+class RayCrew:
+    """Workers of a cluster, each with the cores and accelerators that a trial is given.
+
+    A trial whose process or node is lost is run again, up to three times. It goes on from its
+    checkpoint, as all nodes must see the directory of the store under the same path.
+    """
+
+    def __init__(
+        self,
+        address: str | None,
+        cores: int | None,
+        devices: int,
+        trial: Trial = train,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Connects to a cluster.
+
+        Args:
+          address: of the cluster, as `ray.init` takes it; None for one of this machine alone, which
+            ends with the crew.
+          cores: CPU cores of each trial; None for 1.
+          devices: accelerators of each trial, on a cluster that has any.
+          trial: what a worker does; a function that the nodes can import.
+          environment: variables that the workers are started with.
+
+        Raises:
+          ValueError: Ray is not installed, there is no such cluster, or no node has so much.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            import ray
+        except ImportError as error:
+            legal = "local, or ray once `pip install 'mnet_jax[ray]'` has run"
+            raise ValueError(f"runner: got 'ray', legal: {legal}") from error
+        self._ray: Any = ray
+        try:
+            _require_reachable(address)
+            self._ray.init(
+                address=address or "local", log_to_driver=False, logging_level=logging.ERROR
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            legal = f"a running cluster's, such as 10.0.0.1:6379, or auto ({one_line(error)})"
+            raise ValueError(f"ray_address: got {address!r}, legal: {legal}") from error
+        self._trial = trial
+        self._running: dict[RunConfig, _Remote] = {}
+        self._losses: dict[RunConfig, int] = {}
+        self._doubted_until = time.monotonic()
+        try:
+            self._options = self._resources(cores or 1, devices)
+        except ValueError:
+            ray.shutdown()
+            raise
+        self._host = self._ray.remote(
+            max_concurrency=2,  # it runs a trial, and says how far it is
+            runtime_env={"env_vars": {**environment, THREADS: str(cores or 1)}},
+            **self._options,
+        )(_Host)
+
+    @property
+    def of_each(self) -> str:
+        """What each trial has, in words."""
+        return ", ".join(f"{count} {name}" for name, count in self._needed().items())
+
+    def _needed(self) -> dict[str, float]:
+        named = {"CPU": self._options["num_cpus"], "GPU": self._options.get("num_gpus", 0)}
+        return {n: c for n, c in {**named, **self._options.get("resources", {})}.items() if c}
+
+    def _resources(self, cores: int, devices: int) -> dict[str, Any]:
+        """A trial's demands in Ray's terms."""
+        nodes = self._nodes()
+        most = int(max((node.get("CPU", 0) for node in nodes), default=0))
+        require(1 <= cores <= most, "cores_per_trial", cores, f"1 to {most}, as the nodes have")
+        kind = next((k for k in ACCELERATORS if any(k in node for node in nodes)), None)
+        if kind is None:
+            require(devices == 1, "devices_per_trial", devices, "1, as there are no accelerators")
+            return {"num_cpus": cores}
+        most = int(max(node.get(kind, 0) for node in nodes))
+        require(1 <= devices <= most, "devices_per_trial", devices, f"1 to {most} of a node")
+        if kind == "GPU":
+            return {"num_cpus": cores, "num_gpus": devices}
+        return {"num_cpus": cores, "resources": {kind: devices}}
+
+    def _nodes(self) -> list[dict[str, float]]:
+        """What each node that is there has.
+
+        A cluster takes a while to miss a node, and who was sent there meanwhile would wait for
+        minutes. So after a loss the nodes are looked at.
+        """
+        nodes = [node for node in self._ray.nodes() if node["Alive"]]
+        if time.monotonic() < self._doubted_until:
+            nodes = [node for node in nodes if _answers(node)]
+        return [node["Resources"] for node in nodes]
+
+    def has_room(self) -> bool:
+        """Whether the nodes, which come and go, have places for more trials than run now."""
+        needed = self._needed()
+        places = sum(
+            min(int(node.get(name, 0) // count) for name, count in needed.items())
+            for node in self._nodes()
+        )
+        return len(self._running) < places
+
+    def begin(self, config: RunConfig, directory: Path) -> None:
+        """See `Crew`; the cluster starts the process where there is room."""
+        actor = self._host.remote()
+        done = actor.run.remote(self._trial, config, str(directory.absolute()))
+        self._running[config] = _Remote(actor, done)
+
+    def wait(self, seconds: float) -> list[tuple[RunConfig, Any]]:
+        """See `Crew`."""
+        configs = {remote.done: config for config, remote in self._running.items()}
+        self._ray.wait(list(configs), timeout=seconds)
+        ended, _ = self._ray.wait(list(configs), num_returns=len(configs), timeout=0)
+        said: list[tuple[RunConfig, Any]] = []
+        for done in ended:
+            remote = self._running.pop(config := configs[done])
+            said.append((config, self._ending(config, remote)))
+        return said + self._progress()
+
+    def _ending(self, config: RunConfig, remote: "_Remote") -> Outcome | Lost:
+        try:
+            return self._ray.get(remote.done)
+        except self._ray.exceptions.RayError as error:
+            self._doubted_until = time.monotonic() + DOUBT_SECONDS
+            losses = self._losses[config] = self._losses.get(config, 0) + 1
+            return Lost(cause=f"its worker was lost: {one_line(error)}", again=losses < MOST_LOSSES)
+        finally:
+            self._ray.kill(remote.actor)
+
+    def _progress(self) -> list[tuple[RunConfig, Any]]:
+        """What the trials said last, of those that have said anything since."""
+        said = []
+        for config, remote in self._running.items():
+            remote.asked = remote.asked or remote.actor.latest.remote()
+            answered, _ = self._ray.wait([remote.asked], timeout=0)
+            if not answered:  # its process is yet to start
+                continue
+            remote.asked = None
+            with contextlib.suppress(self._ray.exceptions.RayError):  # it ends with the next wait
+                if event := self._ray.get(answered[0]):
+                    said.append((config, event))
+        return said
+
+    def end(self) -> None:
+        """See `Crew`; a cluster that was started for it ends too."""
+        for remote in self._running.values():
+            self._ray.kill(remote.actor)
+        self._running = {}
+        self._ray.shutdown()
+
+
+def _require_reachable(address: str | None) -> None:
+    """Raises OSError or ValueError if nobody listens at `host:port`; Ray would try for minutes."""
+    if address not in (None, "auto", "local"):
+        host, _, port = str(address).removeprefix("ray://").rpartition(":")
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+
+
+def _answers(node: Mapping[str, Any]) -> bool:
+    """Whether a node's daemon takes connections."""
+    try:
+        address = node["NodeManagerAddress"], node["NodeManagerPort"]
+        socket.create_connection(address, timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+@dataclass
+class _Remote:
+    """A trial's process, its outcome to be, and a question to it that is not answered yet."""
+
+    actor: Any
+    done: Any
+    asked: Any = None
+
+
+class _Host:
+    """A process of the cluster that runs one trial."""
+
+    def __init__(self) -> None:
+        os.environ.update(process.settings(tune_allocator=False))  # of this machine, not the caller
+        self._event: Any = None
+
+    def run(self, trial: Trial, config: RunConfig, directory: str) -> Outcome:
+        """The trial's outcome."""
+        return outcome_of(trial, config, Path(directory), self._note)
+
+    def latest(self) -> Any:
+        """What the trial has reported last."""
+        return self._event
+
+    def _note(self, event: Any) -> None:
+        self._event = event

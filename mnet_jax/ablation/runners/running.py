@@ -1,0 +1,96 @@
+"""Trials side by side, whoever runs them."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from mnet_jax.ablation.runners.work import Lost, Outcome
+from mnet_jax.config import RunConfig
+
+POLL_SECONDS = 1.0  # how often it is asked again for trials that were not to be had
+
+
+class Crew(Protocol):
+    """Workers, each a process that runs one trial at a time."""
+
+    def has_room(self) -> bool:
+        """Whether a further trial may begin now."""
+
+    def begin(self, config: RunConfig, directory: Path) -> None:
+        """Starts a trial; there is room."""
+
+    def wait(self, seconds: float) -> list[tuple[RunConfig, Any]]:
+        """What the workers say, each with its trial, or nothing after so many seconds.
+
+        That is a `training.loop.Progress`, an `Outcome`, or that it is `Lost`.
+        """
+
+    def end(self) -> None:
+        """Ends all workers, whatever they are at."""
+
+
+def run(
+    configs: Iterator[RunConfig | None],
+    crew: Crew,
+    directory_of: Callable[[RunConfig], Path],
+    begun: Callable[[RunConfig], None],
+    report: Callable[[RunConfig, Any], None],
+) -> Generator[Outcome, None, None]:
+    """Runs trials on a crew, as many at once as it has room for.
+
+    Whoever leaves before the last outcome closes the generator, which ends the crew.
+
+    Args:
+      configs: the trials, each asked for when there is room for it; None where there is none just
+        now, but may be later.
+      crew: the workers, who are ended when the trials are.
+      directory_of: where a trial keeps checkpoints and scalars.
+      begun: called when a trial starts, again too.
+      report: called with each `training.loop.Progress` of a trial.
+
+    Yields:
+      Each trial's outcome as it ends.
+    """
+    again: deque[RunConfig] = deque()
+    running: set[RunConfig] = set()
+    exhausted, asked = False, -POLL_SECONDS
+    try:
+        while True:
+            while crew.has_room():
+                if again:
+                    config = again.popleft()
+                elif exhausted or time.monotonic() < asked + POLL_SECONDS:
+                    break
+                else:
+                    try:
+                        offered = next(configs)
+                    except StopIteration:
+                        exhausted = True
+                        break
+                    if offered is None:
+                        asked = time.monotonic()
+                        break
+                    config = offered
+                crew.begin(config, directory_of(config))
+                running.add(config)
+                begun(config)
+            if exhausted and not running and not again:
+                return
+            for config, message in crew.wait(POLL_SECONDS):
+                if isinstance(message, Lost):
+                    running.remove(config)
+                    if message.again:
+                        again.append(config)
+                    else:
+                        yield Outcome(
+                            config=config, result=None, cause=message.cause, environment={}
+                        )
+                elif isinstance(message, Outcome):
+                    running.remove(config)
+                    yield message
+                else:
+                    report(config, message)
+    finally:
+        crew.end()

@@ -1,0 +1,145 @@
+"""Trials on a Ray cluster of two nodes in this machine, one of which is killed while it works."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from trial_stand_ins import FINE, KILLED, RAISING, saving, stand_in
+
+from mnet_jax.ablation.runners import LocalCrew, RayCrew, Slots, run
+from mnet_jax.ablation.store import Store
+from mnet_jax.architectures import mobilenet_v2
+from mnet_jax.config import DataConfig, RunConfig, Sgd, TrainingConfig
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+EPOCHS = 8
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two nodes with a core each."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes.second = nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def config_of(seed):
+    return RunConfig(
+        spec=mobilenet_v2(width=0.1, num_classes=10),
+        data=DataConfig(name="digits", resolution=8, batch_size=128, augmentation="none"),
+        training=TrainingConfig(
+            epochs=EPOCHS, warmup_epochs=0.0, optimizer=Sgd(), learning_rate=0.01
+        ),
+        seed=seed,
+    )
+
+
+def saved(directory):
+    """The steps of the checkpoints that are whole."""
+    return [path.name for path in directory.glob("*") if path.name.isdigit()]
+
+
+def without_times(result):
+    history = [
+        dataclasses.replace(record, seconds=0.0, images_per_second=0.0) for record in result.history
+    ]
+    return dataclasses.replace(result, history=tuple(history), seconds=0.0, images_per_second=0.0)
+
+
+def test_a_node_that_dies_loses_no_trial(cluster, tmp_path):
+    """The trial that it ran goes on elsewhere, from its checkpoint, to the same result."""
+    wanted = {seed: config_of(seed) for seed in (0, 1)}
+    begun = []
+    crew = RayCrew(cluster.address, None, 1, trial=saving)
+    assert crew.has_room()
+
+    def kill_a_node():
+        """Once both trials have something to go on from."""
+        while not all(saved(tmp_path / str(seed) / "checkpoints") for seed in wanted):
+            time.sleep(0.1)
+        cluster.remove_node(cluster.second, allow_graceful=False)
+
+    killer = threading.Thread(target=kill_a_node, daemon=True)
+    killer.start()
+    outcomes = list(
+        run(
+            iter(wanted.values()), crew, lambda c: tmp_path / str(c.seed), begun.append,
+            lambda c, e: None,
+        )
+    )  # fmt: skip
+    killer.join(60)
+    assert not killer.is_alive()
+    assert sorted(outcome.config.seed for outcome in outcomes) == [0, 1]
+    assert [outcome.cause for outcome in outcomes] == [None, None]
+    (lost,) = (config for config in wanted.values() if begun.count(config) == 2)
+    first, again = sorted(int(n.read_text()) for n in tmp_path.glob(f"{lost.seed}/began-*"))
+    assert first == 1 and again > 1, "it went on from its checkpoint"
+    core = Slots(environments=({"PJRT_NPROC": "1"},), of_each="a core, as the nodes have")
+    undisturbed = {
+        outcome.config: outcome.result
+        for outcome in run(
+            iter(wanted.values()), LocalCrew(core, saving), lambda c: tmp_path / f"alone-{c.seed}",
+            lambda c: None, lambda c, e: None,
+        )
+    }  # fmt: skip
+    for outcome in outcomes:
+        assert len(outcome.result.history) == EPOCHS
+        assert without_times(outcome.result) == without_times(undisturbed[outcome.config])
+
+
+def test_a_trial_that_fails_is_not_lost_and_one_that_crashes_is_tried_again(cluster, tmp_path):
+    configs = [dataclasses.replace(config_of(0), seed=seed) for seed in (FINE, RAISING, KILLED)]
+    begun = []
+    crew = RayCrew(cluster.address, 1, 1, trial=stand_in)
+    found = {
+        outcome.config.seed: outcome
+        for outcome in run(
+            iter(configs), crew, lambda c: tmp_path / str(c.seed), begun.append, lambda c, e: None
+        )
+    }
+    assert found[FINE].result.test_loss == FINE
+    assert found[RAISING].cause == "ArithmeticError: the loss is sad"
+    assert found[KILLED].result is None and "its worker was lost" in found[KILLED].cause
+    assert [begun.count(config) for config in configs] == [1, 1, 3]
+
+
+def test_what_no_node_has_is_refused(cluster):
+    with pytest.raises(ValueError, match="cores_per_trial: got 2, legal: 1 to 1, as the nodes"):
+        RayCrew(cluster.address, 2, 1)
+    with pytest.raises(ValueError, match="devices_per_trial: got 2, legal: 1, as there are no acc"):
+        RayCrew(cluster.address, 1, 2)
+
+
+def test_a_sweep_on_a_cluster_of_its_own(tmp_path):
+    words = "--bottleneck linear relu6 --width 0.1 --resolution 8 --epochs 1 --seeds 1 --runner ray"
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.ablate", *words.split(), "--results", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials = Store(tmp_path).read().trials.values()
+    assert len(trials) == 2 and all(trial.result for trial in trials)
+    assert "trial 2 of 2" in done.stdout and not done.stderr
+
+
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path):
+    words = ["--runner", "ray", "--ray-address", "127.0.0.1:1", "--results", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.ablate", *words],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 2 and not list(tmp_path.iterdir())
+    assert done.stderr.count("\n") == 1 and "--ray-address: got '127.0.0.1:1'" in done.stderr

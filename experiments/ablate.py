@@ -72,7 +72,8 @@ def _ablate(arguments: Arguments, kept: store.Store, console: Console) -> bool:
         known = _read(kept)
         sweep, configs = _plan(arguments)
         todo = store.missing(known, configs)
-        crew = trials.crew_of(arguments, len(todo), tune_allocator=arguments.tune_allocator)
+        tuned = arguments.tune_allocator
+        crew = trials.crew_of(arguments, len(todo), tune_allocator=tuned) if todo else None
     console.print(_opening(len(todo), len(configs), arguments.store), highlight=False)
     stored.warn(complaints := kept.complaints, console)
     record = events.sweep(
@@ -86,7 +87,8 @@ def _ablate(arguments: Arguments, kept: store.Store, console: Console) -> bool:
     )
     kept.append(record)
     try:
-        trials.run(record, known, kept, crew, console)
+        if crew:
+            trials.run(record, known, kept, crew, console)
     except KeyboardInterrupt:
         refuse(COMMAND, _interrupted(kept, configs), INTERRUPTED)
     contents = kept.read()

@@ -39,7 +39,7 @@ def slots(trials: int, cores: int | None, devices: int) -> Slots:
     """As many places for trials as cores or accelerators allow.
 
     Args:
-      trials: no more places than that.
+      trials: one or more; there are no more places than that.
       cores: CPU cores of each trial; None to share all of them out. Without accelerators only.
       devices: accelerators of each trial, where there are any.
 

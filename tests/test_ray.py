@@ -87,7 +87,7 @@ def test_a_node_that_dies_loses_no_trial(cluster, tmp_path):
     (lost,) = (config for config in wanted.values() if begun.count(config) == 2)
     first, again = sorted(int(n.read_text()) for n in tmp_path.glob(f"{lost.seed}/began-*"))
     assert first == 1 and again > 1, "it went on from its checkpoint"
-    core = Slots(environments=({"PJRT_NPROC": "1"},), of_each="a core, as the nodes have")
+    core = Slots(environments=({"PJRT_NPROC": "1"},))
     undisturbed = {
         outcome.config: outcome.result
         for outcome in run(

@@ -31,7 +31,7 @@ def configs(*seeds):
 
 
 def crew_of(places=1, **options):
-    slots = Slots(environments=({},) * places, of_each="nothing")
+    slots = Slots(environments=({},) * places)
     return LocalCrew(slots, **{"trial": stand_in, "available": lambda: PLENTY, **options})
 
 
@@ -155,24 +155,21 @@ def test_what_a_trial_has_taken_is_what_the_next_one_needs(tmp_path):
 def test_when_memory_runs_out_the_last_trial_waits_its_turn(tmp_path):
     """It is ended while both run, and run again when there is memory."""
     left = [PLENTY]
-    begun, outcomes = [], []
+    begun = []
 
     def begin(config):
         begun.append(config.seed)
-        if len(begun) == 2:
-            left[0] = 0
+        left[0] = PLENTY if len(begun) == 1 else 0
+        if len(begun) == 3:
+            raise KeyboardInterrupt
 
-    trials = outcomes_of(
-        crew_of(2, available=lambda: left[0]), tmp_path, (MEETING, LONG), begun=begin
-    )
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "here").touch()
-    for outcome in trials:
-        outcomes.append(outcome)
-        break  # the second one would take a minute
-    trials.close()
-    assert begun == [MEETING, LONG] and outcomes[0].config.seed == MEETING
-    assert outcomes[0].cause is None
+    (tmp_path / "other" / "here").touch()  # so that the first one ends
+    crew, outcomes = crew_of(2, available=lambda: left[0]), []
+    with pytest.raises(KeyboardInterrupt):
+        for outcome in outcomes_of(crew, tmp_path, (MEETING, LONG), begun=begin):
+            outcomes.append(outcome.config.seed)
+    assert begun == [MEETING, LONG, LONG] and outcomes == [MEETING]
 
 
 def test_a_lost_trial_is_run_again_if_that_was_no_fault_of_its(tmp_path):
@@ -265,7 +262,7 @@ def test_places_share_the_accelerators_out(monkeypatch):
 
 def test_the_threads_of_a_worker_are_those_of_its_place(tmp_path):
     """XLA starts as many as it is told; all else of a trial is the same."""
-    slots = Slots(environments=({"PJRT_NPROC": "1"},), of_each="1 core")
+    slots = Slots(environments=({"PJRT_NPROC": "1"},))
     (outcome,) = outcomes_of(crew_of(trial=stand_in), tmp_path, [0])
     assert "PJRT_NPROC" not in outcome.environment
     (outcome,) = outcomes_of(LocalCrew(slots, stand_in), tmp_path, [0])

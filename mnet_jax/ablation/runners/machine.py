@@ -28,11 +28,9 @@ class Slots:
 
     Attributes:
       environments: of each place, the variables of its process.
-      of_each: what each has, in words.
     """
 
     environments: tuple[Mapping[str, str], ...]
-    of_each: str
 
 
 def slots(trials: int, cores: int | None, devices: int) -> Slots:
@@ -57,16 +55,13 @@ def slots(trials: int, cores: int | None, devices: int) -> Slots:
                 else _visible(platform, range(i * devices, (i + 1) * devices))
                 for i in range(places)
             ),
-            of_each=f"{devices} of {count} {platform.upper()}s",
         )
     have = usable_cores()
     require(devices == 1, "devices_per_trial", devices, "1, as there are no accelerators")
     require(cores is None or 1 <= cores <= have, "cores_per_trial", cores, f"1 to {have}")
     places = min(have // cores if cores else have, trials)
     each = cores or have // places
-    return Slots(
-        environments=({THREADS: str(each)},) * places, of_each=f"{each} of {have} CPU cores"
-    )
+    return Slots(environments=({THREADS: str(each)},) * places)
 
 
 def usable_cores() -> int:

@@ -82,11 +82,6 @@ class RayCrew:
             **self._options,
         )(_Host)
 
-    @property
-    def of_each(self) -> str:
-        """What each trial has, in words."""
-        return ", ".join(f"{count} {name}" for name, count in self._needed().items())
-
     def _needed(self) -> dict[str, float]:
         named = {"CPU": self._options["num_cpus"], "GPU": self._options.get("num_gpus", 0)}
         return {n: c for n, c in {**named, **self._options.get("resources", {})}.items() if c}

@@ -26,8 +26,8 @@ ACCELERATORS = ("GPU", "TPU")  # as Ray calls them
 class RayCrew:
     """Workers of a cluster, each with the cores and accelerators that a trial is given.
 
-    A trial whose process or node is lost is run again, up to three times. It goes on from its
-    checkpoint, as all nodes must see the directory of the store under the same path.
+    A trial whose process or node is lost is run again; lost three times, it has failed. It goes on
+    from its checkpoint, as all nodes must see the directory of the store under the same path.
     """
 
     def __init__(

@@ -2,18 +2,32 @@
 
 A union of dataclasses is tagged with the class's name under `type`. Reading is strict: an unknown
 field, a missing class or an illegal value is one ValueError.
+
+A field that a class gets after its values have been stored is declared with `added`. Stored values
+stay readable, and the text of a value that does not use the field stays what it was, so that trials
+and checkpoints are found again.
 """
 
 import functools
 import json
 import types
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import field, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import cattrs
+from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.strategies import configure_tagged_union
 
 T = TypeVar("T")
+
+_ADDED = "added"  # in a field's metadata
+
+
+def added(default: T) -> T:
+    """A dataclass's field that came later; `default` is what values had before there was one."""
+    found: T = field(default=default, metadata={_ADDED: True})
+    return found
 
 
 def _unions(cls: type) -> list[Any]:
@@ -41,9 +55,23 @@ def _converter(cls: Any) -> cattrs.Converter:
     converter.register_unstructure_hook(float, float)  # 1 and 1.0 are one value, so one text
     for exact in (int, float, str, bool):
         converter.register_structure_hook(exact, _structure_exactly)
+    converter.register_unstructure_hook_factory(
+        _has_added, lambda of: _without_unused(of, converter)
+    )
     for union in _unions(cls):  # last, as it takes over the hooks that there are
         configure_tagged_union(union, converter, tag_name="type")
     return converter
+
+
+def _has_added(cls: Any) -> bool:
+    return is_dataclass(cls) and any(f.metadata.get(_ADDED) for f in fields(cls))
+
+
+def _without_unused(cls: Any, converter: cattrs.Converter) -> Callable[[Any], dict[str, Any]]:
+    """What makes a value plain, without the added fields that are at their defaults."""
+    unused = override(omit_if_default=True)
+    omitted: dict[str, Any] = {f.name: unused for f in fields(cls) if f.metadata.get(_ADDED)}
+    return make_dict_unstructure_fn(cls, converter, **omitted)
 
 
 def _structure_exactly(value: Any, expected: type) -> Any:

@@ -50,7 +50,7 @@ def main() -> None:
     arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
     console = Console(width=None if sys.stdout.isatty() else 140)
     if arguments.list:
-        console.print(listing.to_table())
+        console.print(listing.presets_table())
         return
     try:
         with store.Store(arguments.store) as kept:

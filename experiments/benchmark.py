@@ -21,7 +21,7 @@ from typing import Literal, get_args
 
 from rich.console import Console
 
-from experiments import scales
+from experiments import recipes
 from experiments.arguments import parse, refusals, refuse
 from experiments.planning import require_directory
 from mnet_jax import architectures, process, serialization
@@ -130,7 +130,7 @@ def _cases(suite: Suite, arguments: Arguments) -> list[Case]:
     """What a suite times; ValueError where a network does not fit the images."""
     given = (arguments.resolution, arguments.batch_size)
     if suite == "input":
-        config = scales.baseline(arguments.dataset, num_classes=10)
+        config = recipes.baseline(arguments.dataset, num_classes=10)
         data = dataclasses.replace(config.data, name=arguments.dataset)
         step = NetworkCase(
             program="training",

@@ -35,7 +35,7 @@ class Arguments:
     """image files to classify"""
     dataset: str | None = None
     """a data set on whose test split to evaluate: digits, fashion_mnist, folder, any TFDS name"""
-    directory: str | None = None
+    data_dir: str | None = None
     """where the data set's files are, if not in the usual place"""
     resolution: int | None = None
     """side of the images in pixels, if not what the model was trained on"""
@@ -70,8 +70,8 @@ def _require_legal(arguments: Arguments) -> None:
     require(arguments.top >= 1, "top", arguments.top, "1 or more")
     for image in arguments.image:
         require(image.is_file(), "image", str(image), "a file that exists")
-    folder = arguments.directory
-    require(folder is None or Path(folder).is_dir(), "directory", folder, "a folder that exists")
+    folder = arguments.data_dir
+    require(folder is None or Path(folder).is_dir(), "data_dir", folder, "a folder that exists")
     DataConfig(batch_size=arguments.batch_size, resolution=arguments.resolution or 1)
     if arguments.resolution is not None:
         require(arguments.resolution >= 1, "resolution", arguments.resolution, "1 pixel or more")
@@ -114,7 +114,7 @@ def _accuracy(saved: "SavedModel", view: "View", arguments: Arguments) -> str:
 
     config = DataConfig(
         name=arguments.dataset or "",
-        directory=arguments.directory,
+        directory=arguments.data_dir,
         resolution=view.resolution,
         batch_size=arguments.batch_size,
     )

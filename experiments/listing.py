@@ -1,12 +1,12 @@
-"""The table of presets that `ablate --list` prints."""
+"""The tables of presets and of recipes that `ablate --list` and `train --list` print."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
 
-from experiments import scales
 from experiments.presets import PRESETS, Preset
+from experiments.recipes import RECIPES, notes_of
 from experiments.scales import SCALES, ScaleName
 from mnet_jax.ablation import axes
 from mnet_jax.analysis import cost
@@ -17,7 +17,7 @@ CLASSES: Mapping[ScaleName, int] = {"smoke": 10, "desk": 10, "full": 1000}
 
 def configs_of(preset: Preset, scale: ScaleName) -> list[RunConfig]:
     """Each arm's config on the scale's own data set."""
-    start = scales.baseline(SCALES[scale].dataset, CLASSES[scale])
+    start = RECIPES[preset.recipe_at(scale)](CLASSES[scale])
     return [axes.with_values(start, values) for values in preset.values(scale)]
 
 
@@ -65,7 +65,36 @@ def rows() -> list[tuple[str, str, str, list[str], list[str], str]]:
     ]
 
 
-def to_table() -> Table:
+def recipe_rows() -> list[tuple[str, str, str, str, str]]:
+    """Of each recipe: name, title, source, cost and, where that is long, time, and target."""
+    found = []
+    for name, recipe in RECIPES.items():
+        notes, config = notes_of(recipe), recipe(1000)
+        madds = cost.count(config.spec, config.data.resolution).madds
+        days = SCALES["full"].seconds(madds, config.training.epochs)
+        large = config.data.name == SCALES["full"].dataset
+        expense = notes["cost"].rstrip(".") + (f", {duration(days)}" if large else "")
+        found.append((name, notes["title"], notes["source"], expense, notes["target"]))
+    return found
+
+
+def recipes_table() -> Table:
+    """All recipes: what they train, where they are from, cost and target."""
+    table = Table(
+        title="python -m experiments.train --recipe NAME",
+        caption="Targets are top-1 accuracies on ImageNet. Times are estimates: one accelerator "
+        "that trains 2e12 multiply-adds a second.",
+        caption_justify="left",
+        show_lines=True,
+    )
+    for column in ("recipe", "what", "cost", "target"):
+        table.add_column(column)
+    for name, title, source, expense, target in recipe_rows():
+        table.add_row(name, f"{title} Source: {source}", expense, target)
+    return table
+
+
+def presets_table() -> Table:
     """All presets: source, claim, arms, what each scale costs, and what came out."""
     table = Table(
         title="python -m experiments.ablate --preset NAME --scale smoke|desk|full",

@@ -4,12 +4,13 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from experiments import scales
+from experiments.recipes import RECIPES, recipe_for
 from mnet_jax.ablation import axes
 from mnet_jax.analysis import cost
 from mnet_jax.architectures import NetworkSpec
-from mnet_jax.config import Pretrained, RunConfig
+from mnet_jax.config import DataConfig, Pretrained, RunConfig
 from mnet_jax.validation import require
 
 DATASET = "digits"
@@ -25,9 +26,11 @@ MAX_SEED = 2**32 - 1  # NumPy's and JAX's generators take 32 bits without a thou
 class RunArguments:
     """What every command that trains takes."""
 
+    recipe: Literal[*RECIPES] | None = None  # type: ignore[valid-type]
+    """what a result was had by, such as v2-imagenet; if not given, the data set's usual one"""
     dataset: str | None = None
-    """digits (the default), fashion_mnist, folder, or any TFDS name"""
-    directory: str | None = None
+    """digits, fashion_mnist, folder, or any TFDS name; if not given, the recipe's, or digits"""
+    data_dir: str | None = None
     """where the data set's files are, if not in the usual place"""
     tune_allocator: bool = True
     """set glibc's allocator for speed: memory comes in huge pages and is kept (Linux, CPU)"""
@@ -37,12 +40,12 @@ class RunArguments:
     @property
     def images(self) -> str:
         """The data set's name."""
-        return self.dataset or DATASET
+        return self.dataset or (RECIPES[self.recipe](2).data.name if self.recipe else DATASET)
 
     @property
-    def recipe_of(self) -> str:
-        """The data set whose network and recipe training starts from."""
-        return self.images
+    def start(self) -> str:
+        """The recipe that training starts from."""
+        return self.recipe or recipe_for(self.images)
 
 
 def baseline(arguments: RunArguments, num_classes: int) -> RunConfig:
@@ -51,8 +54,10 @@ def baseline(arguments: RunArguments, num_classes: int) -> RunConfig:
     Raises:
       ValueError: a value is not legal.
     """
-    config = scales.baseline(arguments.recipe_of, num_classes)
-    data = dataclasses.replace(config.data, name=arguments.images, directory=arguments.directory)
+    config = RECIPES[arguments.start](num_classes)
+    data = dataclasses.replace(config.data, name=arguments.images, directory=arguments.data_dir)
+    if arguments.images.split(":")[0] != config.data.name:  # what is held out is for its own images
+        data = dataclasses.replace(data, validation_fraction=DataConfig.validation_fraction)
     config = dataclasses.replace(config, data=data)
     return config if arguments.pretrained is None else _fine_tuned(config, arguments.pretrained)
 
@@ -118,14 +123,14 @@ def count_classes(arguments: RunArguments) -> int:
     Raises:
       ValueError: it cannot be had.
     """
-    folder = arguments.directory
-    require(folder is None or Path(folder).is_dir(), "directory", folder, "a folder that exists")
+    folder = arguments.data_dir
+    require(folder is None or Path(folder).is_dir(), "data_dir", folder, "a folder that exists")
     if arguments.images == "folder":
-        require(folder is not None, "directory", None, "a folder with train/<class>/ of images")
+        require(folder is not None, "data_dir", None, "a folder with train/<class>/ of images")
     from mnet_jax import data  # here: it takes seconds, and bad values should be refused first
 
     try:
         return data.load(baseline(arguments, num_classes=2).data).num_classes
     except data.DataError as error:
-        given = "dataset" if arguments.directory is None else f"directory {arguments.directory}"
+        given = "dataset" if arguments.data_dir is None else f"data_dir {arguments.data_dir}"
         raise ValueError(f"{given}: {str(error).removeprefix('data set: ')}") from error

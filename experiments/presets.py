@@ -1,10 +1,10 @@
 """The papers' ablations, each a preset: `python -m experiments.ablate --preset v1-depthwise`.
 
 These are data: a preset is a list of arms, each a set of axis values, and values that all arms have
-at a scale. Whatever is not named stays as `experiments.scales` has it for the scale's data set.
+at a scale. Whatever is not named stays as the recipe of `experiments.recipes` has it.
 
-All arms of a preset train by one recipe. On the small data sets that is V2's of `scales`, its
-learning rate included: it was chosen for V2 and is the same for V1, V3 and V4, untuned. The
+All arms of a preset train by one recipe. On the small data sets that is V2's, its learning rate
+included: it was chosen for V2 and is the same for V1, V3 and V4, untuned. The
 epochs at `desk` make a trial take about three minutes on two CPU cores, by multiply-adds, and
 end while accuracy still rises; those at `smoke` only show that a preset runs.
 """
@@ -19,20 +19,7 @@ from mnet_jax.ablation.judgement import Claim, Direction
 Values = Mapping[str, Any]  # of axes, by name
 NOT_RUN = "not run yet"
 ALIKE = 0.01  # two arms said to be alike are, if they differ by at most one point: our figure
-
-# V1, section 3.2, trained "similar to Inception V3": arXiv 1512.00567, section 8, has 100 epochs of
-# RMSProp, 0.94 every two; ours are of synchronous steps. "Less regularization": no smoothed labels.
-V1_RECIPE: Values = {
-    "epochs": 100, "factor": 0.94, "every_epochs": 2.0, "label_smoothing": 0.0,
-}  # fmt: skip
-# V2, section 6.1, is the start on ImageNet; the paper has no number of epochs, 200 is ours.
-V2_RECIPE: Values = {"epochs": 200}
-# V3, section 6.1.1. The paper has no number of epochs and no epsilon; 600 are torchvision's, 0.002
-# is what large batches need.
-V3_RECIPE: Values = {
-    "epochs": 600, "batch_size": 4096, "learning_rate": 0.1, "factor": 0.99, "every_epochs": 3.0,
-    "weight_decay": 1e-5, "epsilon": 0.002,
-}  # fmt: skip
+SMALL: Mapping[ScaleName, str] = {"smoke": "v2-digits", "desk": "v2-fashion-mnist"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +30,8 @@ class Preset:
       source: the paper, and its figure, table or section.
       claim: what it says, with its numbers: ImageNet's top-1 accuracy in percent.
       arms: what tells them apart. The others are compared with the first one.
-      at: for each scale, what all arms have.
+      recipe: what all arms start from at full.
+      at: for each scale, what all arms have besides.
       arms_at: the arms at a scale where they are others.
       claims: the same in signs, which a report judges.
       result: the page with what came out here.
@@ -52,6 +40,7 @@ class Preset:
     source: str
     claim: str
     arms: tuple[Values, ...]
+    recipe: str
     at: Mapping[ScaleName, Values]
     arms_at: Mapping[ScaleName, tuple[Values, ...]] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
@@ -59,7 +48,12 @@ class Preset:
 
     def values(self, scale: ScaleName) -> tuple[dict[str, Any], ...]:
         """Each arm's axis values at a scale, those that all share included."""
-        return tuple({**self.at[scale], **arm} for arm in self.arms_of(scale))
+        shared = self.at.get(scale, {})
+        return tuple({**shared, **arm} for arm in self.arms_of(scale))
+
+    def recipe_at(self, scale: ScaleName) -> str:
+        """The name of the recipe that all arms start from at a scale."""
+        return SMALL.get(scale, self.recipe)
 
     def arms_of(self, scale: ScaleName) -> tuple[Values, ...]:
         """Each arm's own axis values at a scale."""
@@ -83,19 +77,16 @@ def _v1(*, small_width: float, desk_epochs: int) -> dict[ScaleName, Values]:
     return {
         "smoke": {**small, "epochs": 3},
         "desk": {**small, "epochs": desk_epochs},
-        "full": {"model": "mobilenet_v1", "width": 1.0, **V1_RECIPE},
     }
 
 
 V2: Mapping[ScaleName, Values] = {
     "smoke": {"model": "mobilenet_v2", "epochs": 3},
     "desk": {"model": "mobilenet_v2", "epochs": 5},
-    "full": {"model": "mobilenet_v2", **V2_RECIPE},
 }
 V3: Mapping[ScaleName, Values] = {
     "smoke": {"model": "mobilenet_v3_large", "epochs": 3},
     "desk": {"model": "mobilenet_v3_large", "epochs": 5},
-    "full": {"model": "mobilenet_v3_large", **V3_RECIPE},
 }
 
 PRESETS: dict[str, Preset] = {
@@ -104,6 +95,7 @@ PRESETS: dict[str, Preset] = {
         claim="Depthwise separable convolutions lose 1.1 points to full ones (70.6, 71.7) with an "
         "eighth of the multiply-adds and a seventh of the parameters.",
         arms=_along("convolution", "depthwise", "full"),
+        recipe="v1-imagenet",
         at=_v1(small_width=0.25, desk_epochs=4),
         claims=(
             _claim(
@@ -117,6 +109,7 @@ PRESETS: dict[str, Preset] = {
         "the five 14x14x512 layers: 65.3).",
         arms=({"width": 0.75}, {"depth": "shallow"}, {}),
         arms_at=dict.fromkeys(("smoke", "desk"), ({"width": 0.375}, {"depth": "shallow"}, {})),
+        recipe="v1-imagenet",
         at=_v1(small_width=0.5, desk_epochs=4),
         claims=(
             _claim(
@@ -133,6 +126,7 @@ PRESETS: dict[str, Preset] = {
         claim="Accuracy falls smoothly with the width multiplier (1, 0.75, 0.5, 0.25: 70.6, 68.4, "
         "63.7, 50.6).",
         arms=_along("width", 1.0, 0.75, 0.5, 0.25),
+        recipe="v1-imagenet",
         at=_v1(small_width=1.0, desk_epochs=2),
         claims=(_claim("worse", "a narrower network loses accuracy", "V1, Table 6"),),
     ),
@@ -145,6 +139,7 @@ PRESETS: dict[str, Preset] = {
             "smoke": _along("resolution", 16, 14, 11, 9),
             "desk": _along("resolution", 28, 24, 20, 16),
         },
+        recipe="v1-imagenet",
         at=_v1(small_width=0.5, desk_epochs=5),
         claims=(_claim("worse", "smaller images lose accuracy", "V1, Table 7"),),
     ),
@@ -152,6 +147,7 @@ PRESETS: dict[str, Preset] = {
         source="V2, Fig. 6a",
         claim="A linear bottleneck beats a ReLU6 in it (curves only).",
         arms=_along("bottleneck", "linear", "relu6"),
+        recipe="v2-imagenet",
         at=V2,
         claims=(
             _claim(
@@ -167,6 +163,7 @@ PRESETS: dict[str, Preset] = {
         claim="Shortcuts between bottlenecks beat those between expansions, and these beat none "
         "(curves only).",
         arms=_along("shortcut", "bottleneck", "expansion", "none"),
+        recipe="v2-imagenet",
         at=V2,
         claims=(
             _claim(
@@ -188,6 +185,7 @@ PRESETS: dict[str, Preset] = {
         claim="Expansion factors of 5 to 10 perform almost alike; small networks do better with "
         "somewhat smaller ones (no numbers).",
         arms=_along("expansion", 6, 1, 3, 10),
+        recipe="v2-imagenet",
         at=V2,
         claims=(
             _claim(
@@ -204,6 +202,7 @@ PRESETS: dict[str, Preset] = {
         claim="h-swish beats ReLU (74.5); where it begins matters less (from 16 channels on 75.4, "
         "from 80 on 75.2, from 112 on 75.0).",
         arms=_along("hard_swish_from", 80, 0, 16, 112),
+        recipe="v3-large-imagenet",
         at=V3,
         claims=(
             _claim("worse", "ReLU alone loses to h-swish", "V3, Table 5", hard_swish_from=0),
@@ -215,6 +214,7 @@ PRESETS: dict[str, Preset] = {
         claim="Squeeze-and-excitation of a quarter of the channels raises accuracy at a modest "
         "number of parameters (no table).",
         arms=_along("squeeze_excite", "published", "none", "all"),
+        recipe="v3-large-imagenet",
         at=V3,
         claims=(
             _claim(
@@ -230,6 +230,7 @@ PRESETS: dict[str, Preset] = {
         claim="The efficient last stage saves 30M multiply-adds of the original one with almost no "
         "loss of accuracy.",
         arms=_along("last_stage", "efficient", "original"),
+        recipe="v3-large-imagenet",
         at=V3,
         claims=(
             _claim(
@@ -266,7 +267,8 @@ PRESETS: dict[str, Preset] = {
                 {"model": "mobilenet_v4_conv_small", "width": 0.63},
             ),
         },
-        at={"smoke": {"epochs": 3}, "desk": {"epochs": 5}, "full": V2_RECIPE},
+        recipe="v2-imagenet",
+        at={"smoke": {"epochs": 3}, "desk": {"epochs": 5}},
         claims=(
             _claim(
                 "better",

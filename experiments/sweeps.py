@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.planning import DATASET, RunArguments, baseline, require_fit
+from experiments.planning import RunArguments, baseline, require_fit
 from experiments.presets import PRESETS, Values
+from experiments.recipes import RECIPES
 from experiments.scales import SCALES, ScaleName
 from mnet_jax.ablation import axes
 from mnet_jax.config import RunConfig
@@ -42,12 +43,14 @@ class SweepArguments(RunArguments):
     @property
     def images(self) -> str:
         """The data set's name: if none was given, the scale's."""
-        return self.dataset or (SCALES[self.size].dataset if self.preset else DATASET)
+        return self.dataset or (RECIPES[self.start](2).data.name if self.preset else super().images)
 
     @property
-    def recipe_of(self) -> str:
-        """The scale's data set, whatever images a preset is given."""
-        return SCALES[self.size].dataset if self.preset else self.images
+    def start(self) -> str:
+        """The recipe that all arms start from; a preset's own at full, whatever its images."""
+        if self.recipe or not self.preset:
+            return super().start
+        return PRESETS[self.preset].recipe_at(self.size)
 
     @property
     def arm_seeds(self) -> range:

@@ -1,4 +1,9 @@
-"""Trains one network: `python -m experiments.train --dataset digits --run runs/digits`."""
+"""Trains one network.
+
+python -m experiments.train --dataset digits --run runs/digits
+python -m experiments.train --recipe v2-imagenet --dataset imagenet2012 --data-dir ~/datasets
+python -m experiments.train --list
+"""
 
 import dataclasses
 import sys
@@ -7,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from experiments import listing
 from experiments.arguments import parse, refusals, refuse, single_values, with_axes
 from experiments.planning import (
     MAX_SEED,
@@ -32,9 +38,12 @@ CONFIG, RESULT = "config.json", "result.json"
 class Arguments(RunArguments):
     """Trains one network, keeps checkpoints, and evaluates it on the test split once.
 
-    An axis that is not named stays at its baseline for the data set. If the run's directory holds
-    a checkpoint of the same config, the run goes on from there.
+    An axis that is not named stays as the recipe has it. If the run's directory holds a checkpoint
+    of the same config, the run goes on from there.
     """
+
+    list: bool = False
+    """print the recipes, what they cost and what they reach"""
 
     seed: int = 0
     """the seed behind initialization, data order, augmentation and dropout"""
@@ -46,6 +55,9 @@ def main() -> None:
     """Reads the command line, trains and prints."""
     arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
     console = Console(width=None if sys.stdout.isatty() else 120)
+    if arguments.list:
+        console.print(listing.recipes_table())
+        return
     try:
         _train(arguments, console)
     except KeyboardInterrupt:

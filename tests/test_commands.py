@@ -100,6 +100,7 @@ BAD = [
     ("--weight-decay -1", "--weight-decay: got -1.0, legal: 0 or more"),
     ("--epochs 0", "--epochs: got 0, legal: 1 or more"),
     ("--optimizer lion", "--optimizer: got 'lion', legal: sgd, rmsprop, adamw"),
+    ("--recipe v9", "--recipe: got 'v9', legal: v2-digits", "v4-conv-small-imagenet"),
     ("--momentum 1", "--momentum: got 1.0, legal: 0 to below 1"),
     ("--optimizer adamw --momentum 0.9", "--momentum: the optimizer adamw has none, legal: sgd"),
     ("--factor 0.9", "--factor: the schedule cosine has none, legal: exponential"),
@@ -165,7 +166,7 @@ BAD_EVALUATION = [
     ("--checkpoint model --image noise --resolution 0", "--resolution: got 0, legal: 1 pixel"),
     ("--checkpoint model --dataset nope", "--dataset: got 'nope', prepared in "),
     ("--checkpoint model --dataset digits", "--dataset: digits has 10 classes, the model 3"),
-    ("--checkpoint model --dataset folder --directory x", "--directory: got 'x', legal: a folder"),
+    ("--checkpoint model --dataset folder --data-dir x", "--data-dir: got 'x', legal: a folder"),
     ("--checkpoint model --dataset digits --batch-size 0", "--batch-size: got 0, legal: 1 image"),
     (
         "--checkpoint model --dataset digits --batchsize 2",
@@ -174,11 +175,11 @@ BAD_EVALUATION = [
 ]
 ABSENT_DATA = [
     ("--dataset nope", "--dataset: got 'nope'", "digits, fashion_mnist, folder"),
-    ("--dataset folder", "--directory: got None", "a folder with train/<class>/ of images"),
-    ("--dataset folder --directory nowhere", "--directory: got 'nowhere'", "a folder that exists"),
+    ("--dataset folder", "--data-dir: got None", "a folder with train/<class>/ of images"),
+    ("--dataset folder --data-dir nowhere", "--data-dir: got 'nowhere'", "a folder that exists"),
     (
-        "--dataset fashion_mnist --directory nowhere",
-        "--directory: got 'nowhere'",
+        "--dataset fashion_mnist --data-dir nowhere",
+        "--data-dir: got 'nowhere'",
         "a folder that exists",
     ),
     ("--dataset cifar10", "--dataset: cifar10 is not prepared in"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from stored_trials import journal_of
 
-from experiments import ablate, scales
+from experiments import ablate, recipes
 from mnet_jax.ablation import axes
 from mnet_jax.ablation.store import Store
 
@@ -86,7 +86,7 @@ def arms(place, axis="activation"):
 def key_of_first(place):
     """The key of the baseline's trial with seed 0."""
     trials = Store(place / "R").read().trials
-    rate = scales.baseline("digits", 10).training.learning_rate
+    rate = recipes.baseline("digits", 10).training.learning_rate
     wanted = {"activation": "relu6", "learning_rate": f"{rate:g}"}
     return next(
         key

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import ablate, listing, scales, sweeps
+from experiments import ablate, listing, recipes, sweeps
 from experiments.presets import NOT_RUN, PRESETS
+from experiments.recipes import RECIPES
 from experiments.scales import SCALES
 from mnet_jax.ablation import axes
 from mnet_jax.analysis import cost
@@ -20,7 +21,8 @@ everywhere = pytest.mark.parametrize(("name", "scale"), EVERY)
 
 def plan(line, num_classes=10):
     """The sweep of a command line of flags with one value or more each."""
-    given = {flag: tuple(values) for flag, *values in map(str.split, line.split("--")[1:])}
+    words = map(str.split, line.split("--")[1:])
+    given = {flag.replace("-", "_"): tuple(values) for flag, *values in words}
     own = {f.name for f in fields(sweeps.SweepArguments)}
     options = {name: values[0] for name, values in given.items() if name in own}
     options |= {"seeds": int(options["seeds"])} if "seeds" in options else {}
@@ -108,8 +110,8 @@ def test_arms_differ_in_what_the_preset_varies_and_in_nothing_else(name, scale):
 
 
 @everywhere
-def test_the_recipe_is_the_scales_but_for_what_the_preset_names(name, scale):
-    start, first = scales.baseline(SCALES[scale].dataset, 10), arms(name, scale)[0]
+def test_the_recipe_is_the_named_one_but_for_what_the_preset_names(name, scale):
+    start, first = RECIPES[PRESETS[name].recipe_at(scale)](10), arms(name, scale)[0]
     found = changed(start.training, first.training) | changed(start.data, first.data)
     assert {path.split(".")[-1] for path in found} <= PRESETS[name].values(scale)[0].keys()
 
@@ -218,7 +220,7 @@ def test_flags_cross_with_a_presets_arms():
 
 
 def test_other_images_keep_the_scales_recipe():
-    _, sweep = plan("--preset v2-shortcut --scale full --dataset folder --directory photos")
+    _, sweep = plan("--preset v2-shortcut --scale full --dataset folder --data-dir photos")
     _, own = plan("--preset v2-shortcut --scale full")
     for arm, expected in zip(sweep.arms, own.arms, strict=True):
         assert (arm.spec, arm.training) == (expected.spec, expected.training)
@@ -232,7 +234,7 @@ def test_every_preset_has_a_place_of_its_own():
 
 
 def test_without_a_preset_a_sweep_is_the_grid_from_the_baseline():
-    base = scales.baseline("digits", 10)
+    base = recipes.baseline("digits", 10)
     arguments, sweep = plan("--bottleneck relu6 linear --width 0.25 0.5")
     values = {"bottleneck": ["relu6", "linear"], "width": [0.25, 0.5]}
     assert [*sweep.arms] == axes.grid(base, values)

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import scales
+from experiments import recipes
 from experiments.repeating import command_of_arm
 from mnet_jax.ablation import axes
 
-BASE = scales.baseline("digits", 10)
+BASE = recipes.baseline("digits", 10)
 SWEEP = (
     "python -m experiments.ablate --bottleneck linear relu6 --width=1 0.1234567 "
     "--results 'my results' --seeds 5"

@@ -12,7 +12,7 @@ import pytest
 from results import make_result
 from stored_trials import ENVIRONMENT, journal_of, snapshot
 
-from experiments import ablate, scales
+from experiments import ablate, recipes
 from mnet_jax import serialization
 from mnet_jax.ablation import axes, events
 from mnet_jax.ablation.events import Trial, failure, success
@@ -21,7 +21,7 @@ from mnet_jax.ablation.store import Store
 
 ROOT = Path(__file__).parents[1]
 ARMS = axes.grid(
-    scales.baseline("digits", 10), {"bottleneck": ["linear", "relu6"], "width": [0.25, 0.5]}
+    recipes.baseline("digits", 10), {"bottleneck": ["linear", "relu6"], "width": [0.25, 0.5]}
 )
 COMMAND = "python -m experiments.ablate --bottleneck linear relu6"
 CAUSE = "NonFiniteError: step 4, 'nan' | 1"

@@ -1,0 +1,100 @@
+"""The recipes as data: the published numbers, and costs by arithmetic."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments import listing
+from experiments.arguments import parse
+from experiments.planning import RunArguments, baseline
+from experiments.recipes import RECIPES, notes_of, recipe_for
+from mnet_jax.analysis import cost
+from mnet_jax.config import AdamW, RmsProp, Sgd
+from mnet_jax.training import optimizer
+
+# Images an epoch trains on: of scikit-learn's digits a sixth is the test split, a tenth of the rest
+# is held out, as of Fashion-MNIST's 60,000; of ImageNet's 1,281,167 a hundredth.
+IMAGES = {"digits": 1_168, "fashion_mnist": 54_000, "imagenet2012": 1_268_355}
+# Million multiply-adds at 224 pixels, as the papers print them.
+PUBLISHED = {"v1": 569, "v2": 300, "v3-large": 219, "v3-small": 56, "v4-conv-small": 189}
+# (batch, epochs): the rate at the start of that epoch, counted from 0, and the kind of rule.
+# V1 section 3.2 with Inception V3's; V2 section 6.1; V3 section 6.1.1; torchvision's README; the
+# Model Garden's files, whose steps of the rate count from the end of the warm-up here.
+RATES = {
+    "v1-imagenet": (96, RmsProp, 20, 0.045 * 0.94**10),
+    "v2-imagenet": (96, RmsProp, 100, 0.045 * 0.98**100),
+    "v2-imagenet-torchvision": (256, Sgd, 299, 0.045 * 0.98**299),
+    "v3-large-imagenet": (4096, RmsProp, 300, 0.1 * 0.99**100),
+    "v3-small-imagenet": (4096, RmsProp, 300, 0.1 * 0.99**100),
+    "v1-imagenet-model-garden": (4096, RmsProp, 105, 0.256 * 0.94**40),
+    "v2-imagenet-model-garden": (4096, RmsProp, 105, 0.256 * 0.96**40),
+    "v3-large-imagenet-model-garden": (4096, AdamW, 350, 0.004 / 2),
+    "v4-conv-small-imagenet": (4096, AdamW, 5, 0.002),
+}
+everywhere = pytest.mark.parametrize("name", RECIPES)
+
+
+@everywhere
+def test_the_cost_is_three_forward_passes_of_every_image(name):
+    config = RECIPES[name](10 if name in ("v2-digits", "v2-fashion-mnist") else 1000)
+    madds = cost.count(config.spec, config.data.resolution).madds
+    expected = 3 * madds * IMAGES[config.data.name] * config.training.epochs
+    stated = re.fullmatch(r"(\S+) multiply-adds\.", notes_of(RECIPES[name])["cost"])
+    assert stated and float(stated[1]) == pytest.approx(expected, rel=0.05)
+
+
+@everywhere
+def test_a_recipe_says_where_it_is_from_and_what_it_is_to_reach(name):
+    notes = notes_of(RECIPES[name])
+    assert notes.keys() == {"title", "source", "cost", "target"} and all(notes.values())
+    assert recipe_for(RECIPES[name](10).data.name) in RECIPES
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_the_recipe_is_the_published_one(name):
+    batch_size, rule, epoch, rate = RATES[name]
+    config = RECIPES[name](1000)
+    assert config.data.batch_size == batch_size and isinstance(config.training.optimizer, rule)
+    steps = IMAGES["imagenet2012"] // batch_size
+    found = optimizer.learning_rate(config.training, steps)(epoch * steps)
+    assert float(found) == pytest.approx(rate, rel=0.01)
+    million = cost.count(config.spec, config.data.resolution).madds / 1e6
+    assert million == pytest.approx(PUBLISHED[re.split("-imagenet", name)[0]], rel=0.02)
+
+
+def arguments(line, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train", *line.split()])
+    return parse(RunArguments, "train")
+
+
+def test_flags_take_the_place_of_a_recipes_data(monkeypatch):
+    given = arguments("--recipe v3-small-imagenet --dataset folder --data-dir photos", monkeypatch)
+    config, own = baseline(given, 7), RECIPES["v3-small-imagenet"](7)
+    assert (config.spec, config.training) == (own.spec, own.training)
+    assert (config.data.name, config.data.directory) == ("folder", "photos")
+    assert config.data.validation_fraction == 0.1  # a hundredth is for a million images
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "dataset"),
+    [
+        ("", "v2-digits", "digits"),
+        ("--dataset fashion_mnist", "v2-fashion-mnist", "fashion_mnist"),
+        ("--dataset cifar10", "v2-imagenet", "cifar10"),
+        ("--recipe v1-imagenet", "v1-imagenet", "imagenet2012"),
+        ("--dataset imagenet2012:5.1.0", "v2-imagenet", "imagenet2012:5.1.0"),
+    ],
+)
+def test_a_data_set_has_its_recipe_and_a_recipe_its_data_set(line, name, dataset, monkeypatch):
+    given = arguments(line, monkeypatch)
+    assert (given.start, given.images) == (name, dataset)
+    config, own = baseline(given, 10), RECIPES[name](10)
+    assert config.training == own.training and config.data.name == dataset
+
+
+def test_the_list_and_the_document_have_every_recipe():
+    assert [row[0] for row in listing.recipe_rows()] == [*RECIPES]
+    document = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    for name, *cells in listing.recipe_rows():
+        assert f"| {' | '.join((f'`{name}`', *cells))} |\n" in document

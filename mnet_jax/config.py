@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mnet_jax.architectures.spec import NetworkSpec
+from mnet_jax.serialization import added
 from mnet_jax.validation import require, require_choice
 
 Augmentation = Literal["none", "shift", "shift_flip", "resized_crop_flip"]
+Policy = Literal["none", "randaugment", "autoaugment"]
 Precision = Literal["float32", "bfloat16"]
 Parallelism = Literal["jit", "pmap"]
 Lowering = Literal["auto", "grouped", "shifted", "native"]  # see `mnet_jax.ops.depthwise_conv`
@@ -28,7 +30,13 @@ class DataConfig:
       resolution: side of the square images the model sees, in pixels (V1 paper, Table 7).
       batch_size: images per optimizer step, over all devices.
       validation_fraction: share of the train split held out for validation.
-      augmentation: what happens to a training image.
+      augmentation: what happens to a training image: which part of it is seen.
+      policy: the operations on a training image after that (arXiv 1909.13719, 1805.09501).
+      randaugment_layers: operations an image gets from `randaugment`, the paper's N.
+      randaugment_magnitude: their strength, the paper's M: 10 is the end of AutoAugment's ranges.
+      colour_jitter: reach of brightness, contrast and saturation around 1, and four times the
+        hue's in turns; 0 for none.
+      erasing: probability that a box of a training image becomes noise (arXiv 1708.04896).
     """
 
     name: str = "digits"
@@ -37,6 +45,11 @@ class DataConfig:
     batch_size: int = 128
     validation_fraction: float = 0.1
     augmentation: Augmentation = "shift"
+    policy: Policy = added("none")
+    randaugment_layers: int = added(2)
+    randaugment_magnitude: float = added(9.0)
+    colour_jitter: float = added(0.0)
+    erasing: float = added(0.0)
 
     def __post_init__(self) -> None:
         require(bool(self.name), "dataset", self.name, "the name of a data set")
@@ -49,6 +62,12 @@ class DataConfig:
             "above 0 and below 1",
         )
         require_choice("augmentation", self.augmentation, Augmentation)
+        require_choice("policy", self.policy, Policy)
+        layers, magnitude = self.randaugment_layers, self.randaugment_magnitude
+        require(1 <= layers <= 10, "randaugment_layers", layers, "1 to 10")
+        require(0 <= magnitude <= 30, "randaugment_magnitude", magnitude, "0 to 30")
+        require(0 <= self.colour_jitter <= 1, "colour_jitter", self.colour_jitter, "0 to 1")
+        require(0 <= self.erasing <= 1, "erasing", self.erasing, "0 to 1")
 
 
 def _require_share(name: str, value: float) -> None:

@@ -85,3 +85,23 @@ def test_crop_boxes_have_every_area_and_place():
     assert stats.kstest(logs, stats.uniform(-spread / 2, spread).cdf).pvalue > 1e-4
     for start, room in ((left, side - (right - left)), (top, side - (bottom - top))):
         assert stats.kstest((start + 0.5) / (room + 1), "uniform").pvalue > 1e-4
+
+
+def test_erasing_is_a_box_of_noise_in_some_images():
+    count, side = 3000, 48
+    images = np.full((count, side, side, 3), 2.0, np.float32)  # which noise never is
+    erased = augment.erase(images, draws(count), 0.25)
+    noise = (erased != 2.0).all(axis=3)
+    assert (noise == (erased != 2.0).any(axis=3)).all() and (images == 2.0).all()
+    chosen = np.flatnonzero(noise.any(axis=(1, 2)))
+    # Nearly every try fits within ten.
+    assert stats.binomtest(len(chosen), count, 0.25).pvalue > 1e-4
+    for i in chosen:
+        rows, columns = np.flatnonzero(noise[i].any(axis=1)), np.flatnonzero(noise[i].any(axis=0))
+        box = noise[i, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert box.all() and box.sum() == noise[i].sum()
+        assert 0.015 < box.mean(where=True) * box.size / side**2 < 0.42
+        assert 0.25 < box.shape[1] / box.shape[0] < 4
+    values = erased[noise][:, 1]
+    assert stats.kstest(values[:: len(values) // 5000], stats.uniform(-1, 2).cdf).pvalue > 1e-4
+    assert augment.erase(images, draws(count), 0.0) is images

@@ -1,6 +1,7 @@
 """Augmentations of a batch of images, in NumPy, from explicit draws.
 
-A batch is uint8 [b, h, w, c]; what happens to an image follows from its own draws alone.
+A batch is uint8 [b, h, w, c] unless it says otherwise; what happens to an image follows from its
+own draws alone.
 """
 
 import numpy as np
@@ -12,6 +13,10 @@ from mnet_jax.data.draws import Draws
 _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
 _TRIES = 10  # as in TensorFlow's and torchvision's samplers of these crops
+
+# Zhong et al. 2017 (arXiv:1708.04896), section 4.2.
+_ERASED_AREA = (0.02, 0.4)
+_ERASED_ASPECT = (0.3, 1 / 0.3)
 
 
 def shift(images: np.ndarray, draws: Draws) -> np.ndarray:
@@ -49,7 +54,7 @@ def crop_boxes(heights: np.ndarray, widths: np.ndarray, draws: Draws) -> np.ndar
       int [b, 4] of (left, top, right, bottom), in pixels; where no try fits, the central part
       whose aspect ratio is the nearest legal one.
     """
-    boxes, found = drawn_boxes(heights, widths, draws, _AREA, _ASPECT)
+    boxes, found = _boxes(heights, widths, draws, _AREA, _ASPECT)
     crop_widths = np.minimum(widths, np.maximum(1, np.floor(heights * _ASPECT[1])))
     crop_heights = np.minimum(heights, np.maximum(1, np.floor(widths / _ASPECT[0])))
     left, top = (widths - crop_widths) // 2, (heights - crop_heights) // 2
@@ -57,7 +62,32 @@ def crop_boxes(heights: np.ndarray, widths: np.ndarray, draws: Draws) -> np.ndar
     return np.where(found[:, None], boxes, central.astype(np.int64))
 
 
-def drawn_boxes(
+def erase(images: np.ndarray, draws: Draws, probability: float) -> np.ndarray:
+    """Random erasing (arXiv:1708.04896, algorithm 1): a box of noise in some of the images.
+
+    The noise is the paper's best, RE-R: each value is uniform over the legal ones. Unlike the
+    paper, but like torchvision and timm, the logarithm of the aspect ratio is uniform, and an
+    image for which no try fits stays whole.
+
+    Args:
+      images: float32 [b, h, w, c] in [-1, 1].
+      draws: of the images.
+      probability: of an image to get a box.
+    """
+    count, height, width, channels = images.shape
+    sides = np.full(count, height), np.full(count, width)
+    boxes, found = _boxes(*sides, draws.fold(0), _ERASED_AREA, _ERASED_ASPECT)
+    chosen = np.flatnonzero(found & draws.fold(1).chance(0, probability))
+    erased = images.copy() if len(chosen) else images
+    for i in chosen:
+        left, top, right, bottom = boxes[i]
+        shape = (bottom - top, right - left, channels)
+        noise = draws[i : i + 1].fold(2).uniforms(int(np.prod(shape)))
+        erased[i, top:bottom, left:right] = 2 * noise.reshape(shape) - 1
+    return erased
+
+
+def _boxes(
     heights: np.ndarray,
     widths: np.ndarray,
     draws: Draws,

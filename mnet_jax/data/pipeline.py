@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from mnet_jax.config import DataConfig
-from mnet_jax.data import augment
+from mnet_jax.data import augment, policies
 from mnet_jax.data.draws import Draws
 from mnet_jax.data.errors import DataError
 from mnet_jax.data.folder import read_image
@@ -118,7 +118,7 @@ def _read_options(config: DataConfig) -> "grain.ReadOptions":
 
 
 # What an image's draws are for: each use has a stream of its own.
-_CROP, _SHIFT, _FLIP = range(3)
+_CROP, _SHIFT, _FLIP, _POLICY, _JITTER, _ERASING = range(6)
 
 
 def _train_batch(source: Source, config: DataConfig, seed: int, places: Places) -> Batch:
@@ -132,7 +132,22 @@ def _train_batch(source: Source, config: DataConfig, seed: int, places: Places) 
         images = augment.shift(images, draws.fold(_SHIFT))
     if config.augmentation in ("shift_flip", "resized_crop_flip"):
         images = augment.flip(images, draws.fold(_FLIP))
-    return {"image": scaled(images), "label": labels}
+    image = scaled(_operated(images, config, draws))
+    if config.erasing:
+        image = augment.erase(image, draws.fold(_ERASING), config.erasing)
+    return {"image": image, "label": labels}
+
+
+def _operated(images: np.ndarray, config: DataConfig, draws: Draws) -> np.ndarray:
+    """The images uint8 [b, s, s, c] after the policy and the colour jitter, if there are any."""
+    if config.policy == "randaugment":
+        layers, magnitude = config.randaugment_layers, config.randaugment_magnitude
+        images = policies.randaugment(images, draws.fold(_POLICY), layers, magnitude)
+    elif config.policy == "autoaugment":
+        images = policies.autoaugment(images, draws.fold(_POLICY))
+    if config.colour_jitter:
+        images = policies.colour_jitter(images, draws.fold(_JITTER), config.colour_jitter)
+    return images
 
 
 def _eval_batch(source: Source, config: DataConfig, share: range, number: int) -> Batch:

@@ -17,6 +17,7 @@ Policy = Literal["none", "randaugment", "autoaugment"]
 Precision = Literal["float32", "bfloat16"]
 Parallelism = Literal["jit", "pmap"]
 Lowering = Literal["auto", "grouped", "shifted", "native"]  # see `mnet_jax.ops.depthwise_conv`
+MAX_ALPHA = 1000.0  # of a Beta distribution: beyond, every draw is one half
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +181,10 @@ class TrainingConfig:
       weight_decay: L2 coefficient on kernels; never on biases and normalization.
       decay_depthwise: whether depthwise kernels decay too (V1 paper, section 3.2: better not).
       label_smoothing: share of each label spread evenly over all classes.
+      mixup: alpha of the Beta distribution in whose proportions pairs of images are mixed
+        (arXiv 1710.09412); 0 for none. With `cutmix`, half of the batches each.
+      cutmix: alpha of the distribution of the box that another image fills (arXiv 1905.04899);
+        0 for none.
       ema_decay: decay of the average of parameters and statistics that is evaluated; 0 for none.
         Early on the decay is (1 + step) / (10 + step), if that is less.
       frozen: leading parts (the stem, then blocks) that stay as they are, statistics included.
@@ -197,6 +202,8 @@ class TrainingConfig:
     weight_decay: float = 4e-5
     decay_depthwise: bool = False
     label_smoothing: float = 0.1
+    mixup: float = added(0.0)
+    cutmix: float = added(0.0)
     ema_decay: float = 0.99
     frozen: int = 0
     depth_decay: float = 1.0
@@ -217,6 +224,8 @@ class TrainingConfig:
         require(
             0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 to below 1"
         )
+        require(0 <= self.mixup <= MAX_ALPHA, "mixup", self.mixup, f"0 to {MAX_ALPHA:g}")
+        require(0 <= self.cutmix <= MAX_ALPHA, "cutmix", self.cutmix, f"0 to {MAX_ALPHA:g}")
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "0 to below 1")
         require(self.frozen >= 0, "frozen", self.frozen, "0 parts or more")
         require(0 < self.depth_decay <= 1, "depth_decay", self.depth_decay, "above 0 and up to 1")

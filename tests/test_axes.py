@@ -88,6 +88,8 @@ LEGAL = {  # axis: (networks that it suits, values)
     "weight_decay": (ALL, (0.0, 1e-4)),
     "decay_depthwise": (ALL, (False, True)),
     "label_smoothing": (ALL, (0.0, 0.1)),
+    "mixup": (ALL, (0.0, 0.2)),
+    "cutmix": (ALL, (0.0, 1.0)),
     "ema_decay": (ALL, (0.0, 0.9999)),
     "frozen": (ALL, (0, 3)),
     "depth_decay": (ALL, (0.5, 1.0)),
@@ -483,7 +485,8 @@ def test_labels_are_what_a_table_shows():
         "momentum": "0.9", "decay": ABSENT, "initial_square": ABSENT, "beta1": ABSENT,
         "beta2": ABSENT, "epsilon": ABSENT, "learning_rate": "0.045", "schedule": "cosine",
         "factor": ABSENT, "every_epochs": ABSENT, "warmup_epochs": "1",
-        "label_smoothing": "0.1", "ema_decay": "0.99", "weight_decay": "4e-05",
+        "label_smoothing": "0.1", "mixup": "0", "cutmix": "0", "ema_decay": "0.99",
+        "weight_decay": "4e-05",
         "decay_depthwise": "True", "frozen": "0", "depth_decay": "1", "precision": "float32",
         "parallel": "jit", "lowering": "auto",
     }  # fmt: skip

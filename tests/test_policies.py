@@ -23,7 +23,8 @@ GRAY = np.asarray(Image.fromarray(PICTURE).convert("L"))[:, :, None]
 VALUES = {  # of each operation in its own measure
     "identity": (0.0,), "shear_x": (-0.3, 0.2), "shear_y": (-0.1, 0.3),
     "translate_x": (-7, 12), "translate_y": (-12, 7), "rotate": (-30.0, 10.0, 90.0),
-    "auto_contrast": (0.0,), "equalize": (0.0,), "invert": (0.0,), "solarize": (0.0, 100.0, 142.2, 256.0),
+    "auto_contrast": (0.0,), "equalize": (0.0,), "invert": (0.0,),
+    "solarize": (0.0, 100.0, 142.2, 256.0),
     "posterize": (1, 4, 8), "brightness": (0.1, 1.9), "contrast": (0.1, 1.9), "color": (0.1, 1.9),
     "sharpness": (0.1, 1.9), "hue": (-0.25, 0.1),
 }  # fmt: skip

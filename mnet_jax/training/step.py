@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from mnet_jax.training import metrics
+from mnet_jax.training.mixing import mix
 from mnet_jax.training.recipe import Numbers, Scalar
 
 SMALL = 2**14  # numbers in an array
@@ -108,7 +109,8 @@ def make_train_step(
       axis_name: the pmap axis that gradients and metrics are pooled over, if any.
 
     The batch is `image` [b, h, w, 3] and `label` [b]. The metrics are `loss` and `accuracy`, means
-    over the batch, and `finite`, whether the loss and all gradients are.
+    over the batch, and `finite`, whether the loss and all gradients are. In a mixed batch the
+    accuracy counts each image's own label alone.
     """
 
     def train_step(
@@ -119,14 +121,15 @@ def make_train_step(
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
         def loss_of(params: Tree) -> tuple[Array, tuple[Array, Tree]]:
+            mixed = mix(batch, key, numbers.mixing)
             logits, updates = apply(
                 {"params": params, "batch_stats": state.batch_stats},
-                batch["image"],
+                mixed.images,
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
             )
-            losses = metrics.cross_entropy(logits, batch["label"], numbers.label_smoothing)
+            losses = mixed.losses(logits, numbers.label_smoothing)
             return jnp.mean(losses), (logits, updates["batch_stats"])
 
         (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(

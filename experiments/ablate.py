@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments import listing, stored, sweeps, trials
+from experiments import listing, stored, sweeps, terminal, trials
 from experiments.arguments import axis_values, parse, refusals, refuse, with_axes
 from experiments.planning import count_classes, require_directory
 from experiments.sweeps import Sweep, SweepArguments
@@ -48,7 +48,7 @@ def main() -> None:
     if sys.argv[1:] and sys.argv[1] in stored.ACTIONS:
         return stored.main()
     arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = terminal.console(140)
     if arguments.list:
         console.print(listing.presets_table())
         return

@@ -21,7 +21,7 @@ from typing import Literal, get_args
 
 from rich.console import Console
 
-from experiments import recipes
+from experiments import recipes, terminal
 from experiments.arguments import parse, refusals, refuse
 from experiments.planning import require_directory
 from mnet_jax import architectures, process, serialization
@@ -81,7 +81,7 @@ class Arguments:
 def main() -> None:
     """Reads the command line, times and prints."""
     arguments = parse(Arguments, COMMAND, leading="suite")
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = terminal.console(150)
     with refusals(COMMAND, arguments):
         _require_legal(arguments)
         plan = {suite: _cases(suite, arguments) for suite in arguments.suite}

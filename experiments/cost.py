@@ -1,11 +1,10 @@
 """Prints what a network costs, layer by layer: `python -m experiments.cost --width 0.5`."""
 
-import sys
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 
+from experiments import terminal
 from experiments.arguments import parse, refusals, single_values, with_axes
 from experiments.planning import require_fit
 from mnet_jax import architectures
@@ -36,7 +35,7 @@ def main() -> None:
         config = with_values(RunConfig(spec=spec, data=data), values)
         require_fit(config)
     spec, expense = config.spec, count(config.spec, arguments.resolution)
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = terminal.console(110)
     title = f"{spec.name}, width {spec.width:g}, {arguments.resolution} pixels"
     console.print(_table(expense, title))
     for line in _totals(expense):

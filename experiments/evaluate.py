@@ -4,15 +4,14 @@ python -m experiments.evaluate --checkpoint runs/latest --image photo.jpg
 python -m experiments.evaluate --checkpoint runs/latest --dataset digits
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from experiments import terminal
 from experiments.arguments import parse, refusals
 from experiments.planning import require_runnable
 from mnet_jax.ablation.statistics import CONFIDENCE, share_interval
@@ -48,7 +47,7 @@ class Arguments:
 def main() -> None:
     """Reads the command line, evaluates and prints."""
     arguments = parse(Arguments, COMMAND)
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = terminal.console(110)
     with refusals(COMMAND, arguments):
         _require_legal(arguments)
         saved, view = _load(arguments)

@@ -52,7 +52,7 @@ class RunProgress(_Shown):
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not console.is_interactive,
         )
         super().__init__(self._bars)
         self._task: TaskID | None = None
@@ -149,7 +149,7 @@ class SweepProgress(_Shown):
         self._clock = clock
         super().__init__(
             Live(console=console, get_renderable=self.table, refresh_per_second=4, transient=True)
-            if console.is_terminal
+            if console.is_interactive
             else None
         )
 

@@ -7,7 +7,6 @@
 All of it reads the journal of a results directory, also while sweeps run, and trains nothing.
 """
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from experiments import terminal
 from experiments.arguments import parse, refusals, refuse
 from experiments.presets import PRESETS
 from experiments.repeating import command_of_arm
@@ -56,7 +56,7 @@ class Arguments:
 def main() -> None:
     """Reads the command line and does what its first word says."""
     arguments = parse(Arguments, COMMAND, leading="action")
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = terminal.console(140)
     with refusals(COMMAND, arguments):
         contents, complaints = _read(arguments)
         numbered = _chosen(arguments, contents.sweeps)

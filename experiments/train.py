@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments import listing
+from experiments import listing, terminal
 from experiments.arguments import parse, refusals, refuse, single_values, with_axes
 from experiments.planning import (
     MAX_SEED,
@@ -54,7 +54,7 @@ class Arguments(RunArguments):
 def main() -> None:
     """Reads the command line, trains and prints."""
     arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = terminal.console(120)
     if arguments.list:
         console.print(listing.recipes_table())
         return

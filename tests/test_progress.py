@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from experiments.progress import SweepProgress
+from experiments import terminal
+from experiments.progress import RunProgress, SweepProgress
 
 
 class Clock:
@@ -107,6 +108,17 @@ def test_where_there_is_no_terminal_nothing_is_shown(progress):
     with progress:
         progress.begin("a", "linear")
     assert progress._display is None
+
+
+@pytest.mark.parametrize("progress_of", [RunProgress, lambda c: SweepProgress(c, {"a": 1}, {})])
+def test_what_asks_for_colours_is_no_terminal(progress_of, monkeypatch, capsys):
+    """Notebooks and continuous integration do."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console = terminal.console(80)
+    assert console.is_terminal  # as Rich has it
+    with progress_of(console):
+        console.print("a line")
+    assert capsys.readouterr().out == "a line\n"
 
 
 def test_the_terminal_is_given_back_after_an_interruption(clock):

@@ -27,6 +27,7 @@ RATES = {
     "v2-imagenet-torchvision": (256, Sgd, 299, 0.045 * 0.98**299),
     "v3-large-imagenet": (4096, RmsProp, 300, 0.1 * 0.99**100),
     "v3-small-imagenet": (4096, RmsProp, 300, 0.1 * 0.99**100),
+    "v3-large-imagenet-torchvision": (1024, RmsProp, 300, 0.064 * 0.973**150),
     "v1-imagenet-model-garden": (4096, RmsProp, 105, 0.256 * 0.94**40),
     "v2-imagenet-model-garden": (4096, RmsProp, 105, 0.256 * 0.96**40),
     "v3-large-imagenet-model-garden": (4096, AdamW, 350, 0.004 / 2),

@@ -88,7 +88,8 @@ def _load(arguments: Arguments) -> "tuple[SavedModel, View]":
     resolution = arguments.resolution or (saved.view and saved.view.resolution)
     require(resolution is not None, "resolution", None, "a number: the model does not know its own")
     photographs = saved.view is None or saved.view.photographs
-    view = models.View(resolution=resolution or 1, photographs=photographs)
+    scaling = saved.view.scaling if saved.view else "symmetric"
+    view = models.View(resolution=resolution or 1, photographs=photographs, scaling=scaling)
     require_runnable(saved.model.spec, view.resolution)
     return saved, view
 
@@ -115,6 +116,7 @@ def _accuracy(saved: "SavedModel", view: "View", arguments: Arguments) -> str:
         name=arguments.dataset or "",
         directory=arguments.data_dir,
         resolution=view.resolution,
+        scaling=view.scaling,
         batch_size=arguments.batch_size,
     )
     try:

@@ -63,17 +63,18 @@ def baseline(arguments: RunArguments, num_classes: int) -> RunConfig:
 
 
 def _fine_tuned(config: RunConfig, path: str) -> RunConfig:
-    """The config with a saved model's network, for the config's classes, and its weights."""
+    """The config with a saved model's network, for its own classes, and its weights and pixels."""
     from mnet_jax import models  # here: only fine-tuning pays for JAX
 
     try:
-        spec, sha256 = models.read_spec(path), models.digest(path)
+        spec, view, sha256 = models.read_spec(path), models.read_view(path), models.digest(path)
     except models.SavedModelError as error:
         raise ValueError(f"pretrained: {error}") from error
     head = dataclasses.replace(spec.head, num_classes=config.spec.head.num_classes)
     return dataclasses.replace(
         config,
         spec=dataclasses.replace(spec, head=head),
+        data=dataclasses.replace(config.data, scaling=view.scaling) if view else config.data,
         pretrained=Pretrained(path=path, sha256=sha256),
     )
 

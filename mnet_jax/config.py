@@ -14,6 +14,7 @@ from mnet_jax.validation import require, require_choice
 
 Augmentation = Literal["none", "shift", "shift_flip", "resized_crop_flip"]
 Policy = Literal["none", "randaugment", "autoaugment"]
+Scaling = Literal["symmetric", "imagenet"]
 Precision = Literal["float32", "bfloat16"]
 Parallelism = Literal["jit", "pmap"]
 Lowering = Literal["auto", "grouped", "shifted", "native"]  # see `mnet_jax.ops.depthwise_conv`
@@ -37,6 +38,8 @@ class DataConfig:
       randaugment_magnitude: their strength, the paper's M: 10 is the end of AutoAugment's ranges.
       colour_jitter: reach of brightness, contrast and saturation around 1, and four times the
         hue's in turns; 0 for none.
+      scaling: of pixels from 0 to 255: `symmetric` to [-1, 1], as in the papers' code and Keras,
+        or `imagenet` by the mean and deviation of its channels, as in torchvision.
       erasing: probability that a box of a training image becomes noise (arXiv 1708.04896).
     """
 
@@ -51,6 +54,7 @@ class DataConfig:
     randaugment_magnitude: float = added(9.0)
     colour_jitter: float = added(0.0)
     erasing: float = added(0.0)
+    scaling: Scaling = added("symmetric")
 
     def __post_init__(self) -> None:
         require(bool(self.name), "dataset", self.name, "the name of a data set")
@@ -69,6 +73,7 @@ class DataConfig:
         require(0 <= magnitude <= 30, "randaugment_magnitude", magnitude, "0 to 30")
         require(0 <= self.colour_jitter <= 1, "colour_jitter", self.colour_jitter, "0 to 1")
         require(0 <= self.erasing <= 1, "erasing", self.erasing, "0 to 1")
+        require_choice("scaling", self.scaling, Scaling)
 
 
 def _require_share(name: str, value: float) -> None:

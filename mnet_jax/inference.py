@@ -1,10 +1,10 @@
 """What a trained model says: of one image, and of a data set."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mnet_jax import data
@@ -36,8 +36,8 @@ def classify(saved: SavedModel, image: Path, *, view: View, top: int = 5) -> lis
       DataError: the file cannot be decoded.
       ValueError: the resolution is too small for the model.
     """
-    pixels = data.viewed(image, view.resolution, photograph=view.photographs)
-    logits = saved.model.apply(saved.variables, jnp.asarray(pixels)[None], train=False)
+    pixels = data.viewed(image, view.resolution, photograph=view.photographs, scaling=view.scaling)
+    logits = jax.jit(partial(saved.model.apply, train=False))(saved.variables, pixels[None])
     probabilities = np.asarray(jax.nn.softmax(logits[0]))
     names = saved.class_names or tuple(map(str, range(len(probabilities))))
     best = np.argsort(-probabilities, kind="stable")[:top]

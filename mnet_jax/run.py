@@ -124,7 +124,9 @@ def _keeper(
     """A function that keeps the evaluated weights as a model that loads by itself."""
     model = models.MobileNet(spec=config.spec)
     photographs = dataset.test.shape is None
-    view = models.View(resolution=config.data.resolution, photographs=photographs)
+    view = models.View(
+        resolution=config.data.resolution, photographs=photographs, scaling=config.data.scaling
+    )
 
     def keep(variables: Mapping[str, Any]) -> None:
         models.save(

@@ -12,6 +12,7 @@ from mnet_jax.data import pipeline, policies
 from mnet_jax.data.draws import Draws
 from mnet_jax.data.operations import operated
 from mnet_jax.data.order import Places
+from mnet_jax.data.scaling import scaled
 from mnet_jax.data.sources import ArraySource
 
 LIKELY = 1e-4
@@ -243,4 +244,4 @@ def test_an_image_looks_the_same_in_every_batch(changes, channels, seed):
     assert whole.min() >= -1 and whole.max() <= 1
     np.testing.assert_array_equal(batch(7, 3, 11), whole[[7, 3, 11]])
     assert (batch(*range(12), epoch=1) != whole).any()
-    assert (whole != pipeline.scaled(images)).any()
+    assert (whole != scaled(images, "symmetric")).any()

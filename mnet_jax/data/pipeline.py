@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from mnet_jax.config import DataConfig
+from mnet_jax.config import DataConfig, Scaling
 from mnet_jax.data import augment, policies
 from mnet_jax.data.draws import Draws
 from mnet_jax.data.errors import DataError
 from mnet_jax.data.folder import read_image
 from mnet_jax.data.order import WHOLE, Places, Shard, ShuffledBatches
 from mnet_jax.data.resize import central_view, crop
-from mnet_jax.data.sources import ArraySource, Source, rgb
+from mnet_jax.data.scaling import scaled
+from mnet_jax.data.sources import ArraySource, Source
 
 if TYPE_CHECKING:  # it takes a second, and a process that only asks what there is needs none
     import grain
@@ -32,7 +33,7 @@ class Batch(TypedDict, total=False):
     """A batch.
 
     Keys:
-      image: float32 [b, r, r, 3] in [-1, 1].
+      image: float32 [b, r, r, 3], by the config's scaling.
       label: int32 [b].
       mask: float32 [b], 1 for an image and 0 for padding; only in evaluation.
     """
@@ -132,7 +133,7 @@ def _train_batch(source: Source, config: DataConfig, seed: int, places: Places) 
         images = augment.shift(images, draws.fold(_SHIFT))
     if config.augmentation in ("shift_flip", "resized_crop_flip"):
         images = augment.flip(images, draws.fold(_FLIP))
-    image = scaled(_operated(images, config, draws))
+    image = scaled(_operated(images, config, draws), config.scaling)
     if config.erasing:
         image = augment.erase(image, draws.fold(_ERASING), config.erasing)
     return {"image": image, "label": labels}
@@ -156,7 +157,7 @@ def _eval_batch(source: Source, config: DataConfig, share: range, number: int) -
     indices = np.arange(start, min(start + len(share), len(source)))
     images, labels = _views(source, indices, config.resolution)
     missing = len(share) - len(labels)
-    image = np.pad(scaled(images), ((0, missing), (0, 0), (0, 0), (0, 0)))
+    image = np.pad(scaled(images, config.scaling), ((0, missing), (0, 0), (0, 0), (0, 0)))
     mask = np.pad(np.ones(len(labels), np.float32), (0, missing))
     return {"image": image, "label": np.pad(labels, (0, missing)), "mask": mask}
 
@@ -190,18 +191,10 @@ def _stacked(images: list[np.ndarray], side: int) -> np.ndarray:
     return np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)
 
 
-def scaled(images: np.ndarray) -> np.ndarray:
-    """Images uint8 [b, h, w, c] as the float32 [b, h, w, 3] in [-1, 1] of the papers' code."""
-    values = images.astype(np.float32)
-    values /= 127.5
-    values -= 1.0
-    return rgb(values)
-
-
-def viewed(path: Path, side: int, *, photograph: bool) -> np.ndarray:
-    """An image file as `eval_batches` would show it, float32 [side, side, 3] in [-1, 1].
+def viewed(path: Path, side: int, *, photograph: bool, scaling: Scaling) -> np.ndarray:
+    """An image file as `eval_batches` would show it, float32 [side, side, 3].
 
     Raises:
       DataError: it cannot be decoded.
     """
-    return scaled(central_view(read_image(str(path)), side, photograph))
+    return scaled(central_view(read_image(str(path)), side, photograph), scaling)

@@ -31,6 +31,7 @@ from mnet_jax.models.saved import (
     digest,
     load,
     read_spec,
+    read_view,
     save,
 )
 
@@ -62,5 +63,6 @@ __all__ = [
     "mobilenet_v4_conv_medium",
     "mobilenet_v4_conv_small",
     "read_spec",
+    "read_view",
     "save",
 ]

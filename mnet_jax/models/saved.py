@@ -22,9 +22,11 @@ from safetensors.numpy import save as to_bytes
 
 from mnet_jax import serialization
 from mnet_jax.architectures import NetworkSpec, variable_shapes
+from mnet_jax.config import Scaling
 from mnet_jax.files import replace_file
 from mnet_jax.models.network import MobileNet
-from mnet_jax.validation import require
+from mnet_jax.serialization import added
+from mnet_jax.validation import require, require_choice
 
 FILE_NAME = "model.safetensors"
 _MAX_LISTED = 4
@@ -43,13 +45,16 @@ class View:
     Attributes:
       resolution: side of the square in pixels.
       photographs: whether it was trained on images of many sizes, whose border is cut off.
+      scaling: of its pixels; see `config.DataConfig`.
     """
 
     resolution: int
     photographs: bool
+    scaling: Scaling = added("symmetric")
 
     def __post_init__(self) -> None:
         require(self.resolution >= 1, "resolution", self.resolution, "1 pixel or more")
+        require_choice("scaling", self.scaling, Scaling)
 
 
 class SavedModel(NamedTuple):
@@ -134,6 +139,13 @@ def read_spec(path: str | os.PathLike[str]) -> NetworkSpec:
         return _spec_of(opened.metadata() or {})
 
 
+def read_view(path: str | os.PathLike[str]) -> View | None:
+    """How a saved model sees an image, if it knows; as `read_spec`."""
+    file = _file_of(path)
+    with _one_line(file), safe_open(file, framework="numpy") as opened:
+        return _view_of(opened.metadata() or {})
+
+
 def digest(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of the file that `load(path)` would read, in hexadecimal digits.
 
@@ -166,12 +178,17 @@ def _file_of(path: str | os.PathLike[str]) -> Path:
     return file
 
 
+def _view_of(metadata: Mapping[str, str]) -> View | None:
+    text = metadata.get("view")
+    return serialization.from_json(View, text) if text else None
+
+
 def _read(file: Path) -> SavedModel:
     """What a file says; ValueError or SafetensorError where it is not what `save` writes."""
     with safe_open(file, framework="numpy") as opened:
         metadata = opened.metadata() or {}
         spec = _spec_of(metadata)
-        view = serialization.from_json(View, metadata["view"]) if metadata["view"] else None
+        view = _view_of(metadata)
         class_names = json.loads(metadata["class_names"])
         if not isinstance(class_names, list) or not all(isinstance(n, str) for n in class_names):
             raise ValueError("its class names are no list of names")

@@ -1,0 +1,119 @@
+"""Turns another library's weights into a model of ours, to evaluate or to fine-tune.
+
+python -m experiments.convert --library torchvision --weights mobilenet_v2.pth --to mine.safetensors
+python -m experiments.train --pretrained mine.safetensors --dataset folder --data-dir photos
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from experiments import terminal
+from experiments.arguments import parse, refusals, single_values, with_axes
+from mnet_jax import architectures
+from mnet_jax.ablation.axes import ARCHITECTURE_AXES, with_values
+from mnet_jax.architectures import NetworkSpec
+from mnet_jax.config import RunConfig, Scaling
+from mnet_jax.validation import require
+
+COMMAND = "convert"
+# How the pixels were scaled that the published weights were trained on. timm has both kinds: the
+# mean in a model's `default_cfg` tells, 0.5 is symmetric.
+SCALINGS: dict[str, Scaling] = {"torchvision": "imagenet", "keras": "symmetric"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Writes a library's weights as a saved model, with the network that they are for.
+
+    The network is the library's own, mobilenet_v2 unless `--model` says otherwise.
+    """
+
+    library: Literal["torchvision", "timm", "keras"] | None = None
+    """whose names the weights have"""
+    weights: Path | None = None
+    """a file of them: .pth, .pt, .safetensors, .npz, .keras or .h5"""
+    to: Path = Path("model.safetensors")
+    """the file to write"""
+    num_classes: int = 1000
+    """number of logits"""
+    class_names: Path | None = None
+    """a text file of the classes' names, one a line, in the order of the logits"""
+    resolution: int = 224
+    """side of the images that the weights were trained on, in pixels"""
+    scaling: Scaling | None = None
+    """of their pixels; timm has both: a mean of 0.5 in the `default_cfg` is symmetric"""
+
+
+def main() -> None:
+    """Reads the command line, converts and writes."""
+    arguments = parse(with_axes(Arguments, ARCHITECTURE_AXES), COMMAND)
+    with refusals(COMMAND, arguments):
+        _require_legal(arguments)
+        spec, scaling = _spec(arguments), _scaling(arguments)
+        _convert(arguments, spec, scaling)
+    terminal.console(110).print(
+        f"{spec.name} of width {spec.width:g}, as {spec.dialect.name} has it, in {arguments.to}",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _require_legal(arguments: Arguments) -> None:
+    """Refuses what can be refused without JAX."""
+    require(arguments.library is not None, "library", None, "torchvision, timm or keras")
+    for name in ("weights", "class_names"):
+        path = getattr(arguments, name)
+        given = path is not None or name == "class_names"
+        require(given and (path is None or path.is_file()), name, path and str(path),
+                "a file that exists")  # fmt: skip
+    to = arguments.to
+    require(to.suffix == ".safetensors", "to", str(to), "a name that ends in .safetensors")
+    require(to.absolute().parent.is_dir(), "to", str(to), "a file in a folder that exists")
+
+
+def _spec(arguments: Arguments) -> NetworkSpec:
+    values = single_values(arguments, ARCHITECTURE_AXES)
+    start = architectures.mobilenet_v2(num_classes=arguments.num_classes)
+    return with_values(RunConfig(spec=start), {"dialect": arguments.library, **values}).spec
+
+
+def _scaling(arguments: Arguments) -> Scaling:
+    scaling = arguments.scaling or SCALINGS.get(arguments.library or "")
+    if scaling is None:
+        raise ValueError(
+            "scaling: got None, legal: symmetric or imagenet, by the default_cfg's mean"
+        )
+    return scaling
+
+
+def _convert(arguments: Arguments, spec: NetworkSpec, scaling: Scaling) -> None:
+    """Writes the model; ValueError, one line, if the weights are not its."""
+    from mnet_jax import models, weights  # here: bad arguments are refused without JAX
+
+    converters = {
+        "torchvision": weights.from_torchvision,
+        "timm": weights.from_timm,
+        "keras": weights.from_keras,
+    }
+    names = _class_names(arguments.class_names) if arguments.class_names else []
+    view = models.View(resolution=arguments.resolution, photographs=True, scaling=scaling)
+    assert arguments.weights is not None and arguments.library is not None
+    model = models.MobileNet(spec=spec)
+    try:
+        variables = converters[arguments.library](weights.read(arguments.weights), model)
+        models.save(arguments.to, model, variables, class_names=names, view=view)
+    except weights.WeightsError as error:
+        raise ValueError(f"weights: {error}") from error
+    except OSError as error:
+        raise ValueError(f"to: {arguments.to} cannot be written, {error.strerror}") from error
+
+
+def _class_names(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"class_names: got {str(path)!r}, legal: a file of text") from error
+
+
+if __name__ == "__main__":
+    main()

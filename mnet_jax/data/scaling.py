@@ -1,0 +1,28 @@
+"""From pixels to the numbers that a network sees."""
+
+import numpy as np
+
+from mnet_jax.config import Scaling
+from mnet_jax.data.sources import rgb
+
+# Of ImageNet's red, green and blue, as shares of white: torchvision's transforms have them, and
+# most of timm's weights.
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+def scaled(images: np.ndarray, scaling: Scaling) -> np.ndarray:
+    """Images uint8 [..., h, w, c] of 1 or 3 channels as float32 [..., h, w, 3].
+
+    `symmetric` is the papers' code: from -1 for black to 1 for white. `imagenet` is torchvision's.
+    """
+    values = images.astype(np.float32)
+    if scaling == "symmetric":
+        values /= 127.5
+        values -= 1.0
+        return rgb(values)  # last, so that a grey image is scaled once
+    values /= 255.0
+    values = rgb(values)
+    values -= IMAGENET_MEAN
+    values /= IMAGENET_DEVIATION
+    return values

@@ -1,0 +1,143 @@
+"""Another library's weights become a model that sees pixels as that library does."""
+
+import sys
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+from test_saved import random_variables
+
+from experiments import convert, planning
+from experiments.arguments import parse
+from mnet_jax import data, inference, models, weights
+from mnet_jax.data.scaling import scaled
+from mnet_jax.models import View
+
+NARROW = ["--width", "0.25", "--num-classes", "3"]
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
+
+
+def test_symmetric_scaling_takes_black_to_minus_one_and_white_to_one():
+    grey = np.array([0, 51, 255], np.uint8).reshape(1, 1, 3, 1)
+    expected = np.repeat([[-1.0], [-0.6], [1.0]], 3, axis=1).reshape(1, 1, 3, 3)
+    np.testing.assert_allclose(scaled(grey, "symmetric"), expected, atol=1e-6)
+
+
+def test_imagenets_scaling_is_torchvisions():
+    torch = pytest.importorskip("torch")
+    transforms = pytest.importorskip("torchvision.transforms.v2")
+    normalize = transforms.Compose([
+        transforms.ToDtype(torch.float32, scale=True),
+        transforms.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
+    ])  # fmt: skip
+    expected = normalize(torch.from_numpy(IMAGES.transpose(0, 3, 1, 2)))
+    found = scaled(IMAGES, "imagenet").transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_imagenets_scaling_gives_each_channel_its_own_mean_and_deviation():
+    means = np.array([0.485, 0.456, 0.406])
+    pixels = np.rint(255 * (means + np.array([0.229, 0.224, 0.225]))).astype(np.uint8)
+    found = scaled(pixels.reshape(1, 1, 3), "imagenet")
+    np.testing.assert_allclose(found, np.ones((1, 1, 3)), atol=0.5 / 255 / 0.224)
+    grey = np.full((1, 1, 1), 128, np.uint8)
+    np.testing.assert_array_equal(
+        scaled(grey, "imagenet"), scaled(np.full((1, 1, 3), 128, np.uint8), "imagenet")
+    )
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty working directory with weights as torchvision names them."""
+    monkeypatch.chdir(tmp_path)
+    model = models.mobilenet_v2(width=0.25, num_classes=3, dialect="torchvision")
+    variables = random_variables(model.spec)
+    for norm in ("var",):  # variances are positive
+        _absolute(variables["batch_stats"], norm)
+    state = {
+        n: np.ascontiguousarray(a) for n, a in weights.to_torchvision(variables, model).items()
+    }
+    save_file(state, "theirs.safetensors")
+    (tmp_path / "names.txt").write_text("ant\nbee\ncat\n")
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)).save("x.png")
+    return model, variables
+
+
+def _absolute(tree, leaf):
+    for name, child in tree.items():
+        if isinstance(child, dict):
+            _absolute(child, leaf)
+        elif name == leaf:
+            tree[name] = np.abs(child) + 0.5
+
+
+def converted(monkeypatch, *words):
+    given = ["--library", "torchvision", "--weights", "theirs.safetensors", *NARROW, *words]
+    monkeypatch.setattr(sys, "argv", ["convert", *given])
+    convert.main()
+
+
+def test_the_file_has_the_librarys_network_and_sees_as_it_does(place, monkeypatch, capsys):
+    model, variables = place
+    converted(monkeypatch, "--to", "ours.safetensors", "--class-names", "names.txt",
+              "--resolution", "32")  # fmt: skip
+    assert "mobilenet_v2 of width 0.25, as torchvision has it" in capsys.readouterr().out
+    saved = models.load("ours.safetensors")
+    assert saved.model.spec == model.spec and saved.class_names == ("ant", "bee", "cat")
+    assert saved.view == View(resolution=32, photographs=True, scaling="imagenet")
+    pixels = data.viewed("x.png", 32, photograph=True, scaling="symmetric")
+    means, deviations = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    theirs = (((pixels + 1) / 2 - means) / deviations).astype(np.float32)
+    logits = jax.jit(partial(model.apply, train=False))(variables, theirs[None])[0]
+    guesses = inference.classify(saved, "x.png", view=saved.view)
+    names = [("ant", "bee", "cat")[i] for i in np.argsort(-np.asarray(logits))]
+    assert [guess.class_name for guess in guesses] == names
+
+
+def test_fine_tuning_takes_the_pixels_over(place, monkeypatch):
+    converted(monkeypatch, "--to", "ours.safetensors")
+    monkeypatch.setattr(sys, "argv", ["train", "--pretrained", "ours.safetensors"])
+    config = planning.baseline(parse(planning.RunArguments, "train"), num_classes=10)
+    assert config.data.scaling == "imagenet" and config.spec.head.num_classes == 10
+    assert config.spec.dialect.name == "torchvision"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("", "--library: got None, legal: torchvision, timm or keras"),
+        ("--library timm", "--weights: got None, legal: a file that exists"),
+        ("--library timm --weights no.npz", "--weights: got 'no.npz', legal: a file that exists"),
+        ("--library timm --weights theirs.safetensors", "--scaling: got None, legal: symmetric or"),
+        (
+            "--library torchvision --weights theirs.safetensors",
+            "--weights: state_dict: does not fit mobilenet_v2",
+        ),
+        ("--library keras --weights theirs.safetensors --to x.npz", "--to: got 'x.npz', legal: a"),
+        (
+            "--library torchvision --weights theirs.safetensors --to no/x.safetensors",
+            "--to: got 'no/x.safetensors', legal: a file in a folder that exists",
+        ),
+        (
+            "--library torchvision --weights theirs.safetensors --width 0.25 --num-classes 3 "
+            "--class-names x.png",
+            "--class-names: got 'x.png', legal: a file of text",
+        ),
+        (
+            "--library torchvision --weights theirs.safetensors --model mobilenet_v4_conv_small",
+            "--dialect of mobilenet_v4: got 'torchvision', legal: paper, timm",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(line, told, place, tmp_path, monkeypatch, capsys):
+    before = {*tmp_path.iterdir()}
+    monkeypatch.setattr(sys, "argv", ["convert", *line.split()])
+    with pytest.raises(SystemExit) as leaving:
+        convert.main()
+    output = capsys.readouterr()
+    assert leaving.value.code == 2 and output.out == ""
+    assert output.err.startswith(f"experiments.convert: {told}") and output.err.count("\n") == 1
+    assert {*tmp_path.iterdir()} == before

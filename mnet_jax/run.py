@@ -67,7 +67,9 @@ def run(
     start = time.perf_counter()
     dataset = data.load(config.data)
     _require_classes(dataset, config.spec)
-    batches = iter(data.train_batches(dataset.train, config.data, config.seed))
+    batches = data.train_batches(
+        dataset.train, config.data, config.seed, epochs=config.training.epochs
+    )
     program = _program(
         config.spec, Structure.of(config.training), config.data.batch_size, config.data.resolution
     )

@@ -157,6 +157,8 @@ BAD_OF_ONE = [
     ("cost", "--epochs 3", "--epochs: no such flag, the nearest: "),
     ("cost", "--resolution 0", "--resolution: got 0, legal: 1 pixel or more"),
     ("cost", "--width 1e308", "--width: got 1e+308"),
+    ("train", "--show-batch x.jpg", "--show-batch: got 'x.jpg', legal: a file whose name ends in"),
+    ("train", "--show-batch", "--show-batch: got '', legal: one value"),
 ]
 BAD_EVALUATION = [
     ("", "--checkpoint: got None, legal: a run's directory or a saved model"),
@@ -360,6 +362,24 @@ def test_cost_prints_the_papers_numbers(line, params, madds, place, monkeypatch,
     assert (code, err) == (0, "")
     totals = {words[0]: words[1] for words in map(str.split, out.splitlines()) if len(words) > 1}
     assert totals["parameters"].startswith(params) and totals["MAdds"].startswith(madds)
+
+
+def test_train_shows_a_batch_and_trains_nothing(place, monkeypatch, capfd):
+    words = [
+        "--resolution",
+        "8",
+        "--batch-size",
+        "9",
+        "--mixup",
+        "0.2",
+        "--show-batch",
+        "pictures/batch.png",
+    ]
+    code, out, err = call("train", words, monkeypatch, capfd)
+    assert (code, err) == (0, "") and "9 images of 8 x 8 pixels" in out
+    with Image.open(place / "pictures/batch.png") as picture:
+        assert picture.size == (3 * (112 + 6) + 6, 3 * (112 + 6 + 32) + 6)
+    assert not (place / "runs").exists()
 
 
 def test_an_interruption_is_one_line(place, monkeypatch, capfd):

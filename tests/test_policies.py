@@ -244,3 +244,4 @@ def test_an_image_looks_the_same_in_every_batch(changes, channels, seed):
     np.testing.assert_array_equal(batch(7, 3, 11), whole[[7, 3, 11]])
     assert (batch(*range(12), epoch=1) != whole).any()
     assert (whole != batches.scaled(images)).any()
+    assert channels == 3 or (whole == whole[..., :1]).all(), "gray stays gray"

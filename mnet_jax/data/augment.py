@@ -62,7 +62,7 @@ def crop_boxes(heights: np.ndarray, widths: np.ndarray, draws: Draws) -> np.ndar
     return np.where(found[:, None], boxes, central.astype(np.int64))
 
 
-def erase(images: np.ndarray, draws: Draws, probability: float) -> np.ndarray:
+def erase(images: np.ndarray, draws: Draws, probability: float, channels: int = 3) -> np.ndarray:
     """Random erasing (arXiv:1708.04896, algorithm 1): a box of noise in some of the images.
 
     The noise is the paper's best, RE-R: each value is uniform over the legal ones. Unlike the
@@ -70,11 +70,12 @@ def erase(images: np.ndarray, draws: Draws, probability: float) -> np.ndarray:
     image for which no try fits stays whole.
 
     Args:
-      images: float32 [b, h, w, c] in [-1, 1].
+      images: float32 [b, h, w, 3] in [-1, 1].
       draws: of the images.
       probability: of an image to get a box.
+      channels: of the noise, 1 for gray.
     """
-    count, height, width, channels = images.shape
+    count, height, width = images.shape[:3]
     sides = np.full(count, height), np.full(count, width)
     boxes, found = _boxes(*sides, draws.fold(0), _ERASED_AREA, _ERASED_ASPECT)
     chosen = np.flatnonzero(found & draws.fold(1).chance(0, probability))

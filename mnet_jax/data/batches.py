@@ -43,7 +43,8 @@ def train_batch(source: Source, config: DataConfig, seed: int, places: Places, s
         images = augment.flip(images, draws.fold(_FLIP))
     image = scaled(_operated(images, config, draws))
     if config.erasing:
-        image = augment.erase(image, draws.fold(_ERASING), config.erasing)
+        channels = source.shape[2] if source.shape else 3
+        image = augment.erase(image, draws.fold(_ERASING), config.erasing, channels)
     return {"image": image, "label": labels}
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mnet_jax import data
 from mnet_jax.config import DataConfig
+from mnet_jax.data import pipeline
 from mnet_jax.data.progression import resolution_of
 
 complaint = partial(one_line, data.DataError)
@@ -104,6 +105,18 @@ def test_how_an_image_looks_depends_on_seed_and_epoch_alone(augmentation):
     anew = by_epoch(source, config, seed=4)
     for changed in (anew[0, 5], expected[1, 5]):
         assert (changed != expected[0, 5]).any()
+
+
+@pytest.mark.parametrize("threads", [1, 5])
+def test_threads_change_nothing(threads, monkeypatch):
+    config = DataConfig(batch_size=16, resolution=20, policy="randaugment", erasing=0.5)
+    rng = np.random.default_rng(0)
+    source = data.ArraySource(
+        rng.integers(0, 256, (50, 20, 20, 3), dtype=np.uint8), np.arange(50, dtype=np.int32)
+    )
+    expected = take(data.train_batches(source, config, 0), 12)
+    monkeypatch.setattr(pipeline, "_THREADS", threads)
+    assert_same(take(data.train_batches(source, config, 0), 12), expected)
 
 
 @pytest.mark.parametrize("count", [2, 3, 6])

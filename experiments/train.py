@@ -49,6 +49,8 @@ class Arguments(RunArguments):
     """the seed behind initialization, data order, augmentation and dropout"""
     run: Path = Path("runs/latest")
     """where checkpoints, scalars, config.json and result.json go"""
+    show_batch: Path | None = None
+    """a PNG file to draw the first training batch into, as the network sees it; no training"""
 
 
 def main() -> None:
@@ -68,7 +70,12 @@ def _train(arguments: Arguments, console: Console) -> None:
     with refusals(COMMAND, arguments):
         _config(arguments, num_classes=2)  # refuses bad values before anything is loaded
         require_directory("run", arguments.run)
+        if arguments.show_batch:
+            _require_picture(arguments.show_batch)
         config = _config(arguments, count_classes(arguments))
+    if arguments.show_batch:
+        console.print(_shown(config, arguments.show_batch), highlight=False, markup=False)
+        return
     result = _finished(arguments.run, config)
     if result:
         console.print("finished already, nothing to train", highlight=False)
@@ -110,6 +117,28 @@ def _run(config: RunConfig, directory: Path, console: Console) -> RunResult:
     (directory / CONFIG).write_text(serialization.to_json(config) + "\n")
     (directory / RESULT).write_text(serialization.to_json(result) + "\n")
     return result
+
+
+def _require_picture(path: Path) -> None:
+    require(path.suffix == ".png", "show_batch", str(path), "a file whose name ends in .png")
+    require_directory("show_batch", path.parent)
+    require(not path.is_dir(), "show_batch", str(path), "a file, no directory")
+
+
+def _shown(config: RunConfig, path: Path) -> str:
+    """Draws the first batch of a run into a file, and says so."""
+    from experiments.showing import contact_sheet
+    from mnet_jax.data import DataError
+    from mnet_jax.preview import first_batch
+
+    try:
+        preview = first_batch(config)
+    except DataError as error:
+        refuse(COMMAND, str(error), FAILED)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(preview).save(path)
+    count, height, width = preview.images.shape[:3]
+    return f"a batch of {count} images of {width} x {height} pixels, the first of them in {path}"
 
 
 def _config(arguments: Arguments, num_classes: int) -> RunConfig:

@@ -67,7 +67,9 @@ def run(
     start = time.perf_counter()
     dataset = data.load(config.data)
     _require_classes(dataset, config.spec)
-    batches = iter(data.train_batches(dataset.train, config.data, config.seed))
+    batches = data.train_batches(
+        dataset.train, config.data, config.seed, epochs=config.training.epochs
+    )
     program = _program(
         config.spec, Structure.of(config.training), config.data.batch_size, config.data.resolution
     )
@@ -217,6 +219,12 @@ def _loop(program: _Program, config: RunConfig, steps_per_epoch: int) -> Loop:
     )
 
 
+def run_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The keys that a run makes of its seed's: of the first weights, and of dropout and mixing."""
+    init_key, dropout_key = jax.random.split(key)
+    return init_key, dropout_key
+
+
 def _initializer(
     model: models.MobileNet,
     update: Callable[[Numbers], optax.GradientTransformation],
@@ -233,7 +241,7 @@ def _initializer(
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def state_of(key: jax.Array, numbers: Numbers) -> TrainState:
         image = jnp.zeros((1, resolution, resolution, 3))
-        init_key, dropout_key = jax.random.split(key)
+        init_key, dropout_key = run_keys(key)
         variables = model.init(init_key, image, train=False)
         state = initial_state(variables, update(numbers), dropout_key)
         return state.averaging() if averages else state

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from experiments import convert, planning
 from experiments.arguments import parse
 from mnet_jax import data, inference, models, weights
-from mnet_jax.data.scaling import scaled
+from mnet_jax.data.scaling import pixels_of, scaled
 from mnet_jax.models import View
 
 NARROW = ["--width", "0.25", "--num-classes", "3"]
@@ -24,6 +24,11 @@ def test_symmetric_scaling_takes_black_to_minus_one_and_white_to_one():
     grey = np.array([0, 51, 255], np.uint8).reshape(1, 1, 3, 1)
     expected = np.repeat([[-1.0], [-0.6], [1.0]], 3, axis=1).reshape(1, 1, 3, 3)
     np.testing.assert_allclose(scaled(grey, "symmetric"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("scaling", ["symmetric", "imagenet"])
+def test_pixels_come_back(scaling):
+    np.testing.assert_array_equal(pixels_of(scaled(IMAGES, scaling), scaling), IMAGES)
 
 
 def test_imagenets_scaling_is_torchvisions():

@@ -52,6 +52,13 @@ def test_a_killed_process_resumes_to_the_uninterrupted_run(digests, tmp_path):
     assert json.loads(done.stdout)["killed"] == digests["a"]
 
 
+def test_a_resumed_run_goes_on_augmenting_growing_and_mixing(tmp_path):
+    done = call("drawn", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["cut"] == found["whole"]
+
+
 @pytest.fixture(scope="module")
 def lowered(tmp_path_factory):
     """Digests of a whole run and of one that was cut off, by lowering and precision."""

@@ -4,10 +4,12 @@
 Nothing here starts a JAX backend: reading images must not take an accelerator.
 """
 
+from mnet_jax.data.batches import Batch
 from mnet_jax.data.errors import DataError
 from mnet_jax.data.loading import load
 from mnet_jax.data.order import Shard
-from mnet_jax.data.pipeline import Batch, eval_batches, steps_per_epoch, train_batches, viewed
+from mnet_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches, viewed
+from mnet_jax.data.scaling import pixels_of
 from mnet_jax.data.sources import ArraySource, Dataset, Example, Source
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "Source",
     "eval_batches",
     "load",
+    "pixels_of",
     "steps_per_epoch",
     "train_batches",
     "viewed",

@@ -26,3 +26,10 @@ def scaled(images: np.ndarray, scaling: Scaling) -> np.ndarray:
     values -= IMAGENET_MEAN
     values /= IMAGENET_DEVIATION
     return values
+
+
+def pixels_of(values: np.ndarray, scaling: Scaling) -> np.ndarray:
+    """The inverse of `scaled` for what can be shown: uint8 [..., h, w, 3], the nearest pixels."""
+    if scaling == "imagenet":
+        values = (values * IMAGENET_DEVIATION + IMAGENET_MEAN) * 2 - 1
+    return np.clip(np.rint((values + 1) * 127.5), 0, 255).astype(np.uint8)

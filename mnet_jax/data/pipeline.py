@@ -4,6 +4,7 @@ Grain hands out batches of indices; one function turns such a batch into arrays.
 are one gather and one vectorised augmentation a batch, and threads decode the rest batch by batch.
 """
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
@@ -14,15 +15,14 @@ import numpy as np
 
 from mnet_jax.config import DataConfig
 from mnet_jax.data import augment
+from mnet_jax.data.encoded import read_encoded
 from mnet_jax.data.errors import DataError
-from mnet_jax.data.folder import read_image
 from mnet_jax.data.resize import central_view, crop
-from mnet_jax.data.sources import ArraySource, Source, rgb
+from mnet_jax.data.sources import ArraySource, Source, opened, rgb
 
 if TYPE_CHECKING:  # it takes a second, and a process that only asks what there is needs none
     import grain
 
-_THREADS = 2
 _PREFETCH_BATCHES = 16
 _PREFETCH_BYTES = 256 * 2**20  # a batch of 128 at 224 pixels has 77 MB
 
@@ -130,9 +130,16 @@ def eval_batches(source: Source, config: DataConfig) -> EvalBatches:
 def _read_options(config: DataConfig) -> "grain.ReadOptions":
     import grain
 
+    threads = min(_usable_cores(), _PREFETCH_BATCHES)  # each works on a batch of its own
     batch_bytes = config.batch_size * config.resolution**2 * 3 * 4
-    ahead = min(max(_PREFETCH_BYTES // batch_bytes, _THREADS), _PREFETCH_BATCHES)
-    return grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=ahead)
+    ahead = min(max(_PREFETCH_BYTES // batch_bytes, threads), _PREFETCH_BATCHES)
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+
+
+def _usable_cores() -> int:
+    """Those that this process may run on, at least 2: a thread may wait for the disk."""
+    allowed = getattr(os, "sched_getaffinity", None)  # not on every system
+    return max(2, len(allowed(0)) if allowed else os.cpu_count() or 1)
 
 
 def _train_batch(
@@ -163,7 +170,7 @@ def _views(source: Source, indices: np.ndarray, side: int) -> tuple[np.ndarray, 
     """Central views uint8 [b, side, side, c] and labels int32 [b] of the images at `indices`."""
     if isinstance(source, ArraySource) and source.shape[:2] == (side, side):
         return source.images[indices], source.labels[indices]
-    examples = [source[int(index)] for index in indices]
+    examples = [opened(source, int(index)) for index in indices]
     photograph = source.shape is None
     images = [central_view(example["image"], side, photograph) for example in examples]
     return np.stack(images), np.array([example["label"] for example in examples], np.int32)
@@ -173,7 +180,7 @@ def _crops(
     source: Source, indices: np.ndarray, side: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Random crops uint8 [b, side, side, 3] and labels int32 [b] of the images at `indices`."""
-    examples = [source[int(index)] for index in indices]
+    examples = [opened(source, int(index)) for index in indices]
     images = [
         crop(image, augment.crop_box(image.shape[0], image.shape[1], rng), side)
         for image in (example["image"] for example in examples)
@@ -195,4 +202,4 @@ def viewed(path: Path, side: int, *, photograph: bool) -> np.ndarray:
     Raises:
       DataError: it cannot be decoded.
     """
-    return scaled(central_view(read_image(str(path)), side, photograph))
+    return scaled(central_view(read_encoded(str(path)), side, photograph))

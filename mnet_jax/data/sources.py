@@ -10,8 +10,9 @@ from typing import Any, Protocol, TypedDict
 
 import numpy as np
 
+from mnet_jax.data.encoded import EncodedImage
 from mnet_jax.data.errors import DataError, reason
-from mnet_jax.data.resize import central_view
+from mnet_jax.data.resize import Picture, central_view, pixels
 
 # A split that takes no more than this once decoded is decoded once and kept.
 MEMORY_BYTES = 512 * 2**20
@@ -24,6 +25,13 @@ class Example(TypedDict):
     """One labelled image: `image` uint8 [h, w, 3], `label` an int from 0."""
 
     image: np.ndarray
+    label: int
+
+
+class OpenedExample(TypedDict):
+    """An `Example` whose image may not be decoded yet."""
+
+    image: Picture
     label: int
 
 
@@ -102,7 +110,7 @@ class RecordSource:
 
     Attributes:
       records: the data source, of raw bytes.
-      decode: from a record to a mapping with `image` and `label`.
+      decode: from a record to a mapping with `image` and `label`; bytes are an encoded image.
       shape: as `Source`.
       name: of the set and split, for errors.
     """
@@ -116,8 +124,13 @@ class RecordSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Example:
+        example = self.opened(index)
+        return {"image": rgb(pixels(example["image"])), "label": example["label"]}
+
+    def opened(self, index: int) -> OpenedExample:
+        """The same, its image read but not decoded, where the records are encoded images."""
         (example,) = self._read([int(index)])
-        return {"image": rgb(example["image"]), "label": int(example["label"])}
+        return self._opened(int(index), example)
 
     def decoded(self) -> ArraySource:
         """All of it in memory; only for images of one shape."""
@@ -127,8 +140,20 @@ class RecordSource:
         for start in range(0, len(self), _READ_AT_ONCE):
             indices = list(range(start, min(start + _READ_AT_ONCE, len(self))))
             for index, example in zip(indices, self._read(indices), strict=True):
-                images[index], labels[index] = example["image"], example["label"]
+                opened = self._opened(index, example)
+                images[index], labels[index] = pixels(opened["image"]), opened["label"]
         return ArraySource(images, labels)
+
+    def _opened(self, index: int, example: Mapping[str, Any]) -> OpenedExample:
+        image, label = example["image"], int(example["label"])
+        if isinstance(image, bytes):
+            channels = self.shape[2] if self.shape else 3
+            image = EncodedImage(image, f"{self.name}: record {index}", channels=channels)
+        if self.shape and image.shape != self.shape:
+            legal = " x ".join(map(str, self.shape))
+            found = " x ".join(map(str, image.shape))
+            raise DataError(f"{self.name}: record {index} is {found}, legal: {legal}")
+        return {"image": image, "label": label}
 
     def _read(self, indices: list[int]) -> list[Mapping[str, Any]]:
         try:
@@ -156,12 +181,25 @@ class Subset:
     def __getitem__(self, index: int) -> Example:
         return self.source[int(self.indices[index])]
 
+    def opened(self, index: int) -> OpenedExample:
+        """The same, its image not decoded, where the source can open it."""
+        return opened(self.source, int(self.indices[index]))
+
 
 class Decodable(Source, Protocol):
     """A source on disk that can be decoded at once."""
 
     def decoded(self) -> ArraySource:
         """All of it in memory."""
+
+
+def opened(source: Source, index: int) -> OpenedExample:
+    """`source[index]`, its image not decoded yet where the source has a method for that."""
+    found: Callable[[int], OpenedExample] | None = getattr(source, "opened", None)
+    if found is not None:
+        return found(index)
+    example = source[index]
+    return {"image": example["image"], "label": example["label"]}
 
 
 def in_memory(source: Decodable) -> Source:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from mnet_jax.data.errors import DataError, reason
 from mnet_jax.data.preparation import data_root
@@ -153,4 +154,16 @@ def _open(builder: tfds.core.DatasetBuilder, split: str, name: str) -> tuple[Any
         raise DataError(
             f"{name}: cannot open split {split} in {builder.data_path}: {reason(error)}"
         ) from error
-    return records, wanted.deserialize_example_np
+    encoded = type(features["image"]) is tfds.features.Image
+    return records, _encoded_record if encoded else wanted.deserialize_example_np
+
+
+def _encoded_record(record: bytes) -> dict[str, Any]:
+    """The encoded `image` and the `label` of a record with `tfds.features.Image`.
+
+    TFDS would decode with OpenCV where that is installed and with PIL elsewhere, so that results
+    were a matter of what else is installed, and the whole image at its full size.
+    """
+    feature = tf_example_pb2.Example.FromString(record).features.feature
+    image, label = feature["image"].bytes_list.value[0], feature["label"].int64_list.value[0]
+    return {"image": image, "label": label}

@@ -150,3 +150,17 @@ def test_evaluation_sees_each_image_once_in_order(count, batch):
             assert not item["image"][item["mask"] == 0].any()
             assert not item["label"][item["mask"] == 0].any()
             assert item["mask"].dtype == np.float32
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (6, 6), (96, 16)])
+def test_as_many_threads_as_there_are_cores_to_use(monkeypatch, cores, threads):
+    import grain
+
+    asked = []
+    options = grain.ReadOptions
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
+    monkeypatch.setattr(grain, "ReadOptions", lambda **kw: asked.append(kw) or options(**kw))
+    config = DataConfig(resolution=224, batch_size=128)
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    data.train_batches(data.ArraySource(images, np.zeros(4, np.int32)), config, 0).close()
+    assert asked[0]["num_threads"] == threads <= asked[0]["prefetch_buffer_size"]

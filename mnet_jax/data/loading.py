@@ -6,6 +6,7 @@ from functools import partial
 import tensorflow_datasets as tfds
 
 from mnet_jax.config import DataConfig
+from mnet_jax.data.archived import ARCHIVED
 from mnet_jax.data.builders import (
     ArraysBuilder,
     MnetDigits,
@@ -15,7 +16,9 @@ from mnet_jax.data.builders import (
 )
 from mnet_jax.data.errors import DataError, reason
 from mnet_jax.data.folder import read_folder
-from mnet_jax.data.preparation import prepared
+from mnet_jax.data.imagenette import NAME as IMAGENETTE
+from mnet_jax.data.imagenette import read_imagenette
+from mnet_jax.data.preparation import data_root, prepared
 from mnet_jax.data.sources import (
     Dataset,
     Decodable,
@@ -25,7 +28,7 @@ from mnet_jax.data.sources import (
     in_memory,
     subset,
 )
-from mnet_jax.data.stored import find_stored, read_stored
+from mnet_jax.data.stored import find_stored, is_stored, read_stored
 
 _Splits = tuple[tuple[str, ...], Source, Source]
 
@@ -66,6 +69,13 @@ def _splits(config: DataConfig) -> _Splits:
         return _own(config.name, partial(MnetFashionMnist, folder=folder), MnetFashionMnist.SHAPE)
     if config.name == "folder":
         return _in_memory(read_folder(config.directory))
+    if not is_stored(config.name, config.directory):
+        if config.name in ARCHIVED:
+            archived = ARCHIVED[config.name]
+            make = partial(archived, directory=config.directory, root=data_root())
+            return _own(config.name, make, archived.SHAPE)
+        if config.name.partition("/")[0] == IMAGENETTE and ":" not in config.name:
+            return _in_memory(read_imagenette(config.name, config.directory))
     place = find_stored(config.name, config.directory)
     try:
         builder = tfds.builder_from_directory(place)

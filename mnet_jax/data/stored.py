@@ -17,7 +17,7 @@ from mnet_jax.data.archived import ARCHIVED
 from mnet_jax.data.errors import DataError, reason
 from mnet_jax.data.imagenette import NAME as IMAGENETTE
 from mnet_jax.data.preparation import data_root
-from mnet_jax.data.sources import Decode, RecordSource
+from mnet_jax.data.records import Decode, RecordSource
 
 OWN_NAMES = ("digits", "fashion_mnist", "folder", *ARCHIVED, IMAGENETTE)
 _NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[\w.\-+]+))?(:(?P<version>\d+\.\d+\.\d+))?", re.ASCII)
@@ -131,7 +131,7 @@ def read_stored(
         raise DataError(f"{name}: has splits {', '.join(splits) or 'none'}, legal: one named train")
     for split in ("test", "validation"):
         test = splits.get(split)
-        if test is not None and len(test) and test[0]["label"] >= 0:
+        if test is not None and len(test) and test.opened(0)["label"] >= 0:
             return class_names, train, test
     raise DataError(
         f"{name}: has splits {', '.join(splits)}, legal: a labelled test or validation split"

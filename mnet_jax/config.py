@@ -23,7 +23,7 @@ class DataConfig:
 
     Attributes:
       name: `digits`, `fashion_mnist`, `folder`, or any TFDS name (`cifar10`, `imagenet2012:5.1.0`).
-      directory: where the files are: the gz files of `fashion_mnist`, the root of `folder`,
+      directory: where the files are: those that are published of a set, the root of `folder`,
         else TFDS's `data_dir`. None means the usual places.
       resolution: side of the square images the model sees, in pixels (V1 paper, Table 7).
       batch_size: images per optimizer step, over all devices.

@@ -56,10 +56,10 @@ def absent(
     """The error for a set that is neither prepared nor there as published; it says how to help."""
     wanted = list(files)
     names = ", ".join(file.name for file in wanted)
-    source = wanted[0].url.rpartition("/")[0]
+    source = wanted[0].url if len(wanted) == 1 else f"them from {wanted[0].url.rpartition('/')[0]}"
     return DataError(
         f"{name}: not prepared in {root}, and no {names} in {', '.join(map(str, folders))}; "
-        f"fetch from {source} and give the folder as directory, or where TensorFlow and a network "
+        f"fetch {source} and give the folder as directory, or where TensorFlow and a network "
         f"are, run: tfds build {name} --file_format=array_record --data_dir={root}"
     )
 

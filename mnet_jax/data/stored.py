@@ -88,7 +88,7 @@ def _absent(name: str, set_name: str, root: Path, variants: list[tuple[str, str]
             f"{first}run: tfds build {name} --file_format=array_record --data_dir={root}"
         )
     legal = sorted(stored | set(OWN_NAMES))
-    close = difflib.get_close_matches(set_name, [*legal, *sorted(stock)], n=3)
+    close = difflib.get_close_matches(set_name, sorted({*legal, *stock}), n=3)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     return (
         f"data set: got {name!r}, prepared in {root} or built in: {', '.join(legal)}; "

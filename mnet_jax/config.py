@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mnet_jax.architectures.spec import NetworkSpec
+from mnet_jax.serialization import added
 from mnet_jax.validation import require, require_choice
 
 Augmentation = Literal["none", "shift", "shift_flip", "resized_crop_flip"]
@@ -29,6 +30,7 @@ class DataConfig:
       batch_size: images per optimizer step, over all devices.
       validation_fraction: share of the train split held out for validation.
       augmentation: what happens to a training image.
+      bad_images: damaged training images that others stand in for; one more ends the run.
     """
 
     name: str = "digits"
@@ -37,6 +39,7 @@ class DataConfig:
     batch_size: int = 128
     validation_fraction: float = 0.1
     augmentation: Augmentation = "shift"
+    bad_images: int = added(0)
 
     def __post_init__(self) -> None:
         require(bool(self.name), "dataset", self.name, "the name of a data set")
@@ -49,6 +52,7 @@ class DataConfig:
             "above 0 and below 1",
         )
         require_choice("augmentation", self.augmentation, Augmentation)
+        require(self.bad_images >= 0, "bad_images", self.bad_images, "0 images or more")
 
 
 def _require_share(name: str, value: float) -> None:

@@ -5,9 +5,10 @@ which a small picture is wanted is decoded at a half, a quarter or an eighth of 
 """
 
 import contextlib
+import copy
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,18 @@ class EncodedImage:
           DataError: it cannot be decoded, or has more than 8 bits a channel.
         """
         self._content, self._name, self._channels = content, name, channels
+        self._instead: Callable[[DataError], EncodedImage] | None = None
         with self._opened() as picture:
             if picture.mode[0] in "IF":  # PIL would clip these to 255, not scale them
                 raise DataError(f"{name}: more than 8 bits a channel, legal: 8-bit images")
             self._orientation = _orientation(picture) if obey_orientation else 1
             self.shape = (*_size(picture, self._orientation), channels)
+
+    def or_else(self, instead: Callable[[DataError], "EncodedImage"]) -> "EncodedImage":
+        """The same image, in whose place another is decoded where it turns out damaged."""
+        other = copy.copy(self)
+        other._instead = instead
+        return other
 
     def pixels(self) -> np.ndarray:
         """All of it: uint8 [h, w, c].
@@ -62,6 +70,12 @@ class EncodedImage:
         Raises:
           DataError: it cannot be decoded.
         """
+        try:
+            return self._whole()
+        except DataError as error:
+            return self._other(error).pixels()
+
+    def _whole(self) -> np.ndarray:
         with self._opened() as picture:
             return self._array(_with_whole_colours(self._upright(picture)))
 
@@ -74,6 +88,20 @@ class EncodedImage:
         Raises:
           DataError: it cannot be decoded.
         """
+        try:
+            return self._part(box, side)
+        except DataError as error:
+            other = self._other(error)
+        (height, width, _), (other_height, other_width, _) = self.shape, other.shape
+        x, y = other_width / width, other_height / height
+        return other.crop((x * box[0], y * box[1], x * box[2], y * box[3]), side)
+
+    def _other(self, error: DataError) -> "EncodedImage":
+        if self._instead is None:
+            raise error
+        return self._instead(error)
+
+    def _part(self, box: tuple[float, float, float, float], side: int) -> np.ndarray:
         with self._opened() as picture:
             reduction = _reduce(picture, min(box[2] - box[0], box[3] - box[1]) / side)
             left, top, right, bottom = (edge / reduction for edge in box)

@@ -57,8 +57,14 @@ class FolderSource:
         return ArraySource(images, self.labels)
 
 
-def read_folder(directory: str | None) -> tuple[tuple[str, ...], FolderSource, FolderSource]:
+def read_folder(
+    directory: str | None, *, spare: bool = False
+) -> tuple[tuple[str, ...], FolderSource, FolderSource]:
     """The class names, the train and the test split of a folder of images.
+
+    Args:
+      directory: the folder.
+      spare: whether damaged files are passed over here, for whoever reads them to deal with.
 
     Raises:
       DataError: no such folder, fewer than two classes, a class without images, or test classes
@@ -74,7 +80,7 @@ def read_folder(directory: str | None) -> tuple[tuple[str, ...], FolderSource, F
     else:
         train, test = _made_splits(root)
     files = [path for split in (train, test) for paths in split.values() for path in paths]
-    shape = _common_shape(files)
+    shape = _common_shape(files, spare)
     return tuple(train), _source(train, shape), _source(test, shape)
 
 
@@ -123,13 +129,19 @@ def _is_image(entry: os.DirEntry) -> bool:
     return entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "." and entry.is_file()
 
 
-def _common_shape(paths: list[str]) -> tuple[int, int, int] | None:
+def _common_shape(paths: list[str], spare: bool) -> tuple[int, int, int] | None:
     """The shape of all images if they share one; reads headers up to the first that differs."""
     sizes = set()
     for path in paths:
-        sizes.add(read_size(path))
+        try:
+            sizes.add(read_size(path))
+        except DataError:
+            if not spare:
+                raise
         if len(sizes) > 1:
             return None
+    if not sizes:
+        raise DataError(f"folder: none of {len(paths)} images can be decoded, {paths[0]} the first")
     ((height, width),) = sizes
     return height, width, 3
 

@@ -58,7 +58,7 @@ FILES = {
 
 
 def read_imagenette(
-    name: str, directory: str | None
+    name: str, directory: str | None, *, spare: bool = False
 ) -> tuple[tuple[str, ...], FolderSource, FolderSource]:
     """The class names (ImageNet's numbers), the train and the test split.
 
@@ -67,6 +67,7 @@ def read_imagenette(
     Args:
       name: `imagenette`, or `imagenette/320px-v2` as TFDS names the sizes.
       directory: with the archive or with what it holds; None means TFDS's data folder.
+      spare: as `read_folder`.
 
     Raises:
       DataError: it is not there, several sizes are and the name says none, or it is damaged.
@@ -80,14 +81,14 @@ def read_imagenette(
     found = {known: there for known in asked if (there := _find(known, folders, directory))}
     if not found:
         if not config and _is_unpacked(folders[0]):
-            return read_folder(str(folders[0]))
+            return read_folder(str(folders[0]), spare=spare)
         # One size where none is asked for: 320 pixels, from which 224 are cut without enlarging.
         raise absent(name, [FILES[config or "320px-v2"]], folders, data_root())
     if len(found) > 1:
         legal = ", ".join(f"{NAME}/{known}" for known in found)
         raise DataError(f"data set: got {name!r}, there are: {legal}")
     ((known, there),) = found.items()
-    return read_folder(str(there if there.is_dir() else _unpack(there, known)))
+    return read_folder(str(there if there.is_dir() else _unpack(there, known)), spare=spare)
 
 
 def _find(config: str, folders: tuple[Path, ...], directory: str | None) -> Path | None:

@@ -28,6 +28,7 @@ from mnet_jax.data.sources import (
     in_memory,
     subset,
 )
+from mnet_jax.data.sparing import SparingSource
 from mnet_jax.data.stored import find_stored, is_stored, read_stored
 
 _Splits = tuple[tuple[str, ...], Source, Source]
@@ -49,7 +50,9 @@ def load(config: DataConfig) -> Dataset:
         raise DataError(f"{config.name}: got {len(train)} train images, legal: 2 or more")
     kept, held = held_out(len(train), config.validation_fraction)
     training, validation = subset(train, kept), subset(train, held)
-    if config.augmentation != "resized_crop_flip":
+    if config.bad_images:
+        training = SparingSource(training, config.bad_images)
+    elif config.augmentation != "resized_crop_flip":
         training = at_resolution(training, config.resolution)
     return Dataset(
         name=config.name,
@@ -61,27 +64,32 @@ def load(config: DataConfig) -> Dataset:
 
 
 def _splits(config: DataConfig) -> _Splits:
-    """The class names, train and test, in memory where they fit."""
+    """The class names, train and test, in memory where they fit.
+
+    A train split that may hold damaged images is not decoded here, where one of them ends it all.
+    """
+    spare = config.bad_images > 0
     if config.name == "digits":
         return _own(config.name, MnetDigits, MnetDigits.SHAPE)
     if config.name == "fashion_mnist":
         folder = fashion_directory(config.directory)
         return _own(config.name, partial(MnetFashionMnist, folder=folder), MnetFashionMnist.SHAPE)
     if config.name == "folder":
-        return _in_memory(read_folder(config.directory))
+        return _in_memory(read_folder(config.directory, spare=spare), spare)
     if not is_stored(config.name, config.directory):
         if config.name in ARCHIVED:
             archived = ARCHIVED[config.name]
             make = partial(archived, directory=config.directory, root=data_root())
             return _own(config.name, make, archived.SHAPE)
         if config.name.partition("/")[0] == IMAGENETTE and ":" not in config.name:
-            return _in_memory(read_imagenette(config.name, config.directory))
+            found = read_imagenette(config.name, config.directory, spare=spare)
+            return _in_memory(found, spare)
     place = find_stored(config.name, config.directory)
     try:
         builder = tfds.builder_from_directory(place)
     except Exception as error:  # TFDS raises many kinds for damaged metadata
         raise DataError(f"{config.name}: cannot read {place}: {reason(error)}") from error
-    return _in_memory(read_stored(builder, config.name))
+    return _in_memory(read_stored(builder, config.name), spare)
 
 
 def _own(name: str, make: Callable[..., ArraysBuilder], shape: tuple[int, int, int]) -> _Splits:
@@ -90,7 +98,9 @@ def _own(name: str, make: Callable[..., ArraysBuilder], shape: tuple[int, int, i
         return _in_memory(read_stored(builder, name, partial(decode_record, shape)))
 
 
-def _in_memory(splits: tuple[tuple[str, ...], Decodable, Decodable]) -> _Splits:
-    """The splits, those that fit in memory decoded."""
+def _in_memory(
+    splits: tuple[tuple[str, ...], Decodable, Decodable], spare: bool = False
+) -> _Splits:
+    """The splits, those that fit in memory decoded; train not where it is to be spared."""
     class_names, train, test = splits
-    return class_names, in_memory(train), in_memory(test)
+    return class_names, train if spare else in_memory(train), in_memory(test)

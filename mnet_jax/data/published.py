@@ -58,7 +58,7 @@ def absent(
     names = ", ".join(file.name for file in wanted)
     source = wanted[0].url if len(wanted) == 1 else f"them from {wanted[0].url.rpartition('/')[0]}"
     return DataError(
-        f"{name}: not prepared in {root}, and no {names} in {', '.join(map(str, folders))}; "
+        f"{name} is not prepared in {root}, and no {names} in {', '.join(map(str, folders))}; "
         f"fetch {source} and give the folder as directory, or where TensorFlow and a network "
         f"are, run: tfds build {name} --file_format=array_record --data_dir={root}"
     )

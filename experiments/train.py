@@ -54,9 +54,9 @@ def main() -> None:
 
 def _train(arguments: Arguments, console: Console) -> None:
     with refusals(COMMAND, arguments):
-        _config(arguments, num_classes=2)  # refuses bad values before anything is loaded
+        planned = _config(arguments, num_classes=2)  # refuses bad values before it loads anything
         require_directory("run", arguments.run)
-        config = _config(arguments, count_classes(arguments))
+        config = _config(arguments, count_classes(arguments, planned.data.bad_images))
     result = _finished(arguments.run, config)
     if result:
         console.print("finished already, nothing to train", highlight=False)

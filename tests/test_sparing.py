@@ -8,6 +8,7 @@ import pytest
 from conftest import one_line
 from PIL import Image
 
+from experiments import planning
 from mnet_jax import data
 from mnet_jax.config import DataConfig
 from mnet_jax.data.sparing import SparingSource
@@ -126,3 +127,14 @@ def test_images_of_one_size_are_spared_too(photographs):
     dataset = data.load(config_of(photographs, bad_images=3))
     assert dataset.train.shape == (40, 60, 3)
     assert len([dataset.train[index] for index in range(len(dataset.train))]) == len(dataset.train)
+
+
+def test_a_command_counts_classes_as_its_runs_will_read_them(photographs):
+    photographs[0].write_bytes(b"no image")
+    for path in photographs[1:]:
+        Image.open(path).resize((60, 40)).save(path)  # of one size: every header is read
+    arguments = planning.RunArguments(
+        dataset="folder", directory=str(photographs[0].parents[2])
+    )  # fmt: skip
+    assert planning.count_classes(arguments, bad_images=1) == CLASSES
+    one_line(ValueError, lambda: planning.count_classes(arguments, 0), photographs[0])

@@ -63,15 +63,23 @@ class ArchivedBuilder(ArraysBuilder, skip_registration=True):  # type: ignore[ca
         config = tfds.core.BuilderConfig(name=hashlib.sha256(digests.encode()).hexdigest()[:16])
         super().__init__(data_dir=data_dir, config=config)
 
+    def require_files(self) -> None:
+        """As `ArraysBuilder.require_files`."""
+        self._paths()
+
+    def _paths(self) -> list[Path]:
+        paths = find_published(self.FILES, self._folders)
+        if paths is None:
+            raise absent(self.NAME, self.FILES, self._folders, self._root)
+        return paths
+
     def arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Finds, verifies and reads the files.
 
         Raises:
           DataError: they are not there, not as published, or cannot be read.
         """
-        paths = find_published(self.FILES, self._folders)
-        if paths is None:
-            raise absent(self.NAME, self.FILES, self._folders, self._root)
+        paths = self._paths()
         for path, file in zip(paths, self.FILES, strict=True):
             verify(path, file)
         return self.read(paths)

@@ -114,6 +114,9 @@ class ArraysBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     CLASS_NAMES: tuple[str, ...] = ()
     SHAPE: tuple[int, int, int] = (0, 0, 1)
 
+    def require_files(self) -> None:
+        """Raises DataError where what it reads is not there, before anything is written."""
+
     def arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Images uint8 [n, h, w, c] and labels [n] of each split."""
         raise NotImplementedError

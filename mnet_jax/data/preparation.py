@@ -73,9 +73,11 @@ def _place(make: Callable[[Path], ArraysBuilder], root: Path) -> Path:
     # A builder reads what is in its place and fails where that is damaged: ask one elsewhere.
     elsewhere = root / f"{SCRATCH}nowhere"
     with _quiet():
-        place = root / Path(make(elsewhere).data_path).relative_to(elsewhere)
+        builder = make(elsewhere)
+        place = root / Path(builder.data_path).relative_to(elsewhere)
     if _is_complete(place):
         return place
+    builder.require_files()
     root.mkdir(parents=True, exist_ok=True)
     remove_stale(root)
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=root) as scratch, _quiet():

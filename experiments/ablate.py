@@ -114,8 +114,9 @@ def _plan(arguments: Arguments) -> tuple[Sweep, list[RunConfig]]:
       ValueError: a value is not legal, or the data set cannot be had.
     """
     values = axis_values(arguments, axes.AXES)
-    sweeps.plan(arguments, values, num_classes=2)  # refuses bad values before anything is loaded
-    sweep = sweeps.plan(arguments, values, count_classes(arguments))
+    planned = sweeps.plan(arguments, values, num_classes=2)  # refuses bad values before it loads
+    bad_images = max(arm.data.bad_images for arm in planned.arms)
+    sweep = sweeps.plan(arguments, values, count_classes(arguments, bad_images))
     return sweep, [
         dataclasses.replace(arm, seed=seed) for seed in arguments.arm_seeds for arm in sweep.arms
     ]

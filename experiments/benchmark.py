@@ -14,6 +14,7 @@ import os
 import platform
 import shlex
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from mnet_jax import architectures, process, serialization
 from mnet_jax.benchmark import machine, report
 from mnet_jax.benchmark.cases import Case, CompileCase, InputCase, NetworkCase
 from mnet_jax.benchmark.contenders import CONTENDERS, LOWERINGS, OURS, Contender
+from mnet_jax.benchmark.photographs import HEIGHT, WIDTH, write_photographs
 from mnet_jax.benchmark.suites import (
     FAMILY,
     Suite,
@@ -48,6 +50,8 @@ SIZES = {  # (resolution, batch size) where none is given
     "training": ((224, 16), (32, 128)),
     "compile": ((224, 16),),
 }
+PHOTOGRAPHS = 300  # of the input suite
+PHOTOGRAPH_BATCHES = 8  # more than are made ahead
 TABLE_SIZES = ((224, 16), (224, 1))
 
 
@@ -67,7 +71,7 @@ class Arguments:
     batch_size: int | None = None
     """images at a time, if not each suite's own"""
     dataset: str = "digits"
-    """the data set of the input suite"""
+    """the data set of the input suite, beside its photographs"""
     rounds: int = 7
     """how often each contender is sampled, in turn"""
     tune_allocator: bool = True
@@ -82,9 +86,14 @@ def main() -> None:
     """Reads the command line, times and prints."""
     arguments = parse(Arguments, COMMAND, leading="suite")
     console = terminal.console(150)
+    with tempfile.TemporaryDirectory() as photographs:
+        _time(arguments, Path(photographs), console)
+
+
+def _time(arguments: Arguments, photographs: Path, console: Console) -> None:
     with refusals(COMMAND, arguments):
         _require_legal(arguments)
-        plan = {suite: _cases(suite, arguments) for suite in arguments.suite}
+        plan = {suite: _cases(suite, arguments, photographs) for suite in arguments.suite}
         contenders = _contenders(arguments)
     for contender in CONTENDERS:
         if contender.missing and not arguments.write_table:
@@ -93,6 +102,8 @@ def main() -> None:
     results = []
     try:
         for suite, cases in plan.items():
+            if suite == "input":
+                write_photographs(photographs, PHOTOGRAPHS)
             results.append(_run(suite, cases, contenders, arguments, console))
             _write(results, arguments.results)
             if arguments.write_table:
@@ -126,19 +137,11 @@ def _contenders(arguments: Arguments) -> list[Contender]:
     return [c for c in CONTENDERS if (c.name in chosen or c.name == OURS) and not c.missing]
 
 
-def _cases(suite: Suite, arguments: Arguments) -> list[Case]:
+def _cases(suite: Suite, arguments: Arguments, photographs: Path) -> list[Case]:
     """What a suite times; ValueError where a network does not fit the images."""
     given = (arguments.resolution, arguments.batch_size)
     if suite == "input":
-        config = recipes.baseline(arguments.dataset, num_classes=10)
-        data = dataclasses.replace(config.data, name=arguments.dataset)
-        step = NetworkCase(
-            program="training",
-            spec=config.spec,
-            resolution=data.resolution,
-            batch_size=data.batch_size,
-        )
-        return [InputCase(data=data), step]  # what comes in, and what the step consumes
+        return _input_cases(arguments.dataset, photographs)
     sizes = dict.fromkeys(
         (given[0] or resolution, given[1] or batch_size)
         for resolution, batch_size in (TABLE_SIZES if arguments.write_table else SIZES[suite])
@@ -156,6 +159,27 @@ def _cases(suite: Suite, arguments: Arguments) -> list[Case]:
             for cached in (False, True)
         ]
     return network_cases(suite, arguments.model, sizes)
+
+
+def _input_cases(dataset: str, photographs: Path) -> list[Case]:
+    """What comes in and what the step consumes, of a data set and of a folder of photographs."""
+    config = recipes.baseline(dataset, num_classes=10)
+    data = dataclasses.replace(config.data, name=dataset)
+    step = NetworkCase(
+        program="training",
+        spec=config.spec,
+        resolution=data.resolution,
+        batch_size=data.batch_size,
+    )
+    recipe = recipes.baseline("imagenet2012", num_classes=10).data
+    decoding = InputCase(
+        data=dataclasses.replace(recipe, name="folder", directory=str(photographs)),
+        batches=PHOTOGRAPH_BATCHES,
+        one_core=True,
+        title=f"JPEGs of {WIDTH}x{HEIGHT} at",
+    )
+    large = network_cases("training", ["mobilenet_v2"], [SIZES["training"][0]])
+    return [InputCase(data=data), step, decoding, *large]
 
 
 def _run(

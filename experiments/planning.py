@@ -120,8 +120,12 @@ def require_directory(name: str, path: Path) -> None:
     require(usable, name, str(path), "a directory that can be written, or a new one")
 
 
-def count_classes(arguments: RunArguments) -> int:
+def count_classes(arguments: RunArguments, bad_images: int) -> int:
     """The number of classes of the data set, which is prepared if need be.
+
+    Args:
+      arguments: which data set.
+      bad_images: the most damaged images that any run of the command passes over.
 
     Raises:
       ValueError: it cannot be had.
@@ -133,7 +137,8 @@ def count_classes(arguments: RunArguments) -> int:
     from mnet_jax import data  # here: it takes seconds, and bad values should be refused first
 
     try:
-        return data.load(baseline(arguments, num_classes=2).data).num_classes
+        config = baseline(arguments, num_classes=2).data
+        return data.load(dataclasses.replace(config, bad_images=bad_images)).num_classes
     except data.DataError as error:
         given = "dataset" if arguments.data_dir is None else f"data_dir {arguments.data_dir}"
         raise ValueError(f"{given}: {str(error).removeprefix('data set: ')}") from error

@@ -68,11 +68,11 @@ def main() -> None:
 
 def _train(arguments: Arguments, console: Console) -> None:
     with refusals(COMMAND, arguments):
-        _config(arguments, num_classes=2)  # refuses bad values before anything is loaded
+        planned = _config(arguments, num_classes=2)  # refuses bad values before it loads anything
         require_directory("run", arguments.run)
         if arguments.show_batch:
             _require_picture(arguments.show_batch)
-        config = _config(arguments, count_classes(arguments))
+        config = _config(arguments, count_classes(arguments, planned.data.bad_images))
     if arguments.show_batch:
         console.print(_shown(config, arguments.show_batch), highlight=False, markup=False)
         return

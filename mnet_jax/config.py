@@ -27,7 +27,7 @@ class DataConfig:
 
     Attributes:
       name: `digits`, `fashion_mnist`, `folder`, or any TFDS name (`cifar10`, `imagenet2012:5.1.0`).
-      directory: where the files are: the gz files of `fashion_mnist`, the root of `folder`,
+      directory: where the files are: those that are published of a set, the root of `folder`,
         else TFDS's `data_dir`. None means the usual places.
       resolution: side of the square images the model sees, in pixels (V1 paper, Table 7).
       start_resolution: side of the training images in the first epoch, growing to `resolution` in
@@ -43,6 +43,7 @@ class DataConfig:
       scaling: of pixels from 0 to 255: `symmetric` to [-1, 1], as in the papers' code and Keras,
         or `imagenet` by the mean and deviation of its channels, as in torchvision.
       erasing: probability that a box of a training image becomes noise (arXiv 1708.04896).
+      bad_images: damaged training images that others stand in for; one more ends the run.
     """
 
     name: str = "digits"
@@ -58,6 +59,7 @@ class DataConfig:
     colour_jitter: float = added(0.0)
     erasing: float = added(0.0)
     scaling: Scaling = added("symmetric")
+    bad_images: int = added(0)
 
     def __post_init__(self) -> None:
         require(bool(self.name), "dataset", self.name, "the name of a data set")
@@ -83,6 +85,7 @@ class DataConfig:
         require(0 <= self.colour_jitter <= 1, "colour_jitter", self.colour_jitter, "0 to 1")
         require(0 <= self.erasing <= 1, "erasing", self.erasing, "0 to 1")
         require_choice("scaling", self.scaling, Scaling)
+        require(self.bad_images >= 0, "bad_images", self.bad_images, "0 images or more")
 
 
 def _require_share(name: str, value: float) -> None:

@@ -62,3 +62,10 @@ def restart(command: Sequence[str], variables: Mapping[str, str]) -> None:
     if missing and sys.platform == "linux":
         sys.stdout.flush()
         os.execve(command[0], list(command), os.environ | missing)
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -11,9 +11,8 @@ from conftest import one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnet_jax import data
+from mnet_jax import data, process
 from mnet_jax.config import DataConfig
-from mnet_jax.data import pipeline
 from mnet_jax.data.progression import resolution_of
 
 complaint = partial(one_line, data.DataError)
@@ -107,7 +106,7 @@ def test_how_an_image_looks_depends_on_seed_and_epoch_alone(augmentation):
         assert (changed != expected[0, 5]).any()
 
 
-@pytest.mark.parametrize("threads", [1, 5])
+@pytest.mark.parametrize("threads", [3, 5])
 def test_threads_change_nothing(threads, monkeypatch):
     config = DataConfig(batch_size=16, resolution=20, policy="randaugment", erasing=0.5)
     rng = np.random.default_rng(0)
@@ -115,7 +114,7 @@ def test_threads_change_nothing(threads, monkeypatch):
         rng.integers(0, 256, (50, 20, 20, 3), dtype=np.uint8), np.arange(50, dtype=np.int32)
     )
     expected = take(data.train_batches(source, config, 0), 12)
-    monkeypatch.setattr(pipeline, "_THREADS", threads)
+    monkeypatch.setattr(process, "usable_cores", lambda: threads)
     assert_same(take(data.train_batches(source, config, 0), 12), expected)
 
 
@@ -266,3 +265,17 @@ def test_evaluation_sees_each_image_once_in_order(count, batch):
             assert not item["image"][item["mask"] == 0].any()
             assert not item["label"][item["mask"] == 0].any()
             assert item["mask"].dtype == np.float32
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (6, 6), (96, 16)])
+def test_as_many_threads_as_there_are_cores_to_use(monkeypatch, cores, threads):
+    import grain
+
+    asked = []
+    options = grain.ReadOptions
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
+    monkeypatch.setattr(grain, "ReadOptions", lambda **kw: asked.append(kw) or options(**kw))
+    config = DataConfig(resolution=224, batch_size=128)
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    data.train_batches(data.ArraySource(images, np.zeros(4, np.int32)), config, 0).close()
+    assert asked[0]["num_threads"] == threads <= asked[0]["prefetch_buffer_size"]

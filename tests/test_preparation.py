@@ -70,7 +70,7 @@ def test_prepared_once_and_again_after_damage(tmp_path, monkeypatch):
     ):
         damage()
         np.testing.assert_array_equal(data.load(config).train.images, expected)
-    stale = tmp_path / f"{preparation._SCRATCH}killed"
+    stale = tmp_path / f"{preparation.SCRATCH}killed"
     stale.mkdir()
     os.utime(stale, (0, 0))
     (place / "dataset_info.json").unlink()

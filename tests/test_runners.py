@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from trial_stand_ins import FINE, KILLED, LEAVING, LONG, MEETING, RAISING, stand_in
 
+from mnet_jax import process as settings
 from mnet_jax.ablation.runners import LocalCrew, Lost, Outcome, Slots, machine, run, running, train
 from mnet_jax.ablation.runners.local import LEAST_BYTES, RESERVE_BYTES
 from mnet_jax.ablation.runners.work import outcome_of
@@ -234,7 +235,7 @@ def test_a_directory_has_one_trial_at_a_time(tmp_path):
 
 def test_places_share_the_cores_out(monkeypatch):
     monkeypatch.setattr(machine, "_accelerators", lambda: ("cpu", 0))
-    monkeypatch.setattr(machine, "usable_cores", lambda: 8)
+    monkeypatch.setattr(settings, "usable_cores", lambda: 8)
     for trials, cores, expected in (
         (1, None, ["8"]), (3, None, ["2"] * 3), (20, None, ["1"] * 8),
         (20, 3, ["3"] * 2), (1, 2, ["2"]),

@@ -148,20 +148,38 @@ class NetworkCase:
 
 @dataclass(frozen=True, kw_only=True)
 class InputCase:
-    """The input pipeline: the next augmented batch of a data set."""
+    """The input pipeline: the next augmented batches of a data set.
+
+    Attributes:
+      data: the data set.
+      batches: how many; more than are made ahead, where the first of them would be had for nothing.
+      one_core: whether they are made by one core, as the rate of a core is asked for.
+      title: what the images are, where the data set's name does not say.
+    """
 
     data: DataConfig
+    batches: int = 1
+    one_core: bool = False
+    title: str | None = None
 
     @property
     def label(self) -> str:
         """For a table."""
-        data = self.data
-        return f"{data.name} {data.resolution}, batch {data.batch_size}, {data.augmentation}"
+        data, times = self.data, f"{self.batches} x " if self.batches > 1 else ""
+        core = ", one core" if self.one_core else ""
+        name = self.title or data.name
+        size = f"{data.resolution}, batch {times}{data.batch_size}"
+        return f"{name} {size}, {data.augmentation}{core}"
+
+    @property
+    def images(self) -> int:
+        """How many one call gives."""
+        return self.batches * self.data.batch_size
 
     @property
     def work(self) -> Work:
-        """The batch is written once."""
-        pixels = self.data.batch_size * self.data.resolution**2 * 3
+        """The batches are written once."""
+        pixels = self.images * self.data.resolution**2 * 3
         return Work(madds=0, moved_bytes=FLOAT_BYTES * pixels)
 
 

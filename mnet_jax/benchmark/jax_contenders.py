@@ -186,5 +186,14 @@ def _batch(case: NetworkCase) -> dict[str, jax.Array]:
 
 
 def _input(case: InputCase) -> Run:
+    if case.one_core:
+        if not hasattr(os, "sched_setaffinity"):
+            raise OSError("this system cannot hold a process to one core")
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # threads that start from here on
     batches = iter(data.train_batches(data.load(case.data).train, case.data, seed=0))
-    return lambda: next(batches)
+
+    def run() -> None:
+        for _ in range(case.batches):
+            next(batches)
+
+    return run

@@ -11,6 +11,7 @@ from mnet_jax.benchmark.contenders import OURS
 from mnet_jax.benchmark.timing import BenchmarkResult, Comparison, Timing
 
 HEADERS = ("case", "contender", "median ms", "min to max", "ours / it", "range", "over bound")
+RATE_HEADERS = ("images per second", "contender", "median", "least to most")
 SUMMARY_HEADERS = ("where the time goes", "contender", "ms", "share %", "ours / it")
 
 
@@ -76,6 +77,20 @@ def _sums(comparisons: Sequence[Comparison]) -> dict[str, float]:
     return sums
 
 
+def rate_rows(result: BenchmarkResult) -> list[tuple[str, ...]]:
+    """The texts below `RATE_HEADERS`: what comes in and what a step takes; of the input suite."""
+    found: list[tuple[str, ...]] = []
+    for comparison in result.comparisons if result.suite == "input" else ():
+        for i, timing in enumerate(comparison.timings):
+            if comparison.images and timing.seconds:
+                rates = sorted(comparison.images / seconds for seconds in timing.seconds)
+                label = "" if i else comparison.label
+                median = f"{statistics.median(rates):,.0f}"
+                span = f"{rates[0]:,.0f} to {rates[-1]:,.0f}"
+                found.append((label, timing.contender, median, span))
+    return found
+
+
 def _or_nothing(value: float, form: str) -> str:
     return "" if math.isnan(value) else f"{value:{form}}"
 
@@ -99,9 +114,9 @@ def captions(result: BenchmarkResult) -> list[str]:
 
 
 def _tables(result: BenchmarkResult) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
-    """(headers, rows) of the table, and of the summary if there is one."""
-    summary = summary_rows(result)
-    return [(HEADERS, rows(result)), *([(SUMMARY_HEADERS, summary)] if summary else [])]
+    """(headers, rows) of the table, and of what sums it up if there is anything."""
+    more = ((SUMMARY_HEADERS, summary_rows(result)), (RATE_HEADERS, rate_rows(result)))
+    return [(HEADERS, rows(result)), *(table for table in more if table[1])]
 
 
 def to_tables(result: BenchmarkResult) -> list[Table]:

@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mnet_jax.analysis.roofline import Machine
-from mnet_jax.benchmark.cases import Case, CompileCase, DepthwiseCase, LayerCase
+from mnet_jax.benchmark.cases import (
+    Case,
+    CompileCase,
+    DepthwiseCase,
+    InputCase,
+    LayerCase,
+    NetworkCase,
+)
 from mnet_jax.benchmark.contenders import OURS, Contender
 from mnet_jax.benchmark.worker import Worker, WorkerError
 
@@ -51,6 +58,7 @@ class Comparison:
       timings: one a contender, ours first.
       group: the cases that it is summed up with; None where there is no sum.
       count: how often the sum has it.
+      images: how many a call reads or takes, where that is what matters.
     """
 
     label: str
@@ -59,6 +67,7 @@ class Comparison:
     timings: tuple[Timing, ...]
     group: str | None = None
     count: int = 1
+    images: int | None = None
 
     def ratios(self, timing: Timing) -> tuple[float, ...]:
         """Ours over this contender's time, round by round: below 1 we are ahead."""
@@ -145,7 +154,14 @@ def _compare(
         timings=tuple(timings),
         group=case.group if isinstance(case, LayerCase) else None,
         count=case.count if isinstance(case, LayerCase) else 1,
+        images=_images(case),
     )
+
+
+def _images(case: Case) -> int | None:
+    if isinstance(case, InputCase):
+        return case.images
+    return case.batch_size if isinstance(case, NetworkCase) else None
 
 
 def _call_times(

@@ -10,7 +10,7 @@ from mnet_jax.data.draws import Draws
 from mnet_jax.data.order import Places
 from mnet_jax.data.resize import central_view, crop
 from mnet_jax.data.scaling import scaled
-from mnet_jax.data.sources import ArraySource, Source
+from mnet_jax.data.sources import ArraySource, Source, opened
 
 
 class Batch(TypedDict, total=False):
@@ -76,7 +76,7 @@ def _views(source: Source, indices: np.ndarray, side: int) -> tuple[np.ndarray, 
     """Central views uint8 [b, side, side, c] and labels int32 [b] of the images at `indices`."""
     if isinstance(source, ArraySource) and source.shape[:2] == (side, side):
         return source.images[indices], source.labels[indices]
-    examples = [source[int(index)] for index in indices]
+    examples = [opened(source, int(index)) for index in indices]
     photograph = source.shape is None
     images = [central_view(example["image"], side, photograph) for example in examples]
     return _stacked(images, side), np.array([example["label"] for example in examples], np.int32)
@@ -86,7 +86,7 @@ def _crops(
     source: Source, indices: np.ndarray, side: int, draws: Draws
 ) -> tuple[np.ndarray, np.ndarray]:
     """Random crops uint8 [b, side, side, 3] and labels int32 [b] of the images at `indices`."""
-    examples = [source[int(index)] for index in indices]
+    examples = [opened(source, int(index)) for index in indices]
     sizes = np.array([example["image"].shape[:2] for example in examples])
     boxes = augment.crop_boxes(sizes[:, 0], sizes[:, 1], draws)
     images = [

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from mnet_jax.data.errors import DataError, reason
-from mnet_jax.data.sources import ArraySource, Example, held_out
+from mnet_jax.data.encoded import read_encoded, read_size
+from mnet_jax.data.errors import DataError
+from mnet_jax.data.resize import pixels
+from mnet_jax.data.sources import ArraySource, Example, OpenedExample, held_out
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _TEST_FOLDERS = ("test", "val", "validation")
@@ -40,36 +41,30 @@ class FolderSource:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
-        return {"image": read_image(self.paths[index]), "label": int(self.labels[index])}
+        opened = self.opened(index)
+        return {"image": pixels(opened["image"]), "label": opened["label"]}
+
+    def opened(self, index: int) -> OpenedExample:
+        """The same, its image read but not decoded."""
+        return {"image": read_encoded(self.paths[index]), "label": int(self.labels[index])}
 
     def decoded(self) -> ArraySource:
         """All of it in memory; only for images of one shape."""
         assert self.shape is not None
         images = np.empty((len(self), *self.shape), np.uint8)
         for index, path in enumerate(self.paths):
-            images[index] = read_image(path)
+            images[index] = read_encoded(path).pixels()
         return ArraySource(images, self.labels)
 
 
-def read_image(path: str) -> np.ndarray:
-    """Decodes an image file to uint8 [h, w, 3]; transparency is dropped.
-
-    Raises:
-      DataError: it cannot be decoded, or has more than 8 bits a channel.
-    """
-    try:
-        with Image.open(path) as picture:
-            deep = picture.mode[0] in "IF"  # PIL would clip these to 255, not scale them
-            pixels = np.asarray(picture.convert("RGB"))
-    except Exception as error:  # PIL's codecs raise many kinds
-        raise DataError(f"{path}: cannot be decoded: {reason(error)}") from error
-    if deep:
-        raise DataError(f"{path}: more than 8 bits a channel, legal: 8-bit images")
-    return pixels
-
-
-def read_folder(directory: str | None) -> tuple[tuple[str, ...], FolderSource, FolderSource]:
+def read_folder(
+    directory: str | None, *, spare: bool = False
+) -> tuple[tuple[str, ...], FolderSource, FolderSource]:
     """The class names, the train and the test split of a folder of images.
+
+    Args:
+      directory: the folder.
+      spare: whether damaged files are passed over here, for whoever reads them to deal with.
 
     Raises:
       DataError: no such folder, fewer than two classes, a class without images, or test classes
@@ -85,7 +80,7 @@ def read_folder(directory: str | None) -> tuple[tuple[str, ...], FolderSource, F
     else:
         train, test = _made_splits(root)
     files = [path for split in (train, test) for paths in split.values() for path in paths]
-    shape = _common_shape(files)
+    shape = _common_shape(files, spare)
     return tuple(train), _source(train, shape), _source(test, shape)
 
 
@@ -134,18 +129,20 @@ def _is_image(entry: os.DirEntry) -> bool:
     return entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "." and entry.is_file()
 
 
-def _common_shape(paths: list[str]) -> tuple[int, int, int] | None:
+def _common_shape(paths: list[str], spare: bool) -> tuple[int, int, int] | None:
     """The shape of all images if they share one; reads headers up to the first that differs."""
     sizes = set()
     for path in paths:
         try:
-            with Image.open(path) as picture:
-                sizes.add(picture.size)
-        except Exception as error:  # PIL's codecs raise many kinds
-            raise DataError(f"{path}: cannot be decoded: {reason(error)}") from error
+            sizes.add(read_size(path))
+        except DataError:
+            if not spare:
+                raise
         if len(sizes) > 1:
             return None
-    ((width, height),) = sizes
+    if not sizes:
+        raise DataError(f"folder: none of {len(paths)} images can be decoded, {paths[0]} the first")
+    ((height, width),) = sizes
     return height, width, 3
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mnet_jax import process
 from mnet_jax.config import DataConfig, Scaling
 from mnet_jax.data.batches import Batch, eval_batch, train_batch
+from mnet_jax.data.encoded import read_encoded
 from mnet_jax.data.errors import DataError
-from mnet_jax.data.folder import read_image
 from mnet_jax.data.order import WHOLE, Places, Shard, ShuffledBatches
 from mnet_jax.data.progression import resolution_of
 from mnet_jax.data.resize import central_view
@@ -24,7 +25,6 @@ from mnet_jax.data.sources import Source
 if TYPE_CHECKING:  # it takes a second, and a process that only asks what there is needs none
     import grain
 
-_THREADS = 2
 _PREFETCH_BATCHES = 16
 _PREFETCH_BYTES = 256 * 2**20  # a batch of 128 at 224 pixels has 77 MB
 
@@ -111,9 +111,11 @@ def eval_batches(source: Source, config: DataConfig, shard: Shard = WHOLE) -> Ev
 def _read_options(config: DataConfig) -> "grain.ReadOptions":
     import grain
 
+    threads = max(process.usable_cores(), 2)  # one may wait for the disk
+    threads = min(threads, _PREFETCH_BATCHES)  # each works on a batch of its own
     batch_bytes = config.batch_size * config.resolution**2 * 3 * 4
-    ahead = min(max(_PREFETCH_BYTES // batch_bytes, _THREADS), _PREFETCH_BATCHES)
-    return grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=ahead)
+    ahead = min(max(_PREFETCH_BYTES // batch_bytes, threads), _PREFETCH_BATCHES)
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
 
 
 def viewed(path: Path, side: int, *, photograph: bool, scaling: Scaling) -> np.ndarray:
@@ -122,4 +124,4 @@ def viewed(path: Path, side: int, *, photograph: bool, scaling: Scaling) -> np.n
     Raises:
       DataError: it cannot be decoded.
     """
-    return scaled(central_view(read_image(str(path)), side, photograph), scaling)
+    return scaled(central_view(read_encoded(str(path)), side, photograph), scaling)

@@ -22,7 +22,7 @@ from mnet_jax.data.builders import ArraysBuilder
 from mnet_jax.data.errors import DataError, reason
 
 _log = logging.getLogger(__name__)
-_SCRATCH = ".mnet_jax_preparing_"
+SCRATCH = ".mnet_jax_preparing_"
 _WRITE_ERRORS = (OSError, RuntimeError)  # ArrayRecord's own, where the disk is full, is the latter
 _STALE_SECONDS = 24 * 3600  # no preparation of ours takes a day: a killed process left it
 
@@ -71,14 +71,16 @@ def prepared(make: Callable[[Path], ArraysBuilder]) -> Iterator[tfds.core.Datase
 def _place(make: Callable[[Path], ArraysBuilder], root: Path) -> Path:
     """The folder of the prepared set under `root`, where it now is."""
     # A builder reads what is in its place and fails where that is damaged: ask one elsewhere.
-    elsewhere = root / f"{_SCRATCH}nowhere"
+    elsewhere = root / f"{SCRATCH}nowhere"
     with _quiet():
-        place = root / Path(make(elsewhere).data_path).relative_to(elsewhere)
+        builder = make(elsewhere)
+        place = root / Path(builder.data_path).relative_to(elsewhere)
     if _is_complete(place):
         return place
+    builder.require_files()
     root.mkdir(parents=True, exist_ok=True)
-    _remove_stale(root)
-    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=root) as scratch, _quiet():
+    remove_stale(root)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=root) as scratch, _quiet():
         builder = make(Path(scratch))
         builder.download_and_prepare(file_format="array_record", download_dir=scratch)
         _rename(Path(builder.data_path), place)
@@ -115,9 +117,9 @@ def _is_complete(place: Path) -> bool:
     return bool(builder.info.splits)
 
 
-def _remove_stale(root: Path) -> None:
+def remove_stale(root: Path) -> None:
     """Removes the scratch folders that killed preparations left in `root`."""
-    for path in root.glob(f"{_SCRATCH}*"):
+    for path in root.glob(f"{SCRATCH}*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)

@@ -4,26 +4,29 @@ Every source has a length, `source[i]` as an `Example`, and a `shape`. Images co
 what the model sees is made of them in `pipeline`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict
+from typing import Protocol, TypedDict
 
 import numpy as np
 
-from mnet_jax.data.errors import DataError, reason
-from mnet_jax.data.resize import central_view
+from mnet_jax.data.resize import Picture, central_view
 
 # A split that takes no more than this once decoded is decoded once and kept.
 MEMORY_BYTES = 512 * 2**20
-_READ_AT_ONCE = 1024  # records: ArrayRecord reads many in parallel, three times faster than singly
-
-Decode = Callable[[bytes], Mapping[str, Any]]
 
 
 class Example(TypedDict):
     """One labelled image: `image` uint8 [h, w, 3], `label` an int from 0."""
 
     image: np.ndarray
+    label: int
+
+
+class OpenedExample(TypedDict):
+    """An `Example` whose image may not be decoded yet."""
+
+    image: Picture
     label: int
 
 
@@ -97,48 +100,6 @@ class ArraySource:
 
 
 @dataclass(frozen=True, eq=False)
-class RecordSource:
-    """Records of a TFDS data source, decoded when they are asked for.
-
-    Attributes:
-      records: the data source, of raw bytes.
-      decode: from a record to a mapping with `image` and `label`.
-      shape: as `Source`.
-      name: of the set and split, for errors.
-    """
-
-    records: Any
-    decode: Decode
-    shape: tuple[int, int, int] | None
-    name: str
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Example:
-        (example,) = self._read([int(index)])
-        return {"image": rgb(example["image"]), "label": int(example["label"])}
-
-    def decoded(self) -> ArraySource:
-        """All of it in memory; only for images of one shape."""
-        assert self.shape is not None
-        images = np.empty((len(self), *self.shape), np.uint8)
-        labels = np.empty(len(self), np.int32)
-        for start in range(0, len(self), _READ_AT_ONCE):
-            indices = list(range(start, min(start + _READ_AT_ONCE, len(self))))
-            for index, example in zip(indices, self._read(indices), strict=True):
-                images[index], labels[index] = example["image"], example["label"]
-        return ArraySource(images, labels)
-
-    def _read(self, indices: list[int]) -> list[Mapping[str, Any]]:
-        try:
-            return [self.decode(record) for record in self.records.__getitems__(indices)]
-        except Exception as error:  # decoders and ArrayRecord raise many kinds
-            which = f"{indices[0]} to {indices[-1]}" if len(indices) > 1 else f"{indices[0]}"
-            raise DataError(f"{self.name}: cannot read record {which}: {reason(error)}") from error
-
-
-@dataclass(frozen=True, eq=False)
 class Subset:
     """The images of `source` at `indices` (int [n]), still read only when asked for."""
 
@@ -156,12 +117,25 @@ class Subset:
     def __getitem__(self, index: int) -> Example:
         return self.source[int(self.indices[index])]
 
+    def opened(self, index: int) -> OpenedExample:
+        """The same, its image not decoded, where the source can open it."""
+        return opened(self.source, int(self.indices[index]))
+
 
 class Decodable(Source, Protocol):
     """A source on disk that can be decoded at once."""
 
     def decoded(self) -> ArraySource:
         """All of it in memory."""
+
+
+def opened(source: Source, index: int) -> OpenedExample:
+    """`source[index]`, its image not decoded yet where the source has a method for that."""
+    found: Callable[[int], OpenedExample] | None = getattr(source, "opened", None)
+    if found is not None:
+        return found(index)
+    example = source[index]
+    return {"image": example["image"], "label": example["label"]}
 
 
 def in_memory(source: Decodable) -> Source:

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
+from mnet_jax.data.archived import ARCHIVED
 from mnet_jax.data.errors import DataError, reason
+from mnet_jax.data.imagenette import NAME as IMAGENETTE
 from mnet_jax.data.preparation import data_root
-from mnet_jax.data.sources import Decode, RecordSource
+from mnet_jax.data.records import Decode, RecordSource
 
-OWN_NAMES = ("digits", "fashion_mnist", "folder")
+OWN_NAMES = ("digits", "fashion_mnist", "folder", *ARCHIVED, IMAGENETTE)
 _NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[\w.\-+]+))?(:(?P<version>\d+\.\d+\.\d+))?", re.ASCII)
 
 
@@ -50,6 +53,12 @@ def find_stored(name: str, directory: str | None) -> Path:
     return root / parts["set"] / config / version
 
 
+def is_stored(name: str, directory: str | None) -> bool:
+    """Whether TFDS has prepared a set of that name, in whatever config and version."""
+    parts = _NAME.fullmatch(name)
+    return parts is not None and bool(_variants(data_root(directory) / parts["set"]))
+
+
 def _variants(folder: Path) -> list[tuple[str, str]]:
     """The (config, version) pairs prepared in a set's `folder`; config is "" where it has none."""
     variants = []
@@ -72,17 +81,27 @@ def _absent(name: str, set_name: str, root: Path, variants: list[tuple[str, str]
     stored -= {f"mnet_{own}" for own in OWN_NAMES}  # as our own builders name their folders
     stock = set(tfds.list_builders(with_community_datasets=False))
     if set_name in stock:
+        manual = _wants_files(set_name)
+        first = f"put its archives in {root}/downloads/manual, then " if manual else ""
         return (
-            f"data set: {name} is not prepared in {root}; where TensorFlow and a network are, run: "
-            f"tfds build {name} --file_format=array_record --data_dir={root}"
+            f"data set: {name} is not prepared in {root}; where TensorFlow and a network are, "
+            f"{first}run: tfds build {name} --file_format=array_record --data_dir={root}"
         )
     legal = sorted(stored | set(OWN_NAMES))
-    close = difflib.get_close_matches(set_name, [*legal, *sorted(stock)], n=3)
+    close = difflib.get_close_matches(set_name, sorted({*legal, *stock}), n=3)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     return (
         f"data set: got {name!r}, prepared in {root} or built in: {', '.join(legal)}; "
         f"or any TFDS name once it is prepared{hint}"
     )
+
+
+def _wants_files(set_name: str) -> bool:
+    """Whether TFDS cannot download a stock set: people have to log in somewhere for its files."""
+    try:
+        return bool(tfds.builder_cls(set_name).MANUAL_DOWNLOAD_INSTRUCTIONS)
+    except Exception:  # a stock builder may need packages that are not here
+        return False
 
 
 def read_stored(
@@ -112,7 +131,7 @@ def read_stored(
         raise DataError(f"{name}: has splits {', '.join(splits) or 'none'}, legal: one named train")
     for split in ("test", "validation"):
         test = splits.get(split)
-        if test is not None and len(test) and test[0]["label"] >= 0:
+        if test is not None and len(test) and test.opened(0)["label"] >= 0:
             return class_names, train, test
     raise DataError(
         f"{name}: has splits {', '.join(splits)}, legal: a labelled test or validation split"
@@ -153,4 +172,16 @@ def _open(builder: tfds.core.DatasetBuilder, split: str, name: str) -> tuple[Any
         raise DataError(
             f"{name}: cannot open split {split} in {builder.data_path}: {reason(error)}"
         ) from error
-    return records, wanted.deserialize_example_np
+    encoded = type(features["image"]) is tfds.features.Image
+    return records, _encoded_record if encoded else wanted.deserialize_example_np
+
+
+def _encoded_record(record: bytes) -> dict[str, Any]:
+    """The encoded `image` and the `label` of a record with `tfds.features.Image`.
+
+    TFDS would decode with OpenCV where that is installed and with PIL elsewhere, so that results
+    were a matter of what else is installed, and the whole image at its full size.
+    """
+    feature = tf_example_pb2.Example.FromString(record).features.feature
+    image, label = feature["image"].bytes_list.value[0], feature["label"].int64_list.value[0]
+    return {"image": image, "label": label}

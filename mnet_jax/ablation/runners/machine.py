@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from mnet_jax import process
 from mnet_jax.validation import require
 
 PROBE = "import jax; devices = jax.local_devices(); print(devices[0].platform, len(devices))"
@@ -56,19 +57,12 @@ def slots(trials: int, cores: int | None, devices: int) -> Slots:
                 for i in range(places)
             ),
         )
-    have = usable_cores()
+    have = process.usable_cores()
     require(devices == 1, "devices_per_trial", devices, "1, as there are no accelerators")
     require(cores is None or 1 <= cores <= have, "cores_per_trial", cores, f"1 to {have}")
     places = min(have // cores if cores else have, trials)
     each = cores or have // places
     return Slots(environments=({THREADS: str(each)},) * places)
-
-
-def usable_cores() -> int:
-    """The CPU cores that this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def available_bytes() -> int:

@@ -1,0 +1,139 @@
+"""TFDS builders of ours for sets that a person has downloaded: MNIST, CIFAR-10 and CIFAR-100.
+
+As those of `builders`, they need neither TensorFlow nor the network. What they prepare is named
+after the published files' digests, so that it is found again when the files are gone.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mnet_jax.data import cifar
+from mnet_jax.data.builders import DIGITS, ArraysBuilder
+from mnet_jax.data.errors import DataError
+from mnet_jax.data.idx import read_labelled
+from mnet_jax.data.published import PublishedFile, absent, find_published, places, verify
+
+_MNIST_URL = "https://storage.googleapis.com/cvdf-datasets/mnist"
+MNIST_FILES = tuple(
+    PublishedFile(url=f"{_MNIST_URL}/{name}", size_bytes=size_bytes, sha256=sha256)
+    for name, size_bytes, sha256 in (
+        (
+            "train-images-idx3-ubyte.gz",
+            9912422,
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        ),
+        (
+            "train-labels-idx1-ubyte.gz",
+            28881,
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        ),
+        (
+            "t10k-images-idx3-ubyte.gz",
+            1648877,
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        ),
+        (
+            "t10k-labels-idx1-ubyte.gz",
+            4542,
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        ),
+    )
+)
+
+
+class ArchivedBuilder(ArraysBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """A set of arrays from published files; `FILES` are verified before they are read."""
+
+    NAME = ""
+    FILES: tuple[PublishedFile, ...] = ()
+
+    def __init__(self, *, directory: str | None, root: Path, data_dir: Path) -> None:
+        """Reads nothing yet.
+
+        Args:
+          directory: with the files; None means TFDS's data folder.
+          root: that folder.
+          data_dir: where to prepare.
+        """
+        self._folders, self._root = places(root, directory), root
+        digests = "".join(file.sha256 for file in self.FILES)
+        config = tfds.core.BuilderConfig(name=hashlib.sha256(digests.encode()).hexdigest()[:16])
+        super().__init__(data_dir=data_dir, config=config)
+
+    def require_files(self) -> None:
+        """As `ArraysBuilder.require_files`."""
+        self._paths()
+
+    def _paths(self) -> list[Path]:
+        paths = find_published(self.FILES, self._folders)
+        if paths is None:
+            raise absent(self.NAME, self.FILES, self._folders, self._root)
+        return paths
+
+    def arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Finds, verifies and reads the files.
+
+        Raises:
+          DataError: they are not there, not as published, or cannot be read.
+        """
+        paths = self._paths()
+        for path, file in zip(paths, self.FILES, strict=True):
+            verify(path, file)
+        return self.read(paths)
+
+    def read(self, paths: list[Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Images and labels of each split, from the files in the order of `FILES`."""
+        raise NotImplementedError
+
+
+class MnetMnist(ArchivedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """MNIST, 28x28, from its four gzipped IDX files."""
+
+    NAME = "mnist"
+    FILES = MNIST_FILES
+    CLASS_NAMES = DIGITS
+    SHAPE = (28, 28, 1)
+
+    def read(self, paths: list[Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """As `ArchivedBuilder.read`."""
+        splits = {}
+        for split, (images, labels) in (("train", paths[:2]), ("test", paths[2:])):
+            splits[split] = read_labelled(images, labels, len(DIGITS))
+            if splits[split][0].shape[1:] != self.SHAPE:
+                height, width = splits[split][0].shape[1:3]
+                raise DataError(f"{images}: got {height}x{width}, legal: 28x28")
+        return splits
+
+
+class MnetCifar10(ArchivedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """CIFAR-10, 32x32, from its archive for C programs."""
+
+    NAME = "cifar10"
+    FILES = (cifar.CIFAR10.file,)
+    CLASS_NAMES = cifar.CIFAR10.class_names
+    SHAPE = cifar.SHAPE
+
+    def read(self, paths: list[Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """As `ArchivedBuilder.read`."""
+        return cifar.read_cifar(paths[0], cifar.CIFAR10)
+
+
+class MnetCifar100(ArchivedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """CIFAR-100 with its fine labels, 32x32, from its archive for C programs."""
+
+    NAME = "cifar100"
+    FILES = (cifar.CIFAR100.file,)
+    CLASS_NAMES = cifar.CIFAR100.class_names
+    SHAPE = cifar.SHAPE
+
+    def read(self, paths: list[Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """As `ArchivedBuilder.read`."""
+        return cifar.read_cifar(paths[0], cifar.CIFAR100)
+
+
+ARCHIVED: dict[str, type[ArchivedBuilder]] = {
+    builder.NAME: builder for builder in (MnetMnist, MnetCifar10, MnetCifar100)
+}

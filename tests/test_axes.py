@@ -73,6 +73,7 @@ LEGAL = {  # axis: (networks that it suits, values)
     "randaugment_magnitude": (ALL, (0.0, 15.0)),
     "colour_jitter": (ALL, (0.0, 0.4)),
     "erasing": (ALL, (0.0, 1.0)),
+    "scaling": (ALL, ("symmetric", "imagenet")),
     "epochs": (ALL, (1, 30)),
     "optimizer": (ALL, ("sgd", "rmsprop", "adamw")),
     "nesterov": (ALL, (False, True)),

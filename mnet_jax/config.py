@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mnet_jax.architectures.spec import NetworkSpec
+from mnet_jax.serialization import added
 from mnet_jax.validation import require, require_choice
 
 Augmentation = Literal["none", "shift", "shift_flip", "resized_crop_flip"]
 Precision = Literal["float32", "bfloat16"]
 Parallelism = Literal["jit", "pmap"]
+Remat = Literal["none", "blocks"]
 Lowering = Literal["auto", "grouped", "shifted", "native"]  # see `mnet_jax.ops.depthwise_conv`
 
 
@@ -168,6 +170,11 @@ class TrainingConfig:
       precision: type of the computation; parameters and statistics are float32 always.
       parallel: how the devices share a batch.
       lowering: of the convolutions; `auto` is the fastest there is, native kernels included.
+      accumulate: equal micro-batches that an optimizer step averages the gradients of, one after
+        the other in the memory of one; each is normalized by its own statistics.
+      norm_groups: equal groups of neighbouring images that are each normalized by their own
+        statistics (ghost batch normalization, arXiv 1705.08741); the running ones average them.
+      remat: what keeps nothing but its input for the way back, and computes the rest once more.
     """
 
     epochs: int = 20
@@ -184,6 +191,9 @@ class TrainingConfig:
     precision: Precision = "float32"
     parallel: Parallelism = "jit"
     lowering: Lowering = "auto"
+    accumulate: int = added(1)
+    norm_groups: int = added(1)
+    remat: Remat = added("none")
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
@@ -204,6 +214,9 @@ class TrainingConfig:
         require_choice("precision", self.precision, Precision)
         require_choice("parallel", self.parallel, Parallelism)
         require_choice("lowering", self.lowering, Lowering)
+        require(self.accumulate >= 1, "accumulate", self.accumulate, "1 micro-batch or more")
+        require(self.norm_groups >= 1, "norm_groups", self.norm_groups, "1 group or more")
+        require_choice("remat", self.remat, Remat)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,3 +255,9 @@ class RunConfig:
         parts = 1 + len(self.spec.blocks)
         frozen = self.training.frozen
         require(frozen <= parts, "frozen", frozen, f"0 to {parts}, the stem and all blocks")
+        images, accumulate = self.data.batch_size, self.training.accumulate
+        legal = f"what divides the batch of {images} images"
+        require(images % accumulate == 0, "accumulate", accumulate, legal)
+        images, groups = images // accumulate, self.training.norm_groups
+        legal = f"what divides the {images} images that run at a time"
+        require(images % groups == 0, "norm_groups", groups, legal)

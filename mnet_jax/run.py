@@ -182,22 +182,29 @@ class _Program:
 @lru_cache(maxsize=8)  # trials that share a program need not follow each other in a sweep
 def _program(spec: NetworkSpec, structure: Structure, batch_size: int, resolution: int) -> _Program:
     """The functions, compiled once in a process for all seeds and numbers."""
-    place = placement(structure.parallel, batch_size)
+    accumulate, norm_groups = structure.accumulate, structure.norm_groups
+    place = placement(
+        structure.parallel, batch_size, accumulate=accumulate, norm_groups=norm_groups
+    )
     axis_name = BATCH_AXIS if structure.parallel == "pmap" else None
     model = models.MobileNet(
         spec=spec,
         dtype=jnp.dtype(structure.precision),
         lowering=ops.best_lowering() if structure.lowering == "auto" else structure.lowering,
-        axis_name=axis_name,
+        axis_name=axis_name if norm_groups == 1 else None,
         frozen=structure.frozen,
+        remat=structure.remat,
     )
     parts = ["stem", *(f"block_{i}" for i in range(len(spec.blocks))), "head"]
     update = optimizer.make(structure, parts)
-    train_step = make_train_step(model.apply, update, axis_name=axis_name)
+    train_step = make_train_step(
+        model.apply, update, axis_name=axis_name, accumulate=accumulate, norm_groups=norm_groups
+    )
+    eval_step = make_eval_step(model.apply, axis_name=axis_name, accumulate=accumulate)
     return _Program(
         initial_state=_initializer(model, update, resolution, averages=structure.averages),
         train_step=place.compile_train(train_step),
-        eval_step=place.compile_eval(make_eval_step(model.apply, axis_name=axis_name)),
+        eval_step=place.compile_eval(eval_step),
         placement=place,
     )
 

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mnet_jax.config import Parallelism
 from mnet_jax.training.step import Batch, TrainState, Tree
+from mnet_jax.validation import require
 
 BATCH_AXIS = "batch"
 
@@ -35,7 +36,12 @@ class Placement:
 
 
 def placement(
-    parallel: Parallelism, batch_size: int, devices: Sequence[jax.Device] | None = None
+    parallel: Parallelism,
+    batch_size: int,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    accumulate: int = 1,
+    norm_groups: int = 1,
 ) -> Placement:
     """A placement over some devices of this process, or all of them.
 
@@ -43,14 +49,24 @@ def placement(
     normalization sees the whole batch. `pmap` maps one step over devices; the step must then be
     made with `axis_name=BATCH_AXIS`, as must the model.
 
+    Args:
+      parallel: which of the two.
+      batch_size: images per optimizer step.
+      devices: over which.
+      accumulate: micro-batches of a step, each of which the devices share.
+      norm_groups: of the step; by `pmap`, a device has whole groups or all share the one.
+
     Raises:
       ValueError: the batch cannot be shared evenly.
     """
     devices = list(devices or jax.local_devices())
-    if batch_size % len(devices):
-        raise ValueError(
-            f"batch_size: got {batch_size}, legal: multiples of the {len(devices)} devices"
-        )
+    count = len(devices)
+    legal = f"multiples of the {count} devices" + (
+        f" times {accumulate} micro-batches" if accumulate > 1 else ""
+    )
+    require(batch_size % (count * accumulate) == 0, "batch_size", batch_size, legal)
+    whole = parallel == "jit" or norm_groups == 1 or norm_groups % count == 0
+    require(whole, "norm_groups", norm_groups, f"by pmap 1 or multiples of the {count} devices")
     return _jit_placement(devices) if parallel == "jit" else _pmap_placement(devices)
 
 

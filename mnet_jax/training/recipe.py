@@ -11,7 +11,15 @@ from typing import NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-from mnet_jax.config import Lowering, Optimizer, Parallelism, Precision, Sgd, TrainingConfig
+from mnet_jax.config import (
+    Lowering,
+    Optimizer,
+    Parallelism,
+    Precision,
+    Remat,
+    Sgd,
+    TrainingConfig,
+)
 
 Scalar: TypeAlias = jax.Array | np.float32 | float
 
@@ -25,7 +33,8 @@ class Structure:
       nesterov: whether its momentum is Nesterov's.
       scales_by_depth: whether updates are scaled by depth at all.
       averages: whether moving averages are kept and evaluated.
-      decay_depthwise, frozen, precision, parallel, lowering: as in `TrainingConfig`.
+      decay_depthwise, frozen, precision, parallel, lowering, accumulate, norm_groups, remat: as in
+        `TrainingConfig`.
     """
 
     optimizer: type[Optimizer]
@@ -37,6 +46,9 @@ class Structure:
     precision: Precision
     parallel: Parallelism
     lowering: Lowering
+    accumulate: int
+    norm_groups: int
+    remat: Remat
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "Structure":
@@ -52,6 +64,9 @@ class Structure:
             precision=config.precision,
             parallel=config.parallel,
             lowering=config.lowering,
+            accumulate=config.accumulate,
+            norm_groups=config.norm_groups,
+            remat=config.remat,
         )
 
 

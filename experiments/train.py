@@ -86,6 +86,7 @@ def _run(config: RunConfig, directory: Path, console: Console) -> RunResult:
     from mnet_jax.run import run
     from mnet_jax.training.checkpoint import CheckpointError
     from mnet_jax.training.loop import NonFiniteError
+    from mnet_jax.training.memory import OutOfMemoryError
 
     try:
         with RunProgress(console) as progress:
@@ -93,7 +94,7 @@ def _run(config: RunConfig, directory: Path, console: Console) -> RunResult:
             result = run(config, directory, report=progress.show)
     except CheckpointError as error:
         raise ValueError(f"run: {error}") from error
-    except (DataError, NativeError, NonFiniteError) as error:
+    except (DataError, NativeError, NonFiniteError, OutOfMemoryError) as error:
         refuse(COMMAND, str(error), FAILED)
     (directory / CONFIG).write_text(serialization.to_json(config) + "\n")
     (directory / RESULT).write_text(serialization.to_json(result) + "\n")

@@ -1,6 +1,7 @@
 """One run, from config to result: data, model, steps, metrics, checkpoint, report."""
 
 import importlib.metadata
+import math
 import os
 import platform
 import statistics
@@ -24,6 +25,7 @@ from mnet_jax.result import EpochRecord, RunResult
 from mnet_jax.training import optimizer
 from mnet_jax.training.checkpoint import Checkpoints
 from mnet_jax.training.loop import Loop, Report
+from mnet_jax.training.memory import FittingStep, exhaustion_explained
 from mnet_jax.training.placement import BATCH_AXIS, Placement, placement
 from mnet_jax.training.recipe import Numbers, Structure
 from mnet_jax.training.scalars import Scalars
@@ -40,6 +42,7 @@ from mnet_jax.training.step import (
 TUNABLES = ("XLA_FLAGS", "PJRT_NPROC", "GLIBC_TUNABLES", "OMP_NUM_THREADS", "LD_PRELOAD")
 
 
+@exhaustion_explained("the run")
 def run(
     config: RunConfig,
     directory: Path,
@@ -63,6 +66,7 @@ def run(
       CheckpointError: `directory` holds another run.
       SavedModelError: the weights to start from are not there, or another network's.
       NonFiniteError: the training diverged.
+      OutOfMemoryError: the devices' memory does not hold the batch, or the host's the rest.
     """
     start = time.perf_counter()
     dataset = data.load(config.data)
@@ -203,7 +207,12 @@ def _program(spec: NetworkSpec, structure: Structure, batch_size: int, resolutio
     eval_step = make_eval_step(model.apply, axis_name=axis_name, accumulate=accumulate)
     return _Program(
         initial_state=_initializer(model, update, resolution, averages=structure.averages),
-        train_step=place.compile_train(train_step),
+        train_step=FittingStep(
+            place.compile_train(train_step),
+            place.resized,
+            batch_size,
+            multiple=accumulate * math.lcm(place.devices, norm_groups),
+        ),
         eval_step=place.compile_eval(eval_step),
         placement=place,
     )

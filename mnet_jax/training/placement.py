@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +21,22 @@ class Placement:
     """How the devices of a process share the work.
 
     Attributes:
+      devices: how many share a batch.
       compile_train: makes the pure train step run on all devices, reusing the state's memory; its
         numbers are the same on each.
       compile_eval: the same for the pure eval step.
       put_state: a state onto the devices.
       put_batch: a NumPy batch onto the devices.
+      resized: the shapes of a batch on the devices, but for another number of images.
       get: what the compiled steps returned, one copy: a state for a checkpoint, or metrics.
     """
 
+    devices: int
     compile_train: Callable[[Callable], Callable]
     compile_eval: Callable[[Callable], Callable]
     put_state: Callable[[TrainState], TrainState]
     put_batch: Callable[[Batch], Batch]
+    resized: Callable[[Batch, int], Batch]
     get: Callable[[Tree], Tree]
 
 
@@ -75,12 +80,14 @@ def _jit_placement(devices: list[jax.Device]) -> Placement:
     replicated = NamedSharding(mesh, PartitionSpec())
     sharded = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
     return Placement(
+        devices=len(devices),
         compile_train=lambda step: jax.jit(
             step, donate_argnums=0, out_shardings=(replicated, replicated)
         ),
         compile_eval=lambda step: jax.jit(step, out_shardings=replicated),
         put_state=lambda state: jax.device_put(state, replicated),
         put_batch=lambda batch: jax.device_put(dict(batch), sharded),
+        resized=lambda batch, images: _shapes(batch, lambda x: (images, *x.shape[1:])),
         get=lambda tree: tree,
     )
 
@@ -102,11 +109,22 @@ def _pmap_placement(devices: list[jax.Device]) -> Placement:
         return jax.device_put(shared, stacked)
 
     return Placement(
+        devices=len(devices),
         compile_train=lambda step: jax.pmap(
             step, axis_name=BATCH_AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices
         ),
         compile_eval=lambda step: jax.pmap(step, axis_name=BATCH_AXIS, devices=devices),
         put_state=put_state,
         put_batch=put_batch,
+        resized=lambda batch, images: _shapes(
+            batch, lambda x: (count, images // count, *x.shape[2:])
+        ),
         get=lambda tree: jax.tree.map(lambda x: x[0], tree),
     )
+
+
+def _shapes(batch: Batch, shape: Callable[[Any], tuple[int, ...]]) -> Batch:
+    return {
+        name: jax.ShapeDtypeStruct(shape(x), x.dtype, sharding=x.sharding)
+        for name, x in batch.items()
+    }

@@ -1,4 +1,4 @@
-"""What this machine has for trials side by side: cores, accelerators, memory."""
+"""What this machine has for trials side by side: cores, accelerators."""
 
 import importlib.util
 import os
@@ -7,16 +7,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from pathlib import Path
-
-import psutil
 
 from mnet_jax.validation import require
 
 PROBE = "import jax; devices = jax.local_devices(); print(devices[0].platform, len(devices))"
 PROBE_SECONDS = 120
 THREADS = "PJRT_NPROC"  # how many XLA's CPU client starts for a computation
-CGROUPS = Path("/sys/fs/cgroup")
 # What a process of JAX reads to see some of the accelerators only.
 VISIBLE = {"gpu": "CUDA_VISIBLE_DEVICES", "rocm": "HIP_VISIBLE_DEVICES", "tpu": "TPU_VISIBLE_CHIPS"}
 TPU_BOUNDS = {1: "1,1,1", 2: "1,2,1"}  # chips of a process, by their number
@@ -69,36 +65,6 @@ def usable_cores() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def available_bytes() -> int:
-    """Memory that is left: the machine's, or less where a container has a limit of its own."""
-    return min([psutil.virtual_memory().available, *_left_in_containers()])
-
-
-def _left_in_containers() -> list[int]:
-    """What each control group that this process is in has left, of those with a limit."""
-    innermost = CGROUPS / _group()
-    left = []
-    for group in (innermost, *innermost.parents):
-        try:
-            limit = int((group / "memory.max").read_text())
-            used = int((group / "memory.current").read_text())
-            kept = (group / "memory.stat").read_text().split()
-        except (OSError, ValueError):  # there is none, or it is "max"
-            continue
-        cached = int(kept[kept.index("inactive_file") + 1])  # files that can be read again
-        left.append(max(limit - used + cached, 0))
-    return left
-
-
-def _group() -> str:
-    """The control group that this process is in, by its path below the root."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
 
 
 def _accelerators() -> tuple[str, int]:

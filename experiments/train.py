@@ -16,6 +16,15 @@ from experiments.planning import (
     require_directory,
     require_fit,
 )
+from experiments.processes import (
+    LostError,
+    ProcessArguments,
+    is_first,
+    join,
+    left_at_once,
+    losses_named,
+    require_processes,
+)
 from experiments.progress import RunProgress
 from mnet_jax import process, serialization
 from mnet_jax.ablation import axes
@@ -29,7 +38,7 @@ CONFIG, RESULT = "config.json", "result.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(RunArguments):
+class Arguments(RunArguments, ProcessArguments):
     """Trains one network, keeps checkpoints, and evaluates it on the test split once.
 
     An axis that is not named stays at its baseline for the data set. If the run's directory holds
@@ -46,16 +55,20 @@ def main() -> None:
     """Reads the command line, trains and prints."""
     arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    try:
-        _train(arguments, console)
-    except KeyboardInterrupt:
-        refuse(COMMAND, "interrupted, the same command goes on", INTERRUPTED)
+    with left_at_once(arguments):
+        try:
+            _train(arguments, console)
+        except KeyboardInterrupt:
+            refuse(COMMAND, "interrupted, the same command goes on", INTERRUPTED)
 
 
 def _train(arguments: Arguments, console: Console) -> None:
     with refusals(COMMAND, arguments):
         _config(arguments, num_classes=2)  # refuses bad values before anything is loaded
         require_directory("run", arguments.run)
+        require_processes(arguments)
+        join(arguments, COMMAND)
+        console.quiet = arguments.several and not is_first()
         config = _config(arguments, count_classes(arguments))
     result = _finished(arguments.run, config)
     if result:
@@ -89,15 +102,16 @@ def _run(config: RunConfig, directory: Path, console: Console) -> RunResult:
     from mnet_jax.training.memory import OutOfMemoryError
 
     try:
-        with RunProgress(console) as progress:
+        with RunProgress(console) as progress, losses_named():
             progress.begin(config.spec.name)
             result = run(config, directory, report=progress.show)
     except CheckpointError as error:
         raise ValueError(f"run: {error}") from error
-    except (DataError, NativeError, NonFiniteError, OutOfMemoryError) as error:
+    except (DataError, NativeError, NonFiniteError, OutOfMemoryError, LostError) as error:
         refuse(COMMAND, str(error), FAILED)
-    (directory / CONFIG).write_text(serialization.to_json(config) + "\n")
-    (directory / RESULT).write_text(serialization.to_json(result) + "\n")
+    if is_first():
+        (directory / CONFIG).write_text(serialization.to_json(config) + "\n")
+        (directory / RESULT).write_text(serialization.to_json(result) + "\n")
     return result
 
 

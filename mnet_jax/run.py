@@ -26,7 +26,7 @@ from mnet_jax.training import optimizer
 from mnet_jax.training.checkpoint import Checkpoints
 from mnet_jax.training.loop import Loop, Report
 from mnet_jax.training.memory import FittingStep, exhaustion_explained
-from mnet_jax.training.placement import BATCH_AXIS, Placement, placement
+from mnet_jax.training.placement import BATCH_AXIS, Placement, placement, shard
 from mnet_jax.training.recipe import Numbers, Structure
 from mnet_jax.training.scalars import Scalars
 from mnet_jax.training.step import (
@@ -52,7 +52,9 @@ def run(
 ) -> RunResult:
     """Trains, evaluates on the test split once, and returns what came out.
 
-    A run that was cut off goes on from the last checkpoint in `directory`.
+    A run that was cut off goes on from the last checkpoint in `directory`. Where JAX runs in
+    several processes (`jax.distributed`), each calls this with the same arguments and a directory
+    that all of them see; they train one network, and return the same.
 
     Args:
       config: everything that determines the result.
@@ -71,7 +73,8 @@ def run(
     start = time.perf_counter()
     dataset = data.load(config.data)
     _require_classes(dataset, config.spec)
-    batches = iter(data.train_batches(dataset.train, config.data, config.seed))
+    part = shard()
+    batches = iter(data.train_batches(dataset.train, config.data, config.seed, shard=part))
     program = _program(
         config.spec, Structure.of(config.training), config.data.batch_size, config.data.resolution
     )
@@ -82,6 +85,7 @@ def run(
     state = program.initial_state(config.seed, loop.numbers(1)[0])
     if config.pretrained:
         state = pretrained.started_from(config.pretrained, state, config.spec)
+    state = place.get(place.put_state(state))  # a checkpoint is restored to where this lies
     history: tuple[EpochRecord, ...] = ()
     with Checkpoints(directory / "checkpoints", config) as checkpoints:
         restored = checkpoints.restore(state, batches)
@@ -101,14 +105,13 @@ def run(
             state, history = loop.fit(
                 place.put_state(state),
                 batches,
-                lambda: data.eval_batches(dataset.validation, config.data),
+                lambda: data.eval_batches(dataset.validation, config.data, shard=part),
                 history,
                 on_epoch,
                 report,
             )
-    test = loop.evaluate(
-        state, data.eval_batches(dataset.test, config.data), "test", epochs, report
-    )
+    tested = data.eval_batches(dataset.test, config.data, shard=part)
+    test = loop.evaluate(state, tested, "test", epochs, report)
     expense = cost.count(config.spec, config.data.resolution)
     return RunResult(
         params=expense.params,
@@ -131,6 +134,8 @@ def _keeper(
     view = models.View(resolution=config.data.resolution, photographs=photographs)
 
     def keep(variables: Mapping[str, Any]) -> None:
+        if jax.process_index() > 0:
+            return  # the first of several processes keeps it
         models.save(
             directory / models.FILE_NAME,
             model,
@@ -144,7 +149,7 @@ def _keeper(
 
 def environment() -> dict[str, str]:
     """The software and the devices that this process's results come from."""
-    devices = jax.local_devices()
+    devices = jax.devices()
     tunables = {name: os.environ[name] for name in TUNABLES if name in os.environ}
     versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
     return {

@@ -188,7 +188,7 @@ def _uses_native(
 ) -> bool:
     """Whether the native kernels compute a layer; `alone` if nothing is done on the way out."""
     fits = x.x.dtype == jnp.float32 and native.supports(kernel, layer.geometry)
-    if lowering == "native" and jax.default_backend() == "cpu":
+    if lowering == "native" and _is_single_cpu():
         native.build()
         return fits
     if lowering != "auto" or not fits or not _is_single_cpu() or not native.is_built():
@@ -221,4 +221,4 @@ def best_lowering() -> Lowering:
 
 def _is_single_cpu() -> bool:
     """Whether native kernels may run: they are for CPUs and cannot be split over devices."""
-    return jax.default_backend() == "cpu" and jax.local_device_count() == 1
+    return jax.default_backend() == "cpu" and jax.device_count() == 1

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import grain
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from mnet_jax import serialization
 from mnet_jax.config import RunConfig
 from mnet_jax.result import EpochRecord
 from mnet_jax.training.loop import NonFiniteError
+from mnet_jax.training.position import PositionHandler, RestorePosition, SavePosition
 from mnet_jax.training.step import TrainState
 from mnet_jax.validation import one_line
 
@@ -63,7 +64,7 @@ class Checkpoints:
                 ),
                 item_handlers={
                     "state": ocp.StandardCheckpointHandler(),
-                    "data": grain.checkpoint.CheckpointHandler(),
+                    "data": PositionHandler(),
                     "run": ocp.JsonCheckpointHandler(),
                 },
             )
@@ -107,7 +108,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                data=grain.checkpoint.CheckpointSave(batches),
+                data=SavePosition(batches),
                 run=ocp.args.JsonSave(run),
             ),
         )
@@ -142,9 +143,17 @@ class Checkpoints:
         warnings.warn(
             f"the checkpoint at step {step} is damaged and now in {aside}: {reason}", stacklevel=3
         )
-        shutil.rmtree(aside, ignore_errors=True)
-        (self._directory / str(step)).rename(aside)
+        self._wait_for_all(f"found {step}")  # none of them is gone, which is no damage
+        if jax.process_index() == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            (self._directory / str(step)).rename(aside)
+        self._wait_for_all(f"renamed {step}")
         self._manager.reload()
+
+    def _wait_for_all(self, name: str) -> None:
+        """Waits until every process of the run is here."""
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"{self._directory} {name}")
 
     def _restore(self, step: int, like: TrainState, batches: Iterator[Any]) -> Restored:
         run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
@@ -154,7 +163,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
-                data=grain.checkpoint.CheckpointRestore(batches),
+                data=RestorePosition(batches),
             ),
         )
         history = tuple(serialization.from_plain(EpochRecord, r) for r in run["history"])

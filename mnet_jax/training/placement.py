@@ -1,4 +1,4 @@
-"""How the devices of a process share the batch: one jit over a mesh, or pmap."""
+"""How devices share the batch: one jit over a mesh, of all processes' devices, or pmap."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ BATCH_AXIS = "batch"
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """How the devices of a process share the work.
+    """How devices share the work.
 
     Attributes:
       devices: how many share a batch.
       compile_train: makes the pure train step run on all devices, reusing the state's memory; its
         numbers are the same on each.
       compile_eval: the same for the pure eval step.
-      put_state: a state onto the devices.
-      put_batch: a NumPy batch onto the devices.
+      put_state: a state onto the devices; every process has the same.
+      put_batch: a NumPy batch onto the devices: this process's `shard` of it.
       resized: the shapes of a batch on the devices, but for another number of images.
       get: what the compiled steps returned, one copy: a state for a checkpoint, or metrics.
     """
@@ -48,7 +48,7 @@ def placement(
     accumulate: int = 1,
     norm_groups: int = 1,
 ) -> Placement:
-    """A placement over some devices of this process, or all of them.
+    """A placement over some devices, or all of all processes.
 
     `jit` shards the batch over a mesh and leaves the rest to the compiler, so that batch
     normalization sees the whole batch. `pmap` maps one step over devices; the step must then be
@@ -64,8 +64,11 @@ def placement(
     Raises:
       ValueError: the batch cannot be shared evenly.
     """
-    devices = list(devices or jax.local_devices())
+    # A process's devices are neighbours, as the images of its share of a batch are.
+    devices = sorted(devices or jax.devices(), key=lambda d: (d.process_index, d.id))
     count = len(devices)
+    alone = parallel == "jit" or jax.process_count() == 1
+    require(alone, "parallel", parallel, f"jit for a run in {jax.process_count()} processes")
     legal = f"multiples of the {count} devices" + (
         f" times {accumulate} micro-batches" if accumulate > 1 else ""
     )
@@ -73,6 +76,11 @@ def placement(
     whole = parallel == "jit" or norm_groups == 1 or norm_groups % count == 0
     require(whole, "norm_groups", norm_groups, f"by pmap 1 or multiples of the {count} devices")
     return _jit_placement(devices) if parallel == "jit" else _pmap_placement(devices)
+
+
+def shard() -> tuple[int, int]:
+    """Which of how many equal parts of each batch, in its order, this process is to read."""
+    return jax.process_index(), jax.process_count()
 
 
 def _jit_placement(devices: list[jax.Device]) -> Placement:
@@ -86,7 +94,9 @@ def _jit_placement(devices: list[jax.Device]) -> Placement:
         ),
         compile_eval=lambda step: jax.jit(step, out_shardings=replicated),
         put_state=lambda state: jax.device_put(state, replicated),
-        put_batch=lambda batch: jax.device_put(dict(batch), sharded),
+        put_batch=lambda batch: {
+            name: jax.make_array_from_process_local_data(sharded, x) for name, x in batch.items()
+        },
         resized=lambda batch, images: _shapes(batch, lambda x: (images, *x.shape[1:])),
         get=lambda tree: tree,
     )

@@ -13,10 +13,12 @@ from mnet_jax.serialization import added
 from mnet_jax.validation import require, require_choice
 
 Augmentation = Literal["none", "shift", "shift_flip", "resized_crop_flip"]
+Policy = Literal["none", "randaugment", "autoaugment"]
 Precision = Literal["float32", "bfloat16"]
 Parallelism = Literal["jit", "pmap"]
 Remat = Literal["none", "blocks"]
 Lowering = Literal["auto", "grouped", "shifted", "native"]  # see `mnet_jax.ops.depthwise_conv`
+MAX_ALPHA = 1000.0  # of a Beta distribution: beyond, every draw is one half
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,13 @@ class DataConfig:
       resolution: side of the square images the model sees, in pixels (V1 paper, Table 7).
       batch_size: images per optimizer step, over all devices.
       validation_fraction: share of the train split held out for validation.
-      augmentation: what happens to a training image.
+      augmentation: what happens to a training image: which part of it is seen.
+      policy: the operations on a training image after that (arXiv 1909.13719, 1805.09501).
+      randaugment_layers: operations an image gets from `randaugment`, the paper's N.
+      randaugment_magnitude: their strength, the paper's M: 10 is the end of AutoAugment's ranges.
+      colour_jitter: reach of brightness, contrast and saturation around 1, and four times the
+        hue's in turns; 0 for none.
+      erasing: probability that a box of a training image becomes noise (arXiv 1708.04896).
     """
 
     name: str = "digits"
@@ -39,6 +47,11 @@ class DataConfig:
     batch_size: int = 128
     validation_fraction: float = 0.1
     augmentation: Augmentation = "shift"
+    policy: Policy = added("none")
+    randaugment_layers: int = added(2)
+    randaugment_magnitude: float = added(9.0)
+    colour_jitter: float = added(0.0)
+    erasing: float = added(0.0)
 
     def __post_init__(self) -> None:
         require(bool(self.name), "dataset", self.name, "the name of a data set")
@@ -51,6 +64,12 @@ class DataConfig:
             "above 0 and below 1",
         )
         require_choice("augmentation", self.augmentation, Augmentation)
+        require_choice("policy", self.policy, Policy)
+        layers, magnitude = self.randaugment_layers, self.randaugment_magnitude
+        require(1 <= layers <= 10, "randaugment_layers", layers, "1 to 10")
+        require(0 <= magnitude <= 30, "randaugment_magnitude", magnitude, "0 to 30")
+        require(0 <= self.colour_jitter <= 1, "colour_jitter", self.colour_jitter, "0 to 1")
+        require(0 <= self.erasing <= 1, "erasing", self.erasing, "0 to 1")
 
 
 def _require_share(name: str, value: float) -> None:
@@ -163,6 +182,10 @@ class TrainingConfig:
       weight_decay: L2 coefficient on kernels; never on biases and normalization.
       decay_depthwise: whether depthwise kernels decay too (V1 paper, section 3.2: better not).
       label_smoothing: share of each label spread evenly over all classes.
+      mixup: alpha of the Beta distribution in whose proportions pairs of images are mixed
+        (arXiv 1710.09412); 0 for none. With `cutmix`, half of the batches each.
+      cutmix: alpha of the distribution of the box that another image fills (arXiv 1905.04899);
+        0 for none.
       ema_decay: decay of the average of parameters and statistics that is evaluated; 0 for none.
         Early on the decay is (1 + step) / (10 + step), if that is less.
       frozen: leading parts (the stem, then blocks) that stay as they are, statistics included.
@@ -185,6 +208,8 @@ class TrainingConfig:
     weight_decay: float = 4e-5
     decay_depthwise: bool = False
     label_smoothing: float = 0.1
+    mixup: float = added(0.0)
+    cutmix: float = added(0.0)
     ema_decay: float = 0.99
     frozen: int = 0
     depth_decay: float = 1.0
@@ -208,6 +233,8 @@ class TrainingConfig:
         require(
             0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 to below 1"
         )
+        require(0 <= self.mixup <= MAX_ALPHA, "mixup", self.mixup, f"0 to {MAX_ALPHA:g}")
+        require(0 <= self.cutmix <= MAX_ALPHA, "cutmix", self.cutmix, f"0 to {MAX_ALPHA:g}")
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "0 to below 1")
         require(self.frozen >= 0, "frozen", self.frozen, "0 parts or more")
         require(0 < self.depth_decay <= 1, "depth_decay", self.depth_decay, "above 0 and up to 1")

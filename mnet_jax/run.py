@@ -26,7 +26,7 @@ from mnet_jax.training import optimizer
 from mnet_jax.training.checkpoint import Checkpoints
 from mnet_jax.training.loop import Loop, Report
 from mnet_jax.training.memory import FittingStep, exhaustion_explained
-from mnet_jax.training.placement import BATCH_AXIS, Placement, placement, shard
+from mnet_jax.training.placement import BATCH_AXIS, Placement, placement
 from mnet_jax.training.recipe import Numbers, Structure
 from mnet_jax.training.scalars import Scalars
 from mnet_jax.training.step import (
@@ -73,7 +73,7 @@ def run(
     start = time.perf_counter()
     dataset = data.load(config.data)
     _require_classes(dataset, config.spec)
-    part = shard()
+    part = data.Shard(index=jax.process_index(), count=jax.process_count())
     batches = iter(data.train_batches(dataset.train, config.data, config.seed, shard=part))
     program = _program(
         config.spec, Structure.of(config.training), config.data.batch_size, config.data.resolution

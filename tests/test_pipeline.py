@@ -1,5 +1,6 @@
 """What goes in comes out, once each, in an order that a seed fixes and a checkpoint keeps."""
 
+import dataclasses
 from functools import partial
 
 import grain
@@ -75,6 +76,67 @@ def test_epochs_differ_in_order_and_in_augmentation():
     by_image = [batch["image"][np.argsort(batch["label"])] for batch in (first, second)]
     # One of nine shifts each: all sixty the same twice would be a wonder.
     assert (by_image[0] != by_image[1]).any()
+
+
+def by_epoch(source, config, seed, epochs=2):
+    """How every image looks in the first epochs: {(epoch, label): image}."""
+    found, seen, iterator = {}, 0, data.train_batches(source, config, seed)
+    while seen < epochs * len(source):
+        batch = next(iterator)
+        for image, label in zip(batch["image"], batch["label"], strict=True):
+            found[seen // len(source), int(label)] = image
+            seen += 1
+    return {key: image for key, image in found.items() if key[0] < epochs}
+
+
+@pytest.mark.parametrize("augmentation", ["shift_flip", "resized_crop_flip"])
+def test_how_an_image_looks_depends_on_seed_and_epoch_alone(augmentation):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (30, 20, 20, 3), dtype=np.uint8)
+    source = data.ArraySource(images, np.arange(30, dtype=np.int32))
+    config = DataConfig(batch_size=8, resolution=20, augmentation=augmentation)
+    expected = by_epoch(source, config, seed=3)
+    for batch_size in (1, 13, 64):  # 13 and 64 run across the ends of epochs
+        other = by_epoch(source, dataclasses.replace(config, batch_size=batch_size), seed=3)
+        for key, image in expected.items():
+            np.testing.assert_array_equal(other[key], image)
+    anew = by_epoch(source, config, seed=4)
+    for changed in (anew[0, 5], expected[1, 5]):
+        assert (changed != expected[0, 5]).any()
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_the_shards_side_by_side_are_the_batch(count):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (31, 12, 12, 1), dtype=np.uint8)
+    source = data.ArraySource(images, np.arange(31, dtype=np.int32))
+    config = DataConfig(batch_size=12, resolution=12, augmentation="shift_flip")
+    shards = [data.Shard(index=index, count=count) for index in range(count)]
+
+    def joined(batches):
+        return [
+            {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            for parts in zip(*batches, strict=True)
+        ]
+
+    whole = take(data.train_batches(source, config, 1), 7)  # across two ends of epochs
+    assert_same(joined([take(data.train_batches(source, config, 1, s), 7) for s in shards]), whole)
+    whole = list(data.eval_batches(source, config))
+    parts = [list(data.eval_batches(source, config, shard)) for shard in shards]
+    assert all(len(item["label"]) == 12 // count for part in parts for item in part)
+    assert_same(joined(parts), whole)
+    if count == 6:  # the last batch has 7 images, which leaves a share of padding alone
+        assert not parts[-1][-1]["mask"].any()
+
+
+def test_shards_that_cannot_be():
+    complains = partial(one_line, ValueError)
+    config = DataConfig(batch_size=16, resolution=4)
+    thirds = data.Shard(index=0, count=3)
+    complains(lambda: data.train_batches(numbered(9), config, 0, thirds), "batch_size: got 16")
+    complains(lambda: data.eval_batches(numbered(9), config, thirds), "multiples of the 3 hosts")
+    complains(lambda: data.Shard(index=2, count=2), "index: got 2", "0 to below 2")
+    complains(lambda: data.Shard(count=0), "count: got 0")
 
 
 @pytest.mark.parametrize("augmentation", ["shift_flip", "resized_crop_flip"])

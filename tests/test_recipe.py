@@ -188,6 +188,8 @@ def test_how_much_depth_decays_is_a_number():
         {"precision": "bfloat16"},
         {"parallel": "pmap"},
         {"lowering": "grouped"},
+        {"mixup": 0.2},
+        {"cutmix": 1.0},
     ],
     ids=str,
 )

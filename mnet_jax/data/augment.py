@@ -1,11 +1,12 @@
-"""Augmentations of a batch of images, in NumPy, from an explicit generator.
+"""Augmentations of a batch of images, in NumPy, from explicit draws.
 
-A batch is uint8 [b, h, w, c]; each function draws for each image on its own.
+A batch is uint8 [b, h, w, c] unless it says otherwise; what happens to an image follows from its
+own draws alone.
 """
 
-import math
-
 import numpy as np
+
+from mnet_jax.data.draws import Draws
 
 # Szegedy et al. 2014 (arXiv:1409.4842), section 6: patches of 8 % to 100 % of the area, with an
 # aspect ratio between 3/4 and 4/3.
@@ -13,49 +14,110 @@ _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
 _TRIES = 10  # as in TensorFlow's and torchvision's samplers of these crops
 
+# Zhong et al. 2017 (arXiv:1708.04896), section 4.2.
+_ERASED_AREA = (0.02, 0.4)
+_ERASED_ASPECT = (0.3, 1 / 0.3)
 
-def shift(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+
+def shift(images: np.ndarray, draws: Draws) -> np.ndarray:
     """Moves each image by up to an eighth of its sides, at least one pixel, in both directions.
 
     Offsets are uniform over the whole pixels; what comes in at an edge repeats that edge. At 32
     pixels these are the 4 of He et al. 2015 (arXiv:1512.03385, section 4.2), who pad with zeros.
     """
     count, height, width = images.shape[:3]
-    rows = _moved(height, count, rng)
-    columns = _moved(width, count, rng)
+    rows, columns = _moved(height, draws, 0), _moved(width, draws, 1)
     return images[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def _moved(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Where each row (or column) of each image comes from: int [count, size]."""
+def _moved(size: int, draws: Draws, number: int) -> np.ndarray:
+    """Where each row (or column) of each image comes from: int [b, size]."""
     reach = max(1, size // 8)
-    offsets = rng.integers(-reach, reach + 1, count)
+    offsets = draws.integers(number, 2 * reach + 1) - reach
     return np.clip(np.arange(size) + offsets[:, None], 0, size - 1)
 
 
-def flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def flip(images: np.ndarray, draws: Draws) -> np.ndarray:
     """Mirrors each image left to right with probability one half."""
-    mirrored = rng.random(len(images)) < 0.5
+    mirrored = draws.chance(0, 0.5)
     return np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
 
 
-def crop_box(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A random part of an image, Inception's way.
+def crop_boxes(heights: np.ndarray, widths: np.ndarray, draws: Draws) -> np.ndarray:
+    """A random part of each image, Inception's way.
+
+    Args:
+      heights, widths: int [b], in pixels.
+      draws: of the images.
 
     Returns:
-      (left, top, right, bottom), in pixels; where no try fits, the central part whose aspect ratio
-      is the nearest legal one.
+      int [b, 4] of (left, top, right, bottom), in pixels; where no try fits, the central part
+      whose aspect ratio is the nearest legal one.
     """
-    for _ in range(_TRIES):
-        area = height * width * rng.uniform(*_AREA)
+    boxes, found = _boxes(heights, widths, draws, _AREA, _ASPECT)
+    crop_widths = np.minimum(widths, np.maximum(1, np.floor(heights * _ASPECT[1])))
+    crop_heights = np.minimum(heights, np.maximum(1, np.floor(widths / _ASPECT[0])))
+    left, top = (widths - crop_widths) // 2, (heights - crop_heights) // 2
+    central = np.stack([left, top, left + crop_widths, top + crop_heights], axis=1)
+    return np.where(found[:, None], boxes, central.astype(np.int64))
+
+
+def erase(images: np.ndarray, draws: Draws, probability: float) -> np.ndarray:
+    """Random erasing (arXiv:1708.04896, algorithm 1): a box of noise in some of the images.
+
+    The noise is the paper's best, RE-R: each value is uniform over the legal ones. Unlike the
+    paper, but like torchvision and timm, the logarithm of the aspect ratio is uniform, and an
+    image for which no try fits stays whole.
+
+    Args:
+      images: float32 [b, h, w, c] in [-1, 1].
+      draws: of the images.
+      probability: of an image to get a box.
+    """
+    count, height, width, channels = images.shape
+    sides = np.full(count, height), np.full(count, width)
+    boxes, found = _boxes(*sides, draws.fold(0), _ERASED_AREA, _ERASED_ASPECT)
+    chosen = np.flatnonzero(found & draws.fold(1).chance(0, probability))
+    erased = images.copy() if len(chosen) else images
+    for i in chosen:
+        left, top, right, bottom = boxes[i]
+        shape = (bottom - top, right - left, channels)
+        noise = draws[i : i + 1].fold(2).uniforms(int(np.prod(shape)))
+        erased[i, top:bottom, left:right] = 2 * noise.reshape(shape) - 1
+    return erased
+
+
+def _boxes(
+    heights: np.ndarray,
+    widths: np.ndarray,
+    draws: Draws,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes of random area and shape, the first of ten tries that lies within its image.
+
+    Args:
+      heights, widths: int [b], in pixels.
+      draws: of the images.
+      area: the smallest and the largest, as shares of the image's.
+      aspect: of width to height, the smallest and the largest.
+
+    Returns:
+      int [b, 4] of (left, top, right, bottom) in pixels, and bool [b], whether a try did.
+    """
+    boxes, found = np.zeros((len(draws), 4), np.int64), np.zeros(len(draws), bool)
+    for attempt in range(_TRIES):
+        drawn = draws.fold(attempt)
+        areas = heights * widths * drawn.uniform(0, *area)
         # The logarithm is uniform, so that wide is as likely as tall.
-        aspect = math.exp(rng.uniform(math.log(_ASPECT[0]), math.log(_ASPECT[1])))
-        crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < crop_width <= width and 0 < crop_height <= height:
-            left = int(rng.integers(width - crop_width + 1))
-            top = int(rng.integers(height - crop_height + 1))
-            return left, top, left + crop_width, top + crop_height
-    crop_width = min(width, max(1, math.floor(height * _ASPECT[1])))
-    crop_height = min(height, max(1, math.floor(width / _ASPECT[0])))
-    left, top = (width - crop_width) // 2, (height - crop_height) // 2
-    return left, top, left + crop_width, top + crop_height
+        aspects = np.exp(drawn.uniform(1, np.log(aspect[0]), np.log(aspect[1])))
+        across = np.rint(np.sqrt(areas * aspects)).astype(np.int64)
+        down = np.rint(np.sqrt(areas / aspects)).astype(np.int64)
+        fits = ~found & (across > 0) & (across <= widths) & (down > 0) & (down <= heights)
+        left = drawn.integers(2, np.maximum(widths - across, 0) + 1)
+        top = drawn.integers(3, np.maximum(heights - down, 0) + 1)
+        boxes[fits] = np.stack([left, top, left + across, top + down], axis=1)[fits]
+        found |= fits
+        if found.all():
+            break
+    return boxes, found

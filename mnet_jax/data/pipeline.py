@@ -4,18 +4,19 @@ Grain hands out batches of indices; one function turns such a batch into arrays.
 are one gather and one vectorised augmentation a batch, and threads decode the rest batch by batch.
 """
 
-import sys
 from collections.abc import Iterable, Iterator
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from mnet_jax.config import DataConfig
-from mnet_jax.data import augment
+from mnet_jax.data import augment, policies
+from mnet_jax.data.draws import Draws
 from mnet_jax.data.errors import DataError
 from mnet_jax.data.folder import read_image
+from mnet_jax.data.order import WHOLE, Places, Shard, ShuffledBatches
 from mnet_jax.data.resize import central_view, crop
 from mnet_jax.data.sources import ArraySource, Source, rgb
 
@@ -46,65 +47,43 @@ def steps_per_epoch(source: Source, config: DataConfig) -> int:
     return max(1, len(source) // config.batch_size)
 
 
-def train_batches(source: Source, config: DataConfig, seed: int) -> "grain.DatasetIterator":
+def train_batches(
+    source: Source, config: DataConfig, seed: int, shard: Shard = WHOLE
+) -> "grain.DatasetIterator":
     """An endless iterator over shuffled, augmented batches (`image` and `label`).
 
     Each epoch is a new permutation. Batches are always full and run across the ends of epochs: the
     images that an epoch leaves over begin the next one's first batch, so none is lost: the first
     k * len(source) images are each image k times.
-    Order and augmentation follow from `seed` alone, and the iterator's state is its position:
+    Order and augmentation follow from `seed` alone: how an image looks in an epoch does not depend
+    on its batch, on the threads or on the number of hosts. The iterator's state is its position:
     saved by `grain.checkpoint.CheckpointSave(iterator)`, it resumes with the very next batch.
 
     Args:
       source: what to read.
-      config: its resolution, batch size and augmentation.
+      config: its resolution, batch size (over all hosts) and augmentation.
       seed: 0 or more.
+      shard: this host's share of every batch; the shares side by side are the whole batch.
 
     Raises:
       DataError: the source is empty; while iterating, an image cannot be decoded.
+      ValueError: the hosts cannot share a batch evenly.
     """
     if not len(source):
         raise DataError("train_batches: got a source without images, legal: 1 or more")
     import grain
 
-    order = grain.MapDataset.source(_ShuffledBatches(len(source), config.batch_size, seed))
-    batches = order.seed(seed).random_map(partial(_train_batch, source, config))
+    order = ShuffledBatches(len(source), config.batch_size, seed, shard)
+    batches = grain.MapDataset.source(order).map(partial(_train_batch, source, config, seed))
     return iter(batches.to_iter_dataset(_read_options(config)))
-
-
-class _ShuffledBatches:
-    """Endless batches of indices, each epoch a permutation; random access, for Grain to seek in.
-
-    Grain's own `shuffle` finds each index by itself, 20 to 60 microseconds each: more than all the
-    rest of a batch of small images.
-    """
-
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        self._count, self._batch_size, self._seed = count, batch_size, seed
-        # Threads work on neighbouring batches, so two epochs are in use at a time.
-        self._permutation = lru_cache(maxsize=4)(self._permuted)
-
-    def __len__(self) -> int:
-        return sys.maxsize // self._batch_size  # endless, as Grain's `repeat(None)` has it
-
-    def __getitem__(self, batch: int) -> np.ndarray:
-        epoch, start = divmod(int(batch) * self._batch_size, self._count)
-        parts, missing = [], self._batch_size
-        while missing:
-            parts.append(self._permutation(epoch)[start : start + missing])
-            missing -= len(parts[-1])
-            epoch, start = epoch + 1, 0
-        return np.concatenate(parts)
-
-    def _permuted(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, epoch]).permutation(self._count)
 
 
 class EvalBatches(Iterable[Batch]):
     """The batches of one pass over a source, in its order; can be iterated again."""
 
-    def __init__(self, source: Source, config: DataConfig) -> None:
+    def __init__(self, source: Source, config: DataConfig, shard: Shard = WHOLE) -> None:
         self._source, self._config = source, config
+        self._share = shard.of(config.batch_size)
 
     def __len__(self) -> int:
         return -(-len(self._source) // self._config.batch_size)
@@ -112,19 +91,22 @@ class EvalBatches(Iterable[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         import grain
 
-        indices = grain.MapDataset.range(len(self._source))
-        batches = indices.batch(self._config.batch_size, drop_remainder=False)
-        masked = batches.map(partial(_eval_batch, self._source, self._config))
+        numbers = grain.MapDataset.range(len(self))
+        masked = numbers.map(partial(_eval_batch, self._source, self._config, self._share))
         return iter(masked.to_iter_dataset(_read_options(self._config)))
 
 
-def eval_batches(source: Source, config: DataConfig) -> EvalBatches:
+def eval_batches(source: Source, config: DataConfig, shard: Shard = WHOLE) -> EvalBatches:
     """One pass over `source` in order: batches of `image`, `label` and `mask`, nothing dropped.
 
     The last batch is filled up with zeros, whose mask is 0: the masks' sum is `len(source)`, and
-    one compiled step takes every batch.
+    one compiled step takes every batch. Every shard has equally many batches, some of which may be
+    padding alone.
+
+    Raises:
+      ValueError: the hosts cannot share a batch evenly.
     """
-    return EvalBatches(source, config)
+    return EvalBatches(source, config, shard)
 
 
 def _read_options(config: DataConfig) -> "grain.ReadOptions":
@@ -135,25 +117,45 @@ def _read_options(config: DataConfig) -> "grain.ReadOptions":
     return grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=ahead)
 
 
-def _train_batch(
-    source: Source, config: DataConfig, indices: np.ndarray, rng: np.random.Generator
-) -> Batch:
-    """The augmented batch of the images at `indices`."""
+# What an image's draws are for: each use has a stream of its own.
+_CROP, _SHIFT, _FLIP, _POLICY, _JITTER, _ERASING = range(6)
+
+
+def _train_batch(source: Source, config: DataConfig, seed: int, places: Places) -> Batch:
+    """The augmented batch of the images at `places`."""
+    draws = Draws.of(seed, places.epochs, places.indices)
     if config.augmentation == "resized_crop_flip":
-        images, labels = _crops(source, indices, config.resolution, rng)
+        images, labels = _crops(source, places.indices, config.resolution, draws.fold(_CROP))
     else:
-        images, labels = _views(source, indices, config.resolution)
+        images, labels = _views(source, places.indices, config.resolution)
     if config.augmentation in ("shift", "shift_flip"):
-        images = augment.shift(images, rng)
+        images = augment.shift(images, draws.fold(_SHIFT))
     if config.augmentation in ("shift_flip", "resized_crop_flip"):
-        images = augment.flip(images, rng)
-    return {"image": scaled(images), "label": labels}
+        images = augment.flip(images, draws.fold(_FLIP))
+    image = scaled(_operated(images, config, draws))
+    if config.erasing:
+        image = augment.erase(image, draws.fold(_ERASING), config.erasing)
+    return {"image": image, "label": labels}
 
 
-def _eval_batch(source: Source, config: DataConfig, indices: np.ndarray) -> Batch:
-    """The batch of the images at `indices`, filled up to the batch size."""
+def _operated(images: np.ndarray, config: DataConfig, draws: Draws) -> np.ndarray:
+    """The images uint8 [b, s, s, c] after the policy and the colour jitter, if there are any."""
+    if config.policy == "randaugment":
+        layers, magnitude = config.randaugment_layers, config.randaugment_magnitude
+        images = policies.randaugment(images, draws.fold(_POLICY), layers, magnitude)
+    elif config.policy == "autoaugment":
+        images = policies.autoaugment(images, draws.fold(_POLICY))
+    if config.colour_jitter:
+        images = policies.colour_jitter(images, draws.fold(_JITTER), config.colour_jitter)
+    return images
+
+
+def _eval_batch(source: Source, config: DataConfig, share: range, number: int) -> Batch:
+    """The share of the batch of that number, filled up to its size."""
+    start = number * config.batch_size + share.start
+    indices = np.arange(start, min(start + len(share), len(source)))
     images, labels = _views(source, indices, config.resolution)
-    missing = config.batch_size - len(labels)
+    missing = len(share) - len(labels)
     image = np.pad(scaled(images), ((0, missing), (0, 0), (0, 0), (0, 0)))
     mask = np.pad(np.ones(len(labels), np.float32), (0, missing))
     return {"image": image, "label": np.pad(labels, (0, missing)), "mask": mask}
@@ -166,19 +168,26 @@ def _views(source: Source, indices: np.ndarray, side: int) -> tuple[np.ndarray, 
     examples = [source[int(index)] for index in indices]
     photograph = source.shape is None
     images = [central_view(example["image"], side, photograph) for example in examples]
-    return np.stack(images), np.array([example["label"] for example in examples], np.int32)
+    return _stacked(images, side), np.array([example["label"] for example in examples], np.int32)
 
 
 def _crops(
-    source: Source, indices: np.ndarray, side: int, rng: np.random.Generator
+    source: Source, indices: np.ndarray, side: int, draws: Draws
 ) -> tuple[np.ndarray, np.ndarray]:
     """Random crops uint8 [b, side, side, 3] and labels int32 [b] of the images at `indices`."""
     examples = [source[int(index)] for index in indices]
+    sizes = np.array([example["image"].shape[:2] for example in examples])
+    boxes = augment.crop_boxes(sizes[:, 0], sizes[:, 1], draws)
     images = [
-        crop(image, augment.crop_box(image.shape[0], image.shape[1], rng), side)
-        for image in (example["image"] for example in examples)
+        crop(example["image"], tuple(box), side)
+        for example, box in zip(examples, boxes.tolist(), strict=True)
     ]
-    return np.stack(images), np.array([example["label"] for example in examples], np.int32)
+    return _stacked(images, side), np.array([example["label"] for example in examples], np.int32)
+
+
+def _stacked(images: list[np.ndarray], side: int) -> np.ndarray:
+    """The images uint8 [side, side, c] as one array, also where there is none."""
+    return np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)
 
 
 def scaled(images: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ class Placement:
         numbers are the same on each.
       compile_eval: the same for the pure eval step.
       put_state: a state onto the devices; every process has the same.
-      put_batch: a NumPy batch onto the devices: this process's `shard` of it.
+      put_batch: a NumPy batch onto the devices: this process's share of it (`data.Shard`).
       resized: the shapes of a batch on the devices, but for another number of images.
       get: what the compiled steps returned, one copy: a state for a checkpoint, or metrics.
     """
@@ -76,11 +76,6 @@ def placement(
     whole = parallel == "jit" or norm_groups == 1 or norm_groups % count == 0
     require(whole, "norm_groups", norm_groups, f"by pmap 1 or multiples of the {count} devices")
     return _jit_placement(devices) if parallel == "jit" else _pmap_placement(devices)
-
-
-def shard() -> tuple[int, int]:
-    """Which of how many equal parts of each batch, in its order, this process is to read."""
-    return jax.process_index(), jax.process_count()
 
 
 def _jit_placement(devices: list[jax.Device]) -> Placement:

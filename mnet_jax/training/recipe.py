@@ -33,6 +33,7 @@ class Structure:
       nesterov: whether its momentum is Nesterov's.
       scales_by_depth: whether updates are scaled by depth at all.
       averages: whether moving averages are kept and evaluated.
+      mixing: how batches are mixed: `mixup`, `cutmix`, both or neither.
       decay_depthwise, frozen, precision, parallel, lowering, accumulate, norm_groups, remat: as in
         `TrainingConfig`.
     """
@@ -41,6 +42,7 @@ class Structure:
     nesterov: bool
     scales_by_depth: bool
     averages: bool
+    mixing: tuple[str, ...]
     decay_depthwise: bool
     frozen: int
     precision: Precision
@@ -59,6 +61,7 @@ class Structure:
             nesterov=isinstance(rule, Sgd) and rule.nesterov,
             scales_by_depth=config.frozen > 0 or config.depth_decay != 1.0,
             averages=config.ema_decay > 0,
+            mixing=tuple(_alphas(config)),
             decay_depthwise=config.decay_depthwise,
             frozen=config.frozen,
             precision=config.precision,
@@ -76,6 +79,7 @@ class Numbers(NamedTuple):
     Attributes:
       learning_rate: of this one step.
       weight_decay, label_smoothing, ema_decay, depth_decay: as in `TrainingConfig`.
+      mixing: the alphas of `Structure.mixing`, by its names.
       rule: the update rule's own, by the names of its config's fields.
     """
 
@@ -84,6 +88,7 @@ class Numbers(NamedTuple):
     label_smoothing: Scalar
     ema_decay: Scalar
     depth_decay: Scalar
+    mixing: Mapping[str, Scalar]
     rule: Mapping[str, Scalar]
 
     @classmethod
@@ -96,5 +101,12 @@ class Numbers(NamedTuple):
             label_smoothing=np.float32(config.label_smoothing),
             ema_decay=np.float32(config.ema_decay),
             depth_decay=np.float32(config.depth_decay),
+            mixing=_alphas(config),
             rule={k: np.float32(v) for k, v in rule.items() if not isinstance(v, bool)},
         )
+
+
+def _alphas(config: TrainingConfig) -> dict[str, np.float32]:
+    """The alphas of what mixes batches, by name."""
+    alphas = {"mixup": config.mixup, "cutmix": config.cutmix}
+    return {name: np.float32(alpha) for name, alpha in alphas.items() if alpha > 0}

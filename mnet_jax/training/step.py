@@ -10,6 +10,7 @@ import optax
 
 from mnet_jax.training import metrics
 from mnet_jax.training.microbatches import in_groups, mean_over, micro_batch
+from mnet_jax.training.mixing import mix
 from mnet_jax.training.recipe import Numbers, Scalar
 
 SMALL = 2**14  # numbers in an array
@@ -116,7 +117,8 @@ def make_train_step(
         the model may have no `axis_name`.
 
     The batch is `image` [b, h, w, 3] and `label` [b]. The metrics are `loss` and `accuracy`, means
-    over the batch, and `finite`, whether the loss and all gradients are.
+    over the batch, and `finite`, whether the loss and all gradients are. In a mixed batch the
+    accuracy counts each image's own label alone.
     """
 
     def train_step(
@@ -133,14 +135,15 @@ def make_train_step(
             batch_stats: Tree, batch: Batch, key: Array
         ) -> tuple[Tree, tuple[Tree, Array, Array]]:
             def loss_of(params: Tree) -> tuple[Array, tuple[Array, Tree]]:
+                mixed = mix(batch, key, numbers.mixing)
                 logits, updates = apply_groups(
                     {"params": params, "batch_stats": batch_stats},
-                    batch["image"],
+                    mixed.images,
                     train=True,
                     mutable=["batch_stats"],
                     rngs={"dropout": key},
                 )
-                losses = metrics.cross_entropy(logits, batch["label"], numbers.label_smoothing)
+                losses = mixed.losses(logits, numbers.label_smoothing)
                 return jnp.mean(losses), (logits, updates["batch_stats"])
 
             (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(

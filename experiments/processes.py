@@ -136,12 +136,12 @@ def left_at_once(arguments: ProcessArguments) -> Iterator[None]:
     except BaseException as error:
         if not arguments.several:
             raise
-        is_exit = isinstance(error, SystemExit) and isinstance(error.code, int)
-        if not is_exit:
+        code = error.code if isinstance(error, SystemExit) else None
+        if not isinstance(code, int):
             traceback.print_exception(error)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(error.code if is_exit else 1)
+        os._exit(code if isinstance(code, int) else 1)
 
 
 def _watch_standard_error(command: str) -> None:

@@ -88,13 +88,28 @@ def _jit_placement(devices: list[jax.Device]) -> Placement:
             step, donate_argnums=0, out_shardings=(replicated, replicated)
         ),
         compile_eval=lambda step: jax.jit(step, out_shardings=replicated),
-        put_state=lambda state: jax.device_put(state, replicated),
+        put_state=lambda state: _replicated(state, replicated),
         put_batch=lambda batch: {
             name: jax.make_array_from_process_local_data(sharded, x) for name, x in batch.items()
         },
         resized=lambda batch, images: _shapes(batch, lambda x: (images, *x.shape[1:])),
         get=lambda tree: tree,
     )
+
+
+def _replicated(state: TrainState, everywhere: NamedSharding) -> TrainState:
+    """A state of this process's, which is every other's too, onto all devices."""
+    if everywhere.is_fully_addressable:
+        return jax.device_put(state, everywhere)
+    here = [d for d in everywhere.mesh.devices.flat if d.process_index == jax.process_index()]
+
+    def put(x: jax.Array) -> jax.Array:
+        if not x.is_fully_addressable:
+            return x  # it is there
+        copies = [jax.device_put(x, device) for device in here]
+        return jax.make_array_from_single_device_arrays(x.shape, everywhere, copies)
+
+    return jax.tree.map(put, state)
 
 
 def _pmap_placement(devices: list[jax.Device]) -> Placement:

@@ -22,10 +22,9 @@ HEARTBEAT_SECONDS = 30
 JOIN_SECONDS = 300
 LEAVE_SECONDS = 60
 GONE = "another process of the run is gone, start all of them again to go on"
-# What the runtime writes about others that are gone, on lines of its own and in between.
-_NOISE = re.compile(
-    r"coordination_service|preemption_sync_manager|^Additional GRPC error|^:UNKNOWN:|^\[Gloo\]"
-)
+# Where what the runtime writes about others that are gone begins, and where any message does.
+_NOISE = re.compile(r"coordination_service|preemption_sync_manager|^\[Gloo\]")
+_MESSAGE = re.compile(r"[IWEF]\d{4} |[A-Z]+:|experiments\.|Traceback")
 _ABORT = "Terminating process because the JAX distributed service detected fatal errors"
 _LOST = re.compile(r"Gloo|CoordinationService|coordination service|UNAVAILABLE|DEADLINE_EXCEEDED")
 
@@ -65,7 +64,7 @@ def require_processes(arguments: ProcessArguments) -> None:
     is_port = port.isdecimal() and 0 < int(port) < 2**16
     require(bool(host) and is_port, "coordinator", coordinator, "HOST:PORT")
     require(count is not None and count >= 1, "processes", count, "1 or more")
-    legal = f"from 0 to {count}, the latter excluded"
+    legal = f"from 0 to {(count or 1) - 1}"
     require(index is not None and 0 <= index < (count or 0), "process_id", index, legal)
 
 
@@ -159,16 +158,18 @@ def watch(command: str) -> None:
     """Passes standard input on to standard error, but for a page of the runtime's: one line."""
     for name in ("SIGINT", "SIGTERM"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)  # as long as anyone writes
-    has_said_why = False
-    for line in sys.stdin:
-        if _ABORT in line:
-            if not has_said_why:
-                print(f"experiments.{command}: {GONE}", file=sys.stderr, flush=True)
-            for _ in sys.stdin:
-                pass
-        elif not _NOISE.search(line):
-            has_said_why = has_said_why or line.startswith(f"experiments.{command}: ")
-            print(line, end="", file=sys.stderr, flush=True)
+    has_said_why = is_noise = False
+    with open(sys.stdin.fileno(), errors="replace") as lines:
+        for line in lines:
+            if _ABORT in line:
+                if not has_said_why:
+                    print(f"experiments.{command}: {GONE}", file=sys.stderr, flush=True)
+                for _ in lines:
+                    pass
+            is_noise = bool(_NOISE.search(line)) or (is_noise and not _MESSAGE.match(line))
+            if not is_noise:
+                has_said_why = has_said_why or line.startswith(f"experiments.{command}: ")
+                print(line, end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import RunConfig
 from mnet_jax.result import EpochRecord, RunResult
 from mnet_jax.training import optimizer
+from mnet_jax.training.agreement import any_says
 from mnet_jax.training.checkpoint import Checkpoints
 from mnet_jax.training.loop import Loop, Report
 from mnet_jax.training.memory import FittingStep, exhaustion_explained
@@ -164,7 +165,7 @@ def environment() -> dict[str, str]:
 
 
 class _Timer:
-    """Says when an interval has passed since it last said so."""
+    """Says when an interval has passed since it last said so, to all processes at once."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -172,7 +173,7 @@ class _Timer:
 
     def passed(self) -> bool:
         now = time.perf_counter()
-        if now - self._last < self._seconds:
+        if not any_says(now - self._last >= self._seconds):
             return False
         self._last = now
         return True

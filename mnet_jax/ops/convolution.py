@@ -129,7 +129,8 @@ def depthwise_conv(
         over taps; it adds them in float32 or wider whatever x's dtype, and has reverse-mode
         gradients only (of any order). "native" is a kernel in C++ for CPUs, compiled when it is
         first asked for; it is for float32, square kernels of 3 and 5 and no dilation, and
-        "shifted" for the rest and on other devices. "auto" is what was measured to be fastest on
+        "shifted" for the rest, on other devices and on several, as XLA would have each of these
+        gather and compute the whole batch. "auto" is what was measured to be fastest on
         the device for such shapes (`ops.choice`), and where nothing was measured "grouped", on CPUs
         "shifted"; it is "native" only on a single CPU device where that is compiled already, and
         there always if the input is normalized or activated or the statistics are wanted. It is

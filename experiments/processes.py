@@ -164,8 +164,9 @@ def watch(command: str) -> None:
             if _ABORT in line:
                 if not has_said_why:
                     print(f"experiments.{command}: {GONE}", file=sys.stderr, flush=True)
-                for _ in lines:
+                for _ in lines:  # or the writer would wait
                     pass
+                return
             is_noise = bool(_NOISE.search(line)) or (is_noise and not _MESSAGE.match(line))
             if not is_noise:
                 has_said_why = has_said_why or line.startswith(f"experiments.{command}: ")

@@ -66,6 +66,9 @@ class FittingStep:
     """A training step that is compiled when it is first taken, and refused if it does not fit.
 
     A refusal compiles the step for smaller batches, to say which is the largest that fits.
+
+    Attributes:
+      step: as it was given.
     """
 
     def __init__(
@@ -85,7 +88,7 @@ class FittingStep:
           multiple: what batch sizes are multiples of.
           free: bytes that each device has left, called when the first batch is there.
         """
-        self._step, self._resized, self._free = step, resized, free
+        self.step, self._resized, self._free = step, resized, free
         self._batch_size, self._multiple = batch_size, multiple
         self._compiled: TrainStep | None = None
 
@@ -100,7 +103,7 @@ class FittingStep:
         if self._compiled:
             return self._compiled(state, batch, numbers)
         arguments = jax.tree.map(_shape_of, (state, batch, numbers))
-        compiled = self._step.lower(state, batch, numbers).compile()
+        compiled = self.step.lower(state, batch, numbers).compile()
         held, on_top = needed_bytes(compiled)
         free = self._free()
         if free is not None and on_top > free:
@@ -122,7 +125,7 @@ class FittingStep:
 
         def needed(multiples: int) -> int:
             shapes = self._resized(batch, multiples * self._multiple)
-            return sum(needed_bytes(self._step.lower(state, shapes, numbers).compile()))
+            return sum(needed_bytes(self.step.lower(state, shapes, numbers).compile()))
 
         given = self._batch_size // self._multiple
         largest = self._multiple * largest_that_fits(needed, limit, given)

@@ -1,4 +1,4 @@
-"""What the processes of one run must decide alike, though each has a clock of its own."""
+"""What the processes of one run must decide alike, though each has its own clock and memory."""
 
 import jax
 import numpy as np
@@ -13,3 +13,10 @@ def any_says(mine: bool) -> bool:
     if jax.process_count() == 1:
         return mine
     return bool(np.any(multihost_utils.process_allgather(np.array(mine))))
+
+
+def least(mine: int) -> int:
+    """The least of what all processes say, each of which has to; rounded to float32 if several."""
+    if jax.process_count() == 1:
+        return mine
+    return int(np.min(multihost_utils.process_allgather(np.float32(mine))))

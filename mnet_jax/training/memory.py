@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from mnet_jax import host_memory
+from mnet_jax.training.agreement import least
 from mnet_jax.training.recipe import Numbers
 from mnet_jax.training.step import Batch, TrainState, TrainStep
 from mnet_jax.validation import one_line
@@ -106,14 +107,16 @@ class FittingStep:
         compiled = self.step.lower(state, batch, numbers).compile()
         held, on_top = needed_bytes(compiled)
         free = self._free()
+        if free is not None:
+            free = least(free)  # so that all processes are refused, and look for the same batch
         if free is not None and on_top > free:
             raise self._refusal(arguments, held + free)
         try:
             taken: tuple[TrainState, dict[str, jax.Array]] = compiled(state, batch, numbers)
             jax.block_until_ready(taken)
         except Exception as error:
-            if not is_exhaustion(error):
-                raise
+            if not is_exhaustion(error) or jax.process_count() > 1:
+                raise  # the other processes do not know, and would not look along
             # It fits by what the compiler says, so there is less than `free` in one piece.
             limit = held + (on_top - 1 if free is None else min(free, on_top - 1))
             raise self._refusal(arguments, limit) from error

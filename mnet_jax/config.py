@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mnet_jax.architectures.spec import NetworkSpec
+from mnet_jax.serialization import added
 from mnet_jax.validation import require, require_choice
 
 Augmentation = Literal["none", "shift", "shift_flip", "resized_crop_flip"]
 Precision = Literal["float32", "bfloat16"]
 Parallelism = Literal["jit", "pmap"]
+OnDivergence = Literal["halt", "skip", "rollback"]
 Lowering = Literal["auto", "grouped", "shifted", "native"]  # see `mnet_jax.ops.depthwise_conv`
 
 
@@ -168,6 +170,8 @@ class TrainingConfig:
       precision: type of the computation; parameters and statistics are float32 always.
       parallel: how the devices share a batch.
       lowering: of the convolutions; `auto` is the fastest there is, native kernels included.
+      on_divergence: stop, leave the update out, or go back to the epoch's start with other images.
+      spike_factor: a loss above this times the median of those before is divergence; 0 for never.
     """
 
     epochs: int = 20
@@ -184,6 +188,8 @@ class TrainingConfig:
     precision: Precision = "float32"
     parallel: Parallelism = "jit"
     lowering: Lowering = "auto"
+    on_divergence: OnDivergence = added("halt")
+    spike_factor: float = added(0.0)
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
@@ -204,6 +210,13 @@ class TrainingConfig:
         require_choice("precision", self.precision, Precision)
         require_choice("parallel", self.parallel, Parallelism)
         require_choice("lowering", self.lowering, Lowering)
+        require_choice("on_divergence", self.on_divergence, OnDivergence)
+        require(
+            self.spike_factor == 0 or self.spike_factor > 1,
+            "spike_factor",
+            self.spike_factor,
+            "0 or above 1",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ from mnet_jax.architectures import transforms
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
 from mnet_jax.training import optimizer
 from mnet_jax.training.checkpoint import CheckpointError, Checkpoints
-from mnet_jax.training.loop import NonFiniteError
+from mnet_jax.training.divergence import NonFiniteError
+from mnet_jax.training.epoch import Begun
 from mnet_jax.training.recipe import Numbers, Structure
 from mnet_jax.training.step import initial_state
 
@@ -56,8 +57,8 @@ def test_an_empty_directory_has_nothing_to_restore(tmp_path, batches):
 def test_what_was_saved_comes_back(saved, batches):
     like = jax.tree.map(jnp.zeros_like, state_of(CONFIG.spec))
     with Checkpoints(saved, CONFIG) as checkpoints:
-        state, history, seconds = checkpoints.restore(like, batches)
-    assert (history, seconds) == ((), 12.5)
+        state, history, seconds, begun = checkpoints.restore(like, batches)
+    assert (history, seconds, begun) == ((), 12.5, Begun())
     expected = state_of(CONFIG.spec).replace(step=jnp.int32(3))
     chex.assert_trees_all_equal(
         state.replace(dropout_key=jax.random.key_data(state.dropout_key)),

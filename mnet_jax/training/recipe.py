@@ -25,6 +25,7 @@ class Structure:
       nesterov: whether its momentum is Nesterov's.
       scales_by_depth: whether updates are scaled by depth at all.
       averages: whether moving averages are kept and evaluated.
+      skips: whether an update is left out whose loss or gradient is not good enough.
       decay_depthwise, frozen, precision, parallel, lowering: as in `TrainingConfig`.
     """
 
@@ -32,6 +33,7 @@ class Structure:
     nesterov: bool
     scales_by_depth: bool
     averages: bool
+    skips: bool
     decay_depthwise: bool
     frozen: int
     precision: Precision
@@ -47,6 +49,7 @@ class Structure:
             nesterov=isinstance(rule, Sgd) and rule.nesterov,
             scales_by_depth=config.frozen > 0 or config.depth_decay != 1.0,
             averages=config.ema_decay > 0,
+            skips=config.on_divergence == "skip",
             decay_depthwise=config.decay_depthwise,
             frozen=config.frozen,
             precision=config.precision,
@@ -62,6 +65,7 @@ class Numbers(NamedTuple):
       learning_rate: of this one step.
       weight_decay, label_smoothing, ema_decay, depth_decay: as in `TrainingConfig`.
       rule: the update rule's own, by the names of its config's fields.
+      loss_limit: a loss above it has its update left out, where updates may be; None for no limit.
     """
 
     learning_rate: Scalar
@@ -70,6 +74,7 @@ class Numbers(NamedTuple):
     ema_decay: Scalar
     depth_decay: Scalar
     rule: Mapping[str, Scalar]
+    loss_limit: Scalar | None = None
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "Numbers":

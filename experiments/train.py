@@ -16,7 +16,10 @@ if __name__ == "__main__":  # before the rest is imported, which takes a while
     stop.listen()
 
 import dataclasses
+import importlib
+import logging
 import math
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -155,6 +158,15 @@ def _lines(result: RunResult, directory: Path) -> list[str]:
     ]
 
 
+def _quiet() -> None:
+    """Has an error said once: the threads of Orbax and TensorBoard log what is raised as well."""
+    importlib.import_module("absl.logging")  # makes a logger of its own
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(lambda record: record.levelno < logging.ERROR)
+    threading.excepthook = lambda arguments: None
+    sys.unraisablehook = lambda arguments: None
+
+
 if __name__ == "__main__":
     arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
     with stop.blocked():
@@ -162,4 +174,11 @@ if __name__ == "__main__":
             [sys.executable, "-m", f"experiments.{COMMAND}", *sys.argv[1:]],
             process.settings(tune_allocator=arguments.tune_allocator),
         )
-    main(stop)
+    _quiet()
+    try:
+        main(stop)
+    except SystemExit as leaving:
+        if leaving.code:  # at once: what is to be kept is, and threads may wait for a full disk
+            sys.stdout.flush()
+            os._exit(int(leaving.code))
+        raise

@@ -7,6 +7,7 @@ It trains a small network on one pinned core, and sends SIGTERM to itself at a m
 - `stepping EPOCH STEP`, `evaluating EPOCH`, `testing`: behind such a step or batch.
 - `saving`: when the checkpoint of an epoch's end is on its way; `sealing`: when it is all written.
 - `twice`: before each save, and again when it is all written.
+- `full`: not at all, but no file may grow any more from the second epoch's end on.
 - `never`: not at all; the end's line gives the digest of what is left.
 
 Lines on standard output tell of the start, and of every step and every batch.
@@ -18,9 +19,12 @@ if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 import importlib.abc
+import itertools
+import resource
 import runpy
 import signal
 import sys
+import time
 from pathlib import Path
 
 from conftest import make_tiny_spec
@@ -100,7 +104,15 @@ def tell_at(phase, epoch, step):
     RunProgress.show = show
 
 
-def arm(moment, *numbers):
+def fill_up_at_the_second(checkpoints, count):
+    """Lets no file grow beyond a size, which is as if the disk were full."""
+    if next(count) == 2:
+        while not list(checkpoints.glob("*[0-9]")):  # the first is still on its way
+            time.sleep(0.01)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (256, resource.RLIM_INFINITY))
+
+
+def arm(directory, moment, *numbers):
     from mnet_jax.training import manifest
     from mnet_jax.training.checkpoint import Checkpoints
 
@@ -122,6 +134,9 @@ def arm(moment, *numbers):
         after(Checkpoints, "save", tell)
     if moment == "twice":
         before(Checkpoints, "save", tell)
+    if moment == "full":
+        count = itertools.count(1)
+        before(Checkpoints, "save", lambda: fill_up_at_the_second(directory / "checkpoints", count))
     if moment in ("sealing", "twice"):
         before(manifest, "write", tell)
 
@@ -130,7 +145,7 @@ def main(moment, directory):
     if moment == "importing":
         sys.meta_path.insert(0, AtImport("experiments.progress"))
     else:
-        arm(*moment.split())
+        arm(directory, *moment.split())
     planning.baseline = lambda arguments, num_classes: CONFIG
     planning.count_classes = lambda arguments: 10
     print("started", flush=True)

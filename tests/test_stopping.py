@@ -138,6 +138,19 @@ def test_a_process_told_to_stop_while_it_resumes_goes_on(environment, uninterrup
 
 
 @of_the_command
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
+    environment, uninterrupted, tmp_path
+):
+    directory = tmp_path / "run"
+    done = call(environment, "full", directory)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"experiments.train: {directory}")
+    assert last_saved(directory) == STEPS
+    assert digest_of(call(environment, "never", directory)) == uninterrupted[0]
+
+
+@of_the_command
 def test_a_signal_from_outside_at_any_time(environment, uninterrupted, tmp_path):
     directory = tmp_path / "run"
     delay = random.uniform(0.1, 0.8 * uninterrupted[1])

@@ -1,6 +1,8 @@
 """Orbax checkpoints of all that a run needs to go on: state, data position, config and history."""
 
 import contextlib
+import errno
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ from mnet_jax.training.preservation import Preservation
 from mnet_jax.training.step import TrainState
 from mnet_jax.validation import one_line
 
+SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
 DAMAGED = "damaged-"  # and its step: the name of a checkpoint that was set aside
 
 
@@ -226,8 +229,9 @@ class Checkpoints:
         except NonFiniteError:
             raise
         except Exception as error:
-            reason = one_line(error) or type(error).__name__
-            raise SavingError(f"{self._directory}: cannot save a checkpoint, {reason}") from error
+            raise SavingError(
+                f"{self._directory}: cannot save a checkpoint, {_reason(error)}"
+            ) from error
 
     def _is_new(self, step: int, begun: Begun) -> bool:
         """Whether there is anything to save at a step.
@@ -263,6 +267,12 @@ class Checkpoints:
         history = tuple(serialization.from_plain(EpochRecord, r) for r in run["history"])
         begun = serialization.from_plain(Begun, run["begun"])
         return Restored(restored.state, history, run["seconds"], begun)
+
+
+def _reason(error: Exception) -> str:
+    """Why something cannot be written: in the system's words, if Orbax has them among its own."""
+    words = [os.strerror(code) for code in SYSTEM_ERRORS if os.strerror(code) in str(error)]
+    return words[0] if words else one_line(error) or type(error).__name__
 
 
 def _accuracies(history: tuple[EpochRecord, ...]) -> dict[int, float]:

@@ -21,6 +21,8 @@ class EpochRecord:
       images_per_second: training images over those seconds.
       skipped: steps of the run whose updates were not applied, as they had diverged.
       rolled_back: steps of the run that diverged, so that the epoch began again.
+      dead_share: share of the depthwise channels that were dead behind it, 0 to 1; see
+        `training.dead_channels`.
     """
 
     epoch: int
@@ -34,6 +36,7 @@ class EpochRecord:
     images_per_second: float
     skipped: tuple[int, ...] = added(())
     rolled_back: tuple[int, ...] = added(())
+    dead_share: float = added(0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

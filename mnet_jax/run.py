@@ -289,6 +289,6 @@ def _require_classes(dataset: Any, spec: NetworkSpec) -> None:
 def _scalars_of(record: EpochRecord) -> dict[str, float]:
     names = (
         "epoch", "learning_rate", "train_loss", "train_accuracy",
-        "validation_loss", "validation_accuracy", "images_per_second",
+        "validation_loss", "validation_accuracy", "images_per_second", "dead_share",
     )  # fmt: skip
     return {name: getattr(record, name) for name in names}

@@ -3,11 +3,13 @@
 import dataclasses
 import math
 import statistics
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from mnet_jax.result import EpochRecord
+from mnet_jax.training.dead_channels import WARNING_SHARE, dead_share
 from mnet_jax.training.divergence import MOST_ROLLBACKS, DivergenceError, Guard, NonFiniteError
 from mnet_jax.training.epoch import Begun, Clock, Watch
 from mnet_jax.training.evaluation import Evaluation, evaluate
@@ -134,7 +136,12 @@ class Loop:
                 state, begun = keeping.go_back((epoch - 1) * self.steps_per_epoch)
                 begun = dataclasses.replace(begun, rolled_back=rolled_back)
                 continue
-            history = (*history, self._record(epoch, begun, validated))
+            dead = dead_share(self.placement.get(state.values))
+            if dead > WARNING_SHARE:
+                warnings.warn(
+                    f"epoch {epoch}: {dead:.0%} of the depthwise channels are dead", stacklevel=2
+                )
+            history = (*history, self._record(epoch, begun, validated, dead))
             begun = begun.next
             keeping.on_epoch(state, history, begun)
         return state, history
@@ -238,7 +245,7 @@ class Loop:
             keeping.save(state, history, begun)
             raise
 
-    def _record(self, epoch: int, begun: Begun, validated: Evaluation) -> EpochRecord:
+    def _record(self, epoch: int, begun: Begun, validated: Evaluation, dead: float) -> EpochRecord:
         return EpochRecord(
             epoch=epoch,
             step=epoch * self.steps_per_epoch,
@@ -251,6 +258,7 @@ class Loop:
             images_per_second=begun.images_per_second,
             skipped=begun.skipped,
             rolled_back=begun.rolled_back,
+            dead_share=dead,
         )
 
     def _rolled_back(

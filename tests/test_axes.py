@@ -89,6 +89,8 @@ LEGAL = {  # axis: (networks that it suits, values)
     "precision": (ALL, ("float32", "bfloat16")),
     "parallel": (ALL, ("jit", "pmap")),
     "lowering": (ALL, ("auto", "grouped", "shifted", "native")),
+    "on_divergence": (ALL, ("halt", "skip", "rollback")),
+    "spike_factor": (ALL, (0.0, 5.0)),
 }
 MORE_DIALECTS = {  # that not every network has
     "slim": ALL[:4],
@@ -478,7 +480,7 @@ def test_labels_are_what_a_table_shows():
         "factor": ABSENT, "every_epochs": ABSENT, "warmup_epochs": "1",
         "label_smoothing": "0.1", "ema_decay": "0.99", "weight_decay": "4e-05",
         "decay_depthwise": "True", "frozen": "0", "depth_decay": "1", "precision": "float32",
-        "parallel": "jit", "lowering": "auto",
+        "parallel": "jit", "lowering": "auto", "on_divergence": "halt", "spike_factor": "0",
     }  # fmt: skip
     assert [labels(V1)[name] for name in ("expansion", "bottleneck", "shortcut")] == [ABSENT] * 3
     assert [labels(V1)[name] for name in ("convolution", "depth")] == ["depthwise", "full"]

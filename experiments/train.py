@@ -1,9 +1,28 @@
 """Trains one network: `python -m experiments.train --dataset digits --run runs/digits`."""
 
-import dataclasses
+import os
 import sys
+
+from mnet_jax.training.stopping import EXIT_CODE, Stop, StoppedError
+
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+
+    def _leave() -> None:
+        """Ends the process at once: nothing would be lost."""
+        os.write(2, b"experiments.train: stopped by SIGTERM, the same command goes on\n")
+        os._exit(EXIT_CODE)
+
+    stop = Stop(_leave)
+    stop.listen()
+
+import dataclasses
+import importlib
+import logging
+import math
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -29,8 +48,9 @@ from experiments.progress import RunProgress
 from mnet_jax import process, serialization
 from mnet_jax.ablation import axes
 from mnet_jax.config import RunConfig
+from mnet_jax.files import replace_file
 from mnet_jax.result import RunResult
-from mnet_jax.validation import require
+from mnet_jax.validation import one_line, require
 
 COMMAND = "train"
 FAILED, INTERRUPTED = 1, 130
@@ -49,23 +69,29 @@ class Arguments(RunArguments, ProcessArguments):
     """the seed behind initialization, data order, augmentation and dropout"""
     run: Path = Path("runs/latest")
     """where checkpoints, scalars, config.json and result.json go"""
+    keep: Literal["last", "best"] = "last"
+    """the weights kept as a model: the last, or those with the best validation accuracy"""
+    save_every_seconds: float = 0.0
+    """seconds between checkpoints, within epochs too; with 0 there is one after every epoch"""
 
 
-def main() -> None:
-    """Reads the command line, trains and prints."""
+def main(stop: Stop | None = None) -> None:
+    """Reads the command line, trains and prints; `stop` may tell it to save and end."""
     arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
     console = Console(width=None if sys.stdout.isatty() else 120)
     with left_at_once(arguments):
         try:
-            _train(arguments, console)
+            _train(arguments, console, stop)
         except KeyboardInterrupt:
             refuse(COMMAND, "interrupted, the same command goes on", INTERRUPTED)
 
 
-def _train(arguments: Arguments, console: Console) -> None:
+def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
     with refusals(COMMAND, arguments):
         _config(arguments, num_classes=2)  # refuses bad values before anything is loaded
         require_directory("run", arguments.run)
+        seconds = arguments.save_every_seconds
+        require(0 <= seconds < math.inf, "save_every_seconds", seconds, "0 or more")
         require_processes(arguments)
         join(arguments, COMMAND)
         console.quiet = arguments.several and not is_first()
@@ -75,7 +101,7 @@ def _train(arguments: Arguments, console: Console) -> None:
         console.print("finished already, nothing to train", highlight=False)
     else:
         with refusals(COMMAND, arguments):
-            result = _run(config, arguments.run, console)
+            result = _run(config, arguments, console, stop)
     for line in _lines(result, arguments.run):
         console.print(line, highlight=False, markup=False)
 
@@ -92,26 +118,40 @@ def _finished(directory: Path, config: RunConfig) -> RunResult | None:
         return None
 
 
-def _run(config: RunConfig, directory: Path, console: Console) -> RunResult:
+def _run(config: RunConfig, arguments: Arguments, console: Console, stop: Stop | None) -> RunResult:
     """Trains, and keeps what came out; ValueError where the config does not fit the machine."""
     from mnet_jax.data import DataError
     from mnet_jax.ops import NativeError
     from mnet_jax.run import run
-    from mnet_jax.training.checkpoint import CheckpointError
-    from mnet_jax.training.loop import NonFiniteError
+    from mnet_jax.training.checkpoint import CheckpointError, SavingError
+    from mnet_jax.training.divergence import DivergenceError
     from mnet_jax.training.memory import OutOfMemoryError
 
+    directory = arguments.run
     try:
         with RunProgress(console) as progress, losses_named():
             progress.begin(config.spec.name)
-            result = run(config, directory, report=progress.show)
+            result = run(
+                config,
+                directory,
+                save_every_seconds=arguments.save_every_seconds,
+                keep=arguments.keep,
+                stop=stop,
+                report=progress.show,
+            )
+        if is_first():
+            replace_file(directory / CONFIG, (serialization.to_json(config) + "\n").encode())
+            replace_file(directory / RESULT, (serialization.to_json(result) + "\n").encode())
     except CheckpointError as error:
         raise ValueError(f"run: {error}") from error
-    except (DataError, NativeError, NonFiniteError, OutOfMemoryError, LostError) as error:
+    except StoppedError as error:
+        refuse(COMMAND, f"{error}, the same command goes on", EXIT_CODE)
+    except (DataError, NativeError, DivergenceError, SavingError) as error:
         refuse(COMMAND, str(error), FAILED)
-    if is_first():
-        (directory / CONFIG).write_text(serialization.to_json(config) + "\n")
-        (directory / RESULT).write_text(serialization.to_json(result) + "\n")
+    except (OutOfMemoryError, LostError) as error:
+        refuse(COMMAND, str(error), FAILED)
+    except OSError as error:  # the disk is full, or no longer ours
+        refuse(COMMAND, f"{directory}: {one_line(error)}", FAILED)
     return result
 
 
@@ -135,10 +175,27 @@ def _lines(result: RunResult, directory: Path) -> list[str]:
     ]
 
 
+def _quiet() -> None:
+    """Has an error said once: the threads of Orbax and TensorBoard log what is raised as well."""
+    importlib.import_module("absl.logging")  # makes a logger of its own
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(lambda record: record.levelno < logging.ERROR)
+    threading.excepthook = lambda arguments: None
+    sys.unraisablehook = lambda arguments: None
+
+
 if __name__ == "__main__":
     arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
-    process.restart(
-        [sys.executable, "-m", f"experiments.{COMMAND}", *sys.argv[1:]],
-        process.settings(tune_allocator=arguments.tune_allocator),
-    )
-    main()
+    with stop.blocked():
+        process.restart(
+            [sys.executable, "-m", f"experiments.{COMMAND}", *sys.argv[1:]],
+            process.settings(tune_allocator=arguments.tune_allocator),
+        )
+    _quiet()
+    try:
+        main(stop)
+    except SystemExit as leaving:
+        if leaving.code:  # at once: what is to be kept is, and threads may wait for a full disk
+            sys.stdout.flush()
+            os._exit(int(leaving.code))
+        raise

@@ -52,6 +52,14 @@ def test_a_killed_process_resumes_to_the_uninterrupted_run(digests, tmp_path):
     assert json.loads(done.stdout)["killed"] == digests["a"]
 
 
+def test_a_run_stopped_behind_any_step_and_any_batch_equals_the_uninterrupted_one(tmp_path):
+    done = call("stops", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) == 1 + 27 + 1 + 6
+    assert {name for name in found if found[name] != found["whole"]} == set()
+
+
 @pytest.fixture(scope="module")
 def lowered(tmp_path_factory):
     """Digests of a whole run and of one that was cut off, by lowering and precision."""

@@ -34,6 +34,7 @@ class Structure:
       scales_by_depth: whether updates are scaled by depth at all.
       averages: whether moving averages are kept and evaluated.
       mixing: how batches are mixed: `mixup`, `cutmix`, both or neither.
+      skips: whether an update is left out whose loss or gradient is not good enough.
       decay_depthwise, frozen, precision, parallel, lowering, accumulate, norm_groups, remat: as in
         `TrainingConfig`.
     """
@@ -43,6 +44,7 @@ class Structure:
     scales_by_depth: bool
     averages: bool
     mixing: tuple[str, ...]
+    skips: bool
     decay_depthwise: bool
     frozen: int
     precision: Precision
@@ -62,6 +64,7 @@ class Structure:
             scales_by_depth=config.frozen > 0 or config.depth_decay != 1.0,
             averages=config.ema_decay > 0,
             mixing=tuple(_alphas(config)),
+            skips=config.on_divergence == "skip",
             decay_depthwise=config.decay_depthwise,
             frozen=config.frozen,
             precision=config.precision,
@@ -81,6 +84,7 @@ class Numbers(NamedTuple):
       weight_decay, label_smoothing, ema_decay, depth_decay: as in `TrainingConfig`.
       mixing: the alphas of `Structure.mixing`, by its names.
       rule: the update rule's own, by the names of its config's fields.
+      loss_limit: a loss above it has its update left out, where updates may be; None for no limit.
     """
 
     learning_rate: Scalar
@@ -90,6 +94,7 @@ class Numbers(NamedTuple):
     depth_decay: Scalar
     mixing: Mapping[str, Scalar]
     rule: Mapping[str, Scalar]
+    loss_limit: Scalar | None = None
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "Numbers":

@@ -1,5 +1,6 @@
 """One step of training and one of evaluation, as pure functions."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -96,11 +97,17 @@ def _all_finite(tree: Tree) -> Array:
     return jnp.isfinite(optax.tree.norm([*large, jnp.concatenate(small)] if small else large))
 
 
+def _either(first: Array, this: TrainState, that: TrainState) -> TrainState:
+    """One of two states."""
+    return jax.tree.map(functools.partial(jnp.where, first), this, that)
+
+
 def make_train_step(
     apply: Callable[..., Any],
     optimizer: Callable[[Numbers], optax.GradientTransformation],
     *,
     axis_name: str | None = None,
+    skips: bool = False,
     accumulate: int = 1,
     norm_groups: int = 1,
 ) -> TrainStep:
@@ -110,6 +117,8 @@ def make_train_step(
       apply: a Linen module's `apply`.
       optimizer: the update rule that the numbers make.
       axis_name: the pmap axis that gradients and metrics are pooled over, if any.
+      skips: whether a step whose loss or gradients are not finite, or whose loss is above the
+        numbers' limit, leaves all of the state as it was but its number.
       accumulate: micro-batches that gradients are averaged over, as `TrainingConfig.accumulate`;
         each also moves the running statistics.
       norm_groups: groups of each that are normalized by themselves, over all devices of the axis;
@@ -168,6 +177,9 @@ def make_train_step(
             average = _averaged(state.average, new.values, numbers.ema_decay, step)
             new = new.replace(average=average)
         finite = jnp.isfinite(loss) & _all_finite(gradients)
+        if skips:
+            limit = jnp.inf if numbers.loss_limit is None else numbers.loss_limit
+            new = _either(finite & (loss <= limit), new, state.replace(step=step))
         return new, {"loss": loss, "accuracy": accuracy, "finite": finite}
 
     return train_step

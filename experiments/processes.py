@@ -22,9 +22,11 @@ HEARTBEAT_SECONDS = 30
 JOIN_SECONDS = 300
 LEAVE_SECONDS = 60
 GONE = "another process of the run is gone, start all of them again to go on"
-# Where what the runtime writes about others that are gone begins, and where any message does.
-_NOISE = re.compile(r"coordination_service|preemption_sync_manager|^\[Gloo\]")
-_MESSAGE = re.compile(r"[IWEF]\d{4} |[A-Z]+:|experiments\.|Traceback")
+# Where what the runtime and Orbax write about others that are gone begins, and where any message.
+_NOISE = re.compile(
+    r"coordination_service|preemption_sync_manager|^\[Gloo\]|^ERROR:absl:\[process=\d+\] Failed"
+)
+_MESSAGE = re.compile(r"[IWEF]\d{4} |[A-Z]+:|experiments\.")
 _ABORT = "Terminating process because the JAX distributed service detected fatal errors"
 _LOST = re.compile(r"Gloo|CoordinationService|coordination service|UNAVAILABLE|DEADLINE_EXCEEDED")
 
@@ -137,6 +139,7 @@ def left_at_once(arguments: ProcessArguments) -> Iterator[None]:
             raise
         code = error.code if isinstance(error, SystemExit) else None
         if not isinstance(code, int):
+            print("ERROR: this process ends", file=sys.stderr)
             traceback.print_exception(error)
         sys.stdout.flush()
         sys.stderr.flush()

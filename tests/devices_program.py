@@ -106,7 +106,6 @@ if __name__ == "__main__":
     ways = {
         "in 8 groups": {"norm_groups": 8},
         "in 2 groups": {"norm_groups": 2},
-        "in 2 micro-batches": {"accumulate": 2},
         "in 2 micro-batches of 8 groups": {"accumulate": 2, "norm_groups": 8},
     }
     for name, how in ways.items():

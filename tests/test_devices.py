@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def distances():
-    done = subprocess.run([sys.executable, PROGRAM], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, PROGRAM], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -32,7 +32,6 @@ def test_eight_devices_take_the_step_of_one(distances, way):
 WAYS = (
     "in 8 groups",
     "in 2 groups",
-    "in 2 micro-batches",
     "in 2 micro-batches of 8 groups",
 )
 

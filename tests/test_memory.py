@@ -153,6 +153,16 @@ def test_a_step_that_fits_is_the_step():
         jax.tree.map(np.testing.assert_array_equal, found.values, expected.values)
 
 
+def test_numbers_of_another_structure_are_another_step():
+    """A run with a limit on its loss may share the step of one without."""
+    place, steps, _ = parts()
+    step = FittingStep(steps[1], place.resized, 64, 1)
+    step(*placed(64))
+    state, batch, numbers = placed(64)
+    state, _ = step(state, batch, numbers._replace(loss_limit=np.float32(1)))
+    assert int(state.step) == 1
+
+
 def refused(step, count=64):
     message = one_line(OutOfMemoryError, lambda: step(*placed(count)), f"batch_size: got {count}")
     return int(message.split("legal: ")[1].split(" or less")[0])

@@ -203,6 +203,8 @@ def test_where_there_is_no_cluster_that_is_said(tmp_path):
 
 ABORTED = """\
 a warning of somebody's
+ERROR:absl:[process=1] Failed to run 4 Handler Commit operations or the Commit callback
+Traceback (most recent call last):
 E1127 00:52:32.711300 17653 coordination_service_agent.cc:289] Polled an error
 whose explanation goes on:
 1

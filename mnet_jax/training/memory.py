@@ -91,7 +91,7 @@ class FittingStep:
         """
         self.step, self._resized, self._free = step, resized, free
         self._batch_size, self._multiple = batch_size, multiple
-        self._compiled: TrainStep | None = None
+        self._compiled: dict[Any, TrainStep] = {}  # by the numbers that there are
 
     def __call__(
         self, state: TrainState, batch: Batch, numbers: Numbers
@@ -101,8 +101,9 @@ class FittingStep:
         Raises:
           OutOfMemoryError: it does not fit.
         """
-        if self._compiled:
-            return self._compiled(state, batch, numbers)
+        structure = jax.tree.structure(numbers)
+        if structure in self._compiled:
+            return self._compiled[structure](state, batch, numbers)
         arguments = jax.tree.map(_shape_of, (state, batch, numbers))
         compiled = self.step.lower(state, batch, numbers).compile()
         held, on_top = needed_bytes(compiled)
@@ -120,7 +121,7 @@ class FittingStep:
             # It fits by what the compiler says, so there is less than `free` in one piece.
             limit = held + (on_top - 1 if free is None else min(free, on_top - 1))
             raise self._refusal(arguments, limit) from error
-        self._compiled = compiled
+        self._compiled[structure] = compiled
         return taken
 
     def _refusal(self, arguments: tuple[Any, Any, Any], limit: int) -> OutOfMemoryError:

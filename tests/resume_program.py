@@ -133,6 +133,11 @@ def stops(directory):
         for batch in (1, 2):
             name = f"validation {epoch} {batch}"
             found[name] = stopped_and_resumed(directory / name, "validation", (epoch, batch))
+    restore = Checkpoints.restore
+    for piece in (*PIECES, "data", "losses"):
+        Checkpoints.restore = forgetting(piece)
+        found[f"without {piece}"] = stopped_and_resumed(directory / piece, "train", (2, 5))
+        Checkpoints.restore = restore
     return found
 
 
@@ -148,6 +153,9 @@ def forgetting(piece):
         if piece == "data":
             batches.set_state(start)
             return restored
+        if piece == "losses":
+            lost = (0.0,) * restored.begun.steps
+            return restored._replace(begun=dataclasses.replace(restored.begun, losses=lost))
         return restored._replace(state=restored.state.replace(**{piece: getattr(like, piece)}))
 
     return forgetful

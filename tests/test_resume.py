@@ -56,8 +56,9 @@ def test_a_run_stopped_behind_any_step_and_any_batch_equals_the_uninterrupted_on
     done = call("stops", tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert len(found) == 1 + 27 + 1 + 6
-    assert {name for name in found if found[name] != found["whole"]} == set()
+    without = {f"without {piece}" for piece in (*PIECES, "losses")}
+    assert len(found) == 1 + 27 + 1 + 6 + len(without)
+    assert {name for name in found if found[name] != found["whole"]} == without
 
 
 @pytest.fixture(scope="module")

@@ -90,6 +90,8 @@ def require_fit(config: RunConfig) -> None:
             f"{config.spec.head.num_classes} classes, legal: {MAX_PARAMS:,} parameters or fewer"
         )
     require_runnable(config.spec, config.data.resolution)
+    if config.data.start_resolution:
+        require_runnable(config.spec, config.data.start_resolution)
 
 
 def require_runnable(spec: NetworkSpec, resolution: int) -> None:

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mnet_jax.training.stopping import EXIT_CODE
 from mnet_jax.validation import require
 
 HEARTBEAT_SECONDS = 30
@@ -138,6 +139,8 @@ def left_at_once(arguments: ProcessArguments) -> Iterator[None]:
         if not arguments.several:
             raise
         code = error.code if isinstance(error, SystemExit) else None
+        if code == EXIT_CODE:
+            raise  # all of them stop here
         if not isinstance(code, int):
             print("ERROR: this process ends", file=sys.stderr)
             traceback.print_exception(error)

@@ -73,6 +73,8 @@ class Arguments(RunArguments, ProcessArguments):
     """the weights kept as a model: the last, or those with the best validation accuracy"""
     save_every_seconds: float = 0.0
     """seconds between checkpoints, within epochs too; with 0 there is one after every epoch"""
+    show_batch: Path | None = None
+    """a PNG file to draw the first training batch into, as the network sees it; no training"""
 
 
 def main(stop: Stop | None = None) -> None:
@@ -92,10 +94,15 @@ def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
         require_directory("run", arguments.run)
         seconds = arguments.save_every_seconds
         require(0 <= seconds < math.inf, "save_every_seconds", seconds, "0 or more")
+        if arguments.show_batch:
+            _require_picture(arguments.show_batch)
         require_processes(arguments)
         join(arguments, COMMAND)
         console.quiet = arguments.several and not is_first()
         config = _config(arguments, count_classes(arguments))
+    if arguments.show_batch:
+        console.print(_shown(config, arguments.show_batch), highlight=False, markup=False)
+        return
     result = _finished(arguments.run, config)
     if result:
         console.print("finished already, nothing to train", highlight=False)
@@ -153,6 +160,28 @@ def _run(config: RunConfig, arguments: Arguments, console: Console, stop: Stop |
     except OSError as error:  # the disk is full, or no longer ours
         refuse(COMMAND, f"{directory}: {one_line(error)}", FAILED)
     return result
+
+
+def _require_picture(path: Path) -> None:
+    require(path.suffix == ".png", "show_batch", str(path), "a file whose name ends in .png")
+    require_directory("show_batch", path.parent)
+    require(not path.is_dir(), "show_batch", str(path), "a file, no directory")
+
+
+def _shown(config: RunConfig, path: Path) -> str:
+    """Draws the first batch of a run into a file, and says so."""
+    from experiments.showing import contact_sheet
+    from mnet_jax.data import DataError
+    from mnet_jax.preview import first_batch
+
+    try:
+        preview = first_batch(config)
+    except DataError as error:
+        refuse(COMMAND, str(error), FAILED)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(preview).save(path)
+    count, height, width = preview.images.shape[:3]
+    return f"a batch of {count} images of {width} x {height} pixels, the first of them in {path}"
 
 
 def _config(arguments: Arguments, num_classes: int) -> RunConfig:

@@ -87,7 +87,8 @@ def run(
     dataset = data.load(config.data)
     _require_classes(dataset, config.spec)
     part = data.Shard(index=jax.process_index(), count=jax.process_count())
-    batches = iter(data.train_batches(dataset.train, config.data, config.seed, shard=part))
+    epochs = config.training.epochs
+    batches = data.train_batches(dataset.train, config.data, config.seed, epochs=epochs, shard=part)
     program = _program(
         config.spec, Structure.of(config.training), config.data.batch_size, config.data.resolution
     )
@@ -118,7 +119,7 @@ def run(
 
             def on_epoch(state: TrainState, history: History, begun: Begun) -> None:
                 log.write(history[-1].step, _scalars_of(history[-1]))
-                is_over = len(history) == config.training.epochs
+                is_over = len(history) == epochs
                 if due.passed() or is_over or loop.guard.on_divergence == "rollback":
                     save(state, history, begun)
                     keep_model(place.get(state.evaluated))
@@ -146,7 +147,7 @@ def run(
         if keep == "best" and (best := checkpoints.best(beginning())):
             keep_model(best.evaluated)
     tested = data.eval_batches(dataset.test, config.data, shard=part)
-    test = loop.evaluate(state, tested, "test", config.training.epochs, report)
+    test = loop.evaluate(state, tested, "test", epochs, report)
     expense = cost.count(config.spec, config.data.resolution)
     return RunResult(
         params=expense.params,
@@ -280,6 +281,12 @@ def _loop(program: _Program, config: RunConfig, steps_per_epoch: int) -> Loop:
     )
 
 
+def run_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The keys that a run makes of its seed's: of the first weights, and of dropout and mixing."""
+    init_key, dropout_key = jax.random.split(key)
+    return init_key, dropout_key
+
+
 def _initializer(
     model: models.MobileNet,
     update: Callable[[Numbers], optax.GradientTransformation],
@@ -296,7 +303,7 @@ def _initializer(
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def state_of(key: jax.Array, numbers: Numbers) -> TrainState:
         image = jnp.zeros((1, resolution, resolution, 3))
-        init_key, dropout_key = jax.random.split(key)
+        init_key, dropout_key = run_keys(key)
         variables = model.init(init_key, image, train=False)
         state = initial_state(variables, update(numbers), dropout_key)
         return state.averaging() if averages else state

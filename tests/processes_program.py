@@ -1,8 +1,8 @@
 """`experiments.train` with a network of two blocks, for test_processes.py; takes its flags.
 
 Reads from the environment: DEVICES, how many virtual ones; KILL, `epoch,step` of the training step
-at which the process kills itself; ORDER, a file that gets a line for each training batch that the
-process puts on its devices: a digest of each image.
+at which the process sends itself the SIGNAL; ORDER, a file that gets a line for each training batch
+that the process puts on its devices: a digest of each image.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from conftest import make_tiny_spec
 import mnet_jax.run
 from experiments import progress, train
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
+from mnet_jax.training.stopping import EXIT_CODE, Stop
 
 CONFIG = RunConfig(
     spec=make_tiny_spec(),
@@ -46,7 +47,7 @@ def placement(*arguments, **options):
 
 def show_or_die(self, event):
     if os.environ.get("KILL") == f"{event.epoch},{event.step}" and event.phase == "train":
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.Signals[os.environ["SIGNAL"]])
     show(self, event)
 
 
@@ -55,4 +56,6 @@ if __name__ == "__main__":
     mnet_jax.run.placement = placement
     progress.RunProgress.show = show_or_die
     train._config = lambda arguments, num_classes: CONFIG
-    train.main()
+    stop = Stop(lambda: os._exit(EXIT_CODE))
+    stop.listen()
+    train.main(stop)

@@ -35,6 +35,14 @@ CONFIG = RunConfig(
     training=TrainingConfig(epochs=3, warmup_epochs=1),
     seed=5,
 )
+DRAWN = dataclasses.replace(  # with all that a step and its images draw, cut off as they have grown
+    CONFIG,
+    data=dataclasses.replace(
+        CONFIG.data, resolution=16, start_resolution=8, augmentation="resized_crop_flip",
+        policy="randaugment", colour_jitter=0.4, erasing=0.5,
+    ),
+    training=dataclasses.replace(CONFIG.training, mixup=0.4, cutmix=1.0),
+)  # fmt: skip
 TIMES = ("seconds", "images_per_second")
 STEPS = 9  # of an epoch
 PIECES = ("params", "batch_stats", "opt_state", "average")
@@ -180,6 +188,9 @@ def main(mode, directory):
         return lowered(directory)
     if mode == "stops":
         return stops(directory)
+    if mode == "drawn":
+        whole = digest(directory / "whole", run(DRAWN, directory / "whole"))
+        return {"whole": whole, "cut": resumed(directory / "cut", DRAWN)}
     if mode == "kill":
         run(CONFIG, directory, report=at(3, 2, lambda: os.kill(os.getpid(), signal.SIGKILL)))
     if mode == "resume":

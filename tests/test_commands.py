@@ -106,6 +106,15 @@ BAD = [
     ("--dropout 1", "--dropout: got 1.0, legal: 0 to below 1"),
     ("--stem-kernel 2", "--stem-kernel: got 2, legal: odd sizes"),
     ("--augmentation mixup", "--augmentation: got 'mixup', legal: none, shift, shift_flip, res"),
+    ("--policy trivial", "--policy: got 'trivial', legal: none, randaugment, autoaugment"),
+    ("--randaugment-layers 0", "--randaugment-layers: got 0, legal: 1 to 10"),
+    ("--randaugment-magnitude -1", "--randaugment-magnitude: got -1.0, legal: 0 to 30"),
+    ("--colour-jitter 2", "--colour-jitter: got 2.0, legal: 0 to 1"),
+    ("--erasing -0.5", "--erasing: got -0.5, legal: 0 to 1"),
+    ("--mixup -1", "--mixup: got -1.0, legal: 0 to 1000"),
+    ("--cutmix 1e6", "--cutmix: got 1000000.0, legal: 0 to 1000"),
+    ("--resolution 32 --start-resolution 48", "--start-resolution: got 48, legal: 0 to the resol"),
+    ("--start-resolution -1", "--start-resolution: got -1, legal: 0 to"),
     ("--epochs 100000000000000000000000", "--epochs: got 1000", "legal: 1,000,000 or fewer"),
     ("--batch-size 100000000", "--batch-size: got 100000000, legal: 1,048,576 or fewer"),
     ("--epochs x", "--epochs: got 'x', legal: whole numbers"),
@@ -148,6 +157,8 @@ BAD_OF_ONE = [
     ("cost", "--epochs 3", "--epochs: no such flag, the nearest: "),
     ("cost", "--resolution 0", "--resolution: got 0, legal: 1 pixel or more"),
     ("cost", "--width 1e308", "--width: got 1e+308"),
+    ("train", "--show-batch x.jpg", "--show-batch: got 'x.jpg', legal: a file whose name ends in"),
+    ("train", "--show-batch", "--show-batch: got '', legal: one value"),
 ]
 BAD_EVALUATION = [
     ("", "--checkpoint: got None, legal: a run's directory or a saved model"),
@@ -351,6 +362,24 @@ def test_cost_prints_the_papers_numbers(line, params, madds, place, monkeypatch,
     assert (code, err) == (0, "")
     totals = {words[0]: words[1] for words in map(str.split, out.splitlines()) if len(words) > 1}
     assert totals["parameters"].startswith(params) and totals["MAdds"].startswith(madds)
+
+
+def test_train_shows_a_batch_and_trains_nothing(place, monkeypatch, capfd):
+    words = [
+        "--resolution",
+        "8",
+        "--batch-size",
+        "9",
+        "--mixup",
+        "0.2",
+        "--show-batch",
+        "pictures/batch.png",
+    ]
+    code, out, err = call("train", words, monkeypatch, capfd)
+    assert (code, err) == (0, "") and "9 images of 8 x 8 pixels" in out
+    with Image.open(place / "pictures/batch.png") as picture:
+        assert picture.size == (3 * (112 + 6) + 6, 3 * (112 + 6 + 32) + 6)
+    assert not (place / "runs").exists()
 
 
 def test_an_interruption_is_one_line(place, monkeypatch, capfd):

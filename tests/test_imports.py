@@ -13,7 +13,7 @@ SOURCES = sorted([*ROOT.glob("mnet_jax/**/*.py"), *ROOT.glob("experiments/**/*.p
 ROOMS = (  # from the top; a module may import from its own row and from those below
     ("experiments",),
     ("mnet_jax.ablation", "mnet_jax.benchmark"),
-    ("mnet_jax.inference", "mnet_jax.pretrained", "mnet_jax.run"),
+    ("mnet_jax.inference", "mnet_jax.pretrained", "mnet_jax.preview", "mnet_jax.run"),
     (
         "mnet_jax.training",
         "mnet_jax.data",

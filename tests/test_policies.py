@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import stats
 
 from mnet_jax.config import DataConfig
-from mnet_jax.data import pipeline, policies
+from mnet_jax.data import batches, policies
 from mnet_jax.data.draws import Draws
 from mnet_jax.data.operations import operated
 from mnet_jax.data.order import Places
@@ -236,11 +236,12 @@ def test_an_image_looks_the_same_in_every_batch(changes, channels, seed):
 
     def batch(*indices, epoch=0):
         places = Places(0, np.full(len(indices), epoch), np.array(indices))
-        return pipeline._train_batch(source, config, seed, places)["image"]
+        return batches.train_batch(source, config, seed, places, 28)["image"]
 
     whole = batch(*range(12))
     assert whole.shape == (12, 28, 28, 3) and whole.dtype == np.float32
     assert whole.min() >= -1 and whole.max() <= 1
     np.testing.assert_array_equal(batch(7, 3, 11), whole[[7, 3, 11]])
     assert (batch(*range(12), epoch=1) != whole).any()
-    assert (whole != pipeline.scaled(images)).any()
+    assert (whole != batches.scaled(images)).any()
+    assert channels == 3 or (whole == whole[..., :1]).all(), "gray stays gray"

@@ -15,6 +15,7 @@ from conftest import one_line
 
 from experiments import processes
 from experiments.processes import ProcessArguments, require_processes
+from mnet_jax.training.stopping import EXIT_CODE
 
 PROGRAM = Path(__file__).with_name("processes_program.py")
 ROOT = PROGRAM.parents[1]
@@ -29,7 +30,12 @@ slow = pytest.mark.slow
 
 def started(directory, flags, **environment):
     """A process of the command."""
-    known = {"PYTHONPATH": f"{ROOT}{os.pathsep}{PROGRAM.parent}", "KILL": "", "DEVICES": "1"}
+    known = {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{PROGRAM.parent}",
+        "KILL": "",
+        "SIGNAL": "SIGKILL",
+        "DEVICES": "1",
+    }
     return subprocess.Popen(
         [sys.executable, PROGRAM, "--run", str(directory), *flags],
         cwd=ROOT,
@@ -38,8 +44,8 @@ def started(directory, flags, **environment):
     )  # fmt: skip
 
 
-def pair(directory, orders, *, killed=None, at=""):
-    """Two processes that have joined, one of which may kill itself at `epoch,step`.
+def pair(directory, orders, *, killed=None, at="", by="SIGKILL"):
+    """Two processes that have joined, one of which may send itself a signal at `epoch,step`.
 
     Returns:
       Of each its exit code, when it ended, and what it said on standard error.
@@ -53,6 +59,7 @@ def pair(directory, orders, *, killed=None, at=""):
             ["--coordinator", address, "--processes", "2", "--process-id", str(i)],
             ORDER=str(orders / f"{directory.name}-{i}"),
             KILL=at if i == killed else "",
+            SIGNAL=by,
         )
         for i in range(2)
     ]
@@ -146,6 +153,17 @@ def test_a_killed_coordinator_ends_both_and_two_go_on(tmp_path, whole):
         assert "experiments.train" not in said
     left = shares(tmp_path, "run")
     assert left == order[-len(left) :]
+    assert losses(tmp_path / "run") == pytest.approx(expected, rel=TOLERANCE)
+
+
+@slow
+def test_a_process_that_is_told_to_stop_stops_both_and_none_of_their_steps_is_lost(tmp_path, whole):
+    expected, order = whole
+    both = pair(tmp_path / "run", tmp_path, killed=1, at="2,2", by="SIGTERM")
+    assert [code for code, _, _ in both] == [EXIT_CODE] * 2
+    assert len(shares(tmp_path, "run")) == STEPS + 2
+    assert alone(tmp_path / "run", tmp_path) == 0
+    assert batches(tmp_path / "run-alone") == order[STEPS + 2 :]
     assert losses(tmp_path / "run") == pytest.approx(expected, rel=TOLERANCE)
 
 

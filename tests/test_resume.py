@@ -61,6 +61,13 @@ def test_a_run_stopped_behind_any_step_and_any_batch_equals_the_uninterrupted_on
     assert {name for name in found if found[name] != found["whole"]} == without
 
 
+def test_a_resumed_run_goes_on_augmenting_growing_and_mixing(tmp_path):
+    done = call("drawn", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["cut"] == found["whole"]
+
+
 @pytest.fixture(scope="module")
 def lowered(tmp_path_factory):
     """Digests of a whole run and of one that was cut off, by lowering and precision."""

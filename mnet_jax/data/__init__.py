@@ -4,10 +4,11 @@
 Nothing here starts a JAX backend: reading images must not take an accelerator.
 """
 
+from mnet_jax.data.batches import Batch
 from mnet_jax.data.errors import DataError
 from mnet_jax.data.loading import load
 from mnet_jax.data.order import Shard
-from mnet_jax.data.pipeline import Batch, eval_batches, steps_per_epoch, train_batches, viewed
+from mnet_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches, viewed
 from mnet_jax.data.sources import ArraySource, Dataset, Example, Source
 
 __all__ = [

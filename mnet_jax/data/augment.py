@@ -25,22 +25,21 @@ def shift(images: np.ndarray, draws: Draws) -> np.ndarray:
     Offsets are uniform over the whole pixels; what comes in at an edge repeats that edge. At 32
     pixels these are the 4 of He et al. 2015 (arXiv:1512.03385, section 4.2), who pad with zeros.
     """
-    count, height, width = images.shape[:3]
-    rows, columns = _moved(height, draws, 0), _moved(width, draws, 1)
-    return images[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-def _moved(size: int, draws: Draws, number: int) -> np.ndarray:
-    """Where each row (or column) of each image comes from: int [b, size]."""
-    reach = max(1, size // 8)
-    offsets = draws.integers(number, 2 * reach + 1) - reach
-    return np.clip(np.arange(size) + offsets[:, None], 0, size - 1)
+    height, width = images.shape[1:3]
+    down, across = max(1, height // 8), max(1, width // 8)
+    padded = np.pad(images, ((0, 0), (down, down), (across, across), (0, 0)), mode="edge")
+    tops, lefts = draws.integers(0, 2 * down + 1), draws.integers(1, 2 * across + 1)
+    moved = np.empty_like(images)
+    for i, (top, left) in enumerate(zip(tops.tolist(), lefts.tolist(), strict=True)):
+        moved[i] = padded[i, top : top + height, left : left + width]
+    return moved
 
 
 def flip(images: np.ndarray, draws: Draws) -> np.ndarray:
     """Mirrors each image left to right with probability one half."""
-    mirrored = draws.chance(0, 0.5)
-    return np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+    mirrored, flipped = draws.chance(0, 0.5), images.copy()
+    flipped[mirrored] = images[mirrored, :, ::-1]
+    return flipped
 
 
 def crop_boxes(heights: np.ndarray, widths: np.ndarray, draws: Draws) -> np.ndarray:
@@ -62,7 +61,7 @@ def crop_boxes(heights: np.ndarray, widths: np.ndarray, draws: Draws) -> np.ndar
     return np.where(found[:, None], boxes, central.astype(np.int64))
 
 
-def erase(images: np.ndarray, draws: Draws, probability: float) -> np.ndarray:
+def erase(images: np.ndarray, draws: Draws, probability: float, channels: int = 3) -> np.ndarray:
     """Random erasing (arXiv:1708.04896, algorithm 1): a box of noise in some of the images.
 
     The noise is the paper's best, RE-R: each value is uniform over the legal ones. Unlike the
@@ -70,11 +69,12 @@ def erase(images: np.ndarray, draws: Draws, probability: float) -> np.ndarray:
     image for which no try fits stays whole.
 
     Args:
-      images: float32 [b, h, w, c] in [-1, 1].
+      images: float32 [b, h, w, 3] in [-1, 1].
       draws: of the images.
       probability: of an image to get a box.
+      channels: of the noise, 1 for gray.
     """
-    count, height, width, channels = images.shape
+    count, height, width = images.shape[:3]
     sides = np.full(count, height), np.full(count, width)
     boxes, found = _boxes(*sides, draws.fold(0), _ERASED_AREA, _ERASED_ASPECT)
     chosen = np.flatnonzero(found & draws.fold(1).chance(0, probability))

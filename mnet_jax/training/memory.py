@@ -91,7 +91,7 @@ class FittingStep:
         """
         self.step, self._resized, self._free = step, resized, free
         self._batch_size, self._multiple = batch_size, multiple
-        self._compiled: dict[Any, TrainStep] = {}  # by the numbers that there are
+        self._compiled: dict[Any, TrainStep] = {}  # by the numbers and the shapes
 
     def __call__(
         self, state: TrainState, batch: Batch, numbers: Numbers
@@ -101,9 +101,10 @@ class FittingStep:
         Raises:
           OutOfMemoryError: it does not fit.
         """
-        structure = jax.tree.structure(numbers)
-        if structure in self._compiled:
-            return self._compiled[structure](state, batch, numbers)
+        shapes = tuple((name, x.shape) for name, x in batch.items())
+        kind = jax.tree.structure(numbers), shapes
+        if kind in self._compiled:
+            return self._compiled[kind](state, batch, numbers)
         arguments = jax.tree.map(_shape_of, (state, batch, numbers))
         compiled = self.step.lower(state, batch, numbers).compile()
         held, on_top = needed_bytes(compiled)
@@ -121,7 +122,7 @@ class FittingStep:
             # It fits by what the compiler says, so there is less than `free` in one piece.
             limit = held + (on_top - 1 if free is None else min(free, on_top - 1))
             raise self._refusal(arguments, limit) from error
-        self._compiled[structure] = compiled
+        self._compiled[kind] = compiled
         return taken
 
     def _refusal(self, arguments: tuple[Any, Any, Any], limit: int) -> OutOfMemoryError:

@@ -1,0 +1,108 @@
+"""One batch: from the places of its images to the arrays that the model sees."""
+
+from typing import TypedDict
+
+import numpy as np
+
+from mnet_jax.config import DataConfig
+from mnet_jax.data import augment, policies
+from mnet_jax.data.draws import Draws
+from mnet_jax.data.order import Places
+from mnet_jax.data.resize import central_view, crop
+from mnet_jax.data.sources import ArraySource, Source, rgb
+
+
+class Batch(TypedDict, total=False):
+    """A batch.
+
+    Keys:
+      image: float32 [b, r, r, 3] in [-1, 1].
+      label: int32 [b].
+      mask: float32 [b], 1 for an image and 0 for padding; only in evaluation.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    mask: np.ndarray
+
+
+# What an image's draws are for: each use has a stream of its own.
+_CROP, _SHIFT, _FLIP, _POLICY, _JITTER, _ERASING = range(6)
+
+
+def train_batch(source: Source, config: DataConfig, seed: int, places: Places, side: int) -> Batch:
+    """The augmented batch of the images at `places`, [b, side, side, 3]."""
+    draws = Draws.of(seed, places.epochs, places.indices)
+    if config.augmentation == "resized_crop_flip":
+        images, labels = _crops(source, places.indices, side, draws.fold(_CROP))
+    else:
+        images, labels = _views(source, places.indices, side)
+    if config.augmentation in ("shift", "shift_flip"):
+        images = augment.shift(images, draws.fold(_SHIFT))
+    if config.augmentation in ("shift_flip", "resized_crop_flip"):
+        images = augment.flip(images, draws.fold(_FLIP))
+    image = scaled(_operated(images, config, draws))
+    if config.erasing:
+        channels = source.shape[2] if source.shape else 3
+        image = augment.erase(image, draws.fold(_ERASING), config.erasing, channels)
+    return {"image": image, "label": labels}
+
+
+def _operated(images: np.ndarray, config: DataConfig, draws: Draws) -> np.ndarray:
+    """The images uint8 [b, s, s, c] after the policy and the colour jitter, if there are any."""
+    if config.policy == "randaugment":
+        layers, magnitude = config.randaugment_layers, config.randaugment_magnitude
+        images = policies.randaugment(images, draws.fold(_POLICY), layers, magnitude)
+    elif config.policy == "autoaugment":
+        images = policies.autoaugment(images, draws.fold(_POLICY))
+    if config.colour_jitter:
+        images = policies.colour_jitter(images, draws.fold(_JITTER), config.colour_jitter)
+    return images
+
+
+def eval_batch(source: Source, config: DataConfig, share: range, number: int) -> Batch:
+    """The share of the batch of that number, filled up to its size."""
+    start = number * config.batch_size + share.start
+    indices = np.arange(start, min(start + len(share), len(source)))
+    images, labels = _views(source, indices, config.resolution)
+    missing = len(share) - len(labels)
+    image = np.pad(scaled(images), ((0, missing), (0, 0), (0, 0), (0, 0)))
+    mask = np.pad(np.ones(len(labels), np.float32), (0, missing))
+    return {"image": image, "label": np.pad(labels, (0, missing)), "mask": mask}
+
+
+def _views(source: Source, indices: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Central views uint8 [b, side, side, c] and labels int32 [b] of the images at `indices`."""
+    if isinstance(source, ArraySource) and source.shape[:2] == (side, side):
+        return source.images[indices], source.labels[indices]
+    examples = [source[int(index)] for index in indices]
+    photograph = source.shape is None
+    images = [central_view(example["image"], side, photograph) for example in examples]
+    return _stacked(images, side), np.array([example["label"] for example in examples], np.int32)
+
+
+def _crops(
+    source: Source, indices: np.ndarray, side: int, draws: Draws
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random crops uint8 [b, side, side, 3] and labels int32 [b] of the images at `indices`."""
+    examples = [source[int(index)] for index in indices]
+    sizes = np.array([example["image"].shape[:2] for example in examples])
+    boxes = augment.crop_boxes(sizes[:, 0], sizes[:, 1], draws)
+    images = [
+        crop(example["image"], tuple(box), side)
+        for example, box in zip(examples, boxes.tolist(), strict=True)
+    ]
+    return _stacked(images, side), np.array([example["label"] for example in examples], np.int32)
+
+
+def _stacked(images: list[np.ndarray], side: int) -> np.ndarray:
+    """The images uint8 [side, side, c] as one array, also where there is none."""
+    return np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)
+
+
+def scaled(images: np.ndarray) -> np.ndarray:
+    """Images uint8 [b, h, w, c] as the float32 [b, h, w, 3] in [-1, 1] of the papers' code."""
+    values = images.astype(np.float32)
+    values /= 127.5
+    values -= 1.0
+    return rgb(values)

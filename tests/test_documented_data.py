@@ -1,0 +1,29 @@
+"""What `docs/data.md` names is there, and its snippets run."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments.arguments import flag_of, with_axes
+from experiments.train import Arguments
+from mnet_jax.ablation import axes
+
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+TRAIN = with_axes(Arguments, axes.AXES)
+
+
+@pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", DOCUMENT, flags=re.DOTALL))
+def test_the_snippets_run(snippet, data_folder):
+    exec(compile(snippet, "docs/data.md", "exec"), {})
+
+
+def test_every_flag_of_augmentation_is_there():
+    section = DOCUMENT.partition("## Augmentation\n")[2].partition("\n## ")[0]
+    named = {*re.findall(r"--[a-z-]*[a-z]", section)}
+    assert {"--policy", "--mixup", "--show-batch"} <= named
+    assert named <= {flag_of(field.name) for field in dataclasses.fields(TRAIN)}
+    values = re.findall(r"^\| `(--[a-z-]+) ([a-z_]+)`", section, flags=re.MULTILINE)
+    legal = {flag_of(axis.name): axis.values for axis in axes.AXES}
+    assert values and all(value in legal[flag].__args__ for flag, value in values)

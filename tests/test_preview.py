@@ -1,0 +1,81 @@
+"""What `--show-batch` draws is what the network is given."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from conftest import make_tiny_spec
+
+from experiments.showing import contact_sheet
+from mnet_jax import run as runs
+from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
+from mnet_jax.preview import Preview, first_batch
+
+CONFIG = RunConfig(
+    spec=make_tiny_spec(),
+    data=DataConfig(resolution=8, batch_size=512, policy="randaugment", erasing=0.3),
+    training=TrainingConfig(epochs=1, lowering="shifted", mixup=0.4, cutmix=1.0),
+    seed=3,
+)
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """The images that the network is given, step by step."""
+    seen, make = [], runs.make_train_step
+
+    def watching(apply, *args, **options):
+        def watched(variables, images, **others):
+            jax.debug.callback(lambda x: seen.append(np.asarray(x)), images)
+            return apply(variables, images, **others)
+
+        return make(watched, *args, **options)
+
+    monkeypatch.setattr(runs, "make_train_step", watching)
+    runs._program.cache_clear()
+    yield seen
+    runs._program.cache_clear()
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_the_preview_is_the_first_batch_of_the_run(mixed, given, data_folder, tmp_path):
+    alphas = {} if mixed else {"mixup": 0.0, "cutmix": 0.0}
+    config = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, **alphas))
+    preview = first_batch(config)
+    runs.run(config, tmp_path)
+    jax.effects_barrier()
+    np.testing.assert_allclose(preview.images, given[0], atol=1e-6)
+    assert (preview.partners is not None) == mixed and (preview.share < 1) == mixed
+    assert preview.class_names == tuple("0123456789")
+
+
+def test_the_sheet_has_every_image_in_its_place():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (5, 56, 56, 3), dtype=np.uint8)
+    names = ("cat", "a name that is much too long for the width of its image")
+    plain = Preview(
+        images=(pixels / 127.5 - 1).astype(np.float32),
+        labels=np.array([0, 1, 0, 1, 0]),
+        partners=None,
+        share=1.0,
+        class_names=names,
+    )
+    sheet = np.asarray(contact_sheet(plain))
+    for at, image in enumerate(pixels):  # in rows of three, each twice as large
+        left, top = 6 + at % 3 * (112 + 6), 6 + at // 3 * (112 + 6 + 16)
+        np.testing.assert_array_equal(sheet[top : top + 112 : 2, left : left + 112 : 2], image)
+        below = sheet[top + 112 : top + 128, left : left + 112]
+        assert (below == 0).any(), "a name in black"
+        gap = sheet[top : top + 128, left + 112 : left + 118]
+        assert (gap == 255).all(), "and none beyond its image"
+    mixed = dataclasses.replace(plain, partners=np.array([1, 0, 1, 0, 1]), share=0.25)
+    assert contact_sheet(mixed).height == contact_sheet(plain).height + 2 * 16
+
+
+def test_a_large_batch_is_cut_and_large_images_stay_as_they_are():
+    images = np.zeros((100, 150, 150, 3), np.float32)
+    preview = Preview(
+        images=images, labels=np.zeros(100, int), partners=None, share=1.0, class_names=("x",)
+    )
+    assert contact_sheet(preview).size == (8 * 156 + 6, 8 * (156 + 16) + 6)

@@ -18,6 +18,7 @@ from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
 from mnet_jax.data import pipeline
 from mnet_jax.result import EpochRecord
 from mnet_jax.run import run
+from mnet_jax.training import optimizer
 from mnet_jax.training.dead_channels import dead_share
 from mnet_jax.training.divergence import (
     LEAST,
@@ -32,6 +33,8 @@ from mnet_jax.training.divergence import (
 from mnet_jax.training.epoch import Begun
 from mnet_jax.training.loop import Keeping, Loop
 from mnet_jax.training.placement import placement
+from mnet_jax.training.recipe import Structure
+from mnet_jax.training.step import make_train_step
 from mnet_jax.training.stopping import Stop, StoppedError
 
 NAN = float("nan")
@@ -55,10 +58,6 @@ def test_a_step_that_skips_changes_nothing_but_its_number(tiny_spec):
 
 
 def skipping_step(spec, **numbers):
-    from mnet_jax.training import optimizer
-    from mnet_jax.training.recipe import Structure
-    from mnet_jax.training.step import make_train_step
-
     update = optimizer.make(Structure.of(TrainingConfig(ema_decay=0.0)))
     step = make_train_step(models.MobileNet(spec=spec).apply, update, skips=True)
     return functools.partial(step, numbers=NUMBERS._replace(**numbers))

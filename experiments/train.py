@@ -1,14 +1,33 @@
 """Trains one network.
 
-python -m experiments.train --dataset digits --run runs/digits
-python -m experiments.train --recipe v2-imagenet --dataset imagenet2012 --data-dir ~/datasets
-python -m experiments.train --list
+    python -m experiments.train --dataset digits --run runs/digits
+    python -m experiments.train --recipe v2-imagenet --dataset imagenet2012 --data-dir ~/datasets
+    python -m experiments.train --list
 """
 
-import dataclasses
+import os
 import sys
+
+from mnet_jax.training.stopping import EXIT_CODE, Stop, StoppedError
+
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+
+    def _leave() -> None:
+        """Ends the process at once: nothing would be lost."""
+        os.write(2, b"experiments.train: stopped by SIGTERM, the same command goes on\n")
+        os._exit(EXIT_CODE)
+
+    stop = Stop(_leave)
+    stop.listen()
+
+import dataclasses
+import importlib
+import logging
+import math
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -22,12 +41,22 @@ from experiments.planning import (
     require_directory,
     require_fit,
 )
+from experiments.processes import (
+    LostError,
+    ProcessArguments,
+    is_first,
+    join,
+    left_at_once,
+    losses_named,
+    require_processes,
+)
 from experiments.progress import RunProgress
 from mnet_jax import process, serialization
 from mnet_jax.ablation import axes
 from mnet_jax.config import RunConfig
+from mnet_jax.files import replace_file
 from mnet_jax.result import RunResult
-from mnet_jax.validation import require
+from mnet_jax.validation import one_line, require
 
 COMMAND = "train"
 FAILED, INTERRUPTED = 1, 130
@@ -35,7 +64,7 @@ CONFIG, RESULT = "config.json", "result.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(RunArguments):
+class Arguments(RunArguments, ProcessArguments):
     """Trains one network, keeps checkpoints, and evaluates it on the test split once.
 
     An axis that is not named stays as the recipe has it. If the run's directory holds a checkpoint
@@ -44,34 +73,43 @@ class Arguments(RunArguments):
 
     list: bool = False
     """print the recipes, what they cost and what they reach"""
-
     seed: int = 0
     """the seed behind initialization, data order, augmentation and dropout"""
     run: Path = Path("runs/latest")
     """where checkpoints, scalars, config.json and result.json go"""
+    keep: Literal["last", "best"] = "last"
+    """the weights kept as a model: the last, or those with the best validation accuracy"""
+    save_every_seconds: float = 0.0
+    """seconds between checkpoints, within epochs too; with 0 there is one after every epoch"""
     show_batch: Path | None = None
     """a PNG file to draw the first training batch into, as the network sees it; no training"""
 
 
-def main() -> None:
-    """Reads the command line, trains and prints."""
+def main(stop: Stop | None = None) -> None:
+    """Reads the command line, trains and prints; `stop` may tell it to save and end."""
     arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
     console = terminal.console(120)
     if arguments.list:
         console.print(listing.recipes_table())
         return
-    try:
-        _train(arguments, console)
-    except KeyboardInterrupt:
-        refuse(COMMAND, "interrupted, the same command goes on", INTERRUPTED)
+    with left_at_once(arguments):
+        try:
+            _train(arguments, console, stop)
+        except KeyboardInterrupt:
+            refuse(COMMAND, "interrupted, the same command goes on", INTERRUPTED)
 
 
-def _train(arguments: Arguments, console: Console) -> None:
+def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
     with refusals(COMMAND, arguments):
         planned = _config(arguments, num_classes=2)  # refuses bad values before it loads anything
         require_directory("run", arguments.run)
+        seconds = arguments.save_every_seconds
+        require(0 <= seconds < math.inf, "save_every_seconds", seconds, "0 or more")
         if arguments.show_batch:
             _require_picture(arguments.show_batch)
+        require_processes(arguments)
+        join(arguments, COMMAND)
+        console.quiet = arguments.several and not is_first()
         config = _config(arguments, count_classes(arguments, planned.data.bad_images))
     if arguments.show_batch:
         console.print(_shown(config, arguments.show_batch), highlight=False, markup=False)
@@ -81,7 +119,7 @@ def _train(arguments: Arguments, console: Console) -> None:
         console.print("finished already, nothing to train", highlight=False)
     else:
         with refusals(COMMAND, arguments):
-            result = _run(config, arguments.run, console)
+            result = _run(config, arguments, console, stop)
     for line in _lines(result, arguments.run):
         console.print(line, highlight=False, markup=False)
 
@@ -98,24 +136,40 @@ def _finished(directory: Path, config: RunConfig) -> RunResult | None:
         return None
 
 
-def _run(config: RunConfig, directory: Path, console: Console) -> RunResult:
+def _run(config: RunConfig, arguments: Arguments, console: Console, stop: Stop | None) -> RunResult:
     """Trains, and keeps what came out; ValueError where the config does not fit the machine."""
     from mnet_jax.data import DataError
     from mnet_jax.ops import NativeError
     from mnet_jax.run import run
-    from mnet_jax.training.checkpoint import CheckpointError
-    from mnet_jax.training.loop import NonFiniteError
+    from mnet_jax.training.checkpoint import CheckpointError, SavingError
+    from mnet_jax.training.divergence import DivergenceError
+    from mnet_jax.training.memory import OutOfMemoryError
 
+    directory = arguments.run
     try:
-        with RunProgress(console) as progress:
+        with RunProgress(console) as progress, losses_named():
             progress.begin(config.spec.name)
-            result = run(config, directory, report=progress.show)
+            result = run(
+                config,
+                directory,
+                save_every_seconds=arguments.save_every_seconds,
+                keep=arguments.keep,
+                stop=stop,
+                report=progress.show,
+            )
+        if is_first():
+            replace_file(directory / CONFIG, (serialization.to_json(config) + "\n").encode())
+            replace_file(directory / RESULT, (serialization.to_json(result) + "\n").encode())
     except CheckpointError as error:
         raise ValueError(f"run: {error}") from error
-    except (DataError, NativeError, NonFiniteError) as error:
+    except StoppedError as error:
+        refuse(COMMAND, f"{error}, the same command goes on", EXIT_CODE)
+    except (DataError, NativeError, DivergenceError, SavingError) as error:
         refuse(COMMAND, str(error), FAILED)
-    (directory / CONFIG).write_text(serialization.to_json(config) + "\n")
-    (directory / RESULT).write_text(serialization.to_json(result) + "\n")
+    except (OutOfMemoryError, LostError) as error:
+        refuse(COMMAND, str(error), FAILED)
+    except OSError as error:  # the disk is full, or no longer ours
+        refuse(COMMAND, f"{directory}: {one_line(error)}", FAILED)
     return result
 
 
@@ -161,10 +215,27 @@ def _lines(result: RunResult, directory: Path) -> list[str]:
     ]
 
 
+def _quiet() -> None:
+    """Has an error said once: the threads of Orbax and TensorBoard log what is raised as well."""
+    importlib.import_module("absl.logging")  # makes a logger of its own
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(lambda record: record.levelno < logging.ERROR)
+    threading.excepthook = lambda arguments: None
+    sys.unraisablehook = lambda arguments: None
+
+
 if __name__ == "__main__":
     arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
-    process.restart(
-        [sys.executable, "-m", f"experiments.{COMMAND}", *sys.argv[1:]],
-        process.settings(tune_allocator=arguments.tune_allocator),
-    )
-    main()
+    with stop.blocked():
+        process.restart(
+            [sys.executable, "-m", f"experiments.{COMMAND}", *sys.argv[1:]],
+            process.settings(tune_allocator=arguments.tune_allocator),
+        )
+    _quiet()
+    try:
+        main(stop)
+    except SystemExit as leaving:
+        if leaving.code:  # at once: what is to be kept is, and threads may wait for a full disk
+            sys.stdout.flush()
+            os._exit(int(leaving.code))
+        raise

@@ -17,6 +17,8 @@ Policy = Literal["none", "randaugment", "autoaugment"]
 Scaling = Literal["symmetric", "imagenet"]
 Precision = Literal["float32", "bfloat16"]
 Parallelism = Literal["jit", "pmap"]
+Remat = Literal["none", "blocks"]
+OnDivergence = Literal["halt", "skip", "rollback"]
 Lowering = Literal["auto", "grouped", "shifted", "native"]  # see `mnet_jax.ops.depthwise_conv`
 MAX_ALPHA = 1000.0  # of a Beta distribution: beyond, every draw is one half
 
@@ -209,6 +211,13 @@ class TrainingConfig:
       precision: type of the computation; parameters and statistics are float32 always.
       parallel: how the devices share a batch.
       lowering: of the convolutions; `auto` is the fastest there is, native kernels included.
+      on_divergence: stop, leave the update out, or go back to the epoch's start with other images.
+      spike_factor: a loss above this times the median of those before is divergence; 0 for never.
+      accumulate: equal micro-batches that an optimizer step averages the gradients of, one after
+        the other in the memory of one; each is normalized by its own statistics.
+      norm_groups: equal groups of neighbouring images that are each normalized by their own
+        statistics (ghost batch normalization, arXiv 1705.08741); the running ones average them.
+      remat: what keeps nothing but its input for the way back, and computes the rest once more.
     """
 
     epochs: int = 20
@@ -227,6 +236,11 @@ class TrainingConfig:
     precision: Precision = "float32"
     parallel: Parallelism = "jit"
     lowering: Lowering = "auto"
+    on_divergence: OnDivergence = added("halt")
+    spike_factor: float = added(0.0)
+    accumulate: int = added(1)
+    norm_groups: int = added(1)
+    remat: Remat = added("none")
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
@@ -249,6 +263,16 @@ class TrainingConfig:
         require_choice("precision", self.precision, Precision)
         require_choice("parallel", self.parallel, Parallelism)
         require_choice("lowering", self.lowering, Lowering)
+        require_choice("on_divergence", self.on_divergence, OnDivergence)
+        require(
+            self.spike_factor == 0 or self.spike_factor > 1,
+            "spike_factor",
+            self.spike_factor,
+            "0 or above 1",
+        )
+        require(self.accumulate >= 1, "accumulate", self.accumulate, "1 micro-batch or more")
+        require(self.norm_groups >= 1, "norm_groups", self.norm_groups, "1 group or more")
+        require_choice("remat", self.remat, Remat)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,3 +311,9 @@ class RunConfig:
         parts = 1 + len(self.spec.blocks)
         frozen = self.training.frozen
         require(frozen <= parts, "frozen", frozen, f"0 to {parts}, the stem and all blocks")
+        images, accumulate = self.data.batch_size, self.training.accumulate
+        legal = f"what divides the batch of {images} images"
+        require(images % accumulate == 0, "accumulate", accumulate, legal)
+        images, groups = images // accumulate, self.training.norm_groups
+        legal = f"what divides the {images} images that run at a time"
+        require(images % groups == 0, "norm_groups", groups, legal)

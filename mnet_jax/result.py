@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from mnet_jax.serialization import added
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
@@ -17,6 +19,10 @@ class EpochRecord:
       validation_accuracy: share right, 0 to 1.
       seconds: wall time of its training steps.
       images_per_second: training images over those seconds.
+      skipped: steps of the run whose updates were not applied, as they had diverged.
+      rolled_back: steps of the run that diverged, so that the epoch began again.
+      dead_share: share of the depthwise channels that were dead behind it, 0 to 1; see
+        `training.dead_channels`.
     """
 
     epoch: int
@@ -28,6 +34,9 @@ class EpochRecord:
     validation_accuracy: float
     seconds: float
     images_per_second: float
+    skipped: tuple[int, ...] = added(())
+    rolled_back: tuple[int, ...] = added(())
+    dead_share: float = added(0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

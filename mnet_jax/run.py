@@ -1,6 +1,7 @@
 """One run, from config to result: data, model, steps, metrics, checkpoint, report."""
 
 import importlib.metadata
+import math
 import os
 import platform
 import statistics
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,12 @@ from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import RunConfig
 from mnet_jax.result import EpochRecord, RunResult
 from mnet_jax.training import optimizer
+from mnet_jax.training.agreement import any_says
 from mnet_jax.training.checkpoint import Checkpoints
-from mnet_jax.training.loop import Loop, Report
+from mnet_jax.training.divergence import Guard
+from mnet_jax.training.epoch import Begun
+from mnet_jax.training.loop import History, Keeping, Loop, Report
+from mnet_jax.training.memory import FittingStep, exhaustion_explained
 from mnet_jax.training.placement import BATCH_AXIS, Placement, placement
 from mnet_jax.training.recipe import Numbers, Structure
 from mnet_jax.training.scalars import Scalars
@@ -35,78 +40,114 @@ from mnet_jax.training.step import (
     make_eval_step,
     make_train_step,
 )
+from mnet_jax.training.stopping import Stop
+
+Keep = Literal["last", "best"]
 
 # What changes the speed of a process from outside; a table that does not say so is worth little.
 TUNABLES = ("XLA_FLAGS", "PJRT_NPROC", "GLIBC_TUNABLES", "OMP_NUM_THREADS", "LD_PRELOAD")
 
 
+@exhaustion_explained("the run")
 def run(
     config: RunConfig,
     directory: Path,
     *,
     save_every_seconds: float = 0.0,
+    keep: Keep = "last",
+    stop: Stop | None = None,
     report: Report = lambda progress: None,
 ) -> RunResult:
     """Trains, evaluates on the test split once, and returns what came out.
 
-    A run that was cut off goes on from the last checkpoint in `directory`.
+    A run that was cut off goes on from the last checkpoint in `directory`. Where JAX runs in
+    several processes (`jax.distributed`), each calls this with the same arguments and a directory
+    that all of them see; they train one network, and return the same.
 
     Args:
       config: everything that determines the result.
       directory: for checkpoints and scalars.
-      save_every_seconds: how much work may be lost, besides the current epoch; 0 saves after
-        every epoch.
+      save_every_seconds: how much work may be lost, within epochs too; 0 saves after every epoch
+        and not within.
+      keep: which weights `directory` has as a model when the run is over: the last, or those with
+        the best validation accuracy of the checkpoints. The result is the last ones'.
+      stop: what may tell the run to stop, to be gone on with by another call.
       report: called at every step.
 
     Raises:
       DataError: the data set cannot be had.
       CheckpointError: `directory` holds another run.
       SavedModelError: the weights to start from are not there, or another network's.
-      NonFiniteError: the training diverged.
+      DivergenceError: the training diverged.
+      OutOfMemoryError: the devices' memory does not hold the batch, or the host's the rest.
+      SavingError: the checkpoints cannot be written.
+      StoppedError: `stop` said so; the run is saved.
     """
     start = time.perf_counter()
     dataset = data.load(config.data)
     _require_classes(dataset, config.spec)
-    batches = data.train_batches(
-        dataset.train, config.data, config.seed, epochs=config.training.epochs
-    )
+    part = data.Shard(index=jax.process_index(), count=jax.process_count())
+    epochs = config.training.epochs
+    batches = data.train_batches(dataset.train, config.data, config.seed, epochs=epochs, shard=part)
     program = _program(
         config.spec, Structure.of(config.training), config.data.batch_size, config.data.resolution
     )
     loop = _loop(program, config, data.steps_per_epoch(dataset.train, config.data))
-    place, epochs = loop.placement, loop.epochs
-    keep = _keeper(config, dataset, directory)
+    place, stop = loop.placement, stop or Stop()
+    keep_model = _keeper(config, dataset, directory)
 
-    state = program.initial_state(config.seed, loop.numbers(1)[0])
-    if config.pretrained:
-        state = pretrained.started_from(config.pretrained, state, config.spec)
-    history: tuple[EpochRecord, ...] = ()
-    with Checkpoints(directory / "checkpoints", config) as checkpoints:
+    def beginning() -> TrainState:
+        state = program.initial_state(config.seed, loop.numbers(1)[0])
+        if config.pretrained:
+            state = pretrained.started_from(config.pretrained, state, config.spec)
+        return place.get(place.put_state(state))  # a checkpoint is restored to where this lies
+
+    state, begun = beginning(), Begun()
+    history: History = ()
+    with stop.deferred(), Checkpoints(directory / "checkpoints", config) as checkpoints:
         restored = checkpoints.restore(state, batches)
         if restored:
-            state, history = restored.state, restored.history
-            start -= restored.seconds
-        with Scalars(directory, from_step=int(state.step)) as log:
+            state, history, seconds, begun = restored
+            start -= seconds
+        whole = history[-1].step if history else 0
+        with Scalars(directory, from_step=whole) as log:
             due = _Timer(save_every_seconds)
 
-            def on_epoch(state: TrainState, history: tuple[EpochRecord, ...]) -> None:
-                log.write(history[-1].step, _scalars_of(history[-1]))
-                if due.passed() or len(history) == epochs:
-                    elapsed = time.perf_counter() - start
-                    checkpoints.save(place.get(state), batches, history, elapsed)
-                    keep(place.get(state.evaluated))
+            def save(state: TrainState, history: History, begun: Begun) -> None:
+                elapsed = time.perf_counter() - start
+                checkpoints.save(place.get(state), batches, history, elapsed, begun)
 
+            def on_epoch(state: TrainState, history: History, begun: Begun) -> None:
+                log.write(history[-1].step, _scalars_of(history[-1]))
+                is_over = len(history) == epochs
+                if due.passed() or is_over or loop.guard.on_divergence == "rollback":
+                    save(state, history, begun)
+                    keep_model(place.get(state.evaluated))
+
+            def go_back(step: int) -> tuple[TrainState, Begun]:
+                found = checkpoints.go_back(step, beginning())
+                return place.put_state(found.state), found.begun
+
+            keeping = Keeping(
+                on_epoch=on_epoch,
+                save=save,
+                due=lambda: save_every_seconds > 0 and due.passed(),
+                go_back=go_back,
+                stop=stop,
+            )
             state, history = loop.fit(
                 place.put_state(state),
                 batches,
-                lambda: data.eval_batches(dataset.validation, config.data),
+                lambda: data.eval_batches(dataset.validation, config.data, shard=part),
                 history,
-                on_epoch,
+                keeping,
                 report,
+                begun,
             )
-    test = loop.evaluate(
-        state, data.eval_batches(dataset.test, config.data), "test", epochs, report
-    )
+        if keep == "best" and (best := checkpoints.best(beginning())):
+            keep_model(best.evaluated)
+    tested = data.eval_batches(dataset.test, config.data, shard=part)
+    test = loop.evaluate(state, tested, "test", epochs, report)
     expense = cost.count(config.spec, config.data.resolution)
     return RunResult(
         params=expense.params,
@@ -131,6 +172,8 @@ def _keeper(
     )
 
     def keep(variables: Mapping[str, Any]) -> None:
+        if jax.process_index() > 0:
+            return  # the first of several processes keeps it
         models.save(
             directory / models.FILE_NAME,
             model,
@@ -144,7 +187,7 @@ def _keeper(
 
 def environment() -> dict[str, str]:
     """The software and the devices that this process's results come from."""
-    devices = jax.local_devices()
+    devices = jax.devices()
     tunables = {name: os.environ[name] for name in TUNABLES if name in os.environ}
     versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
     return {
@@ -159,7 +202,7 @@ def environment() -> dict[str, str]:
 
 
 class _Timer:
-    """Says when an interval has passed since it last said so."""
+    """Says when an interval has passed since it last said so, to all processes at once."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -167,7 +210,7 @@ class _Timer:
 
     def passed(self) -> bool:
         now = time.perf_counter()
-        if now - self._last < self._seconds:
+        if not any_says(now - self._last >= self._seconds):
             return False
         self._last = now
         return True
@@ -186,22 +229,39 @@ class _Program:
 @lru_cache(maxsize=8)  # trials that share a program need not follow each other in a sweep
 def _program(spec: NetworkSpec, structure: Structure, batch_size: int, resolution: int) -> _Program:
     """The functions, compiled once in a process for all seeds and numbers."""
-    place = placement(structure.parallel, batch_size)
+    accumulate, norm_groups = structure.accumulate, structure.norm_groups
+    place = placement(
+        structure.parallel, batch_size, accumulate=accumulate, norm_groups=norm_groups
+    )
     axis_name = BATCH_AXIS if structure.parallel == "pmap" else None
     model = models.MobileNet(
         spec=spec,
         dtype=jnp.dtype(structure.precision),
         lowering=ops.best_lowering() if structure.lowering == "auto" else structure.lowering,
-        axis_name=axis_name,
+        axis_name=axis_name if norm_groups == 1 else None,
         frozen=structure.frozen,
+        remat=structure.remat,
     )
     parts = ["stem", *(f"block_{i}" for i in range(len(spec.blocks))), "head"]
     update = optimizer.make(structure, parts)
-    train_step = make_train_step(model.apply, update, axis_name=axis_name)
+    train_step = make_train_step(
+        model.apply,
+        update,
+        axis_name=axis_name,
+        skips=structure.skips,
+        accumulate=accumulate,
+        norm_groups=norm_groups,
+    )
+    eval_step = make_eval_step(model.apply, axis_name=axis_name, accumulate=accumulate)
     return _Program(
         initial_state=_initializer(model, update, resolution, averages=structure.averages),
-        train_step=place.compile_train(train_step),
-        eval_step=place.compile_eval(make_eval_step(model.apply, axis_name=axis_name)),
+        train_step=FittingStep(
+            place.compile_train(train_step),
+            place.resized,
+            batch_size,
+            multiple=accumulate * math.lcm(place.devices, norm_groups),
+        ),
+        eval_step=place.compile_eval(eval_step),
         placement=place,
     )
 
@@ -213,6 +273,10 @@ def _loop(program: _Program, config: RunConfig, steps_per_epoch: int) -> Loop:
         eval_step=program.eval_step,
         placement=program.placement,
         numbers=optimizer.numbers(config.training, steps_per_epoch),
+        guard=Guard(
+            on_divergence=config.training.on_divergence,
+            spike_factor=config.training.spike_factor,
+        ),
         epochs=config.training.epochs,
         steps_per_epoch=steps_per_epoch,
         batch_size=config.data.batch_size,
@@ -260,6 +324,6 @@ def _require_classes(dataset: Any, spec: NetworkSpec) -> None:
 def _scalars_of(record: EpochRecord) -> dict[str, float]:
     names = (
         "epoch", "learning_rate", "train_loss", "train_accuracy",
-        "validation_loss", "validation_accuracy", "images_per_second",
+        "validation_loss", "validation_accuracy", "images_per_second", "dead_share",
     )  # fmt: skip
     return {name: getattr(record, name) for name in names}

@@ -27,6 +27,7 @@ from lowerings import AVAILABLE
 from mnet_jax.config import DataConfig, Precision, RunConfig, TrainingConfig
 from mnet_jax.run import run
 from mnet_jax.training.checkpoint import Checkpoints
+from mnet_jax.training.stopping import Stop, StoppedError
 
 CONFIG = RunConfig(
     spec=make_tiny_spec(),
@@ -43,6 +44,7 @@ DRAWN = dataclasses.replace(  # with all that a step and its images draw, cut of
     training=dataclasses.replace(CONFIG.training, mixup=0.4, cutmix=1.0),
 )  # fmt: skip
 TIMES = ("seconds", "images_per_second")
+STEPS = 9  # of an epoch
 PIECES = ("params", "batch_stats", "opt_state", "average")
 
 
@@ -100,6 +102,53 @@ def resumed(directory, config=CONFIG):
     return digest(directory, run(config, directory))
 
 
+def stopped_and_resumed(directory, phase, *moments):
+    """The digest of a run that is told to stop at each (epoch, step), and called again each time.
+
+    Where it goes on, no step is trained twice.
+    """
+    left, seen = set(moments), set()
+    while True:
+        stop = Stop()
+
+        def report(event, stop=stop):
+            at = (event.epoch, event.step)
+            if event.phase == "train":
+                assert at not in seen, at
+                seen.add(at)
+            if event.phase == phase and at in left:
+                left.remove(at)
+                stop.requested = True
+
+        try:
+            result = run(CONFIG, directory, stop=stop, report=report)
+        except StoppedError:
+            continue
+        assert not left, left
+        return digest(directory, result)
+
+
+def stops(directory):
+    """Digests of a whole run, of one stopped behind each step or batch, and of one behind all."""
+    epochs = range(1, CONFIG.training.epochs + 1)
+    steps = [(epoch, step) for epoch in epochs for step in range(1, STEPS + 1)]
+    found = {"whole": digest(directory / "whole", run(CONFIG, directory / "whole"))}
+    for epoch, step in steps:
+        name = f"train {epoch} {step}"
+        found[name] = stopped_and_resumed(directory / name, "train", (epoch, step))
+    found["train all"] = stopped_and_resumed(directory / "all", "train", *steps)
+    for epoch in epochs:
+        for batch in (1, 2):
+            name = f"validation {epoch} {batch}"
+            found[name] = stopped_and_resumed(directory / name, "validation", (epoch, batch))
+    restore = Checkpoints.restore
+    for piece in (*PIECES, "data", "losses"):
+        Checkpoints.restore = forgetting(piece)
+        found[f"without {piece}"] = stopped_and_resumed(directory / piece, "train", (2, 5))
+        Checkpoints.restore = restore
+    return found
+
+
 def forgetting(piece):
     """A restore that loses a piece of the checkpoint."""
     restore = Checkpoints.restore
@@ -112,6 +161,9 @@ def forgetting(piece):
         if piece == "data":
             batches.set_state(start)
             return restored
+        if piece == "losses":
+            lost = (0.0,) * restored.begun.steps
+            return restored._replace(begun=dataclasses.replace(restored.begun, losses=lost))
         return restored._replace(state=restored.state.replace(**{piece: getattr(like, piece)}))
 
     return forgetful
@@ -134,6 +186,8 @@ def lowered(directory):
 def main(mode, directory):
     if mode == "lowerings":
         return lowered(directory)
+    if mode == "stops":
+        return stops(directory)
     if mode == "drawn":
         whole = digest(directory / "whole", run(DRAWN, directory / "whole"))
         return {"whole": whole, "cut": resumed(directory / "cut", DRAWN)}

@@ -99,6 +99,11 @@ LEGAL = {  # axis: (networks that it suits, values)
     "precision": (ALL, ("float32", "bfloat16")),
     "parallel": (ALL, ("jit", "pmap")),
     "lowering": (ALL, ("auto", "grouped", "shifted", "native")),
+    "on_divergence": (ALL, ("halt", "skip", "rollback")),
+    "spike_factor": (ALL, (0.0, 5.0)),
+    "accumulate": (ALL, (1, 4)),
+    "norm_groups": (ALL, (1, 8)),
+    "remat": (ALL, ("none", "blocks")),
 }
 MORE_DIALECTS = {  # that not every network has
     "slim": ALL[:4],
@@ -493,7 +498,8 @@ def test_labels_are_what_a_table_shows():
         "label_smoothing": "0.1", "mixup": "0", "cutmix": "0", "ema_decay": "0.99",
         "weight_decay": "4e-05",
         "decay_depthwise": "True", "frozen": "0", "depth_decay": "1", "precision": "float32",
-        "parallel": "jit", "lowering": "auto",
+        "parallel": "jit", "lowering": "auto", "on_divergence": "halt", "spike_factor": "0",
+        "accumulate": "1", "norm_groups": "1", "remat": "none",
     }  # fmt: skip
     assert [labels(V1)[name] for name in ("expansion", "bottleneck", "shortcut")] == [ABSENT] * 3
     assert [labels(V1)[name] for name in ("convolution", "depth")] == ["depthwise", "full"]

@@ -2,22 +2,28 @@
 
 import dataclasses
 import functools
+import resource
 import shutil
+import sys
+import warnings
 
 import chex
 import jax
 import jax.numpy as jnp
 import pytest
 from conftest import make_tiny_spec
+from results import make_result
 
 from mnet_jax import data, models
 from mnet_jax.architectures import transforms
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
-from mnet_jax.training import optimizer
-from mnet_jax.training.checkpoint import CheckpointError, Checkpoints
-from mnet_jax.training.loop import NonFiniteError
+from mnet_jax.training import manifest, optimizer
+from mnet_jax.training.checkpoint import CheckpointError, Checkpoints, SavingError
+from mnet_jax.training.divergence import NonFiniteError
+from mnet_jax.training.epoch import Begun
 from mnet_jax.training.recipe import Numbers, Structure
 from mnet_jax.training.step import initial_state
+from mnet_jax.validation import one_line
 
 CONFIG = RunConfig(spec=make_tiny_spec(), data=DataConfig(resolution=8, batch_size=64))
 
@@ -56,8 +62,8 @@ def test_an_empty_directory_has_nothing_to_restore(tmp_path, batches):
 def test_what_was_saved_comes_back(saved, batches):
     like = jax.tree.map(jnp.zeros_like, state_of(CONFIG.spec))
     with Checkpoints(saved, CONFIG) as checkpoints:
-        state, history, seconds = checkpoints.restore(like, batches)
-    assert (history, seconds) == ((), 12.5)
+        state, history, seconds, begun = checkpoints.restore(like, batches)
+    assert (history, seconds, begun) == ((), 12.5, Begun())
     expected = state_of(CONFIG.spec).replace(step=jnp.int32(3))
     chex.assert_trees_all_equal(
         state.replace(dropout_key=jax.random.key_data(state.dropout_key)),
@@ -119,13 +125,48 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path, batches, piece):
     assert not list(tmp_path.glob("[0-9]*"))
 
 
+def files_of(step):
+    return sorted(file for file in step.rglob("*") if file.is_file())
+
+
+def change(file, change_of):
+    file.write_bytes(change_of(file.read_bytes()))
+
+
+def flip(content, position):
+    """The content with one bit of one byte the other way round."""
+    return content[:position] + bytes([content[position] ^ 0x10]) + content[position + 1 :]
+
+
+def swap(step):
+    """Gives this step's name to the one before."""
+    other = step.with_name("3")
+    aside = step.with_name("aside")
+    step.rename(aside)
+    shutil.copytree(other, step)
+    shutil.rmtree(aside)
+
+
+def largest(step):
+    return max(files_of(step), key=lambda file: file.stat().st_size)
+
+
 DAMAGES = {
     "emptied": lambda step: [shutil.rmtree(child) for child in step.iterdir() if child.is_dir()],
     "truncated": lambda step: [
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-        for file in step.rglob("*")
-        if file.is_file()
+        change(file, lambda content: content[: len(content) // 2]) for file in files_of(step)
     ],
+    "an empty step": lambda step: [shutil.rmtree(step), step.mkdir()],
+    "another step": swap,
+    "one bit": lambda step: change(largest(step), lambda c: flip(c, len(c) // 2)),
+    "a missing file": lambda step: largest(step).unlink(),
+    "a file more": lambda step: (step / "state" / "more").write_bytes(b"?"),
+    "torn JSON": lambda step: [
+        change(file, lambda content: content[:-3]) for file in (step / "run").iterdir()
+    ],
+    "no manifest": lambda step: (step / manifest.FILE_NAME).unlink(),
+    "a torn manifest": lambda step: change(step / manifest.FILE_NAME, lambda c: c[:-2]),
+    "a list for a manifest": lambda step: (step / manifest.FILE_NAME).write_text("[[]]"),
 }
 
 
@@ -144,6 +185,133 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(saved, ba
     assert (saved / "damaged-5").is_dir()
     with Checkpoints(saved, CONFIG) as checkpoints:
         assert checkpoints.restore(state_of(CONFIG.spec), batches).seconds == 20.0
+
+
+def test_a_flipped_bit_anywhere_is_noticed(saved):
+    """In every file, its first and last byte and every 199th."""
+    step, flips = saved / "3", 0
+    for file in files_of(step):
+        content = file.read_bytes()
+        if file.parent == step and file.name in manifest.OTHERS[1:]:
+            continue
+        for position in sorted({*range(0, len(content), 199), len(content) - 1} if content else ()):
+            file.write_bytes(flip(content, position))
+            with pytest.raises(manifest.DamageError) as caught:
+                manifest.verify(step, 3)
+            assert "\n" not in one_line(caught.value)
+            flips += 1
+        file.write_bytes(content)
+    manifest.verify(step, 3)
+    assert flips > 300
+
+
+@pytest.mark.parametrize("name", manifest.OTHERS[1:])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: b"", lambda content: content[:-5], lambda content: flip(content, 2)],
+    ids=["empty", "torn", "flipped"],
+)
+def test_what_the_manifest_is_not_about_changes_nothing_of_what_is_restored(
+    saved, batches, name, damage
+):
+    """It may make a checkpoint damaged, never another."""
+    last = state_of(CONFIG.spec).replace(step=jnp.int32(5))
+    with Checkpoints(saved, CONFIG) as checkpoints:
+        checkpoints.save(last, batches, (), 20.0)
+    change(saved / "5" / name, damage)
+    with Checkpoints(saved, CONFIG) as checkpoints, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        restored = checkpoints.restore(state_of(CONFIG.spec), batches)
+    assert (int(restored.state.step), restored.seconds) in ((5, 20.0), (3, 12.5))
+    chex.assert_trees_all_equal(restored.state.params, last.params)
+
+
+def records(*accuracies):
+    return tuple(
+        dataclasses.replace(record, step=10 * record.epoch, validation_accuracy=accuracy)
+        for record, accuracy in zip(
+            make_result(epochs=len(accuracies)).history, accuracies, strict=True
+        )
+    )
+
+
+def steps_in(directory):
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def test_the_last_two_and_of_whole_epochs_the_last_and_the_best_are_kept(tmp_path, batches):
+    state, history = state_of(CONFIG.spec), records(0.1, 0.7, 0.2, 0.7, 0.3)
+    with Checkpoints(tmp_path, CONFIG) as checkpoints:
+
+        def save(step, epochs, begun):
+            params = jax.tree.map(lambda p: p * step, state.params)
+            of = state.replace(step=jnp.int32(step), params=params)
+            checkpoints.save(of, batches, history[:epochs], 1.0, Begun(losses=(0.5,) * begun))
+
+        for epoch in range(1, 6):
+            save(10 * epoch, epoch, 0)
+        checkpoints.best(state)  # waits
+        assert steps_in(tmp_path) == [20, 40, 50]
+        for within in (1, 2, 3):
+            save(50 + within, 5, within)
+        best = checkpoints.best(state)
+        assert steps_in(tmp_path) == [20, 50, 52, 53]
+        chex.assert_trees_all_equal(best.params, jax.tree.map(lambda p: p * 20, state.params))
+    with Checkpoints(tmp_path, CONFIG) as checkpoints:  # it knows them again
+        restored = checkpoints.restore(state, batches)
+        assert restored.begun.losses == (0.5,) * 3
+        assert int(checkpoints.best(state).step) == 20
+
+
+def test_an_epoch_that_waits_for_its_validation_makes_room_for_the_one_that_has_it(
+    tmp_path, batches
+):
+    state = state_of(CONFIG.spec).replace(step=jnp.int32(10))
+    waiting = Begun(losses=(0.5,) * 10)
+    with Checkpoints(tmp_path, CONFIG) as checkpoints:
+        checkpoints.save(state, batches, (), 1.0, waiting)
+        assert checkpoints.best(state) is None
+        checkpoints.save(state, batches, records(0.4), 2.0)
+        assert int(checkpoints.best(state).step) == 10
+        checkpoints.save(state, batches, records(0.4), 3.0)  # nothing new
+    with Checkpoints(tmp_path, CONFIG) as checkpoints:
+        restored = checkpoints.restore(state, batches)
+    assert (restored.history, restored.begun, restored.seconds) == (records(0.4), Begun(), 2.0)
+
+
+def test_going_back_deletes_what_came_later_and_leaves_the_data_where_they_are(saved, batches):
+    state = state_of(CONFIG.spec)
+    with Checkpoints(saved, CONFIG) as checkpoints:
+        for step in (5, 7):
+            checkpoints.save(state.replace(step=jnp.int32(step)), batches, (), 20.0)
+        next(batches)
+        position = batches.get_state()
+        assert int(checkpoints.go_back(5, state).state.step) == 5
+        assert batches.get_state() == position
+        assert steps_in(saved) == [5]
+        DAMAGES["one bit"](saved / "5")
+        with pytest.raises(CheckpointError, match=r"step 5: .* has changed since it was written$"):
+            checkpoints.go_back(5, state)
+        assert checkpoints.go_back(0, state).state is state
+    assert steps_in(saved) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of a file's size are POSIX's")
+def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(saved, batches):
+    state = state_of(CONFIG.spec)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with (
+            pytest.raises(SavingError, match="cannot save a checkpoint, ") as caught,
+            Checkpoints(saved, CONFIG) as checkpoints,
+        ):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (512, limits[1]))
+            checkpoints.save(state.replace(step=jnp.int32(5)), batches, (), 20.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    with Checkpoints(saved, CONFIG) as checkpoints:
+        assert int(checkpoints.restore(state, batches).state.step) == 3
 
 
 def test_a_run_with_nothing_but_damaged_checkpoints_is_refused(saved, batches):

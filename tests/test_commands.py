@@ -64,7 +64,7 @@ BAD = [
     # Flags that are not there, not whole, or there twice.
     ("--bottelneck linear", "--bottelneck: no such flag, the nearest: --bottleneck"),
     ("--bottle linear", "--bottle: no such flag, the nearest: --bottleneck"),
-    ("--zzz", "--zzz: no such flag, the nearest: --activation,"),
+    ("--zzz", "--zzz: no such flag, the nearest: --accumulate, --activation,"),
     ("linear", "got 'linear', legal: flags"),
     ("-w 1", "got '-w', legal: flags"),
     ("--bottleneck", "--bottleneck: got '', legal: one value or more of linear, relu6"),

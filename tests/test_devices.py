@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def distances():
-    done = subprocess.run([sys.executable, PROGRAM], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, PROGRAM], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -27,6 +27,25 @@ def distances():
 def test_eight_devices_take_the_step_of_one(distances, way):
     assert distances["devices"] == 8
     assert distances[way] < TOLERANCE
+
+
+WAYS = (
+    "in 8 groups",
+    "in 2 groups",
+    "in 2 micro-batches of 8 groups",
+)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_groups_and_micro_batches_are_the_configs_and_not_the_devices(distances, way):
+    assert distances[f"jit {way}"] < TOLERANCE
+    assert distances.get(f"pmap {way}", 0) < TOLERANCE
+    assert distances[f"one {way}"] > 10 * TOLERANCE, "another step than the whole batch's"
+
+
+def test_a_device_that_normalizes_its_own_groups_asks_no_other(distances):
+    assert distances["collectives in 1 groups"] > 0
+    assert distances["collectives in 8 groups"] == 0
 
 
 def test_statistics_of_each_device_alone_are_another_step(distances):

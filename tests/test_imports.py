@@ -26,7 +26,12 @@ ROOMS = (  # from the top; a module may import from its own row and from those b
     ("mnet_jax.config", "mnet_jax.result"),
     ("mnet_jax.architectures",),
     ("mnet_jax.process",),
-    ("mnet_jax.files", "mnet_jax.serialization", "mnet_jax.validation"),
+    (
+        "mnet_jax.files",
+        "mnet_jax.host_memory",
+        "mnet_jax.serialization",
+        "mnet_jax.validation",
+    ),
 )
 STRANGERS = {  # rooms that may not import each other, though their rows would allow it
     "mnet_jax.models": ("mnet_jax.training", "mnet_jax.data"),
@@ -42,6 +47,7 @@ WITHOUT_JAX = (
     "mnet_jax.process",
     "mnet_jax.config",
     "mnet_jax.files",
+    "mnet_jax.host_memory",
     "mnet_jax.result",
     "mnet_jax.serialization",
     "mnet_jax.validation",

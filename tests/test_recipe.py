@@ -283,7 +283,7 @@ def test_another_width_or_optimizer_has_an_executable_of_its_own(traced):
         state = program.initial_state(config.seed, numbers)
         image = np.zeros((data.batch_size, data.resolution, data.resolution, 3), np.float32)
         label = np.zeros(data.batch_size, np.int32)
-        program.train_step.trace(state, {"image": image, "label": label}, numbers)
+        program.train_step.step.trace(state, {"image": image, "label": label}, numbers)
 
     wider = replace(RUN.spec.head, conv=replace(RUN.spec.head.conv, outputs=24))
     others = [trained_anew(optimizer=RmsProp()), replace(RUN, spec=replace(RUN.spec, head=wider))]

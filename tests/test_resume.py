@@ -52,6 +52,15 @@ def test_a_killed_process_resumes_to_the_uninterrupted_run(digests, tmp_path):
     assert json.loads(done.stdout)["killed"] == digests["a"]
 
 
+def test_a_run_stopped_behind_any_step_and_any_batch_equals_the_uninterrupted_one(tmp_path):
+    done = call("stops", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    without = {f"without {piece}" for piece in (*PIECES, "losses")}
+    assert len(found) == 1 + 27 + 1 + 6 + len(without)
+    assert {name for name in found if found[name] != found["whole"]} == without
+
+
 def test_a_resumed_run_goes_on_augmenting_growing_and_mixing(tmp_path):
     done = call("drawn", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from trial_stand_ins import FINE, KILLED, LEAVING, LONG, MEETING, RAISING, stand_in
 
+from mnet_jax import host_memory
 from mnet_jax import process as settings
 from mnet_jax.ablation.runners import LocalCrew, Lost, Outcome, Slots, machine, run, running, train
 from mnet_jax.ablation.runners.local import LEAST_BYTES, RESERVE_BYTES
@@ -277,11 +278,11 @@ def test_memory_is_what_a_container_leaves(tmp_path, monkeypatch):
         (group / "memory.max").write_text(f"{limit}\n")
         (group / "memory.current").write_text(f"{used}\n")
         (group / "memory.stat").write_text(f"anon 1\ninactive_file {cached}\n")
-    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
-    monkeypatch.setattr(machine, "_group", lambda: "a/b")
-    assert machine.available_bytes() == 500
+    monkeypatch.setattr(host_memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(host_memory, "_group", lambda: "a/b")
+    assert host_memory.available_bytes() == 500
     (inner.parent / "memory.max").unlink()
-    assert machine.available_bytes() > 2**20, "the machine's"
+    assert host_memory.available_bytes() > 2**20, "the machine's"
 
 
 PARENT = """

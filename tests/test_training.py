@@ -22,7 +22,8 @@ from mnet_jax.config import (
     TrainingConfig,
 )
 from mnet_jax.training import metrics, optimizer
-from mnet_jax.training.loop import Loop, NonFiniteError
+from mnet_jax.training.divergence import NonFiniteError
+from mnet_jax.training.loop import Keeping, Loop
 from mnet_jax.training.placement import placement
 from mnet_jax.training.recipe import Numbers, Structure
 from mnet_jax.training.step import initial_state, make_eval_step, make_train_step
@@ -338,7 +339,7 @@ def test_fit_trains_every_epoch_and_keeps_the_history(tiny_spec):
         map(batch_of, range(100)),
         lambda: [masked(batch_of(0), 8)],
         (),
-        lambda state, history: epochs.append((int(state.step), len(history))),
+        Keeping(on_epoch=lambda state, history, _: epochs.append((int(state.step), len(history)))),
         events.append,
     )
     assert epochs == [(3, 1), (6, 2)]
@@ -361,12 +362,12 @@ def test_a_batch_that_makes_the_loss_not_finite_stops_the_run_naming_the_step(ti
             yield batch
 
     with pytest.raises(NonFiniteError, match=rf"^step {bad_step}: ") as caught:
-        loop.fit(state, batches(), lambda: [masked(batch_of(0), 8)], (), ignore, ignore)
+        loop.fit(state, batches(), lambda: [masked(batch_of(0), 8)], (), Keeping(), ignore)
     assert "\n" not in str(caught.value)
     assert len(taken) <= bad_step + 1
 
 
 def test_a_batch_size_that_the_devices_cannot_share_is_refused(monkeypatch):
-    monkeypatch.setattr(jax, "local_devices", lambda: [object()] * 3)
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices() * 3)
     with pytest.raises(ValueError, match=r"^batch_size: got 8, legal: multiples of the 3 devices$"):
         placement("jit", 8)

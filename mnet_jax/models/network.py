@@ -1,6 +1,7 @@
 """The interpreter: a Linen module that builds any network from its spec."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,11 +11,12 @@ from flax import linen as nn
 from mnet_jax.architectures import dense_tasks, walk
 from mnet_jax.architectures import spec as architecture
 from mnet_jax.architectures.spec import Kind
+from mnet_jax.config import Remat
 from mnet_jax.models import blocks, layers
 from mnet_jax.models.initializers import kernel_init
 from mnet_jax.models.normalization import Setting, as_pending, sow
 from mnet_jax.ops import Lowering, Pending, activate
-from mnet_jax.validation import is_whole, require
+from mnet_jax.validation import is_whole, require, require_choice
 
 Array = jax.Array
 
@@ -105,6 +107,8 @@ class MobileNet(nn.Module):
         `train=True`, and get no gradient: the rest is fine-tuned on what they see.
       folded: batch normalization is in the kernels, for inference only; see `models.fuse`.
       packed: pointwise kernels are panels, which the native kernels read faster; see `models.fuse`.
+      remat: `blocks` keeps of each block only its input for the way back, and computes the rest
+        once more: less memory, a third more arithmetic.
     """
 
     spec: architecture.NetworkSpec
@@ -114,8 +118,10 @@ class MobileNet(nn.Module):
     frozen: int = 0
     folded: bool = False
     packed: bool = False
+    remat: Remat = "none"
 
     def setup(self) -> None:
+        require_choice("remat", self.remat, Remat)
         parts = 1 + len(self.spec.blocks)
         whole = is_whole(self.frozen) and 0 <= self.frozen <= parts
         require(whole, "frozen", self.frozen, f"0 to the {parts} parts before the head")
@@ -184,20 +190,35 @@ class MobileNet(nn.Module):
         skip = None
         for i, (spec, block) in enumerate(zip(self.spec.blocks, self.block, strict=True)):
             learns = train and self.frozen < i + 2
-            if isinstance(spec, architecture.InvertedResidual):
-                shortcut = spec.shortcut == "bottleneck"
-                if shortcut:  # read twice, so it is computed once
-                    x = as_pending(x.value(), self.dtype)
-                wide = block.widen(x, skip=skip, train=learns)
-                y = block.narrow(wide, train=learns)
-                skip = wide.value() if spec.shortcut == "expansion" else None
-                x = as_pending(x.x + y.value(), self.dtype) if shortcut else y
-            else:
-                x = block.pending(x, train=learns)
+            through = partial(_through, spec=spec, dtype=self.dtype, train=learns)
+            if self.remat == "blocks" and learns:
+                through = nn.remat(through)
+            x, skip = through(block, x, skip)
             if self.frozen == i + 2:
                 x, skip = jax.lax.stop_gradient((x, skip))
             sow(self, f"block_{i}_output", x)
             yield x
+
+
+def _through(
+    block: Any,
+    x: Pending,
+    skip: Array | None,
+    *,
+    spec: architecture.Block,
+    dtype: Any,
+    train: bool,
+) -> tuple[Pending, Array | None]:
+    """What a block gives, and what skips to the expansion of the next one, if anything does."""
+    if not isinstance(spec, architecture.InvertedResidual):
+        return block.pending(x, train=train), skip
+    shortcut = spec.shortcut == "bottleneck"
+    if shortcut:  # read twice, so it is computed once
+        x = as_pending(x.value(), dtype)
+    wide = block.widen(x, skip=skip, train=train)
+    y = block.narrow(wide, train=train)
+    skip = wide.value() if spec.shortcut == "expansion" else None
+    return (as_pending(x.x + y.value(), dtype) if shortcut else y), skip
 
 
 def _module(spec: architecture.Block, setting: Setting) -> Any:

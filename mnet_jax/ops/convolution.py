@@ -129,7 +129,8 @@ def depthwise_conv(
         over taps; it adds them in float32 or wider whatever x's dtype, and has reverse-mode
         gradients only (of any order). "native" is a kernel in C++ for CPUs, compiled when it is
         first asked for; it is for float32, square kernels of 3 and 5 and no dilation, and
-        "shifted" for the rest and on other devices. "auto" is what was measured to be fastest on
+        "shifted" for the rest, on other devices and on several, as XLA would have each of these
+        gather and compute the whole batch. "auto" is what was measured to be fastest on
         the device for such shapes (`ops.choice`), and where nothing was measured "grouped", on CPUs
         "shifted"; it is "native" only on a single CPU device where that is compiled already, and
         there always if the input is normalized or activated or the statistics are wanted. It is
@@ -188,7 +189,7 @@ def _uses_native(
 ) -> bool:
     """Whether the native kernels compute a layer; `alone` if nothing is done on the way out."""
     fits = x.x.dtype == jnp.float32 and native.supports(kernel, layer.geometry)
-    if lowering == "native" and jax.default_backend() == "cpu":
+    if lowering == "native" and _is_single_cpu():
         native.build()
         return fits
     if lowering != "auto" or not fits or not _is_single_cpu() or not native.is_built():
@@ -221,4 +222,4 @@ def best_lowering() -> Lowering:
 
 def _is_single_cpu() -> bool:
     """Whether native kernels may run: they are for CPUs and cannot be split over devices."""
-    return jax.default_backend() == "cpu" and jax.local_device_count() == 1
+    return jax.default_backend() == "cpu" and jax.device_count() == 1

@@ -1,46 +1,62 @@
 """Orbax checkpoints of all that a run needs to go on: state, data position, config and history."""
 
+import contextlib
+import errno
+import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import grain
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
+from jax.experimental import multihost_utils
 
 from mnet_jax import serialization
 from mnet_jax.config import RunConfig
 from mnet_jax.result import EpochRecord
-from mnet_jax.training.loop import NonFiniteError
+from mnet_jax.training import manifest
+from mnet_jax.training.divergence import NonFiniteError
+from mnet_jax.training.epoch import Begun
+from mnet_jax.training.matching import (
+    CheckpointError,
+    require_same_config,
+    require_same_structure,
+)
+from mnet_jax.training.position import PositionHandler, RestorePosition, SavePosition
+from mnet_jax.training.preservation import Preservation
 from mnet_jax.training.step import TrainState
 from mnet_jax.validation import one_line
 
+SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
 DAMAGED = "damaged-"  # and its step: the name of a checkpoint that was set aside
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used for this run; the message is one line saying why."""
+class SavingError(OSError):
+    """A checkpoint that cannot be written; the message is one line saying why."""
 
 
 class Restored(NamedTuple):
     """A run as it was when it was saved.
 
     Attributes:
-      state: after the last epoch.
+      state: after the last epoch, and what there is of the next one.
       history: the epochs.
       seconds: wall time up to then.
+      begun: the next epoch as far as it was.
     """
 
     state: TrainState
     history: tuple[EpochRecord, ...]
     seconds: float
+    begun: Begun = Begun()
 
 
 class Checkpoints:
-    """The checkpoints of one run in one directory, a step each; the last two are kept.
+    """The checkpoints of one run in one directory, a step each.
+
+    The last two are kept, and of those behind a whole epoch the last and the best.
 
     Use as a context manager: saving is asynchronous, and leaving waits for it and raises what it
     raised.
@@ -55,15 +71,20 @@ class Checkpoints:
         """
         self._config = config
         self._directory = directory
+        self._kept = Preservation()
+        self._saving = 0
         try:
             self._manager = ocp.CheckpointManager(
                 directory.absolute(),
                 options=ocp.CheckpointManagerOptions(
-                    preservation_policy=checkpoint_managers.LatestN(2), create=True
+                    preservation_policy=self._kept,
+                    create=True,
+                    cleanup_tmp_directories=True,  # what killed saves have left
+                    async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
                 ),
                 item_handlers={
                     "state": ocp.StandardCheckpointHandler(),
-                    "data": grain.checkpoint.CheckpointHandler(),
+                    "data": PositionHandler(),
                     "run": ocp.JsonCheckpointHandler(),
                 },
             )
@@ -74,8 +95,9 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._saving_errors():
+            self._manager.wait_until_finished()
+            self._manager.close()
 
     def save(
         self,
@@ -83,34 +105,44 @@ class Checkpoints:
         batches: Iterator[Any],
         history: tuple[EpochRecord, ...],
         seconds: float,
+        begun: Begun = Begun(),
     ) -> None:
-        """Saves the run after `len(history)` epochs, in the background.
+        """Saves the run in the background, where there is anything new to save.
 
         Args:
           state: one copy of it, as `Placement.get` gives.
           batches: the grain iterator, after the last batch that the state has seen.
           history: the epochs so far.
           seconds: wall time of the run so far.
+          begun: the next epoch as far as it is.
 
         Raises:
           NonFiniteError: the state is not finite; nothing is written.
+          SavingError: this checkpoint cannot be written, or the one before could not.
         """
         step = int(state.step)
-        if not bool(_all_finite(state)):
-            raise NonFiniteError(f"step {step}: the state is not finite and is not saved")
         run = {
             "config": serialization.to_plain(self._config),
             "history": [serialization.to_plain(record) for record in history],
             "seconds": seconds,
+            "begun": serialization.to_plain(begun),
         }
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                data=grain.checkpoint.CheckpointSave(batches),
-                run=ocp.args.JsonSave(run),
-            ),
-        )
+        with self._saving_errors():
+            self._manager.wait_until_finished()
+            if not self._is_new(step, begun):
+                return
+            if not bool(_all_finite(state)):
+                raise NonFiniteError(step, "the state is not finite and is not saved")
+            self._kept.accuracies = _accuracies(history)
+            self._saving = step
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    data=SavePosition(batches),
+                    run=ocp.args.JsonSave(run),
+                ),
+            )
 
     def restore(self, like: TrainState, batches: Iterator[Any]) -> Restored | None:
         """What was saved last, or None if there is no checkpoint.
@@ -127,14 +159,94 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
-                return self._restore(step, like, batches)
+                restored = self._restore(step, like)
+                position = ocp.args.Composite(data=RestorePosition(batches))
+                self._manager.restore(step, args=position)
             except CheckpointError:
                 raise
             except Exception as error:  # Orbax raises whatever a torn file leads it to
                 self._set_aside(step, error)
+            else:
+                self._kept.accuracies = _accuracies(restored.history)
+                return restored
         if steps:
             raise CheckpointError(f"{self._directory}: all its checkpoints are damaged")
         return None
+
+    def go_back(self, step: int, like: TrainState) -> Restored:
+        """What was saved at a step, while the data stay where they are; deletes what came later.
+
+        Args:
+          step: of a checkpoint, or 0 for the run's start.
+          like: the run's first state.
+
+        Raises:
+          CheckpointError: the checkpoint is not there or damaged.
+          SavingError: it could not be written.
+        """
+        with self._saving_errors():
+            self._manager.wait_until_finished()
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
+        if not step:
+            return Restored(like, (), 0.0)
+        try:
+            return self._restore(step, like)
+        except manifest.DamageError as error:
+            raise CheckpointError(f"{self._directory}: step {step}: {error}") from error
+
+    def best(self, like: TrainState) -> TrainState | None:
+        """The state behind the epoch with the best validation accuracy, of those kept.
+
+        Args:
+          like: a state of the same run.
+
+        Returns:
+          The state; None if no checkpoint is behind a whole epoch.
+
+        Raises:
+          CheckpointError: the checkpoint is damaged.
+          SavingError: it could not be written.
+        """
+        with self._saving_errors():
+            self._manager.wait_until_finished()
+        step = self._kept.best(self._manager.all_steps())
+        try:
+            return None if step is None else self._restore(step, like).state
+        except manifest.DamageError as error:
+            raise CheckpointError(f"{self._directory}: step {step}: {error}") from error
+
+    def _seal(self) -> None:
+        """Gives the checkpoint its manifest; Orbax calls this before it gives it its name."""
+        if jax.process_index() > 0:
+            return
+        unfinished = self._directory.glob(f"{self._saving}.*")
+        manifest.write(next(unfinished, self._directory / str(self._saving)), self._saving)
+
+    @contextlib.contextmanager
+    def _saving_errors(self) -> Iterator[None]:
+        """Turns whatever Orbax raises into one line."""
+        try:
+            yield
+        except NonFiniteError:
+            raise
+        except Exception as error:
+            raise SavingError(
+                f"{self._directory}: cannot save a checkpoint, {_reason(error)}"
+            ) from error
+
+    def _is_new(self, step: int, begun: Begun) -> bool:
+        """Whether there is anything to save at a step.
+
+        A checkpoint that waits for its epoch's validation makes room for the one that has it.
+        """
+        if step not in self._manager.all_steps():
+            return step > 0
+        validated = not begun.steps and step not in self._kept.accuracies
+        if validated:
+            self._manager.delete(step)
+        return validated
 
     def _set_aside(self, step: int, error: Exception) -> None:
         aside = self._directory / f"{DAMAGED}{step}"
@@ -142,50 +254,40 @@ class Checkpoints:
         warnings.warn(
             f"the checkpoint at step {step} is damaged and now in {aside}: {reason}", stacklevel=3
         )
-        shutil.rmtree(aside, ignore_errors=True)
-        (self._directory / str(step)).rename(aside)
+        self._wait_for_all(f"found {step}")  # none of them is gone, which is no damage
+        if jax.process_index() == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            (self._directory / str(step)).rename(aside)
+        self._wait_for_all(f"renamed {step}")
         self._manager.reload()
 
-    def _restore(self, step: int, like: TrainState, batches: Iterator[Any]) -> Restored:
+    def _wait_for_all(self, name: str) -> None:
+        """Waits until every process of the run is here."""
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"{self._directory} {name}")
+
+    def _restore(self, step: int, like: TrainState) -> Restored:
+        """All but the data's position."""
+        manifest.verify(self._directory / str(step), step)
         run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
-        self._require_same_config(run["config"])
-        self._require_same_structure(step, like)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
-                data=grain.checkpoint.CheckpointRestore(batches),
-            ),
-        )
+        require_same_config(self._config, run["config"], self._directory)
+        shapes = self._manager.item_metadata(step).state.tree
+        require_same_structure(like, shapes, self._directory / str(step))
+        state = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=state))
         history = tuple(serialization.from_plain(EpochRecord, r) for r in run["history"])
-        return Restored(restored.state, history, run["seconds"])
+        begun = serialization.from_plain(Begun, run["begun"])
+        return Restored(restored.state, history, run["seconds"], begun)
 
-    def _require_same_config(self, saved: Mapping[str, Any]) -> None:
-        now = _flat(serialization.to_plain(self._config))
-        before = _flat(saved)
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
-                raise CheckpointError(
-                    f"{name}: got {now.get(name)!r}, but {self._directory} holds a run with "
-                    f"{before.get(name)!r}; legal: the same config, or another directory"
-                )
 
-    def _require_same_structure(self, step: int, like: TrainState) -> None:
-        """Orbax restores a deeper tree into a shallower one without a word, so compare first."""
-        leaves = jax.tree_util.tree_leaves_with_path(
-            self._manager.item_metadata(step).state.tree, is_leaf=lambda x: hasattr(x, "shape")
-        )
-        saved = {_name(path): tuple(leaf.shape) for path, leaf in leaves}
-        expected = {
-            _name(path): tuple(_stored_shape(leaf))
-            for path, leaf in jax.tree_util.tree_leaves_with_path(like)
-        }
-        for name in sorted(saved.keys() | expected.keys()):
-            if saved.get(name) != expected.get(name):
-                raise CheckpointError(
-                    f"{name}: the checkpoint at step {step} in {self._directory} has shape "
-                    f"{saved.get(name)}, the network needs {expected.get(name)}"
-                )
+def _reason(error: Exception) -> str:
+    """Why something cannot be written: in the system's words, if Orbax has them among its own."""
+    words = [os.strerror(code) for code in SYSTEM_ERRORS if os.strerror(code) in str(error)]
+    return words[0] if words else one_line(error) or type(error).__name__
+
+
+def _accuracies(history: tuple[EpochRecord, ...]) -> dict[int, float]:
+    return {record.step: record.validation_accuracy for record in history}
 
 
 @jax.jit
@@ -193,28 +295,3 @@ def _all_finite(state: TrainState) -> jax.Array:
     trees = (state.params, state.batch_stats, state.opt_state, state.average)
     finite = [jax.numpy.all(jax.numpy.isfinite(leaf)) for leaf in jax.tree.leaves(trees)]
     return jax.numpy.all(jax.numpy.stack(finite))
-
-
-def _stored_shape(leaf: jax.Array) -> tuple[int, ...]:
-    """A typed key is stored as its words."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    return leaf.shape
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    """A tree path as text, alike for attributes, dictionary keys and positions."""
-    return ".".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
-
-
-def _flat(plain: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries and lists as one dictionary with dotted names."""
-    if isinstance(plain, list | tuple):
-        plain = {str(i): child for i, child in enumerate(plain)}
-    if not isinstance(plain, Mapping):
-        return {prefix: plain}
-    return {
-        name: value
-        for key, child in plain.items()
-        for name, value in _flat(child, f"{prefix}.{key}" if prefix else key).items()
-    }

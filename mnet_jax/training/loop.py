@@ -1,25 +1,24 @@
 """The loop: epochs of steps, an evaluation after each, a checkpoint now and then."""
 
+import dataclasses
 import math
 import statistics
-import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
-
-import jax
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from mnet_jax.result import EpochRecord
+from mnet_jax.training.dead_channels import WARNING_SHARE, dead_share
+from mnet_jax.training.divergence import MOST_ROLLBACKS, DivergenceError, Guard, NonFiniteError
+from mnet_jax.training.epoch import Begun, Clock, Watch
 from mnet_jax.training.evaluation import Evaluation, evaluate
 from mnet_jax.training.placement import Placement
 from mnet_jax.training.recipe import Numbers
 from mnet_jax.training.step import Batch, EvalStep, TrainState, TrainStep
+from mnet_jax.training.stopping import Stop, StoppedError
 
-
-class NonFiniteError(FloatingPointError):
-    """A loss, a gradient or a state that is not finite; the message is one line with the step."""
-
-
+History: TypeAlias = tuple[EpochRecord, ...]
 Phase = Literal["train", "validation", "test"]
 
 
@@ -47,6 +46,33 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+Saved = Callable[[TrainState, History, Begun], object]
+
+
+def _cannot_go_back(step: int) -> tuple[TrainState, Begun]:
+    raise NotImplementedError(f"nothing is kept of step {step}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """What keeps a run, so that it can go on in another process.
+
+    Attributes:
+      on_epoch: called after each epoch with the state, the history and the next epoch's beginning.
+      save: called within an epoch, with that epoch's beginning, if `due` or told to stop.
+      due: whether it is time to save, asked at every step.
+      go_back: from a step, an epoch's last, to the state behind it, on the devices, and the
+        beginning that was saved with it.
+      stop: asked before every step and every batch of an evaluation.
+    """
+
+    on_epoch: Saved = lambda state, history, begun: None
+    save: Saved = lambda state, history, begun: None
+    due: Callable[[], bool] = lambda: False
+    go_back: Callable[[int], tuple[TrainState, Begun]] = _cannot_go_back
+    stop: Stop = field(default_factory=Stop)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loop:
     """The parts of a training run, compiled and placed.
@@ -59,6 +85,7 @@ class Loop:
       epochs: how many to train.
       steps_per_epoch: optimizer steps in each.
       batch_size: images a step.
+      guard: what is divergence, and what is done about it.
     """
 
     train_step: TrainStep
@@ -68,36 +95,55 @@ class Loop:
     epochs: int
     steps_per_epoch: int
     batch_size: int
+    guard: Guard = field(default_factory=Guard)
 
     def fit(
         self,
         state: TrainState,
         batches: Iterator[Batch],
         validation: Callable[[], Iterable[Batch]],
-        history: tuple[EpochRecord, ...],
-        on_epoch: Callable[[TrainState, tuple[EpochRecord, ...]], None],
+        history: History,
+        keeping: Keeping,
         report: Report,
-    ) -> tuple[TrainState, tuple[EpochRecord, ...]]:
-        """Trains from where `history` ends to the last epoch.
+        begun: Begun = Begun(),
+    ) -> tuple[TrainState, History]:
+        """Trains from where `history` and `begun` end to the last epoch.
 
         Args:
-          state: on the devices, after `len(history)` epochs; its memory is reused.
+          state: on the devices, after that; its memory is reused.
           batches: the training batches from there on, without end.
           validation: makes the batches to evaluate after each epoch.
           history: the epochs already trained.
-          on_epoch: called after each epoch with the state and the history so far.
+          keeping: what keeps the run.
           report: called at every step.
+          begun: the epoch behind them, as far as it is.
 
         Returns:
           The last state and the whole history.
 
         Raises:
-          NonFiniteError: a loss or gradient is not finite; at most one step after it.
+          DivergenceError: a loss or gradient is not finite, or a loss a spike; at most one step
+            after it.
+          StoppedError: the process was told to stop; the run is saved.
         """
-        for epoch in range(len(history) + 1, self.epochs + 1):
-            state, record = self._epoch(state, batches, validation, epoch, report)
-            history = (*history, record)
-            on_epoch(state, history)
+        while len(history) < self.epochs:
+            epoch = len(history) + 1
+            try:
+                state, begun = self._train(state, batches, history, begun, keeping, report)
+                validated = self._validate(state, validation(), history, begun, keeping, report)
+            except DivergenceError as error:
+                rolled_back = self._rolled_back(error, history, begun)
+                state, begun = keeping.go_back((epoch - 1) * self.steps_per_epoch)
+                begun = dataclasses.replace(begun, rolled_back=rolled_back)
+                continue
+            dead = dead_share(self.placement.get(state.values))
+            if dead > WARNING_SHARE:
+                warnings.warn(
+                    f"epoch {epoch}: {dead:.0%} of the depthwise channels are dead", stacklevel=2
+                )
+            history = (*history, self._record(epoch, begun, validated, dead))
+            begun = begun.next
+            keeping.on_epoch(state, history, begun)
         return state, history
 
     def evaluate(
@@ -107,6 +153,7 @@ class Loop:
         phase: Phase,
         epoch: int,
         report: Report,
+        stop: Stop | None = None,
     ) -> Evaluation:
         """The evaluated weights on every image of a split, once.
 
@@ -116,35 +163,51 @@ class Loop:
           phase: which split, for `report`.
           epoch: after which it is, for `report`.
           report: called at every step.
+          stop: asked before every batch.
 
         Raises:
           NonFiniteError: the loss is not finite.
+          StoppedError: the process was told to stop.
         """
+        if stop:
+            stop.check()
 
         def on_batch(done: int) -> None:
             report(Progress(phase=phase, epoch=epoch, epochs=self.epochs, step=done))
+            if stop:
+                stop.check()
 
         found = evaluate(self.eval_step, self.placement, state.evaluated, batches, on_batch)
         if not math.isfinite(found.loss):
             step = int(self.placement.get(state.step))
-            raise NonFiniteError(f"step {step}: the {phase} loss is {found.loss}, the run stops")
+            raise NonFiniteError(step, f"the {phase} loss is {found.loss}, the run stops")
         return found
 
-    def _epoch(
+    def _train(
         self,
         state: TrainState,
         batches: Iterator[Batch],
-        validation: Callable[[], Iterable[Batch]],
-        epoch: int,
+        history: History,
+        begun: Begun,
+        keeping: Keeping,
         report: Report,
-    ) -> tuple[TrainState, EpochRecord]:
-        steps, numbers = self.steps_per_epoch, self.numbers(epoch)
-        watch, clock = _Watch((epoch - 1) * steps), _Clock(self.batch_size)
-        for i in range(steps):
+    ) -> tuple[TrainState, Begun]:
+        """The rest of an epoch's steps."""
+        epoch, steps, first = len(history) + 1, self.steps_per_epoch, begun.steps
+        numbers = self.numbers(epoch)
+        watch = Watch(self.guard, (epoch - 1) * steps, begun)
+        clock = Clock(self.batch_size, begun)
+        for i in range(first, steps):
+            if keeping.stop.told() or (i > first and keeping.due()):
+                watch.settle()
+                keeping.save(state, history, watch.begun(clock.seconds, clock.rate))
+                keeping.stop.check()
             batch = self.placement.put_batch(next(batches))
-            state, metrics = self.train_step(state, batch, numbers[i])
+            state, metrics = self.train_step(
+                state, batch, self.guard.numbers(numbers[i], watch.limit)
+            )
             watch.add(self.placement.get(metrics))
-            if i == 0:
+            if i == first:
                 watch.settle()  # the first step may compile, which is no training speed
             clock.tick()
             report(
@@ -159,73 +222,50 @@ class Loop:
             )
         watch.settle()
         clock.stop()
-        validated = self.evaluate(state, validation(), "validation", epoch, report)
-        return state, EpochRecord(
+        begun = watch.begun(clock.seconds, clock.rate)
+        if not begun.losses:
+            raise NonFiniteError(epoch * steps, f"every update of epoch {epoch} was skipped")
+        return state, begun
+
+    def _validate(
+        self,
+        state: TrainState,
+        batches: Iterable[Batch],
+        history: History,
+        begun: Begun,
+        keeping: Keeping,
+        report: Report,
+    ) -> Evaluation:
+        """The evaluation behind an epoch; one that is stopped is done again from its start."""
+        try:
+            return self.evaluate(
+                state, batches, "validation", len(history) + 1, report, keeping.stop
+            )
+        except StoppedError:
+            keeping.save(state, history, begun)
+            raise
+
+    def _record(self, epoch: int, begun: Begun, validated: Evaluation, dead: float) -> EpochRecord:
+        return EpochRecord(
             epoch=epoch,
-            step=epoch * steps,
-            learning_rate=float(numbers[-1].learning_rate),
-            train_loss=statistics.fmean(watch.losses),
-            train_accuracy=statistics.fmean(watch.accuracies),
+            step=epoch * self.steps_per_epoch,
+            learning_rate=float(self.numbers(epoch)[-1].learning_rate),
+            train_loss=statistics.fmean(begun.losses),
+            train_accuracy=statistics.fmean(begun.accuracies),
             validation_loss=validated.loss,
             validation_accuracy=validated.accuracy,
-            seconds=clock.seconds,
-            images_per_second=clock.rate,
+            seconds=begun.seconds,
+            images_per_second=begun.images_per_second,
+            skipped=begun.skipped,
+            rolled_back=begun.rolled_back,
+            dead_share=dead,
         )
 
-
-class _Watch:
-    """Reads each step's metrics when the next one is under way, so that the device never waits."""
-
-    def __init__(self, steps_before: int) -> None:
-        self.losses: list[float] = []
-        self.accuracies: list[float] = []
-        self._steps_before = steps_before
-        self._pending: dict[str, jax.Array] | None = None
-
-    def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Takes a step's metrics and checks those of the step before."""
-        self.settle()
-        self._pending = metrics
-
-    def settle(self) -> None:
-        """Waits for the last step and checks it."""
-        if self._pending is None:
-            return
-        loss, accuracy = float(self._pending["loss"]), float(self._pending["accuracy"])
-        finite = bool(self._pending["finite"])
-        self._pending = None
-        self.losses.append(loss)
-        self.accuracies.append(accuracy)
-        if not finite:
-            step = self._steps_before + len(self.losses)
-            raise NonFiniteError(
-                f"step {step}: loss {loss:g}, a loss or gradient that is not finite stops the run"
-            )
-
-
-class _Clock:
-    """Seconds and images per second of an epoch; the rate leaves its first step out if it can."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.seconds = 0.0
-        self.rate = 0.0
-        self._batch_size = batch_size
-        self._start = time.perf_counter()
-        self._after_first: float | None = None
-        self._steps = 0
-
-    def tick(self) -> None:
-        """Counts a step."""
-        self._steps += 1
-        if self._after_first is None:
-            self._after_first = time.perf_counter()
-        self.stop()
-
-    def stop(self) -> None:
-        """Reads the clock."""
-        now = time.perf_counter()
-        self.seconds = now - self._start
-        counted, since = self._steps - 1, self._after_first
-        if counted < 1 or since is None:
-            counted, since = self._steps, self._start
-        self.rate = counted * self._batch_size / max(now - since, 1e-9)
+    def _rolled_back(
+        self, error: DivergenceError, history: History, begun: Begun
+    ) -> tuple[int, ...]:
+        """The steps that led back to an epoch's start, with this one; `error` if it may not."""
+        before = sum(len(record.rolled_back) for record in history) + len(begun.rolled_back)
+        if self.guard.on_divergence != "rollback" or before >= MOST_ROLLBACKS:
+            raise error
+        return (*begun.rolled_back, error.step)

@@ -11,7 +11,15 @@ from typing import NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-from mnet_jax.config import Lowering, Optimizer, Parallelism, Precision, Sgd, TrainingConfig
+from mnet_jax.config import (
+    Lowering,
+    Optimizer,
+    Parallelism,
+    Precision,
+    Remat,
+    Sgd,
+    TrainingConfig,
+)
 
 Scalar: TypeAlias = jax.Array | np.float32 | float
 
@@ -26,7 +34,9 @@ class Structure:
       scales_by_depth: whether updates are scaled by depth at all.
       averages: whether moving averages are kept and evaluated.
       mixing: how batches are mixed: `mixup`, `cutmix`, both or neither.
-      decay_depthwise, frozen, precision, parallel, lowering: as in `TrainingConfig`.
+      skips: whether an update is left out whose loss or gradient is not good enough.
+      decay_depthwise, frozen, precision, parallel, lowering, accumulate, norm_groups, remat: as in
+        `TrainingConfig`.
     """
 
     optimizer: type[Optimizer]
@@ -34,11 +44,15 @@ class Structure:
     scales_by_depth: bool
     averages: bool
     mixing: tuple[str, ...]
+    skips: bool
     decay_depthwise: bool
     frozen: int
     precision: Precision
     parallel: Parallelism
     lowering: Lowering
+    accumulate: int
+    norm_groups: int
+    remat: Remat
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "Structure":
@@ -50,11 +64,15 @@ class Structure:
             scales_by_depth=config.frozen > 0 or config.depth_decay != 1.0,
             averages=config.ema_decay > 0,
             mixing=tuple(_alphas(config)),
+            skips=config.on_divergence == "skip",
             decay_depthwise=config.decay_depthwise,
             frozen=config.frozen,
             precision=config.precision,
             parallel=config.parallel,
             lowering=config.lowering,
+            accumulate=config.accumulate,
+            norm_groups=config.norm_groups,
+            remat=config.remat,
         )
 
 
@@ -66,6 +84,7 @@ class Numbers(NamedTuple):
       weight_decay, label_smoothing, ema_decay, depth_decay: as in `TrainingConfig`.
       mixing: the alphas of `Structure.mixing`, by its names.
       rule: the update rule's own, by the names of its config's fields.
+      loss_limit: a loss above it has its update left out, where updates may be; None for no limit.
     """
 
     learning_rate: Scalar
@@ -75,6 +94,7 @@ class Numbers(NamedTuple):
     depth_decay: Scalar
     mixing: Mapping[str, Scalar]
     rule: Mapping[str, Scalar]
+    loss_limit: Scalar | None = None
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "Numbers":

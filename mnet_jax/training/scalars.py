@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 from tensorboardX import SummaryWriter
 
 FILE_NAME = "scalars.jsonl"
@@ -12,7 +13,7 @@ FILE_NAME = "scalars.jsonl"
 class Scalars:
     """Writes scalars under a directory; a resumed run drops what it is about to repeat.
 
-    A context manager, which closes the files.
+    A context manager, which closes the files. Of a run's several processes the first one writes.
 
     Attributes:
       path: the JSON lines, `{"step": 11, "train_loss": 1.5, ...}`.
@@ -26,8 +27,11 @@ class Scalars:
           from_step: steps already taken. Lines of later steps, written before a run was cut off
             and resumed from an earlier checkpoint, are removed.
         """
-        directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / FILE_NAME
+        self._writes = jax.process_index() == 0
+        if not self._writes:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
         kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= from_step]
         self._file = self.path.open("w", encoding="utf-8")
         self._file.writelines(kept)
@@ -35,6 +39,8 @@ class Scalars:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds the values of one step, in this order."""
+        if not self._writes:
+            return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -44,8 +50,9 @@ class Scalars:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
-        self._events.close()
+        if self._writes:
+            self._file.close()
+            self._events.close()
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """One step of training and one of evaluation, as pure functions."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from mnet_jax.training import metrics
+from mnet_jax.training.microbatches import in_groups, mean_over, micro_batch
 from mnet_jax.training.mixing import mix
 from mnet_jax.training.recipe import Numbers, Scalar
 
@@ -95,11 +97,19 @@ def _all_finite(tree: Tree) -> Array:
     return jnp.isfinite(optax.tree.norm([*large, jnp.concatenate(small)] if small else large))
 
 
+def _either(first: Array, this: TrainState, that: TrainState) -> TrainState:
+    """One of two states."""
+    return jax.tree.map(functools.partial(jnp.where, first), this, that)
+
+
 def make_train_step(
     apply: Callable[..., Any],
     optimizer: Callable[[Numbers], optax.GradientTransformation],
     *,
     axis_name: str | None = None,
+    skips: bool = False,
+    accumulate: int = 1,
+    norm_groups: int = 1,
 ) -> TrainStep:
     """The pure function (state, batch, numbers) -> (state, metrics).
 
@@ -107,6 +117,13 @@ def make_train_step(
       apply: a Linen module's `apply`.
       optimizer: the update rule that the numbers make.
       axis_name: the pmap axis that gradients and metrics are pooled over, if any.
+      skips: whether a step whose loss or gradients are not finite, or whose loss is above the
+        numbers' limit, leaves all of the state as it was but its number.
+      accumulate: micro-batches that gradients are averaged over, as `TrainingConfig.accumulate`;
+        each also moves the running statistics.
+      norm_groups: groups of each that are normalized by themselves, over all devices of the axis;
+        see `TrainingConfig.norm_groups`. With more than one, their statistics are not pooled, so
+        the model may have no `axis_name`.
 
     The batch is `image` [b, h, w, 3] and `label` [b]. The metrics are `loss` and `accuracy`, means
     over the batch, and `finite`, whether the loss and all gradients are. In a mixed batch the
@@ -120,24 +137,37 @@ def make_train_step(
         if axis_name:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
-        def loss_of(params: Tree) -> tuple[Array, tuple[Array, Tree]]:
-            mixed = mix(batch, key, numbers.mixing)
-            logits, updates = apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                mixed.images,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": key},
-            )
-            losses = mixed.losses(logits, numbers.label_smoothing)
-            return jnp.mean(losses), (logits, updates["batch_stats"])
+        groups = norm_groups // jax.lax.axis_size(axis_name) if axis_name else norm_groups
+        apply_groups = in_groups(apply, max(groups, 1))
 
-        (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params
+        def gradients_of(
+            batch_stats: Tree, batch: Batch, key: Array
+        ) -> tuple[Tree, tuple[Tree, Array, Array]]:
+            def loss_of(params: Tree) -> tuple[Array, tuple[Array, Tree]]:
+                mixed = mix(batch, key, numbers.mixing)
+                logits, updates = apply_groups(
+                    {"params": params, "batch_stats": batch_stats},
+                    mixed.images,
+                    train=True,
+                    mutable=["batch_stats"],
+                    rngs={"dropout": key},
+                )
+                losses = mixed.losses(logits, numbers.label_smoothing)
+                return jnp.mean(losses), (logits, updates["batch_stats"])
+
+            (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+                state.params
+            )
+            accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
+            return batch_stats, (gradients, loss, accuracy)
+
+        batch_stats, (gradients, loss, accuracy) = mean_over(
+            gradients_of, state.batch_stats, batch, key, accumulate
         )
-        accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
         if axis_name:
             gradients, loss, accuracy = jax.lax.pmean((gradients, loss, accuracy), axis_name)
+            if norm_groups > 1:
+                batch_stats = jax.lax.pmean(batch_stats, axis_name)
         update = optimizer(numbers).update
         changes, opt_state = update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, changes)
@@ -147,20 +177,40 @@ def make_train_step(
             average = _averaged(state.average, new.values, numbers.ema_decay, step)
             new = new.replace(average=average)
         finite = jnp.isfinite(loss) & _all_finite(gradients)
+        if skips:
+            limit = jnp.inf if numbers.loss_limit is None else numbers.loss_limit
+            new = _either(finite & (loss <= limit), new, state.replace(step=step))
         return new, {"loss": loss, "accuracy": accuracy, "finite": finite}
 
     return train_step
 
 
-def make_eval_step(apply: Callable[..., Any], *, axis_name: str | None = None) -> EvalStep:
+def make_eval_step(
+    apply: Callable[..., Any], *, axis_name: str | None = None, accumulate: int = 1
+) -> EvalStep:
     """The pure function (variables, batch) -> sums; see `metrics.masked_sums`.
 
     The batch is `image` [b, h, w, 3], `label` [b] and `mask` [b].
+
+    Args:
+      apply: a Linen module's `apply`.
+      axis_name: the pmap axis that the sums are pooled over, if any.
+      accumulate: micro-batches that the batch runs in, so that a batch that fits to train fits.
     """
 
-    def eval_step(variables: Tree, batch: Batch) -> metrics.Sums:
+    def sums_of(variables: Tree, batch: Batch) -> metrics.Sums:
         logits = apply(variables, batch["image"], train=False)
-        sums = metrics.masked_sums(logits, batch["label"], batch["mask"])
+        return metrics.masked_sums(logits, batch["label"], batch["mask"])
+
+    def eval_step(variables: Tree, batch: Batch) -> metrics.Sums:
+        if accumulate == 1:
+            sums = sums_of(variables, batch)
+        else:
+            parts = jax.lax.map(
+                lambda i: sums_of(variables, micro_batch(batch, i, accumulate)),
+                jnp.arange(accumulate),
+            )
+            sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), parts)
         return jax.lax.psum(sums, axis_name) if axis_name else sums
 
     return eval_step

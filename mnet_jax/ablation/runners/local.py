@@ -15,9 +15,10 @@ from typing import Any
 import psutil
 
 from mnet_jax import process
-from mnet_jax.ablation.runners.machine import Slots, available_bytes
+from mnet_jax.ablation.runners.machine import Slots
 from mnet_jax.ablation.runners.work import Lost, Outcome, Trial, outcome_of, train
 from mnet_jax.config import RunConfig
+from mnet_jax.host_memory import available_bytes
 
 # A worker that is ended leaves semaphores. Python's tracker, which starts with it, frees them, and
 # would tell of it behind the one line that says what happened.

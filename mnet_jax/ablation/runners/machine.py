@@ -1,4 +1,4 @@
-"""What this machine has for trials side by side: cores, accelerators, memory."""
+"""What this machine has for trials side by side: cores, accelerators."""
 
 import importlib.util
 import os
@@ -7,9 +7,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from pathlib import Path
-
-import psutil
 
 from mnet_jax import process
 from mnet_jax.validation import require
@@ -17,7 +14,6 @@ from mnet_jax.validation import require
 PROBE = "import jax; devices = jax.local_devices(); print(devices[0].platform, len(devices))"
 PROBE_SECONDS = 120
 THREADS = "PJRT_NPROC"  # how many XLA's CPU client starts for a computation
-CGROUPS = Path("/sys/fs/cgroup")
 # What a process of JAX reads to see some of the accelerators only.
 VISIBLE = {"gpu": "CUDA_VISIBLE_DEVICES", "rocm": "HIP_VISIBLE_DEVICES", "tpu": "TPU_VISIBLE_CHIPS"}
 TPU_BOUNDS = {1: "1,1,1", 2: "1,2,1"}  # chips of a process, by their number
@@ -63,36 +59,6 @@ def slots(trials: int, cores: int | None, devices: int) -> Slots:
     places = min(have // cores if cores else have, trials)
     each = cores or have // places
     return Slots(environments=({THREADS: str(each)},) * places)
-
-
-def available_bytes() -> int:
-    """Memory that is left: the machine's, or less where a container has a limit of its own."""
-    return min([psutil.virtual_memory().available, *_left_in_containers()])
-
-
-def _left_in_containers() -> list[int]:
-    """What each control group that this process is in has left, of those with a limit."""
-    innermost = CGROUPS / _group()
-    left = []
-    for group in (innermost, *innermost.parents):
-        try:
-            limit = int((group / "memory.max").read_text())
-            used = int((group / "memory.current").read_text())
-            kept = (group / "memory.stat").read_text().split()
-        except (OSError, ValueError):  # there is none, or it is "max"
-            continue
-        cached = int(kept[kept.index("inactive_file") + 1])  # files that can be read again
-        left.append(max(limit - used + cached, 0))
-    return left
-
-
-def _group() -> str:
-    """The control group that this process is in, by its path below the root."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
 
 
 def _accelerators() -> tuple[str, int]:

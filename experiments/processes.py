@@ -1,0 +1,183 @@
+"""One training in several processes: the flags that join them, and the line that ends them all.
+
+Where a process is gone, the others must not wait for it. JAX notices within `HEARTBEAT_SECONDS`, at
+once if the connection breaks. Then either a step fails, or the runtime aborts the process with a
+page of its own; `python -m experiments.processes` reads what a process writes on standard error,
+and has one line in the place of that page.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mnet_jax.training.stopping import EXIT_CODE
+from mnet_jax.validation import require
+
+HEARTBEAT_SECONDS = 30
+JOIN_SECONDS = 300
+LEAVE_SECONDS = 60
+GONE = "another process of the run is gone, start all of them again to go on"
+# Where what the runtime and Orbax write about others that are gone begins, and where any message.
+_NOISE = re.compile(
+    r"coordination_service|preemption_sync_manager|^\[Gloo\]|^ERROR:absl:\[process=\d+\] Failed"
+)
+_MESSAGE = re.compile(r"[IWEF]\d{4} |[A-Z]+:|experiments\.")
+_ABORT = "Terminating process because the JAX distributed service detected fatal errors"
+_LOST = re.compile(r"Gloo|CoordinationService|coordination service|UNAVAILABLE|DEADLINE_EXCEEDED")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessArguments:
+    """How a process finds the others of its run."""
+
+    coordinator: str | None = None
+    """HOST:PORT on the machine of process 0, to train in several processes"""
+    processes: int | None = None
+    """how many there are, over all machines"""
+    process_id: int | None = None
+    """which of them this is, from 0"""
+    cluster: bool = False
+    """train in the processes that a TPU pod, Slurm or Open MPI has started"""
+
+    @property
+    def several(self) -> bool:
+        """Whether there are others."""
+        return self.cluster or self.coordinator is not None
+
+
+def require_processes(arguments: ProcessArguments) -> None:
+    """Raises ValueError unless the flags name one process of several, or none of them is given."""
+    coordinator, count, index = arguments.coordinator, arguments.processes, arguments.process_id
+    if arguments.cluster:
+        for name in ("coordinator", "processes", "process_id"):
+            value = getattr(arguments, name)
+            require(value is None, name, value, "none of these where the cluster says them")
+        return
+    if coordinator is None:
+        require(count is None, "processes", count, "with a coordinator only")
+        require(index is None, "process_id", index, "with a coordinator only")
+        return
+    host, _, port = coordinator.rpartition(":")
+    is_port = port.isdecimal() and 0 < int(port) < 2**16
+    require(bool(host) and is_port, "coordinator", coordinator, "HOST:PORT")
+    require(count is not None and count >= 1, "processes", count, "1 or more")
+    legal = f"from 0 to {(count or 1) - 1}"
+    require(index is not None and 0 <= index < (count or 0), "process_id", index, legal)
+
+
+def join(arguments: ProcessArguments, command: str) -> None:
+    """Makes this process one of several, if it is to be; before anything of JAX runs.
+
+    Raises:
+      ValueError: the others cannot be found.
+    """
+    if not arguments.several:
+        return
+    _watch_standard_error(command)
+    import jax
+
+    # It takes SIGTERM for itself, and one process that is told to stop is no reason for all.
+    if hasattr(jax.config, "jax_enable_preemption_service"):
+        jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            arguments.coordinator,
+            arguments.processes,
+            arguments.process_id,
+            initialization_timeout=JOIN_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=LEAVE_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        name = "cluster" if arguments.cluster else "coordinator"
+        value = arguments.cluster or arguments.coordinator
+        raise ValueError(
+            f"{name}: got {value}, cannot join the other processes: {first}"
+        ) from error
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints and keeps."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+class LostError(RuntimeError):
+    """Another process of the run is gone; the message is one line."""
+
+
+@contextlib.contextmanager
+def losses_named() -> Iterator[None]:
+    """Raises `LostError` for whatever a step says when another process is gone."""
+    import jax
+
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() > 1 and _LOST.search(str(error)):
+            raise LostError(GONE) from error
+        raise
+
+
+@contextlib.contextmanager
+def left_at_once(arguments: ProcessArguments) -> Iterator[None]:
+    """Ends this process, if it is one of several, as soon as anything ends what runs meanwhile.
+
+    To leave in order would be to wait for the others, and they wait for this one.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not arguments.several:
+            raise
+        code = error.code if isinstance(error, SystemExit) else None
+        if code == EXIT_CODE:
+            raise  # all of them stop here
+        if not isinstance(code, int):
+            print("ERROR: this process ends", file=sys.stderr)
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def _watch_standard_error(command: str) -> None:
+    """Puts a process between this one's standard error, C++'s included, and the real one."""
+    watcher = subprocess.Popen(
+        [sys.executable, "-m", "experiments.processes", command], stdin=subprocess.PIPE
+    )
+    assert watcher.stdin is not None
+    sys.stderr.flush()
+    os.dup2(watcher.stdin.fileno(), sys.stderr.fileno())
+    watcher.stdin.close()
+
+
+def watch(command: str) -> None:
+    """Passes standard input on to standard error, but for a page of the runtime's: one line."""
+    for name in ("SIGINT", "SIGTERM"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)  # as long as anyone writes
+    has_said_why = is_noise = False
+    with open(sys.stdin.fileno(), errors="replace") as lines:
+        for line in lines:
+            if _ABORT in line:
+                if not has_said_why:
+                    print(f"experiments.{command}: {GONE}", file=sys.stderr, flush=True)
+                for _ in lines:  # or the writer would wait
+                    pass
+                return
+            is_noise = bool(_NOISE.search(line)) or (is_noise and not _MESSAGE.match(line))
+            if not is_noise:
+                has_said_why = has_said_why or line.startswith(f"experiments.{command}: ")
+                print(line, end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    watch(sys.argv[1])

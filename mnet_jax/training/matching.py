@@ -1,0 +1,82 @@
+"""Whether a checkpoint is of the run that wants to go on from it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mnet_jax import serialization
+from mnet_jax.config import RunConfig
+from mnet_jax.training.step import TrainState
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used for this run; the message is one line saying why."""
+
+
+def require_same_config(config: RunConfig, saved: Mapping[str, Any], directory: Path) -> None:
+    """Raises CheckpointError, naming a field and both values, if a run's config is another.
+
+    Args:
+      config: of the run.
+      saved: the config of the run in `directory`, as `serialization.to_plain` made it.
+      directory: for the message.
+    """
+    now = _flat(serialization.to_plain(config))
+    before = _flat(saved)
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise CheckpointError(
+                f"{name}: got {now.get(name)!r}, but {directory} holds a run with "
+                f"{before.get(name)!r}; legal: the same config, or another directory"
+            )
+
+
+def require_same_structure(like: TrainState, shapes: Any, checkpoint: Path) -> None:
+    """Raises CheckpointError, naming an array and both shapes, if a state is another network's.
+
+    Orbax restores a deeper tree into a shallower one without a word.
+
+    Args:
+      like: a state of the run.
+      shapes: a tree of what has a `shape`, as Orbax says of a checkpoint.
+      checkpoint: for the message.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(shapes, is_leaf=lambda x: hasattr(x, "shape"))
+    saved = {_name(path): tuple(leaf.shape) for path, leaf in leaves}
+    expected = {
+        _name(path): tuple(_stored_shape(leaf))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(like)
+    }
+    for name in sorted(saved.keys() | expected.keys()):
+        if saved.get(name) != expected.get(name):
+            raise CheckpointError(
+                f"{name}: the checkpoint {checkpoint} has shape "
+                f"{saved.get(name)}, the network needs {expected.get(name)}"
+            )
+
+
+def _stored_shape(leaf: jax.Array) -> tuple[int, ...]:
+    """A typed key is stored as its words."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return leaf.shape
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """A tree path as text, alike for attributes, dictionary keys and positions."""
+    return ".".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
+
+
+def _flat(plain: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries and lists as one dictionary with dotted names."""
+    if isinstance(plain, list | tuple):
+        plain = {str(i): child for i, child in enumerate(plain)}
+    if not isinstance(plain, Mapping):
+        return {prefix: plain}
+    return {
+        name: value
+        for key, child in plain.items()
+        for name, value in _flat(child, f"{prefix}.{key}" if prefix else key).items()
+    }

@@ -1,0 +1,92 @@
+"""Parts of a batch: those that run one after the other, and those normalized by themselves.
+
+Both are the config's and not the devices', so that a run is the same on one device and on eight.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+Array: TypeAlias = jax.Array
+Tree: TypeAlias = Any
+
+
+def micro_batch(batch: Mapping[str, Array], index: Array, count: int) -> dict[str, Array]:
+    """The images `index`, `index + count`, `index + 2 * count` ... of a batch.
+
+    Not neighbours: devices hold neighbours, and each is to have its share of every micro-batch.
+
+    Args:
+      batch: arrays of [b, ...].
+      index: which of them, from 0.
+      count: how many there are; it divides b.
+    """
+
+    def part(x: Array) -> Array:
+        parts = x.reshape(-1, count, *x.shape[1:])
+        return jax.lax.dynamic_index_in_dim(parts, index, axis=1, keepdims=False)
+
+    return {name: part(x) for name, x in batch.items()}
+
+
+def mean_over(
+    function: Callable[[Tree, Mapping[str, Array], Array], tuple[Tree, Tree]],
+    carried: Tree,
+    batch: Mapping[str, Array],
+    key: Array,
+    count: int,
+) -> tuple[Tree, Tree]:
+    """A function of each micro-batch, one after the other: what they carry on, and their mean.
+
+    Args:
+      function: (carried, micro-batch, key) -> (carried, values), the values floats.
+      carried: what the first one gets.
+      batch: arrays of [b, ...].
+      key: for randomness; each micro-batch has one of its own.
+      count: how many there are; it divides b. With one, the function gets batch and key as given.
+    """
+    if count == 1:
+        return function(carried, batch, key)
+
+    def one(state: tuple[Tree, Tree], index: Array) -> tuple[tuple[Tree, Tree], None]:
+        carried, total = state
+        part = micro_batch(batch, index, count)
+        carried, values = function(carried, part, jax.random.fold_in(key, index))
+        return (carried, jax.tree.map(jnp.add, total, values)), None
+
+    shapes = jax.eval_shape(function, carried, micro_batch(batch, jnp.int32(0), count), key)[1]
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (carried, total), _ = jax.lax.scan(one, (carried, zero), jnp.arange(count))
+    return carried, jax.tree.map(lambda x: x / count, total)
+
+
+def in_groups(apply: Callable[..., Any], groups: int) -> Callable[..., Any]:
+    """A Linen module's `apply` for training, each group of images normalized by its own statistics.
+
+    Ghost batch normalization (arXiv 1705.08741). The running statistics are the mean of what each
+    group alone would have made of them, and so they average the groups' statistics.
+
+    Args:
+      apply: of a model whose state is `batch_stats`.
+      groups: how many groups of neighbouring images; it divides the batch. With one, `apply`.
+    """
+    if groups == 1:
+        return apply
+
+    def grouped(
+        variables: Tree, images: Array, *, train: bool, mutable: Any, rngs: Mapping[str, Array]
+    ) -> tuple[Array, Tree]:
+        def of_group(images: Array, keys: Mapping[str, Array]) -> tuple[Array, Tree]:
+            found: tuple[Array, Tree] = apply(
+                variables, images, train=train, mutable=mutable, rngs=keys
+            )
+            return found
+
+        keys = {name: jax.random.split(key, groups) for name, key in rngs.items()}
+        logits, updates = jax.vmap(of_group)(images.reshape(groups, -1, *images.shape[1:]), keys)
+        means = jax.tree.map(lambda x: jnp.mean(x, axis=0), updates)
+        return logits.reshape(-1, *logits.shape[2:]), means
+
+    return grouped

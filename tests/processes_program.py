@@ -1,0 +1,61 @@
+"""`experiments.train` with a network of two blocks, for test_processes.py; takes its flags.
+
+Reads from the environment: DEVICES, how many virtual ones; KILL, `epoch,step` of the training step
+at which the process sends itself the SIGNAL; ORDER, a file that gets a line for each training batch
+that the process puts on its devices: a digest of each image.
+"""
+
+import dataclasses
+import hashlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
+
+from conftest import make_tiny_spec
+
+import mnet_jax.run
+from experiments import progress, train
+from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
+from mnet_jax.training.stopping import EXIT_CODE, Stop
+
+CONFIG = RunConfig(
+    spec=make_tiny_spec(),
+    data=DataConfig(name="digits", resolution=8, batch_size=360),
+    training=TrainingConfig(epochs=3, warmup_epochs=1, lowering="shifted"),
+    seed=5,
+)
+place, show = mnet_jax.run.placement, progress.RunProgress.show
+
+
+def placement(*arguments, **options):
+    placed = place(*arguments, **options)
+
+    def put_batch(batch):
+        if "mask" not in batch:
+            digests = [hashlib.sha256(image.tobytes()).hexdigest()[:8] for image in batch["image"]]
+            with Path(os.environ["ORDER"]).open("a") as file:
+                file.write(" ".join(digests) + "\n")
+        return placed.put_batch(batch)
+
+    return dataclasses.replace(placed, put_batch=put_batch)
+
+
+def show_or_die(self, event):
+    if os.environ.get("KILL") == f"{event.epoch},{event.step}" and event.phase == "train":
+        os.kill(os.getpid(), signal.Signals[os.environ["SIGNAL"]])
+    show(self, event)
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "train"
+    mnet_jax.run.placement = placement
+    progress.RunProgress.show = show_or_die
+    train._config = lambda arguments, num_classes: CONFIG
+    stop = Stop(lambda: os._exit(EXIT_CODE))
+    stop.listen()
+    train.main(stop)

@@ -1,0 +1,165 @@
+"""`experiments.train` as it is typed, told to stop: `stopping_program.py MOMENT DIRECTORY`.
+
+It trains a small network on one pinned core, and sends SIGTERM to itself at a moment:
+
+- `importing`, `loading`: before there is anything to save.
+- `resuming`: within the restore; `compiling`: within the first compilation of the training.
+- `stepping EPOCH STEP`, `evaluating EPOCH`, `testing`: behind such a step or batch.
+- `saving`: when the checkpoint of an epoch's end is on its way; `sealing`: when it is all written.
+- `twice`: before each save, and again when it is all written.
+- `full`: not at all, but no file may grow any more from the second epoch's end on.
+- `never`: not at all; the end's line gives the digest of what is left.
+
+Lines on standard output tell of the start, and of every step and every batch.
+"""
+
+import os
+
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+import importlib.abc
+import itertools
+import resource
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+
+from conftest import make_tiny_spec
+
+from experiments import planning
+from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
+
+CONFIG = RunConfig(
+    spec=make_tiny_spec(),
+    data=DataConfig(name="digits", resolution=8, batch_size=128),
+    training=TrainingConfig(epochs=3, warmup_epochs=1),
+)
+
+
+def tell():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def before(owner, name, action):
+    """Makes a function of a module or a class call `action` first."""
+    function = getattr(owner, name)
+
+    def acting(*arguments, **keywords):
+        action()
+        return function(*arguments, **keywords)
+
+    setattr(owner, name, acting)
+
+
+def after(owner, name, action):
+    function = getattr(owner, name)
+
+    def acting(*arguments, **keywords):
+        result = function(*arguments, **keywords)
+        action()
+        return result
+
+    setattr(owner, name, acting)
+
+
+class AtImport(importlib.abc.MetaPathFinder):
+    """Tells when a module is looked for."""
+
+    def __init__(self, name):
+        self._name = name
+
+    def find_spec(self, name, path, target=None):
+        if name == self._name:
+            tell()
+        return None
+
+
+def tell_within_the_first_compilation():
+    import jax
+
+    from mnet_jax.training.loop import Loop
+
+    armed = []
+    before(Loop, "_train", lambda: armed.append(True))
+
+    def listen(event, duration, **_):
+        if armed and "backend_compile" in event:
+            tell()
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+
+
+def tell_at(phase, epoch, step):
+    """Prints every event, and tells at one."""
+    from experiments.progress import RunProgress
+
+    def show(self, event):
+        print(event.phase, event.epoch, event.step, flush=True)
+        if (event.phase, event.epoch, event.step) == (phase, epoch, step):
+            tell()
+
+    RunProgress.show = show
+
+
+def fill_up_at_the_second(checkpoints, count):
+    """Lets no file grow beyond a size, which is as if the disk were full."""
+    if next(count) == 2:
+        while not list(checkpoints.glob("*[0-9]")):  # the first is still on its way
+            time.sleep(0.01)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (256, resource.RLIM_INFINITY))
+
+
+def arm(directory, moment, *numbers):
+    from mnet_jax.training import manifest
+    from mnet_jax.training.checkpoint import Checkpoints
+
+    at = {
+        "stepping": ("train", *map(int, numbers)),
+        "evaluating": ("validation", *map(int, numbers), 1),
+        "testing": ("test", CONFIG.training.epochs, 1),
+    }
+    tell_at(*at.get(moment, ("", 0, 0)))
+    if moment == "loading":
+        from mnet_jax import data
+
+        before(data, "load", tell)
+    if moment == "resuming":
+        before(Checkpoints, "_restore", tell)
+    if moment == "compiling":
+        tell_within_the_first_compilation()
+    if moment == "saving":
+        after(Checkpoints, "save", tell)
+    if moment == "twice":
+        before(Checkpoints, "save", tell)
+    if moment == "full":
+        count = itertools.count(1)
+        before(Checkpoints, "save", lambda: fill_up_at_the_second(directory / "checkpoints", count))
+    if moment in ("sealing", "twice"):
+        before(manifest, "write", tell)
+
+
+def main(moment, directory):
+    if moment == "importing":
+        sys.meta_path.insert(0, AtImport("experiments.progress"))
+    else:
+        arm(directory, *moment.split())
+    planning.baseline = lambda arguments, num_classes: CONFIG
+    planning.count_classes = lambda arguments: 10
+    print("started", flush=True)
+    sys.argv = ["train", "--run", str(directory), "--tune-allocator", "False"]
+    runpy.run_module("experiments.train", run_name="__main__", alter_sys=False)
+    if moment == "never":
+        from resume_program import digest
+
+        from mnet_jax import serialization
+        from mnet_jax.result import RunResult
+
+        result = serialization.from_json(RunResult, (directory / "result.json").read_text())
+        print("digest", digest(directory, result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

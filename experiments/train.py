@@ -1,8 +1,8 @@
 """Trains one network.
 
-    python -m experiments.train --dataset digits --run runs/digits
-    python -m experiments.train --recipe v2-imagenet --dataset imagenet2012 --data-dir ~/datasets
-    python -m experiments.train --list
+python -m experiments.train --dataset digits --run runs/digits
+python -m experiments.train --recipe v2-imagenet --dataset imagenet2012 --data-dir ~/datasets
+python -m experiments.train --list
 """
 
 import os

@@ -7,7 +7,7 @@ import numpy as np
 
 from mnet_jax import data
 from mnet_jax.config import RunConfig
-from mnet_jax.run import run_keys
+from mnet_jax.program import run_keys
 from mnet_jax.training.mixing import mix
 from mnet_jax.training.recipe import Numbers
 

@@ -1,26 +1,23 @@
 """One run, from config to result: data, model, steps, metrics, checkpoint, report."""
 
 import importlib.metadata
-import math
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
-import optax
 
 import mnet_jax
 from mnet_jax import data, models, ops, pretrained
 from mnet_jax.analysis import cost
 from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import RunConfig
+from mnet_jax.program import Program, program_of
 from mnet_jax.result import EpochRecord, RunResult
 from mnet_jax.training import optimizer
 from mnet_jax.training.agreement import any_says
@@ -28,18 +25,10 @@ from mnet_jax.training.checkpoint import Checkpoints
 from mnet_jax.training.divergence import Guard
 from mnet_jax.training.epoch import Begun
 from mnet_jax.training.loop import History, Keeping, Loop, Report
-from mnet_jax.training.memory import FittingStep, exhaustion_explained
-from mnet_jax.training.placement import BATCH_AXIS, Placement, placement
-from mnet_jax.training.recipe import Numbers, Structure
+from mnet_jax.training.memory import exhaustion_explained
+from mnet_jax.training.recipe import Structure
 from mnet_jax.training.scalars import Scalars
-from mnet_jax.training.step import (
-    EvalStep,
-    TrainState,
-    TrainStep,
-    initial_state,
-    make_eval_step,
-    make_train_step,
-)
+from mnet_jax.training.step import TrainState
 from mnet_jax.training.stopping import Stop
 
 Keep = Literal["last", "best"]
@@ -89,18 +78,18 @@ def run(
     part = data.Shard(index=jax.process_index(), count=jax.process_count())
     epochs = config.training.epochs
     batches = data.train_batches(dataset.train, config.data, config.seed, epochs=epochs, shard=part)
-    program = _program(
+    program = program_of(
         config.spec, Structure.of(config.training), config.data.batch_size, config.data.resolution
     )
     loop = _loop(program, config, data.steps_per_epoch(dataset.train, config.data))
-    place, stop = loop.placement, stop or Stop()
-    keep_model = _keeper(config, dataset, directory)
+    stop = stop or Stop()
 
     def beginning() -> TrainState:
         state = program.initial_state(config.seed, loop.numbers(1)[0])
         if config.pretrained:
             state = pretrained.started_from(config.pretrained, state, config.spec)
-        return place.get(place.put_state(state))  # a checkpoint is restored to where this lies
+        placed = loop.placement.put_state(state)
+        return loop.placement.get(placed)  # a checkpoint is restored to where this lies
 
     state, begun = beginning(), Begun()
     history: History = ()
@@ -109,43 +98,28 @@ def run(
         if restored:
             state, history, seconds, begun = restored
             start -= seconds
-        whole = history[-1].step if history else 0
-        with Scalars(directory, from_step=whole) as log:
-            due = _Timer(save_every_seconds)
-
-            def save(state: TrainState, history: History, begun: Begun) -> None:
-                elapsed = time.perf_counter() - start
-                checkpoints.save(place.get(state), batches, history, elapsed, begun)
-
-            def on_epoch(state: TrainState, history: History, begun: Begun) -> None:
-                log.write(history[-1].step, _scalars_of(history[-1]))
-                is_over = len(history) == epochs
-                if due.passed() or is_over or loop.guard.on_divergence == "rollback":
-                    save(state, history, begun)
-                    keep_model(place.get(state.evaluated))
-
-            def go_back(step: int) -> tuple[TrainState, Begun]:
-                found = checkpoints.go_back(step, beginning())
-                return place.put_state(found.state), found.begun
-
-            keeping = Keeping(
-                on_epoch=on_epoch,
-                save=save,
-                due=lambda: save_every_seconds > 0 and due.passed(),
-                go_back=go_back,
-                stop=stop,
+        with Scalars(directory, from_step=history[-1].step if history else 0) as log:
+            keeper = _Keeper(
+                loop=loop,
+                batches=batches,
+                beginning=beginning,
+                checkpoints=checkpoints,
+                log=log,
+                keep_model=_model_keeper(config, dataset, directory),
+                due=_Timer(save_every_seconds),
+                start=start,
             )
             state, history = loop.fit(
-                place.put_state(state),
+                loop.placement.put_state(state),
                 batches,
                 lambda: data.eval_batches(dataset.validation, config.data, shard=part),
                 history,
-                keeping,
+                keeper.keeping(stop),
                 report,
                 begun,
             )
         if keep == "best" and (best := checkpoints.best(beginning())):
-            keep_model(best.evaluated)
+            keeper.keep_model(best.evaluated)
     tested = data.eval_batches(dataset.test, config.data, shard=part)
     test = loop.evaluate(state, tested, "test", epochs, report)
     expense = cost.count(config.spec, config.data.resolution)
@@ -161,7 +135,59 @@ def run(
     )
 
 
-def _keeper(
+@dataclass(frozen=True, kw_only=True)
+class _Keeper:
+    """What a run leaves in its directory while it goes on.
+
+    Attributes:
+      loop: that it follows.
+      batches: the data, whose position is saved with the state.
+      beginning: makes the state before the first step, by which checkpoints are read.
+      checkpoints, log: where things go.
+      keep_model: keeps the variables that are evaluated.
+      due: whether it is time to save.
+      start: when the run would have begun if it had not been cut off, by `perf_counter`.
+    """
+
+    loop: Loop
+    batches: Any
+    beginning: Callable[[], TrainState]
+    checkpoints: Checkpoints
+    log: Scalars
+    keep_model: Callable[[Mapping[str, Any]], None]
+    due: "_Timer"
+    start: float
+
+    def keeping(self, stop: Stop) -> Keeping:
+        """What the loop calls."""
+        return Keeping(
+            on_epoch=self.on_epoch,
+            save=self.save,
+            due=lambda: self.due.seconds > 0 and self.due.passed(),
+            go_back=self.go_back,
+            stop=stop,
+        )
+
+    def save(self, state: TrainState, history: History, begun: Begun) -> None:
+        """Saves the run, within an epoch or behind it."""
+        elapsed, state = time.perf_counter() - self.start, self.loop.placement.get(state)
+        self.checkpoints.save(state, self.batches, history, elapsed, begun)
+
+    def on_epoch(self, state: TrainState, history: History, begun: Begun) -> None:
+        """Writes an epoch's scalars, and if it is time or the last one all the rest."""
+        self.log.write(history[-1].step, _scalars_of(history[-1]))
+        is_over = len(history) == self.loop.epochs
+        if self.due.passed() or is_over or self.loop.guard.on_divergence == "rollback":
+            self.save(state, history, begun)
+            self.keep_model(self.loop.placement.get(state.evaluated))
+
+    def go_back(self, step: int) -> tuple[TrainState, Begun]:
+        """What was saved behind that step, an epoch's last."""
+        found = self.checkpoints.go_back(step, self.beginning())
+        return self.loop.placement.put_state(found.state), found.begun
+
+
+def _model_keeper(
     config: RunConfig, dataset: data.Dataset, directory: Path
 ) -> Callable[[Mapping[str, Any]], None]:
     """A function that keeps the evaluated weights as a model that loads by itself."""
@@ -205,68 +231,18 @@ class _Timer:
     """Says when an interval has passed since it last said so, to all processes at once."""
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._last = time.perf_counter()
 
     def passed(self) -> bool:
         now = time.perf_counter()
-        if not any_says(now - self._last >= self._seconds):
+        if not any_says(now - self._last >= self.seconds):
             return False
         self._last = now
         return True
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Program:
-    """What runs share that differ in seeds and numbers: the compiled functions."""
-
-    initial_state: Callable[[int, Numbers], TrainState]
-    train_step: TrainStep
-    eval_step: EvalStep
-    placement: Placement
-
-
-@lru_cache(maxsize=8)  # trials that share a program need not follow each other in a sweep
-def _program(spec: NetworkSpec, structure: Structure, batch_size: int, resolution: int) -> _Program:
-    """The functions, compiled once in a process for all seeds and numbers."""
-    accumulate, norm_groups = structure.accumulate, structure.norm_groups
-    place = placement(
-        structure.parallel, batch_size, accumulate=accumulate, norm_groups=norm_groups
-    )
-    axis_name = BATCH_AXIS if structure.parallel == "pmap" else None
-    model = models.MobileNet(
-        spec=spec,
-        dtype=jnp.dtype(structure.precision),
-        lowering=ops.best_lowering() if structure.lowering == "auto" else structure.lowering,
-        axis_name=axis_name if norm_groups == 1 else None,
-        frozen=structure.frozen,
-        remat=structure.remat,
-    )
-    parts = ["stem", *(f"block_{i}" for i in range(len(spec.blocks))), "head"]
-    update = optimizer.make(structure, parts)
-    train_step = make_train_step(
-        model.apply,
-        update,
-        axis_name=axis_name,
-        skips=structure.skips,
-        accumulate=accumulate,
-        norm_groups=norm_groups,
-    )
-    eval_step = make_eval_step(model.apply, axis_name=axis_name, accumulate=accumulate)
-    return _Program(
-        initial_state=_initializer(model, update, resolution, averages=structure.averages),
-        train_step=FittingStep(
-            place.compile_train(train_step),
-            place.resized,
-            batch_size,
-            multiple=accumulate * math.lcm(place.devices, norm_groups),
-        ),
-        eval_step=place.compile_eval(eval_step),
-        placement=place,
-    )
-
-
-def _loop(program: _Program, config: RunConfig, steps_per_epoch: int) -> Loop:
+def _loop(program: Program, config: RunConfig, steps_per_epoch: int) -> Loop:
     """The shared program with what is the run's own."""
     return Loop(
         train_step=program.train_step,
@@ -281,36 +257,6 @@ def _loop(program: _Program, config: RunConfig, steps_per_epoch: int) -> Loop:
         steps_per_epoch=steps_per_epoch,
         batch_size=config.data.batch_size,
     )
-
-
-def run_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The keys that a run makes of its seed's: of the first weights, and of dropout and mixing."""
-    init_key, dropout_key = jax.random.split(key)
-    return init_key, dropout_key
-
-
-def _initializer(
-    model: models.MobileNet,
-    update: Callable[[Numbers], optax.GradientTransformation],
-    resolution: int,
-    *,
-    averages: bool,
-) -> Callable[[int, Numbers], TrainState]:
-    """A function from the seed and the numbers to the first state, compiled once.
-
-    It runs once a trial and draws dozens of random arrays, each of which XLA takes longer to
-    optimize than to compute: without optimization it is there in a third of the time.
-    """
-
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    def state_of(key: jax.Array, numbers: Numbers) -> TrainState:
-        image = jnp.zeros((1, resolution, resolution, 3))
-        init_key, dropout_key = run_keys(key)
-        variables = model.init(init_key, image, train=False)
-        state = initial_state(variables, update(numbers), dropout_key)
-        return state.averaging() if averages else state
-
-    return lambda seed, numbers: state_of(jax.random.key(seed), numbers)
 
 
 def _require_classes(dataset: Any, spec: NetworkSpec) -> None:

@@ -14,6 +14,7 @@ ROOMS = (  # from the top; a module may import from its own row and from those b
     ("experiments",),
     ("mnet_jax.ablation", "mnet_jax.benchmark"),
     ("mnet_jax.inference", "mnet_jax.pretrained", "mnet_jax.preview", "mnet_jax.run"),
+    ("mnet_jax.program",),
     (
         "mnet_jax.training",
         "mnet_jax.data",

@@ -8,6 +8,7 @@ import pytest
 from conftest import make_tiny_spec
 
 from experiments.showing import contact_sheet
+from mnet_jax import program as programs
 from mnet_jax import run as runs
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
 from mnet_jax.preview import Preview, first_batch
@@ -23,7 +24,7 @@ CONFIG = RunConfig(
 @pytest.fixture
 def given(monkeypatch):
     """The images that the network is given, step by step."""
-    seen, make = [], runs.make_train_step
+    seen, make = [], programs.make_train_step
 
     def watching(apply, *args, **options):
         def watched(variables, images, **others):
@@ -32,10 +33,10 @@ def given(monkeypatch):
 
         return make(watched, *args, **options)
 
-    monkeypatch.setattr(runs, "make_train_step", watching)
-    runs._program.cache_clear()
+    monkeypatch.setattr(programs, "make_train_step", watching)
+    programs.program_of.cache_clear()
     yield seen
-    runs._program.cache_clear()
+    programs.program_of.cache_clear()
 
 
 @pytest.mark.parametrize("mixed", [True, False])

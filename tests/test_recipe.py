@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import make_tiny_spec
 
+from mnet_jax import program as programs
 from mnet_jax import run as runs
 from mnet_jax.config import (
     AdamW,
@@ -241,9 +242,9 @@ def traced(monkeypatch):
         return counted
 
     monkeypatch.setattr(runs, "make_train_step", counting)
-    runs._program.cache_clear()
+    programs.program_of.cache_clear()
     yield traces
-    runs._program.cache_clear()
+    programs.program_of.cache_clear()
 
 
 def trained_anew(**changes):
@@ -278,7 +279,7 @@ def test_another_width_or_optimizer_has_an_executable_of_its_own(traced):
     def prepare(config):
         """What a run does before it compiles."""
         data, structure = config.data, Structure.of(config.training)
-        program = runs._program(config.spec, structure, data.batch_size, data.resolution)
+        program = programs.program_of(config.spec, structure, data.batch_size, data.resolution)
         numbers = optimizer.numbers(config.training, steps_per_epoch=2)(1)[0]
         state = program.initial_state(config.seed, numbers)
         image = np.zeros((data.batch_size, data.resolution, data.resolution, 3), np.float32)

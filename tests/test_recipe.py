@@ -241,7 +241,7 @@ def traced(monkeypatch):
 
         return counted
 
-    monkeypatch.setattr(runs, "make_train_step", counting)
+    monkeypatch.setattr(programs, "make_train_step", counting)
     programs.program_of.cache_clear()
     yield traces
     programs.program_of.cache_clear()

@@ -147,7 +147,7 @@ def main(moment, directory):
     else:
         arm(directory, *moment.split())
     planning.baseline = lambda arguments, num_classes: CONFIG
-    planning.count_classes = lambda arguments: 10
+    planning.count_classes = lambda arguments, bad_images: 10
     print("started", flush=True)
     sys.argv = ["train", "--run", str(directory), "--tune-allocator", "False"]
     runpy.run_module("experiments.train", run_name="__main__", alter_sys=False)

@@ -15,7 +15,7 @@ from test_training import NUMBERS, batch_of, parts_of
 
 from mnet_jax import models, serialization
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
-from mnet_jax.data import pipeline
+from mnet_jax.data import order, pipeline
 from mnet_jax.result import EpochRecord
 from mnet_jax.run import run
 from mnet_jax.training import optimizer
@@ -242,16 +242,15 @@ BAD = STEPS + 3  # the batch that is not finite, from 1
 @pytest.fixture
 def poisoned(monkeypatch):
     """The batches, one of them not finite."""
-    make, take = pipeline._train_batch, pipeline._ShuffledBatches.__getitem__
+    make = pipeline.train_batch
 
-    def make_batch(source, config, indices, rng):
-        order = pipeline._ShuffledBatches(len(source), config.batch_size, CONFIG.seed)
-        batch = make(source, config, indices, rng)
-        if np.array_equal(indices, take(order, BAD - 1)):
+    def make_batch(source, config, seed, places, side):
+        batch = make(source, config, seed, places, side)
+        if places.batch == BAD - 1:
             batch["image"] = np.full_like(batch["image"], NAN)
         return batch
 
-    monkeypatch.setattr(pipeline, "_train_batch", make_batch)
+    monkeypatch.setattr(pipeline, "train_batch", make_batch)
 
 
 def losses_of(result):
@@ -276,12 +275,12 @@ def test_a_run_that_goes_back_is_the_run_without_the_batches_in_between(
     assert [record.rolled_back for record in cut.history] == [(), (BAD,)]
     assert losses_of(cut) == [pytest.approx(pair, rel=1e-4) for pair in losses_of(result)]
 
-    take = pipeline._ShuffledBatches.__getitem__
+    take = order.ShuffledBatches.__getitem__
 
     def without(self, batch):
         return take(self, batch if batch < STEPS else batch + BAD - STEPS)
 
-    monkeypatch.setattr(pipeline._ShuffledBatches, "__getitem__", without)
+    monkeypatch.setattr(order.ShuffledBatches, "__getitem__", without)
     expected = run(CONFIG, tmp_path / "without")
     assert losses_of(result) == [pytest.approx(pair, rel=1e-4) for pair in losses_of(expected)]
 

@@ -134,7 +134,7 @@ def test_a_command_counts_classes_as_its_runs_will_read_them(photographs):
     for path in photographs[1:]:
         Image.open(path).resize((60, 40)).save(path)  # of one size: every header is read
     arguments = planning.RunArguments(
-        dataset="folder", directory=str(photographs[0].parents[2])
+        dataset="folder", data_dir=str(photographs[0].parents[2])
     )  # fmt: skip
     assert planning.count_classes(arguments, bad_images=1) == CLASSES
     one_line(ValueError, lambda: planning.count_classes(arguments, 0), photographs[0])

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -55,8 +56,8 @@ def test_a_blocked_signal_comes_when_it_no_longer_is():
     left = []
     stop = Stop(lambda: left.append(True))
     stop.listen()
-    with stop.blocked():
-        tell()
+    with stop.blocked():  # in this thread, so that is who gets it
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
         assert not left
     assert left == [True]
 

@@ -116,7 +116,7 @@ def small_cifar(request, tmp_path, monkeypatch):
     kind = dataclasses.replace(
         getattr(cifar, name.upper()), records={"train": 50, "test": 20}
     )  # fmt: skip
-    monkeypatch.setattr(cifar, name.upper(), kind)
+    monkeypatch.setattr(archived.ARCHIVED[name], "SET", kind)
     archive = tmp_path / "given" / kind.file.name
     archive.parent.mkdir()
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnet_jax.ablation.changes import Change, changes, outline, text
 from mnet_jax.architectures import FACTORIES, mobilenet_v1, mobilenet_v2
+from mnet_jax.changes import Change, changes, outline, text
 from mnet_jax.config import AdamW, DataConfig, RunConfig, Sgd, TrainingConfig
 
 V2 = RunConfig(spec=mobilenet_v2(num_classes=10))

@@ -16,7 +16,7 @@ from results import make_result
 
 from mnet_jax import data, models
 from mnet_jax.architectures import transforms
-from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
+from mnet_jax.config import Constant, DataConfig, RunConfig, TrainingConfig
 from mnet_jax.training import manifest, optimizer
 from mnet_jax.training.checkpoint import CheckpointError, Checkpoints, SavingError
 from mnet_jax.training.divergence import NonFiniteError
@@ -80,8 +80,16 @@ def test_what_was_saved_comes_back(saved, batches):
             r"training\.epochs: got 7, .* with 20",
         ),
         (
+            dataclasses.replace(CONFIG, training=TrainingConfig(mixup=0.2)),
+            r"training\.mixup: got 0\.2, .* with 0",  # a field that the saved text leaves out
+        ),
+        (
+            dataclasses.replace(CONFIG, training=TrainingConfig(schedule=Constant())),
+            r"training\.schedule: got Constant\(\), .* with Cosine\(\)",
+        ),
+        (
             dataclasses.replace(CONFIG, spec=transforms.with_bottleneck(make_tiny_spec(), "relu6")),
-            r"spec\.blocks\.0\.bottleneck: got 'relu6', .* with 'linear'",
+            r"spec\.blocks\[\S+\]\.bottleneck: got relu6, .* with linear",
         ),
     ],
 )

@@ -28,6 +28,7 @@ ROOMS = (  # from the top; a module may import from its own row and from those b
     ("mnet_jax.architectures",),
     ("mnet_jax.process",),
     (
+        "mnet_jax.changes",
         "mnet_jax.files",
         "mnet_jax.host_memory",
         "mnet_jax.serialization",
@@ -46,6 +47,7 @@ WITHOUT_JAX = (
     "mnet_jax.analysis.cost",
     "mnet_jax.ablation",
     "mnet_jax.process",
+    "mnet_jax.changes",
     "mnet_jax.config",
     "mnet_jax.files",
     "mnet_jax.host_memory",

@@ -6,6 +6,7 @@ after the published files' digests, so that it is found again when the files are
 
 import hashlib
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -108,30 +109,29 @@ class MnetMnist(ArchivedBuilder, skip_registration=True):  # type: ignore[call-a
         return splits
 
 
-class MnetCifar10(ArchivedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """CIFAR-10, 32x32, from its archive for C programs."""
+class _CifarBuilder(ArchivedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """One of the CIFARs, 32x32, from its archive for C programs."""
 
-    NAME = "cifar10"
-    FILES = (cifar.CIFAR10.file,)
-    CLASS_NAMES = cifar.CIFAR10.class_names
+    SET: ClassVar[cifar.Cifar]
     SHAPE = cifar.SHAPE
 
     def read(self, paths: list[Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """As `ArchivedBuilder.read`."""
-        return cifar.read_cifar(paths[0], cifar.CIFAR10)
+        return cifar.read_cifar(paths[0], self.SET)
 
 
-class MnetCifar100(ArchivedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """CIFAR-100 with its fine labels, 32x32, from its archive for C programs."""
+class MnetCifar10(_CifarBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """CIFAR-10."""
 
-    NAME = "cifar100"
-    FILES = (cifar.CIFAR100.file,)
-    CLASS_NAMES = cifar.CIFAR100.class_names
-    SHAPE = cifar.SHAPE
+    NAME, SET = "cifar10", cifar.CIFAR10
+    FILES, CLASS_NAMES = (SET.file,), SET.class_names
 
-    def read(self, paths: list[Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """As `ArchivedBuilder.read`."""
-        return cifar.read_cifar(paths[0], cifar.CIFAR100)
+
+class MnetCifar100(_CifarBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """CIFAR-100 with its fine labels."""
+
+    NAME, SET = "cifar100", cifar.CIFAR100
+    FILES, CLASS_NAMES = (SET.file,), SET.class_names
 
 
 ARCHIVED: dict[str, type[ArchivedBuilder]] = {

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from mnet_jax import serialization
+from mnet_jax.changes import changes
 from mnet_jax.config import RunConfig
 from mnet_jax.training.step import TrainState
 
@@ -23,14 +24,15 @@ def require_same_config(config: RunConfig, saved: Mapping[str, Any], directory: 
       saved: the config of the run in `directory`, as `serialization.to_plain` made it.
       directory: for the message.
     """
-    now = _flat(serialization.to_plain(config))
-    before = _flat(saved)
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            raise CheckpointError(
-                f"{name}: got {now.get(name)!r}, but {directory} holds a run with "
-                f"{before.get(name)!r}; legal: the same config, or another directory"
-            )
+    try:
+        before = serialization.from_plain(RunConfig, saved)
+    except ValueError as error:
+        raise CheckpointError(f"{directory}: holds a run of another version, {error}") from error
+    for change in changes(before, config):
+        raise CheckpointError(
+            f"{change.path}: got {change.after}, but {directory} holds a run with "
+            f"{change.before}; legal: the same config, or another directory"
+        )
 
 
 def require_same_structure(like: TrainState, shapes: Any, checkpoint: Path) -> None:
@@ -67,16 +69,3 @@ def _stored_shape(leaf: jax.Array) -> tuple[int, ...]:
 def _name(path: tuple[Any, ...]) -> str:
     """A tree path as text, alike for attributes, dictionary keys and positions."""
     return ".".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
-
-
-def _flat(plain: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries and lists as one dictionary with dotted names."""
-    if isinstance(plain, list | tuple):
-        plain = {str(i): child for i, child in enumerate(plain)}
-    if not isinstance(plain, Mapping):
-        return {prefix: plain}
-    return {
-        name: value
-        for key, child in plain.items()
-        for name, value in _flat(child, f"{prefix}.{key}" if prefix else key).items()
-    }

@@ -71,9 +71,9 @@ def recipe_rows() -> list[tuple[str, str, str, str, str]]:
     for name, recipe in RECIPES.items():
         notes, config = notes_of(recipe), recipe(1000)
         madds = cost.count(config.spec, config.data.resolution).madds
-        days = SCALES["full"].seconds(madds, config.training.epochs)
+        seconds = SCALES["full"].seconds(madds, config.training.epochs)
         large = config.data.name == SCALES["full"].dataset
-        expense = notes["cost"].rstrip(".") + (f", {duration(days)}" if large else "")
+        expense = notes["cost"].rstrip(".") + (f", {duration(seconds)}" if large else "")
         found.append((name, notes["title"], notes["source"], expense, notes["target"]))
     return found
 

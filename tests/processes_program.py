@@ -18,7 +18,7 @@ jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
 
 from conftest import make_tiny_spec
 
-import mnet_jax.run
+import mnet_jax.program
 from experiments import progress, train
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
 from mnet_jax.training.stopping import EXIT_CODE, Stop
@@ -29,7 +29,7 @@ CONFIG = RunConfig(
     training=TrainingConfig(epochs=3, warmup_epochs=1, lowering="shifted"),
     seed=5,
 )
-place, show = mnet_jax.run.placement, progress.RunProgress.show
+place, show = mnet_jax.program.placement, progress.RunProgress.show
 
 
 def placement(*arguments, **options):
@@ -53,7 +53,7 @@ def show_or_die(self, event):
 
 if __name__ == "__main__":
     sys.argv[0] = "train"
-    mnet_jax.run.placement = placement
+    mnet_jax.program.placement = placement
     progress.RunProgress.show = show_or_die
     train._config = lambda arguments, num_classes: CONFIG
     stop = Stop(lambda: os._exit(EXIT_CODE))

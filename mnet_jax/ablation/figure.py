@@ -1,27 +1,19 @@
 """The picture of a report: learning curves, and what every seed says about every arm."""
 
-import io
 import math
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
-from PIL import Image
+from matplotlib.ticker import MaxNLocator
 
+from mnet_jax import drawing
 from mnet_jax.ablation import pareto
 from mnet_jax.ablation.arms import Arm, Report
 from mnet_jax.ablation.statistics import CONFIDENCE, Interval
+from mnet_jax.drawing import BLACK, COLOURS, MUTED, new_figure
 
-BASELINE_COLOUR = "#000000"
-# Okabe and Ito, "Color Universal Design" (2008), without black, which is the baseline's, and
-# yellow, too pale for a line on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+BASELINE_COLOUR = BLACK
 DASHES = ("-", "--", ":")  # once round the colours each
-SIZE_INCHES = (12.0, 5.0)
-DOTS_PER_INCH = 100
 LONGEST_NAME = 28  # letters
 FEWEST_ROWS = 4  # a single row is no higher than one of four
 
@@ -33,33 +25,21 @@ def to_png(report: Report) -> bytes:
     Right: the difference to the baseline of each seed and their mean with its interval; where no
     arm has one, the test accuracies instead.
     """
-    figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
+    figure = new_figure()
     left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
     styles = _styles(report.arms)
     _draw_curves(left, report, styles)
     _draw_outcomes(right, report, styles)
-    return _png(figure)
+    return drawing.to_png(figure)
 
 
 def pareto_to_png(report: Report) -> bytes:
     """Accuracy with its interval against each cost of `pareto.COSTS`, 1200 x 500 pixels."""
-    figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
+    figure = new_figure()
     styles = _styles(report.arms)
     for axes, cost in zip(figure.subplots(1, 2), pareto.COSTS, strict=True):
         _draw_pareto(axes, report, cost, styles)
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    canvas = FigureCanvasAgg(figure)
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    canvas.draw()
-    content = io.BytesIO()
-    pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    # 256 colours are plenty for a dozen arms and their edges, and take a third of the bytes.
-    pixels.quantize(256, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
-    return content.getvalue()
+    return drawing.to_png(figure)
 
 
 def _styles(arms: Sequence[Arm]) -> list[tuple[str, str]]:
@@ -174,9 +154,7 @@ def _draw_pareto(
         return
     if pareto.is_wide(found):
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        drawing.label_decades(axes.xaxis)
     best = pareto.frontier(found)
     axes.step(
         [p.cost for p in best],
@@ -226,7 +204,7 @@ def _draw_row(
 def _say_beside(axes: Axes, row: int, text: str) -> None:
     axes.text(
         1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8,
-        color="0.35",
+        color=MUTED,
     )  # fmt: skip
 
 
@@ -234,5 +212,5 @@ def _title(axes: Axes, title: str, legend: str) -> None:
     axes.set_title(title, loc="left", fontsize=11, pad=20)
     axes.annotate(
         legend, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", fontsize=8.5,
-        color="0.35",
+        color=MUTED,
     )  # fmt: skip

@@ -1,18 +1,15 @@
 """The picture that shows why multiply-adds are not time."""
 
-import io
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from mnet_jax import drawing
+from mnet_jax.analysis.roofline import Machine
 from mnet_jax.benchmark.contenders import CONTENDERS, LOWERINGS
 from mnet_jax.benchmark.timing import BenchmarkResult
 
-COLOURS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999",
-)  # fmt: skip
+COLOURS = (*drawing.COLOURS, drawing.BLACK, drawing.GREY)
 MARKERS = "osD^vPX*"
 STYLES = {  # contenders are never in one picture with our lowerings
     contender.name: (colour, marker)
@@ -23,21 +20,15 @@ STYLES = {  # contenders are never in one picture with our lowerings
 
 def to_png(result: BenchmarkResult) -> bytes:
     """A PNG: multiply-adds against time, and every case on the roofline."""
-    figure = Figure(figsize=(12.0, 5.0), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = drawing.new_figure()
     left, right = figure.subplots(1, 2)
     _draw_times(left, result)
     _draw_roofline(right, result)
     for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25, linewidth=0.6)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-            axis.set_minor_formatter(NullFormatter())
-    content = io.BytesIO()
-    canvas.print_png(content)
-    return content.getvalue()
+            drawing.label_decades(axis)
+    return drawing.to_png(figure)
 
 
 def _points(result: BenchmarkResult, contender: str) -> list[tuple[float, float, float]]:
@@ -65,10 +56,7 @@ def _draw_roofline(axes: Axes, result: BenchmarkResult) -> None:
     machine = result.machine
     every = [p for name in STYLES for p in _points(result, name)]
     intensity = [2 * madds / moved for madds, moved, _ in every]
-    low, high = min([*intensity, machine.ridge]) / 2, max([*intensity, machine.ridge]) * 2
-    roof = [low, machine.ridge, high]
-    rates = [min(machine.flops_per_second, x * machine.bytes_per_second) / 1e9 for x in roof]
-    axes.plot(roof, rates, color="black", linewidth=1.5)
+    draw_roof(axes, machine, intensity)
     for name, (colour, marker) in STYLES.items():
         points = _points(result, name)
         x = [2 * madds / moved for madds, moved, _ in points]
@@ -79,3 +67,12 @@ def _draw_roofline(axes: Axes, result: BenchmarkResult) -> None:
         ylabel="GFLOP/s",
     )  # fmt: skip
     axes.set_title("The roofline, measured on this machine", loc="left", fontsize=11)
+
+
+def draw_roof(axes: Axes, machine: Machine, intensities: Sequence[float]) -> None:
+    """The rate in GFLOP/s that a machine allows, around some numbers of operations per byte."""
+    low = min([*intensities, machine.ridge]) / 2
+    high = max([*intensities, machine.ridge]) * 2
+    roof = [low, machine.ridge, high]
+    rates = [min(machine.flops_per_second, x * machine.bytes_per_second) / 1e9 for x in roof]
+    axes.plot(roof, rates, color=drawing.BLACK, linewidth=1.5)

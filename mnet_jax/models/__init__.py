@@ -20,6 +20,7 @@ from mnet_jax.models.factories import (
     mobilenet_v4_conv_small,
 )
 from mnet_jax.models.fusing import fuse
+from mnet_jax.models.intermediates import Place, places
 from mnet_jax.models.layers import ConvNorm, DepthwiseConv, FullConv, PointwiseConv, SqueezeExcite
 from mnet_jax.models.network import MobileNet
 from mnet_jax.models.normalization import Setting
@@ -44,6 +45,7 @@ __all__ = [
     "FusedInvertedResidual",
     "InvertedResidual",
     "MobileNet",
+    "Place",
     "PointwiseConv",
     "SavedModel",
     "SavedModelError",
@@ -62,6 +64,7 @@ __all__ = [
     "mobilenet_v4_conv_large",
     "mobilenet_v4_conv_medium",
     "mobilenet_v4_conv_small",
+    "places",
     "read_spec",
     "read_view",
     "save",

@@ -96,7 +96,8 @@ class MobileNet(nn.Module):
     with `mutable=["intermediates"]` it also returns named activations: `stem_output`,
     `block_0_output` ...; under `block_0` ... those inside: `started`, `expanded`, `filtered`,
     `weighed` and `projected`; under `head` `conv_output`, `pooled` and `hidden_output`. As with
-    Flax's `sow`, each is a tuple of one array.
+    Flax's `sow`, each is a tuple of one array. `mutable=["preactivations"]` returns what the
+    activations of convolutions are applied to, under the same names; `models.places` lists them.
 
     Attributes:
       spec: the architecture.

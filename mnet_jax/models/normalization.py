@@ -106,6 +106,9 @@ def as_pending(x: Array | Pending, dtype: Any) -> Pending:
 
 
 def sow(module: nn.Module, name: str, x: Pending) -> None:
-    """Keeps the value of x among the module's intermediates, where these are asked for."""
+    """Keeps x where asked to: in `intermediates`, and not activated in `preactivations`."""
     if module.is_mutable_collection("intermediates"):
         module.sow("intermediates", name, x.value())
+    # `init` lets every collection grow but `intermediates`, and would return this one.
+    if module.is_mutable_collection("preactivations") and not module.is_initializing():
+        module.sow("preactivations", name, dataclasses.replace(x, activation="linear").value())

@@ -35,6 +35,7 @@ from mnet_jax.benchmark.suites import (
     Suite,
     depthwise_cases,
     layer_cases,
+    network,
     network_cases,
     table_cases,
 )
@@ -146,9 +147,14 @@ def _cases(suite: Suite, arguments: Arguments, photographs: Path) -> list[Case]:
         (given[0] or resolution, given[1] or batch_size)
         for resolution, batch_size in (TABLE_SIZES if arguments.write_table else SIZES[suite])
     )
-    if suite == "depthwise" or suite == "layers":
-        makers = {"depthwise": depthwise_cases, "layers": layer_cases}
-        make = table_cases if arguments.write_table else makers[suite]
+    if suite == "layers":
+        return [
+            case
+            for side, batch_size in sizes
+            for case in layer_cases([network(n, side) for n in arguments.model], side, batch_size)
+        ]
+    if suite == "depthwise":
+        make = table_cases if arguments.write_table else depthwise_cases
         return [case for size in sizes for case in make(arguments.model, *size)]
     if suite == "compile":
         networks = network_cases("training", arguments.model, sizes)

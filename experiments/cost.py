@@ -1,65 +1,143 @@
-"""Prints what a network costs, layer by layer: `python -m experiments.cost --width 0.5`."""
+"""Prints what networks cost, layer by layer, and how long their layers take.
 
+python -m experiments.cost --width 0.5
+python -m experiments.cost --model mobilenet_v1 mobilenet_v2 --batch-size 16 --dtype bfloat16
+python -m experiments.cost --batch-size 16 --measure
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
+from rich.console import Console
 from rich.table import Table
 
 from experiments import terminal
-from experiments.arguments import parse, refusals, single_values, with_axes
-from experiments.planning import require_fit
-from mnet_jax import architectures
-from mnet_jax.ablation.axes import ARCHITECTURE_AXES, with_values
+from experiments.arguments import axis_values, parse, refusals, with_axes
+from experiments.planning import MAX_BATCH_SIZE, require_directory, require_fit
+from mnet_jax import architectures, process
+from mnet_jax.ablation.axes import ARCHITECTURE_AXES, grid, labels
 from mnet_jax.analysis.cost import Cost, count
+from mnet_jax.analysis.receptive_field import fields
 from mnet_jax.config import DataConfig, RunConfig
+from mnet_jax.files import replace_file
+from mnet_jax.validation import require
+
+if TYPE_CHECKING:
+    from mnet_jax.analysis.roofline import Machine
+    from mnet_jax.benchmark.layers import TimedLayer
 
 COMMAND = "cost"
+PICTURE = "roofline.png"
+ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Parameters, multiply-adds and bytes of a network, layer by layer, by arithmetic."""
+    """Parameters, multiply-adds and bytes of networks, layer by layer, by arithmetic.
+
+    Several values of a flag give several networks, side by side.
+    """
 
     resolution: int = 224
     """side of the image in pixels"""
     num_classes: int = 1000
     """number of logits"""
+    batch_size: int = 1
+    """images at a time: they share the reading of the weights"""
+    dtype: Literal[*ITEM_BYTES] = "float32"  # type: ignore[valid-type]
+    """type of the feature maps; weights are float32"""
+    measure: bool = False
+    """also time every convolution, and draw it under this machine's measured roofline"""
+    rounds: int = 7
+    """how often each layer is timed"""
+    tune_allocator: bool = True
+    """time with glibc's allocator set for speed, as the training commands do"""
+    results: Path = Path("results/cost")
+    """where the picture goes"""
 
 
 def main() -> None:
     """Reads the command line, counts and prints."""
     arguments = parse(with_axes(Arguments, ARCHITECTURE_AXES), COMMAND)
+    console = terminal.console(120)
     with refusals(COMMAND, arguments):
-        spec = architectures.mobilenet_v2(num_classes=arguments.num_classes)
-        values = single_values(arguments, ARCHITECTURE_AXES)
-        data = DataConfig(resolution=arguments.resolution)
-        config = with_values(RunConfig(spec=spec, data=data), values)
+        _require_legal(arguments)
+        networks = _networks(arguments)
+        several = len(networks) > 1
+        require(not (several and arguments.measure), "measure", True, "one network at a time")
+    counted = {name: _count(config, arguments) for name, config in networks.items()}
+    for name, expense in counted.items():
+        sides = {field.layer: field.side for field in fields(networks[name].spec)}
+        console.print(_layers(expense, name, sides, arguments.batch_size))
+        console.print()
+        if not several:
+            for line in _totals(expense):
+                console.print(line, highlight=False)
+            console.print()
+    console.print(_kinds(counted, arguments.batch_size))
+    if arguments.measure:
+        ((name, config),) = networks.items()
+        _measure(name, config, arguments, console)
+
+
+def _require_legal(arguments: Arguments) -> None:
+    size = arguments.batch_size
+    require(1 <= size <= MAX_BATCH_SIZE, "batch_size", size, f"1 to {MAX_BATCH_SIZE:,}")
+    require(arguments.rounds >= 1, "rounds", arguments.rounds, "1 or more")
+    timed = not arguments.measure or arguments.dtype == "float32"
+    require(timed, "dtype", arguments.dtype, "float32 with --measure")
+    require_directory("results", arguments.results)
+
+
+def _networks(arguments: Arguments) -> dict[str, RunConfig]:
+    """Every combination of the flags' values, by a name that says what tells them apart."""
+    spec = architectures.mobilenet_v2(num_classes=arguments.num_classes)
+    start = RunConfig(spec=spec, data=DataConfig(resolution=arguments.resolution))
+    values = axis_values(arguments, ARCHITECTURE_AXES)
+    configs = grid(start, {name: given for name, given in values.items() if given})
+    for config in configs:
         require_fit(config)
-    spec, expense = config.spec, count(config.spec, arguments.resolution)
-    console = terminal.console(110)
-    title = f"{spec.name}, width {spec.width:g}, {arguments.resolution} pixels"
-    console.print(_table(expense, title))
-    for line in _totals(expense):
-        console.print(line, highlight=False)
+    varied = [name for name, given in values.items() if len(given) > 1 and name != "model"]
+    return {_name(config, varied, arguments.resolution): config for config in configs}
 
 
-def _table(expense: Cost, title: str) -> Table:
+def _name(config: RunConfig, varied: Sequence[str], resolution: int) -> str:
+    spec, of = config.spec, labels(config)
+    others = "".join(f", {name} {of[name]}" for name in varied if name != "width")
+    return f"{spec.name}, width {spec.width:g}{others}, {resolution} pixels"
+
+
+def _count(config: RunConfig, arguments: Arguments) -> Cost:
+    return count(config.spec, arguments.resolution, activation_itemsize=ITEM_BYTES[arguments.dtype])
+
+
+def _layers(expense: Cost, title: str, sides: Mapping[str, int], batch_size: int) -> Table:
+    """One row a layer; `sides` are those of the receptive fields."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("layer", "output"):
         table.add_column(column)
-    for column in ("kernel", "stride", "params", "MAdds", "KiB moved", "of full", "1/N + 1/K²"):
+    for column in (
+        "kernel", "stride", "sees", "params", "MAdds", "KiB moved", "FLOP/byte", "of full",
+        "1/N + 1/K²",
+    ):  # fmt: skip
         table.add_column(column, justify="right")
     separations = {pair.name: pair for pair in expense.separations}
     for row in expense.rows:
         layer, pair = row.layer, separations.get(row.layer.name)
-        moved = (row.activation_bytes + row.weight_bytes) / 1024
         table.add_row(
             layer.name,
             "x".join(map(str, (*layer.output_size, layer.outputs))),
             str(layer.kernel),
             str(layer.stride),
+            str(sides.get(layer.name, "")),
             f"{row.params:,}",
-            f"{row.madds:,}",
-            f"{moved:,.0f}",
+            f"{batch_size * row.madds:,}",
+            f"{row.moved_bytes(batch_size) / 1024:,.0f}",
+            f"{row.intensity(batch_size):.1f}",
             f"{pair.ratio:.4f}" if pair else "",
             f"{pair.predicted:.4f}" if pair else "",
         )
@@ -69,11 +147,11 @@ def _table(expense: Cost, title: str) -> Table:
 def _totals(expense: Cost) -> list[str]:
     with_statistics = expense.params + expense.statistics
     lines = [
-        "",
+        "sees        the side, in pixels, of the square of the image that a position depends on",
         f"parameters  {expense.params:,} trainable, {with_statistics:,} with running statistics",
-        f"MAdds       {expense.madds:,}",
+        f"MAdds       {expense.madds:,} an image",
         f"bytes       {expense.weight_bytes:,} of weights, "
-        f"{expense.activation_bytes:,} of feature maps in and out, float32, one image",
+        f"{expense.activation_bytes:,} of feature maps in and out of an image",
     ]
     if expense.separations:
         pairs, full = (
@@ -85,6 +163,98 @@ def _totals(expense: Cost) -> list[str]:
             f"the {len(expense.separations)} depthwise and pointwise pairs"
         )
     return lines
+
+
+def _kinds(counted: Mapping[str, Cost], batch_size: int) -> Table:
+    """What each kind of layer takes, in each network: numbers, and shares of the network."""
+    table = Table(title="by kind of layer", title_justify="left", box=None, pad_edge=False)
+    for column in ("network", "layers"):
+        table.add_column(column)
+    for column in ("number", "params", "%", "MAdds", "%", "MiB moved", "%", "FLOP/byte"):
+        table.add_column(column, justify="right")
+    for name, whole in counted.items():
+        for i, (kind, part) in enumerate([*whole.by_kind.items(), ("all", whole)]):
+            moved = part.moved_bytes(batch_size)
+            table.add_row(
+                "" if i else name,
+                kind,
+                str(len(part.rows)),
+                f"{part.params:,}",
+                f"{100 * part.params / whole.params:.2f}",
+                f"{batch_size * part.madds:,}",
+                f"{100 * part.madds / whole.madds:.2f}",
+                f"{moved / MIB:,.1f}",
+                f"{100 * moved / whole.moved_bytes(batch_size):.2f}",
+                f"{2 * batch_size * part.madds / moved:.1f}",
+            )
+    return table
+
+
+def _measure(name: str, config: RunConfig, arguments: Arguments, console: Console) -> None:
+    """Times the layers, prints the sums by kind, and draws them all."""
+    from mnet_jax import drawing  # here: counting needs neither Matplotlib nor JAX
+    from mnet_jax.benchmark.layers import time_layers
+    from mnet_jax.pictures import roofline
+
+    environment = process.ALLOCATOR if arguments.tune_allocator else {}
+    with console.status("measuring the machine") as status:
+        machine, layers = time_layers(
+            config.spec,
+            arguments.resolution,
+            arguments.batch_size,
+            rounds=arguments.rounds,
+            environment=environment,
+            report=status.update,
+        )
+    console.print()
+    console.print(_times(machine, layers))
+    for line in _conditions(machine, arguments, environment):
+        console.print(line, style="dim", highlight=False)
+    path = arguments.results / PICTURE
+    title = f"{name}, batch {arguments.batch_size}, float32"
+    replace_file(path, drawing.to_png(roofline.draw(title, machine, layers)))
+    console.print(f"drawn in {path}", highlight=False, markup=False)
+
+
+def _times(machine: "Machine", layers: "Sequence[TimedLayer]") -> Table:
+    """What the roofline predicts and what was measured, summed up by kind."""
+    table = Table(title="forward, by kind", title_justify="left", box=None, pad_edge=False)
+    table.add_column("layers")
+    for column in ("number", "MAdds %", "predicted ms", "measured ms", "%", "measured / predicted"):
+        table.add_column(column, justify="right")
+    sums = {"all": [0.0, 0.0, 0.0, 0.0]}
+    for layer in layers:
+        seconds = statistics.median(layer.seconds)
+        bound = machine.bound_seconds(madds=layer.madds, moved_bytes=layer.moved_bytes)
+        for kind in (layer.kind, "all"):
+            own = sums.setdefault(kind, [0.0, 0.0, 0.0, 0.0])
+            for i, value in enumerate((1, layer.madds, bound, seconds)):
+                own[i] += layer.count * value
+    whole = sums.pop("all")
+    for kind, (number, madds, bound, seconds) in {**sums, "all": whole}.items():
+        table.add_row(
+            kind,
+            f"{number:.0f}",
+            f"{100 * madds / whole[1]:.1f}",
+            f"{1000 * bound:.2f}",
+            f"{1000 * seconds:.2f}",
+            f"{100 * seconds / whole[3]:.1f}",
+            f"{seconds / bound:.2f}",
+        )
+    return table
+
+
+def _conditions(
+    machine: "Machine", arguments: Arguments, environment: Mapping[str, str]
+) -> list[str]:
+    settings = ", ".join(f"{name}={value}" for name, value in environment.items())
+    return [
+        f"medians of {arguments.rounds} rounds, float32, batch {arguments.batch_size}; each layer "
+        "normalizes its input and measures its output, as in training",
+        f"this machine: {machine.flops_per_second / 1e9:,.0f} GFLOP/s of a matrix product, "
+        f"{machine.bytes_per_second / 1e9:.1f} GB/s from and to memory",
+        *([f"set: {settings}"] if settings else []),
+    ]
 
 
 if __name__ == "__main__":

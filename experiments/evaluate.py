@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from experiments import terminal
+from experiments import checkpoints, terminal
 from experiments.arguments import parse, refusals
-from experiments.planning import require_runnable
 from mnet_jax.ablation.statistics import CONFIDENCE, share_interval
 from mnet_jax.config import DataConfig
 from mnet_jax.validation import one_line, require
@@ -49,8 +48,10 @@ def main() -> None:
     arguments = parse(Arguments, COMMAND)
     console = terminal.console(110)
     with refusals(COMMAND, arguments):
+        path = checkpoints.require_checkpoint(arguments.checkpoint)
         _require_legal(arguments)
-        saved, view = _load(arguments)
+        saved = checkpoints.load(path)
+        view = checkpoints.view_of(saved, arguments.resolution)
         for image in arguments.image:
             guesses = _guesses(saved, view, image, arguments.top)
             console.print(one_line(image), soft_wrap=True, markup=False, highlight=False)
@@ -61,9 +62,6 @@ def main() -> None:
 
 def _require_legal(arguments: Arguments) -> None:
     """Refuses what can be refused without loading anything."""
-    path = arguments.checkpoint
-    require(path is not None, "checkpoint", None, "a run's directory or a saved model")
-    require(path is not None and path.exists(), "checkpoint", str(path), "a path that exists")
     given = bool(arguments.image) or arguments.dataset is not None
     require(given, "image", "", "one image file or more, or --dataset")
     require(arguments.top >= 1, "top", arguments.top, "1 or more")
@@ -74,24 +72,6 @@ def _require_legal(arguments: Arguments) -> None:
     DataConfig(batch_size=arguments.batch_size, resolution=arguments.resolution or 1)
     if arguments.resolution is not None:
         require(arguments.resolution >= 1, "resolution", arguments.resolution, "1 pixel or more")
-
-
-def _load(arguments: Arguments) -> "tuple[SavedModel, View]":
-    """The model and how it is to see images; ValueError if it cannot be had."""
-    from mnet_jax import models  # here: bad arguments are refused without JAX
-
-    assert arguments.checkpoint is not None
-    try:
-        saved = models.load(arguments.checkpoint)
-    except models.SavedModelError as error:
-        raise ValueError(f"checkpoint: {error}") from error
-    resolution = arguments.resolution or (saved.view and saved.view.resolution)
-    require(resolution is not None, "resolution", None, "a number: the model does not know its own")
-    photographs = saved.view is None or saved.view.photographs
-    scaling = saved.view.scaling if saved.view else "symmetric"
-    view = models.View(resolution=resolution or 1, photographs=photographs, scaling=scaling)
-    require_runnable(saved.model.spec, view.resolution)
-    return saved, view
 
 
 def _guesses(saved: "SavedModel", view: "View", image: Path, top: int) -> Table:

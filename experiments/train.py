@@ -33,6 +33,7 @@ from rich.console import Console
 
 from experiments import listing, terminal
 from experiments.arguments import parse, refusals, refuse, single_values, with_axes
+from experiments.checkpoints import CONFIG
 from experiments.planning import (
     MAX_SEED,
     RunArguments,
@@ -60,7 +61,7 @@ from mnet_jax.validation import one_line, require
 
 COMMAND = "train"
 FAILED, INTERRUPTED = 1, 130
-CONFIG, RESULT = "config.json", "result.json"
+RESULT = "result.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from mnet_jax.benchmark.suites import (
     FAMILY,
     depthwise_cases,
     layer_cases,
+    network,
     network_cases,
     table_cases,
 )
@@ -101,7 +102,7 @@ def test_the_work_of_a_layer_by_hand():
 
 
 def test_the_layers_of_v2_are_those_of_its_table():
-    cases = layer_cases(["mobilenet_v2"], 224, 16)
+    cases = layer_cases([network("mobilenet_v2", 224)], 224, 16)
     forward = [case for case in cases if case.direction == "forward"]
     assert len(cases) == len(set(cases)) == 2 * len(forward)
     counts = {kind: 0 for kind in ("conv", "depthwise", "pointwise")}
@@ -120,14 +121,16 @@ def test_the_layers_of_v2_are_those_of_its_table():
 def test_the_layers_of_a_network_have_its_work(name):
     """But for the dense layers, which are the cost model's own rows."""
     rows = [row for row in cost.count(FACTORIES[name](), 224).rows if row.layer.kind != "dense"]
-    cases = [case for case in layer_cases([name], 224, 4) if case.direction == "forward"]
+    cases = [
+        case for case in layer_cases([network(name, 224)], 224, 4) if case.direction == "forward"
+    ]
     assert sum(case.count for case in cases) == len(rows)
     assert sum(case.count * case.work.madds for case in cases) == 4 * sum(r.madds for r in rows)
 
 
 def test_the_depthwise_layers_of_v3_and_v4_know_what_came_before():
     def activations(name):
-        cases = layer_cases([name], 224, 1)
+        cases = layer_cases([network(name, 224)], 224, 1)
         return {case.activation for case in cases if case.kind == "depthwise"}
 
     assert activations("mobilenet_v3_large") == {"relu", "hard_swish"}
@@ -379,7 +382,7 @@ def test_layers_says_where_the_time_goes(call, tmp_path):
     assert code == 0 and "where the time goes" in out
     text = (tmp_path / "R" / "layers.json").read_text()
     result = serialization.from_plain(BenchmarkResult, json.loads(text))
-    assert len(result.comparisons) == len(layer_cases(["mobilenet_v1"], 32, 1))
+    assert len(result.comparisons) == len(layer_cases([network("mobilenet_v1", 32)], 32, 1))
     assert all(timing.seconds for c in result.comparisons for timing in c.timings)
     kinds = [row[0] for row in report.summary_rows(result)]
     assert {*kinds[:-1]} == {

@@ -9,7 +9,7 @@ import itertools
 from dataclasses import dataclass
 
 from mnet_jax.architectures.shapes import Layer, walk
-from mnet_jax.architectures.spec import NetworkSpec
+from mnet_jax.architectures.spec import Kind, NetworkSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,14 @@ class Row:
     madds: int
     weight_bytes: int
     activation_bytes: int
+
+    def moved_bytes(self, batch_size: int = 1) -> int:
+        """To and from memory at least: the weights once, the feature maps for each image."""
+        return self.weight_bytes + batch_size * self.activation_bytes
+
+    def intensity(self, batch_size: int = 1) -> float:
+        """Floating point operations, two a multiply-add, per byte moved."""
+        return 2 * batch_size * self.madds / self.moved_bytes(batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +90,19 @@ class Cost:
     def activation_bytes(self) -> int:
         """Bytes of every layer's input and output, each touched once."""
         return sum(row.activation_bytes for row in self.rows)
+
+    def moved_bytes(self, batch_size: int = 1) -> int:
+        """To and from memory at least, layer by layer; see `Row.moved_bytes`."""
+        return sum(row.moved_bytes(batch_size) for row in self.rows)
+
+    @property
+    def by_kind(self) -> "dict[Kind, Cost]":
+        """The layers of each kind, in the order in which the network has them (V1, Table 2)."""
+        kinds = dict.fromkeys(row.layer.kind for row in self.rows)
+        return {
+            kind: Cost(rows=tuple(row for row in self.rows if row.layer.kind == kind))
+            for kind in kinds
+        }
 
     @property
     def separations(self) -> tuple[Separation, ...]:

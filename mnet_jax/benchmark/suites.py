@@ -84,7 +84,7 @@ def network_cases(
         for name in networks:
             case = NetworkCase(
                 program=program,
-                spec=_network(name, resolution),
+                spec=network(name, resolution),
                 resolution=resolution,
                 batch_size=batch_size,
             )
@@ -92,15 +92,19 @@ def network_cases(
     return cases
 
 
-def layer_cases(networks: Iterable[str], resolution: int, batch_size: int) -> list[Case]:
+def layer_cases(
+    networks: Iterable[NetworkSpec],
+    resolution: int,
+    batch_size: int,
+    directions: tuple[Direction, ...] = ("forward", "backward"),
+) -> list[LayerCase]:
     """Every distinct convolution of some networks in a training step, forward and backward.
 
     The input of each is normalized, but that of the stem. Squeeze-and-excitations, the sums of
     shortcuts, pooling and dense layers are left out.
     """
     counts: Counter[LayerCase] = Counter()
-    for name in networks:
-        spec = _network(name, resolution)
+    for spec in networks:
         activation: Activation | None = None  # of the images
         convolutions = (layer for layer in walk(spec, resolution) if layer.kind != "dense")
         for layer, following in zip(convolutions, _activations(spec), strict=True):
@@ -116,7 +120,6 @@ def layer_cases(networks: Iterable[str], resolution: int, batch_size: int) -> li
             )
             counts[case] += 1
             activation = following
-    directions: tuple[Direction, ...] = ("forward", "backward")
     return [
         replace(case, direction=direction, count=count)
         for case, count in counts.items()
@@ -124,7 +127,7 @@ def layer_cases(networks: Iterable[str], resolution: int, batch_size: int) -> li
     ]
 
 
-def _network(name: str, resolution: int) -> NetworkSpec:
+def network(name: str, resolution: int) -> NetworkSpec:
     """A network; on small images it skips the early strides."""
     spec = FACTORIES[name]()
     return with_input_stride(spec, 1) if resolution <= 32 else spec

@@ -1,0 +1,158 @@
+"""Trained models and the images that they are looked at with, as command lines name them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.planning import require_runnable
+from mnet_jax import serialization
+from mnet_jax.config import DataConfig, RunConfig
+from mnet_jax.validation import one_line, require
+
+if TYPE_CHECKING:  # they import JAX, and bad arguments are refused without it
+    import numpy as np
+
+    from mnet_jax.models import SavedModel, View
+
+CONFIG = "config.json"  # of a run, in its directory
+FEWEST_IMAGES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArguments:
+    """Which trained models a command looks at, and with which images."""
+
+    checkpoint: tuple[Path, ...] = ()
+    """runs' directories or saved models, to be seen side by side"""
+    label: tuple[str, ...] = ()
+    """what to call each of them, if not by the end of its path"""
+    dataset: str | None = None
+    """the data set whose test images are used, if not the one that the model was trained on"""
+    data_dir: str | None = None
+    """where the data set's files are, if not in the usual place"""
+    images: int = 512
+    """how many of its test images, the first ones"""
+    batch_size: int = 64
+    """images at a time"""
+
+
+def require_checkpoint(path: Path | None) -> Path:
+    """The path; ValueError if none is given or nothing is there."""
+    require(path is not None, "checkpoint", None, "a run's directory or a saved model")
+    assert path is not None
+    require(path.exists(), "checkpoint", str(path), "a path that exists")
+    return path
+
+
+def require_legal(arguments: ModelArguments) -> None:
+    """Refuses what can be refused without JAX: ValueError if a path or a number cannot be."""
+    given, labels = arguments.checkpoint, arguments.label
+    require(bool(given), "checkpoint", "", "one run's directory or saved model, or more")
+    for path in given:
+        require_checkpoint(path)
+    fits = len(labels) in (0, len(given)) and len({*labels}) == len(labels)
+    require(fits, "label", " ".join(labels), f"{len(given)} different ones, or none")
+    folder = arguments.data_dir
+    require(folder is None or Path(folder).is_dir(), "data_dir", folder, "a folder that exists")
+    count = arguments.images
+    require(count >= FEWEST_IMAGES, "images", count, f"{FEWEST_IMAGES} or more")
+    size = arguments.batch_size
+    require(size >= FEWEST_IMAGES, "batch_size", size, f"{FEWEST_IMAGES} or more")
+
+
+def load(path: Path) -> "SavedModel":
+    """The model; ValueError if it cannot be had."""
+    from mnet_jax import models
+
+    try:
+        return models.load(path)
+    except models.SavedModelError as error:
+        raise ValueError(f"checkpoint: {error}") from error
+
+
+def view_of(saved: "SavedModel", resolution: int | None) -> "View":
+    """How the model is to see images; ValueError if nothing says at which resolution.
+
+    Args:
+      saved: the model.
+      resolution: side of the images in pixels, if not what it was trained on.
+    """
+    from mnet_jax import models
+
+    side = resolution or (saved.view and saved.view.resolution)
+    require(side is not None, "resolution", None, "a number: the model does not know its own")
+    view = models.View(
+        resolution=side or 1,
+        photographs=saved.view is None or saved.view.photographs,
+        scaling=saved.view.scaling if saved.view else "symmetric",
+    )
+    require_runnable(saved.model.spec, view.resolution)
+    return view
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A trained model and the images to look at it with.
+
+    Attributes:
+      name: what it is called in tables and pictures.
+      saved: the model.
+      images: the data set, as the model sees it.
+      count: of its test images, the first ones.
+    """
+
+    name: str
+    saved: "SavedModel"
+    images: DataConfig
+    count: int
+
+    def batches(self) -> "Iterator[np.ndarray]":
+        """The images, float32 [b, r, r, 3] with b 2 or more; ValueError if they cannot be had."""
+        from mnet_jax import data
+
+        try:
+            dataset = data.load(self.images)
+        except data.DataError as error:
+            raise ValueError(f"dataset: {str(error).removeprefix('data set: ')}") from error
+        left = min(self.count, len(dataset.test))
+        for batch in data.eval_batches(dataset.test, self.images):
+            if left < FEWEST_IMAGES:
+                return
+            yield batch["image"][:left]
+            left -= len(batch["image"])
+
+
+def opened(arguments: ModelArguments) -> "Iterator[Opened]":
+    """Each model that the command line names; ValueError if one cannot be had."""
+    given = arguments.checkpoint
+    ends = [path.absolute().name for path in given]
+    plain = ends if len({*ends}) == len(ends) else [str(path) for path in given]
+    for path, name in zip(given, arguments.label or plain, strict=True):
+        saved = load(path)
+        images = _test_images(path, view_of(saved, None), arguments)
+        yield Opened(name=one_line(name), saved=saved, images=images, count=arguments.images)
+
+
+def _test_images(path: Path, view: "View", arguments: ModelArguments) -> DataConfig:
+    """The test images as the model at `path` sees them; ValueError if nothing says which."""
+    trained_on = _trained_on(path)
+    own = trained_on is not None and arguments.dataset in (None, trained_on.name)
+    name = arguments.dataset or (trained_on.name if trained_on else None)
+    require(name is not None, "dataset", None, "a data set: the model does not know its own")
+    kept = trained_on.directory if own and trained_on else None
+    return DataConfig(
+        name=name or "",
+        directory=arguments.data_dir or kept,
+        resolution=view.resolution,
+        scaling=view.scaling,
+        batch_size=arguments.batch_size,
+    )
+
+
+def _trained_on(path: Path) -> DataConfig | None:
+    """The data of the run whose directory that is, if it says so."""
+    try:
+        return serialization.from_json(RunConfig, (path / CONFIG).read_text()).data
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,98 @@
+"""Depthwise kernels of a trained network, and what it makes of a photograph, as pictures.
+
+python -m experiments.features --checkpoint runs/latest
+python -m experiments.features --checkpoint runs/latest --image photo.jpg
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments import checkpoints, terminal
+from experiments.arguments import parse, refusals
+from experiments.planning import require_directory
+from mnet_jax.files import replace_file
+from mnet_jax.validation import require
+
+COMMAND = "features"
+KERNELS, MAPS = "kernels.png", "maps.png"
+MOST_TILES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Draws depthwise kernels layer by layer, and the feature maps of an image."""
+
+    checkpoint: Path | None = None
+    """a run's directory or a saved model"""
+    image: Path | None = None
+    """an image file whose feature maps to draw"""
+    resolution: int | None = None
+    """side of the image in pixels, if not what the model was trained on"""
+    kernels: int = 24
+    """how many kernels of a layer to draw at most, those of largest norm"""
+    channels: int = 16
+    """how many feature maps of a layer to draw at most, those that vary most"""
+    every_layer: bool = False
+    """also draw the maps behind pointwise layers, not only behind the stem, depthwise and last"""
+    results: Path = Path("results/features")
+    """where the pictures go"""
+
+
+def main() -> None:
+    """Reads the command line, draws and says where."""
+    arguments = parse(Arguments, COMMAND)
+    console = terminal.console(110)
+    with refusals(COMMAND, arguments):
+        path = checkpoints.require_checkpoint(arguments.checkpoint)
+        _require_legal(arguments)
+        pictures = _pictures(path, arguments)
+    for name, png in pictures.items():
+        replace_file(arguments.results / name, png)
+        console.print(f"drawn in {arguments.results / name}", highlight=False, markup=False)
+
+
+def _require_legal(arguments: Arguments) -> None:
+    image, side = arguments.image, arguments.resolution
+    require(image is None or image.is_file(), "image", str(image), "a file that exists")
+    require(side is None or side >= 1, "resolution", side, "1 pixel or more")
+    for name in ("kernels", "channels"):
+        count = getattr(arguments, name)
+        require(1 <= count <= MOST_TILES, name, count, f"1 to {MOST_TILES}")
+    require_directory("results", arguments.results)
+
+
+def _pictures(path: Path, arguments: Arguments) -> dict[str, bytes]:
+    """PNG files by their names; ValueError if the model or the image cannot be had."""
+    from mnet_jax import data, drawing  # here: bad arguments are refused without JAX
+    from mnet_jax.analysis.features import depthwise_kernels, feature_maps
+    from mnet_jax.pictures.features import draw_kernels, draw_maps
+
+    saved, found = checkpoints.load(path), {}
+    kernels = depthwise_kernels(saved.model, saved.variables)
+    if kernels:
+        found[KERNELS] = drawing.to_png(draw_kernels(kernels, arguments.kernels))
+    require(
+        bool(kernels) or arguments.image is not None, "image", None, "one: no layer is depthwise"
+    )
+    if arguments.image:
+        view = checkpoints.view_of(saved, arguments.resolution)
+        try:
+            seen = data.viewed(
+                arguments.image, view.resolution, photograph=view.photographs, scaling=view.scaling
+            )
+        except data.DataError as error:
+            raise ValueError(f"image: {error}") from error
+        maps = feature_maps(saved.model, saved.variables, seen)
+        if not arguments.every_layer:
+            maps = {name: values for name, values in maps.items() if _is_drawn(name)}
+        pixels = data.pixels_of(seen, view.scaling)
+        found[MAPS] = drawing.to_png(draw_maps(pixels, maps, arguments.channels))
+    return found
+
+
+def _is_drawn(layer: str) -> bool:
+    return layer in ("stem", "head/conv") or layer.endswith(("/depthwise", "/start"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""How much of a bottleneck's information a non-linearity behind it destroys, in a real network.
+
+The V2 paper (arXiv 1801.04381, section 3.2) holds that a ReLU loses what a map of few channels
+says, and keeps it where the map lies in a space of many. Both are measured here on a network's own
+activations: what a ReLU behind each bottleneck would leave of it, and what the expansion's
+non-linearity leaves of the bottleneck that it expands. What is left is what an affine map can read:
+the layer that follows is one.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mnet_jax.architectures.spec import Activation, InvertedResidual, NetworkSpec
+from mnet_jax.models import MobileNet, Place, places
+from mnet_jax.ops import activate
+from mnet_jax.validation import require, require_choice
+
+Array = jax.Array
+_CUT = 1e-5  # of the largest eigenvalue of correlations: below is rounding, and no input
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bottleneck:
+    """What a non-linearity does to a bottleneck, and an expansion's to the one that it expands.
+
+    Attributes:
+      layer: path of the projection's parameters, such as `block_3/project`.
+      channels: of the bottleneck.
+      positions: pixels of feature maps that were looked at.
+      rank: effective rank of the bottleneck, 1 to `channels`: the exponential of the entropy of
+        its singular values (Roy and Vetterli, "The effective rank", EUSIPCO 2007), around the mean.
+      activated_rank: the same behind the non-linearity.
+      recovered: share of the bottleneck's variance that an affine map reads off behind the
+        non-linearity, on images that it was not fitted to; 1 is all.
+      expanded_channels: of the expansion behind it; None if nothing expands the bottleneck.
+      recovered_expanded: share of the variance of the block's output, the shortcut's sum if it has
+        one, that an affine map reads off behind the expansion's own non-linearity; or None.
+    """
+
+    layer: str
+    channels: int
+    positions: int
+    rank: float
+    activated_rank: float
+    recovered: float
+    expanded_channels: int | None
+    recovered_expanded: float | None
+
+
+def survey(
+    model: MobileNet,
+    variables: Mapping[str, Any],
+    batches: Iterable[np.ndarray],
+    *,
+    activation: Activation = "relu",
+) -> tuple[Bottleneck, ...]:
+    """Measures every bottleneck of a network on images.
+
+    Half of each batch's images is fitted to, the other half is judged by.
+
+    Args:
+      model: a network with bottlenecks (V2, V3, V4), not a fused one.
+      variables: its `params` and `batch_stats`.
+      batches: of images [b, h, w, 3] with b 2 or more, scaled as the network expects them.
+      activation: what is put behind each bottleneck. What the network itself has there is taken
+        off first, but the layers behind have seen it.
+
+    Raises:
+      ValueError: there are no bottlenecks, or no images.
+    """
+    require_choice("activation", activation, Activation)
+    pairs = _pairs(model.spec)
+    require(bool(pairs), "model", model.spec.name, "a network with bottlenecks: V2, V3 or V4")
+    moments: dict[str, list[_Moments]] = {}
+
+    @jax.jit
+    def measure(variables: Any, images: Array) -> Any:
+        collections = ["intermediates", "preactivations"]
+        _, state = model.apply(variables, images, train=False, mutable=collections)
+        return {
+            name: [_moments(inputs[half::2], targets[half::2]) for half in (0, 1)]
+            for pair in pairs
+            for name, (inputs, targets) in pair.questions(state, activation).items()
+        }
+
+    for images in batches:
+        require(len(images) > 1, "batches", f"a batch of {len(images)}", "2 images or more")
+        for name, halves in measure(variables, images).items():
+            found = [_Moments(*(np.asarray(x, np.float64) for x in half)) for half in halves]
+            before = moments.get(name)
+            moments[name] = [a + b for a, b in zip(before, found, strict=True)] if before else found
+    require(bool(moments), "batches", "", "one batch or more")
+    return tuple(_bottleneck(pair, moments) for pair in pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """A projection, and the expansion that reads its block's output pixel by pixel, if one does."""
+
+    project: Place
+    channels: int  # of the bottleneck
+    output: str  # of the block, among the intermediates
+    expand: Place | None
+
+    def questions(
+        self, state: Mapping[str, Any], activation: Activation
+    ) -> dict[str, tuple[Array, Array]]:
+        """What is to be read off what: inputs and targets, [b, h, w, c], by the layer asked for."""
+        before = self.project.of(state["preactivations"])
+        asked = {self.project.layer: (activate(before, activation), before)}
+        if self.expand:
+            sown = state["intermediates"]
+            asked[self.expand.layer] = (self.expand.of(sown), sown[self.output][0])
+        return asked
+
+
+def _pairs(spec: NetworkSpec) -> list[_Pair]:
+    every = {place.layer: place for place in places(spec)}
+    pairs = []
+    for i, following in enumerate((*spec.blocks[1:], None)):
+        project = every.get(f"block_{i}/project")
+        plain = isinstance(following, InvertedResidual) and not following.start_kernel
+        expand = every.get(f"block_{i + 1}/expand") if plain else None
+        if project:
+            pairs.append(
+                _Pair(
+                    project=project,
+                    channels=spec.blocks[i].outputs,
+                    output=f"block_{i}_output",
+                    expand=expand,
+                )
+            )
+    return pairs
+
+
+class _Moments(NamedTuple):
+    """Of rows of inputs and targets, of which follow covariances and least squares.
+
+    Attributes:
+      count: of rows, [].
+      mean: [i + t].
+      scatter: sums of products of what is left around the mean, [i + t, i + t].
+    """
+
+    count: Any
+    mean: Any
+    scatter: Any
+
+    def __add__(self, other: Any) -> "_Moments":
+        """Of both samples together (Chan, Golub, LeVeque, "Updating formulae", 1979)."""
+        count, apart = self.count + other.count, other.mean - self.mean
+        between = np.outer(apart, apart) * (self.count * other.count / count)
+        return _Moments(
+            count,
+            self.mean + apart * (other.count / count),
+            self.scatter + other.scatter + between,
+        )
+
+
+def _moments(inputs: Array, targets: Array) -> _Moments:
+    inputs, targets = (x.reshape(-1, x.shape[-1]).astype(jnp.float32) for x in (inputs, targets))
+    rows = jnp.concatenate([inputs, targets], axis=1)
+    mean = rows.mean(axis=0)
+    rows = rows - mean
+    return _Moments(jnp.float32(len(rows)), mean, jnp.dot(rows.T, rows, precision="highest"))
+
+
+def _bottleneck(pair: _Pair, moments: Mapping[str, list[_Moments]]) -> Bottleneck:
+    fitted, judged = moments[pair.project.layer]
+    both, channels = fitted + judged, pair.channels
+    wide = moments[pair.expand.layer] if pair.expand else None
+    return Bottleneck(
+        layer=pair.project.layer,
+        channels=channels,
+        positions=round(float(both.count)),
+        rank=_effective_rank(both.scatter[-channels:, -channels:]),
+        activated_rank=_effective_rank(both.scatter[:-channels, :-channels]),
+        recovered=_recovered(fitted, judged, channels),
+        expanded_channels=None if wide is None else len(wide[0].mean) - channels,
+        recovered_expanded=None if wide is None else _recovered(wide[0], wide[1], channels),
+    )
+
+
+def _effective_rank(scatter: np.ndarray) -> float:
+    values = np.sqrt(np.clip(np.linalg.eigvalsh(scatter), 0, None))
+    shares = values[values > 0] / values.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def _recovered(fitted: _Moments, judged: _Moments, targets: int) -> float:
+    """The share of the targets' variance in `judged` that the best affine fit to `fitted` tells."""
+    inputs = fitted.scatter[:-targets, :-targets]
+    size = np.sqrt(np.diag(inputs))
+    scale = np.divide(1, size, out=np.zeros_like(size), where=size > 0)
+    inverse = np.linalg.pinv(inputs * np.outer(scale, scale), rcond=_CUT, hermitian=True)
+    weights = scale[:, None] * (inverse @ (scale[:, None] * fitted.scatter[:-targets, -targets:]))
+    # What the targets are around their fit is a linear map of inputs and targets.
+    residual = np.concatenate([-weights, np.eye(targets)])
+    missed = (residual * (judged.scatter @ residual)).sum()
+    missed += judged.count * (((judged.mean - fitted.mean) @ residual) ** 2).sum()
+    return float(1 - missed / np.trace(judged.scatter[-targets:, -targets:]))

@@ -1,0 +1,49 @@
+"""What a network looks for and what it finds: depthwise kernels and feature maps."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, walk
+from mnet_jax.models import MobileNet, places
+from mnet_jax.validation import require
+
+
+def depthwise_kernels(model: MobileNet, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Every depthwise kernel, float32 [k, k, c], by the path of its layer, in order.
+
+    Args:
+      model: any network.
+      variables: its `params`.
+    """
+    found = {}
+    for layer in walk(model.spec, REFERENCE_RESOLUTION):
+        if layer.kind == "depthwise":
+            inner: Any = variables["params"]
+            for name in layer.name.split("/"):
+                inner = inner[name]
+            found[layer.name] = np.asarray(inner["conv"]["kernel"])
+    return found
+
+
+def feature_maps(
+    model: MobileNet, variables: Mapping[str, Any], image: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What every convolution makes of an image, activated, float32 [h, w, c], by its path.
+
+    Args:
+      model: any network.
+      variables: its `params` and `batch_stats`.
+      image: [h, w, 3], scaled as the network expects it.
+
+    Raises:
+      ValueError: the image has another shape, or is too small for the network.
+    """
+    require(np.ndim(image) == 3, "image", f"shape {np.shape(image)}", "[h, w, 3]")
+    apply = partial(model.apply, train=False, mutable=["intermediates"])
+    _, state = jax.jit(apply)(variables, image[None])
+    found = {place.layer: place.of(state["intermediates"]) for place in places(model.spec)}
+    return {name: np.asarray(x[0], np.float32) for name, x in found.items() if x.ndim == 4}

@@ -1,0 +1,75 @@
+"""A network's layers one by one: the time that a roofline predicts, and the time they take."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mnet_jax.analysis.roofline import Machine
+from mnet_jax.architectures import NetworkSpec
+from mnet_jax.architectures.spec import Kind
+from mnet_jax.benchmark import machine
+from mnet_jax.benchmark.contenders import CONTENDERS, OURS
+from mnet_jax.benchmark.suites import layer_cases
+from mnet_jax.benchmark.timing import compare
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedLayer:
+    """One convolution of a network, forward, as a training step runs it.
+
+    Attributes:
+      kind: of the convolution.
+      label: its shapes, for a table.
+      count: how many layers of the network are like this.
+      madds: multiply-adds of one call.
+      moved_bytes: to and from memory at least, in one call.
+      seconds: of one call, one for each round.
+    """
+
+    kind: Kind
+    label: str
+    count: int
+    madds: int
+    moved_bytes: int
+    seconds: tuple[float, ...]
+
+
+def time_layers(
+    spec: NetworkSpec,
+    resolution: int,
+    batch_size: int,
+    *,
+    rounds: int,
+    environment: Mapping[str, str],
+    report: Callable[[str], None] = lambda line: None,
+) -> tuple[Machine, tuple[TimedLayer, ...]]:
+    """Measures the machine, every distinct convolution in float32, and the machine again.
+
+    Squeeze-and-excitations, the sums of shortcuts, pooling and dense layers are left out.
+
+    Args:
+      spec: the network.
+      resolution: side of the images in pixels.
+      batch_size: images at a time.
+      rounds: how often each layer is sampled.
+      environment: what the processes are started with.
+      report: told which layer is being prepared.
+
+    Returns:
+      The machine's peak and bandwidth, the better of both measurements, and the layers.
+    """
+    before = machine.measure(environment)
+    cases = layer_cases([spec], resolution, batch_size, directions=("forward",))
+    ours = [contender for contender in CONTENDERS if contender.name == OURS]
+    found = compare(cases, ours, rounds, environment, report)
+    layers = tuple(
+        TimedLayer(
+            kind=case.kind,
+            label=case.label,
+            count=case.count,
+            madds=comparison.madds,
+            moved_bytes=comparison.moved_bytes,
+            seconds=comparison.timings[0].seconds,
+        )
+        for case, comparison in zip(cases, found, strict=True)
+    )
+    return machine.better(before, machine.measure(environment)), layers

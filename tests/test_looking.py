@@ -1,0 +1,150 @@
+"""The commands that look at networks, as they are typed: what they print, draw and refuse."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+from conftest import make_tiny_spec
+from PIL import Image
+from small_networks import model_and_variables, small_v1, small_v2
+
+from experiments import activations, bottlenecks, cost, features, manifold
+from mnet_jax import models
+
+COMMANDS = {
+    "activations": activations,
+    "bottlenecks": bottlenecks,
+    "cost": cost,
+    "features": features,
+    "manifold": manifold,
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder with models of both bottlenecks, one without any, and a photograph."""
+    folder = tmp_path_factory.mktemp("models")
+    specs = {
+        "linear": small_v2(num_classes=10),
+        "relu6": small_v2(num_classes=10, bottleneck="relu6"),
+        "v1": small_v1(),
+    }
+    for name, spec in specs.items():
+        model, variables = model_and_variables(spec)
+        view = models.View(resolution=32, photographs=False)
+        models.save(folder / f"{name}.safetensors", model, variables, view=view)
+    blind, variables = model_and_variables(make_tiny_spec())
+    models.save(folder / "blind.safetensors", blind, variables)
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "photo.png")
+    (folder / "text.png").write_text("no image")
+    (folder / "words.csv").write_text("a,b\n")
+    return folder
+
+
+@pytest.fixture
+def call(saved, data_folder, tmp_path, monkeypatch, capfd):
+    """Runs a command in this process: its exit code, standard output and standard error."""
+
+    def run(command, words):
+        monkeypatch.chdir(tmp_path)
+        typed = words.format(saved=saved).split()
+        monkeypatch.setattr(sys, "argv", [command, *typed])
+        try:
+            COMMANDS[command].main()
+            code = 0
+        except SystemExit as leaving:
+            code = leaving.code
+        return (code, *capfd.readouterr())
+
+    return run
+
+
+BOTH = "--checkpoint {saved}/linear.safetensors {saved}/relu6.safetensors --dataset digits"
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "told", "drawn"),
+    [
+        ("manifold", "--draws 5 --dimensions 2 3", ["75.00%", "50.00%"], ["manifold"]),
+        ("manifold", "--draws 1 --activation hard_swish", ["hard_swish(T x)"], ["manifold"]),
+        (
+            "activations", f"{BOTH} --images 40 --label one two",
+            ["one", "two", "block_2/expand", "block_2/project", "bottlenecks"], ["activations"],
+        ),
+        ("bottlenecks", f"{BOTH} --images 40", ["relu6.safetensors", "96"], ["bottlenecks"]),
+        (
+            "features", "--checkpoint {saved}/v1.safetensors --image {saved}/photo.png",
+            ["kernels.png", "maps.png"], ["kernels", "maps"],
+        ),
+        ("cost", "--model mobilenet_v1 mobilenet_v2 --width 0.5 1.0",
+         ["mobilenet_v1, width 0.5, 224", "mobilenet_v2, width 1, 224", "depthwise"], []),
+    ],
+)  # fmt: skip
+def test_what_is_looked_at_is_told_and_drawn(call, tmp_path, command, words, told, drawn):
+    code, out, err = call(command, words)
+    assert (code, err) == (0, "")
+    for text in told:
+        assert text in out
+    for name in drawn:
+        png = (tmp_path / "results" / command / f"{name}.png").read_bytes()
+        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+        assert pixels.shape[1] == 1200 and pixels.std() > 10
+
+
+@pytest.mark.slow
+def test_cost_measures_every_convolution_and_draws_them(call, tmp_path):
+    code, out, err = call("cost", "--width 0.35 --resolution 32 --measure --rounds 1")
+    assert (code, err) == (0, "")
+    (line,) = [line for line in out.splitlines() if line.startswith("all ") and "100.0" in line]
+    assert line.split()[1] == "52"  # V2's convolutions
+    assert "GFLOP/s of a matrix product" in out
+    assert (tmp_path / "results/cost/roofline.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "told"),
+    [
+        ("manifold", "--dimensions 1", "--dimensions: got 1, legal: 2 to 4096"),
+        ("manifold", "--dimensions 3 3", "--dimensions: got '3 3', legal: each once"),
+        ("manifold", "--draws 0", "--draws: got 0, legal: 1 to 100,000"),
+        ("manifold", "--activation tanh", "--activation: got 'tanh', legal: linear, relu, relu6"),
+        ("manifold", "--points no.csv", "--points: got 'no.csv', legal: a file that exists"),
+        ("manifold", "--points {saved}/photo.png", "legal: a file of .csv or .npy"),
+        ("manifold", "--points {saved}/words.csv", "words.csv cannot be read as rows of two"),
+        ("activations", "", "--checkpoint: got '', legal: one run's directory or saved model"),
+        ("activations", "--checkpoint no", "--checkpoint: got 'no', legal: a path that exists"),
+        ("activations", "--checkpoint {saved}/photo.png", "photo.png: no model of ours"),
+        (
+            "activations", "--checkpoint {saved}/v1.safetensors",
+            "--dataset: got None, legal: a data set: the model does not know its own",
+        ),
+        ("activations", f"{BOTH} --label one", "--label: got 'one', legal: 2 different ones"),
+        ("activations", f"{BOTH} --threshold 1", "--threshold: got 1.0, legal: 0 or more"),
+        ("activations", f"{BOTH} --images 1", "--images: got 1, legal: 2 or more"),
+        (
+            "bottlenecks", "--checkpoint {saved}/v1.safetensors --dataset digits",
+            "got 'mobilenet_v1', legal: a network with bottlenecks",
+        ),
+        (
+            "bottlenecks", "--checkpoint {saved}/blind.safetensors --dataset digits",
+            "resolution: got None, legal: a number: the model does not know its own",
+        ),
+        ("features", "", "--checkpoint: got None, legal: a run's directory or a saved model"),
+        (
+            "features", "--checkpoint {saved}/v1.safetensors --image {saved}/text.png",
+            "text.png",
+        ),
+        ("features", "--checkpoint {saved}/v1.safetensors --kernels 0", "--kernels: got 0, legal:"),
+        ("cost", "--batch-size 0", "--batch-size: got 0, legal: 1 to"),
+        ("cost", "--dtype bfloat16 --measure", "--dtype: got 'bfloat16', legal: float32 with"),
+        ("cost", "--width 0.5 1.0 --measure", "--measure: got True, legal: one network at a time"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_in_one_line(call, tmp_path, command, words, told):
+    code, out, err = call(command, words)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"experiments.{command}: ") and err.count("\n") == 1, err
+    assert told in err
+    assert not list(tmp_path.iterdir())

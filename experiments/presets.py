@@ -157,6 +157,7 @@ PRESETS: dict[str, Preset] = {
                 bottleneck="relu6",
             ),
         ),
+        result="docs/results/v2-linear-bottleneck",
     ),
     "v2-shortcut": Preset(
         source="V2, Fig. 6b",
@@ -179,6 +180,7 @@ PRESETS: dict[str, Preset] = {
                 shortcut="none",
             ),
         ),
+        result="docs/results/v2-shortcut",
     ),
     "v2-expansion": Preset(
         source="V2, section 4",

@@ -1,5 +1,7 @@
 """What several test files share: a small network, a data folder, errors of one line."""
 
+import sys
+
 import pytest
 from hypothesis import settings
 
@@ -47,6 +49,26 @@ def data_folder(stored, tmp_path_factory, monkeypatch):
     # TFDS leaves an empty temporary folder behind for each builder that is not ours.
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path_factory.getbasetemp()))
     return stored
+
+
+def call_command(module, words, monkeypatch, capfd):
+    """The exit code, standard output and standard error of a command in this process."""
+    monkeypatch.setattr(sys, "argv", [module.COMMAND, *words])
+    try:
+        module.main()
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code
+    return (code, *capfd.readouterr())
+
+
+def assert_refused(answer, command, *told):
+    """The answer of `call_command` is one line that says each of `told`, and code 2."""
+    code, out, err = answer
+    assert (code, out) == (2, "")
+    assert err.startswith(f"experiments.{command}: ") and err.count("\n") == 1, err
+    for text in told:
+        assert text in err
 
 
 def one_line(error, call, *words):

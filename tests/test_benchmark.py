@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import math
-import sys
 
 import chex
 import jax
 import jax.numpy as jnp
 import pytest
+from conftest import call_command
 
 from experiments import benchmark
 from mnet_jax import serialization
@@ -318,13 +318,7 @@ def call(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
 
     def run(line):
-        monkeypatch.setattr(sys, "argv", ["benchmark", *line.split()])
-        try:
-            benchmark.main()
-            code = 0
-        except SystemExit as leaving:
-            code = leaving.code
-        return (code, *capfd.readouterr())
+        return call_command(benchmark, line.split(), monkeypatch, capfd)
 
     return run
 

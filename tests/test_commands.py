@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
-from conftest import make_tiny_spec
+from conftest import assert_refused, call_command, make_tiny_spec
 from flax import traverse_util
 from PIL import Image
 
@@ -34,21 +34,7 @@ def place(tmp_path, monkeypatch):
 
 def call(command, words, monkeypatch, capfd):
     """The exit code, standard output and standard error of a command in this process."""
-    monkeypatch.setattr(sys, "argv", [command, *words])
-    try:
-        {**COMMANDS, "evaluate": evaluate}[command].main()
-        code = 0
-    except SystemExit as leaving:
-        code = leaving.code
-    return (code, *capfd.readouterr())
-
-
-def assert_refused(answer, command, *told):
-    code, out, err = answer
-    assert (code, out) == (2, "")
-    assert err.startswith(f"experiments.{command}: ") and err.count("\n") == 1, err
-    for text in told:
-        assert text in err
+    return call_command({**COMMANDS, "evaluate": evaluate}[command], words, monkeypatch, capfd)
 
 
 BAD = [

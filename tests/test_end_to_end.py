@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import call_command
 from stored_trials import journal_of
 
 from experiments import ablate, recipes
@@ -37,13 +38,9 @@ def sweep(place, monkeypatch, capfd):
     """Calls `ablate` here: its exit code and the lines that it prints."""
 
     def call(line, others=SMALL):
-        monkeypatch.setattr(sys, "argv", ["ablate", *f"{line} {others} --results R".split()])
-        code = 0
-        try:
-            ablate.main()
-        except SystemExit as leaving:
-            code = leaving.code
-        return code, capfd.readouterr().out.splitlines()
+        words = f"{line} {others} --results R".split()
+        code, out, _ = call_command(ablate, words, monkeypatch, capfd)
+        return code, out.splitlines()
 
     return call
 

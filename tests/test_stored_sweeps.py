@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import call_command
 from results import make_result
 from stored_trials import ENVIRONMENT, journal_of, snapshot
 
@@ -59,13 +60,7 @@ def call(monkeypatch, capfd):
     """Calls `ablate`: exit code, standard output, standard error."""
 
     def call(line):
-        monkeypatch.setattr(sys, "argv", ["ablate", *line.split()])
-        code = 0
-        try:
-            ablate.main()
-        except SystemExit as leaving:
-            code = leaving.code
-        return (code, *capfd.readouterr())
+        return call_command(ablate, line.split(), monkeypatch, capfd)
 
     return call
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # they import JAX, and bad arguments are refused without it
 
 CONFIG = "config.json"  # of a run, in its directory
 FEWEST_IMAGES = 2
+MOST_MODELS = 6  # as there are colours that everyone can tell apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +50,17 @@ def require_legal(arguments: ModelArguments) -> None:
     """Refuses what can be refused without JAX: ValueError if a path or a number cannot be."""
     given, labels = arguments.checkpoint, arguments.label
     require(bool(given), "checkpoint", "", "one run's directory or saved model, or more")
+    count = len(given)
+    require(count <= MOST_MODELS, "checkpoint", f"{count} models", f"{MOST_MODELS} or fewer")
     for path in given:
         require_checkpoint(path)
     fits = len(labels) in (0, len(given)) and len({*labels}) == len(labels)
     require(fits, "label", " ".join(labels), f"{len(given)} different ones, or none")
     folder = arguments.data_dir
     require(folder is None or Path(folder).is_dir(), "data_dir", folder, "a folder that exists")
-    count = arguments.images
-    require(count >= FEWEST_IMAGES, "images", count, f"{FEWEST_IMAGES} or more")
-    size = arguments.batch_size
-    require(size >= FEWEST_IMAGES, "batch_size", size, f"{FEWEST_IMAGES} or more")
+    for name in ("images", "batch_size"):
+        value = getattr(arguments, name)
+        require(value >= FEWEST_IMAGES, name, value, f"{FEWEST_IMAGES} or more")
 
 
 def load(path: Path) -> "SavedModel":

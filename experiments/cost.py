@@ -79,6 +79,8 @@ def main() -> None:
                 console.print(line, highlight=False)
             console.print()
     console.print(_kinds(counted, arguments.batch_size))
+    sees = "sees: side in pixels of the square of the image that a position depends on"
+    console.print(sees, style="dim", highlight=False)
     if arguments.measure:
         ((name, config),) = networks.items()
         _measure(name, config, arguments, console)
@@ -147,7 +149,6 @@ def _layers(expense: Cost, title: str, sides: Mapping[str, int], batch_size: int
 def _totals(expense: Cost) -> list[str]:
     with_statistics = expense.params + expense.statistics
     lines = [
-        "sees        the side, in pixels, of the square of the image that a position depends on",
         f"parameters  {expense.params:,} trainable, {with_statistics:,} with running statistics",
         f"MAdds       {expense.madds:,} an image",
         f"bytes       {expense.weight_bytes:,} of weights, "

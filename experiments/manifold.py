@@ -127,10 +127,9 @@ def _table(survivals: "Sequence[Survival]", arguments: Arguments) -> Table:
     if arguments.activation == "relu":
         table.add_column("(n + 1) / 2ⁿ", justify="right")
     for survival in survivals:
-        n = survival.dimensions
-        exact = [f"{(n + 1) / 2**n:.2%}"] if arguments.activation == "relu" else []
+        exact = [f"{survival.relu_collapse:.2%}"] if arguments.activation == "relu" else []
         table.add_row(
-            str(n),
+            str(survival.dimensions),
             _mean(survival.projection_error, "{:.4f}"),
             _mean(survival.readout_error, "{:.4f}"),
             _mean(survival.collapsed, "{:.2%}"),

@@ -4,10 +4,11 @@ import io
 import textwrap
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
 # Okabe and Ito, "Color Universal Design" (2008), without black, which is the baseline's, and
@@ -30,6 +31,14 @@ def add_caption(figure: Figure, text: str) -> None:
     """Puts a text below everything else, in lines as wide as the figure."""
     lines = textwrap.wrap(text, round(_LETTERS_AN_INCH * figure.get_figwidth()))
     figure.supxlabel("\n".join(lines), fontsize=CAPTION_SIZE, color=MUTED, x=0.01, ha="left")
+
+
+def count_layers(axes: Axes, kind: str) -> None:
+    """Labels an x axis that counts a network's layers of some kind, with a grid and a legend."""
+    axes.set_xlabel(f"{kind}, in the order of the network")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.legend(fontsize=8)
 
 
 def label_decades(axis: Axis) -> None:

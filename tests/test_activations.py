@@ -211,6 +211,11 @@ def test_a_bottleneck_that_is_above_zero_loses_nothing_and_one_below_it_all():
     }
     assert of["kept"]["block_1/project"].recovered > 0.999
     assert of["lost"]["block_1/project"].recovered < 0.01
+    constant = variables
+    for channel in range(channels):
+        constant = with_unit(constant, "block_1/project", channel, 1.0)
+    found = {b.layer: b for b in bottlenecks.survey(model, constant, batches())}
+    assert found["block_1/project"].recovered == found["block_1/project"].rank == 1
     linear = bottlenecks.survey(model, variables, batches(), activation="linear")
     many = [b for b in linear if b.positions > 10 * b.channels]  # enough to fit to
     assert len(many) > 2

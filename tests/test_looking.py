@@ -1,11 +1,10 @@
 """The commands that look at networks, as they are typed: what they print, draw and refuse."""
 
 import io
-import sys
 
 import numpy as np
 import pytest
-from conftest import make_tiny_spec
+from conftest import assert_refused, call_command, make_tiny_spec
 from PIL import Image
 from small_networks import model_and_variables, small_v1, small_v2
 
@@ -28,6 +27,7 @@ def saved(tmp_path_factory):
     specs = {
         "linear": small_v2(num_classes=10),
         "relu6": small_v2(num_classes=10, bottleneck="relu6"),
+        "thin": small_v2(num_classes=10, expansion=1),
         "v1": small_v1(),
     }
     for name, spec in specs.items():
@@ -50,13 +50,7 @@ def call(saved, data_folder, tmp_path, monkeypatch, capfd):
     def run(command, words):
         monkeypatch.chdir(tmp_path)
         typed = words.format(saved=saved).split()
-        monkeypatch.setattr(sys, "argv", [command, *typed])
-        try:
-            COMMANDS[command].main()
-            code = 0
-        except SystemExit as leaving:
-            code = leaving.code
-        return (code, *capfd.readouterr())
+        return call_command(COMMANDS[command], typed, monkeypatch, capfd)
 
     return run
 
@@ -74,6 +68,10 @@ BOTH = "--checkpoint {saved}/linear.safetensors {saved}/relu6.safetensors --data
             ["one", "two", "block_2/expand", "block_2/project", "bottlenecks"], ["activations"],
         ),
         ("bottlenecks", f"{BOTH} --images 40", ["relu6.safetensors", "96"], ["bottlenecks"]),
+        (
+            "bottlenecks", "--checkpoint {saved}/thin.safetensors --dataset digits --images 40",
+            ["thin.safetensors"], ["bottlenecks"],  # nothing expands
+        ),
         (
             "features", "--checkpoint {saved}/v1.safetensors --image {saved}/photo.png",
             ["kernels.png", "maps.png"], ["kernels", "maps"],
@@ -120,6 +118,7 @@ def test_cost_measures_every_convolution_and_draws_them(call, tmp_path):
             "activations", "--checkpoint {saved}/v1.safetensors",
             "--dataset: got None, legal: a data set: the model does not know its own",
         ),
+        ("activations", "--checkpoint" + 7 * " {saved}/v1.safetensors", "got '7 models', legal: 6"),
         ("activations", f"{BOTH} --label one", "--label: got 'one', legal: 2 different ones"),
         ("activations", f"{BOTH} --threshold 1", "--threshold: got 1.0, legal: 0 or more"),
         ("activations", f"{BOTH} --images 1", "--images: got 1, legal: 2 or more"),
@@ -143,8 +142,5 @@ def test_cost_measures_every_convolution_and_draws_them(call, tmp_path):
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_in_one_line(call, tmp_path, command, words, told):
-    code, out, err = call(command, words)
-    assert (code, out) == (2, "")
-    assert err.startswith(f"experiments.{command}: ") and err.count("\n") == 1, err
-    assert told in err
+    assert_refused(call(command, words), command, told)
     assert not list(tmp_path.iterdir())

@@ -30,7 +30,7 @@ def test_a_relu_lets_as_many_neighbourhoods_fall_as_the_binomial_says(distributi
     # The points of one T are dependent, the T are not: five standard errors of their mean.
     spread = found.collapsed.std() / np.sqrt(len(found.collapsed))
     assert abs(found.collapsed.mean() - expected) < 5 * spread + 1e-3
-    assert manifold.expected_collapse(dimensions) == expected
+    assert found.relu_collapse == expected
 
 
 @pytest.mark.parametrize("distribution", ["gaussian", "orthogonal"])

@@ -36,7 +36,8 @@ class Bottleneck:
         its singular values (Roy and Vetterli, "The effective rank", EUSIPCO 2007), around the mean.
       activated_rank: the same behind the non-linearity.
       recovered: share of the bottleneck's variance that an affine map reads off behind the
-        non-linearity, on images that it was not fitted to; 1 is all.
+        non-linearity, on images that it was not fitted to: 1 is all, and a fit to too few images
+        can be below 0.
       expanded_channels: of the expansion behind it; None if nothing expands the bottleneck.
       recovered_expanded: share of the variance of the block's output, the shortcut's sum if it has
         one, that an affine map reads off behind the expansion's own non-linearity; or None.
@@ -203,4 +204,5 @@ def _recovered(fitted: _Moments, judged: _Moments, targets: int) -> float:
     residual = np.concatenate([-weights, np.eye(targets)])
     missed = (residual * (judged.scatter @ residual)).sum()
     missed += judged.count * (((judged.mean - fitted.mean) @ residual) ** 2).sum()
-    return float(1 - missed / np.trace(judged.scatter[-targets:, -targets:]))
+    whole = np.trace(judged.scatter[-targets:, -targets:])
+    return float(1 - missed / whole) if whole else 1.0  # of a constant nothing is lost

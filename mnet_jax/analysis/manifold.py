@@ -145,6 +145,16 @@ class Survival:
     readout_error: np.ndarray
     collapsed: np.ndarray
 
+    @property
+    def relu_collapse(self) -> float:
+        """The share that collapses under a ReLU, over all T of either distribution.
+
+        A point keeps its area where two rows of T x or more are above zero. Each is with
+        probability 1/2 and, by the symmetry of both distributions, independently of the others:
+        (n + 1) / 2^n.
+        """
+        return (self.dimensions + 1) / 2**self.dimensions
+
 
 def survey(
     points: np.ndarray,
@@ -216,12 +226,3 @@ def _survival(
 
 def _relative_error(found: Array, points: Array) -> Array:
     return jnp.sqrt(((found - points) ** 2).sum(axis=1).mean() / (points**2).sum(axis=1).mean())
-
-
-def expected_collapse(dimensions: int) -> float:
-    """The share of points whose area a ReLU makes fall, over all T of either distribution.
-
-    A point keeps its area where two rows of T x or more are above zero. Each is with probability
-    1/2 and, by the symmetry of both distributions, independently of the others: (n + 1) / 2^n.
-    """
-    return (dimensions + 1) / 2**dimensions

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from mnet_jax.drawing import COLOURS, add_caption, new_figure
+from mnet_jax.drawing import COLOURS, add_caption, count_layers, new_figure
 
 if TYPE_CHECKING:  # it imports JAX
     from mnet_jax.analysis.activations import Activity, Kernels
@@ -46,7 +45,7 @@ def draw(
                 label=name,
             )
         axes.set_title(title, loc="left", fontsize=11)
-        axes.set_xlabel("non-linearity, in the order of the network")
+        count_layers(axes, "non-linearity")
     panels[0].set_ylabel("channels of the layer (%)")
     panels[1].set_ylabel("channels of the layer (%)")
     panels[2].set_ylabel("values of the layer (%)")
@@ -55,12 +54,9 @@ def draw(
         panels[3].plot(percents, "o-", color=colour, markersize=3.5, linewidth=1, label=name)
     panels[3].set_title("dead depthwise kernels", loc="left", fontsize=11)
     panels[3].set_ylabel("kernels of the layer (%)")
-    panels[3].set_xlabel("depthwise layer, in the order of the network")
+    count_layers(panels[3], "depthwise layer")
     for axes in panels:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(0, max(axes.get_ylim()[1], _LEAST_PERCENT))
-        axes.grid(alpha=0.25, linewidth=0.6)
-        axes.legend(fontsize=8)
     add_caption(
         figure,
         "What the V2 paper gives as the reason for linear bottlenecks (arXiv 1801.04381, section "

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from mnet_jax.drawing import BLACK, COLOURS, add_caption, new_figure
+from mnet_jax.drawing import BLACK, COLOURS, add_caption, count_layers, new_figure
 
 if TYPE_CHECKING:  # it imports JAX
     from mnet_jax.analysis.bottlenecks import Bottleneck
@@ -23,16 +22,17 @@ def draw(networks: "Mapping[str, Sequence[Bottleneck]]", activation: str) -> Fig
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
     for (name, found), colour in zip(networks.items(), COLOURS, strict=False):
         lost = [100 * (1 - b.recovered) for b in found]
-        kept = [
-            (i, 100 * (1 - b.recovered_expanded))
+        kept = {
+            i: 100 * (1 - b.recovered_expanded)
             for i, b in enumerate(found)
             if b.recovered_expanded is not None
-        ]
+        }
         left.plot(lost, "o-", color=colour, markersize=5, label=f"{name}: {activation} behind it")
-        left.plot(
-            *zip(*kept, strict=True), "s:", color=colour, markersize=4,
-            label=f"{name}: behind its expansion",
-        )  # fmt: skip
+        if kept:
+            left.plot(
+                [*kept], [*kept.values()], "s:", color=colour, markersize=4,
+                label=f"{name}: behind its expansion",
+            )  # fmt: skip
         right.plot([b.rank for b in found], "o-", color=colour, markersize=5, label=name)
     layers = max(networks.values(), key=len)
     right.plot([b.channels for b in layers], ":", color=BLACK, label="channels")
@@ -43,10 +43,7 @@ def draw(networks: "Mapping[str, Sequence[Bottleneck]]", activation: str) -> Fig
     right.set_ylim(bottom=0)
     left.set_yscale("log")
     for axes in (left, right):
-        axes.set_xlabel("bottleneck, in the order of the network")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25, linewidth=0.6)
-        axes.legend(fontsize=8)
+        count_layers(axes, "bottleneck")
     add_caption(
         figure,
         "The question of the V2 paper's Fig. 1 (arXiv 1801.04381, section 3.2) asked of trained "

@@ -83,8 +83,9 @@ def _draw_collapse(axes: Axes, survivals: "Sequence[Survival]", activation: str)
     values = [100 * s.collapsed for s in survivals]
     _draw_means(axes, survivals, values, f"measured, {activation}", COLOURS[1], "D")
     if activation == "relu":
-        n = np.array([s.dimensions for s in survivals])
-        axes.plot(n, 100 * (n + 1) / 2.0**n, ":", color=BLACK, label="ReLU, (n + 1) / 2ⁿ")
+        expected = [100 * s.relu_collapse for s in survivals]
+        dimensions = [s.dimensions for s in survivals]
+        axes.plot(dimensions, expected, ":", color=BLACK, label="ReLU, (n + 1) / 2ⁿ")
     axes.set_ylabel("points whose neighbourhood collapsed (%)")
     axes.set_title("Where a neighbourhood becomes a line or a point", loc="left", fontsize=11)
     axes.set_ylim(bottom=0)

@@ -1,7 +1,7 @@
 """Trials and sweeps for the store, which a process of its own may write too."""
 
 from conftest import make_tiny_spec
-from results import make_result
+from run_results import make_result
 
 from mnet_jax.ablation import events
 from mnet_jax.ablation.events import Trial, success

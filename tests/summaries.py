@@ -3,8 +3,8 @@
 import functools
 import io
 
-from results import make_result
 from rich.console import Console
+from run_results import make_result
 
 from mnet_jax.ablation import rendering
 from mnet_jax.ablation.report import summarize

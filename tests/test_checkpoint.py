@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from conftest import make_tiny_spec
-from results import make_result
+from run_results import make_result
 
 from mnet_jax import data, models
 from mnet_jax.architectures import transforms

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import call_command
-from results import make_result
+from run_results import make_result
 from stored_trials import ENVIRONMENT, journal_of, snapshot
 
 from experiments import ablate, recipes

@@ -198,6 +198,7 @@ PRESETS: dict[str, Preset] = {
                 expansion=10,
             ),
         ),
+        result="docs/results/v2-expansion",
     ),
     "v3-activation": Preset(
         source="V3, Table 5",

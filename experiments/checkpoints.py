@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.planning import require_runnable
-from mnet_jax import serialization
+from mnet_jax import config, serialization
 from mnet_jax.config import DataConfig, RunConfig
 from mnet_jax.validation import one_line, require
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:  # they import JAX, and bad arguments are refused without it
 
     from mnet_jax.models import SavedModel, View
 
-CONFIG = "config.json"  # of a run, in its directory
 FEWEST_IMAGES = 2
 MOST_MODELS = 6  # as there are colours that everyone can tell apart
 
@@ -155,6 +154,6 @@ def _test_images(path: Path, view: "View", arguments: ModelArguments) -> DataCon
 def _trained_on(path: Path) -> DataConfig | None:
     """The data of the run whose directory that is, if it says so."""
     try:
-        return serialization.from_json(RunConfig, (path / CONFIG).read_text()).data
+        return serialization.from_json(RunConfig, (path / config.FILE_NAME).read_text()).data
     except (OSError, ValueError):
         return None

@@ -33,7 +33,6 @@ from rich.console import Console
 
 from experiments import listing, terminal
 from experiments.arguments import parse, refusals, refuse, single_values, with_axes
-from experiments.checkpoints import CONFIG
 from experiments.planning import (
     MAX_SEED,
     RunArguments,
@@ -54,6 +53,7 @@ from experiments.processes import (
 from experiments.progress import RunProgress
 from mnet_jax import process, serialization
 from mnet_jax.ablation import axes
+from mnet_jax.config import FILE_NAME as CONFIG_FILE
 from mnet_jax.config import RunConfig
 from mnet_jax.files import replace_file
 from mnet_jax.result import RunResult
@@ -128,7 +128,7 @@ def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
 def _finished(directory: Path, config: RunConfig) -> RunResult | None:
     """What this very run has found before, if it came to its end in `directory`."""
     try:
-        kept = (directory / CONFIG).read_text()
+        kept = (directory / CONFIG_FILE).read_text()
         found = (directory / RESULT).read_text()
         if serialization.from_json(RunConfig, kept) != config:
             return None
@@ -159,7 +159,6 @@ def _run(config: RunConfig, arguments: Arguments, console: Console, stop: Stop |
                 report=progress.show,
             )
         if is_first():
-            replace_file(directory / CONFIG, (serialization.to_json(config) + "\n").encode())
             replace_file(directory / RESULT, (serialization.to_json(result) + "\n").encode())
     except CheckpointError as error:
         raise ValueError(f"run: {error}") from error

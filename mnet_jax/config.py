@@ -20,6 +20,7 @@ Parallelism = Literal["jit", "pmap"]
 Remat = Literal["none", "blocks"]
 OnDivergence = Literal["halt", "skip", "rollback"]
 Lowering = Literal["auto", "grouped", "shifted", "native"]  # see `mnet_jax.ops.depthwise_conv`
+FILE_NAME = "config.json"  # of a run's config, in its directory
 MAX_ALPHA = 1000.0  # of a Beta distribution: beyond, every draw is one half
 
 

@@ -13,10 +13,12 @@ from typing import Any, Literal
 import jax
 
 import mnet_jax
-from mnet_jax import data, models, ops, pretrained
+from mnet_jax import data, models, ops, pretrained, serialization
 from mnet_jax.analysis import cost
 from mnet_jax.architectures import NetworkSpec
+from mnet_jax.config import FILE_NAME as CONFIG_FILE
 from mnet_jax.config import RunConfig
+from mnet_jax.files import replace_file
 from mnet_jax.program import Program, program_of
 from mnet_jax.result import EpochRecord, RunResult
 from mnet_jax.training import optimizer
@@ -55,7 +57,7 @@ def run(
 
     Args:
       config: everything that determines the result.
-      directory: for checkpoints and scalars.
+      directory: for checkpoints, scalars, the model and, at the end, the config.
       save_every_seconds: how much work may be lost, within epochs too; 0 saves after every epoch
         and not within.
       keep: which weights `directory` has as a model when the run is over: the last, or those with
@@ -70,6 +72,7 @@ def run(
       DivergenceError: the training diverged.
       OutOfMemoryError: the devices' memory does not hold the batch, or the host's the rest.
       SavingError: the checkpoints cannot be written.
+      OSError: the rest cannot.
       StoppedError: `stop` said so; the run is saved.
     """
     start = time.perf_counter()
@@ -122,6 +125,9 @@ def run(
             keeper.keep_model(best.evaluated)
     tested = data.eval_batches(dataset.test, config.data, shard=part)
     test = loop.evaluate(state, tested, "test", epochs, report)
+    if jax.process_index() == 0:
+        text = serialization.to_json(config) + "\n"
+        replace_file(directory / CONFIG_FILE, text.encode())
     expense = cost.count(config.spec, config.data.resolution)
     return RunResult(
         params=expense.params,

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from trial_stand_ins import FINE, KILLED, LEAVING, LONG, MEETING, RAISING, stand_in
 
+from experiments import checkpoints
+from experiments.checkpoints import ModelArguments
 from mnet_jax import host_memory
 from mnet_jax import process as settings
 from mnet_jax.ablation.runners import LocalCrew, Lost, Outcome, Slots, machine, run, running, train
@@ -347,3 +349,6 @@ def test_a_real_trial(tmp_path, tiny_spec):
     assert outcome.environment["device"]
     assert (tmp_path / "run" / "scalars.jsonl").is_file()
     assert (tmp_path / "run" / "checkpoints").is_dir()
+    (looked_at,) = checkpoints.opened(ModelArguments(checkpoint=(tmp_path / "run",), images=8))
+    assert looked_at.images.name == "digits", "the directory says what it was trained on"
+    assert [batch.shape for batch in looked_at.batches()] == [(8, 8, 8, 3)]

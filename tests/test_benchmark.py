@@ -277,6 +277,21 @@ def test_contenders_run_in_turn_and_a_failure_is_a_row():
     assert failed.timings[0].failure.startswith("ValueError: kernel: got (0, 0, 4)")
 
 
+@pytest.mark.slow
+def test_the_callers_compilation_cache_is_neither_read_nor_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    (network,) = network_cases("training", ["mobilenet_v1"], [(8, 2)])
+    cases = [CompileCase(network=network, cached=cached) for cached in (False, True)]
+    layer = DepthwiseCase(shape=(1, 8, 8, 4), kernel=3, stride=1, derivative="forward")
+    found = [
+        *compare(cases, [BY_NAME[OURS]], rounds=2, environment={}),
+        *compare([layer], [BY_NAME[OURS]], rounds=1, environment={}),
+    ]
+    assert [len(comparison.timings[0].seconds) for comparison in found] == [2, 2, 1]
+    assert not any(tmp_path.iterdir())
+
+
 LAYERS = [
     LayerCase(
         kind=kind, shape=(2, 8, 8, 4), outputs=outputs, kernel=kernel, stride=stride,

@@ -109,7 +109,7 @@ def compare(
     """Times the contenders on each case that they take, A B C A B C, each in its own process.
 
     A network has new processes to itself. Single layers are many and short, and are run by the same
-    ones in turn.
+    ones in turn. A compilation cache that the caller may have is never used.
 
     Args:
       cases: what to run.
@@ -119,16 +119,23 @@ def compare(
       report: told who is being prepared.
     """
     if all(isinstance(case, DepthwiseCase | LayerCase) for case in cases):
-        with _workers(contenders, environment) as workers:
+        with _workers(contenders, {**environment, **_compilation_cache(None)}) as workers:
             return [_compare(case, workers, rounds, report) for case in cases]
     found = []
     with tempfile.TemporaryDirectory() as cache:
         for case in cases:
             cached = isinstance(case, CompileCase) and case.cached
-            place = {"JAX_COMPILATION_CACHE_DIR": cache} if cached else {}
-            with _workers(contenders, {**environment, **place}) as workers:
+            kept = _compilation_cache(cache if cached else None)
+            with _workers(contenders, {**environment, **kept}) as workers:
                 found.append(_compare(case, workers, rounds, report))
     return found
+
+
+def _compilation_cache(directory: str | None) -> dict[str, str]:
+    """What makes JAX keep what it compiles there, or nowhere."""
+    if directory is None:
+        return {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    return {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_COMPILATION_CACHE_DIR": directory}
 
 
 @contextlib.contextmanager

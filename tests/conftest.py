@@ -1,6 +1,9 @@
 """What several test files share: a small network, a data folder, errors of one line."""
 
+import os
+import shutil
 import sys
+import tempfile
 
 import pytest
 from hypothesis import settings
@@ -10,6 +13,21 @@ from mnet_jax.architectures import ConvNorm, Head, InvertedResidual, NetworkSpec
 
 # Here, as pytest asks for a profile before it imports the tests; see test_random_specs.py.
 settings.register_profile("thousands", max_examples=5000, deadline=None)
+
+COMPILATION_CACHE = "JAX_COMPILATION_CACHE_DIR"
+
+
+def pytest_configure(config):
+    """What JAX compiles is kept for all tests and the processes that they start.
+
+    Most of the tests' time is XLA's, and their networks are few. JAX is not yet imported here.
+    """
+    if hasattr(config, "workerinput") or COMPILATION_CACHE in os.environ:
+        return
+    directory = tempfile.mkdtemp(prefix="mnet_jax-compiled-")
+    config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
+    os.environ[COMPILATION_CACHE] = directory
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 def make_tiny_spec(num_classes: int = 10, dropout: float = 0.2) -> NetworkSpec:

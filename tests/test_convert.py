@@ -74,16 +74,20 @@ def random_variables(model):
     return variables
 
 
+@pytest.fixture(scope="module")
+def theirs():
+    """A model of torchvision's dialect and its variables."""
+    model = models.mobilenet_v2(width=0.25, num_classes=3, dialect="torchvision")
+    return model, random_variables(model)
+
+
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(theirs, tmp_path, monkeypatch):
     """An empty working directory with weights as torchvision names them."""
     monkeypatch.chdir(tmp_path)
-    model = models.mobilenet_v2(width=0.25, num_classes=3, dialect="torchvision")
-    variables = random_variables(model)
-    state = {
-        n: np.ascontiguousarray(a) for n, a in weights.to_torchvision(variables, model).items()
-    }
-    save_file(state, "theirs.safetensors")
+    model, variables = theirs
+    state = weights.to_torchvision(variables, model)
+    save_file({n: np.ascontiguousarray(a) for n, a in state.items()}, "theirs.safetensors")
     (tmp_path / "names.txt").write_text("ant\nbee\ncat\n")
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)).save("x.png")
     return model, variables

@@ -1,7 +1,7 @@
 """Dead units and dead depthwise kernels of trained networks, layer by layer, side by side.
 
 python -m experiments.activations --checkpoint runs/latest
-python -m experiments.activations --checkpoint runs/linear runs/relu6 --label linear relu6
+python -m experiments.activations --checkpoint runs/a0 runs/a1 runs/b0 runs/b1 --label a a b b
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from experiments import checkpoints, terminal
 from experiments.arguments import parse, refusals
 from experiments.checkpoints import ModelArguments, Opened
 from experiments.planning import require_directory
+from mnet_jax.ablation import wording
 from mnet_jax.analysis.choices import KERNEL_THRESHOLD
 from mnet_jax.files import replace_file
 from mnet_jax.validation import require
@@ -22,7 +23,7 @@ from mnet_jax.validation import require
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mnet_jax.analysis.activations import Activity, Kernels
+    from mnet_jax.analysis.activations import Activity, Survey
 
 COMMAND = "activations"
 PICTURE = "activations.png"
@@ -47,71 +48,71 @@ def main() -> None:
         share = arguments.threshold
         require(0 <= share < 1, "threshold", share, "0 or more and below 1")
         require_directory("results", arguments.results)
-        networks = {each.name: _survey(each) for each in checkpoints.opened(arguments)}
-    activities = {name: found for name, (found, _) in networks.items()}
-    kernels = {name: found for name, (_, found) in networks.items()}
-    for name in networks:
-        console.print(_table(name, activities[name], kernels[name], share))
-    console.print(_summary(activities, kernels, share))
+        networks = checkpoints.surveyed(arguments, _survey)
+    for name, seeds in networks.items():
+        console.print(_table(name, seeds, share))
+    console.print(_summary(networks, share))
     path = arguments.results / PICTURE
-    replace_file(path, _picture(activities, kernels, share))
+    replace_file(path, _picture(networks, share))
     console.print(f"drawn in {path}", highlight=False, markup=False)
 
 
-def _survey(looked_at: Opened) -> "tuple[Sequence[Activity], Sequence[Kernels]]":
+def _survey(looked_at: Opened) -> "Survey":
     from mnet_jax.analysis import activations  # here: bad arguments are refused without JAX
 
-    model, variables = looked_at.saved.model, looked_at.saved.variables
-    found = activations.survey(model, variables, looked_at.batches())
-    return found, activations.kernel_norms(model, variables)
+    saved = looked_at.saved
+    return activations.survey(saved.model, saved.variables, looked_at.batches())
 
 
-def _table(
-    name: str, activities: "Sequence[Activity]", kernels: "Sequence[Kernels]", threshold: float
-) -> Table:
-    """One row a non-linearity, with the dead kernels of its layer where that is depthwise."""
-    table = _empty(name, "layer", "behind it")
-    dead = {layer.layer: layer.dead(threshold) for layer in kernels}
-    for one in activities:
+def _table(name: str, seeds: "Sequence[Survey]", threshold: float) -> Table:
+    """A row a non-linearity, with the dead kernels of its layer where that is depthwise."""
+    table = _empty(checkpoints.title_of(name, len(seeds)), "layer", "behind it")
+    dead: dict[str, list[float]] = {}
+    for seed in seeds:
+        for kernels in seed.kernels:
+            dead.setdefault(kernels.layer, []).append(kernels.dead(threshold).mean())
+    for same in zip(*(seed.activities for seed in seeds), strict=True):
+        layer = same[0].layer
         table.add_row(
-            one.layer,
-            one.activation,
-            str(one.active.size),
-            *(f"{values.mean():.1%}" for values in (one.never, one.always)),
-            f"{one.clipped.mean():.2%}",
-            f"{dead[one.layer].mean():.1%}" if one.layer in dead else "",
+            layer,
+            same[0].activation,
+            str(same[0].active.size),
+            wording.mean((one.never.mean() for one in same), "{:.1%}"),
+            wording.mean((one.always.mean() for one in same), "{:.1%}"),
+            wording.mean((one.clipped.mean() for one in same), "{:.2%}"),
+            wording.mean(dead[layer], "{:.1%}") if layer in dead else "",
         )
     return table
 
 
-def _summary(
-    activities: "Mapping[str, Sequence[Activity]]",
-    kernels: "Mapping[str, Sequence[Kernels]]",
-    threshold: float,
-) -> Table:
+def _summary(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> Table:
     """All channels of each network as one row: those behind bottlenecks, and the others."""
     import numpy as np
 
+    def share(seeds: "Sequence[Sequence[Activity]]", part: str, form: str) -> str:
+        channels = ([getattr(one, part) for one in seed] for seed in seeds)
+        return wording.mean((np.concatenate(every).mean() for every in channels), form)
+
     table = _empty("in all", "network", "layers")
-    for name, every in activities.items():
-        bottlenecks = [one for one in every if one.layer.endswith("/project")]
-        others = [one for one in every if one not in bottlenecks]
-        dead = [layer.dead(threshold) for layer in kernels[name]]
-        for kind, found in (("bottlenecks", bottlenecks), ("others", others)):
-            if not found:
+    for name, seeds in networks.items():
+        every = [seed.kernels for seed in seeds]
+        dead = [np.concatenate([k.dead(threshold) for k in one]).mean() for one in every if one]
+        for kind in ("bottlenecks", "others"):
+            wanted = kind == "bottlenecks"
+            found = [
+                [one for one in seed.activities if one.layer.endswith("/project") == wanted]
+                for seed in seeds
+            ]
+            if not found[0]:
                 continue
-            never, always, clipped = (
-                np.concatenate([getattr(one, part) for one in found])
-                for part in ("never", "always", "clipped")
-            )
             table.add_row(
                 escape(name),
                 kind,
-                str(never.size),
-                f"{never.mean():.1%}",
-                f"{always.mean():.1%}",
-                f"{clipped.mean():.2%}",
-                f"{np.concatenate(dead).mean():.1%}" if dead and kind == "others" else "",
+                str(sum(one.active.size for one in found[0])),
+                share(found, "never", "{:.1%}"),
+                share(found, "always", "{:.1%}"),
+                share(found, "clipped", "{:.2%}"),
+                wording.mean(dead, "{:.1%}") if dead and not wanted else "",
             )
     return table
 
@@ -125,15 +126,11 @@ def _empty(title: str, *first: str) -> Table:
     return table
 
 
-def _picture(
-    activities: "Mapping[str, Sequence[Activity]]",
-    kernels: "Mapping[str, Sequence[Kernels]]",
-    threshold: float,
-) -> bytes:
+def _picture(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> bytes:
     from mnet_jax import drawing  # here: Matplotlib takes a second
     from mnet_jax.pictures import activations
 
-    return drawing.to_png(activations.draw(activities, kernels, threshold))
+    return drawing.to_png(activations.draw(networks, threshold))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How much of each bottleneck a non-linearity behind it would destroy, in trained networks.
 
-python -m experiments.bottlenecks --checkpoint runs/linear runs/relu6 --dataset fashion_mnist
+python -m experiments.bottlenecks --checkpoint runs/linear runs/relu6
+python -m experiments.bottlenecks --checkpoint runs/a0 runs/a1 runs/b0 runs/b1 --label a a b b
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from experiments import checkpoints, terminal
 from experiments.arguments import parse, refusals
 from experiments.checkpoints import ModelArguments, Opened
 from experiments.planning import require_directory
+from mnet_jax.ablation import wording
 from mnet_jax.architectures.spec import Activation
 from mnet_jax.files import replace_file
 
@@ -43,9 +45,9 @@ def main() -> None:
     with refusals(COMMAND, arguments):
         checkpoints.require_legal(arguments)
         require_directory("results", arguments.results)
-        networks = {each.name: _survey(each, arguments) for each in checkpoints.opened(arguments)}
-    for name, found in networks.items():
-        console.print(_table(name, found, arguments.activation))
+        networks = checkpoints.surveyed(arguments, lambda each: _survey(each, arguments))
+    for name, seeds in networks.items():
+        console.print(_table(name, seeds, arguments.activation))
     path = arguments.results / PICTURE
     replace_file(path, _picture(networks, arguments.activation))
     console.print(f"drawn in {path}", highlight=False, markup=False)
@@ -60,29 +62,34 @@ def _survey(looked_at: Opened, arguments: Arguments) -> "tuple[Bottleneck, ...]"
     )
 
 
-def _table(name: str, found: "Sequence[Bottleneck]", activation: str) -> Table:
-    table = Table(title=escape(name), title_justify="left", box=None, pad_edge=False)
+def _table(name: str, seeds: "Sequence[Sequence[Bottleneck]]", activation: str) -> Table:
+    """A row a bottleneck, with means over the seeds."""
+    title = escape(checkpoints.title_of(name, len(seeds)))
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("bottleneck")
     for column in (
         "channels", "rank", f"rank behind {activation}", f"read off behind {activation}",
         "expanded to", "read off behind the expansion",
     ):  # fmt: skip
         table.add_column(column, justify="right")
-    for one in found:
-        wide, recovered = one.expanded_channels, one.recovered_expanded
+    for same in zip(*seeds, strict=True):
+        one = same[0]
+        recovered = [
+            each.recovered_expanded for each in same if each.recovered_expanded is not None
+        ]
         table.add_row(
             one.layer,
             str(one.channels),
-            f"{one.rank:.1f}",
-            f"{one.activated_rank:.1f}",
-            f"{one.recovered:.1%}",
-            "" if wide is None else str(wide),
-            "" if recovered is None else f"{recovered:.1%}",
+            wording.mean((each.rank for each in same), "{:.1f}"),
+            wording.mean((each.activated_rank for each in same), "{:.1f}"),
+            wording.mean((each.recovered for each in same), "{:.1%}"),
+            "" if one.expanded_channels is None else str(one.expanded_channels),
+            wording.mean(recovered, "{:.1%}") if recovered else "",
         )
     return table
 
 
-def _picture(networks: "Mapping[str, Sequence[Bottleneck]]", activation: str) -> bytes:
+def _picture(networks: "Mapping[str, Sequence[Sequence[Bottleneck]]]", activation: str) -> bytes:
     from mnet_jax import drawing  # here: Matplotlib takes a second
     from mnet_jax.pictures import bottlenecks
 

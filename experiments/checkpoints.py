@@ -1,12 +1,14 @@
 """Trained models and the images that they are looked at with, as command lines name them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from experiments.planning import require_runnable
 from mnet_jax import config, serialization
+from mnet_jax.ablation import wording
+from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import DataConfig, RunConfig
 from mnet_jax.validation import one_line, require
 
@@ -16,7 +18,8 @@ if TYPE_CHECKING:  # they import JAX, and bad arguments are refused without it
     from mnet_jax.models import SavedModel, View
 
 FEWEST_IMAGES = 2
-MOST_MODELS = 6  # as there are colours that everyone can tell apart
+MOST_NAMES = 6  # as there are colours that everyone can tell apart
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,8 @@ class ModelArguments:
     checkpoint: tuple[Path, ...] = ()
     """runs' directories or saved models, to be seen side by side"""
     label: tuple[str, ...] = ()
-    """what to call each of them, if not by the end of its path"""
+    """what to call each of them, if not by the end of its path; those of one name, such as the
+    seeds of an arm, are one row and one line: their mean, with an interval"""
     dataset: str | None = None
     """the data set whose test images are used, if not the one that the model was trained on"""
     data_dir: str | None = None
@@ -49,12 +53,13 @@ def require_legal(arguments: ModelArguments) -> None:
     """Refuses what can be refused without JAX: ValueError if a path or a number cannot be."""
     given, labels = arguments.checkpoint, arguments.label
     require(bool(given), "checkpoint", "", "one run's directory or saved model, or more")
-    count = len(given)
-    require(count <= MOST_MODELS, "checkpoint", f"{count} models", f"{MOST_MODELS} or fewer")
     for path in given:
         require_checkpoint(path)
-    fits = len(labels) in (0, len(given)) and len({*labels}) == len(labels)
-    require(fits, "label", " ".join(labels), f"{len(given)} different ones, or none")
+    fits = len(labels) in (0, len(given))
+    require(fits, "label", " ".join(labels), f"{len(given)}, one a model, or none")
+    names = len({*labels}) if labels else len(given)
+    legal = f"{MOST_NAMES} or fewer; --label takes those of one name together"
+    require(names <= MOST_NAMES, "checkpoint", f"{names} to tell apart", legal)
     folder = arguments.data_dir
     require(folder is None or Path(folder).is_dir(), "data_dir", folder, "a folder that exists")
     for name in ("images", "batch_size"):
@@ -133,6 +138,30 @@ def opened(arguments: ModelArguments) -> "Iterator[Opened]":
         saved = load(path)
         images = _test_images(path, view_of(saved, None), arguments)
         yield Opened(name=one_line(name), saved=saved, images=images, count=arguments.images)
+
+
+def surveyed(
+    arguments: ModelArguments, survey: Callable[[Opened], Found]
+) -> dict[str, list[Found]]:
+    """What `survey` finds in each of the models, those of one name together.
+
+    Raises:
+      ValueError: a model or its images cannot be had, or models of one name differ in more than
+        their weights.
+    """
+    found: dict[str, list[Found]] = {}
+    specs: dict[str, NetworkSpec] = {}
+    for each in opened(arguments):
+        spec = each.saved.model.spec
+        alike = specs.setdefault(each.name, spec) == spec
+        require(alike, "label", f"{each.name} for different networks", "one network's weights")
+        found.setdefault(each.name, []).append(survey(each))
+    return found
+
+
+def title_of(name: str, models: int) -> str:
+    """A table's, where it says how many models it is about."""
+    return name if models == 1 else f"{name}, means over {models} models, {wording.HALVES}"
 
 
 def _test_images(path: Path, view: "View", arguments: ModelArguments) -> DataConfig:

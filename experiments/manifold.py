@@ -16,7 +16,7 @@ from rich.table import Table
 from experiments import terminal
 from experiments.arguments import parse, refusals
 from experiments.planning import MAX_SEED, require_directory
-from mnet_jax.ablation.statistics import CONFIDENCE, mean_interval
+from mnet_jax.ablation import wording
 from mnet_jax.analysis.choices import DIMENSIONS, Distribution
 from mnet_jax.architectures.spec import Activation
 from mnet_jax.files import replace_file
@@ -64,9 +64,8 @@ def main() -> None:
         points = _points(arguments.points)
         survivals = _survey(points, arguments)
     console.print(_table(survivals, arguments))
-    interval = f"± half of the {CONFIDENCE:.0%} Student's t interval"
     console.print(
-        f"means over {arguments.draws} random T, {interval}", style="dim", highlight=False
+        f"means over {arguments.draws} random T, {wording.HALVES}", style="dim", highlight=False
     )
     path = arguments.results / PICTURE
     replace_file(path, _picture(points, survivals, arguments))
@@ -130,18 +129,12 @@ def _table(survivals: "Sequence[Survival]", arguments: Arguments) -> Table:
         exact = [f"{survival.relu_collapse:.2%}"] if arguments.activation == "relu" else []
         table.add_row(
             str(survival.dimensions),
-            _mean(survival.projection_error, "{:.4f}"),
-            _mean(survival.readout_error, "{:.4f}"),
-            _mean(survival.collapsed, "{:.2%}"),
+            wording.mean(survival.projection_error, "{:.4f}"),
+            wording.mean(survival.readout_error, "{:.4f}"),
+            wording.mean(survival.collapsed, "{:.2%}"),
             *exact,
         )
     return table
-
-
-def _mean(values: "np.ndarray", form: str) -> str:
-    interval = mean_interval(values)
-    text = form.format(interval.mean)
-    return text if interval.half_width is None else f"{text} ± {form.format(interval.half_width)}"
 
 
 def _picture(points: "np.ndarray", survivals: "Sequence[Survival]", arguments: Arguments) -> bytes:

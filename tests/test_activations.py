@@ -94,7 +94,7 @@ def test_channels_made_dead_full_and_clipped_are_found():
     model, variables = model_and_variables(small_v2())
     for channel, bias in ((0, -1.0), (1, 2.0), (2, 9.0)):
         variables = with_unit(variables, "block_2/expand", channel, bias)
-    found = {a.layer: a for a in activations.survey(model, variables, batches())}
+    found = {a.layer: a for a in activations.survey(model, variables, batches()).activities}
     wide = found["block_2/expand"]
     assert wide.positions == 12 * np.prod(
         next(x for x in walk(model.spec, 32) if x.name == "block_2/expand").output_size
@@ -110,7 +110,7 @@ def test_shares_are_numpys_over_all_batches():
     model, variables = model_and_variables(mixed())
     images = np.concatenate(batches())
     _, state = model.apply(variables, images, train=False, mutable=["intermediates"])
-    for found in activations.survey(model, variables, batches()):
+    for found in activations.survey(model, variables, batches()).activities:
         place = next(place for place in places(model.spec) if place.layer == found.layer)
         values = np.asarray(place.of(state["intermediates"]))
         values = values.reshape(-1, values.shape[-1])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from conftest import assert_refused, call_command, make_tiny_spec
 from PIL import Image
-from small_networks import model_and_variables, small_v1, small_v2
+from scipy import stats
+from small_networks import model_and_variables, random_like, small_v1, small_v2
 
 from experiments import activations, bottlenecks, cost, features, manifold
 from mnet_jax import models
@@ -22,7 +23,7 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A folder with models of both bottlenecks, one without any, and a photograph."""
+    """A folder with models of both bottlenecks, two of one, one without any, and a photograph."""
     folder = tmp_path_factory.mktemp("models")
     specs = {
         "linear": small_v2(num_classes=10),
@@ -34,6 +35,9 @@ def saved(tmp_path_factory):
         model, variables = model_and_variables(spec)
         view = models.View(resolution=32, photographs=False)
         models.save(folder / f"{name}.safetensors", model, variables, view=view)
+        if name == "linear":
+            again = random_like(variables, seed=1)
+            models.save(folder / f"{name}-1.safetensors", model, again, view=view)
     blind, variables = model_and_variables(make_tiny_spec())
     models.save(folder / "blind.safetensors", blind, variables)
     pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
@@ -91,6 +95,30 @@ def test_what_is_looked_at_is_told_and_drawn(call, tmp_path, command, words, tol
         assert pixels.shape[1] == 1200 and pixels.std() > 10
 
 
+def rows_of(table):
+    """The numbers of each row of a table that is printed, by the name of its layer."""
+    rows = (line.replace("%", " ").replace("±", " ").split() for line in table.splitlines())
+    return {row[0]: [float(x) for x in row[1:]] for row in rows if row and "/project" in row[0]}
+
+
+def test_models_of_one_name_are_told_by_their_means(call):
+    names = "{saved}/linear.safetensors {saved}/linear-1.safetensors"
+    line = f"--checkpoint {names} --dataset digits --images 40"
+    code, out, _ = call("bottlenecks", f"{line} --label one other")
+    assert code == 0
+    single = [rows_of(table) for table in out.split("other")]
+    code, out, _ = call("bottlenecks", f"{line} --label both both")
+    assert code == 0 and "both, means over 2 models" in out
+    for layer, told in rows_of(out).items():
+        pair = np.array([table[layer] for table in single])
+        counts = [0, 4][: pair.shape[1] - 3]  # channels, and those of the expansion if there is one
+        seen = np.delete(pair, counts, axis=1)
+        means, halves = np.delete(told, [0, 7][: len(counts)]).reshape(-1, 2).T
+        np.testing.assert_allclose(means, seen.mean(axis=0), atol=0.11)
+        wanted = stats.t.ppf(0.975, 1) * seen.std(axis=0, ddof=1) / np.sqrt(2)
+        np.testing.assert_allclose(halves, wanted, atol=0.11 * stats.t.ppf(0.975, 1))
+
+
 @pytest.mark.slow
 def test_cost_measures_every_convolution_and_draws_them(call, tmp_path):
     code, out, err = call("cost", "--width 0.35 --resolution 32 --measure --rounds 1")
@@ -118,8 +146,12 @@ def test_cost_measures_every_convolution_and_draws_them(call, tmp_path):
             "activations", "--checkpoint {saved}/v1.safetensors",
             "--dataset: got None, legal: a data set: the model does not know its own",
         ),
-        ("activations", "--checkpoint" + 7 * " {saved}/v1.safetensors", "got '7 models', legal: 6"),
-        ("activations", f"{BOTH} --label one", "--label: got 'one', legal: 2 different ones"),
+        (
+            "activations", "--checkpoint" + 7 * " {saved}/v1.safetensors",
+            "--checkpoint: got '7 to tell apart', legal: 6",
+        ),
+        ("activations", f"{BOTH} --label one", "--label: got 'one', legal: 2, one a model"),
+        ("activations", f"{BOTH} --label a a", "--label: got 'a for different networks', legal:"),
         ("activations", f"{BOTH} --threshold 1", "--threshold: got 1.0, legal: 0 or more"),
         ("activations", f"{BOTH} --images 1", "--images: got 1, legal: 2 or more"),
         (

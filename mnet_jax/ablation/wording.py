@@ -1,11 +1,14 @@
 """How the numbers and the method of a report read, wherever they are shown."""
 
+from collections.abc import Iterable
+
 from mnet_jax.ablation.arms import ABSENT, Arm, Report
 from mnet_jax.ablation.power import MOST_SEEDS, POWER
-from mnet_jax.ablation.statistics import CONFIDENCE, FEWEST, Interval, Method
+from mnet_jax.ablation.statistics import CONFIDENCE, FEWEST, Interval, Method, mean_interval
 
 SHOWN_LABELS = 8  # of those that all arms share, in a caption
 METHODS = {"t": "Student's t", "bootstrap": "bootstrap (BCa)"}
+HALVES = f"± half of the {CONFIDENCE:.0%} Student's t interval"  # what `mean` has behind the sign
 
 
 def count(number: int | None) -> str:
@@ -34,6 +37,13 @@ def percent(interval: Interval, method: Method, sign: str = "") -> str:
     if method == "bootstrap":
         return f"{mean} [{100 * interval.low:{sign}z.2f}, {100 * interval.high:{sign}z.2f}]"
     return f"{mean} ± {50 * (interval.high - interval.low):.2f}"
+
+
+def mean(values: Iterable[float], form: str) -> str:
+    """The mean in a format such as `{:.2f}` and, of several values, half of its t interval."""
+    interval = mean_interval(values)
+    text = form.format(interval.mean)
+    return text if interval.half_width is None else f"{text} ± {form.format(interval.half_width)}"
 
 
 def p_value(value: float | None) -> str:

@@ -6,7 +6,7 @@ few loses information for good (arXiv 1801.04381, section 3.2).
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,10 +51,40 @@ class Activity:
         return self.active == 1
 
 
-def survey(
-    model: MobileNet, variables: Mapping[str, Any], batches: Iterable[np.ndarray]
-) -> tuple[Activity, ...]:
-    """Counts at every non-linearity that follows a convolution or a dense layer.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Kernels:
+    """The depthwise kernels of a layer.
+
+    Attributes:
+      layer: path of its parameters.
+      norms: Euclidean norm of each channel's kernel, float64 [c].
+    """
+
+    layer: str
+    norms: np.ndarray
+
+    def dead(self, threshold: float = KERNEL_THRESHOLD) -> np.ndarray:
+        """Kernels with a norm below `threshold` times the layer's largest, bool [c].
+
+        A normalization follows, so that only kernels of one layer can be compared.
+        """
+        return self.norms <= threshold * self.norms.max()
+
+
+class Survey(NamedTuple):
+    """What a trained network does with its channels.
+
+    Attributes:
+      activities: at every non-linearity that follows a convolution or a dense layer.
+      kernels: of every depthwise layer.
+    """
+
+    activities: tuple[Activity, ...]
+    kernels: tuple[Kernels, ...]
+
+
+def survey(model: MobileNet, variables: Mapping[str, Any], batches: Iterable[np.ndarray]) -> Survey:
+    """Counts how often channels are active, and measures the depthwise kernels.
 
     Args:
       model: any network.
@@ -76,7 +106,7 @@ def survey(
         found = [np.asarray(counts, np.int64) for counts in count(variables, images)]
         total = [a + b for a, b in zip(total, found, strict=True)] if total else found
     require(bool(total) or not watched, "batches", "", "one batch or more")
-    return tuple(
+    activities = tuple(
         Activity(
             layer=place.layer,
             activation=place.activation,
@@ -86,6 +116,7 @@ def survey(
         )
         for place, (positions, active, clipped) in zip(watched, total, strict=True)
     )
+    return Survey(activities, kernel_norms(model, variables))
 
 
 def _counts(x: Array) -> Array:
@@ -93,26 +124,6 @@ def _counts(x: Array) -> Array:
     x = x.reshape(-1, x.shape[-1])
     counted = (jnp.ones_like(x, bool), x > 0, x >= CEILING)
     return jnp.stack([kind.sum(axis=0) for kind in counted])
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Kernels:
-    """The depthwise kernels of a layer.
-
-    Attributes:
-      layer: path of its parameters.
-      norms: Euclidean norm of each channel's kernel, float64 [c].
-    """
-
-    layer: str
-    norms: np.ndarray
-
-    def dead(self, threshold: float = KERNEL_THRESHOLD) -> np.ndarray:
-        """Kernels with a norm below `threshold` times the layer's largest, bool [c].
-
-        A normalization follows, so that only kernels of one layer can be compared.
-        """
-        return self.norms <= threshold * self.norms.max()
 
 
 def kernel_norms(model: MobileNet, variables: Mapping[str, Any]) -> tuple[Kernels, ...]:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from mnet_jax.drawing import COLOURS, add_caption, count_layers, new_figure
+from mnet_jax.pictures.means import draw_means, said_of_bands
 
 if TYPE_CHECKING:  # it imports JAX
-    from mnet_jax.analysis.activations import Activity, Kernels
+    from mnet_jax.analysis.activations import Activity, Survey
 
 _LEAST_PERCENT = 1.0  # that an axis reaches to, so that nothing looks like something
 _SHARES = {
@@ -18,40 +19,37 @@ _SHARES = {
 }
 
 
-def draw(
-    activities: "Mapping[str, Sequence[Activity]]",
-    kernels: "Mapping[str, Sequence[Kernels]]",
-    threshold: float,
-) -> Figure:
+def draw(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> Figure:
     """Shares of channels and of values behind each non-linearity, and of dead kernels.
 
     Args:
-      activities: by the network's name.
-      kernels: by the network's name.
+      networks: by name; of several with one name, such as seeds, the means.
       threshold: of a kernel's norm, below which it is dead; see `Kernels.dead`.
     """
     figure = new_figure(12.0, 7.0)
     panels = figure.subplots(2, 2).ravel()
+    looks = {"markersize": 3.5, "linewidth": 1}
+    longest = [one.layer for one in max((s[0].activities for s in networks.values()), key=len)]
     for axes, (title, share) in zip(panels, _SHARES.items(), strict=False):
-        for (name, found), colour in zip(activities.items(), COLOURS, strict=False):
-            percents = [100 * share(activity) for activity in found]
-            axes.plot(
-                _places(found, activities),
-                percents,
-                "o-",
-                color=colour,
-                markersize=3.5,
-                linewidth=1,
-                label=name,
-            )
+        for (name, seeds), colour in zip(networks.items(), COLOURS, strict=False):
+            percents = [
+                [100 * share(one) for one in same]
+                for same in zip(*(seed.activities for seed in seeds), strict=True)
+            ]
+            places = _places(seeds[0].activities, longest)
+            draw_means(axes, places, percents, "o-", color=colour, label=name, **looks)
         axes.set_title(title, loc="left", fontsize=11)
         count_layers(axes, "non-linearity")
     panels[0].set_ylabel("channels of the layer (%)")
     panels[1].set_ylabel("channels of the layer (%)")
     panels[2].set_ylabel("values of the layer (%)")
-    for (name, layers), colour in zip(kernels.items(), COLOURS, strict=False):
-        percents = [100 * layer.dead(threshold).mean() for layer in layers]
-        panels[3].plot(percents, "o-", color=colour, markersize=3.5, linewidth=1, label=name)
+    for (name, seeds), colour in zip(networks.items(), COLOURS, strict=False):
+        percents = [
+            [100 * kernels.dead(threshold).mean() for kernels in same]
+            for same in zip(*(seed.kernels for seed in seeds), strict=True)
+        ]
+        places = range(len(percents))
+        draw_means(panels[3], places, percents, "o-", color=colour, label=name, **looks)
     panels[3].set_title("dead depthwise kernels", loc="left", fontsize=11)
     panels[3].set_ylabel("kernels of the layer (%)")
     count_layers(panels[3], "depthwise layer")
@@ -61,15 +59,12 @@ def draw(
         figure,
         "What the V2 paper gives as the reason for linear bottlenecks (arXiv 1801.04381, section "
         "3.2; it has no figure of it), on test images. A kernel is dead whose norm is "
-        f"{threshold:g} of the layer's largest or less.",
+        f"{threshold:g} of the layer's largest or less." + said_of_bands(networks.values()),
     )
     return figure
 
 
-def _places(
-    found: "Sequence[Activity]", activities: "Mapping[str, Sequence[Activity]]"
-) -> Sequence[int]:
+def _places(found: "Sequence[Activity]", longest: Sequence[str]) -> Sequence[int]:
     """Where to draw a network's layers: those of one name one above the other, if they can be."""
-    longest = [activity.layer for activity in max(activities.values(), key=len)]
     names = [activity.layer for activity in found]
     return [longest.index(name) for name in names] if {*names} <= {*longest} else range(len(names))

@@ -6,36 +6,41 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from mnet_jax.drawing import BLACK, COLOURS, add_caption, count_layers, new_figure
+from mnet_jax.pictures.means import draw_means, said_of_bands
 
 if TYPE_CHECKING:  # it imports JAX
     from mnet_jax.analysis.bottlenecks import Bottleneck
 
 
-def draw(networks: "Mapping[str, Sequence[Bottleneck]]", activation: str) -> Figure:
+def draw(networks: "Mapping[str, Sequence[Sequence[Bottleneck]]]", activation: str) -> Figure:
     """What a non-linearity would leave of each bottleneck, and what expansions do leave.
 
     Args:
-      networks: by name.
+      networks: by name; of several with one name, such as seeds, the means.
       activation: the non-linearity that is tried behind bottlenecks.
     """
     figure = new_figure(12.0, 5.0)
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-    for (name, found), colour in zip(networks.items(), COLOURS, strict=False):
-        lost = [100 * (1 - b.recovered) for b in found]
-        kept = {
-            i: 100 * (1 - b.recovered_expanded)
-            for i, b in enumerate(found)
-            if b.recovered_expanded is not None
+    for (name, seeds), colour in zip(networks.items(), COLOURS, strict=False):
+        layers = [*zip(*seeds, strict=True)]
+        places = range(len(layers))
+        lost = [[100 * (1 - one.recovered) for one in same] for same in layers]
+        expanded = {
+            i: [100 * (1 - share) for one in same if (share := one.recovered_expanded) is not None]
+            for i, same in enumerate(layers)
+            if same[0].expanded_channels is not None
         }
-        left.plot(lost, "o-", color=colour, markersize=5, label=f"{name}: {activation} behind it")
-        if kept:
-            left.plot(
-                [*kept], [*kept.values()], "s:", color=colour, markersize=4,
+        ranks = [[one.rank for one in same] for same in layers]
+        looks = {"color": colour, "markersize": 5}
+        draw_means(left, places, lost, "o-", label=f"{name}: {activation} behind it", **looks)
+        if expanded:
+            draw_means(
+                left, [*expanded], expanded.values(), "s:", color=colour, markersize=4,
                 label=f"{name}: behind its expansion",
             )  # fmt: skip
-        right.plot([b.rank for b in found], "o-", color=colour, markersize=5, label=name)
-    layers = max(networks.values(), key=len)
-    right.plot([b.channels for b in layers], ":", color=BLACK, label="channels")
+        draw_means(right, places, ranks, "o-", label=name, **looks)
+    longest = max((seeds[0] for seeds in networks.values()), key=len)
+    right.plot([one.channels for one in longest], ":", color=BLACK, label="channels")
     left.set_ylabel("variance that no affine map reads off (%)")
     left.set_title("What is lost of each bottleneck", loc="left", fontsize=11)
     right.set_ylabel("effective rank")
@@ -48,6 +53,7 @@ def draw(networks: "Mapping[str, Sequence[Bottleneck]]", activation: str) -> Fig
         figure,
         "The question of the V2 paper's Fig. 1 (arXiv 1801.04381, section 3.2) asked of trained "
         "networks, on test images: half of them are fitted to, the other half judge. What a "
-        "network itself has behind a bottleneck is taken off before.",
+        "network itself has behind a bottleneck is taken off before."
+        + said_of_bands(networks.values()),
     )
     return figure

@@ -102,6 +102,7 @@ PRESETS: dict[str, Preset] = {
                 "better", "full convolutions beat separable ones", "V1, Table 4", convolution="full"
             ),
         ),
+        result="docs/results/v1-depthwise",
     ),
     "v1-thin-or-shallow": Preset(
         source="V1, Table 5",
@@ -120,6 +121,7 @@ PRESETS: dict[str, Preset] = {
             ),
             _claim("better", "the whole network beats a thinner one", "V1, Table 6"),
         ),
+        result="docs/results/v1-thin-or-shallow",
     ),
     "v1-width": Preset(
         source="V1, Table 6",

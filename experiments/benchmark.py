@@ -196,7 +196,7 @@ def _run(
     console: Console,
 ) -> BenchmarkResult:
     """Times a suite and prints its table."""
-    environment = dict(process.ALLOCATOR) if arguments.tune_allocator else {}
+    environment = process.timing_settings(tune_allocator=arguments.tune_allocator)
     before = machine.measure(environment)
     with console.status(suite) as status:
         comparisons = compare(cases, contenders, arguments.rounds, environment, status.update)

@@ -197,7 +197,7 @@ def _measure(name: str, config: RunConfig, arguments: Arguments, console: Consol
     from mnet_jax.benchmark.layers import time_layers
     from mnet_jax.pictures import roofline
 
-    environment = process.ALLOCATOR if arguments.tune_allocator else {}
+    environment = process.timing_settings(tune_allocator=arguments.tune_allocator)
     with console.status("measuring the machine") as status:
         machine, layers = time_layers(
             config.spec,
@@ -252,8 +252,8 @@ def _conditions(
     return [
         f"medians of {arguments.rounds} rounds, float32, batch {arguments.batch_size}; each layer "
         "normalizes its input and measures its output, as in training",
-        f"this machine: {machine.flops_per_second / 1e9:,.0f} GFLOP/s of a matrix product, "
-        f"{machine.bytes_per_second / 1e9:.1f} GB/s from and to memory",
+        f"this machine ({machine.device}): {machine.flops_per_second / 1e9:,.0f} GFLOP/s of a "
+        f"matrix product, {machine.bytes_per_second / 1e9:.1f} GB/s from and to memory",
         *([f"set: {settings}"] if settings else []),
     ]
 

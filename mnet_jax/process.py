@@ -33,12 +33,19 @@ ALLOCATOR = {
         }.items()
     )
 }
+# Of processes that share an accelerator, JAX's first one would take most of its memory.
+SHARED_DEVICE = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def settings(*, tune_allocator: bool) -> dict[str, str]:
     """The environment variables of a process that trains."""
     cache = {"JAX_COMPILATION_CACHE_DIR": str(cache_directory("xla"))}
     return cache | ALLOCATOR if tune_allocator else cache
+
+
+def timing_settings(*, tune_allocator: bool) -> dict[str, str]:
+    """The environment variables of processes that are timed."""
+    return SHARED_DEVICE | ALLOCATOR if tune_allocator else dict(SHARED_DEVICE)
 
 
 @contextlib.contextmanager

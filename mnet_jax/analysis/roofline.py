@@ -17,10 +17,12 @@ class Machine:
     Attributes:
       flops_per_second: floating point operations of a large matrix product, two a multiply-add.
       bytes_per_second: to and from memory, reading two streams and writing one.
+      device: JAX's name of what computed, such as `cpu`.
     """
 
     flops_per_second: float
     bytes_per_second: float
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         for name in ("flops_per_second", "bytes_per_second"):

@@ -18,6 +18,8 @@ def onnx_runtime(case: NetworkCase) -> Run:
 
     from mnet_jax.benchmark.torch_contenders import Network
 
+    if torch.cuda.is_available():
+        raise OSError("ONNX Runtime is timed on CPUs only")
     images = torch.rand(case.batch_size, 3, case.resolution, case.resolution) * 2 - 1
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = os.cpu_count() or 1
@@ -38,6 +40,8 @@ def litert(case: NetworkCase) -> Run:
     from mnet_jax import models
     from mnet_jax.benchmark.jax_contenders import random_variables
 
+    if jax.default_backend() != "cpu":
+        raise OSError("LiteRT is timed on CPUs only")
     model = models.MobileNet(spec=case.spec, lowering="grouped")
     variables = random_variables(case.spec)
     shape = (case.batch_size, case.resolution, case.resolution, 3)

@@ -108,7 +108,7 @@ def captions(result: BenchmarkResult) -> list[str]:
         "round, below 1 we are ahead",
         f"bound: the larger of the multiply-adds at {machine.flops_per_second / 1e9:.0f} GFLOP/s "
         f"and the bytes at {machine.bytes_per_second / 2**30:.1f} GiB/s, both measured in this "
-        "run; what fits into caches can be faster than memory",
+        f"run on {machine.device}; what fits into caches can be faster than memory",
         ", ".join(f"{name} {value}" for name, value in result.environment.items()),
     ]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from typing import get_args
 
 import chex
 import jax
@@ -431,6 +432,8 @@ def test_write_table_times_the_lowerings_and_auto_follows(call, tmp_path, monkey
                 for entry in table.entries
                 if entry.shapes == choice.class_of(case.shape, case.kernel, case.stride)
             )
-            assert choice.fastest(x, geometry, backend, native=True) == entry.order[0]
+            for direction in get_args(choice.Direction):
+                first = getattr(entry, direction).order[0]
+                assert choice.fastest(x, geometry, backend, direction, native=True) == first
     finally:
         choice._table.cache_clear()

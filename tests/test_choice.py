@@ -4,6 +4,7 @@ import dataclasses
 import json
 import warnings
 from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from mnet_jax.benchmark.cases import DepthwiseCase
 from mnet_jax.benchmark.table import table_from
 from mnet_jax.benchmark.timing import BenchmarkResult, Comparison, Timing
 from mnet_jax.ops import choice, depthwise_conv, native
-from mnet_jax.ops.choice import Entry, ShapeClass, Table
+from mnet_jax.ops.choice import Entry, Ranking, ShapeClass, Table
 from mnet_jax.ops.depthwise import geometry_of
 
 CPU, CARD = ("cpu", "cpu"), ("gpu", "NVIDIA H100 80GB HBM3")
@@ -24,11 +25,15 @@ SHAPE = (16, 14, 14, 384)
 CLASS = ShapeClass(kernel=3, stride=1, wide=True, magnitude=3)  # 8^3 <= 16 * 14 * 14 < 8^4
 
 
+def ranking(order):
+    return Ranking(order=order, ratios=dict.fromkeys(order, 1.0))
+
+
 def table(*orders, device=CPU):
-    """Of (class, order)."""
+    """Of (class, order), or of (class, order of forward, order of backward)."""
     entries = tuple(
-        Entry(shapes=shapes, order=order, ratios=dict.fromkeys(order, 1.0), layers=1)
-        for shapes, order in orders
+        Entry(shapes=shapes, layers=1, forward=ranking(ways[0]), backward=ranking(ways[-1]))
+        for shapes, *ways in orders
     )
     backend, device_kind = device
     return Table(
@@ -55,10 +60,18 @@ def place(tmp_path, monkeypatch):
     choice._table.cache_clear()
 
 
-def fastest(*, shape=SHAPE, kernel=3, stride=1, dilation=1, backend="cpu", native=True, **like):
-    x = jax.ShapeDtypeStruct(shape, like.get("dtype", jnp.float32))
-    geometry = geometry_of(x, (kernel, kernel), stride, "SAME", dilation)
-    return choice.fastest(x, geometry, backend, native=native)
+def convolution(*, shape=SHAPE, kernel=3, stride=1, dilation=1, dtype=jnp.float32):
+    x = jax.ShapeDtypeStruct(shape, dtype)
+    return x, geometry_of(x, (kernel, kernel), stride, "SAME", dilation)
+
+
+def fastest(*, backend="cpu", native=True, **like):
+    found = {
+        choice.fastest(*convolution(**like), backend, direction, native=native)
+        for direction in get_args(choice.Direction)
+    }
+    (lowering,) = found  # the tables here but for some say the same of both directions
+    return lowering
 
 
 @pytest.mark.parametrize(
@@ -115,7 +128,7 @@ def test_what_the_benchmark_does_not_time_is_not_looked_up(place):
     x = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
     for kernel, strides in (((3, 5), 1), ((3, 3), (1, 2))):
         geometry = geometry_of(x, kernel, strides, "SAME", 1)
-        assert choice.fastest(x, geometry, "cpu", native=False) == "shifted"
+        assert choice.fastest(x, geometry, "cpu", "forward", native=False) == "shifted"
 
 
 def test_the_users_table_goes_before_the_packaged_one(place):
@@ -168,6 +181,16 @@ def test_auto_follows_the_table_of_this_device(place):
     assert convolutions("tpu") == 3
 
 
+def test_each_direction_has_what_is_fastest_in_it(place, monkeypatch):
+    monkeypatch.setattr(native, "is_built", lambda: False)  # as it is on an accelerator
+    shifted, grouped = ("shifted", "grouped"), ("grouped", "shifted")
+    for device, platform in ((CPU, "cpu"), (CARD, "cuda")):
+        place(user=table((NINE, shifted, grouped), device=device), device=device)
+        assert convolutions(platform) == 2  # both gradients
+        place(user=table((NINE, grouped, shifted), device=device), device=device)
+        assert convolutions(platform) == 1
+
+
 @needs_compiler
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="native is for CPUs")
 def test_a_layer_with_more_than_a_convolution_is_native_whatever_the_table_says(place):
@@ -183,9 +206,16 @@ def test_a_layer_with_more_than_a_convolution_is_native_whatever_the_table_says(
     ):
         call = partial(ops.depthwise, kernel=kernel, statistics=statistics)
         assert ("mnet_depthwise" in jax.jit(call).lower(pending).as_text()) == is_native
-    place(user=table((NINE, ("native", "shifted", "grouped"))))
-    call = partial(ops.depthwise, kernel=kernel)
-    assert "mnet_depthwise" in jax.jit(call).lower(ops.Pending(x=x)).as_text()
+    first, second = ("native", "shifted", "grouped"), ("shifted", "native", "grouped")
+    for forward, backward, is_native in (
+        (first, first, True),
+        (first, second, False),
+        (second, first, False),
+    ):
+        place(user=table((NINE, forward, backward)))
+        call = partial(ops.depthwise, kernel=kernel)
+        lowered = jax.jit(call).lower(ops.Pending(x=x)).as_text()
+        assert ("mnet_depthwise" in lowered) == is_native
 
 
 def test_auto_of_an_accelerator_that_shifts_is_still_portable(place, monkeypatch):
@@ -202,7 +232,8 @@ def test_the_packaged_tables_are_tables_of_their_devices():
         assert choice.path_in(choice.PACKAGED, found.device_kind) == path
         assert len({entry.shapes for entry in found.entries}) == len(found.entries) > 0
         for entry in found.entries:
-            assert set(entry.order) == set(entry.ratios) >= {"grouped", "shifted"}
+            for ranked in (entry.forward, entry.backward):
+                assert set(ranked.order) == set(ranked.ratios) >= {"grouped", "shifted"}
     assert choice.path_in(choice.PACKAGED, "cpu").exists()
 
 
@@ -234,16 +265,16 @@ def made(times, device):
     return table_from(result, cases, "the command", device)
 
 
-def test_the_order_is_of_the_geometric_mean_of_forward_and_backward_together():
+def test_the_order_of_a_direction_is_of_the_geometric_mean_over_the_layers():
     found = made(
         [
             (
-                {"grouped": [1, 1, 9], "shifted": [2, 2, 2], "native": [1, 1, 1]},
-                {"grouped": [3, 3, 3], "shifted": [2, 2, 2], "native": [1, 1, 1]},
+                {"grouped": [1, 1, 9], "shifted": [2, 2, 2], "native": [2, 2, 2]},
+                {"grouped": [4, 4, 4], "shifted": [1, 1, 1], "native": [2, 2, 2]},
             ),
             (
-                {"grouped": [5, 5, 5], "shifted": [1, 1, 1], "native": [9, 9, 9]},
-                {"grouped": [4, 4, 4], "shifted": [3, 3, 3], "native": [9, 9, 9]},
+                {"grouped": [9, 9, 9], "shifted": [2, 2, 2], "native": [9, 9, 9]},
+                {"grouped": [4, 4, 4], "shifted": [9, 9, 9], "native": [4, 4, 4]},
             ),
         ],
         CPU,
@@ -251,10 +282,13 @@ def test_the_order_is_of_the_geometric_mean_of_forward_and_backward_together():
     (entry,) = found.entries
     assert (found.command, found.environment) == ("the command", {"jax": "0.7.2"})
     assert (entry.shapes, entry.layers) == (CLASS, 2)
-    # shifted: 4/4 and 4/9; native: 2/4 and 18/9
-    assert entry.ratios == {"grouped": 1.0, "shifted": pytest.approx((4 / 9) ** 0.5, abs=1e-4),
-                            "native": 1.0}  # fmt: skip
-    assert entry.order[0] == "shifted"
+    # Of medians: shifted 2/1 and 2/9, then 1/4 and 9/4; native 2/1 and 9/9, then 2/4 and 4/4.
+    for ranked, shifted, native_, order in (
+        (entry.forward, 2 / 3, 2**0.5, ("shifted", "grouped", "native")),
+        (entry.backward, 3 / 4, 0.5**0.5, ("native", "shifted", "grouped")),
+    ):
+        expected = {"grouped": 1.0, "shifted": shifted, "native": native_}
+        assert ranked.ratios == pytest.approx(expected, abs=1e-4) and ranked.order == order
 
 
 def test_what_failed_somewhere_is_not_in_the_order():
@@ -265,7 +299,7 @@ def test_what_failed_somewhere_is_not_in_the_order():
         ],
         CPU,
     ).entries
-    assert entry.order == ("shifted", "grouped")
+    assert entry.forward.order == entry.backward.order == ("shifted", "grouped")
 
 
 GROUPED = [1.0, 1.1, 1.2]
@@ -283,9 +317,16 @@ GROUPED = [1.0, 1.1, 1.2]
 )
 def test_an_accelerators_default_is_never_slower_than_grouped(shifted, first_on_card, first_on_cpu):
     one, two, three, four = ({"grouped": GROUPED, "shifted": s, "native": None} for s in shifted)
+    slow = {"grouped": GROUPED, "shifted": [9.0] * 3, "native": None}
     for device, first in ((CARD, first_on_card), (CPU, first_on_cpu)):
-        found = made([(one, two), (three, four)], device)
-        assert (found.backend, found.device_kind) == device
-        (entry,) = found.entries
-        assert entry.order[0] == first and set(entry.order) == {"grouped", "shifted"}
-    assert json.loads(serialization.to_json(found))["entries"][0]["layers"] == 2
+        for direction, other in (("forward", "backward"), ("backward", "forward")):
+            layers = [(fast, slow) for fast in (one, two, three, four)]
+            found = made(
+                layers if direction == "forward" else [pair[::-1] for pair in layers], device
+            )
+            assert (found.backend, found.device_kind) == device
+            (entry,) = found.entries
+            assert getattr(entry, other).order == ("grouped", "shifted")
+            order = getattr(entry, direction).order
+            assert order[0] == first and set(order) == {"grouped", "shifted"}
+    assert json.loads(serialization.to_json(found))["entries"][0]["layers"] == 4

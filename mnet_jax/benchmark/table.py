@@ -1,13 +1,13 @@
 """From times of depthwise convolutions to the table that `auto` follows (`ops.choice`)."""
 
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import partial
 
-from mnet_jax.benchmark.cases import Case, DepthwiseCase
+from mnet_jax.benchmark.cases import Case, DepthwiseCase, Derivative
 from mnet_jax.benchmark.timing import BenchmarkResult, Comparison, Timing
-from mnet_jax.ops.choice import Entry, Measured, ShapeClass, Table, class_of
+from mnet_jax.ops.choice import Entry, Measured, Ranking, ShapeClass, Table, class_of
 
 ORDER: tuple[Measured, ...] = ("grouped", "shifted", "native")
 
@@ -23,32 +23,37 @@ def table_from(
       command: what was typed.
       device: its backend and kind.
     """
-    classes: dict[ShapeClass, dict[tuple, list[Comparison]]] = {}
+    classes: dict[ShapeClass, dict[Derivative, list[Comparison]]] = {}
     for case, comparison in zip(cases, result.comparisons, strict=True):
         assert isinstance(case, DepthwiseCase)
-        layers = classes.setdefault(
+        timed = classes.setdefault(
             class_of(case.shape, case.kernel, case.stride), defaultdict(list)
         )
-        layers[case.shape, case.kernel, case.stride].append(comparison)
+        timed[case.derivative].append(comparison)
     backend, device_kind = device
+    rank = partial(_ranking, on_cpu=backend == "cpu")
     entries = [
-        _entry(shapes, list(layers.values()), on_cpu=backend == "cpu")
-        for shapes, layers in classes.items()
+        Entry(
+            shapes=shapes,
+            layers=len(timed["forward"]),
+            forward=rank(timed["forward"]),
+            backward=rank(timed["both gradients"]),
+        )
+        for shapes, timed in classes.items()
     ]
     return Table(
         backend=backend,
         device_kind=device_kind,
         command=command,
         environment=result.environment,
-        entries=tuple(entry for entry in entries if entry.order),
+        entries=tuple(entry for entry in entries if entry.forward.order and entry.backward.order),
     )
 
 
-def _entry(shapes: ShapeClass, layers: Sequence[Sequence[Comparison]], *, on_cpu: bool) -> Entry:
+def _ranking(layers: Sequence[Comparison], *, on_cpu: bool) -> Ranking:
     """The order is that of the times. An accelerator's grouped lowering, which compilers get better
-    at, stands behind others only if these are faster in every round of every case."""
-    every = [comparison for layer in layers for comparison in layer]
-    ran = [low for low in ORDER if all(_timing(c, low).seconds for c in every)]
+    at, stands behind others only if these are faster in every round of every layer."""
+    ran = [low for low in ORDER if all(_timing(layer, low).seconds for layer in layers)]
     ratios: dict[Measured, float] = {}
     if "grouped" in ran:
         ratios = {low: _mean_ratio(layers, low) for low in ran}
@@ -56,26 +61,20 @@ def _entry(shapes: ShapeClass, layers: Sequence[Sequence[Comparison]], *, on_cpu
     def rank(low: Measured) -> tuple[int, float]:
         if on_cpu or low == "grouped":
             return (1, ratios[low])
-        return (0 if all(_is_faster(c, low) for c in every) else 2, ratios[low])
+        return (0 if all(_is_faster(layer, low) for layer in layers) else 2, ratios[low])
 
-    return Entry(
-        shapes=shapes,
+    return Ranking(
         order=tuple(sorted(ratios, key=rank)),
         ratios={low: round(ratio, 4) for low, ratio in ratios.items()},
-        layers=len(layers),
     )
 
 
-def _mean_ratio(layers: Iterable[Sequence[Comparison]], lowering: Measured) -> float:
-    """The geometric mean of the layers' times over those of grouped, forward and backward."""
-    logarithms = []
-    for layer in layers:
-        one, other = (
-            sum(_timing(comparison, low).median_seconds for comparison in layer)
-            for low in (lowering, "grouped")
-        )
-        logarithms.append(math.log(one / other))
-    return math.exp(statistics.fmean(logarithms))
+def _mean_ratio(layers: Iterable[Comparison], lowering: Measured) -> float:
+    """The geometric mean of the layers' times over those of grouped."""
+    return statistics.geometric_mean(
+        _timing(layer, lowering).median_seconds / _timing(layer, "grouped").median_seconds
+        for layer in layers
+    )
 
 
 def _is_faster(comparison: Comparison, lowering: Measured) -> bool:

@@ -12,7 +12,7 @@ import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from mnet_jax.ops.shifted import Geometry
 from mnet_jax.validation import one_line, require
 
 Measured = Literal["grouped", "shifted", "native"]
+Direction = Literal["forward", "backward"]
 PACKAGED = Path(__file__).with_name("lowerings")
 WIDE = 16  # channels: a vector of the widest that CPUs have
 _DTYPES = (jnp.float32, jnp.bfloat16)
@@ -47,21 +48,33 @@ class ShapeClass:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """The lowerings of a class in one direction.
+
+    Attributes:
+      order: the one to take first.
+      ratios: the time of each over that of grouped: the geometric mean over the class.
+    """
+
+    order: tuple[Measured, ...]
+    ratios: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """What is known of a class.
 
     Attributes:
       shapes: the class.
-      order: of the lowerings, the one to take first.
-      ratios: the time of each over that of grouped, forward and both gradients together: the
-        geometric mean over the class.
-      layers: how many that is.
+      layers: how many of it were timed.
+      forward: the lowerings of the convolution.
+      backward: those of both of its gradients.
     """
 
     shapes: ShapeClass
-    order: tuple[Measured, ...]
-    ratios: dict[str, float]
     layers: int
+    forward: Ranking
+    backward: Ranking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +103,10 @@ def class_of(shape: tuple[int, ...], kernel: int, stride: int) -> ShapeClass:
     return ShapeClass(kernel=kernel, stride=stride, wide=channels >= WIDE, magnitude=magnitude // 3)
 
 
-def fastest(x: jax.Array, geometry: Geometry, backend: str, *, native: bool) -> Measured:
-    """The lowering for a convolution on a backend.
+def fastest(
+    x: jax.Array, geometry: Geometry, backend: str, direction: Direction, *, native: bool
+) -> Measured:
+    """The lowering for a convolution on a backend, in one direction.
 
     Where nothing is known, accelerators have the grouped one. CPUs have that of the nearest class,
     or without one the shifted one, and the native one before it.
@@ -100,6 +115,7 @@ def fastest(x: jax.Array, geometry: Geometry, backend: str, *, native: bool) -> 
       x: [b, h, w, c].
       geometry: of its rows and columns.
       backend: JAX's name of the platform.
+      direction: whether it is the convolution or its gradients.
       native: whether the native one can be had.
     """
     on_cpu = backend == "cpu"
@@ -110,19 +126,25 @@ def fastest(x: jax.Array, geometry: Geometry, backend: str, *, native: bool) -> 
         entry = entries.get(shapes)
         if entry is None and on_cpu and entries:
             entry = min(table.entries, key=lambda entry: _distance(entry.shapes, shapes))
-        order = entry.order if entry else order
+        order = getattr(entry, direction).order if entry else order
     possible = (lowering for lowering in order if lowering != "native" or native)
     return next(possible, "shifted" if on_cpu else "grouped")
 
 
-def shifted_platforms(x: jax.Array, geometry: Geometry) -> tuple[str, ...]:
-    """The platforms where the shifted lowering is faster than the grouped one.
+def native_is_fastest(x: jax.Array, geometry: Geometry) -> bool:
+    """Whether the native lowering is on a CPU, where it can be had, in both directions."""
+    found = (fastest(x, geometry, "cpu", way, native=True) for way in get_args(Direction))
+    return all(lowering == "native" for lowering in found)
+
+
+def shifted_platforms(x: jax.Array, geometry: Geometry, direction: Direction) -> tuple[str, ...]:
+    """The platforms where the shifted lowering is faster than the grouped one in a direction.
 
     What is traced here may be lowered for others than the present one: CPUs, and accelerators of a
     kind that nothing is known of.
     """
     backends = dict.fromkeys((present_device()[0], "cpu"))
-    shifted = [b for b in backends if fastest(x, geometry, b, native=False) == "shifted"]
+    shifted = [b for b in backends if fastest(x, geometry, b, direction, native=False) == "shifted"]
     return tuple(platform for b in shifted for platform in _PLATFORMS.get(b, (b,)))
 
 

@@ -198,7 +198,7 @@ def _uses_native(
         return True
     # The others take further passes over memory for what is around a convolution.
     alone = alone and x.norm is None and x.activation == "linear" and not layer.statistics
-    return not alone or choice.fastest(x.x, layer.geometry, "cpu", native=True) == "native"
+    return not alone or choice.native_is_fastest(x.x, layer.geometry)
 
 
 def reads_panels(dtype: jnp.dtype, lowering: Lowering) -> bool:

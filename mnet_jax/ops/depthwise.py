@@ -7,7 +7,7 @@ memory on CPUs, where `ops.shifted` writes the sum over taps out.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from mnet_jax.ops import choice, shifted
 from mnet_jax.ops.shifted import Axis, Geometry
 from mnet_jax.validation import require
 
-Platforms = tuple[str, ...] | None  # where a convolution is shifted and not grouped; None for all
+Platforms = tuple[str, ...] | None  # where a computation is shifted and not grouped; None for all
 Function = Callable[..., Any]
 
 
@@ -29,8 +29,10 @@ def convolve_depthwise(
     """Filters each channel of x [b, h, w, c] with its kernel [kh, kw, c], both of one dtype."""
     if lowering == "grouped":
         return _grouped(x, kernel, geometry)
-    platforms = choice.shifted_platforms(x, geometry) if lowering == "auto" else None
-    return _convolve_once(x, kernel, geometry, platforms)
+    platforms: dict[choice.Direction, Platforms] = dict.fromkeys(get_args(choice.Direction))
+    if lowering == "auto":
+        platforms = {way: choice.shifted_platforms(x, geometry, way) for way in platforms}
+    return _convolve_once(x, kernel, geometry, platforms["forward"], platforms["backward"])
 
 
 def geometry_of(
@@ -100,23 +102,24 @@ def _grouped(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
 # Both gradients below are rules of one function, so that x and the kernel are all that the forward
 # pass keeps. `platform_dependent` is inside of the rules for the same reason: differentiated from
 # outside, a choice between two lowerings keeps what either of them wants.
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolve(
-    x: jax.Array, kernel: jax.Array, geometry: Geometry, platforms: Platforms
+    x: jax.Array, kernel: jax.Array, geometry: Geometry, forward: Platforms, backward: Platforms
 ) -> jax.Array:
     by_taps = partial(shifted.forward, geometry=geometry)
-    return _shifted_on(platforms, by_taps, partial(_grouped, geometry=geometry))(x, kernel)
+    return _shifted_on(forward, by_taps, partial(_grouped, geometry=geometry))(x, kernel)
 
 
 def _convolve_forward(
-    x: jax.Array, kernel: jax.Array, geometry: Geometry, platforms: Platforms
+    x: jax.Array, kernel: jax.Array, geometry: Geometry, forward: Platforms, backward: Platforms
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _convolve(x, kernel, geometry, platforms), (x, kernel)
+    return _convolve(x, kernel, geometry, forward, backward), (x, kernel)
 
 
 def _convolve_backward(
     geometry: Geometry,
-    platforms: Platforms,
+    forward: Platforms,
+    backward: Platforms,
     residuals: tuple[jax.Array, jax.Array],
     g: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
@@ -124,7 +127,7 @@ def _convolve_backward(
         return jax.vjp(partial(_grouped, geometry=geometry), x, kernel)[1](g)
 
     by_taps = partial(shifted.gradients, geometry=geometry)
-    return _shifted_on(platforms, by_taps, grouped)(*residuals, g)
+    return _shifted_on(backward, by_taps, grouped)(*residuals, g)
 
 
 def _shifted_on(platforms: Platforms, by_taps: Function, grouped: Function) -> Function:
@@ -137,4 +140,4 @@ def _shifted_on(platforms: Platforms, by_taps: Function, grouped: Function) -> F
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 # Traced once a shape however many layers share it, and one computation outside of a jit too.
-_convolve_once = jax.jit(_convolve, static_argnums=(2, 3))
+_convolve_once = jax.jit(_convolve, static_argnums=(2, 3, 4))

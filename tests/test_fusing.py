@@ -3,10 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from depthwise_taps import needs_compiler
 from flax.traverse_util import flatten_dict
 from weights_parity import random_variables
 
 from mnet_jax import models, ops
+from mnet_jax.ops import native
 
 NETWORKS = {
     "v1": models.mobilenet_v1(width=0.25, num_classes=7),
@@ -34,6 +36,29 @@ def test_logits_are_those_of_the_model(model):
     assert bool(panels) == ops.reads_panels(np.float32, "auto")
     of_panels = {name.replace("/panels", "/kernel") for name in panels}
     assert fused - panels | of_panels == {n for n in named if not n.endswith("/norm/scale")}
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("model", "blocks", "seen"),
+    [
+        # Of V2's 17 blocks, 0 to 12 filter maps of 64 to 8 columns; the others come to 4.
+        (models.mobilenet_v2(width=0.35, num_classes=7), 13, {"expanded", "filtered", "projected"}),
+        (models.mobilenet_v1(width=0.25, num_classes=7), 11, {"filtered"}),  # and of V1's 13
+    ],
+    ids=["v2", "v1"],
+)
+def test_a_block_is_one_operation_unless_its_layers_are_looked_at(model, blocks, seen):
+    native.build()
+    variables = jax.tree.map(jax.numpy.asarray, random_variables(model))
+    images = np.random.default_rng(0).normal(size=(1, 128, 128, 3)).astype(np.float32)
+    infer, params = models.fuse(model, variables)
+    text = jax.jit(infer).lower(params, images).as_text()
+    assert text.count("call @_invert") == blocks
+    folded = model.clone(folded=True, packed=True)
+    logits, state = folded.apply({"params": params}, images, train=False, mutable=["intermediates"])
+    assert set(state["intermediates"]["block_1"]) == seen
+    np.testing.assert_allclose(infer(params, images), logits, rtol=1e-4, atol=1e-4)
 
 
 def test_the_variables_are_left_alone():

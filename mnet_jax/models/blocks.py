@@ -3,9 +3,10 @@
 import jax
 from flax import linen as nn
 
+from mnet_jax import ops
 from mnet_jax.architectures.dialects import dialect_of
 from mnet_jax.architectures.spec import Activation, Shortcut
-from mnet_jax.models.layers import ConvNorm, SqueezeExcite
+from mnet_jax.models.layers import ConvNorm, SqueezeExcite, pads
 from mnet_jax.models.normalization import Setting, as_pending, sow
 from mnet_jax.ops import Pending
 
@@ -47,6 +48,8 @@ class DepthwiseSeparable(nn.Module):
         pointwise = ConvNorm(
             self.outputs, activation=self.activation, setting=self.setting, name="pointwise"
         )
+        if _is_one_operation(self, train=train):
+            return _at_once(x, None, depthwise, pointwise)
         filtered = depthwise.pending(x, train=train)
         sow(self, "filtered", filtered)
         return pointwise.pending(filtered, train=train)
@@ -169,5 +172,53 @@ class InvertedResidual(nn.Module):
         return projected
 
     def __call__(self, x: Array, *, train: bool) -> Array:
-        y = self.narrow(self.widen(x, train=train), train=train).value()
-        return x + y if self.shortcut == "bottleneck" else y
+        return self.pending(x, train=train).value()
+
+    def pending(self, x: Array | Pending, *, train: bool, skip: Array | None = None) -> Pending:
+        """The same, with the last normalization and activation left to who reads the map."""
+        dtype = self.setting.dtype
+        x, adds = as_pending(x, dtype), self.shortcut == "bottleneck"
+        if adds:  # read twice, so it is computed once
+            x = as_pending(x.value(), dtype)
+        if (
+            self.kernel
+            and not self.squeeze
+            and skip is None
+            and _is_one_operation(self, train=train)
+        ):
+            started = self.start.pending(x, train=train) if self.start_kernel else x
+            expand = None if self.expanded is None else self.expand
+            return _at_once(started, expand, self.depthwise, self.project, x.x if adds else None)
+        y = self.narrow(self.widen(x, train=train, skip=skip), train=train)
+        return as_pending(x.x + y.value(), dtype) if adds else y
+
+
+def _is_one_operation(block: nn.Module, *, train: bool) -> bool:
+    """Whether a block is folded, and nobody asks for what is between its layers."""
+    asked = ("intermediates", "preactivations", "params")
+    return block.setting.packed and not train and not any(map(block.is_mutable_collection, asked))
+
+
+def _at_once(
+    x: Array | Pending,
+    expand: ConvNorm | None,
+    depthwise: ConvNorm,
+    project: ConvNorm,
+    skip: Array | None = None,
+) -> Pending:
+    """Some layers of a folded block as one operation."""
+    setting, kernel = depthwise.setting, depthwise.kernel
+    x = as_pending(x, setting.dtype).value()
+    stride, dilation = depthwise.stride, depthwise.dilation
+    y = ops.inverted_residual(
+        x,
+        expand.folded() if expand else None,
+        depthwise.folded(),
+        project.folded(),
+        strides=stride,
+        padding=pads(setting.dialect.depthwise_padding, kernel, stride, dilation, x),
+        dilation=dilation,
+        skip=skip,
+        lowering=setting.lowering,
+    )
+    return Pending(x=y)

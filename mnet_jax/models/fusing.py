@@ -26,7 +26,8 @@ def fuse(
 
     Once its statistics stand still, a normalization is a product and a sum per channel: the product
     goes into the kernel before it, the sum stays as a bias. Where pointwise convolutions run in the
-    native kernels, their kernels are put into the order in which they are read.
+    native kernels, their kernels are put into the order in which they are read, and a block without
+    squeeze-and-excitation is one operation (`mnet_jax.ops.inverted_residual`).
 
     Args:
       model: the network.

@@ -18,9 +18,10 @@ from mnet_jax.validation import require
 Array = jax.Array
 
 
-def _pads(
+def pads(
     padding: Padding, kernel: int, stride: int, dilation: int, x: Array
 ) -> tuple[tuple[int, int], ...]:
+    """The zeros around rows and columns of x [b, h, w, c]."""
     return tuple(pad_amounts(padding, kernel, stride, size, dilation) for size in x.shape[1:3])
 
 
@@ -58,7 +59,7 @@ class DepthwiseConv(nn.Module):
             x,
             self.param("kernel", self.kernel_init, shape, jnp.float32),
             strides=self.stride,
-            padding=_pads(self.padding, self.kernel, self.stride, self.dilation, x.x),
+            padding=pads(self.padding, self.kernel, self.stride, self.dilation, x.x),
             dilation=self.dilation,
             lowering=self.lowering,
             statistics=statistics,
@@ -143,7 +144,7 @@ class FullConv(nn.Module):
             x,
             kernel,
             strides=(self.stride, self.stride),
-            padding=_pads(self.padding, self.kernel, self.stride, self.dilation, x.x),
+            padding=pads(self.padding, self.kernel, self.stride, self.dilation, x.x),
             dilation=(self.dilation, self.dilation),
             lowering=self.lowering,
             statistics=statistics,
@@ -228,6 +229,12 @@ class ConvNorm(nn.Module):
 
     def __call__(self, x: Array, *, train: bool) -> Array:
         return self.pending(x, train=train).value()
+
+    def folded(self) -> ops.Folded:
+        """The layer without its input, where batch normalization is folded into the kernel."""
+        params = self.variables["params"]
+        (kernel,) = params["conv"].values()
+        return ops.Folded(kernel, Finish(bias=params["norm"]["bias"], activation=self.activation))
 
     @nn.compact
     def pending(self, x: Array | Pending, *, train: bool) -> Pending:

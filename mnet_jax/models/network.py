@@ -191,7 +191,7 @@ class MobileNet(nn.Module):
         skip = None
         for i, (spec, block) in enumerate(zip(self.spec.blocks, self.block, strict=True)):
             learns = train and self.frozen < i + 2
-            through = partial(_through, spec=spec, dtype=self.dtype, train=learns)
+            through = partial(_through, spec=spec, train=learns)
             if self.remat == "blocks" and learns:
                 through = nn.remat(through)
             x, skip = through(block, x, skip)
@@ -207,19 +207,15 @@ def _through(
     skip: Array | None,
     *,
     spec: architecture.Block,
-    dtype: Any,
     train: bool,
 ) -> tuple[Pending, Array | None]:
     """What a block gives, and what skips to the expansion of the next one, if anything does."""
     if not isinstance(spec, architecture.InvertedResidual):
         return block.pending(x, train=train), skip
-    shortcut = spec.shortcut == "bottleneck"
-    if shortcut:  # read twice, so it is computed once
-        x = as_pending(x.value(), dtype)
-    wide = block.widen(x, skip=skip, train=train)
-    y = block.narrow(wide, train=train)
-    skip = wide.value() if spec.shortcut == "expansion" else None
-    return (as_pending(x.x + y.value(), dtype) if shortcut else y), skip
+    if spec.shortcut == "expansion":
+        wide = block.widen(x, skip=skip, train=train)
+        return block.narrow(wide, train=train), wide.value()
+    return block.pending(x, skip=skip, train=train), None
 
 
 def _module(spec: architecture.Block, setting: Setting) -> Any:

@@ -10,6 +10,7 @@ from mnet_jax.ops.convolution import (
     pointwise,
     reads_panels,
 )
+from mnet_jax.ops.inverted import Folded, inverted_residual
 from mnet_jax.ops.layer import Convolved, measured
 from mnet_jax.ops.native import NativeError
 from mnet_jax.ops.panels import pack, unpack
@@ -18,6 +19,7 @@ from mnet_jax.ops.pending import Finish, Pending
 __all__ = [
     "Convolved",
     "Finish",
+    "Folded",
     "Lowering",
     "NativeError",
     "Pending",
@@ -26,6 +28,7 @@ __all__ = [
     "depthwise",
     "depthwise_conv",
     "full",
+    "inverted_residual",
     "measured",
     "pack",
     "pointwise",

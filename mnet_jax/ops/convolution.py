@@ -45,10 +45,7 @@ def pointwise(
       NativeError: `native` was asked for and cannot be had.
     """
     if kernel.ndim == 1 and finish:
-        inputs, outputs = x.x.shape[-1], finish.bias.shape[0]
-        numbers = panels.size(inputs, outputs)
-        legal = f"{numbers} numbers in panels of {inputs} x {outputs}"
-        require(kernel.size == numbers, "kernel", kernel.size, legal)
+        panels.require_fit(kernel, x.x.shape[-1], finish.bias.shape[0])
     else:
         _require_kernel(x.x, kernel, ("c", "n"))
     return _convolve(x, kernel, None, lowering, statistics, finish)
@@ -169,7 +166,7 @@ def _convolve(
     require(not (statistics and finish), "finish", finish, "None where statistics are wanted")
     kernel = kernel.astype(x.x.dtype)
     layer = Layer(x.activation, geometry, statistics, portable=lowering == "auto")
-    if not _uses_native(x, kernel, layer, lowering, alone=finish is None):
+    if not uses_native(x, kernel, layer, lowering, alone=finish is None):
         if finish and kernel.ndim == 1:
             kernel = panels.unpack(kernel, x.x.shape[-1], finish.bias.shape[0])
         y = linear(x.value(), kernel, layer, "shifted" if lowering == "native" else lowering)
@@ -184,7 +181,7 @@ def _convolve(
     return Convolved(*outputs) if statistics else Convolved(outputs[0])
 
 
-def _uses_native(
+def uses_native(
     x: Pending, kernel: Array, layer: Layer, lowering: Lowering, *, alone: bool
 ) -> bool:
     """Whether the native kernels compute a layer; `alone` if nothing is done on the way out."""
@@ -205,7 +202,7 @@ def reads_panels(dtype: jnp.dtype, lowering: Lowering) -> bool:
     """Whether a pointwise convolution of this type is faster with its kernel in panels."""
     layer = Layer("linear", None, statistics=False, portable=lowering == "auto")
     x, kernel = Pending(x=jnp.zeros((1, 1), dtype)), jnp.zeros((1, 1), dtype)
-    return _uses_native(x, kernel, layer, lowering, alone=False)
+    return uses_native(x, kernel, layer, lowering, alone=False)
 
 
 def best_lowering() -> Lowering:

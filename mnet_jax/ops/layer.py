@@ -1,5 +1,6 @@
 """A layer composed of what JAX can differentiate: what faster ways must equal."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from jax import lax
 from mnet_jax.architectures.spec import Activation
 from mnet_jax.config import Lowering
 from mnet_jax.ops import panels
+from mnet_jax.ops.activations import activate
 from mnet_jax.ops.depthwise import convolve_depthwise
 from mnet_jax.ops.pending import Finish, Pending
 from mnet_jax.ops.shifted import Geometry
@@ -85,3 +87,39 @@ def finished(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
         kernel = panels.unpack(kernel, x.shape[-1], bias.shape[0])
     y = linear(x, kernel, layer, "auto")
     return Finish(bias=bias, activation=layer.activation).of(y)
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """What is static of an inverted residual: the activations of its layers, else as of `Layer`."""
+
+    activations: tuple[Activation, Activation, Activation]
+    geometry: Geometry
+    portable: bool
+
+
+def inverted(
+    block: Inverted,
+    x: Array,
+    expand: Array,
+    expand_bias: Array,
+    kernel: Array,
+    bias: Array,
+    project: Array,
+    project_bias: Array,
+    skip: Array,
+) -> Array:
+    """The same block layer by layer; expansion and skip are empty where there is none."""
+    widen, between, narrow = (
+        Layer(activation, geometry, statistics=False, portable=block.portable)
+        for activation, geometry in zip(
+            block.activations, (None, block.geometry, None), strict=True
+        )
+    )
+    if expand.size:
+        x = finished(widen, x, expand, expand_bias)
+    x = finished(between, x, kernel, bias)
+    if not skip.size:
+        return finished(narrow, x, project, project_bias)
+    y = finished(dataclasses.replace(narrow, activation="linear"), x, project, project_bias)
+    return activate(y + skip, narrow.activation)

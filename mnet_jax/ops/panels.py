@@ -8,6 +8,8 @@ them with; panels of columns lie one after the other. The layout is the same on 
 import jax
 import jax.numpy as jnp
 
+from mnet_jax.validation import require
+
 Array = jax.Array
 
 PANEL = 48  # columns; as in product.h
@@ -28,6 +30,17 @@ def unpack(panels: Array, inputs: int, outputs: int) -> Array:
     parts = jnp.split(panels, ends[:-1])
     columns = [part.reshape(inputs, -1) for part in parts]
     return jnp.concatenate(columns, axis=1)[:, :outputs]
+
+
+def require_fit(panels: Array, inputs: int, outputs: int) -> None:
+    """That these are the panels of a kernel [inputs, outputs].
+
+    Raises:
+      ValueError: they are not as many numbers.
+    """
+    numbers = size(inputs, outputs)
+    legal = f"{numbers} numbers in panels of {inputs} x {outputs}"
+    require(panels.size == numbers, "kernel", panels.size, legal)
 
 
 def size(inputs: int, outputs: int) -> int:

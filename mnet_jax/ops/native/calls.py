@@ -70,6 +70,54 @@ def finish(
     return _forward(x, norm, kernel, bias, outputs, geometry, False, None, activation)[0]
 
 
+def invert(
+    x: Array,
+    expand: Array,
+    expand_bias: Array,
+    kernel: Array,
+    bias: Array,
+    project: Array,
+    project_bias: Array,
+    skip: Array,
+    *,
+    activations: tuple[Activation, Activation, Activation],
+    geometry: Geometry,
+) -> Array:
+    """Expansion, depthwise convolution and projection, each with a bias and an activation.
+
+    Args:
+      x: float32 [b, h, w, c].
+      expand: panels of [c, e], as `panels.pack` makes them; empty where x is expanded already.
+      expand_bias: [e]; empty likewise.
+      kernel: depthwise, [k, k, e].
+      bias: [e].
+      project: panels of [e, n].
+      project_bias: [n].
+      skip: [b, h', w', n], added before the last activation; empty where nothing is.
+      activations: of the three.
+      geometry: of the depthwise convolution, one that `supports`.
+
+    Returns:
+      [b, h', w', n].
+    """
+    shape = (x.shape[0], *(axis.output for axis in geometry), project_bias.shape[0])
+    call = jax.ffi.ffi_call("mnet_inverted_forward", _f32(*shape), vmap_method="sequential")
+    widen, between, narrow = activations
+    return call(
+        x,
+        expand,
+        expand_bias,
+        kernel,
+        bias,
+        project,
+        project_bias,
+        skip,
+        expand_act=np.int64(_ACTIVATIONS[widen]),
+        project_act=np.int64(_ACTIVATIONS[narrow]),
+        **_attributes(between, geometry),
+    )
+
+
 def _forward(
     x: Array,
     norm: Array,

@@ -25,6 +25,7 @@ HANDLERS = (
     "mnet_depthwise_backward",
     "mnet_full_forward",
     "mnet_full_backward",
+    "mnet_inverted_forward",
 )
 BUILD_SECONDS = 300
 

@@ -19,6 +19,10 @@ struct Window {
   int64_t out_rows, out_columns;
   int64_t stride, top, left;
   int64_t wide() const { return RoundUp(channels, kLanes); }
+  // Columns of zeros behind a row that the last window of a kernel of this side reads.
+  int64_t right(int64_t size) const {
+    return std::max<int64_t>(0, stride * (out_columns - 1) + size - left - columns);
+  }
 };
 
 inline int64_t FloorDivide(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
@@ -70,13 +74,76 @@ inline void PackTaps(const float* kernel, int64_t taps, int64_t channels, int64_
 
 constexpr int kColumns = 4;  // of y at a time: what is read serves all that need it
 
+// One row of y: what lies under a window that slides over `size` lines, each of w.wide() numbers a
+// column. Only from first_inner to last_inner the window stays within the columns; elsewhere what it
+// reads besides is skipped. Columns of `to` lie `step` numbers apart. Meanwhile `next`, if it is not
+// null, is asked for; `sum` and `square` take those of the row before anything is done to it.
+template <int64_t after, int size>
+void FilterRow(const Window& w, const float* const* lines, int64_t first_inner,
+               int64_t last_inner, const float* taps, const Finish<after>& finish,
+               const float* next, float* to, int64_t step, bool stream, float* sum,
+               float* square) {
+  int64_t wide = w.wide();
+  for (int64_t c = 0; c < wide; c += kLanes) {
+    Vec k[size * size];
+#pragma GCC unroll 64
+    for (int i = 0; i < size * size; ++i) k[i] = Load(taps + i * wide + c);
+    Vec s{}, q{}, shift = finish.Bias(c);
+    int64_t n = w.channels - c;
+    // Some columns of y; where they are several, the stride is a constant.
+    auto slide = [&](int64_t column, auto columns, auto stride, bool at_margin) INLINE {
+      constexpr int count = columns;
+      int64_t move = stride;
+      Vec acc[count] = {};
+      for (int64_t i = 0; next && i < count * move * move; ++i)
+        Ahead(next + (column * move * move + i) * w.channels + c);
+#pragma GCC unroll 8
+      for (int i = 0; i < size; ++i) {
+        const float* from = lines[i] + column * move * wide + c;
+#pragma GCC unroll 64
+        for (int64_t j = 0; j < (count - 1) * move + size; ++j) {
+          if (at_margin) {
+            int64_t read = column * move + j - w.left;
+            if (read < 0 || read >= w.columns) continue;
+          }
+          Vec value = InRegister(Load(from + j * wide));
+#pragma GCC unroll 8
+          for (int o = 0; o < count; ++o) {
+            int64_t tap = j - o * move;
+            if (tap >= 0 && tap < size) acc[o] += k[i * size + tap] * value;
+          }
+        }
+      }
+#pragma GCC unroll 8
+      for (int o = 0; o < count; ++o) {
+        s += acc[o];
+        q += acc[o] * acc[o];
+        StoreOut(to + (column + o) * step + c, finish.Apply(acc[o], shift), n, stream);
+      }
+    };
+    int64_t column = 0;
+    auto one_by_one = [&](int64_t end, bool at_margin) INLINE {
+      for (; column < end; ++column) slide(column, Number<1>{}, w.stride, at_margin);
+    };
+    auto by_several = [&](auto stride) INLINE {
+      for (; column + kColumns <= last_inner; column += kColumns)
+        slide(column, Number<kColumns>{}, stride, false);
+    };
+    one_by_one(first_inner, true);
+    if (w.stride == 1) by_several(Number<1>{});
+    if (w.stride == 2) by_several(Number<2>{});
+    one_by_one(last_inner, false);
+    one_by_one(w.out_columns, true);
+    Store(sum + c, s);
+    Store(square + c, q);
+  }
+}
+
 template <int64_t act, int64_t after, int size>
 void DepthwiseForward(xla::ffi::ThreadPool& pool, Window w, const float* x, const float* norm,
                       const float* kernel, const float* bias, bool statistics, float* y,
                       float* mean, float* variance) {
   int64_t wide = w.wide(), units = w.images * w.out_rows;
-  int64_t read = w.stride * (w.out_columns - 1) + size;  // columns, the margins among them
-  int64_t right = std::max<int64_t>(0, read - w.left - w.columns);
   int64_t parts = PartsFor(pool, units);
   bool stream = ShouldStream(y, units * w.out_columns, w.channels);
   Finish<after> finish{bias, w.channels};
@@ -92,7 +159,7 @@ void DepthwiseForward(xla::ffi::ThreadPool& pool, Window w, const float* x, cons
   PackTaps(kernel, size * size, w.channels, wide, taps.get());
   Sums sums(parts, 2, w.channels);
   Parallel(pool, parts, [&](int64_t part) {
-    SlidingRows inputs(size, w.left, w.columns, right, wide);
+    SlidingRows inputs(size, w.left, w.columns, w.right(size), wide);
     Scratch moments(2 * wide);
     for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
       int64_t image = unit / w.out_rows, row = unit % w.out_rows;
@@ -109,63 +176,11 @@ void DepthwiseForward(xla::ffi::ThreadPool& pool, Window w, const float* x, cons
       // What the next row of y reads first: stride rows of x.
       int64_t following = w.stride * (row + 1) + size - w.stride - w.top;
       const float* next = x + (image * w.rows + following) * w.columns * w.channels;
-      float* to = y + unit * w.out_columns * w.channels;
       float* sum = moments.get();
-      float* square = sum + wide;
-      for (int64_t c = 0; c < wide; c += kLanes) {
-        Vec k[size * size];
-#pragma GCC unroll 64
-        for (int i = 0; i < size * size; ++i) k[i] = Load(taps.get() + i * wide + c);
-        Vec s{}, q{}, shift = finish.Bias(c);
-        int64_t n = w.channels - c;
-        // Some columns of y; where they are several, the stride is a constant.
-        auto slide = [&](int64_t column, auto columns, auto stride, bool at_margin) INLINE {
-          constexpr int count = columns;
-          int64_t step = stride;
-          Vec acc[count] = {};
-          for (int64_t i = 0; i < count * step * step; ++i)
-            Ahead(next + (column * step * step + i) * w.channels + c);
-#pragma GCC unroll 8
-          for (int i = 0; i < size; ++i) {
-            const float* from = lines[i] + column * step * wide + c;
-#pragma GCC unroll 64
-            for (int64_t j = 0; j < (count - 1) * step + size; ++j) {
-              if (at_margin) {
-                int64_t read = column * step + j - w.left;
-                if (read < 0 || read >= w.columns) continue;
-              }
-              Vec value = InRegister(Load(from + j * wide));
-#pragma GCC unroll 8
-              for (int o = 0; o < count; ++o) {
-                int64_t tap = j - o * step;
-                if (tap >= 0 && tap < size) acc[o] += k[i * size + tap] * value;
-              }
-            }
-          }
-#pragma GCC unroll 8
-          for (int o = 0; o < count; ++o) {
-            s += acc[o];
-            q += acc[o] * acc[o];
-            StoreOut(to + (column + o) * w.channels + c, finish.Apply(acc[o], shift), n, stream);
-          }
-        };
-        int64_t column = 0;
-        auto one_by_one = [&](int64_t end, bool at_margin) INLINE {
-          for (; column < end; ++column) slide(column, Number<1>{}, w.stride, at_margin);
-        };
-        auto by_several = [&](auto stride) INLINE {
-          for (; column + kColumns <= last_inner; column += kColumns)
-            slide(column, Number<kColumns>{}, stride, false);
-        };
-        one_by_one(first_inner, true);
-        if (w.stride == 1) by_several(Number<1>{});
-        if (w.stride == 2) by_several(Number<2>{});
-        one_by_one(last_inner, false);
-        one_by_one(w.out_columns, true);
-        Store(sum + c, s);
-        Store(square + c, q);
-      }
-      if (statistics) sums.Add(part, sum, square);
+      FilterRow<after, size>(w, lines, first_inner, last_inner, taps.get(), finish, next,
+                             y + unit * w.out_columns * w.channels, w.channels, stream, sum,
+                             sum + wide);
+      if (statistics) sums.Add(part, sum, sum + wide);
     }
   });
   if (statistics) WriteMoments(sums, units * w.out_columns, mean, variance);

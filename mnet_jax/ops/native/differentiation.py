@@ -10,7 +10,7 @@ from jax import lax
 from jax.custom_derivatives import CustomVJPPrimal as Primal
 from jax.custom_derivatives import SymbolicZero
 
-from mnet_jax.ops.layer import Layer, composed, finished
+from mnet_jax.ops.layer import Inverted, Layer, composed, finished, inverted
 from mnet_jax.ops.native import calls
 
 Array = jax.Array
@@ -140,3 +140,26 @@ def _finish_backward(
 
 _finish.defvjp(_finish_forward, _finish_backward)
 finish = jax.jit(_finish, static_argnums=0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _invert(block: Inverted, *arguments: Array) -> Array:
+    compute = partial(calls.invert, activations=block.activations, geometry=block.geometry)
+    if not block.portable:
+        return compute(*arguments)
+    return lax.platform_dependent(*arguments, cpu=compute, default=partial(inverted, block))
+
+
+def _invert_forward(block: Inverted, *arguments: Array) -> tuple[Array, tuple[Array, ...]]:
+    return _invert(block, *arguments), arguments
+
+
+def _invert_backward(
+    block: Inverted, arguments: tuple[Array, ...], gradient: Array
+) -> tuple[Array, ...]:
+    """As `_finish_backward`."""
+    return jax.vjp(partial(inverted, block), *arguments)[1](gradient)
+
+
+_invert.defvjp(_invert_forward, _invert_backward)
+invert = jax.jit(_invert, static_argnums=0)

@@ -74,7 +74,7 @@ void FullForward(xla::ffi::ThreadPool& pool, Filter f, const float* x, const flo
           for (int64_t r = w.out_columns - at; r < kRows; ++r)  // windows behind the last column
             for (Vec& value : acc[r]) value = Vec{};
           float* to = y + (unit * w.out_columns + at) * f.outputs;
-          StoreTile(acc, w.out_columns - at, finish, column, to, stream, s, q);
+          StoreTile(acc, w.out_columns - at, finish, column, to, f.outputs, stream, s, q);
         }
         for (int j = 0; j < vectors; ++j) {
           Store(sum + column + j * kLanes, s[j]);

@@ -101,7 +101,8 @@ void PointwiseForward(xla::ffi::ThreadPool& pool, Product p, const float* x, con
             } else {
               multiply();
             }
-            StoreTile(acc, rows - r, finish, column, y + (first + r) * p.outputs, stream, s, q);
+            StoreTile(acc, rows - r, finish, column, y + (first + r) * p.outputs, p.outputs,
+                      stream, s, q);
           }
           for (int j = 0; j < vectors; ++j) {
             Store(sum + column + j * kLanes, s[j]);

@@ -55,12 +55,12 @@ ALWAYS_INLINE void Accumulate(const float* __restrict a, int64_t row, int64_t st
   }
 }
 
-// Writes the first `rows` of a tile from column c on, and adds all of it to the sums: behind these
-// rows it is zero. A loop that ended there would not be unrolled.
+// Writes the first `rows` of a tile from column c on, `step` numbers apart, and adds all of it to the
+// sums: behind these rows it is zero. A loop that ended there would not be unrolled.
 template <int vectors, int64_t after>
 ALWAYS_INLINE void StoreTile(const Vec (&acc)[kRows][vectors], int64_t rows,
-                             const Finish<after>& finish, int64_t c, float* to, bool stream,
-                             Vec (&sum)[vectors], Vec (&square)[vectors]) {
+                             const Finish<after>& finish, int64_t c, float* to, int64_t step,
+                             bool stream, Vec (&sum)[vectors], Vec (&square)[vectors]) {
   to += c;
 #pragma GCC unroll 4
   for (int v = 0; v < vectors; ++v) {
@@ -73,7 +73,7 @@ ALWAYS_INLINE void StoreTile(const Vec (&acc)[kRows][vectors], int64_t rows,
         square[v] += acc[r][v] * acc[r][v];
       }
       if (r < rows)
-        StoreOut(to + r * finish.channels + first, finish.Apply(acc[r][v], bias), n, stream);
+        StoreOut(to + r * step + first, finish.Apply(acc[r][v], bias), n, stream);
     }
   }
 }

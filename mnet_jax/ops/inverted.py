@@ -1,0 +1,137 @@
+"""An inverted residual whose normalization is folded, as one operation.
+
+Layer by layer, the expanded map goes to memory and back twice. A native kernel makes it row by row,
+filters and projects it where it lies in a cache.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mnet_jax.config import Lowering
+from mnet_jax.ops import native, panels
+from mnet_jax.ops.convolution import depthwise, pointwise, uses_native
+from mnet_jax.ops.depthwise import geometry_of
+from mnet_jax.ops.layer import Inverted, Layer
+from mnet_jax.ops.pending import Finish, Pending
+from mnet_jax.validation import require
+
+Array = jax.Array
+LEAST_COLUMNS = 8  # as many as a tile of a product has rows; see native/product.h
+
+
+class Folded(NamedTuple):
+    """A convolution with a bias and an activation.
+
+    Attributes:
+      kernel: pointwise [c, n] or its panels (`pack`), depthwise [k, k, n].
+      finish: what is done to what it gives.
+    """
+
+    kernel: Array
+    finish: Finish
+
+
+def inverted_residual(
+    x: Array,
+    expand: Folded | None,
+    filtering: Folded,
+    project: Folded,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: str | Sequence[Sequence[int]] = "SAME",
+    dilation: int | Sequence[int] = 1,
+    skip: Array | None = None,
+    lowering: Lowering = "auto",
+) -> Array:
+    """Expansion, depthwise convolution, projection and shortcut (V2 paper, arXiv 1801.04381).
+
+    V1's depthwise separable convolution is one without the first and the last.
+
+    Args:
+      x: [b, h, w, c].
+      expand: pointwise, from c channels to e; None for x as it is.
+      filtering: depthwise, of e channels.
+      project: pointwise, from e channels to n.
+      strides: of the depthwise convolution.
+      padding: of what it filters.
+      dilation: of its taps.
+      skip: [b, h', w', n], added to what is projected.
+      lowering: as `depthwise_conv`.
+
+    Returns:
+      [b, h', w', n].
+
+    Raises:
+      ValueError: shapes disagree.
+      NativeError: `native` was asked for and cannot be had.
+    """
+    window: dict[str, Any] = {"strides": strides, "padding": padding, "dilation": dilation}
+    geometry = geometry_of(x, filtering.kernel.shape[:2], *window.values())
+    if skip is not None:
+        shape = (x.shape[0], *(axis.output for axis in geometry), project.finish.bias.shape[0])
+        require(skip.shape == shape, "skip", skip.shape, str(shape))
+    before = expand.finish.activation if expand else "linear"
+    block = Inverted(
+        activations=(before, filtering.finish.activation, project.finish.activation),
+        geometry=geometry,
+        portable=lowering == "auto",
+    )
+    if _has_kernel(x, expand, filtering, project, block, lowering):
+        return _at_once(x, expand, filtering, project, block, skip)
+    z = Pending(x=x)
+    if expand:
+        z = Pending(x=pointwise(z, expand.kernel, lowering=lowering, finish=expand.finish).y)
+    kernel, finish = filtering
+    z = Pending(x=depthwise(z, kernel, **window, lowering=lowering, finish=finish).y)
+    y = pointwise(z, project.kernel, lowering=lowering, finish=project.finish).y
+    return y if skip is None else y + skip
+
+
+def _has_kernel(
+    x: Array,
+    expand: Folded | None,
+    filtering: Folded,
+    project: Folded,
+    block: Inverted,
+    lowering: Lowering,
+) -> bool:
+    """Whether the native kernel is for such a block."""
+    columns = block.geometry[1]
+    layer = Layer(block.activations[1], block.geometry, statistics=False, portable=block.portable)
+    return (
+        all(layer.kernel.ndim == 1 for layer in (expand, project) if layer)
+        and min(columns.input, columns.output) >= LEAST_COLUMNS
+        and uses_native(Pending(x=x), filtering.kernel, layer, lowering, alone=False)
+    )
+
+
+def _at_once(
+    x: Array,
+    expand: Folded | None,
+    filtering: Folded,
+    project: Folded,
+    block: Inverted,
+    skip: Array | None,
+) -> Array:
+    """By the native kernel, which does not look at what it is given."""
+    inputs, expanded = x.shape[-1], filtering.kernel.shape[-1]
+    if expand:
+        panels.require_fit(expand.kernel, inputs, expanded)
+    else:
+        require(inputs == expanded, "x", x.shape, f"[b, h, w, {expanded}], as the kernel is")
+    panels.require_fit(project.kernel, expanded, project.finish.bias.shape[0])
+    for layer in (expand, filtering):
+        bias = (expanded,) if layer is None else layer.finish.bias.shape
+        require(bias == (expanded,), "bias", bias, f"[{expanded}]")
+    nothing = jnp.zeros(0, x.dtype)
+    # A shortcut goes past the activation of a bottleneck that has one, where it is added later.
+    inside = skip if block.activations[2] == "linear" else None
+    widen = (expand.kernel, expand.finish.bias) if expand else (nothing, nothing)
+    y = native.invert(
+        block, x, *widen, filtering.kernel, filtering.finish.bias,
+        project.kernel, project.finish.bias, nothing if inside is None else inside,
+    )  # fmt: skip
+    return y if skip is inside else y + skip

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from small_networks import KEY
 
-from mnet_jax import architectures, models
+from mnet_jax import architectures, models, ops
 from mnet_jax.architectures.dialects import dialect_of
 from mnet_jax.models.initializers import kernel_init
-from mnet_jax.models.network import Hidden
+from mnet_jax.models.network import Head
 
 SAMPLES = {
     "conv": (3, 3, 64, 96),
@@ -124,8 +124,10 @@ def test_fused_blocks_start_with_full_and_pointwise_convolutions(version, name):
 def test_hidden_layers_start_as_1x1_convolutions_but_torchvisions(version, name):
     dialect, normalized = dialect_of(version, name), version == "mobilenet_v4"
     spec = architectures.Hidden(channels=480, activation="relu", normalized=normalized)
-    layer = Hidden(spec, models.Setting(dialect=dialect))
-    params = layer.init(KEY, jnp.zeros((1, 240)), train=False)["params"]
+    head = architectures.Head(conv=None, hidden=spec, dropout=0.0, num_classes=2)
+    x = ops.Pending(x=jnp.zeros((1, 1, 1, 240)))
+    variables = Head(head, models.Setting(dialect=dialect)).init(KEY, x, train=False)
+    params = variables["params"]["hidden"]
     kernel = params["conv"]["kernel"] if normalized else params["kernel"]
     assert_deviates(kernel, "dense" if name == "torchvision" else "pointwise", dialect)
     if not normalized:

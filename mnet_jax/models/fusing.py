@@ -47,20 +47,12 @@ def fuse(
     epsilon = model.spec.dialect.norm_epsilon
     packed = ops.reads_panels(model.dtype, model.lowering)
     for layer in walk(model.spec, REFERENCE_RESOLUTION):
-        if not layer.normalized:
-            continue
-        kernel, scale, bias = (
-            f"{layer.name}/{part}" for part in ("conv/kernel", "norm/scale", "norm/bias")
-        )
-        mean, var = f"{layer.name}/norm/mean", f"{layer.name}/norm/var"
-        lacking = [n for n in (kernel, scale, bias) if n not in params]
-        lacking += [n for n in (mean, var) if n not in statistics]
-        require(not lacking, "variables", f"none called {lacking and lacking[0]}", "the model's")
-        rate = params.pop(scale) * jax.lax.rsqrt(statistics[var] + epsilon)
-        params[kernel] = params[kernel] * rate  # channels out are the last axis of every kernel
-        params[bias] = jnp.asarray(params[bias] - statistics[mean] * rate)
-        if packed and layer.kind == "pointwise":
-            params[f"{layer.name}/conv/panels"] = ops.pack(params.pop(kernel))
+        kernel = f"{layer.name}/conv/kernel" if layer.normalized else f"{layer.name}/kernel"
+        if layer.normalized:
+            _fold(params, statistics, layer.name, epsilon)
+        mixes = layer.kind == "pointwise" or layer.name.startswith("head/")
+        if packed and mixes and kernel in params:
+            params[kernel.replace("kernel", "panels")] = ops.pack(params.pop(kernel))
     folded = model.clone(folded=True, packed=packed)
 
     def infer(params: Params, images: jax.Array) -> jax.Array:
@@ -69,3 +61,17 @@ def fuse(
         return logits
 
     return infer, traverse_util.unflatten_dict(params, sep="/")
+
+
+def _fold(
+    params: dict[str, Any], statistics: Mapping[str, Any], layer: str, epsilon: float
+) -> None:
+    """Moves a layer's normalization into its kernel, but for what stays as its bias."""
+    kernel, scale, bias = (f"{layer}/{part}" for part in ("conv/kernel", "norm/scale", "norm/bias"))
+    mean, var = f"{layer}/norm/mean", f"{layer}/norm/var"
+    lacking = [n for n in (kernel, scale, bias) if n not in params]
+    lacking += [n for n in (mean, var) if n not in statistics]
+    require(not lacking, "variables", f"none called {lacking and lacking[0]}", "the model's")
+    rate = params.pop(scale) * jax.lax.rsqrt(statistics[var] + epsilon)
+    params[kernel] = params[kernel] * rate  # channels out are the last axis of every kernel
+    params[bias] = jnp.asarray(params[bias] - statistics[mean] * rate)

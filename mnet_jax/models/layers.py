@@ -243,6 +243,40 @@ class ConvNorm(nn.Module):
         return convolve_normed(self._convolution(), x, self.activation, self.setting, train=train)
 
 
+class Dense(nn.Module):
+    """A dense layer with a bias and an activation: [..., c] to [..., outputs].
+
+    Attributes:
+      outputs: channels out.
+      kernel_init: initializer of the parameter `kernel` [c, outputs], which is `panels` if packed.
+      activation: what follows.
+      setting: what all layers share.
+    """
+
+    outputs: int
+    kernel_init: KernelInit
+    activation: Activation = "linear"
+    setting: Setting = Setting()
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        dtype, packed = self.setting.dtype, self.setting.packed
+
+        def initial(key: Array) -> Array:
+            kernel = self.kernel_init(key, (x.shape[-1], self.outputs), jnp.float32)
+            return ops.pack(kernel) if packed else kernel
+
+        x = x.astype(dtype)
+        kernel = self.param("panels" if packed else "kernel", initial)
+        bias = self.param("bias", nn.initializers.zeros, (self.outputs,), jnp.float32)
+        if self.setting.folded:
+            finish = Finish(bias=bias, activation=self.activation)
+            return ops.pointwise(
+                Pending(x=x), kernel, lowering=self.setting.lowering, finish=finish
+            ).y
+        return ops.activate(x @ kernel.astype(dtype) + bias.astype(dtype), self.activation)
+
+
 class SqueezeExcite(nn.Module):
     """Weighs channels by what all positions say (V3, arXiv 1905.02244, section 5.3).
 

@@ -14,46 +14,19 @@ from mnet_jax.architectures.spec import Kind
 from mnet_jax.config import Remat
 from mnet_jax.models import blocks, layers
 from mnet_jax.models.initializers import kernel_init
-from mnet_jax.models.normalization import Setting, as_pending, sow
-from mnet_jax.ops import Lowering, Pending, activate
+from mnet_jax.models.normalization import Setting, sow
+from mnet_jax.ops import Lowering, Pending
 from mnet_jax.validation import is_whole, require, require_choice
 
 Array = jax.Array
 
 
-class Hidden(nn.Module):
-    """A dense layer between pool and classifier, activated: [b, c] to [b, channels].
-
-    With batch normalization (V4) its parameters are named as a convolution's, `conv` and `norm`;
-    with a bias (V3) as the classifier's, `kernel` and `bias`.
-    """
-
-    spec: architecture.Hidden
-    setting: Setting
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        dialect, dtype = self.setting.dialect, self.setting.dtype
-        # A 1x1 convolution in every implementation but torchvision, and initialized as such.
-        kind: Kind = "dense" if dialect.name == "torchvision" else "pointwise"
-        init = kernel_init(dialect.initializer, kind)
-        if self.spec.normalized:
-            dense = layers.PointwiseConv(
-                self.spec.channels, dtype, init, self.setting.lowering, name="conv"
-            )
-            return layers.convolve_normed(
-                dense, as_pending(x, dtype), self.spec.activation, self.setting, train=train
-            ).value()
-        kernel = self.param("kernel", init, (x.shape[-1], self.spec.channels), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.spec.channels,), jnp.float32)
-        x = x.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
-        return activate(x, self.spec.activation)
-
-
 class Head(nn.Module):
     """From the last block's output [b, h, w, c] to logits [b, num_classes].
 
-    A pointwise layer if any, mean over space, a hidden layer if any, dropout, classifier.
+    A pointwise layer if any, mean over space, a hidden layer if any, dropout, classifier. A hidden
+    layer's parameters are named as a convolution's if it is normalized (V4), `conv` and `norm`, and
+    with a bias (V3) as the classifier's, `kernel` and `bias`.
     """
 
     spec: architecture.Head
@@ -67,10 +40,10 @@ class Head(nn.Module):
                 spec.conv.outputs, activation=spec.conv.activation, setting=setting
             )
         if spec.hidden:
-            self.hidden = Hidden(spec.hidden, setting)
+            self.hidden = _hidden(spec.hidden, setting)
         self.dropout = nn.Dropout(spec.dropout)
         init = kernel_init(initializer, "dense")
-        self.classifier = nn.Dense(spec.num_classes, dtype=setting.dtype, kernel_init=init)
+        self.classifier = layers.Dense(spec.num_classes, init, setting=setting)
 
     def last_map(self, x: Pending, *, train: bool) -> Array:
         """The feature map before the pool."""
@@ -83,7 +56,10 @@ class Head(nn.Module):
         pooled = jnp.mean(self.last_map(x, train=train), axis=(1, 2), dtype=jnp.float32)
         self.sow("intermediates", "pooled", pooled)
         if self.spec.hidden:
-            pooled = self.hidden(pooled, train=train)
+            if isinstance(self.hidden, layers.ConvNorm):
+                pooled = self.hidden(pooled, train=train)
+            else:
+                pooled = self.hidden(pooled)
             self.sow("intermediates", "hidden_output", pooled)
         kept = self.dropout(pooled, deterministic=not train)
         return self.classifier(kept).astype(jnp.float32)
@@ -216,6 +192,16 @@ def _through(
         wide = block.widen(x, skip=skip, train=train)
         return block.narrow(wide, train=train), wide.value()
     return block.pending(x, skip=skip, train=train), None
+
+
+def _hidden(spec: architecture.Hidden, setting: Setting) -> layers.ConvNorm | layers.Dense:
+    """The dense layer between pool and classifier."""
+    if spec.normalized:
+        return layers.ConvNorm(spec.channels, activation=spec.activation, setting=setting)
+    # A 1x1 convolution in every implementation but torchvision, and initialized as such.
+    kind: Kind = "dense" if setting.dialect.name == "torchvision" else "pointwise"
+    init = kernel_init(setting.dialect.initializer, kind)
+    return layers.Dense(spec.channels, init, spec.activation, setting)
 
 
 def _module(spec: architecture.Block, setting: Setting) -> Any:

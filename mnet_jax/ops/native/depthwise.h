@@ -77,7 +77,8 @@ constexpr int kColumns = 4;  // of y at a time: what is read serves all that nee
 // One row of y: what lies under a window that slides over `size` lines, each of w.wide() numbers a
 // column. Only from first_inner to last_inner the window stays within the columns; elsewhere what it
 // reads besides is skipped. Columns of `to` lie `step` numbers apart. Meanwhile `next`, if it is not
-// null, is asked for; `sum` and `square` take those of the row before anything is done to it.
+// null, is asked for; `sum` and `square`, if they are not null, take those of the row before anything
+// is done to it.
 template <int64_t after, int size>
 void FilterRow(const Window& w, const float* const* lines, int64_t first_inner,
                int64_t last_inner, const float* taps, const Finish<after>& finish,
@@ -126,14 +127,19 @@ void FilterRow(const Window& w, const float* const* lines, int64_t first_inner,
       for (; column < end; ++column) slide(column, Number<1>{}, w.stride, at_margin);
     };
     auto by_several = [&](auto stride) INLINE {
+      int64_t first = column;
       for (; column + kColumns <= last_inner; column += kColumns)
         slide(column, Number<kColumns>{}, stride, false);
+      if (sum || column == first || column == last_inner) return;
+      slide(last_inner - kColumns, Number<kColumns>{}, stride, false);  // some of them again
+      column = last_inner;
     };
     one_by_one(first_inner, true);
     if (w.stride == 1) by_several(Number<1>{});
     if (w.stride == 2) by_several(Number<2>{});
     one_by_one(last_inner, false);
     one_by_one(w.out_columns, true);
+    if (!sum) continue;
     Store(sum + c, s);
     Store(square + c, q);
   }
@@ -176,11 +182,12 @@ void DepthwiseForward(xla::ffi::ThreadPool& pool, Window w, const float* x, cons
       // What the next row of y reads first: stride rows of x.
       int64_t following = w.stride * (row + 1) + size - w.stride - w.top;
       const float* next = x + (image * w.rows + following) * w.columns * w.channels;
-      float* sum = moments.get();
+      float* sum = statistics ? moments.get() : nullptr;
+      float* square = statistics ? sum + wide : nullptr;
       FilterRow<after, size>(w, lines, first_inner, last_inner, taps.get(), finish, next,
                              y + unit * w.out_columns * w.channels, w.channels, stream, sum,
-                             sum + wide);
-      if (statistics) sums.Add(part, sum, sum + wide);
+                             square);
+      if (statistics) sums.Add(part, sum, square);
     }
   });
   if (statistics) WriteMoments(sums, units * w.out_columns, mean, variance);

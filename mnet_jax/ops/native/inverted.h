@@ -20,6 +20,8 @@ namespace mnet {
 
 constexpr int64_t kPixels = 56;  // that are projected at a time: they share the reading of the kernel
 
+constexpr int64_t kRowsOfPart = 7;  // at least, where there are as many for each of two threads
+
 // after(z w + bias + skip) with the kernel w in blocks.
 template <int64_t after>
 struct Pointwise {
@@ -69,13 +71,14 @@ void InvertedForward(xla::ffi::ThreadPool& pool, Window w, int64_t inputs, int64
                      const Multiply& project, const float* x, const float* skip, float* y) {
   int64_t wide = w.wide(), units = w.images * w.out_rows, pixels = w.out_columns;
   int64_t together = std::clamp<int64_t>(kPixels / pixels, 1, w.out_rows);
-  int64_t parts = PartsFor(pool, units, 1);
+  // Each part makes some rows that the one before it made too, so it is to have more of its own.
+  int64_t parts = PartsFor(pool, units, std::clamp<int64_t>(units / (2 * kRowsOfPart), 1, 4));
   Scratch taps(size * size * wide);
   PackTaps(kernel, size * size, w.channels, wide, taps.get());
   Finish<act> finish{bias, w.channels};
   Parallel(pool, parts, [&](int64_t part) {
     SlidingRows expanded(size, w.left, w.columns, w.right(size), wide);
-    Scratch filtered(together * pixels * wide), moments(2 * wide);
+    Scratch filtered(together * pixels * wide);
     int64_t end = units * (part + 1) / parts;
     for (int64_t unit = units * part / parts, count; unit < end; unit += count) {
       count = std::min(together, end - unit);
@@ -92,8 +95,7 @@ void InvertedForward(xla::ffi::ThreadPool& pool, Window w, int64_t inputs, int64
           lines[j] -= w.left * wide;
         }
         FilterRow<act, size>(w, lines, 0, pixels, taps.get(), finish, nullptr,
-                             filtered.get() + i * pixels * wide, wide, false, moments.get(),
-                             moments.get() + wide);
+                             filtered.get() + i * pixels * wide, wide, false, nullptr, nullptr);
       }
       int64_t at = unit * pixels * outputs;
       project(filtered.get(), wide, skip ? skip + at : nullptr, y + at, outputs, count * pixels);

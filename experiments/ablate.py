@@ -12,7 +12,7 @@ import dataclasses
 import shlex
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +69,8 @@ def _ablate(arguments: Arguments, kept: store.Store, console: Console) -> bool:
       StoreError: trials or the report cannot be written.
     """
     with refusals(COMMAND, arguments):
-        known = _read(kept)
+        before = _read(kept)
+        known = before.trials
         sweep, configs = _plan(arguments)
         todo = store.missing(known, configs)
         tuned = arguments.tune_allocator
@@ -85,7 +86,11 @@ def _ablate(arguments: Arguments, kept: store.Store, console: Console) -> bool:
         preset=arguments.preset,
         interval=arguments.interval,
     )
-    kept.append(record)
+    earlier = None if todo else _asked_before(record, before)
+    if earlier:
+        record = earlier
+    else:
+        kept.append(record)
     try:
         if crew:
             trials.run(record, known, kept, crew, console)
@@ -98,13 +103,22 @@ def _ablate(arguments: Arguments, kept: store.Store, console: Console) -> bool:
     return any(trial.cause for key, trial in contents.trials.items() if key in requested)
 
 
-def _read(kept: store.Store) -> Mapping[str, store.Trial]:
+def _read(kept: store.Store) -> store.Contents:
     """What is stored; ValueError if `--results` can neither be read nor written."""
     require_directory("results", kept.directory)
     try:
-        return kept.read().trials
+        return kept.read()
     except store.StoreError as error:
         raise ValueError(f"results: {error}") from error
+
+
+def _asked_before(called: events.Sweep, before: store.Contents) -> events.Sweep | None:
+    """The last of the stored sweeps that asked for the same, however and whenever it was called."""
+    for earlier in reversed(before.sweeps):
+        here = dataclasses.replace(earlier, command=called.command, started=called.started)
+        if here == called:
+            return earlier
+    return None
 
 
 def _plan(arguments: Arguments) -> tuple[Sweep, list[RunConfig]]:

@@ -105,9 +105,12 @@ def test_a_sweep_from_the_command_line_to_its_report(place, sweep):
     assert (place / "R" / "report.png").read_bytes().startswith(b"\x89PNG")
     assert "--activation relu6 relu" in (place / "R" / "report.md").read_text()
 
+    journal, report = (place / "R" / name for name in ("journal.jsonl", "report.md"))
+    written = journal.read_bytes(), report.read_bytes()
     code, lines = sweep("--activation relu6 relu --seeds 2")
     assert (code, lines[0]) == (0, "0 trials to run, 4 of 4 stored in R")
     assert stored(place) == trials, "nothing is trained again"
+    assert (journal.read_bytes(), report.read_bytes()) == written, "nothing new is stored"
 
     code, lines = sweep("--activation relu6 relu --seeds 3")
     assert (code, lines[0]) == (0, "2 trials to run, 4 of 6 stored in R")

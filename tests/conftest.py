@@ -17,6 +17,19 @@ settings.register_profile("thousands", max_examples=5000, deadline=None)
 COMPILATION_CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--exhaustive",
+        action="store_true",
+        help="cut and stop at every byte, write and step, not at some of them",
+    )
+
+
+@pytest.fixture
+def exhaustive(request):
+    return request.config.getoption("exhaustive")
+
+
 def pytest_configure(config):
     """What JAX compiles is kept for all tests and the processes that they start.
 

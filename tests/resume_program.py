@@ -128,21 +128,25 @@ def stopped_and_resumed(directory, phase, *moments):
         return digest(directory, result)
 
 
-def stops(directory):
-    """Digests of a whole run, of one stopped behind each step or batch, and of one behind all."""
+def stops(directory, *, each):
+    """Digests of a whole run, of one stopped behind some steps and batches, and of one behind all.
+
+    They are behind the first step, in the middle and behind the last, or with `each` behind every
+    one.
+    """
     epochs = range(1, CONFIG.training.epochs + 1)
     steps = [(epoch, step) for epoch in epochs for step in range(1, STEPS + 1)]
+    batches = [(epoch, batch) for epoch in epochs for batch in (1, 2)]
     found = {"whole": digest(directory / "whole", run(CONFIG, directory / "whole"))}
-    for epoch, step in steps:
+    for epoch, step in steps if each else (steps[0], steps[STEPS + 4], steps[-1]):
         name = f"train {epoch} {step}"
         found[name] = stopped_and_resumed(directory / name, "train", (epoch, step))
     found["train all"] = stopped_and_resumed(directory / "all", "train", *steps)
-    for epoch in epochs:
-        for batch in (1, 2):
-            name = f"validation {epoch} {batch}"
-            found[name] = stopped_and_resumed(directory / name, "validation", (epoch, batch))
+    for epoch, batch in batches if each else batches[2:3]:
+        name = f"validation {epoch} {batch}"
+        found[name] = stopped_and_resumed(directory / name, "validation", (epoch, batch))
     restore = Checkpoints.restore
-    for piece in (*PIECES, "data", "losses"):
+    for piece in (*PIECES, "data", "losses") if each else ("losses",):
         Checkpoints.restore = forgetting(piece)
         found[f"without {piece}"] = stopped_and_resumed(directory / piece, "train", (2, 5))
         Checkpoints.restore = restore
@@ -186,8 +190,8 @@ def lowered(directory):
 def main(mode, directory):
     if mode == "lowerings":
         return lowered(directory)
-    if mode == "stops":
-        return stops(directory)
+    if mode in ("stops", "some stops"):
+        return stops(directory, each=mode == "stops")
     if mode == "drawn":
         whole = digest(directory / "whole", run(DRAWN, directory / "whole"))
         return {"whole": whole, "cut": resumed(directory / "cut", DRAWN)}

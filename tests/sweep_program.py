@@ -6,8 +6,9 @@ run, with the process that runs it and the trial's key. MODE says what a trial d
 - `quick`: it ends at once.
 - `together`: a process's first one ends when each of three processes has begun one.
 - `stuck`: it never ends.
-- `kill`: as `quick`, once for every write to the journal: in a directory of its own the sweep is
+- `kill`: as `quick`, thrice for every write to the journal: in a directory of its own the sweep is
   killed before, within or behind that write, and called again.
+- `kill within`: the same within each write only.
 """
 
 import itertools
@@ -83,8 +84,8 @@ def killed_at(number, share):
     os.write = write_or_die
 
 
-def kill_at_every_write(root, words):
-    for share in (0.0, 0.5, 1.0):
+def kill_at_every_write(root, words, shares):
+    for share in shares:
         for number in itertools.count(1):
             results = root / f"{share} {number}"
             call = [*words, "--results", str(results)]
@@ -104,8 +105,9 @@ def kill_at_every_write(root, words):
 if __name__ == "__main__":
     mode, log, *words = sys.argv[1:]
     planning.count_classes = lambda arguments, bad_images: 10
-    if mode == "kill":
-        kill_at_every_write(Path(log).parent, words)
+    if mode.startswith("kill"):
+        shares = (0.0, 0.5, 1.0) if mode == "kill" else (0.5,)
+        kill_at_every_write(Path(log).parent, words, shares)
     else:
         runners.run = run_here(mode, Path(log))
         print("ready", flush=True)

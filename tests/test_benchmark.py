@@ -33,7 +33,7 @@ from mnet_jax.benchmark.timing import BenchmarkResult, Comparison, Timing, compa
 from mnet_jax.ops import choice
 from mnet_jax.ops.depthwise import geometry_of
 
-MACHINE = Machine(flops_per_second=100.0, bytes_per_second=10.0)
+MACHINE = Machine(flops_per_second=100.0, bytes_per_second=10.0, device="cpu")
 
 
 def test_the_bound_is_the_slower_of_arithmetic_and_memory():
@@ -41,7 +41,7 @@ def test_the_bound_is_the_slower_of_arithmetic_and_memory():
     assert MACHINE.bound_seconds(madds=5, moved_bytes=20) == 20 / 10
     assert MACHINE.ridge == 10
     with pytest.raises(ValueError, match="bytes_per_second: got 0, legal: above 0"):
-        Machine(flops_per_second=1.0, bytes_per_second=0)
+        Machine(flops_per_second=1.0, bytes_per_second=0, device="cpu")
 
 
 def test_the_work_of_a_depthwise_convolution_by_hand():

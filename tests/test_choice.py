@@ -258,7 +258,7 @@ def made(times, device):
             comparisons.append(Comparison(label="", madds=1, moved_bytes=1, timings=timings))
     result = BenchmarkResult(
         suite="depthwise",
-        machine=Machine(flops_per_second=1.0, bytes_per_second=1.0),
+        machine=Machine(flops_per_second=1.0, bytes_per_second=1.0, device="cpu"),
         environment={"jax": "0.7.2"},
         comparisons=tuple(comparisons),
     )

@@ -71,7 +71,7 @@ def test_rates_are_images_over_seconds():
 
     result = BenchmarkResult(
         suite="input",
-        machine=Machine(flops_per_second=1.0, bytes_per_second=1.0),
+        machine=Machine(flops_per_second=1.0, bytes_per_second=1.0, device="cpu"),
         environment={},
         comparisons=(
             comparison("comes in", 100, (0.1, 0.2, 0.05)),

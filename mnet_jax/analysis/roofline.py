@@ -22,7 +22,7 @@ class Machine:
 
     flops_per_second: float
     bytes_per_second: float
-    device: str = "cpu"
+    device: str
 
     def __post_init__(self) -> None:
         for name in ("flops_per_second", "bytes_per_second"):

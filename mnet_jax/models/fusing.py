@@ -1,6 +1,6 @@
 """Batch normalization folded into the convolutions, for inference."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -47,12 +47,13 @@ def fuse(
     epsilon = model.spec.dialect.norm_epsilon
     packed = ops.reads_panels(model.dtype, model.lowering)
     for layer in walk(model.spec, REFERENCE_RESOLUTION):
-        kernel = f"{layer.name}/conv/kernel" if layer.normalized else f"{layer.name}/kernel"
         if layer.normalized:
             _fold(params, statistics, layer.name, epsilon)
-        mixes = layer.kind == "pointwise" or layer.name.startswith("head/")
-        if packed and mixes and kernel in params:
-            params[kernel.replace("kernel", "panels")] = ops.pack(params.pop(kernel))
+        # The dense layers of a squeeze-and-excitation are too small for it.
+        if packed and (layer.kind == "pointwise" or layer.name.startswith("head/")):
+            place = f"{layer.name}/conv" if layer.normalized else layer.name
+            _require_names([f"{place}/kernel"], params)
+            params[f"{place}/panels"] = ops.pack(params.pop(f"{place}/kernel"))
     folded = model.clone(folded=True, packed=packed)
 
     def infer(params: Params, images: jax.Array) -> jax.Array:
@@ -69,9 +70,13 @@ def _fold(
     """Moves a layer's normalization into its kernel, but for what stays as its bias."""
     kernel, scale, bias = (f"{layer}/{part}" for part in ("conv/kernel", "norm/scale", "norm/bias"))
     mean, var = f"{layer}/norm/mean", f"{layer}/norm/var"
-    lacking = [n for n in (kernel, scale, bias) if n not in params]
-    lacking += [n for n in (mean, var) if n not in statistics]
-    require(not lacking, "variables", f"none called {lacking and lacking[0]}", "the model's")
+    _require_names([kernel, scale, bias], params)
+    _require_names([mean, var], statistics)
     rate = params.pop(scale) * jax.lax.rsqrt(statistics[var] + epsilon)
     params[kernel] = params[kernel] * rate  # channels out are the last axis of every kernel
     params[bias] = jnp.asarray(params[bias] - statistics[mean] * rate)
+
+
+def _require_names(names: Iterable[str], variables: Mapping[str, Any]) -> None:
+    for name in names:
+        require(name in variables, "variables", f"none called {name}", "the model's")

@@ -67,6 +67,16 @@ class DepthwiseConv(nn.Module):
         )
 
 
+def _mixing(module: "PointwiseConv | Dense", inputs: int, *, packed: bool) -> Array:
+    """The parameter `kernel` [inputs, outputs] of a module, or in its place `panels`."""
+
+    def initial(key: Array) -> Array:
+        kernel = module.kernel_init(key, (inputs, module.outputs), jnp.float32)
+        return ops.pack(kernel) if packed else kernel
+
+    return module.param("panels" if packed else "kernel", initial)
+
+
 class PointwiseConv(nn.Module):
     """A 1x1 convolution without bias, as a matrix product: [..., c] to [..., outputs].
 
@@ -93,14 +103,9 @@ class PointwiseConv(nn.Module):
         self, x: Pending, *, statistics: bool = False, finish: Finish | None = None
     ) -> Convolved:
         """The same of a pending map, with statistics of what comes out, or something done to it."""
-
-        def initial(key: Array) -> Array:
-            kernel = self.kernel_init(key, (x.x.shape[-1], self.outputs), jnp.float32)
-            return ops.pack(kernel) if self.packed else kernel
-
         return ops.pointwise(
             x,
-            self.param("panels" if self.packed else "kernel", initial),
+            _mixing(self, x.x.shape[-1], packed=self.packed),
             lowering=self.lowering,
             statistics=statistics,
             finish=finish,
@@ -260,14 +265,9 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        dtype, packed = self.setting.dtype, self.setting.packed
-
-        def initial(key: Array) -> Array:
-            kernel = self.kernel_init(key, (x.shape[-1], self.outputs), jnp.float32)
-            return ops.pack(kernel) if packed else kernel
-
+        dtype = self.setting.dtype
         x = x.astype(dtype)
-        kernel = self.param("panels" if packed else "kernel", initial)
+        kernel = _mixing(self, x.shape[-1], packed=self.setting.packed)
         bias = self.param("bias", nn.initializers.zeros, (self.outputs,), jnp.float32)
         if self.setting.folded:
             finish = Finish(bias=bias, activation=self.activation)

@@ -14,7 +14,7 @@ from mnet_jax.config import Lowering
 from mnet_jax.ops import native, panels
 from mnet_jax.ops.convolution import depthwise, pointwise, uses_native
 from mnet_jax.ops.depthwise import geometry_of
-from mnet_jax.ops.layer import Inverted, Layer
+from mnet_jax.ops.layer import Inverted, Layer, Operands
 from mnet_jax.ops.pending import Finish, Pending
 from mnet_jax.validation import require
 
@@ -123,15 +123,21 @@ def _at_once(
     else:
         require(inputs == expanded, "x", x.shape, f"[b, h, w, {expanded}], as the kernel is")
     panels.require_fit(project.kernel, expanded, project.finish.bias.shape[0])
-    for layer in (expand, filtering):
-        bias = (expanded,) if layer is None else layer.finish.bias.shape
+    for layer in filter(None, (expand, filtering)):
+        bias = layer.finish.bias.shape
         require(bias == (expanded,), "bias", bias, f"[{expanded}]")
     nothing = jnp.zeros(0, x.dtype)
     # A shortcut goes past the activation of a bottleneck that has one, where it is added later.
-    inside = skip if block.activations[2] == "linear" else None
-    widen = (expand.kernel, expand.finish.bias) if expand else (nothing, nothing)
-    y = native.invert(
-        block, x, *widen, filtering.kernel, filtering.finish.bias,
-        project.kernel, project.finish.bias, nothing if inside is None else inside,
-    )  # fmt: skip
-    return y if skip is inside else y + skip
+    inside = block.activations[2] == "linear"
+    operands = Operands(
+        x=x,
+        expand=expand.kernel if expand else nothing,
+        expand_bias=expand.finish.bias if expand else nothing,
+        kernel=filtering.kernel,
+        bias=filtering.finish.bias,
+        project=project.kernel,
+        project_bias=project.finish.bias,
+        skip=skip if skip is not None and inside else nothing,
+    )
+    y = native.invert(block, operands)
+    return y if skip is None or inside else y + skip

@@ -1,6 +1,5 @@
 """A layer composed of what JAX can differentiate: what faster ways must equal."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +10,6 @@ from jax import lax
 from mnet_jax.architectures.spec import Activation
 from mnet_jax.config import Lowering
 from mnet_jax.ops import panels
-from mnet_jax.ops.activations import activate
 from mnet_jax.ops.depthwise import convolve_depthwise
 from mnet_jax.ops.pending import Finish, Pending
 from mnet_jax.ops.shifted import Geometry
@@ -98,28 +96,39 @@ class Inverted:
     portable: bool
 
 
-def inverted(
-    block: Inverted,
-    x: Array,
-    expand: Array,
-    expand_bias: Array,
-    kernel: Array,
-    bias: Array,
-    project: Array,
-    project_bias: Array,
-    skip: Array,
-) -> Array:
-    """The same block layer by layer; expansion and skip are empty where there is none."""
+class Operands(NamedTuple):
+    """What an inverted residual is computed of; what there is not is empty.
+
+    Attributes:
+      x: [b, h, w, c].
+      expand: pointwise kernel [c, e] or its panels; empty where x is expanded already.
+      expand_bias: [e]; empty likewise.
+      kernel: depthwise, [k, k, e].
+      bias: [e].
+      project: pointwise kernel [e, n] or its panels.
+      project_bias: [n].
+      skip: [b, h', w', n], added to what is projected, which nothing activates then; or empty.
+    """
+
+    x: Array
+    expand: Array
+    expand_bias: Array
+    kernel: Array
+    bias: Array
+    project: Array
+    project_bias: Array
+    skip: Array
+
+
+def inverted(block: Inverted, of: Operands) -> Array:
+    """The block [b, h', w', n], layer by layer."""
     widen, between, narrow = (
         Layer(activation, geometry, statistics=False, portable=block.portable)
         for activation, geometry in zip(
             block.activations, (None, block.geometry, None), strict=True
         )
     )
-    if expand.size:
-        x = finished(widen, x, expand, expand_bias)
-    x = finished(between, x, kernel, bias)
-    if not skip.size:
-        return finished(narrow, x, project, project_bias)
-    y = finished(dataclasses.replace(narrow, activation="linear"), x, project, project_bias)
-    return activate(y + skip, narrow.activation)
+    x = finished(widen, of.x, of.expand, of.expand_bias) if of.expand.size else of.x
+    x = finished(between, x, of.kernel, of.bias)
+    y = finished(narrow, x, of.project, of.project_bias)
+    return y + of.skip if of.skip.size else y

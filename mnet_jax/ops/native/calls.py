@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mnet_jax.architectures.spec import Activation
+from mnet_jax.ops.layer import Operands
 from mnet_jax.ops.shifted import Geometry
 
 Array = jax.Array
@@ -71,14 +72,7 @@ def finish(
 
 
 def invert(
-    x: Array,
-    expand: Array,
-    expand_bias: Array,
-    kernel: Array,
-    bias: Array,
-    project: Array,
-    project_bias: Array,
-    skip: Array,
+    operands: Operands,
     *,
     activations: tuple[Activation, Activation, Activation],
     geometry: Geometry,
@@ -86,32 +80,19 @@ def invert(
     """Expansion, depthwise convolution and projection, each with a bias and an activation.
 
     Args:
-      x: float32 [b, h, w, c].
-      expand: panels of [c, e], as `panels.pack` makes them; empty where x is expanded already.
-      expand_bias: [e]; empty likewise.
-      kernel: depthwise, [k, k, e].
-      bias: [e].
-      project: panels of [e, n].
-      project_bias: [n].
-      skip: [b, h', w', n], added before the last activation; empty where nothing is.
+      operands: float32; the pointwise kernels are panels, as `panels.pack` makes them.
       activations: of the three.
       geometry: of the depthwise convolution, one that `supports`.
 
     Returns:
       [b, h', w', n].
     """
-    shape = (x.shape[0], *(axis.output for axis in geometry), project_bias.shape[0])
-    call = jax.ffi.ffi_call("mnet_inverted_forward", _f32(*shape), vmap_method="sequential")
+    images, outputs = operands.x.shape[0], operands.project_bias.shape[0]
+    shape = _f32(images, *(axis.output for axis in geometry), outputs)
+    call = jax.ffi.ffi_call("mnet_inverted_forward", shape, vmap_method="sequential")
     widen, between, narrow = activations
     return call(
-        x,
-        expand,
-        expand_bias,
-        kernel,
-        bias,
-        project,
-        project_bias,
-        skip,
+        *operands,
         expand_act=np.int64(_ACTIVATIONS[widen]),
         project_act=np.int64(_ACTIVATIONS[narrow]),
         **_attributes(between, geometry),

@@ -1,6 +1,7 @@
 """A layer by the kernels, with its first and second derivatives."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from jax import lax
 from jax.custom_derivatives import CustomVJPPrimal as Primal
 from jax.custom_derivatives import SymbolicZero
 
-from mnet_jax.ops.layer import Inverted, Layer, composed, finished, inverted
+from mnet_jax.ops.layer import Inverted, Layer, Operands, composed, finished, inverted
 from mnet_jax.ops.native import calls
 
 Array = jax.Array
@@ -119,47 +120,40 @@ def _gradients_backward(
 _gradients.defvjp(_gradients_forward, _gradients_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _for_inference(
+    kernel: Callable[..., Array], composition: Callable[..., Array]
+) -> Callable[..., Array]:
+    """A kernel of (what is static, arrays) as a function with gradients.
+
+    They are the composition's, as inference is not where gradients are asked for often.
+    """
+
+    @partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def compute(static: Any, *arrays: Any) -> Array:
+        natively = partial(kernel, static)
+        if not static.portable:
+            return natively(*arrays)
+        composed = partial(composition, static)
+        return lax.platform_dependent(*arrays, cpu=natively, default=composed)
+
+    def forward(static: Any, *arrays: Any) -> tuple[Array, tuple[Any, ...]]:
+        return compute(static, *arrays), arrays
+
+    def backward(static: Any, arrays: tuple[Any, ...], gradient: Array) -> tuple[Any, ...]:
+        return jax.vjp(partial(composition, static), *arrays)[1](gradient)
+
+    compute.defvjp(forward, backward)
+    return jax.jit(compute, static_argnums=0)
+
+
 def _finish(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
-    compute = partial(calls.finish, activation=layer.activation, geometry=layer.geometry)
-    if not layer.portable:
-        return compute(x, kernel, bias)
-    return lax.platform_dependent(x, kernel, bias, cpu=compute, default=partial(finished, layer))
+    activation, geometry = layer.activation, layer.geometry
+    return calls.finish(x, kernel, bias, activation=activation, geometry=geometry)
 
 
-def _finish_forward(layer: Layer, *arguments: Array) -> tuple[Array, tuple[Array, ...]]:
-    return _finish(layer, *arguments), arguments
+def _invert(block: Inverted, operands: Operands) -> Array:
+    return calls.invert(operands, activations=block.activations, geometry=block.geometry)
 
 
-def _finish_backward(
-    layer: Layer, arguments: tuple[Array, ...], gradient: Array
-) -> tuple[Array, ...]:
-    """By way of the composition, as inference is not where gradients are asked for often."""
-    return jax.vjp(partial(finished, layer), *arguments)[1](gradient)
-
-
-_finish.defvjp(_finish_forward, _finish_backward)
-finish = jax.jit(_finish, static_argnums=0)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _invert(block: Inverted, *arguments: Array) -> Array:
-    compute = partial(calls.invert, activations=block.activations, geometry=block.geometry)
-    if not block.portable:
-        return compute(*arguments)
-    return lax.platform_dependent(*arguments, cpu=compute, default=partial(inverted, block))
-
-
-def _invert_forward(block: Inverted, *arguments: Array) -> tuple[Array, tuple[Array, ...]]:
-    return _invert(block, *arguments), arguments
-
-
-def _invert_backward(
-    block: Inverted, arguments: tuple[Array, ...], gradient: Array
-) -> tuple[Array, ...]:
-    """As `_finish_backward`."""
-    return jax.vjp(partial(inverted, block), *arguments)[1](gradient)
-
-
-_invert.defvjp(_invert_forward, _invert_backward)
-invert = jax.jit(_invert, static_argnums=0)
+finish = _for_inference(_finish, finished)
+invert = _for_inference(_invert, inverted)

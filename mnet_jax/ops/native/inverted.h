@@ -19,8 +19,7 @@
 namespace mnet {
 
 constexpr int64_t kPixels = 56;  // that are projected at a time: they share the reading of the kernel
-
-constexpr int64_t kRowsOfPart = 7;  // at least, where there are as many for each of two threads
+constexpr int64_t kRowsOfPart = 7;  // at least, where each thread has as many
 
 // after(z w + bias + skip) with the kernel w in blocks.
 template <int64_t after>
@@ -72,7 +71,8 @@ void InvertedForward(xla::ffi::ThreadPool& pool, Window w, int64_t inputs, int64
   int64_t wide = w.wide(), units = w.images * w.out_rows, pixels = w.out_columns;
   int64_t together = std::clamp<int64_t>(kPixels / pixels, 1, w.out_rows);
   // Each part makes some rows that the one before it made too, so it is to have more of its own.
-  int64_t parts = PartsFor(pool, units, std::clamp<int64_t>(units / (2 * kRowsOfPart), 1, 4));
+  int64_t rows = units / std::max<int64_t>(pool.num_threads(), 1);  // of a thread
+  int64_t parts = PartsFor(pool, units, std::clamp<int64_t>(rows / kRowsOfPart, 1, 4));
   Scratch taps(size * size * wide);
   PackTaps(kernel, size * size, w.channels, wide, taps.get());
   Finish<act> finish{bias, w.channels};

@@ -10,16 +10,11 @@ from flax import linen as nn
 from jax import lax
 from small_networks import compiled_or_not, images_of, random_variables, run
 
-from mnet_jax import architectures, models
+from mnet_jax import models
 from mnet_jax.architectures.dialects import dialect_of
-from mnet_jax.models.network import Hidden
 from mnet_jax.ops import activate, relu6
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
-hidden_layers = pytest.mark.parametrize(
-    ("normalized", "activation"),
-    [(False, "hard_swish"), (False, "relu"), (True, "relu"), (True, "hard_swish")],
-)
 
 
 @compiled_or_not
@@ -85,33 +80,36 @@ def test_squeeze_excite_is_its_two_dense_layers_and_a_gate(compiled):
 
 
 @compiled_or_not
-@hidden_layers
-def test_hidden_layer_has_a_bias_or_a_normalization(normalized, activation, compiled):
+@pytest.mark.parametrize("activation", ["linear", "relu", "hard_swish"])
+def test_dense_layer_has_a_bias_and_an_activation(activation, compiled):
     x = images_of(5, 12)
-    dialect = dialect_of("mobilenet_v4" if normalized else "mobilenet_v3", "timm")
-    spec = architectures.Hidden(channels=9, activation=activation, normalized=normalized)
-    layer = Hidden(spec, models.Setting(dialect=dialect))
+    layer = models.Dense(9, activation=activation)
+    variables = random_variables(layer, x)
+    expected = ACTIVATIONS[activation](dense(x, variables["params"]))
+    ours = run(compiled, layer.apply, variables, x)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+@compiled_or_not
+@pytest.mark.parametrize("activation", ["relu", "hard_swish"])
+def test_pointwise_layer_takes_images_that_are_pooled(activation, compiled):
+    x = images_of(5, 12)
+    dialect = dialect_of("mobilenet_v4", "timm")
+    layer = models.ConvNorm(9, activation=activation, setting=models.Setting(dialect=dialect))
     variables = random_variables(layer, x, train=False)
-    if normalized:
-        assert variables["params"].keys() == {"conv", "norm"}
-        expected = conv_norm(x, variables, "", dialect, activation=activation)
-    else:
-        assert variables.keys() == {"params"}
-        expected = ACTIVATIONS[activation](dense(x, variables["params"]))
+    expected = conv_norm(x, variables, "", dialect, activation=activation)
     ours = run(compiled, lambda v, x: layer.apply(v, x, train=False), variables, x)
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
-@hidden_layers
-def test_hidden_layer_has_a_gradient_in_training_too(normalized, activation):
-    spec = architectures.Hidden(channels=9, activation=activation, normalized=normalized)
-    layer = Hidden(spec, models.Setting())
+@pytest.mark.parametrize("layer", [models.Dense(9), models.ConvNorm(9)])
+def test_layer_of_pooled_images_has_a_gradient_in_training_too(layer):
+    mode = {"train": True} if isinstance(layer, models.ConvNorm) else {}
     x = images_of(8, 12)
-    variables = random_variables(layer, x, train=False)
+    variables = random_variables(layer, x, **mode)
 
     def loss(params, x):
-        state = variables | {"params": params}
-        y, _ = layer.apply(state, x, train=True, mutable=["batch_stats"])
+        y, _ = layer.apply(variables | {"params": params}, x, **mode, mutable=["batch_stats"])
         return jnp.sin(y).sum()
 
     gradients = jax.jit(jax.grad(loss, (0, 1)))(variables["params"], x)

@@ -21,7 +21,14 @@ from mnet_jax.models.factories import (
 )
 from mnet_jax.models.fusing import fuse
 from mnet_jax.models.intermediates import Place, places
-from mnet_jax.models.layers import ConvNorm, DepthwiseConv, FullConv, PointwiseConv, SqueezeExcite
+from mnet_jax.models.layers import (
+    ConvNorm,
+    Dense,
+    DepthwiseConv,
+    FullConv,
+    PointwiseConv,
+    SqueezeExcite,
+)
 from mnet_jax.models.network import MobileNet
 from mnet_jax.models.normalization import Setting
 from mnet_jax.models.saved import (
@@ -39,6 +46,7 @@ from mnet_jax.models.saved import (
 __all__ = [
     "FILE_NAME",
     "ConvNorm",
+    "Dense",
     "DepthwiseConv",
     "DepthwiseSeparable",
     "FullConv",

@@ -186,6 +186,8 @@ def convolve_normed(
 class ConvNorm(nn.Module):
     """A convolution, batch normalization and an activation: [b, h, w, c] to [b, h', w', outputs].
 
+    A pointwise one takes [..., c], such as images that are pooled.
+
     Attributes:
       outputs: channels out; None filters every channel by itself (depthwise).
       kernel: side of the window.
@@ -259,7 +261,7 @@ class Dense(nn.Module):
     """
 
     outputs: int
-    kernel_init: KernelInit
+    kernel_init: KernelInit = kernel_init("truncated_normal_0.09", "dense")
     activation: Activation = "linear"
     setting: Setting = Setting()
 

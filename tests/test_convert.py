@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
+from small_networks import random_variables
 
 from experiments import convert, planning
 from experiments.arguments import parse
@@ -54,31 +55,28 @@ def test_imagenets_scaling_gives_each_channel_its_own_mean_and_deviation():
     )
 
 
-def random_variables(model):
+def variables_of_images(model):
     """Random parameters, with the statistics of random images, so that logits tell images apart."""
     images = np.random.default_rng(2).normal(size=(16, 32, 32, 3)).astype(np.float32)
     dialect = dataclasses.replace(model.spec.dialect, norm_momentum=0.0)
     forgetful = models.MobileNet(spec=dataclasses.replace(model.spec, dialect=dialect))
+    start = random_variables(forgetful, images, train=False)
 
     @jax.jit
-    def make(key):
-        start = forgetful.init(key, images, train=False)
-        _, seen = forgetful.apply(
-            start, images, train=True, mutable=["batch_stats"], rngs={"dropout": key}
-        )
-        return {"params": start["params"], "batch_stats": seen["batch_stats"]}
+    def statistics(variables):
+        dropout = {"dropout": jax.random.key(0)}
+        return forgetful.apply(
+            variables, images, train=True, mutable=["batch_stats"], rngs=dropout
+        )[1]
 
-    variables = make(jax.random.key(0))
-    kernel = variables["params"]["head"]["classifier"]["kernel"]
-    variables["params"]["head"]["classifier"]["kernel"] = 10 * kernel
-    return variables
+    return {**start, **statistics(start)}
 
 
 @pytest.fixture(scope="module")
 def theirs():
     """A model of torchvision's dialect and its variables."""
     model = models.mobilenet_v2(width=0.25, num_classes=3, dialect="torchvision")
-    return model, random_variables(model)
+    return model, variables_of_images(model)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from depthwise_taps import needs_compiler
+from small_networks import random_variables
 
 from mnet_jax import models, ops
 from mnet_jax.ops import native
@@ -347,10 +348,10 @@ NETWORKS = (
 def test_networks_train_and_infer_as_with_other_lowerings(network):
     images = jax.random.normal(jax.random.key(0), (8, 64, 64, 3))
     labels = jnp.arange(8)
+    variables = random_variables(network(num_classes=10), images, train=False)
 
     def results(lowering):
         model = network(num_classes=10, lowering=lowering, dropout=0.0)
-        variables = jax.jit(partial(model.init, train=False))(jax.random.key(1), images)
 
         @jax.jit
         def step(variables):

@@ -17,7 +17,7 @@ from mnet_jax.architectures import (
     mobilenet_v2,
     transforms,
 )
-from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
+from mnet_jax.config import DataConfig, Pretrained, RunConfig, TrainingConfig
 
 BASES = {
     name: RunConfig(spec=factory(num_classes=10), seed=7) for name, factory in FACTORIES.items()
@@ -104,6 +104,7 @@ LEGAL = {  # axis: (networks that it suits, values)
     "accumulate": (ALL, (1, 4)),
     "norm_groups": (ALL, (1, 8)),
     "remat": (ALL, ("none", "blocks")),
+    "initial_weights": (ALL, ("random",)),
 }
 MORE_DIALECTS = {  # that not every network has
     "slim": ALL[:4],
@@ -264,6 +265,13 @@ def test_the_order_of_naming_does_not_matter(names):
     values = {"width": 0.35, "expansion": 3, "bottleneck": "relu6"}
     changed = with_values(V2, {name: values[name] for name in names})
     assert changed.spec == mobilenet_v2(num_classes=10, **values)
+
+
+def test_a_run_from_weights_can_start_at_random():
+    tuned = replace(V2, pretrained=Pretrained(path="runs/mine", sha256="0" * 64))
+    both = grid(tuned, {"initial_weights": ["pretrained", "random"]})
+    assert both == [tuned, V2]
+    assert [labels(c)["initial_weights"] for c in both] == ["pretrained", "random"]
 
 
 def test_v1s_axes_together_are_the_factorys_options():
@@ -451,6 +459,7 @@ def test_the_grid_has_no_duplicates():
         (V1, {"shortcut": "none"}, "shortcut", "legal: V2, V3, V4"),
         (V2, {"convolution": "full"}, "convolution", "legal: mobilenet_v1"),
         (V2, {"depth": "shallow"}, "depth", "legal: mobilenet_v1"),
+        (V2, {"initial_weights": "pretrained"}, "initial_weights", "'pretrained', legal: random,"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -499,7 +508,7 @@ def test_labels_are_what_a_table_shows():
         "weight_decay": "4e-05",
         "decay_depthwise": "True", "frozen": "0", "depth_decay": "1", "precision": "float32",
         "parallel": "jit", "lowering": "auto", "on_divergence": "halt", "spike_factor": "0",
-        "accumulate": "1", "norm_groups": "1", "remat": "none",
+        "accumulate": "1", "norm_groups": "1", "remat": "none", "initial_weights": "random",
     }  # fmt: skip
     assert [labels(V1)[name] for name in ("expansion", "bottleneck", "shortcut")] == [ABSENT] * 3
     assert [labels(V1)[name] for name in ("convolution", "depth")] == ["depthwise", "full"]

@@ -26,7 +26,7 @@ from mnet_jax.ablation import rendering
 from mnet_jax.ablation.report import summarize
 from mnet_jax.ablation.store import failure
 from mnet_jax.architectures import mobilenet_v1
-from mnet_jax.config import RunConfig, TrainingConfig
+from mnet_jax.config import Pretrained, RunConfig, TrainingConfig
 
 
 def test_rows_against_scipy():
@@ -85,6 +85,13 @@ def test_columns_are_what_varies_and_what_was_named():
 def test_an_axis_that_no_label_has():
     with pytest.raises(ValueError, match=r"^axis: got 'colour', legal: model, bottleneck, width$"):
         summary_of(make_arm(LINEAR), named_axes=("colour",))
+
+
+def test_the_recipe_says_where_every_arm_starts():
+    tuned = replace(make_config(), pretrained=Pretrained(path="runs/mine", sha256="0" * 64))
+    alone, both = [make_trial(tuned, 0.9)], [make_trial(tuned, 0.9), *make_arm((0.8, 0.7))]
+    assert summary_of(alone).recipe == "digits, from runs/mine"
+    assert summary_of(both).recipe == "digits, from runs/mine or random weights"
 
 
 def test_axes_that_some_networks_lack():

@@ -69,7 +69,7 @@ def summarize(
         arms=arms,
         columns=columns,
         common={axis: arms[0].labels[axis] for axis in axes if axis not in columns},
-        recipe=_recipe(requested[0]) if requested else "",
+        recipe=_recipe(requested) if requested else "",
         note=None if reference else _no_reference(labels_of(anchor) if anchor else None, columns),
         method=method,
         family=count_comparisons(values, reference, method),
@@ -104,10 +104,10 @@ def _columns(arms: Sequence[Arm], axes: Sequence[str], named: Sequence[str]) -> 
     return tuple(dict.fromkeys([*named, *varying]))
 
 
-def _recipe(config: RunConfig) -> str:
-    """What no axis varies of a config, and so all arms share."""
-    start = config.pretrained.path if config.pretrained else "random weights"
-    return f"{config.data.name}, from {start}"
+def _recipe(configs: Sequence[RunConfig]) -> str:
+    """The data that all arms share, and the weights that they start from."""
+    starts = [c.pretrained.path if c.pretrained else "random weights" for c in configs]
+    return f"{configs[0].data.name}, from {' or '.join(dict.fromkeys(starts))}"
 
 
 def _no_reference(anchor: Mapping[str, str] | None, columns: Sequence[str]) -> str:

@@ -1,21 +1,24 @@
 """Axes: what a sweep can vary. Each is a function on a run's config, the same for every model.
 
 `factory` has those that compute the network anew, `blocks` those that map it, and `fields` finds
-the rest in the config's dataclasses. `grid` crosses them.
+nearly all others in the config's dataclasses. `grid` crosses them.
 """
 
 import dataclasses
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from mnet_jax.ablation.axes.axis import ABSENT, Axis, text
 from mnet_jax.ablation.axes.blocks import BLOCK_AXES
 from mnet_jax.ablation.axes.factory import FACTORY_AXES
 from mnet_jax.ablation.axes.fields import field_axes
 from mnet_jax.config import RunConfig
+from mnet_jax.validation import require
 
 __all__ = ["ABSENT", "ARCHITECTURE_AXES", "AXES", "Axis", "grid", "labels", "with_values"]
+
+InitialWeights = Literal["random", "pretrained"]
 
 
 def _with_epochs(config: RunConfig, epochs: int) -> RunConfig:
@@ -25,6 +28,22 @@ def _with_epochs(config: RunConfig, epochs: int) -> RunConfig:
     return dataclasses.replace(config, training=training)
 
 
+def _with_initial_weights(config: RunConfig, weights: InitialWeights) -> RunConfig:
+    """A run that starts at random, or where the config's weights are."""
+    if weights == "random":
+        return dataclasses.replace(config, pretrained=None)
+    given = config.pretrained is not None
+    require(given, "initial_weights", weights, "random, as no pretrained weights are given")
+    return config
+
+
+INITIAL_WEIGHTS = Axis(
+    name="initial_weights",
+    values=InitialWeights,
+    claim="where training starts: at those of --pretrained, or at random (arXiv 1811.08883)",
+    apply=_with_initial_weights,
+    read=lambda config: "pretrained" if config.pretrained else "random",
+)
 ARCHITECTURE_AXES: tuple[Axis, ...] = (*FACTORY_AXES, *BLOCK_AXES)
 # In the order in which they are applied: what computes a network anew comes first.
 AXES: tuple[Axis, ...] = (
@@ -35,6 +54,7 @@ AXES: tuple[Axis, ...] = (
         else axis
         for axis in field_axes([axis.name for axis in ARCHITECTURE_AXES])
     ),
+    INITIAL_WEIGHTS,
 )
 
 

@@ -82,7 +82,7 @@ def _ablate(arguments: Arguments, kept: store.Store, console: Console) -> bool:
         arms=configs,
         seeds=arguments.arm_seeds,
         baseline=_anchor(sweep, configs, store.comparable(known, configs)),
-        axes=sweep.named,
+        axes=sweep.axes,
         preset=arguments.preset,
         interval=arguments.interval,
     )

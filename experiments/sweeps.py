@@ -83,13 +83,13 @@ class Sweep:
       baseline: the arm that the others are compared with, if it is among those shown.
       nearest: the arm of the call that is nearest to it.
       arms: all of the call.
-      named: the axes that it is about.
+      axes: that it is about: the preset's and those with several values, else all that were named.
     """
 
     baseline: RunConfig
     nearest: RunConfig
     arms: tuple[RunConfig, ...]
-    named: tuple[str, ...]
+    axes: tuple[str, ...]
 
 
 def plan(arguments: SweepArguments, given: Named, num_classes: int) -> Sweep:
@@ -118,9 +118,10 @@ def plan(arguments: SweepArguments, given: Named, num_classes: int) -> Sweep:
     ]
     for config in configs:
         require_fit(config)
+    varied = [name for name, values in named.items() if len({*values}) > 1]
     return Sweep(
         baseline=own,
         nearest=axes.with_values(start, {**arguments.arms[0], **nearest}),
         arms=tuple(dict.fromkeys(configs)),
-        named=tuple(dict.fromkeys([*arguments.own_axes, *named])),
+        axes=tuple(dict.fromkeys([*arguments.own_axes, *varied])) or tuple(named),
     )

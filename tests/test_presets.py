@@ -59,7 +59,7 @@ def changed(one, other, path=""):
 @everywhere
 def test_every_claim_is_about_an_arm_that_is_compared(name, scale):
     sweep = plan(f"--preset {name} --scale {scale}")[1]
-    others = [axes.labels(arm, sweep.named) for arm in sweep.arms if arm != sweep.baseline]
+    others = [axes.labels(arm, sweep.axes) for arm in sweep.arms if arm != sweep.baseline]
     claims = PRESETS[name].claims
     assert claims
     judged = [next((c for c in claims if c.is_about(labels)), None) for labels in others]
@@ -210,7 +210,16 @@ def test_flags_take_the_place_of_a_presets_values():
     assert axes.labels(sweep.baseline)["epochs"] == "3"
     assert sweep.nearest == sweep.arms[1]  # six is the preset's baseline
     assert [*arguments.arm_seeds] == [0, 1]
-    assert sweep.named == ("expansion", "epochs")
+    assert sweep.axes == ("expansion",)
+
+
+def test_a_sweep_is_about_what_has_several_values():
+    assert plan("--bottleneck linear relu6 --epochs 5")[1].axes == ("bottleneck",)
+    assert plan("--preset v2-shortcut --optimizer sgd adamw --width 1")[1].axes == (
+        "shortcut",
+        "optimizer",
+    )
+    assert plan("--bottleneck linear --epochs 5 5")[1].axes == ("bottleneck", "epochs")
 
 
 def test_flags_cross_with_a_presets_arms():

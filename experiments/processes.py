@@ -23,11 +23,12 @@ HEARTBEAT_SECONDS = 30
 JOIN_SECONDS = 300
 LEAVE_SECONDS = 60
 GONE = "another process of the run is gone, start all of them again to go on"
-# Where what the runtime and Orbax write about others that are gone begins, and where any message.
+# Where what the runtime and Orbax write about others that are gone begins, and where any message;
+# an error of a remote call goes on in lines of its own, one of which begins with "RPC:".
 _NOISE = re.compile(
     r"coordination_service|preemption_sync_manager|^\[Gloo\]|^ERROR:absl:\[process=\d+\] Failed"
 )
-_MESSAGE = re.compile(r"[IWEF]\d{4} |[A-Z]+:|experiments\.")
+_MESSAGE = re.compile(r"[IWEF]\d{4} |(DEBUG|INFO|WARNING|ERROR|CRITICAL|FATAL):|experiments\.")
 _ABORT = "Terminating process because the JAX distributed service detected fatal errors"
 _LOST = re.compile(r"Gloo|CoordinationService|coordination service|UNAVAILABLE|DEADLINE_EXCEEDED")
 

@@ -226,6 +226,8 @@ Traceback (most recent call last):
 E1127 00:52:32.711300 17653 coordination_service_agent.cc:289] Polled an error
 whose explanation goes on:
 1
+ERROR:absl:[process=1] Failed to wait at a barrier: ABORTED: Barrier failed
+RPC: /xla.coordination.CoordinationService/Barrier [type.googleapis.com/tensorflow.BarrierError='']
 F1127 00:52:32.711309 17653 client.h:80] Terminating process because the JAX distributed \
 service detected fatal errors. This most likely indicates that another task died
 *** Check failure stack trace: ***

@@ -37,6 +37,7 @@ Recipe = Callable[[int], RunConfig]  # of the number of classes
 # Short recipes: the papers' BatchNorm momentum needs tens of thousands of steps, these take
 # hundreds to thousands.
 SHORT_NORM_MOMENTUM = 0.9
+CLOTHES = DataConfig(name="fashion_mnist", resolution=28, batch_size=128, augmentation="shift_flip")
 PHOTOGRAPHS = DataConfig(
     name="imagenet2012",
     resolution=224,
@@ -65,7 +66,7 @@ def v2_digits(num_classes: int = 10) -> RunConfig:
     Target: none; README's table has what it reaches.
     """
     return RunConfig(
-        spec=_small(num_classes, input_stride=1),
+        spec=_small(num_classes, width=0.5, input_stride=1),
         data=DataConfig(name="digits", resolution=16, batch_size=32, augmentation="shift"),
         training=TrainingConfig(
             epochs=20, optimizer=Sgd(), learning_rate=0.03, schedule=Cosine(), ema_decay=0.98
@@ -83,12 +84,29 @@ def v2_fashion_mnist(num_classes: int = 10) -> RunConfig:
     Target: none; it is where ablations start.
     """
     return RunConfig(
-        spec=_small(num_classes, input_stride=2),
-        data=DataConfig(
-            name="fashion_mnist", resolution=28, batch_size=128, augmentation="shift_flip"
-        ),
+        spec=_small(num_classes, width=0.5, input_stride=2),
+        data=CLOTHES,
         training=TrainingConfig(epochs=2, optimizer=Sgd(), learning_rate=0.1, schedule=Cosine()),
     )
+
+
+def v2_fashion_mnist_long(num_classes: int = 10) -> RunConfig:
+    """MobileNet V2 at three quarters of the width on Fashion-MNIST, as well as two cores do it.
+
+    Source: ours, for two hours at the most. Rate, decay and Nesterov's momentum are what residual
+    networks have on images of this size (arXiv 1605.07146, section 3); images grow from 16 pixels
+    to 28 (arXiv 2104.00298), and a quarter of them loses a box (arXiv 1708.04896).
+    Cost: 1.7e14 multiply-adds.
+    Target: 94.5 % of the test images.
+    """
+    return RunConfig(
+        spec=_small(num_classes, width=0.75, input_stride=1),
+        data=replace(CLOTHES, start_resolution=16, validation_fraction=0.02, erasing=0.25),
+        training=TrainingConfig(
+            epochs=32, optimizer=Sgd(nesterov=True), learning_rate=0.1, schedule=Cosine(),
+            weight_decay=5e-4, ema_decay=0.999,
+        ),
+    )  # fmt: skip
 
 
 def v1_imagenet(num_classes: int = 1000) -> RunConfig:
@@ -244,10 +262,10 @@ def v4_conv_small_imagenet(num_classes: int = 1000) -> RunConfig:
     )  # fmt: skip
 
 
-def _small(num_classes: int, input_stride: int) -> NetworkSpec:
+def _small(num_classes: int, *, width: float, input_stride: int) -> NetworkSpec:
     """MobileNet V2 for small images and short recipes."""
     return mobilenet_v2(
-        width=0.5,
+        width=width,
         num_classes=num_classes,
         norm_momentum=SHORT_NORM_MOMENTUM,
         input_stride=input_stride,  # type: ignore[arg-type]
@@ -278,6 +296,7 @@ def _model_garden(spec: NetworkSpec, factor: float) -> RunConfig:
 _ALL: tuple[Recipe, ...] = (
     v2_digits,
     v2_fashion_mnist,
+    v2_fashion_mnist_long,
     v1_imagenet,
     v1_imagenet_model_garden,
     v2_imagenet,

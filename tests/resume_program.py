@@ -157,18 +157,16 @@ def forgetting(piece):
     """A restore that loses a piece of the checkpoint."""
     restore = Checkpoints.restore
 
-    def forgetful(self, like, batches):
+    def forgetful(self, first, batches):
         start = batches.get_state()
-        restored = restore(self, like, batches)
-        if restored is None:
-            return None
+        restored = restore(self, first, batches)
         if piece == "data":
             batches.set_state(start)
             return restored
         if piece == "losses":
             lost = (0.0,) * restored.begun.steps
             return restored._replace(begun=dataclasses.replace(restored.begun, losses=lost))
-        return restored._replace(state=restored.state.replace(**{piece: getattr(like, piece)}))
+        return restored._replace(state=restored.state.replace(**{piece: getattr(first, piece)}))
 
     return forgetful
 

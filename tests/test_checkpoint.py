@@ -56,7 +56,8 @@ def saved(tmp_path, batches):
 
 def test_an_empty_directory_has_nothing_to_restore(tmp_path, batches):
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        assert checkpoints.restore(state_of(CONFIG.spec), batches) is None
+        first = state_of(CONFIG.spec)
+        assert checkpoints.restore(first, batches) == (first, (), 0.0, Begun())
 
 
 def test_what_was_saved_comes_back(saved, batches):

@@ -14,7 +14,13 @@ ROOMS = (  # from the top; a module may import from its own row and from those b
     ("experiments",),
     ("mnet_jax.pictures",),
     ("mnet_jax.ablation", "mnet_jax.benchmark"),
-    ("mnet_jax.inference", "mnet_jax.pretrained", "mnet_jax.preview", "mnet_jax.run"),
+    (
+        "mnet_jax.inference",
+        "mnet_jax.keeping",
+        "mnet_jax.pretrained",
+        "mnet_jax.preview",
+        "mnet_jax.run",
+    ),
     ("mnet_jax.program",),
     (
         "mnet_jax.training",

@@ -144,13 +144,13 @@ class Checkpoints:
                 ),
             )
 
-    def restore(self, like: TrainState, batches: Iterator[Any]) -> Restored | None:
-        """What was saved last, or None if there is no checkpoint.
+    def restore(self, first: TrainState, batches: Iterator[Any]) -> Restored:
+        """What was saved last, or the run's start if there is no checkpoint.
 
         A damaged checkpoint is set aside, with a warning, and the one before it is taken.
 
         Args:
-          like: a state of the same run, as at its start; it gives shapes and placement.
+          first: the run's first state; it gives shapes and placement.
           batches: a grain iterator as at the start; it is moved to where the saved one stood.
 
         Raises:
@@ -159,7 +159,7 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
-                restored = self._restore(step, like)
+                restored = self._restore(step, first)
                 position = ocp.args.Composite(data=RestorePosition(batches))
                 self._manager.restore(step, args=position)
             except CheckpointError:
@@ -171,14 +171,14 @@ class Checkpoints:
                 return restored
         if steps:
             raise CheckpointError(f"{self._directory}: all its checkpoints are damaged")
-        return None
+        return Restored(first, (), 0.0)
 
-    def go_back(self, step: int, like: TrainState) -> Restored:
+    def go_back(self, step: int, first: TrainState) -> Restored:
         """What was saved at a step, while the data stay where they are; deletes what came later.
 
         Args:
           step: of a checkpoint, or 0 for the run's start.
-          like: the run's first state.
+          first: the run's first state.
 
         Raises:
           CheckpointError: the checkpoint is not there or damaged.
@@ -190,9 +190,9 @@ class Checkpoints:
             if later > step:
                 self._manager.delete(later)
         if not step:
-            return Restored(like, (), 0.0)
+            return Restored(first, (), 0.0)
         try:
-            return self._restore(step, like)
+            return self._restore(step, first)
         except manifest.DamageError as error:
             raise CheckpointError(f"{self._directory}: step {step}: {error}") from error
 

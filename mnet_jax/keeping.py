@@ -1,0 +1,120 @@
+"""What a run leaves in its directory: checkpoints, scalars and a model, while it goes on."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mnet_jax import data, models
+from mnet_jax.config import RunConfig
+from mnet_jax.result import EpochRecord
+from mnet_jax.training.agreement import any_says
+from mnet_jax.training.checkpoint import Checkpoints
+from mnet_jax.training.epoch import Begun
+from mnet_jax.training.loop import History, Keeping, Loop
+from mnet_jax.training.scalars import Scalars
+from mnet_jax.training.step import TrainState
+from mnet_jax.training.stopping import Stop
+
+
+class Timer:
+    """Says when an interval has passed since it last said so, to all processes at once."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._last = time.perf_counter()
+
+    def passed(self) -> bool:
+        """Whether it has; then the next interval begins."""
+        now = time.perf_counter()
+        if not any_says(now - self._last >= self.seconds):
+            return False
+        self._last = now
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeper:
+    """What a run leaves in its directory while it goes on.
+
+    Attributes:
+      loop: that it follows.
+      batches: the data, whose position is saved with the state.
+      begin: makes the state before the first step, by which checkpoints are read.
+      checkpoints, log: where things go.
+      keep_model: keeps the variables that are evaluated.
+      due: whether it is time to save.
+      start: when the run would have begun if it had not been cut off, by `perf_counter`.
+    """
+
+    loop: Loop
+    batches: Any
+    begin: Callable[[], TrainState]
+    checkpoints: Checkpoints
+    log: Scalars
+    keep_model: Callable[[Mapping[str, Any]], None]
+    due: Timer
+    start: float
+
+    def keeping(self, stop: Stop) -> Keeping:
+        """What the loop calls."""
+        return Keeping(
+            on_epoch=self.on_epoch,
+            save=self.save,
+            due=lambda: self.due.seconds > 0 and self.due.passed(),
+            go_back=self.go_back,
+            stop=stop,
+        )
+
+    def save(self, state: TrainState, history: History, begun: Begun) -> None:
+        """Saves the run, within an epoch or behind it."""
+        elapsed, state = time.perf_counter() - self.start, self.loop.placement.get(state)
+        self.checkpoints.save(state, self.batches, history, elapsed, begun)
+
+    def on_epoch(self, state: TrainState, history: History, begun: Begun) -> None:
+        """Writes an epoch's scalars, and if it is time or the last one all the rest."""
+        self.log.write(history[-1].step, _scalars_of(history[-1]))
+        is_over = len(history) == self.loop.epochs
+        if self.due.passed() or is_over or self.loop.guard.on_divergence == "rollback":
+            self.save(state, history, begun)
+            self.keep_model(self.loop.placement.get(state.evaluated))
+
+    def go_back(self, step: int) -> tuple[TrainState, Begun]:
+        """What was saved behind that step, an epoch's last."""
+        found = self.checkpoints.go_back(step, self.begin())
+        return self.loop.placement.put_state(found.state), found.begun
+
+
+def model_keeper(
+    config: RunConfig, dataset: data.Dataset, directory: Path
+) -> Callable[[Mapping[str, Any]], None]:
+    """A function that keeps the evaluated weights as a model that loads by itself."""
+    model = models.MobileNet(spec=config.spec)
+    photographs = dataset.test.shape is None
+    view = models.View(
+        resolution=config.data.resolution, photographs=photographs, scaling=config.data.scaling
+    )
+
+    def keep(variables: Mapping[str, Any]) -> None:
+        if jax.process_index() > 0:
+            return  # the first of several processes keeps it
+        models.save(
+            directory / models.FILE_NAME,
+            model,
+            variables,
+            class_names=dataset.class_names,
+            view=view,
+        )
+
+    return keep
+
+
+def _scalars_of(record: EpochRecord) -> dict[str, float]:
+    names = (
+        "epoch", "learning_rate", "train_loss", "train_accuracy",
+        "validation_loss", "validation_accuracy", "images_per_second", "dead_share",
+    )  # fmt: skip
+    return {name: getattr(record, name) for name in names}

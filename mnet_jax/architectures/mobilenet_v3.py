@@ -130,14 +130,10 @@ def mobilenet_v3(
     require_choice("variant", variant, Variant)
     require_choice("stem", stem, Literal[16, 32])
     require_choice("last_stage", last_stage, LastStage)
-    whole = hard_swish_from is None or (is_whole(hard_swish_from) and hard_swish_from >= 0)
-    require(whole, "hard_swish_from", hard_swish_from, "a number of channels, or 0 for nowhere")
-    require(isinstance(minimalistic, bool), "minimalistic", minimalistic, "True, False")
-    choice = squeeze_excite is None or isinstance(squeeze_excite, bool)
-    require(choice, "squeeze_excite", squeeze_excite, "True, False, None")
-    rows, hidden = _TABLES[variant]
+    _require_options(minimalistic, squeeze_excite, hard_swish_from)
+    table, hidden = _TABLES[variant]
     if hard_swish_from is None:
-        hard_swish_from = 0 if minimalistic else min(row.channels for row in rows if row.swish)
+        hard_swish_from = 0 if minimalistic else min(row.channels for row in table if row.swish)
     if squeeze_excite is None:
         squeeze_excite = not minimalistic
     rows = tuple(
@@ -146,22 +142,19 @@ def mobilenet_v3(
             squeeze=row.squeeze and squeeze_excite,
             swish=0 < hard_swish_from <= row.channels,
         )
-        for row in rows
+        for row in table
     )
     sizing = sizing_of(VERSION, dialect)
     ends: Activation = "hard_swish" if hard_swish_from else "relu"
     first = stem_channels(stem, width, sizing)
+    last = last_channels(hidden, width, sizing)
     blocks = _blocks(rows, first, width, sizing)
     if last_stage == "original":
         blocks.append(_last_block(blocks[-1].outputs, ends))
-        conv = last_channels(hidden, width, sizing)
-    elif sizing.pooled == "ratio":
-        conv = LAST_EXPANSION * blocks[-1].outputs
+        conv, behind = last, None
     else:
-        conv = round_channels(LAST_EXPANSION * rows[-1].channels, width, sizing.rounding)
-    behind = Hidden(
-        channels=last_channels(hidden, width, sizing), activation=ends, normalized=False
-    )
+        conv = _pooled_channels(rows[-1].channels, blocks[-1].outputs, width, sizing)
+        behind = Hidden(channels=last, activation=ends, normalized=False)
     spec = NetworkSpec(
         name=f"mobilenet_v3_{variant}",
         width=float(width),
@@ -170,13 +163,37 @@ def mobilenet_v3(
         blocks=tuple(blocks),
         head=Head(
             conv=ConvNorm(inputs=blocks[-1].outputs, outputs=conv, kernel=1, activation=ends),
-            hidden=behind if last_stage == "efficient" else None,
+            hidden=behind,
             dropout=sizing.dropout if dropout is None else dropout,
             num_classes=num_classes,
         ),
     )
     spec = with_bottleneck(with_input_stride(spec, input_stride), bottleneck)
     return with_shortcut(spec, shortcut)
+
+
+def _require_options(
+    minimalistic: bool, squeeze_excite: bool | None, hard_swish_from: int | None
+) -> None:
+    """Raises ValueError unless what says which rows have what is legal."""
+    whole = hard_swish_from is None or (is_whole(hard_swish_from) and hard_swish_from >= 0)
+    require(whole, "hard_swish_from", hard_swish_from, "a number of channels, or 0 for nowhere")
+    require(isinstance(minimalistic, bool), "minimalistic", minimalistic, "True, False")
+    choice = squeeze_excite is None or isinstance(squeeze_excite, bool)
+    require(choice, "squeeze_excite", squeeze_excite, "True, False, None")
+
+
+def _pooled_channels(row_channels: int, outputs: int, width: float, sizing: Sizing) -> int:
+    """Channels before the pool of the efficient last stage.
+
+    Args:
+      row_channels: of the last row, as the table prints it.
+      outputs: the same at this width.
+      width, sizing: of the network.
+    """
+    if sizing.pooled == "ratio":
+        return LAST_EXPANSION * outputs
+    return round_channels(LAST_EXPANSION * row_channels, width, sizing.rounding)
 
 
 def _blocks(

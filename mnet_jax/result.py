@@ -50,7 +50,7 @@ class RunResult:
       test_accuracy: share of the test images right, 0 to 1.
       test_count: number of test images.
       history: one record an epoch.
-      images_per_second: training speed, the median over epochs but the first, which compiles.
+      images_per_second: training speed, the median over epochs; what compiles is left out.
       seconds: wall time of the whole run, compilation and data included.
     """
 

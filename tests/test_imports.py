@@ -25,7 +25,6 @@ ROOMS = (  # from the top; a module may import from its own row and from those b
     (
         "mnet_jax.training",
         "mnet_jax.data",
-        "mnet_jax.quantization",
         "mnet_jax.analysis",
         "mnet_jax.weights",
     ),

@@ -18,7 +18,7 @@ from mnet_jax.data.errors import DataError
 from mnet_jax.data.resize import pixels
 from mnet_jax.data.sources import ArraySource, Example, OpenedExample, held_out
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 _TEST_FOLDERS = ("test", "val", "validation")
 _TEST_SHARE = 0.2
 

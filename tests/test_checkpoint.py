@@ -331,3 +331,9 @@ def test_a_run_with_nothing_but_damaged_checkpoints_is_refused(saved, batches):
         pytest.raises(CheckpointError, match="all its checkpoints are damaged"),
     ):
         checkpoints.restore(state_of(CONFIG.spec), batches)
+    first = state_of(CONFIG.spec)
+    with Checkpoints(saved, CONFIG) as checkpoints:
+        with pytest.raises(CheckpointError, match="all its checkpoints are damaged"):
+            checkpoints.restore(first, batches)
+        shutil.rmtree(saved / "damaged-3")
+        assert checkpoints.restore(first, batches).state is first

@@ -169,8 +169,11 @@ class Checkpoints:
             else:
                 self._kept.accuracies = _accuracies(restored.history)
                 return restored
-        if steps:
-            raise CheckpointError(f"{self._directory}: all its checkpoints are damaged")
+        if any(self._directory.glob(f"{DAMAGED}*")):
+            raise CheckpointError(
+                f"{self._directory}: all its checkpoints are damaged; once they are taken away, "
+                "the run begins again"
+            )
         return Restored(first, (), 0.0)
 
     def go_back(self, step: int, first: TrainState) -> Restored:

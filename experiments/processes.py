@@ -140,14 +140,23 @@ def left_at_once(arguments: ProcessArguments) -> Iterator[None]:
         if not arguments.several:
             raise
         code = error.code if isinstance(error, SystemExit) else None
-        if code == EXIT_CODE:
-            raise  # all of them stop here
+        if code == EXIT_CODE:  # all of them stop here, and none may leave the others waiting
+            with contextlib.suppress(Exception):
+                _leave()
+            raise
         if not isinstance(code, int):
             print("ERROR: this process ends", file=sys.stderr)
             traceback.print_exception(error)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 1)
+
+
+def _leave() -> None:
+    """Waits for the others, as the first process has what all of them are joined by."""
+    import jax
+
+    jax.distributed.shutdown()
 
 
 def _watch_standard_error(command: str) -> None:

@@ -100,6 +100,17 @@ def main(stop: Stop | None = None) -> None:
             refuse(COMMAND, "interrupted, the same command goes on", INTERRUPTED)
 
 
+def main_alone(stop: Stop) -> None:
+    """`main` in a process of its own, which ends with it."""
+    try:
+        main(stop)
+    except SystemExit as leaving:
+        if leaving.code:  # at once: what is to be kept is, and threads may wait for a full disk
+            sys.stdout.flush()
+            os._exit(int(leaving.code))
+        raise
+
+
 def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
     with refusals(COMMAND, arguments):
         planned = _config(arguments, num_classes=2)  # refuses bad values before it loads anything
@@ -148,6 +159,8 @@ def _run(config: RunConfig, arguments: Arguments, console: Console, stop: Stop |
 
     directory = arguments.run
     try:
+        if is_first():
+            (directory / RESULT).unlink(missing_ok=True)  # another run's
         with RunProgress(console) as progress, losses_named():
             progress.begin(config.spec.name)
             result = run(
@@ -164,9 +177,9 @@ def _run(config: RunConfig, arguments: Arguments, console: Console, stop: Stop |
         raise ValueError(f"run: {error}") from error
     except StoppedError as error:
         refuse(COMMAND, f"{error}, the same command goes on", EXIT_CODE)
-    except (DataError, NativeError, DivergenceError, SavingError) as error:
-        refuse(COMMAND, str(error), FAILED)
-    except (OutOfMemoryError, LostError) as error:
+    except (
+        DataError, NativeError, DivergenceError, SavingError, OutOfMemoryError, LostError
+    ) as error:  # fmt: skip
         refuse(COMMAND, str(error), FAILED)
     except OSError as error:  # the disk is full, or no longer ours
         refuse(COMMAND, f"{directory}: {one_line(error)}", FAILED)
@@ -187,10 +200,12 @@ def _shown(config: RunConfig, path: Path) -> str:
 
     try:
         preview = first_batch(config)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(preview).save(path)
     except DataError as error:
         refuse(COMMAND, str(error), FAILED)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(preview).save(path)
+    except OSError as error:
+        refuse(COMMAND, f"{path}: {one_line(error)}", FAILED)
     count, height, width = preview.images.shape[:3]
     return f"a batch of {count} images of {width} x {height} pixels, the first of them in {path}"
 
@@ -232,10 +247,4 @@ if __name__ == "__main__":
             process.settings(tune_allocator=arguments.tune_allocator),
         )
     _quiet()
-    try:
-        main(stop)
-    except SystemExit as leaving:
-        if leaving.code:  # at once: what is to be kept is, and threads may wait for a full disk
-            sys.stdout.flush()
-            os._exit(int(leaving.code))
-        raise
+    main_alone(stop)

@@ -58,4 +58,4 @@ if __name__ == "__main__":
     train._config = lambda arguments, num_classes: CONFIG
     stop = Stop(lambda: os._exit(EXIT_CODE))
     stop.listen()
-    train.main(stop)
+    train.main_alone(stop)

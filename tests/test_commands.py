@@ -14,10 +14,12 @@ from conftest import assert_refused, call_command, make_tiny_spec
 from flax import traverse_util
 from PIL import Image
 
+import mnet_jax.run
 from experiments import ablate, cost, evaluate, train
 from experiments.arguments import parse
 from mnet_jax import architectures, models
 from mnet_jax.data.builders import digits_arrays
+from mnet_jax.training.checkpoint import SavingError
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {"ablate": ablate, "cost": cost, "train": train}
@@ -366,6 +368,27 @@ def test_train_shows_a_batch_and_trains_nothing(place, monkeypatch, capfd):
     with Image.open(place / "pictures/batch.png") as picture:
         assert picture.size == (3 * (112 + 6) + 6, 3 * (112 + 6 + 32) + 6)
     assert not (place / "runs").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a directory that takes no files is Linux's")
+def test_a_picture_that_cannot_be_written_is_one_line(place, monkeypatch, capfd):
+    words = ["--resolution", "8", "--batch-size", "9", "--show-batch", "/proc/batch.png"]
+    code, out, err = call("train", words, monkeypatch, capfd)
+    assert (code, out) == (1, "")
+    assert err.startswith("experiments.train: /proc/batch.png: ") and err.count("\n") == 1
+
+
+def test_a_run_that_fails_does_not_leave_anothers_result(place, monkeypatch, capfd):
+    def fail(*arguments, **options):
+        raise SavingError("the disk is full")
+
+    monkeypatch.setattr(mnet_jax.run, "run", fail)
+    result = place / "runs/latest/result.json"
+    result.parent.mkdir(parents=True)
+    result.write_text("another run's")
+    code, out, err = call("train", [], monkeypatch, capfd)
+    assert (code, out, err) == (1, "", "experiments.train: the disk is full\n")
+    assert not result.exists()
 
 
 def test_an_interruption_is_one_line(place, monkeypatch, capfd):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mnet_jax.training import agreement
 from mnet_jax.training.stopping import EXIT_CODE, Stop, StoppedError
 
 PROGRAM = Path(__file__).with_name("stopping_program.py")
@@ -49,6 +50,23 @@ def test_a_signal_ends_the_process_where_nothing_is_unsaved_and_is_noted_elsewhe
     with stop.deferred():
         pass
     assert left == [True, True]  # nobody asked, so it ends behind
+
+
+@pytest.mark.usefixtures("own_handler")
+def test_a_signal_that_comes_while_the_processes_agree_is_asked_for_next_time(monkeypatch):
+    stop = Stop()
+    stop.listen()
+    answers = []
+
+    def any_says(mine):
+        if not answers:
+            tell()
+        answers.append(mine)
+        return mine
+
+    monkeypatch.setattr(agreement, "any_says", any_says)
+    with stop.deferred():
+        assert [stop.told(), stop.told()] == answers == [False, True]
 
 
 @pytest.mark.usefixtures("own_handler")

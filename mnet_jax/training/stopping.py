@@ -36,8 +36,10 @@ class Stop:
         """Whether it was told to stop, or another process of its run was; all have to ask."""
         from mnet_jax.training.agreement import any_says  # here: JAX takes a while to import
 
-        self.requested = any_says(self.requested)
-        return self.requested
+        told = any_says(self.requested)
+        if told:  # and else no word: the signal may have come while the others were asked
+            self.requested = True
+        return told
 
     def check(self) -> None:
         """Raises StoppedError if it was told to stop."""

@@ -84,8 +84,10 @@ class Keeper:
 
     def go_back(self, step: int) -> tuple[TrainState, Begun]:
         """What was saved behind that step, an epoch's last."""
-        found = self.checkpoints.go_back(step, self.begin())
-        return self.loop.placement.put_state(found.state), found.begun
+        state, _, _, begun = self.checkpoints.go_back(step, self.begin())
+        if begun.steps:  # it was saved before the epoch's validation
+            begun = begun.next
+        return self.loop.placement.put_state(state), begun
 
 
 def model_keeper(

@@ -109,8 +109,9 @@ def run(
                 report,
                 begun,
             )
-        if keep == "best" and (best := checkpoints.best(begin())):
-            keeper.keep_model(best.evaluated)
+        best = checkpoints.best(begin()) if keep == "best" else None
+        kept = best or loop.placement.get(state)
+        keeper.keep_model(kept.evaluated)  # an earlier call may have kept another, or none
     tested = data.eval_batches(dataset.test, config.data, shard=part)
     test = loop.evaluate(state, tested, "test", epochs, report)
     if jax.process_index() == 0:

@@ -19,7 +19,7 @@ from mnet_jax.architectures import transforms
 from mnet_jax.config import Constant, DataConfig, RunConfig, TrainingConfig
 from mnet_jax.training import manifest, optimizer
 from mnet_jax.training.checkpoint import CheckpointError, Checkpoints, SavingError
-from mnet_jax.training.divergence import NonFiniteError
+from mnet_jax.training.divergence import NonFiniteStateError
 from mnet_jax.training.epoch import Begun
 from mnet_jax.training.recipe import Numbers, Structure
 from mnet_jax.training.step import initial_state
@@ -128,7 +128,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path, batches, piece):
     broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), getattr(state, piece))
     with (
         Checkpoints(tmp_path, CONFIG) as checkpoints,
-        pytest.raises(NonFiniteError, match=r"^step 4: "),
+        pytest.raises(NonFiniteStateError, match=r"^step 4: "),
     ):
         checkpoints.save(state.replace(step=jnp.int32(4), **{piece: broken}), batches, (), 1.0)
     assert not list(tmp_path.glob("[0-9]*"))
@@ -272,20 +272,32 @@ def test_the_last_two_and_of_whole_epochs_the_last_and_the_best_are_kept(tmp_pat
         assert int(checkpoints.best(state).step) == 20
 
 
-def test_an_epoch_that_waits_for_its_validation_makes_room_for_the_one_that_has_it(
+def test_what_was_saved_before_its_epochs_validation_stays_and_counts_once_that_is_known(
     tmp_path, batches
 ):
+    """To make room for another would be to have none for a while."""
     state = state_of(CONFIG.spec).replace(step=jnp.int32(10))
     waiting = Begun(losses=(0.5,) * 10)
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         checkpoints.save(state, batches, (), 1.0, waiting)
         assert checkpoints.best(state) is None
+        written = (tmp_path / "10" / manifest.FILE_NAME).stat()
         checkpoints.save(state, batches, records(0.4), 2.0)
         assert int(checkpoints.best(state).step) == 10
-        checkpoints.save(state, batches, records(0.4), 3.0)  # nothing new
+    assert (tmp_path / "10" / manifest.FILE_NAME).stat() == written
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         restored = checkpoints.restore(state, batches)
-    assert (restored.history, restored.begun, restored.seconds) == (records(0.4), Begun(), 2.0)
+    assert (restored.history, restored.begun, restored.seconds) == ((), waiting, 1.0)
+
+
+def test_no_memory_is_no_damage(saved, batches, monkeypatch):
+    def verify(directory, step):
+        raise MemoryError
+
+    monkeypatch.setattr(manifest, "verify", verify)
+    with Checkpoints(saved, CONFIG) as checkpoints, pytest.raises(MemoryError):
+        checkpoints.restore(state_of(CONFIG.spec), batches)
+    assert steps_in(saved) == [3]
 
 
 def test_going_back_deletes_what_came_later_and_leaves_the_data_where_they_are(saved, batches):

@@ -28,6 +28,7 @@ from mnet_jax.training.divergence import (
     DivergenceError,
     Guard,
     NonFiniteError,
+    NonFiniteStateError,
     SpikeError,
 )
 from mnet_jax.training.epoch import Begun
@@ -176,6 +177,16 @@ def test_too_many_rollbacks_stop_the_run():
         fitted(loop_of(on_divergence="rollback"), [*bad, NAN])
     with pytest.raises(NonFiniteError, match=r"^step 6: "):
         fitted(loop_of(on_divergence="rollback"), [*bad, 1, 1, 1, 1, 1, NAN])
+
+
+def test_a_state_that_is_not_finite_stops_the_run_whenever_it_is_seen():
+    def save(state, history, begun):
+        raise NonFiniteStateError(2, "the state is not finite and is not saved")
+
+    keeping = dataclasses.replace(Kept().keeping(), save=save, due=lambda: True)
+    loop = loop_of(on_divergence="rollback")
+    with pytest.raises(NonFiniteStateError):
+        loop.fit(State(), batches_of([]), lambda: [{}], (), keeping, lambda progress: None)
 
 
 def test_the_limit_is_a_multiple_of_the_median_of_the_last_losses():

@@ -1,6 +1,8 @@
-"""What a run leaves in its directory: which weights, and how little is lost without a warning."""
+"""What a run leaves in its directory: which weights, scalars, and how little a kill loses."""
 
 import dataclasses
+import json
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -10,9 +12,13 @@ from conftest import make_tiny_spec
 
 from mnet_jax import models
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
+from mnet_jax.keeping import Keeper, Timer
 from mnet_jax.run import run
 from mnet_jax.training import loop
+from mnet_jax.training.checkpoint import Restored
+from mnet_jax.training.epoch import Begun
 from mnet_jax.training.evaluation import Evaluation
+from mnet_jax.training.scalars import Scalars
 
 CONFIG = RunConfig(
     spec=make_tiny_spec(),
@@ -44,6 +50,51 @@ def test_a_run_keeps_its_last_or_its_best_weights(tmp_path, monkeypatch, keep, e
     behind_epochs = evaluated[: len(ACCURACIES)]
     chex.assert_trees_all_equal(models.load(tmp_path).variables, behind_epochs[expected])
     chex.assert_trees_all_equal(evaluated[-1], behind_epochs[-1])  # the test split: the last
+
+
+def test_a_finished_run_that_is_called_again_keeps_what_it_is_asked_for(tmp_path, monkeypatch):
+    evaluate, accuracies = loop.evaluate, iter(ACCURACIES)
+
+    def scored(*arguments):
+        return dataclasses.replace(evaluate(*arguments), accuracy=next(accuracies, 0.0))
+
+    monkeypatch.setattr(loop, "evaluate", scored)
+
+    def kept(keep):
+        run(CONFIG, tmp_path, keep=keep)
+        return jax.tree.leaves(models.load(tmp_path).variables)[0]
+
+    best, last = kept("best"), kept("last")
+    assert not np.array_equal(best, last)
+    (tmp_path / models.FILE_NAME).unlink()
+    assert np.array_equal(kept("last"), last)
+    assert np.array_equal(kept("best"), best)
+
+
+@pytest.mark.parametrize("taken", [2, 1])
+def test_scalars_survive_a_kill_before_the_next_are_written(tmp_path, taken):
+    with Scalars(tmp_path, from_step=0) as log:
+        for step in (1, 2):
+            log.write(step, {"loss": 1.0})
+    resumed = Scalars(tmp_path, from_step=taken)  # and no more
+    lines = [json.loads(line) for line in resumed.path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [*range(1, taken + 1)]
+
+
+def test_to_go_back_to_a_state_saved_before_its_validation_is_to_begin_the_next_epoch(tmp_path):
+    state = SimpleNamespace(step=5)
+    waiting = Begun(losses=(1.0,) * 5, recent=(1.0,), in_row=2)
+    keeper = Keeper(
+        loop=SimpleNamespace(placement=SimpleNamespace(put_state=lambda s: s)),
+        batches=None,
+        begin=lambda: state,
+        checkpoints=SimpleNamespace(go_back=lambda step, first: Restored(first, (), 0.0, waiting)),
+        log=None,
+        keep_model=None,
+        due=Timer(0.0),
+        start=0.0,
+    )
+    assert keeper.go_back(5) == (state, Begun(recent=(1.0,), in_row=2))
 
 
 class KilledError(Exception):

@@ -17,13 +17,14 @@ from mnet_jax import serialization
 from mnet_jax.config import RunConfig
 from mnet_jax.result import EpochRecord
 from mnet_jax.training import manifest
-from mnet_jax.training.divergence import NonFiniteError
+from mnet_jax.training.divergence import NonFiniteStateError
 from mnet_jax.training.epoch import Begun
 from mnet_jax.training.matching import (
     CheckpointError,
     require_same_config,
     require_same_structure,
 )
+from mnet_jax.training.memory import is_exhaustion
 from mnet_jax.training.position import PositionHandler, RestorePosition, SavePosition
 from mnet_jax.training.preservation import Preservation
 from mnet_jax.training.step import TrainState
@@ -107,7 +108,10 @@ class Checkpoints:
         seconds: float,
         begun: Begun = Begun(),
     ) -> None:
-        """Saves the run in the background, where there is anything new to save.
+        """Saves the run in the background, if there is no checkpoint of this step.
+
+        One that was saved before its epoch's validation stays as it is: the validation is done
+        again by whoever goes on from it.
 
         Args:
           state: one copy of it, as `Placement.get` gives.
@@ -117,7 +121,7 @@ class Checkpoints:
           begun: the next epoch as far as it is.
 
         Raises:
-          NonFiniteError: the state is not finite; nothing is written.
+          NonFiniteStateError: the state is not finite; nothing is written.
           SavingError: this checkpoint cannot be written, or the one before could not.
         """
         step = int(state.step)
@@ -129,11 +133,11 @@ class Checkpoints:
         }
         with self._saving_errors():
             self._manager.wait_until_finished()
-            if not self._is_new(step, begun):
+            self._kept.accuracies = _accuracies(history)
+            if step == 0 or step in self._manager.all_steps():
                 return
             if not bool(_all_finite(state)):
-                raise NonFiniteError(step, "the state is not finite and is not saved")
-            self._kept.accuracies = _accuracies(history)
+                raise NonFiniteStateError(step, "the state is not finite and is not saved")
             self._saving = step
             self._manager.save(
                 step,
@@ -165,6 +169,8 @@ class Checkpoints:
             except CheckpointError:
                 raise
             except Exception as error:  # Orbax raises whatever a torn file leads it to
+                if is_exhaustion(error):
+                    raise
                 self._set_aside(step, error)
             else:
                 self._kept.accuracies = _accuracies(restored.history)
@@ -232,24 +238,12 @@ class Checkpoints:
         """Turns whatever Orbax raises into one line."""
         try:
             yield
-        except NonFiniteError:
+        except NonFiniteStateError:
             raise
         except Exception as error:
             raise SavingError(
                 f"{self._directory}: cannot save a checkpoint, {_reason(error)}"
             ) from error
-
-    def _is_new(self, step: int, begun: Begun) -> bool:
-        """Whether there is anything to save at a step.
-
-        A checkpoint that waits for its epoch's validation makes room for the one that has it.
-        """
-        if step not in self._manager.all_steps():
-            return step > 0
-        validated = not begun.steps and step not in self._kept.accuracies
-        if validated:
-            self._manager.delete(step)
-        return validated
 
     def _set_aside(self, step: int, error: Exception) -> None:
         aside = self._directory / f"{DAMAGED}{step}"

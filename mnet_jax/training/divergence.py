@@ -31,6 +31,13 @@ class NonFiniteError(DivergenceError):
     """A loss, a gradient or a state that is not finite."""
 
 
+class NonFiniteStateError(NonFiniteError):
+    """A state that is not finite, which is seen when it is saved; it stops the run.
+
+    To go back would depend on when that happens to be.
+    """
+
+
 class SpikeError(DivergenceError):
     """A loss far above those before it."""
 

@@ -10,7 +10,13 @@ from typing import Literal, TypeAlias
 
 from mnet_jax.result import EpochRecord
 from mnet_jax.training.dead_channels import WARNING_SHARE, dead_share
-from mnet_jax.training.divergence import MOST_ROLLBACKS, DivergenceError, Guard, NonFiniteError
+from mnet_jax.training.divergence import (
+    MOST_ROLLBACKS,
+    DivergenceError,
+    Guard,
+    NonFiniteError,
+    NonFiniteStateError,
+)
 from mnet_jax.training.epoch import Begun, Clock, Watch
 from mnet_jax.training.evaluation import Evaluation, evaluate
 from mnet_jax.training.placement import Placement
@@ -131,6 +137,8 @@ class Loop:
             try:
                 state, begun = self._train(state, batches, history, begun, keeping, report)
                 validated = self._validate(state, validation(), history, begun, keeping, report)
+            except NonFiniteStateError:
+                raise
             except DivergenceError as error:
                 rolled_back = self._rolled_back(error, history, begun)
                 state, begun = keeping.go_back((epoch - 1) * self.steps_per_epoch)

@@ -7,6 +7,8 @@ from pathlib import Path
 import jax
 from tensorboardX import SummaryWriter
 
+from mnet_jax.files import replace_file
+
 FILE_NAME = "scalars.jsonl"
 
 
@@ -33,8 +35,8 @@ class Scalars:
             return
         directory.mkdir(parents=True, exist_ok=True)
         kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= from_step]
-        self._file = self.path.open("w", encoding="utf-8")
-        self._file.writelines(kept)
+        replace_file(self.path, "".join(kept).encode())  # a kill leaves the one or the other
+        self._file = self.path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=from_step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -31,7 +31,7 @@ RATES = {
     "v3-large-imagenet-torchvision": (1024, RmsProp, 300, 0.064 * 0.973**150),
     "v1-imagenet-model-garden": (4096, RmsProp, 105, 0.256 * 0.94**40),
     "v2-imagenet-model-garden": (4096, RmsProp, 105, 0.256 * 0.96**40),
-    "v3-large-imagenet-model-garden": (4096, AdamW, 350, 0.004 / 2),
+    "v3-large-imagenet-model-garden": (4096, AdamW, 352, 0.004 / 2),
     "v4-conv-small-imagenet": (4096, AdamW, 5, 0.002),
 }
 everywhere = pytest.mark.parametrize("name", RECIPES)
@@ -68,6 +68,8 @@ def test_the_recipe_is_the_published_one(name):
     steps = train_images(config.data) // batch_size
     found = optimizer.learning_rate(config.training, steps)(epoch * steps)
     assert float(found) == pytest.approx(rate, rel=0.01)
+    library = re.search("torchvision|model-garden|v4", name)
+    assert config.data.scaling == ("imagenet" if library else "symmetric")
     million = cost.count(config.spec, config.data.resolution).madds / 1e6
     assert million == pytest.approx(PUBLISHED[re.split("-imagenet", name)[0]], rel=0.02)
 

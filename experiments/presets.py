@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.scales import ScaleName
+from experiments.scales import SCALES, ScaleName
+from mnet_jax.ablation import axes
 from mnet_jax.ablation.judgement import Claim, Direction
+from mnet_jax.config import RunConfig
 
 Values = Mapping[str, Any]  # of axes, by name
 NOT_RUN = "not run yet"
@@ -45,6 +47,25 @@ class Preset:
     arms_at: Mapping[ScaleName, tuple[Values, ...]] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     result: str = NOT_RUN
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """What it is about, at every scale."""
+        return tuple(dict.fromkeys(axis for arm in self.arms for axis in arm))
+
+    def judges(self, config: RunConfig, baseline: RunConfig) -> bool:
+        """Whether its claims are about an arm of a sweep against that sweep's baseline.
+
+        Flags may cross an arm with other axes, or have another baseline than the preset's.
+        """
+        own = [axis for axis in axes.AXES if axis.name in self.axes]
+        has = {axis.name: axis.read(baseline) for axis in own}
+        if not any(self.arms_of(scale)[0].items() <= has.items() for scale in SCALES):
+            return False
+        try:
+            return config == axes.with_values(baseline, {a.name: a.read(config) for a in own})
+        except ValueError:  # the arm has what the baseline has no place for
+            return False
 
     def values(self, scale: ScaleName) -> tuple[dict[str, Any], ...]:
         """Each arm's axis values at a scale, those that all share included."""

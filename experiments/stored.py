@@ -90,6 +90,7 @@ def report(sweep: Sweep, contents: store.Contents, directory: Path, console: Con
         named_axes=sweep.axes,
         method=sweep.interval,
         claims=preset.claims if preset else (),
+        is_judged=partial(preset.judges, baseline=sweep.baseline) if preset else None,
     )
     console.print(rendering.to_table(summary))
     again = command_of_arm(sweep.command, summary.columns)

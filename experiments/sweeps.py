@@ -71,8 +71,7 @@ class SweepArguments(RunArguments):
     @property
     def own_axes(self) -> tuple[str, ...]:
         """The axes that the preset is about."""
-        arms = PRESETS[self.preset].arms_of(self.size) if self.preset else ()
-        return tuple(dict.fromkeys(axis for arm in arms for axis in arm))
+        return PRESETS[self.preset].axes if self.preset else ()
 
 
 @dataclass(frozen=True, kw_only=True)

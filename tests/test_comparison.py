@@ -159,6 +159,15 @@ def test_holm_separates_all_that_the_simultaneous_intervals_do():
     assert {"better", "worse", "not separated"} == {c.verdict for c in found}
 
 
+def test_bootstrap_verdicts_separate_all_that_the_intervals_do():
+    """Also where no resample reaches zero, and the differences are skewed towards it."""
+    baseline = arm_of([0.9] * 5)
+    for gains, count in (([0.0005, 0.02, 0.021, 0.022, 0.023], 4), ([0.01, *[0.03] * 3, 0.033], 6)):
+        arms = [arm_of([0.9 + gain for gain in gains])] * count
+        for comparison in compare(arms, baseline, method="bootstrap"):
+            assert comparison.difference.low > 0 and comparison.verdict == "better"
+
+
 def test_many_arms_that_do_not_differ_are_rarely_separated():
     """Eight arms equal to the baseline, 300 times: all eight intervals hold, and no verdict falls,
     in 95 % or more, up to 4 standard errors. Uncorrected it would be far less."""

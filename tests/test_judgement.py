@@ -89,6 +89,17 @@ def test_the_table_says_it():
     assert "worse, supports" in text
 
 
+def test_a_claim_that_is_not_about_an_arm_says_nothing_of_it():
+    trials = make_arm(LINEAR) + make_arm(RELU6, "relu6")
+    report = summarize(
+        trials, [trial.config for trial in trials],
+        lambda config: {"a": config.spec.blocks[0].bottleneck}, baseline=make_config(),
+        claims=[claim()], is_judged=lambda config: config.spec.blocks[0].bottleneck == "linear",
+    )  # fmt: skip
+    assert [arm.judgement for arm in report.arms] == [None, None]
+    assert report.arms[1].verdict == "worse" and report.claims[0].judgement == "cannot tell"
+
+
 def test_without_a_claim_nothing_is_judged():
     report = report_on([])
     assert report.claims == () and not any(arm.judgement for arm in report.arms)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import get_args
 
 import grain
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnet_jax import data, process
-from mnet_jax.config import DataConfig
+from mnet_jax.config import DataConfig, Scaling
 from mnet_jax.data.progression import resolution_of
 
 complaint = partial(one_line, data.DataError)
@@ -51,6 +52,18 @@ def test_the_stream_follows_from_the_seed(augmentation):
         assert batch["image"].shape == (16, 16, 16, 3) and batch["image"].dtype == np.float32
         assert batch["label"].shape == (16,) and batch["label"].dtype == np.int32
         assert batch["image"].min() >= -1 and batch["image"].max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_the_same_pixels_however_they_are_scaled(channels):
+    """What is erased too: noise from black to white."""
+    seen = {}
+    for scaling in get_args(Scaling):
+        config = DataConfig(batch_size=50, resolution=16, erasing=1.0, scaling=scaling)
+        batch = next(data.train_batches(numbered(50, 16, channels), config, 0))
+        seen[scaling] = data.pixels_of(batch["image"], scaling).astype(int)
+    assert np.abs(seen["imagenet"] - seen["symmetric"]).max() <= 1  # of halves
+    assert seen["imagenet"].min() == 0 and seen["imagenet"].max() == 255
 
 
 @settings(max_examples=20, deadline=None)

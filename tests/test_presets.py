@@ -228,6 +228,30 @@ def test_flags_cross_with_a_presets_arms():
     assert found == [*itertools.product(("depthwise", "full"), ("sgd", "adamw"))]
 
 
+@pytest.mark.parametrize(("name", "scale"), EVERY)
+def test_claims_are_about_a_presets_own_arms(name, scale):
+    _, sweep = plan(f"--preset {name} --scale {scale}")
+    assert all(PRESETS[name].judges(arm, sweep.baseline) for arm in sweep.arms)
+
+
+@pytest.mark.parametrize(
+    ("words", "judged"),
+    [
+        # Two values of an axis cross with the arms: those that have the baseline's are judged.
+        ("--preset v2-linear-bottleneck --expansion 1 3", [True, False, True, False]),
+        ("--preset v1-width --scale desk --learning-rate 0.05 0.1", [False, True] * 4),
+        ("--preset v1-to-v4 --epochs 1 2", [True, False] * 4),
+        # Another baseline than the preset's.
+        ("--preset v1-width --scale desk --width 0.5 0.75", [False, False]),
+        ("--preset v2-expansion --expansion 3 10", [False, False]),
+    ],
+)
+def test_claims_are_about_no_arm_that_differs_in_more_than_they_say(words, judged):
+    arguments, sweep = plan(words)
+    preset = PRESETS[arguments.preset]
+    assert [preset.judges(arm, sweep.nearest) for arm in dict.fromkeys(sweep.arms)] == judged
+
+
 def test_other_images_keep_the_scales_recipe():
     _, sweep = plan("--preset v2-shortcut --scale full --dataset folder --data-dir photos")
     _, own = plan("--preset v2-shortcut --scale full")

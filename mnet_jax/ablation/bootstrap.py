@@ -37,8 +37,9 @@ class Resampled:
 
     def p_value(self) -> float:
         """One minus the confidence of the interval that ends at zero; never quite none."""
-        rest = 1 / (len(self.means) + 1)  # what so many resamples cannot tell from nothing
-        share = float(np.clip(_share_below(self.means, 0.0), rest, 1 - rest))
+        share = _share_below(self.means, 0.0)
+        if share in (0.0, 1.0):  # no interval reaches zero
+            return 2 / (len(self.means) + 1)  # what so many resamples cannot tell from nothing
         distance = ndtri(share) - self.bias
         tail = ndtr(distance / (1 + self.acceleration * distance) - self.bias)
         return float(2 * min(tail, 1 - tail))

@@ -27,6 +27,7 @@ def summarize(
     named_axes: Sequence[str] = (),
     method: Method = "t",
     claims: Sequence[Claim] = (),
+    is_judged: Callable[[RunConfig], bool] | None = None,
 ) -> Report:
     """The report on some trials.
 
@@ -38,6 +39,7 @@ def summarize(
       named_axes: shown as columns even where all arms agree.
       method: of the intervals.
       claims: of a paper, on the arms of this call; an arm is judged by the first about it.
+      is_judged: whether they are about an arm's config at all; None for all arms.
 
     Raises:
       ValueError: a named axis is none of the labels.
@@ -55,10 +57,12 @@ def summarize(
     others = [arm for arm in grouped if arm != anchor]
     values = [_accuracies(grouped[arm]) for arm in others]
     compared = dict(zip(others, compare(values, reference, method=method), strict=True))
+    judged = [arm for arm in wanted if is_judged is None or is_judged(arm)]
+    claimed = {arm: next((c for c in claims if c.is_about(labels[arm])), None) for arm in judged}
     arms = tuple(
         _judged(
             _arm(arm, found, labels[arm], wanted.get(arm), reference, compared.get(arm), method),
-            claims,
+            claimed.get(arm),
             baseline=arm == anchor,
         )
         for arm, found in grouped.items()
@@ -73,26 +77,23 @@ def summarize(
         note=None if reference else _no_reference(labels_of(anchor) if anchor else None, columns),
         method=method,
         family=count_comparisons(values, reference, method),
-        claims=tuple(_together(claim, arms, claims) for claim in claims),
+        claims=tuple(
+            _together(claim, [arm for arm in arms if claimed.get(arm.config) is claim])
+            for claim in claims
+        ),
         environment=_environment(by_key.values()),
     )
 
 
-def _judged(arm: Arm, claims: Sequence[Claim], *, baseline: bool) -> Arm:
+def _judged(arm: Arm, claim: Claim | None, *, baseline: bool) -> Arm:
     """The arm with what its comparison says of the claim about it."""
-    claim = _claim_about(arm, claims)
     judged = judge(claim, arm.comparison) if claim and arm.comparison else None
     return replace(arm, baseline=baseline, judgement=judged)
 
 
-def _claim_about(arm: Arm, claims: Sequence[Claim]) -> Claim | None:
-    return next((c for c in claims if arm.requested and c.is_about(arm.labels)), None)
-
-
-def _together(claim: Claim, arms: Sequence[Arm], claims: Sequence[Claim]) -> JudgedClaim:
+def _together(claim: Claim, arms: Sequence[Arm]) -> JudgedClaim:
     """What the arms that a claim is about say of it; one that was not compared cannot tell."""
-    its = [a for a in arms if not a.baseline and _claim_about(a, claims) is claim]
-    judgements = [arm.judgement or "cannot tell" for arm in its]
+    judgements = [arm.judgement or "cannot tell" for arm in arms if not arm.baseline]
     return JudgedClaim(claim=claim, judgement=judge_all(judgements))
 
 

@@ -61,7 +61,13 @@ def crop_boxes(heights: np.ndarray, widths: np.ndarray, draws: Draws) -> np.ndar
     return np.where(found[:, None], boxes, central.astype(np.int64))
 
 
-def erase(images: np.ndarray, draws: Draws, probability: float, channels: int = 3) -> np.ndarray:
+def erase(
+    images: np.ndarray,
+    draws: Draws,
+    probability: float,
+    channels: int = 3,
+    extremes: tuple[np.ndarray | float, np.ndarray | float] = (-1.0, 1.0),
+) -> np.ndarray:
     """Random erasing (arXiv:1708.04896, algorithm 1): a box of noise in some of the images.
 
     The noise is the paper's best, RE-R: each value is uniform over the legal ones. Unlike the
@@ -69,11 +75,13 @@ def erase(images: np.ndarray, draws: Draws, probability: float, channels: int = 
     image for which no try fits stays whole.
 
     Args:
-      images: float32 [b, h, w, 3] in [-1, 1].
+      images: float32 [b, h, w, 3].
       draws: of the images.
       probability: of an image to get a box.
       channels: of the noise, 1 for gray.
+      extremes: what black and white are, of all channels or [3] of each.
     """
+    black, white = extremes
     count, height, width = images.shape[:3]
     sides = np.full(count, height), np.full(count, width)
     boxes, found = _boxes(*sides, draws.fold(0), _ERASED_AREA, _ERASED_ASPECT)
@@ -83,7 +91,7 @@ def erase(images: np.ndarray, draws: Draws, probability: float, channels: int = 
         left, top, right, bottom = boxes[i]
         shape = (bottom - top, right - left, channels)
         noise = draws[i : i + 1].fold(2).uniforms(int(np.prod(shape)))
-        erased[i, top:bottom, left:right] = 2 * noise.reshape(shape) - 1
+        erased[i, top:bottom, left:right] = black + (white - black) * noise.reshape(shape)
     return erased
 
 

@@ -9,7 +9,7 @@ from mnet_jax.data import augment, policies
 from mnet_jax.data.draws import Draws
 from mnet_jax.data.order import Places
 from mnet_jax.data.resize import central_view, crop
-from mnet_jax.data.scaling import scaled
+from mnet_jax.data.scaling import extremes, scaled
 from mnet_jax.data.sources import ArraySource, Source, opened
 
 
@@ -45,7 +45,8 @@ def train_batch(source: Source, config: DataConfig, seed: int, places: Places, s
     image = scaled(_operated(images, config, draws), config.scaling)
     if config.erasing:
         channels = source.shape[2] if source.shape else 3
-        image = augment.erase(image, draws.fold(_ERASING), config.erasing, channels)
+        legal = extremes(config.scaling)
+        image = augment.erase(image, draws.fold(_ERASING), config.erasing, channels, legal)
     return {"image": image, "label": labels}
 
 

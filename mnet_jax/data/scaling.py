@@ -28,6 +28,12 @@ def scaled(images: np.ndarray, scaling: Scaling) -> np.ndarray:
     return values
 
 
+def extremes(scaling: Scaling) -> tuple[np.ndarray, np.ndarray]:
+    """Black and white, float32 [3] each."""
+    black, white = scaled(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1), scaling).reshape(2, 3)
+    return black, white
+
+
 def pixels_of(values: np.ndarray, scaling: Scaling) -> np.ndarray:
     """The inverse of `scaled` for what can be shown: uint8 [..., h, w, 3], the nearest pixels."""
     if scaling == "imagenet":

@@ -84,13 +84,15 @@ def parse(arguments: type[T], command: str, leading: str | None = None) -> T:
 
 @contextlib.contextmanager
 def refusals(command: str, arguments: Any) -> Iterator[None]:
-    """Turns a ValueError about an argument into an exit with one line and code 2."""
+    """Exits with one line and code 2 at a ValueError about an argument, an OSError about a path."""
     try:
         yield
     except ValueError as error:
         name = re.split(r"\W", str(error), maxsplit=1)[0]
         flag = flag_of(name) if name in {f.name for f in dataclasses.fields(arguments)} else name
         refuse(command, flag + str(error).removeprefix(name))
+    except OSError as error:  # a name is too long, a folder on the way to it closed to us
+        refuse(command, f"{error.filename or 'a file'}: {error.strerror or error}")
 
 
 def refuse(command: str, reason: str, code: int = USAGE_ERROR) -> NoReturn:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from experiments import checkpoints, terminal
 from experiments.arguments import parse, refusals
+from experiments.planning import MAX_BATCH_SIZE
 from mnet_jax.ablation.statistics import CONFIDENCE, share_interval
 from mnet_jax.config import DataConfig
 from mnet_jax.validation import one_line, require
@@ -69,7 +70,8 @@ def _require_legal(arguments: Arguments) -> None:
         require(image.is_file(), "image", str(image), "a file that exists")
     folder = arguments.data_dir
     require(folder is None or Path(folder).is_dir(), "data_dir", folder, "a folder that exists")
-    DataConfig(batch_size=arguments.batch_size, resolution=arguments.resolution or 1)
+    size = arguments.batch_size
+    require(1 <= size <= MAX_BATCH_SIZE, "batch_size", size, f"1 to {MAX_BATCH_SIZE:,}")
     if arguments.resolution is not None:
         require(arguments.resolution >= 1, "resolution", arguments.resolution, "1 pixel or more")
 

@@ -102,8 +102,8 @@ def plan(arguments: SweepArguments, given: Named, num_classes: int) -> Sweep:
     Raises:
       ValueError: a value is not legal, or no machine could run an arm.
     """
-    seeds, alone = len(arguments.arm_seeds), arguments.scale and not arguments.preset
-    require(1 <= seeds <= MAX_SEEDS, "seeds", arguments.seeds, f"1 to {MAX_SEEDS}")
+    seeds, alone = arguments.seeds, arguments.scale and not arguments.preset
+    require(seeds is None or 1 <= seeds <= MAX_SEEDS, "seeds", seeds, f"1 to {MAX_SEEDS}")
     require(not alone, "scale", arguments.scale, "none without --preset")
     named = {name: values for name, values in given.items() if values}
     start = baseline(arguments, num_classes)

@@ -18,7 +18,8 @@ class EpochRecord:
       validation_loss: cross-entropy without smoothing, of the evaluated weights.
       validation_accuracy: share right, 0 to 1.
       seconds: wall time of its training steps.
-      images_per_second: training images over those seconds.
+      images_per_second: without the first step, which may compile; of an epoch that was cut in two
+        that of the second part.
       skipped: steps of the run whose updates were not applied, as they had diverged.
       rolled_back: steps of the run that diverged, so that the epoch began again.
       dead_share: share of the depthwise channels that were dead behind it, 0 to 1; see

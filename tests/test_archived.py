@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import shutil
 import tarfile
 from functools import partial
 from pathlib import Path
@@ -248,6 +249,11 @@ def test_imagenette_from_its_archive_or_unpacked(tmp_path, monkeypatch, data_fol
         check(load(name, given, resolution=16))
     assert not list(tmp_path.rglob("evil*")) and not list(tmp_path.rglob("link*"))
     assert [path.name for path in data_folder.iterdir()] == ["mnet_imagenette"]
+    other_size = given / "imagenette" / "320px-v2" / "1.0.0"
+    other_size.mkdir(parents=True)
+    (other_size / "dataset_info.json").touch()  # as TFDS has prepared it
+    check(load("imagenette/160px-v2", given, resolution=16))
+    shutil.rmtree(given / "imagenette")
     archive.unlink()
     check(load("imagenette/160px-v2", resolution=16))  # unpacked before
 

@@ -126,6 +126,7 @@ BAD_OF_ONE = [
     ("ablate", "--seeds 0", "--seeds: got 0, legal: 1 to 1000"),
     ("ablate", "--seeds -1", "--seeds: got -1, legal: 1 to 1000"),
     ("ablate", "--seeds 1000000000000", "--seeds: got 1000000000000, legal: 1 to 1000"),
+    ("ablate", f"--seeds {10**20}", f"--seeds: got {10**20}, legal: 1 to 1000"),
     ("ablate", "--seeds 1.5", "--seeds: got '1.5', legal: whole numbers"),
     ("ablate", "--model mobilenet_v2 mobilenet_v1 --expansion 3", "--expansion: ", "legal: "),
     ("ablate", "--preset v2", "--preset: got 'v2', legal: v1-depthwise, v1-thin-or-shallow, "),
@@ -165,7 +166,10 @@ BAD_EVALUATION = [
     ("--checkpoint model --dataset nope", "--dataset: got 'nope', prepared in "),
     ("--checkpoint model --dataset digits", "--dataset: digits has 10 classes, the model 3"),
     ("--checkpoint model --dataset folder --data-dir x", "--data-dir: got 'x', legal: a folder"),
-    ("--checkpoint model --dataset digits --batch-size 0", "--batch-size: got 0, legal: 1 image"),
+    (
+        "--checkpoint model --dataset digits --batch-size 0",
+        "--batch-size: got 0, legal: 1 to 1,048,576",
+    ),
     (
         "--checkpoint model --dataset digits --batchsize 2",
         "--batchsize: no such flag, ",
@@ -204,6 +208,14 @@ def test_bad_input_of_one_command(command, line, told, place, monkeypatch, capfd
 def test_data_that_is_not_there(command, line, told, place, monkeypatch, capfd):
     assert_refused(call(command, line.split(), monkeypatch, capfd), command, *told)
     assert not [*place.iterdir()]
+
+
+@pytest.mark.parametrize("command", [*TRAINERS, "evaluate"])
+def test_a_place_that_cannot_be_looked_at(command, place, monkeypatch, capfd):
+    words = ["--dataset", "folder", "--data-dir", "x" * 300]
+    if command == "evaluate":
+        words = ["--checkpoint", "x" * 300]
+    assert_refused(call(command, words, monkeypatch, capfd), command, "x" * 300, "too long")
 
 
 @pytest.mark.parametrize(("command", "flag"), [("ablate", "--results"), ("train", "--run")])

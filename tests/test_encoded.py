@@ -1,8 +1,10 @@
 """Only as much of an image is decoded as is asked for; it shows what PIL's whole image shows."""
 
 import io
+import struct
 import threading
 import time
+import zlib
 from functools import partial
 
 import numpy as np
@@ -119,6 +121,19 @@ def test_gray_keeps_its_channel():
     assert encoded.crop((0, 0, 427, 427), 28).shape == (28, 28, 1)
 
 
+def sixteen_bit_png():
+    """One pixel of RGB with 16 bits a channel, which PIL opens as if it had 8."""
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    pieces = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(7))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in pieces
+    )
+
+
 def test_what_cannot_be_decoded_is_named():
     content = written(PHOTOGRAPHS[0])
     cut = EncodedImage(content[: len(content) // 2], "cut.jpg")  # its header is whole
@@ -127,6 +142,7 @@ def test_what_cannot_be_decoded_is_named():
     complaint(lambda: EncodedImage(content[:50], "head.jpg"), "head.jpg")
     complaint(lambda: EncodedImage(b"", "empty.png"), "empty.png")
     complaint(lambda: EncodedImage(written(Image.new("I;16", (6, 6)), "PNG"), "deep.png"), "8-bit")
+    complaint(lambda: EncodedImage(sixteen_bit_png(), "deep.png"), "8-bit")
     # A program in PostScript, under whatever name, is not run.
     complaint(lambda: EncodedImage(written(PHOTOGRAPHS[0], "EPS"), "photo.jpg"), "photo.jpg")
     complaint(lambda: read_encoded("/nowhere/photo.jpg"), "/nowhere/photo.jpg")

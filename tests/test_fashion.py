@@ -1,6 +1,8 @@
 """Fashion-MNIST is what its four files hold; files that cannot be vouched for are named."""
 
+import dataclasses
 import gzip
+import hashlib
 import struct
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,7 @@ from conftest import one_line
 
 from mnet_jax import data
 from mnet_jax.config import DataConfig
+from mnet_jax.data import archived
 from mnet_jax.data.builders import FASHION_FILES
 
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -61,6 +64,17 @@ def test_other_fashion_files_are_another_set(fashion):
     data.load(config)
     write_idx(folder / FASHION_FILES[2], np.full((12, 28, 28), 7))
     assert (data.load(config).test.images == 7).all()
+
+
+def test_mnist_is_not_taken_for_it(fashion, monkeypatch):
+    folder, _ = fashion
+    config = DataConfig(name="fashion_mnist", directory=str(folder), resolution=28)
+    labels = (folder / archived.MNIST_FILES[-1].name).read_bytes()
+    published = dataclasses.replace(
+        archived.MNIST_FILES[-1], sha256=hashlib.sha256(labels).hexdigest()
+    )
+    monkeypatch.setattr(archived, "MNIST_FILES", (*archived.MNIST_FILES[:-1], published))
+    complaint(lambda: data.load(config), str(folder), "has the files of MNIST")
 
 
 @pytest.mark.skipif(not DEBIAN_FASHION.is_dir(), reason="dataset-fashion-mnist is not installed")

@@ -262,6 +262,10 @@ def test_places_share_the_accelerators_out(monkeypatch):
     assert machine.slots(9, None, 4).environments == ({},), "all of them need no choice"
     with pytest.raises(ValueError, match="devices_per_trial: got 5, legal: 1 to 4"):
         machine.slots(1, None, 5)
+    with pytest.raises(
+        ValueError, match="cores_per_trial: got 2, legal: none, as trials are given"
+    ):
+        machine.slots(1, 2, 1)
 
 
 def test_the_threads_of_a_worker_are_those_of_its_place(tmp_path):

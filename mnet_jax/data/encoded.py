@@ -53,7 +53,8 @@ class EncodedImage:
         self._content, self._name, self._channels = content, name, channels
         self._instead: Callable[[DataError], EncodedImage] | None = None
         with self._opened() as picture:
-            if picture.mode[0] in "IF":  # PIL would clip these to 255, not scale them
+            # PIL would clip the first to 255, not scale them, and drop the low bytes of the others.
+            if picture.mode[0] in "IF" or (picture.format == "PNG" and ";16" in str(picture.tile)):
                 raise DataError(f"{name}: more than 8 bits a channel, legal: 8-bit images")
             self._orientation = _orientation(picture) if obey_orientation else 1
             self.shape = (*_size(picture, self._orientation), channels)

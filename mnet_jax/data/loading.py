@@ -6,7 +6,7 @@ from functools import partial
 import tensorflow_datasets as tfds
 
 from mnet_jax.config import DataConfig
-from mnet_jax.data.archived import ARCHIVED
+from mnet_jax.data.archived import ARCHIVED, is_mnist
 from mnet_jax.data.builders import (
     ArraysBuilder,
     MnetDigits,
@@ -73,6 +73,9 @@ def _splits(config: DataConfig) -> _Splits:
         return _own(config.name, MnetDigits, MnetDigits.SHAPE)
     if config.name == "fashion_mnist":
         folder = fashion_directory(config.directory)
+        if is_mnist(folder):
+            legal = "those of Fashion-MNIST, whose names are the same"
+            raise DataError(f"fashion_mnist: {folder} has the files of MNIST, legal: {legal}")
         return _own(config.name, partial(MnetFashionMnist, folder=folder), MnetFashionMnist.SHAPE)
     if config.name == "folder":
         return _in_memory(read_folder(config.directory, spare=spare), spare)

@@ -54,9 +54,12 @@ def find_stored(name: str, directory: str | None) -> Path:
 
 
 def is_stored(name: str, directory: str | None) -> bool:
-    """Whether TFDS has prepared a set of that name, in whatever config and version."""
+    """Whether TFDS has prepared a set of that name and, if it names one, config, in any version."""
     parts = _NAME.fullmatch(name)
-    return parts is not None and bool(_variants(data_root(directory) / parts["set"]))
+    if parts is None:
+        return False
+    variants = _variants(data_root(directory) / parts["set"])
+    return any(parts["config"] in (None, config) for config, _ in variants)
 
 
 def _variants(folder: Path) -> list[tuple[str, str]]:

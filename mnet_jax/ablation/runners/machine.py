@@ -44,6 +44,8 @@ def slots(trials: int, cores: int | None, devices: int) -> Slots:
     platform, count = _accelerators()
     if count:
         require(1 <= devices <= count, "devices_per_trial", devices, f"1 to {count}")
+        legal = "none, as trials are given accelerators"
+        require(cores is None, "cores_per_trial", cores, legal)
         places = min(count // devices, trials)
         return Slots(
             environments=tuple(

@@ -27,11 +27,12 @@ from mnet_jax.training.matching import (
 from mnet_jax.training.memory import is_exhaustion
 from mnet_jax.training.position import PositionHandler, RestorePosition, SavePosition
 from mnet_jax.training.preservation import Preservation
-from mnet_jax.training.step import TrainState
+from mnet_jax.training.step import TrainState, all_finite
 from mnet_jax.validation import one_line
 
 SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
 DAMAGED = "damaged-"  # and its step: the name of a checkpoint that was set aside
+_is_finite = jax.jit(all_finite)
 
 
 class SavingError(OSError):
@@ -136,7 +137,7 @@ class Checkpoints:
             self._kept.accuracies = _accuracies(history)
             if step == 0 or step in self._manager.all_steps():
                 return
-            if not bool(_all_finite(state)):
+            if not _is_finite((state.params, state.batch_stats, state.opt_state, state.average)):
                 raise NonFiniteStateError(step, "the state is not finite and is not saved")
             self._saving = step
             self._manager.save(
@@ -285,10 +286,3 @@ def _reason(error: Exception) -> str:
 
 def _accuracies(history: tuple[EpochRecord, ...]) -> dict[int, float]:
     return {record.step: record.validation_accuracy for record in history}
-
-
-@jax.jit
-def _all_finite(state: TrainState) -> jax.Array:
-    trees = (state.params, state.batch_stats, state.opt_state, state.average)
-    finite = [jax.numpy.all(jax.numpy.isfinite(leaf)) for leaf in jax.tree.leaves(trees)]
-    return jax.numpy.all(jax.numpy.stack(finite))

@@ -89,9 +89,13 @@ def _averaged(average: Tree, values: Tree, decay: Scalar, step: Array) -> Tree:
     return jax.tree.map(lambda a, v: v + kept * (a - v), average, values)
 
 
-def _all_finite(tree: Tree) -> Array:
-    """Whether all numbers are. The small arrays are joined: each alone is a function to compile."""
-    leaves = [leaf.ravel() for leaf in jax.tree.leaves(tree)]
+def all_finite(tree: Tree) -> Array:
+    """Whether all floating-point numbers are.
+
+    The small arrays are joined: each alone is a function to compile.
+    """
+    numbers = (x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating))
+    leaves = [number.ravel() for number in numbers]
     small = [leaf for leaf in leaves if leaf.size <= SMALL]
     large = [leaf for leaf in leaves if leaf.size > SMALL]
     return jnp.isfinite(optax.tree.norm([*large, jnp.concatenate(small)] if small else large))
@@ -176,7 +180,7 @@ def make_train_step(
         if state.average is not None:
             average = _averaged(state.average, new.values, numbers.ema_decay, step)
             new = new.replace(average=average)
-        finite = jnp.isfinite(loss) & _all_finite(gradients)
+        finite = jnp.isfinite(loss) & all_finite(gradients)
         if skips:
             limit = jnp.inf if numbers.loss_limit is None else numbers.loss_limit
             new = _either(finite & (loss <= limit), new, state.replace(step=step))

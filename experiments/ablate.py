@@ -21,7 +21,7 @@ from rich.console import Console
 from experiments import listing, stored, sweeps, terminal, trials
 from experiments.arguments import axis_values, parse, refusals, refuse, with_axes
 from experiments.planning import count_classes, require_directory
-from experiments.sweeps import Sweep, SweepArguments
+from experiments.sweeps import Plan, SweepArguments
 from mnet_jax.ablation import axes, events, store
 from mnet_jax.ablation.statistics import Method
 from mnet_jax.config import RunConfig
@@ -121,7 +121,7 @@ def _asked_before(called: events.Sweep, before: store.Contents) -> events.Sweep 
     return None
 
 
-def _plan(arguments: Arguments) -> tuple[Sweep, list[RunConfig]]:
+def _plan(arguments: Arguments) -> tuple[Plan, list[RunConfig]]:
     """The arms, and every config to have a trial of.
 
     Raises:
@@ -151,7 +151,7 @@ def _interrupted(kept: store.Store, configs: Sequence[RunConfig]) -> str:
 
 
 def _anchor(
-    sweep: Sweep, configs: Sequence[RunConfig], comparable: Iterable[store.Trial]
+    sweep: Plan, configs: Sequence[RunConfig], comparable: Iterable[store.Trial]
 ) -> RunConfig:
     """The arm that the others are compared with.
 

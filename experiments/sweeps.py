@@ -75,7 +75,7 @@ class SweepArguments(RunArguments):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Plan:
     """The arms of a call, each a config with seed 0.
 
     Attributes:
@@ -91,7 +91,7 @@ class Sweep:
     axes: tuple[str, ...]
 
 
-def plan(arguments: SweepArguments, given: Named, num_classes: int) -> Sweep:
+def plan(arguments: SweepArguments, given: Named, num_classes: int) -> Plan:
     """The arms that the arguments ask for.
 
     Args:
@@ -118,7 +118,7 @@ def plan(arguments: SweepArguments, given: Named, num_classes: int) -> Sweep:
     for config in configs:
         require_fit(config)
     varied = [name for name, values in named.items() if len({*values}) > 1]
-    return Sweep(
+    return Plan(
         baseline=own,
         nearest=axes.with_values(start, {**arguments.arms[0], **nearest}),
         arms=tuple(dict.fromkeys(configs)),

@@ -11,7 +11,7 @@ ABSENT = "-"  # a number that is not there, an axis that a network has no place 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class SeedOutcome:
     """What one seed of an arm found.
 
     Attributes:
@@ -69,7 +69,7 @@ class Arm:
     images_per_second: float | None
     seconds: float
     seconds_per_seed: float | None
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[SeedOutcome, ...]
     failures: tuple[Failure, ...]
     not_run: tuple[int, ...]
 

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from mnet_jax.ablation.arms import ABSENT, Arm, Failure, JudgedClaim, Outcome, Report
+from mnet_jax.ablation.arms import ABSENT, Arm, Failure, JudgedClaim, Report, SeedOutcome
 from mnet_jax.ablation.comparison import Comparison, compare, count_comparisons
 from mnet_jax.ablation.judgement import Claim, judge, judge_all
 from mnet_jax.ablation.statistics import Method, mean_interval, seed_differences
@@ -183,8 +183,8 @@ def _arm(
     )
 
 
-def _outcome(seed: int, result: RunResult, differences: Mapping[int, float]) -> Outcome:
-    return Outcome(
+def _outcome(seed: int, result: RunResult, differences: Mapping[int, float]) -> SeedOutcome:
+    return SeedOutcome(
         seed=seed,
         accuracy=result.test_accuracy,
         difference=differences.get(seed),

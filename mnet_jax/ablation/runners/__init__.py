@@ -8,7 +8,7 @@ from mnet_jax.ablation.runners.local import LocalCrew
 from mnet_jax.ablation.runners.machine import Slots, slots
 from mnet_jax.ablation.runners.on_ray import RayCrew
 from mnet_jax.ablation.runners.running import Crew, run
-from mnet_jax.ablation.runners.work import Lost, Outcome, Trial, train
+from mnet_jax.ablation.runners.work import Lost, Outcome, TrialFunction, train
 
 __all__ = [
     "Crew",
@@ -17,7 +17,7 @@ __all__ = [
     "Outcome",
     "RayCrew",
     "Slots",
-    "Trial",
+    "TrialFunction",
     "run",
     "slots",
     "train",

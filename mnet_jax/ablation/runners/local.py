@@ -16,7 +16,7 @@ import psutil
 
 from mnet_jax import process
 from mnet_jax.ablation.runners.machine import Slots
-from mnet_jax.ablation.runners.work import Lost, Outcome, Trial, outcome_of, train
+from mnet_jax.ablation.runners.work import Lost, Outcome, TrialFunction, outcome_of, train
 from mnet_jax.config import RunConfig
 from mnet_jax.host_memory import available_bytes
 
@@ -50,7 +50,7 @@ class LocalCrew:
     def __init__(
         self,
         slots: Slots,
-        trial: Trial = train,
+        trial: TrialFunction = train,
         environment: Mapping[str, str] = MappingProxyType({}),
         available: Callable[[], int] = available_bytes,
     ) -> None:
@@ -133,7 +133,7 @@ class _Worker:
     """A process that runs the trials it is sent; it ends when this end of the pipe is closed."""
 
     def __init__(
-        self, trial: Trial, environment: Mapping[str, str], slot: Mapping[str, str]
+        self, trial: TrialFunction, environment: Mapping[str, str], slot: Mapping[str, str]
     ) -> None:
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         self.pipe, theirs = context.Pipe()
@@ -184,7 +184,7 @@ class _Worker:
 # What follows runs in the worker.
 
 
-def _serve(pipe: Connection, trial: Trial) -> None:
+def _serve(pipe: Connection, trial: TrialFunction) -> None:
     """Runs trials until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the parent decides
     # At once: an exception here would come up in whatever runs, in a callback of the collector too.

@@ -13,7 +13,7 @@ from typing import Any
 
 from mnet_jax import process
 from mnet_jax.ablation.runners.machine import THREADS
-from mnet_jax.ablation.runners.work import Lost, Outcome, Trial, outcome_of, train
+from mnet_jax.ablation.runners.work import Lost, Outcome, TrialFunction, outcome_of, train
 from mnet_jax.config import RunConfig
 from mnet_jax.validation import one_line, require
 
@@ -35,7 +35,7 @@ class RayCrew:
         address: str | None,
         cores: int | None,
         devices: int,
-        trial: Trial = train,
+        trial: TrialFunction = train,
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Connects to a cluster.
@@ -203,7 +203,7 @@ class _Host:
         os.environ.update(process.settings(tune_allocator=False))  # of this machine, not the caller
         self._event: Any = None
 
-    def run(self, trial: Trial, config: RunConfig, directory: str) -> Outcome:
+    def run(self, trial: TrialFunction, config: RunConfig, directory: str) -> Outcome:
         """The trial's outcome."""
         return outcome_of(trial, config, Path(directory), self._note)
 

@@ -13,7 +13,7 @@ from mnet_jax.config import RunConfig
 from mnet_jax.result import RunResult
 
 Report = Callable[[Any], None]  # takes each `training.loop.Progress`
-Trial = Callable[[RunConfig, Path, Report], RunResult]
+TrialFunction = Callable[[RunConfig, Path, Report], RunResult]
 LOCK = "lock"  # in a trial's directory: held by the process that writes there
 
 
@@ -54,7 +54,7 @@ def train(config: RunConfig, directory: Path, report: Report) -> RunResult:
     return run(config, directory, save_every_seconds=60.0, report=report)
 
 
-def outcome_of(trial: Trial, config: RunConfig, directory: Path, report: Report) -> Outcome:
+def outcome_of(trial: TrialFunction, config: RunConfig, directory: Path, report: Report) -> Outcome:
     """Runs one trial; whatever it raises becomes its cause.
 
     Whoever started a worker may die and leave it at work, until it has something to report. Its

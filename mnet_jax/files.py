@@ -1,10 +1,12 @@
-"""Files that are there whole or not at all, and where those go that only save time."""
+"""Files that are there whole or not at all, that one process has at a time, or that save time."""
 
+import contextlib
 import errno
 import hashlib
 import os
 import platform
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -47,6 +49,28 @@ def sync_directory(directory: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(
+    path: Path, flags: int = os.O_RDWR | os.O_CREAT, *, shared: bool = False
+) -> Iterator[int]:
+    """A file's descriptor, opened with `flags`, while no other process or thread has it.
+
+    Waits for them; those that share it wait for none but those that do not. The operating system
+    frees a file when its holder dies, however that happens.
+
+    Raises:
+      OSError: it cannot be opened or locked.
+    """
+    import fcntl  # here, as systems that lack it can do everything else
+
+    file = os.open(path, flags, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield file
+    finally:
+        os.close(file)
 
 
 def cache_directory(kind: str) -> Path:

@@ -1,5 +1,6 @@
 """The kernels in C++: against NumPy in float64, and inside of whole networks."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import one_line
 from depthwise_taps import needs_compiler
 from small_networks import random_variables
 
@@ -374,37 +376,51 @@ def test_networks_train_and_infer_as_with_other_lowerings(network):
         assert np.linalg.norm(got - want) <= 5e-2 * np.linalg.norm(want) + 1e-4
 
 
-def test_the_kernels_are_compiled_once(tmp_path, monkeypatch):
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A place for the kernels in which there are none yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compilation._library.cache_clear()
-    native.is_built.cache_clear()
-    try:
-        assert not native.is_built()
-        library = native.build()
-        assert library.is_relative_to(tmp_path)
-        made = library.stat().st_mtime_ns
-        assert native.build() == library
-        assert library.stat().st_mtime_ns == made
-        assert [path for path in library.parent.iterdir()] == [library]  # nothing is left behind
-    finally:
-        compilation._library.cache_clear()
-        native.is_built.cache_clear()
+    forget = (compilation._library.cache_clear, native.is_built.cache_clear)
+    for cached in forget:
+        cached()
+    yield tmp_path
+    for cached in forget:
+        cached()
+
+
+def test_the_kernels_are_compiled_once_whoever_wants_them(elsewhere, monkeypatch):
+    calls, compiler = elsewhere / "calls", elsewhere / "compiler"
+    compiler.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexec {compilation._compiler()} "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert not native.is_built()
+    library = compilation._library()
+    with ThreadPoolExecutor() as pool:  # no lock tells threads from processes
+        assert not any(pool.map(compilation._compile, [library, library]))
+    assert library.is_relative_to(elsewhere)
+    assert native.build() == library and native.is_built()
+    outputs = [line.rsplit("-o ")[1] for line in calls.read_text().splitlines() if "-o" in line]
+    assert len(outputs) == len(set(outputs)) == len(compilation.UNITS) + 1
+    assert {path.suffix for path in library.parent.iterdir()} == {".so", ".lock"}  # nothing else
+
+
+def refused_where_asked_for():
+    """The message; everything else goes on without the kernels."""
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2))
+    message = one_line(
+        ops.NativeError, lambda: ops.depthwise_conv(x, kernel, lowering="native"), "lowering: "
+    )
+    assert ops.best_lowering() == "auto"
+    assert ops.depthwise_conv(x, kernel, lowering="auto")[0, 1, 1, 0] == 9
+    return message
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
-def test_without_a_compiler_native_is_refused_and_auto_goes_on(compiler, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_without_a_compiler_native_is_refused_and_auto_goes_on(elsewhere, compiler, monkeypatch):
     monkeypatch.setenv("CXX", compiler)
-    compilation._library.cache_clear()
-    native.is_built.cache_clear()
-    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2))
-    try:
-        with pytest.raises(ops.NativeError) as caught:
-            ops.depthwise_conv(x, kernel, lowering="native")
-        assert len(str(caught.value).splitlines()) == 1
-        assert compiler in str(caught.value)
-        assert ops.best_lowering() == "auto"
-        assert ops.depthwise_conv(x, kernel, lowering="auto")[0, 1, 1, 0] == 9
-    finally:
-        compilation._library.cache_clear()
-        native.is_built.cache_clear()
+    assert compiler in refused_where_asked_for()
+
+
+def test_without_a_place_native_is_refused_and_auto_goes_on(elsewhere):
+    (elsewhere / "mnet_jax").write_text("a file where a directory is to be")
+    assert f"{elsewhere / 'mnet_jax'}" in refused_where_asked_for()

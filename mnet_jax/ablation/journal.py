@@ -12,14 +12,13 @@ go wrong, and what then holds:
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from mnet_jax.ablation.events import Event, from_line, to_line
-from mnet_jax.files import make_directory, replace_file, sync_directory
+from mnet_jax.files import locked, make_directory, replace_file, sync_directory
 from mnet_jax.validation import one_line
 
 NAME = "journal.jsonl"
@@ -61,7 +60,7 @@ class Journal:
         with contextlib.ExitStack() as stack:
             with store_errors("read", self.path):
                 try:
-                    file = stack.enter_context(_open(self.path, os.O_RDONLY, fcntl.LOCK_SH))
+                    file = stack.enter_context(locked(self.path, os.O_RDONLY, shared=True))
                     content = _content(file)
                 except FileNotFoundError:
                     content = b""
@@ -78,7 +77,7 @@ class Journal:
             with store_errors("write", self.path):
                 make_directory(self.path.parent)
                 flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
-                file = stack.enter_context(_open(self.path, flags, fcntl.LOCK_EX))
+                file = stack.enter_context(locked(self.path, flags))
                 content = _content(file)
                 if not content:
                     sync_directory(self.path.parent)
@@ -149,17 +148,6 @@ class Writer:
                 os.ftruncate(self._file, self._end)
                 raise
         self._end += len(line)
-
-
-@contextlib.contextmanager
-def _open(path: Path, flags: int, lock: int) -> Iterator[int]:
-    """A file's descriptor, locked until it is closed; threads exclude each other too."""
-    file = os.open(path, flags, 0o666)
-    try:
-        fcntl.flock(file, lock)
-        yield file
-    finally:
-        os.close(file)
 
 
 def _content(file: int) -> bytes:

@@ -1,15 +1,14 @@
 """What the process of a trial does, and how it can end."""
 
 import contextlib
-import fcntl
-import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mnet_jax.config import RunConfig
+from mnet_jax.files import locked
 from mnet_jax.result import RunResult
 
 Report = Callable[[Any], None]  # takes each `training.loop.Progress`
@@ -62,7 +61,8 @@ def outcome_of(trial: TrialFunction, config: RunConfig, directory: Path, report:
     """
     result, cause = None, None
     try:
-        with _held(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        with locked(directory / LOCK):
             result = trial(config, directory, report)
     except Exception as error:
         with contextlib.suppress(OSError):  # the cause is worth more than its traceback
@@ -70,18 +70,6 @@ def outcome_of(trial: TrialFunction, config: RunConfig, directory: Path, report:
         lines = str(error).splitlines() or [""]
         cause = f"{type(error).__name__}: {lines[0]}"
     return Outcome(config=config, result=result, cause=cause, environment=_environment())
-
-
-@contextlib.contextmanager
-def _held(directory: Path) -> Iterator[None]:
-    """Waits until no other process runs a trial in a directory, and keeps others out."""
-    directory.mkdir(parents=True, exist_ok=True)
-    file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
 
 
 def _environment() -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Kernels in C++ for training on a CPU, compiled on the machine that runs them.
 
 XLA runs a convolution, its normalization and its activation as loops of their own, each of which
-reads and writes feature maps that do not fit a cache. `kernels.cc` has one pass for them. It is
-optional: without it everything computes the same, more slowly.
+reads and writes feature maps that do not fit a cache. The kernels have one pass for them. They
+are optional: without them everything computes the same, more slowly.
 """
 
 from mnet_jax.ops.native.calls import supports

@@ -4,15 +4,15 @@ Results on a CPU depend on the number of threads, so bit-exactness needs a core 
 before JAX starts. Prints JSON: a digest of everything a run leaves, for each way to get there.
 """
 
-import os
+from own_core import take_a_core
 
-if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+take_a_core()
 
 import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import signal
 import sys
 from pathlib import Path

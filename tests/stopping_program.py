@@ -13,13 +13,13 @@ It trains a small network on one pinned core, and sends SIGTERM to itself at a m
 Lines on standard output tell of the start, and of every step and every batch.
 """
 
-import os
+from own_core import take_a_core
 
-if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+take_a_core()
 
 import importlib.abc
 import itertools
+import os
 import resource
 import runpy
 import signal

@@ -68,36 +68,38 @@ inline Window WindowOf(In x, ffi::AnyBuffer::Dimensions y, int64_t stride, int64
   return {shape[0], shape[1], shape[2], shape[3], y[1], y[2], stride, top, left};
 }
 
-// What the calls of one direction share: arrays in and out, and the activation.
-inline auto Forward() {
-  return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
-      .Arg<In>()
-      .Arg<In>()
-      .Arg<In>()
-      .Arg<In>()
-      .Ret<In>()
-      .Ret<In>()
-      .Ret<In>()
-      .Attr<int64_t>("act")
-      .Attr<int64_t>("after")
-      .Attr<bool>("statistics");
+// A binding with so many more arrays in, one or more.
+template <int count, typename Binding>
+auto WithArguments(Binding binding) {
+  if constexpr (count == 1) {
+    return std::move(binding).template Arg<In>();
+  } else {
+    return WithArguments<count - 1>(std::move(binding).template Arg<In>());
+  }
 }
 
-inline auto Backward() {
-  return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
-      .Arg<In>()
-      .Arg<In>()
-      .Arg<In>()
-      .Arg<In>()
-      .Arg<In>()
-      .Arg<In>()
-      .Ret<In>()
-      .Ret<In>()
-      .Ret<In>()
-      .Attr<int64_t>("act");
+// The same with arrays out.
+template <int count, typename Binding>
+auto WithResults(Binding binding) {
+  if constexpr (count == 1) {
+    return std::move(binding).template Ret<In>();
+  } else {
+    return WithResults<count - 1>(std::move(binding).template Ret<In>());
+  }
 }
+
+// What all calls share: threads, arrays, and the activation of the convolution.
+template <int arguments, int results>
+auto Call() {
+  return WithResults<results>(WithArguments<arguments>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()))
+      .template Attr<int64_t>("act");
+}
+
+inline auto Forward() {
+  return Call<4, 3>().Attr<int64_t>("after").Attr<bool>("statistics");
+}
+
+inline auto Backward() { return Call<6, 3>(); }
 
 template <typename Binding>
 auto WithWindow(Binding binding) {

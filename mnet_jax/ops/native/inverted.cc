@@ -38,20 +38,7 @@ ffi::Error InvertedForwardCall(ffi::ThreadPool pool, In x, In expand, In expand_
 }
 
 auto Inverted() {
-  return WithWindow(ffi::Ffi::Bind()
-                        .Ctx<ffi::ThreadPool>()
-                        .Arg<In>()
-                        .Arg<In>()
-                        .Arg<In>()
-                        .Arg<In>()
-                        .Arg<In>()
-                        .Arg<In>()
-                        .Arg<In>()
-                        .Arg<In>()
-                        .Ret<In>()
-                        .Attr<int64_t>("act"))
-      .Attr<int64_t>("expand_act")
-      .Attr<int64_t>("project_act");
+  return WithWindow(Call<8, 1>()).Attr<int64_t>("expand_act").Attr<int64_t>("project_act");
 }
 
 }  // namespace

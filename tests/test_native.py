@@ -388,20 +388,43 @@ def elsewhere(tmp_path, monkeypatch):
         cached()
 
 
-def test_the_kernels_are_compiled_once_whoever_wants_them(elsewhere, monkeypatch):
-    calls, compiler = elsewhere / "calls", elsewhere / "compiler"
-    compiler.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexec {compilation._compiler()} "$@"\n')
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CXX", str(compiler))
+@pytest.fixture
+def logging_compiler(elsewhere, monkeypatch):
+    """Makes a shell's line the compiler; returns where the calls of it are written."""
+
+    def use(line):
+        calls, compiler = elsewhere / "calls", elsewhere / "compiler"
+        compiler.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n{line}\n')
+        compiler.chmod(0o755)
+        monkeypatch.setenv("CXX", str(compiler))
+        return calls
+
+    return use
+
+
+def objects_in(calls):
+    """What a compiler was to make."""
+    return [line.rsplit("-o ")[1] for line in calls.read_text().splitlines() if "-o" in line]
+
+
+def test_the_kernels_are_compiled_once_whoever_wants_them(elsewhere, logging_compiler):
+    calls = logging_compiler(f'exec {compilation._compiler()} "$@"')
     assert not native.is_built()
     library = compilation._library()
     with ThreadPoolExecutor() as pool:  # no lock tells threads from processes
         assert not any(pool.map(compilation._compile, [library, library]))
     assert library.is_relative_to(elsewhere)
     assert native.build() == library and native.is_built()
-    outputs = [line.rsplit("-o ")[1] for line in calls.read_text().splitlines() if "-o" in line]
-    assert len(outputs) == len(set(outputs)) == len(compilation.UNITS) + 1
+    made = objects_in(calls)
+    assert len(made) == len(set(made)) == len(compilation.UNITS) + 1
     assert {path.suffix for path in library.parent.iterdir()} == {".so", ".lock"}  # nothing else
+
+
+def test_a_compiler_that_fails_is_not_asked_again(logging_compiler):
+    calls = logging_compiler("echo error: too old >&2; exit 1")
+    for _ in range(2):
+        one_line(ops.NativeError, native.build, "lowering: ", "too old")
+    assert 0 < len(objects_in(calls)) <= len(compilation.UNITS)
 
 
 def refused_where_asked_for():

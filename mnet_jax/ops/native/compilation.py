@@ -47,11 +47,12 @@ def build() -> Path:
     """
     library = _library()
     try:
-        if not library.exists():
-            _compile(library)
+        complaint = "" if library.exists() else _complaint(library)
     except OSError as error:
         cause = f"{library.parent} cannot be used: {error.strerror}"
         raise NativeError(f"lowering: the kernels are not compiled, as {cause}") from error
+    if complaint:
+        raise NativeError(complaint)
     _register()
     is_built.cache_clear()  # it may have been asked before
     return library
@@ -86,6 +87,16 @@ def _compiler() -> str:
             return path
     legal = "a C++ compiler on the path, or named by CXX"
     raise NativeError(f"lowering: native found {asked or 'no compiler'}, legal: {legal}")
+
+
+@cache
+def _complaint(library: Path) -> str:
+    """Compiles the kernels: why they do not, or "". A process does not ask the compiler again."""
+    try:
+        _compile(library)
+    except NativeError as error:
+        return str(error)
+    return ""
 
 
 def _compile(library: Path) -> None:

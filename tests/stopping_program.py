@@ -7,6 +7,7 @@ It trains a small network on one pinned core, and sends SIGTERM to itself at a m
 - `stepping EPOCH STEP`, `evaluating EPOCH`, `testing`: behind such a step or batch.
 - `saving`: when the checkpoint of an epoch's end is on its way; `sealing`: when it is all written.
 - `twice`: before each save, and again when it is all written.
+- `finished`: when the command is through, and its process not yet.
 - `full`: not at all, but no file may grow any more from the second epoch's end on.
 - `never`: not at all; the end's line gives the digest of what is left.
 
@@ -151,6 +152,8 @@ def main(moment, directory):
     print("started", flush=True)
     sys.argv = ["train", "--run", str(directory), "--tune-allocator", "False"]
     runpy.run_module("experiments.train", run_name="__main__", alter_sys=False)
+    if moment == "finished":
+        tell()
     if moment == "never":
         from resume_program import digest
 

@@ -115,9 +115,8 @@ def _records(path: Path, split: str, content: bytes, cifar: Cifar) -> tuple[np.n
         )
     records = np.frombuffer(content, np.uint8).reshape(count, size)
     labels = records[:, cifar.labels - 1]
-    if labels.max() >= len(cifar.class_names):
-        raise DataError(
-            f"{path}: got label {labels.max()}, legal: 0 to {len(cifar.class_names) - 1}"
-        )
+    largest = int(np.max(labels))
+    if largest >= len(cifar.class_names):
+        raise DataError(f"{path}: got label {largest}, legal: 0 to {len(cifar.class_names) - 1}")
     planes = records[:, cifar.labels :].reshape(-1, *_PLANES)
     return planes.transpose(0, 2, 3, 1), labels

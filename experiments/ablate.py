@@ -22,7 +22,7 @@ from experiments import listing, stored, sweeps, terminal, trials
 from experiments.arguments import axis_values, parse, refusals, refuse, with_axes
 from experiments.planning import count_classes, require_directory
 from experiments.sweeps import Plan, SweepArguments
-from mnet_jax.ablation import axes, events, store
+from mnet_jax.ablation import axes, events, store, wording
 from mnet_jax.ablation.statistics import Method
 from mnet_jax.config import RunConfig
 
@@ -138,7 +138,7 @@ def _plan(arguments: Arguments) -> tuple[Plan, list[RunConfig]]:
 
 def _opening(to_run: int, asked: int, results: Path) -> str:
     there = f"{asked - to_run} of {asked} stored in {results}"
-    return f"{to_run} {'trial' if to_run == 1 else 'trials'} to run, {there}"
+    return f"{wording.trials(to_run)} to run, {there}"
 
 
 def _interrupted(kept: store.Store, configs: Sequence[RunConfig]) -> str:

@@ -23,7 +23,7 @@ from experiments import terminal
 from experiments.arguments import parse, refusals, refuse
 from experiments.presets import PRESETS
 from experiments.repeating import command_of_arm
-from mnet_jax.ablation import axes, export, rendering, status, store
+from mnet_jax.ablation import axes, export, rendering, status, store, wording
 from mnet_jax.ablation.events import Started, Sweep
 from mnet_jax.ablation.report import summarize
 from mnet_jax.ablation.statistics import Method
@@ -167,4 +167,4 @@ def _export(contents: store.Contents, directory: Path, console: Console) -> None
     for name, make in (("trials.csv", export.to_csv), ("trials.json", export.to_json)):
         path = directory / name
         store.write_file(path, make(trials, axes.labels).encode())
-        console.print(f"{len(trials)} trials in {path}", highlight=False, soft_wrap=True)
+        console.print(f"{wording.trials(len(trials))} in {path}", highlight=False, soft_wrap=True)

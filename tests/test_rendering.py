@@ -22,7 +22,7 @@ from summaries import (
 )
 
 from mnet_jax import serialization
-from mnet_jax.ablation import rendering
+from mnet_jax.ablation import rendering, wording
 from mnet_jax.ablation.report import Report
 from mnet_jax.ablation.store import failure
 
@@ -184,6 +184,11 @@ def test_the_files(tmp_path):
     assert "seeds: 0, 1, 2, 3, 4" in page
     assert "jax: 0.7.2" in page and "device: cpu" in page
     assert (out / "report.csv").read_text(encoding="utf-8") == rendering.to_csv(troubled())
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, "1 trial, 0.5 "), (2, "2 trials, 1.0 ")])
+def test_one_trial_is_no_trials(count, told):
+    assert f"time: {told}minutes in all" in wording.facts(summary_of(make_arm(LINEAR[:count])))
 
 
 def test_a_directory_in_the_way(tmp_path):

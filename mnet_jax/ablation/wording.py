@@ -76,12 +76,17 @@ def facts(report: Report) -> list[str]:
     """The seeds, the time in all, and the environment."""
     finished = sorted({seed for arm in report.arms for seed in arm.seeds})
     seconds = sum(arm.seconds for arm in report.arms)
-    trials = sum(len(arm.outcomes) for arm in report.arms)
+    finished_trials = sum(len(arm.outcomes) for arm in report.arms)
     return [
         f"seeds: {', '.join(map(str, finished)) or 'none finished'}",
-        f"time: {trials} trials, {seconds / 60:.1f} minutes in all",
+        f"time: {trials(finished_trials)}, {seconds / 60:.1f} minutes in all",
         *(f"{name}: {', '.join(values)}" for name, values in report.environment.items()),
     ]
+
+
+def trials(count: int) -> str:
+    """So many trials, such as `1 trial`."""
+    return f"{count} trial" if count == 1 else f"{count} trials"
 
 
 def seeds(arm: Arm) -> str:

@@ -14,7 +14,7 @@ from mnet_jax.result import EpochRecord
 from mnet_jax.training.agreement import any_says
 from mnet_jax.training.checkpoint import Checkpoints
 from mnet_jax.training.epoch import Begun
-from mnet_jax.training.loop import History, Keeping, Loop
+from mnet_jax.training.loop import Callbacks, History, Loop, Report
 from mnet_jax.training.scalars import Scalars
 from mnet_jax.training.step import TrainState
 from mnet_jax.training.stopping import Stop
@@ -59,9 +59,10 @@ class Keeper:
     due: Timer
     start: float
 
-    def keeping(self, stop: Stop) -> Keeping:
+    def callbacks(self, report: Report, stop: Stop) -> Callbacks:
         """What the loop calls."""
-        return Keeping(
+        return Callbacks(
+            report=report,
             on_epoch=self.on_epoch,
             save=self.save,
             due=lambda: self.due.seconds > 0 and self.due.passed(),

@@ -105,8 +105,7 @@ def run(
                 batches,
                 lambda: data.eval_batches(dataset.validation, config.data, shard=part),
                 history,
-                keeper.keeping(stop),
-                report,
+                keeper.callbacks(report, stop),
                 begun,
             )
         best = checkpoints.best(begin()) if keep == "best" else None

@@ -32,7 +32,7 @@ from mnet_jax.training.divergence import (
     SpikeError,
 )
 from mnet_jax.training.epoch import Begun
-from mnet_jax.training.loop import Keeping, Loop
+from mnet_jax.training.loop import Callbacks, Loop
 from mnet_jax.training.placement import placement
 from mnet_jax.training.recipe import Structure
 from mnet_jax.training.step import make_train_step
@@ -123,17 +123,15 @@ class Kept:
     def __init__(self):
         self._kept = {0: (State(), Begun())}
 
-    def keeping(self):
-        return Keeping(on_epoch=self._keep, go_back=self._kept.__getitem__)
+    def callbacks(self):
+        return Callbacks(on_epoch=self._keep, go_back=self._kept.__getitem__)
 
     def _keep(self, state, history, begun):
         self._kept[history[-1].step] = state, begun
 
 
 def fitted(loop, losses):
-    return loop.fit(
-        State(), batches_of(losses), lambda: [{}], (), Kept().keeping(), lambda progress: None
-    )
+    return loop.fit(State(), batches_of(losses), lambda: [{}], (), Kept().callbacks())
 
 
 @pytest.mark.parametrize("bad", [NAN, float("inf")])
@@ -183,10 +181,10 @@ def test_a_state_that_is_not_finite_stops_the_run_whenever_it_is_seen():
     def save(state, history, begun):
         raise NonFiniteStateError(2, "the state is not finite and is not saved")
 
-    keeping = dataclasses.replace(Kept().keeping(), save=save, due=lambda: True)
+    callbacks = dataclasses.replace(Kept().callbacks(), save=save, due=lambda: True)
     loop = loop_of(on_divergence="rollback")
     with pytest.raises(NonFiniteStateError):
-        loop.fit(State(), batches_of([]), lambda: [{}], (), keeping, lambda progress: None)
+        loop.fit(State(), batches_of([]), lambda: [{}], (), callbacks)
 
 
 def test_the_limit_is_a_multiple_of_the_median_of_the_last_losses():
@@ -219,20 +217,21 @@ def test_an_epoch_cut_in_two_is_the_epoch():
     loop = loop_of(on_divergence="skip", spike_factor=4.0)
     for cut in range(1, 10):
         saved, stop = [], Stop()
-        keeping = Keeping(save=lambda *found, saved=saved: saved.append(found), stop=stop)
 
         def report(event, cut=cut, stop=stop):
             stop.requested |= (event.epoch - 1) * 5 + event.step == cut and event.phase == "train"
 
+        def save(*found, saved=saved):
+            saved.append(found)
+
         batches = batches_of(losses)
+        callbacks = Callbacks(report=report, save=save, stop=stop)
         with pytest.raises(StoppedError):
-            loop.fit(State(), batches, lambda: [{}], (), keeping, report)
+            loop.fit(State(), batches, lambda: [{}], (), callbacks)
         ((state, history, begun),) = saved
         assert state.step == cut
         begun = serialization.from_json(Begun, serialization.to_json(begun))
-        state, history = loop.fit(
-            state, batches, lambda: [{}], history, Keeping(), lambda progress: None, begun
-        )
+        state, history = loop.fit(state, batches, lambda: [{}], history, Callbacks(), begun)
         assert state == whole[0]
         for found, expected in zip(history, whole[1], strict=True):
             times = {"seconds": 0.0, "images_per_second": 0.0}

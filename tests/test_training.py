@@ -23,7 +23,7 @@ from mnet_jax.config import (
 )
 from mnet_jax.training import metrics, optimizer
 from mnet_jax.training.divergence import NonFiniteError
-from mnet_jax.training.loop import Keeping, Loop
+from mnet_jax.training.loop import Callbacks, Loop
 from mnet_jax.training.placement import placement
 from mnet_jax.training.recipe import Numbers, Structure
 from mnet_jax.training.step import initial_state, make_eval_step, make_train_step
@@ -314,14 +314,10 @@ def masked(batch, count):
     return {**batch, "mask": mask}
 
 
-def ignore(*_):
-    pass
-
-
 def test_evaluation_is_the_mean_over_all_images_whatever_the_batches(tiny_spec):
     model, loop, state = loop_of(tiny_spec)
     batches = [masked(batch_of(0), 8), masked(batch_of(1), 3)]
-    found = loop.evaluate(state, batches, "test", 1, ignore)
+    found = loop.evaluate(state, batches, "test", 1, lambda progress: None)
     images = np.concatenate([batch_of(0)["image"], batch_of(1)["image"][:3]])
     labels = np.concatenate([batch_of(0)["label"], batch_of(1)["label"][:3]])
     apply = jax.jit(functools.partial(model.apply, train=False))
@@ -339,8 +335,10 @@ def test_fit_trains_every_epoch_and_keeps_the_history(tiny_spec):
         map(batch_of, range(100)),
         lambda: [masked(batch_of(0), 8)],
         (),
-        Keeping(on_epoch=lambda state, history, _: epochs.append((int(state.step), len(history)))),
-        events.append,
+        Callbacks(
+            report=events.append,
+            on_epoch=lambda state, history, _: epochs.append((int(state.step), len(history))),
+        ),
     )
     assert epochs == [(3, 1), (6, 2)]
     assert [record.step for record in history] == [3, 6]
@@ -362,7 +360,7 @@ def test_a_batch_that_makes_the_loss_not_finite_stops_the_run_naming_the_step(ti
             yield batch
 
     with pytest.raises(NonFiniteError, match=rf"^step {bad_step}: ") as caught:
-        loop.fit(state, batches(), lambda: [masked(batch_of(0), 8)], (), Keeping(), ignore)
+        loop.fit(state, batches(), lambda: [masked(batch_of(0), 8)], (), Callbacks())
     assert "\n" not in str(caught.value)
     assert len(taken) <= bad_step + 1
 

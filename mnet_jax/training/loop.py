@@ -60,10 +60,11 @@ def _cannot_go_back(step: int) -> tuple[TrainState, Begun]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keeping:
-    """What keeps a run, so that it can go on in another process.
+class Callbacks:
+    """What a run calls as it goes on: to be shown, to be kept for another process, to be stopped.
 
     Attributes:
+      report: called at every step.
       on_epoch: called after each epoch with the state, the history and the next epoch's beginning.
       save: called within an epoch, with that epoch's beginning, if `due` or told to stop.
       due: whether it is time to save, asked at every step.
@@ -72,6 +73,7 @@ class Keeping:
       stop: asked before every step and every batch of an evaluation.
     """
 
+    report: Report = lambda progress: None
     on_epoch: Saved = lambda state, history, begun: None
     save: Saved = lambda state, history, begun: None
     due: Callable[[], bool] = lambda: False
@@ -109,8 +111,7 @@ class Loop:
         batches: Iterator[Batch],
         validation: Callable[[], Iterable[Batch]],
         history: History,
-        keeping: Keeping,
-        report: Report,
+        callbacks: Callbacks,
         begun: Begun = Begun(),
     ) -> tuple[TrainState, History]:
         """Trains from where `history` and `begun` end to the last epoch.
@@ -120,8 +121,7 @@ class Loop:
           batches: the training batches from there on, without end.
           validation: makes the batches to evaluate after each epoch.
           history: the epochs already trained.
-          keeping: what keeps the run.
-          report: called at every step.
+          callbacks: what shows, keeps and stops the run.
           begun: the epoch behind them, as far as it is.
 
         Returns:
@@ -135,13 +135,13 @@ class Loop:
         while len(history) < self.epochs:
             epoch = len(history) + 1
             try:
-                state, begun = self._train(state, batches, history, begun, keeping, report)
-                validated = self._validate(state, validation(), history, begun, keeping, report)
+                state, begun = self._train(state, batches, history, begun, callbacks)
+                validated = self._validate(state, validation(), history, begun, callbacks)
             except NonFiniteStateError:
                 raise
             except DivergenceError as error:
                 rolled_back = self._rolled_back(error, history, begun)
-                state, begun = keeping.go_back((epoch - 1) * self.steps_per_epoch)
+                state, begun = callbacks.go_back((epoch - 1) * self.steps_per_epoch)
                 begun = dataclasses.replace(begun, rolled_back=rolled_back)
                 continue
             dead = dead_share(self.placement.get(state.values))
@@ -151,7 +151,7 @@ class Loop:
                 )
             history = (*history, self._record(epoch, begun, validated, dead))
             begun = begun.next
-            keeping.on_epoch(state, history, begun)
+            callbacks.on_epoch(state, history, begun)
         return state, history
 
     def evaluate(
@@ -197,8 +197,7 @@ class Loop:
         batches: Iterator[Batch],
         history: History,
         begun: Begun,
-        keeping: Keeping,
-        report: Report,
+        callbacks: Callbacks,
     ) -> tuple[TrainState, Begun]:
         """The rest of an epoch's steps."""
         epoch, steps, first = len(history) + 1, self.steps_per_epoch, begun.steps
@@ -206,10 +205,10 @@ class Loop:
         watch = Watch(self.guard, (epoch - 1) * steps, begun)
         clock = Clock(self.batch_size, begun)
         for i in range(first, steps):
-            if keeping.stop.told() or (i > first and keeping.due()):
+            if callbacks.stop.told() or (i > first and callbacks.due()):
                 watch.settle()
-                keeping.save(state, history, watch.begun(clock.seconds, clock.rate))
-                keeping.stop.check()
+                callbacks.save(state, history, watch.begun(clock.seconds, clock.rate))
+                callbacks.stop.check()
             batch = self.placement.put_batch(next(batches))
             state, metrics = self.train_step(
                 state, batch, self.guard.numbers(numbers[i], watch.limit)
@@ -218,7 +217,7 @@ class Loop:
             if i == first:
                 watch.settle()  # the first step may compile, which is no training speed
             clock.tick()
-            report(
+            callbacks.report(
                 Progress(
                     phase="train",
                     epoch=epoch,
@@ -241,16 +240,15 @@ class Loop:
         batches: Iterable[Batch],
         history: History,
         begun: Begun,
-        keeping: Keeping,
-        report: Report,
+        callbacks: Callbacks,
     ) -> Evaluation:
         """The evaluation behind an epoch; one that is stopped is done again from its start."""
         try:
             return self.evaluate(
-                state, batches, "validation", len(history) + 1, report, keeping.stop
+                state, batches, "validation", len(history) + 1, callbacks.report, callbacks.stop
             )
         except StoppedError:
-            keeping.save(state, history, begun)
+            callbacks.save(state, history, begun)
             raise
 
     def _record(self, epoch: int, begun: Begun, validated: Evaluation, dead: float) -> EpochRecord:

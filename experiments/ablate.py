@@ -20,7 +20,7 @@ from rich.console import Console
 
 from experiments import listing, stored, sweeps, terminal, trials
 from experiments.arguments import axis_values, parse, refusals, refuse, with_axes
-from experiments.planning import count_classes, require_directory
+from experiments.planning import look_at, require_directory
 from experiments.sweeps import Plan, SweepArguments
 from mnet_jax.ablation import axes, events, store, wording
 from mnet_jax.ablation.statistics import Method
@@ -129,8 +129,13 @@ def _plan(arguments: Arguments) -> tuple[Plan, list[RunConfig]]:
     """
     values = axis_values(arguments, axes.AXES)
     planned = sweeps.plan(arguments, values, num_classes=2)  # refuses bad values before it loads
-    bad_images = max(arm.data.bad_images for arm in planned.arms)
-    sweep = sweeps.plan(arguments, values, count_classes(arguments, bad_images))
+    arms = [arm.data for arm in planned.arms]
+    images = dataclasses.replace(
+        arms[0],
+        bad_images=max(arm.bad_images for arm in arms),
+        max_image_pixels=max(arm.max_image_pixels for arm in arms),
+    )
+    sweep = sweeps.plan(arguments, values, *look_at(images))
     return sweep, [
         dataclasses.replace(arm, seed=seed) for seed in arguments.arm_seeds for arm in sweep.arms
     ]

@@ -9,7 +9,7 @@ from experiments.planning import require_runnable
 from mnet_jax import config, serialization
 from mnet_jax.ablation import wording
 from mnet_jax.architectures import NetworkSpec
-from mnet_jax.config import DataConfig, RunConfig
+from mnet_jax.config import SPLIT_BY_POSITION, DataConfig, RunConfig
 from mnet_jax.validation import one_line, require
 
 if TYPE_CHECKING:  # they import JAX, and bad arguments are refused without it
@@ -177,7 +177,20 @@ def _test_images(path: Path, view: "View", arguments: ModelArguments) -> DataCon
         resolution=view.resolution,
         scaling=view.scaling,
         batch_size=arguments.batch_size,
+        max_image_pixels=(trained_on if own and trained_on else DataConfig).max_image_pixels,
+        listing=listing_for(path, name or ""),
     )
+
+
+def listing_for(path: Path, dataset: str) -> str:
+    """The listing by which a data set's test images are those of the run at `path`.
+
+    Images that come or go leave the others of a folder in their splits. Runs from before that was
+    so keep the splits that they had, lest their training images were tested on.
+    """
+    trained_on = _trained_on(path)
+    both = trained_on is not None and trained_on.name == dataset == "folder"
+    return SPLIT_BY_POSITION if both and trained_on and not trained_on.listing else ""
 
 
 def _trained_on(path: Path) -> DataConfig | None:

@@ -15,7 +15,7 @@ from experiments import checkpoints, terminal
 from experiments.arguments import parse, refusals
 from experiments.planning import MAX_BATCH_SIZE
 from mnet_jax.ablation.statistics import CONFIDENCE, share_interval
-from mnet_jax.config import DataConfig
+from mnet_jax.config import MAX_IMAGE_PIXELS, DataConfig
 from mnet_jax.validation import one_line, require
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Arguments:
     """images at a time, for a data set"""
     top: int = 5
     """how many classes of an image to print"""
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    """how many pixels an image may have as it is stored"""
 
 
 def main() -> None:
@@ -54,11 +56,11 @@ def main() -> None:
         saved = checkpoints.load(path)
         view = checkpoints.view_of(saved, arguments.resolution)
         for image in arguments.image:
-            guesses = _guesses(saved, view, image, arguments.top)
+            guesses = _guesses(saved, view, image, arguments)
             console.print(one_line(image), soft_wrap=True, markup=False, highlight=False)
             console.print(guesses)
         if arguments.dataset is not None:
-            console.print(_accuracy(saved, view, arguments), highlight=False, markup=False)
+            console.print(_accuracy(saved, view, path, arguments), highlight=False, markup=False)
 
 
 def _require_legal(arguments: Arguments) -> None:
@@ -66,6 +68,7 @@ def _require_legal(arguments: Arguments) -> None:
     given = bool(arguments.image) or arguments.dataset is not None
     require(given, "image", "", "one image file or more, or --dataset")
     require(arguments.top >= 1, "top", arguments.top, "1 or more")
+    DataConfig(max_image_pixels=arguments.max_image_pixels)  # refuses what is not legal
     for image in arguments.image:
         require(image.is_file(), "image", str(image), "a file that exists")
     folder = arguments.data_dir
@@ -76,11 +79,13 @@ def _require_legal(arguments: Arguments) -> None:
         require(arguments.resolution >= 1, "resolution", arguments.resolution, "1 pixel or more")
 
 
-def _guesses(saved: "SavedModel", view: "View", image: Path, top: int) -> Table:
+def _guesses(saved: "SavedModel", view: "View", image: Path, arguments: Arguments) -> Table:
     from mnet_jax import inference
 
     try:
-        guesses = inference.classify(saved, image, view=view, top=top)
+        guesses = inference.classify(
+            saved, image, view=view, top=arguments.top, max_pixels=arguments.max_image_pixels
+        )
     except ValueError as error:
         raise ValueError(f"image: {error}") from error
     table = Table(box=None, pad_edge=False)
@@ -91,7 +96,7 @@ def _guesses(saved: "SavedModel", view: "View", image: Path, top: int) -> Table:
     return table
 
 
-def _accuracy(saved: "SavedModel", view: "View", arguments: Arguments) -> str:
+def _accuracy(saved: "SavedModel", view: "View", path: Path, arguments: Arguments) -> str:
     from mnet_jax import data, inference
 
     config = DataConfig(
@@ -100,6 +105,8 @@ def _accuracy(saved: "SavedModel", view: "View", arguments: Arguments) -> str:
         resolution=view.resolution,
         scaling=view.scaling,
         batch_size=arguments.batch_size,
+        max_image_pixels=arguments.max_image_pixels,
+        listing=checkpoints.listing_for(path, arguments.dataset or ""),
     )
     try:
         found = inference.test_accuracy(saved, config)

@@ -10,6 +10,7 @@ from pathlib import Path
 from experiments import checkpoints, terminal
 from experiments.arguments import parse, refusals
 from experiments.planning import require_directory
+from mnet_jax.config import MAX_IMAGE_PIXELS, DataConfig
 from mnet_jax.files import replace_file
 from mnet_jax.validation import require
 
@@ -28,6 +29,8 @@ class Arguments:
     """an image file whose feature maps to draw"""
     resolution: int | None = None
     """side of the image in pixels, if not what the model was trained on"""
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    """how many pixels the image may have as it is stored"""
     kernels: int = 24
     """how many kernels of a layer to draw at most, those of largest norm"""
     channels: int = 16
@@ -55,6 +58,7 @@ def _require_legal(arguments: Arguments) -> None:
     image, side = arguments.image, arguments.resolution
     require(image is None or image.is_file(), "image", str(image), "a file that exists")
     require(side is None or side >= 1, "resolution", side, "1 pixel or more")
+    DataConfig(max_image_pixels=arguments.max_image_pixels)  # refuses what is not legal
     for name in ("kernels", "channels"):
         count = getattr(arguments, name)
         require(1 <= count <= MOST_TILES, name, count, f"1 to {MOST_TILES}")
@@ -78,7 +82,11 @@ def _pictures(path: Path, arguments: Arguments) -> dict[str, bytes]:
         view = checkpoints.view_of(saved, arguments.resolution)
         try:
             seen = data.viewed(
-                arguments.image, view.resolution, photograph=view.photographs, scaling=view.scaling
+                arguments.image,
+                view.resolution,
+                photograph=view.photographs,
+                scaling=view.scaling,
+                max_pixels=arguments.max_image_pixels,
             )
         except data.DataError as error:
             raise ValueError(f"image: {error}") from error

@@ -48,14 +48,20 @@ class RunArguments:
         return self.recipe or recipe_for(self.images)
 
 
-def baseline(arguments: RunArguments, num_classes: int) -> RunConfig:
+def baseline(arguments: RunArguments, num_classes: int, listing: str = "") -> RunConfig:
     """Where training starts on the data set that the command line names.
+
+    Args:
+      arguments: which data set, and how.
+      num_classes, listing: what a look at the data set tells.
 
     Raises:
       ValueError: a value is not legal.
     """
     config = RECIPES[arguments.start](num_classes)
-    data = dataclasses.replace(config.data, name=arguments.images, directory=arguments.data_dir)
+    data = dataclasses.replace(
+        config.data, name=arguments.images, directory=arguments.data_dir, listing=listing
+    )
     if arguments.images.split(":")[0] != config.data.name:  # what is held out is for its own images
         data = dataclasses.replace(data, validation_fraction=DataConfig.validation_fraction)
     config = dataclasses.replace(config, data=data)
@@ -120,25 +126,24 @@ def require_directory(name: str, path: Path) -> None:
     require(usable, name, str(path), "a directory that can be written, or a new one")
 
 
-def count_classes(arguments: RunArguments, bad_images: int) -> int:
-    """The number of classes of the data set, which is prepared if need be.
+def look_at(images: DataConfig) -> tuple[int, str]:
+    """The number of classes of a data set, which is prepared if need be, and its listing.
 
     Args:
-      arguments: which data set.
-      bad_images: the most damaged images that any run of the command passes over.
+      images: the data set; of several configs, the one that passes most images.
 
     Raises:
       ValueError: it cannot be had.
     """
-    folder = arguments.data_dir
+    folder = images.directory
     require(folder is None or Path(folder).is_dir(), "data_dir", folder, "a folder that exists")
-    if arguments.images == "folder":
+    if images.name == "folder":
         require(folder is not None, "data_dir", None, "a folder with train/<class>/ of images")
     from mnet_jax import data  # here: it takes seconds, and bad values should be refused first
 
     try:
-        config = baseline(arguments, num_classes=2).data
-        return data.load(dataclasses.replace(config, bad_images=bad_images)).num_classes
+        found = data.load(images)
     except data.DataError as error:
-        given = "dataset" if arguments.data_dir is None else f"data_dir {arguments.data_dir}"
+        given = "dataset" if folder is None else f"data_dir {folder}"
         raise ValueError(f"{given}: {str(error).removeprefix('data set: ')}") from error
+    return found.num_classes, found.listing

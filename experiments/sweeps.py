@@ -91,13 +91,13 @@ class Plan:
     axes: tuple[str, ...]
 
 
-def plan(arguments: SweepArguments, given: Named, num_classes: int) -> Plan:
+def plan(arguments: SweepArguments, given: Named, num_classes: int, listing: str = "") -> Plan:
     """The arms that the arguments ask for.
 
     Args:
       arguments: the command's.
       given: the values on the command line, by axis; none for one that was not named.
-      num_classes: of the data set.
+      num_classes, listing: of the data set.
 
     Raises:
       ValueError: a value is not legal, or no machine could run an arm.
@@ -106,7 +106,7 @@ def plan(arguments: SweepArguments, given: Named, num_classes: int) -> Plan:
     require(seeds is None or 1 <= seeds <= MAX_SEEDS, "seeds", seeds, f"1 to {MAX_SEEDS}")
     require(not alone, "scale", arguments.scale, "none without --preset")
     named = {name: values for name, values in given.items() if values}
-    start = baseline(arguments, num_classes)
+    start = baseline(arguments, num_classes, listing)
     own = axes.with_values(start, arguments.arms[0])
     read = {axis.name: axis.read(own) for axis in axes.AXES if axis.name in named}
     nearest = {n: read[n] if read[n] in values else values[0] for n, values in named.items()}

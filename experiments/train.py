@@ -37,7 +37,7 @@ from experiments.planning import (
     MAX_SEED,
     RunArguments,
     baseline,
-    count_classes,
+    look_at,
     require_directory,
     require_fit,
 )
@@ -113,7 +113,7 @@ def main_alone(stop: Stop) -> None:
 
 def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
     with refusals(COMMAND, arguments):
-        planned = _config(arguments, num_classes=2)  # refuses bad values before it loads anything
+        planned = _config(arguments, 2)  # refuses bad values before it loads anything
         require_directory("run", arguments.run)
         seconds = arguments.save_every_seconds
         require(0 <= seconds < math.inf, "save_every_seconds", seconds, "0 or more")
@@ -122,7 +122,7 @@ def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
         require_processes(arguments)
         join(arguments, COMMAND)
         console.quiet = arguments.several and not is_first()
-        config = _config(arguments, count_classes(arguments, planned.data.bad_images))
+        config = _config(arguments, *look_at(planned.data))
     if arguments.show_batch:
         console.print(_shown(config, arguments.show_batch), highlight=False, markup=False)
         return
@@ -210,10 +210,10 @@ def _shown(config: RunConfig, path: Path) -> str:
     return f"a batch of {count} images of {width} x {height} pixels, the first of them in {path}"
 
 
-def _config(arguments: Arguments, num_classes: int) -> RunConfig:
+def _config(arguments: Arguments, num_classes: int, listing: str = "") -> RunConfig:
     require(0 <= arguments.seed <= MAX_SEED, "seed", arguments.seed, f"from 0 to {MAX_SEED}")
     values = single_values(arguments, axes.AXES)
-    config = axes.with_values(baseline(arguments, num_classes), values)
+    config = axes.with_values(baseline(arguments, num_classes, listing), values)
     require_fit(config)
     return dataclasses.replace(config, seed=arguments.seed)
 

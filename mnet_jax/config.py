@@ -20,6 +20,9 @@ Parallelism = Literal["jit", "pmap"]
 Remat = Literal["none", "blocks"]
 OnDivergence = Literal["halt", "skip", "rollback"]
 Lowering = Literal["auto", "grouped", "shifted", "native"]  # see `mnet_jax.ops.depthwise_conv`
+MAX_IMAGE_PIXELS = 50_000_000  # about what a camera's largest sensors have
+MOST_IMAGE_PIXELS = 178_956_970  # Pillow opens no larger image
+SPLIT_BY_POSITION = "by position"  # the listing of a folder from before there were listings
 FILE_NAME = "config.json"  # of a run's config, in its directory
 MAX_ALPHA = 1000.0  # of a Beta distribution: beyond, every draw is one half
 
@@ -47,6 +50,10 @@ class DataConfig:
         or `imagenet` by the mean and deviation of its channels, as in torchvision.
       erasing: probability that a box of a training image becomes noise (arXiv 1708.04896).
       bad_images: damaged training images that others stand in for; one more ends the run.
+      listing: of the files of `folder`: how many, and a digest of their paths and sizes. Empty
+        until the folder was looked at (`Dataset.listing`); `by position` for a folder whose test
+        split is to be that of runs from before there were listings.
+      max_image_pixels: of an image as it is stored; one with more counts as damaged.
     """
 
     name: str = "digits"
@@ -63,6 +70,8 @@ class DataConfig:
     erasing: float = added(0.0)
     scaling: Scaling = added("symmetric")
     bad_images: int = added(0)
+    max_image_pixels: int = added(MAX_IMAGE_PIXELS)
+    listing: str = added("")
 
     def __post_init__(self) -> None:
         require(bool(self.name), "dataset", self.name, "the name of a data set")
@@ -89,6 +98,11 @@ class DataConfig:
         require(0 <= self.erasing <= 1, "erasing", self.erasing, "0 to 1")
         require_choice("scaling", self.scaling, Scaling)
         require(self.bad_images >= 0, "bad_images", self.bad_images, "0 images or more")
+        most = self.max_image_pixels
+        legal = f"1 to {MOST_IMAGE_PIXELS}"
+        require(1 <= most <= MOST_IMAGE_PIXELS, "max_image_pixels", most, legal)
+        listed = not self.listing or self.name == "folder"
+        require(listed, "listing", self.listing, "none, as only the data set folder has one")
 
 
 def _require_share(name: str, value: float) -> None:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from mnet_jax import data
-from mnet_jax.config import DataConfig
+from mnet_jax.config import MAX_IMAGE_PIXELS, DataConfig
 from mnet_jax.models import SavedModel, View
 from mnet_jax.training.evaluation import Evaluation, evaluate
 from mnet_jax.training.placement import placement
@@ -23,7 +23,14 @@ class Guess:
     probability: float
 
 
-def classify(saved: SavedModel, image: Path, *, view: View, top: int = 5) -> list[Guess]:
+def classify(
+    saved: SavedModel,
+    image: Path,
+    *,
+    view: View,
+    top: int = 5,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+) -> list[Guess]:
     """The most probable classes of an image file, the best first.
 
     Args:
@@ -31,12 +38,19 @@ def classify(saved: SavedModel, image: Path, *, view: View, top: int = 5) -> lis
       image: an image file.
       view: how the model sees it; `saved.view`, or another one.
       top: how many classes at most.
+      max_pixels: that the image may have.
 
     Raises:
-      DataError: the file cannot be decoded.
+      DataError: the file cannot be decoded, or has too many pixels.
       ValueError: the resolution is too small for the model.
     """
-    pixels = data.viewed(image, view.resolution, photograph=view.photographs, scaling=view.scaling)
+    pixels = data.viewed(
+        image,
+        view.resolution,
+        photograph=view.photographs,
+        scaling=view.scaling,
+        max_pixels=max_pixels,
+    )
     logits = jax.jit(partial(saved.model.apply, train=False))(saved.variables, pixels[None])
     probabilities = np.asarray(jax.nn.softmax(logits[0]))
     names = saved.class_names or tuple(map(str, range(len(probabilities))))

@@ -1,10 +1,12 @@
 """One run, from config to result: data, model, steps, metrics, checkpoint, report."""
 
 import importlib.metadata
+import logging
 import os
 import platform
 import statistics
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +18,7 @@ from mnet_jax import data, ops, pretrained, serialization
 from mnet_jax.analysis import cost
 from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import FILE_NAME as CONFIG_FILE
-from mnet_jax.config import RunConfig
+from mnet_jax.config import SPLIT_BY_POSITION, RunConfig
 from mnet_jax.files import replace_file
 from mnet_jax.keeping import Keeper, Timer, model_keeper
 from mnet_jax.program import Program, program_of
@@ -26,6 +28,7 @@ from mnet_jax.training.checkpoint import Checkpoints
 from mnet_jax.training.divergence import Guard
 from mnet_jax.training.evaluation import Evaluation
 from mnet_jax.training.loop import History, Loop, Report
+from mnet_jax.training.matching import saved_config
 from mnet_jax.training.memory import exhaustion_explained
 from mnet_jax.training.recipe import Structure
 from mnet_jax.training.scalars import Scalars
@@ -33,6 +36,8 @@ from mnet_jax.training.step import TrainState
 from mnet_jax.training.stopping import Stop
 
 Keep = Literal["last", "best"]
+CHECKPOINTS = "checkpoints"  # in a run's directory
+_log = logging.getLogger(__name__)
 
 # What changes the speed of a process from outside; a table that does not say so is worth little.
 TUNABLES = ("XLA_FLAGS", "PJRT_NPROC", "GLIBC_TUNABLES", "OMP_NUM_THREADS", "LD_PRELOAD")
@@ -55,7 +60,8 @@ def run(
     that all of them see; they train one network, and return the same.
 
     Args:
-      config: everything that determines the result.
+      config: everything that determines the result. What a folder holds when the run begins
+        becomes part of it (`DataConfig.listing`), if it is not yet.
       directory: for checkpoints, scalars, the model and, at the end, the config.
       save_every_seconds: how much work may be lost, within epochs too; 0 saves after every epoch
         and not within.
@@ -75,7 +81,7 @@ def run(
       StoppedError: `stop` said so; the run is saved.
     """
     start = time.perf_counter()
-    dataset = data.load(config.data)
+    config, dataset = _with_data(config, directory / CHECKPOINTS)
     _require_classes(dataset, config.spec)
     part = data.Shard(index=jax.process_index(), count=jax.process_count())
     epochs = config.training.epochs
@@ -86,7 +92,7 @@ def run(
     loop = _loop(program, config, data.steps_per_epoch(dataset.train, config.data))
     stop = stop or Stop()
     begin = partial(_first_state, program, loop, config)
-    with stop.deferred(), Checkpoints(directory / "checkpoints", config) as checkpoints:
+    with stop.deferred(), Checkpoints(directory / CHECKPOINTS, config) as checkpoints:
         state, history, seconds, begun = checkpoints.restore(begin(), batches)
         start -= seconds
         with Scalars(directory, from_step=history[-1].step if history else 0) as log:
@@ -117,6 +123,25 @@ def run(
         text = serialization.to_json(config) + "\n"
         replace_file(directory / CONFIG_FILE, text.encode())
     return _result(config, test, history, time.perf_counter() - start)
+
+
+def _with_data(config: RunConfig, checkpoints: Path) -> tuple[RunConfig, data.Dataset]:
+    """The config with what its data are now, if they can change, and the data.
+
+    A run of a folder that began before its files were listed goes on with the split it began with.
+    """
+    begun, of = saved_config(checkpoints), config.data
+    if of.name == "folder" and begun and begun.data.name == "folder" and not begun.data.listing:
+        _log.warning(
+            "%s holds a run from before the files of a folder were listed: it goes on with its "
+            "own test split, and whether files have changed since cannot be told",
+            checkpoints,
+        )
+        dataset, listing = data.load(replace(of, listing=SPLIT_BY_POSITION)), ""
+    else:
+        dataset = data.load(of)
+        listing = dataset.listing
+    return replace(config, data=replace(of, listing=listing)), dataset
 
 
 def _first_state(program: Program, loop: Loop, config: RunConfig) -> TrainState:

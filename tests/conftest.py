@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import sys
 import tempfile
 
@@ -110,3 +111,15 @@ def one_line(error, call, *words):
     for word in words:
         assert str(word) in message
     return message
+
+
+def make_special(path, kind, monkeypatch):
+    """Something at `path` that is no regular file; to open a FIFO would wait for ever."""
+    if kind == "a FIFO":
+        os.mkfifo(path)
+    elif kind == "a socket":
+        monkeypatch.chdir(path.parent)  # a socket's path must be short
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path.name)
+    else:
+        path.symlink_to("/dev/zero")

@@ -104,7 +104,7 @@ def kill_at_every_write(root, words, shares):
 
 if __name__ == "__main__":
     mode, log, *words = sys.argv[1:]
-    planning.count_classes = lambda arguments, bad_images: 10
+    planning.look_at = lambda images: (10, "")
     if mode.startswith("kill"):
         shares = (0.0, 0.5, 1.0) if mode == "kill" else (0.5,)
         kill_at_every_write(Path(log).parent, words, shares)

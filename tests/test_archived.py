@@ -247,6 +247,8 @@ def test_imagenette_from_its_archive_or_unpacked(tmp_path, monkeypatch, data_fol
     monkeypatch.setitem(imagenette.FILES, "160px-v2", file)
     for name in ("imagenette", "imagenette/160px-v2"):
         check(load(name, given, resolution=16))
+    limited = load("imagenette", given, resolution=16, max_image_pixels=1300)
+    complaint(lambda: limited.test[0], "val_10.JPEG", "50 x 30 are 1,500 pixels", "1,300")
     assert not list(tmp_path.rglob("evil*")) and not list(tmp_path.rglob("link*"))
     assert [path.name for path in data_folder.iterdir()] == ["mnet_imagenette"]
     other_size = given / "imagenette" / "320px-v2" / "1.0.0"

@@ -408,7 +408,7 @@ def test_an_interruption_is_one_line(place, monkeypatch, capfd):
         raise KeyboardInterrupt
 
     for command in TRAINERS:
-        monkeypatch.setattr(COMMANDS[command], "count_classes", interrupt)
+        monkeypatch.setattr(COMMANDS[command], "look_at", interrupt)
         code, out, err = call(command, [], monkeypatch, capfd)
         assert (code, out) == (130, "")
         assert err.startswith(f"experiments.{command}: interrupted") and err.count("\n") == 1

@@ -1,6 +1,8 @@
 """Only as much of an image is decoded as is asked for; it shows what PIL's whole image shows."""
 
+import contextlib
 import io
+import resource
 import struct
 import threading
 import time
@@ -9,13 +11,13 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conftest import one_line
+from conftest import make_special, one_line
 from PIL import ExifTags, Image, ImageOps
 from sklearn.datasets import load_sample_images
 
 from mnet_jax import data
 from mnet_jax.config import DataConfig
-from mnet_jax.data.encoded import EncodedImage, read_encoded
+from mnet_jax.data.encoded import EncodedImage, read_encoded, read_size
 from mnet_jax.data.resize import central_view, crop
 
 complaint = partial(one_line, data.DataError)
@@ -121,10 +123,8 @@ def test_gray_keeps_its_channel():
     assert encoded.crop((0, 0, 427, 427), 28).shape == (28, 28, 1)
 
 
-def sixteen_bit_png():
-    """One pixel of RGB with 16 bits a channel, which PIL opens as if it had 8."""
-    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
-    pieces = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(7))), (b"IEND", b""))
+def png(*pieces):
+    """A PNG of chunks, each a name and its content."""
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(content))
         + name
@@ -132,6 +132,105 @@ def sixteen_bit_png():
         + struct.pack(">I", zlib.crc32(name + content))
         for name, content in pieces
     )
+
+
+def png_header(width, height, bits=8):
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+
+
+PNG_END = (b"IDAT", zlib.compress(bytes(7))), (b"IEND", b"")
+
+
+def sixteen_bit_png():
+    """One pixel of RGB with 16 bits a channel, which PIL opens as if it had 8."""
+    return png(png_header(1, 1, 16), *PNG_END)
+
+
+def bombs():
+    """Files of a few bytes that declare as many pixels as their format allows."""
+    large = 60_000
+    moving = (b"acTL", struct.pack(">II", 2, 0)), (
+        b"fcTL", struct.pack(">IIIIIHHBB", 0, large, large, 0, 0, 1, 1, 1, 0),
+    )  # fmt: skip
+    bmp = bytearray(written(Image.new("RGB", (8, 8)), "BMP"))
+    struct.pack_into("<ii", bmp, 18, large, large)
+    jpeg = bytearray(written(Image.new("RGB", (8, 8))))
+    struct.pack_into(">HH", jpeg, jpeg.index(b"\xff\xc0") + 5, large, large)
+    gif = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0x80, 0, 0) + bytes(6) + b"!\xf9\x04\x08"
+    frame = bytes(4) + b"," + struct.pack("<HHHHB", 0, 0, large, large, 0) + b"\2\2\x44\1\0;"
+    webp = b"RIFF\x1a\0\0\0WEBPVP8L\x0d\0\0\0\x2f" + b"\xff\xff\xff\x0f" + bytes(8)
+    extended = bytearray(written(Image.new("RGB", (8, 8)), "WEBP", exif=b"Exif\0\0MM"))
+    extended[24:30] = b"\xff\x3f\0\xff\x3f\0"
+    return {
+        "png": png(png_header(large, large), *PNG_END),
+        "moving png": png(png_header(large, large), *moving, *PNG_END),
+        "png of two headers": png(png_header(8, 8), png_header(large, large), *moving, *PNG_END),
+        "gif": b"GIF89a" + struct.pack("<HH", large, large) + gif[10:] + frame,
+        "gif frame": gif + frame,
+        "bmp": bytes(bmp),
+        "jpeg": bytes(jpeg),
+        "webp": webp,
+        "extended webp": bytes(extended),
+    }
+
+
+@pytest.mark.parametrize("kind", bombs())
+def test_an_image_that_declares_too_many_pixels_is_refused_before_any_is_made(
+    kind, tmp_path, recwarn
+):
+    """Pillow would take from 1 to 14 GB for one, and warn on the screen."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    path = tmp_path / "bomb"
+    path.write_bytes(bombs()[kind])
+    for use in (read_encoded, read_size):
+        told = complaint(lambda use=use: use(str(path)), path, "pixels, legal: up to 50,000,000")
+        assert "max_image_pixels" in told
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100 * 2**10  # KiB
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("BMP", {}), ("GIF", {}),
+     ("WEBP", {}), ("WEBP", {"lossless": True}), ("WEBP", {"exif": b"Exif\0\0"}),
+     *((suffix, {"save_all": True, "append_images": [PHOTOGRAPHS[1].resize((9, 7))] * 3})
+       for suffix in ("PNG", "GIF", "WEBP"))],
+)  # fmt: skip
+def test_the_limit_on_pixels_is_exact(suffix, options):
+    """Of the whole picture; how many frames follow the first one is no matter."""
+    if "append_images" in options:
+        options = {**options, "append_images": [PHOTOGRAPHS[1].resize((90, 70))] * 3}
+    content = written(PHOTOGRAPHS[0].resize((90, 70)), suffix, **options)
+    assert EncodedImage(content, "x", max_pixels=6300).pixels().shape == (70, 90, 3)
+    complaint(lambda: EncodedImage(content, "x", max_pixels=6299), "90 x 70 are 6,300", "6,299")
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iCCP"])
+@pytest.mark.parametrize("first", [True, False])
+def test_texts_that_inflate_take_no_memory(name, first, recwarn):
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    zeros = zlib.compressobj(9)
+    text = b"".join(zeros.compress(bytes(2**24)) for _ in range(30)) + zeros.flush()
+    chunks = [(b"IDAT", zlib.compress(bytes(4))), (name, b"a\0\0" + text)]
+    content = png(png_header(1, 1), *(reversed(chunks) if first else chunks), (b"IEND", b""))
+    with contextlib.suppress(data.DataError):
+        EncodedImage(content, "inflates").pixels()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100 * 2**10  # KiB
+
+
+def test_a_file_that_is_no_image_says_what_would_be_one(tmp_path):
+    path = tmp_path / "a.png"
+    for content in (b"", b"no image", written(PHOTOGRAPHS[0], "TIFF")):
+        path.write_bytes(content)
+        told = complaint(lambda: read_encoded(str(path)), path, "JPEG, PNG, WebP, BMP or GIF")
+        assert "BytesIO" not in told
+
+
+@pytest.mark.parametrize("kind", ["a FIFO", "a socket", "a character device"])
+@pytest.mark.parametrize("use", [read_encoded, read_size])
+def test_special_files_are_not_opened(tmp_path, monkeypatch, kind, use):
+    make_special(tmp_path / "a.png", kind, monkeypatch)
+    complaint(lambda: use(str(tmp_path / "a.png")), "a.png", f"is {kind}", "regular file")
 
 
 def test_what_cannot_be_decoded_is_named():

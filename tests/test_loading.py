@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from mnet_jax import data
 from mnet_jax.config import DataConfig
-from mnet_jax.data import sources
+from mnet_jax.data import splitting
 
 pytestmark = pytest.mark.usefixtures("data_folder")
 complaint = partial(one_line, data.DataError)
@@ -56,9 +56,42 @@ def test_validation_is_the_same_whatever_else_varies():
 
 @given(count=st.integers(2, 300), fraction=st.floats(0.001, 0.999))
 def test_held_out_is_a_partition(count, fraction):
-    kept, held = sources.held_out(count, fraction)
+    kept, held = splitting.held_out(count, fraction)
     assert sorted([*kept, *held]) == list(range(count)) and len(kept) and len(held)
     assert abs(len(held) - count * fraction) <= 1
+
+
+NAMES = [f"class/{number}.png" for number in range(2000)]
+
+
+@given(
+    chosen=st.sets(st.integers(0, 1999), min_size=2, max_size=60), fraction=st.floats(0.001, 0.999)
+)
+def test_where_a_name_goes_is_its_own_matter(chosen, fraction):
+    """Also among few; but then no side is left empty."""
+    _, held = splitting.held_out_by_name(NAMES, fraction, "test")
+    among_all = {*held.tolist()}
+    few = sorted(chosen)
+    kept, held = splitting.held_out_by_name([NAMES[at] for at in few], fraction, "test")
+    assert sorted([*kept, *held]) == list(range(len(few))) and len(kept) and len(held)
+    expected = {at for at in few if at in among_all}
+    if expected and len(expected) < len(few):
+        assert {few[at] for at in held} == expected
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.5])
+def test_names_are_held_out_in_proportion_and_for_each_purpose_anew(fraction):
+    """Within four standard deviations of a binomial count."""
+    count = len(NAMES)
+    held = {
+        purpose: {*splitting.held_out_by_name(NAMES, fraction, purpose)[1].tolist()}
+        for purpose in ("test", "validation")
+    }
+    for share, found in (
+        (fraction, held["test"]), (fraction, held["validation"]),
+        (fraction**2, held["test"] & held["validation"]),
+    ):  # fmt: skip
+        assert abs(len(found) - share * count) < 4 * (count * share * (1 - share)) ** 0.5
 
 
 @pytest.mark.parametrize(

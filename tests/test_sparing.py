@@ -129,6 +129,14 @@ def test_images_of_one_size_are_spared_too(photographs):
     assert len([dataset.train[index] for index in range(len(dataset.train))]) == len(dataset.train)
 
 
+def test_a_too_large_image_counts_as_a_damaged_one(photographs, caplog):
+    files = training_files(photographs)
+    Image.new("RGB", (61, 60)).save(files[3])
+    complaint(lambda: take(config_of(photographs, max_image_pixels=3600), 5), files[3], "3,660")
+    batches = take(config_of(photographs, max_image_pixels=3600, bad_images=1), 5)
+    assert len(batches) == 5 and caplog.text.count("3,660 pixels, legal: up to 3,600") == 1
+
+
 def test_a_command_counts_classes_as_its_runs_will_read_them(photographs):
     photographs[0].write_bytes(b"no image")
     for path in photographs[1:]:
@@ -136,5 +144,7 @@ def test_a_command_counts_classes_as_its_runs_will_read_them(photographs):
     arguments = planning.RunArguments(
         dataset="folder", data_dir=str(photographs[0].parents[2])
     )  # fmt: skip
-    assert planning.count_classes(arguments, bad_images=1) == CLASSES
-    one_line(ValueError, lambda: planning.count_classes(arguments, 0), photographs[0])
+    images = planning.baseline(arguments, 2).data
+    count, _ = planning.look_at(dataclasses.replace(images, bad_images=1))
+    assert count == CLASSES
+    one_line(ValueError, lambda: planning.look_at(images), photographs[0])

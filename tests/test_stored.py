@@ -1,17 +1,21 @@
 """Sets that TFDS prepared are read as they were written, or refused in one line."""
 
 import io
+import json
+import os
+import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from conftest import one_line
+from conftest import make_special, one_line
 from PIL import Image
 
 from mnet_jax import data
 from mnet_jax.config import DataConfig
+from mnet_jax.data import disk
 
 pytestmark = pytest.mark.usefixtures("data_folder")
 complaint = partial(one_line, data.DataError)
@@ -215,3 +219,178 @@ def test_a_damaged_record_is_named(tmp_path):
     config = DataConfig(name="photos", directory=str(tmp_path), batch_size=2)
     dataset = data.load(config)
     complaint(lambda: list(data.eval_batches(dataset.test, config)), "photos", "test", "record 0")
+
+
+TRAP = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
+TENSOR = "a_trap.payload.Tensor"
+OWN = "tensorflow_datasets.core.features"
+LEGACY = {  # as TFDS wrote features before 4.5
+    "type": f"{OWN}.features_dict.FeaturesDict",
+    "content": {
+        "image": {"type": f"{OWN}.image_feature.Image", "content": {
+            "shape": [8, 8, 3], "dtype": "uint8", "encoding_format": "png"}},
+        "label": {"type": f"{OWN}.class_label_feature.ClassLabel", "content": {"num_classes": 2}},
+        "file": {"type": f"{OWN}.text_feature.Text", "content": {}},
+    },
+}  # fmt: skip
+
+
+def naming(kind, named):
+    """features.json and dataset_info.json with a feature `file` of a class, in one of the ways."""
+    sequence, old = f"{OWN}.sequence_feature.Sequence", {"type": named, "content": {}}
+    new = {"pythonClassName": named, "text": {}}
+    legacy = json.dumps({"feature": old, "length": None})
+    file = {
+        "directly": new,
+        "in a sequence": {"pythonClassName": sequence, "sequence": {"feature": new}},
+        "in JSON": {"pythonClassName": sequence, "jsonFeature": {"json": legacy}},
+        "as before": old,
+        "in a sequence as before": {"type": sequence, "content": json.loads(legacy)},
+        "in JSON as before": {"type": sequence, "proto_cls": "tensorflow_datasets.Sequence",
+                              "content": json.dumps({"feature": new})},
+    }.get(kind)  # fmt: skip
+    if file is None:
+        return None, {"features": new}
+    if "as before" in kind:
+        return {**LEGACY, "content": {**LEGACY["content"], "file": file}}, {}
+    parts = {
+        "image": {"pythonClassName": f"{OWN}.image_feature.Image", "image": {
+            "dtype": "uint8", "shape": {"dimensions": ["8", "8", "3"]}}},
+        "label": {"pythonClassName": f"{OWN}.class_label_feature.ClassLabel",
+                  "classLabel": {"numClasses": "2"}},
+        "file": file,
+    }  # fmt: skip
+    whole = f"{OWN}.features_dict.FeaturesDict"
+    return {"pythonClassName": whole, "featuresDict": {"features": parts}}, {}
+
+
+def changed_info(place, change):
+    path = Path(place) / "dataset_info.json"
+    info = json.loads(path.read_text())
+    change(info)
+    path.write_text(json.dumps(info))
+    return path
+
+
+@pytest.fixture
+def trap(tmp_path, monkeypatch):
+    """The current folder, where Python looks first: a module in it tells that it was run."""
+    package = tmp_path / "a_trap"
+    package.mkdir()
+    for name in ("__init__", "payload"):
+        (package / f"{name}.py").write_text(TRAP)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    yield package / "ran"
+    sys.modules.pop("a_trap.payload", None), sys.modules.pop("a_trap", None)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["directly", "in a sequence", "in JSON", "as before", "in a sequence as before",
+     "in JSON as before", "in the other file"],
+)  # fmt: skip
+def test_a_prepared_set_that_names_foreign_code_does_not_run_it(tmp_path, trap, kind):
+    """TFDS alone imports it, whichever way it is named."""
+    place = Path(prepare(tmp_path, 8, {"train": (4, 0), "test": (2, 1)}).data_path)
+    features, added = naming(kind, TENSOR)
+    if features:
+        (place / "features.json").write_text(json.dumps(features))
+    changed_info(place, lambda info: info.update(added))
+    config = DataConfig(name="photo_set", directory=".", resolution=8)
+    complaint(lambda: data.load(config), "photo_set", TENSOR, "legal: TFDS's own")
+    assert not trap.exists()
+
+
+def test_features_as_older_versions_of_tfds_wrote_them(tmp_path):
+    place = Path(prepare(tmp_path, 8, {"train": (4, 0), "test": (2, 1)}).data_path)
+    (place / "features.json").write_text(json.dumps(LEGACY))
+    dataset = data.load(DataConfig(name="photo_set", directory=str(tmp_path), resolution=8))
+    assert [dataset.test[i]["image"][0, 0].tolist() for i in (0, 1)] == [[0, 5, 250], [1, 5, 250]]
+
+
+@pytest.mark.parametrize("claimed", [2 * 10**9, 21, 19, -1, 10**30])
+def test_a_set_that_claims_other_examples_than_it_has_is_refused(tmp_path, claimed):
+    """A permutation of two thousand million takes 15 GiB."""
+    place = prepare(tmp_path, 8, {"train": (20, 0), "test": (5, 1)}).data_path
+
+    def claim(info):
+        info["splits"][0]["shardLengths"] = [str(claimed)]
+
+    changed_info(place, claim)
+    config = DataConfig(name="photo_set", directory=str(tmp_path), resolution=8)
+    complaint(lambda: data.load(config), "photo_set", place)
+
+
+def test_a_set_that_claims_a_million_classes_or_pixels_is_refused(tmp_path):
+    place = Path(prepare(tmp_path, 8, {"train": (4, 0), "test": (2, 1)}).data_path)
+    whole = (place / "features.json").read_text()
+    (place / "label.labels.txt").unlink()
+    config = DataConfig(name="photo_set", directory=str(tmp_path), resolution=8)
+    for old, new, told in (
+        ('"numClasses": "2"', '"numClasses": "2000000000"', "2000000000 classes"),
+        ('"8"', '"80000"', "6,400,000,000 pixels"),
+    ):
+        assert old in whole
+        (place / "features.json").write_text(whole.replace(old, new))
+        complaint(lambda: data.load(config), "photo_set", told)
+
+
+@pytest.mark.parametrize("template", ["../{SPLIT}", "/etc/{SPLIT}", "{SPLIT:>9999999999}"])
+def test_a_set_whose_files_would_be_elsewhere_is_refused(tmp_path, template):
+    place = prepare(tmp_path, 8, {"train": (4, 0), "test": (2, 1)}).data_path
+    info = changed_info(place, lambda info: info["splits"][0].update(filepathTemplate=template))
+    config = DataConfig(name="photo_set", directory=str(tmp_path))
+    complaint(lambda: data.load(config), info, template)
+
+
+@pytest.mark.parametrize("name", ["features.json", "label.labels.txt", "train"])
+@pytest.mark.parametrize("kind", ["a FIFO", "a socket", "a character device"])
+def test_special_files_in_a_prepared_set_are_not_opened(tmp_path, monkeypatch, name, kind):
+    place = Path(prepare(tmp_path, 8, {"train": (4, 0), "test": (2, 1)}).data_path)
+    (path,) = place.glob(f"*{name}*")
+    path.unlink()
+    make_special(path, kind, monkeypatch)
+    config = DataConfig(name="photo_set", directory=str(tmp_path))
+    complaint(lambda: data.load(config), "photo_set", path.name, f"is {kind}", "regular file")
+
+
+def test_looking_for_a_set_ends(tmp_path, monkeypatch):
+    """Links that lead in a circle, hidden folders, more entries than anybody has sets."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("up", "again"):
+        (tmp_path / "a" / "b" / name).symlink_to(tmp_path)
+        (tmp_path / name).symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "a" / "dataset_info.json")
+    complaint(lambda: data.load(DataConfig(name="a", directory=str(tmp_path))), "'a'")
+    prepare(tmp_path, 8, {"train": (4, 0), "test": (2, 1)})
+    complaint(lambda: data.load(DataConfig(name="no", directory=str(tmp_path))), "photo_set")
+    monkeypatch.setattr(disk, "MOST_ENTRIES", 3)
+    complaint(lambda: data.load(DataConfig(name="no", directory=str(tmp_path))), "'no'")
+
+
+def test_a_prepared_set_with_a_too_large_image_names_it(tmp_path):
+    files = [encoded(picture, "PNG") for picture in pictures(4, [(30, 20), (10, 10)])]
+    builder = StockSet(
+        name="photos", shape=(None, None, 3), data_dir=tmp_path,
+        splits={"train": files, "test": files},
+    )  # fmt: skip
+    builder.download_and_prepare(file_format="array_record")
+    config = DataConfig(name="photos", directory=str(tmp_path), max_image_pixels=599)
+
+    def use():
+        dataset = data.load(config)
+        return [dataset.test[index] for index in range(4)]
+
+    complaint(use, "photos (test", "record", "30 x 20 are 600 pixels", "599")
+
+
+def test_names_from_a_set_forge_no_line(tmp_path):
+    place = prepare(tmp_path, 8, {"train": (4, 0), "test": (2, 1)}).data_path
+
+    def rename(info):
+        info["splits"] = [{**info["splits"][0], "name": "x\n\x1b[31mexperiments.train: fine"}]
+
+    changed_info(place, rename)
+    config = DataConfig(name="photo_set", directory=str(tmp_path))
+    assert complaint(lambda: data.load(config), "experiments.train: fine").isprintable()

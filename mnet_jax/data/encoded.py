@@ -8,22 +8,43 @@ import contextlib
 import copy
 import io
 import math
+import struct
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
 
+from mnet_jax.config import MAX_IMAGE_PIXELS
+from mnet_jax.data import header
+from mnet_jax.data.disk import read_bounded, size_of
 from mnet_jax.data.errors import DataError, reason
 
 # How much larger than the picture wanted a JPEG's reduced decoding has to be: PIL's own margin in
 # `thumbnail`. On photographs the result then differs from full decoding by less than one of 255
 # levels in the mean.
 _MARGIN = 2.0
-# Those that data sets have. PIL knows more by their content, whatever a file is called: EPS among
-# them, for which it starts an interpreter of programs.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+# The formats that data sets have, by how their files begin. PIL knows more: EPS among them, for
+# which it starts an interpreter of programs. `Image.open` has a limit on pixels of its own, whose
+# warning would reach the screen.
+_READERS: tuple[tuple[bytes, Callable[..., Any]], ...] = (
+    (header.JPEG, JpegImagePlugin.jpeg_factory),
+    (header.PNG, PngImagePlugin.PngImageFile),
+    (header.RIFF, WebPImagePlugin.WebPImageFile),
+    (header.BMP, BmpImagePlugin.BmpImageFile),
+    *((magic, GifImagePlugin.GifImageFile) for magic in header.GIF),
+)
+_LEGAL_FORMATS = "JPEG, PNG, WebP, BMP or GIF"
+_PIXEL_BYTES, _HEADER_BYTES = 4, 16 * 2**20  # no more are in a file: a BMP's, and metadata
 _TURNED = range(5, 9)  # EXIF's orientations that swap height and width
 
 
@@ -35,7 +56,13 @@ class EncodedImage:
     """
 
     def __init__(
-        self, content: bytes, name: str, *, channels: int = 3, obey_orientation: bool = False
+        self,
+        content: bytes,
+        name: str,
+        *,
+        channels: int = 3,
+        obey_orientation: bool = False,
+        max_pixels: int = MAX_IMAGE_PIXELS,
     ) -> None:
         """Reads the header.
 
@@ -46,11 +73,14 @@ class EncodedImage:
             is dropped; 1 for gray.
           obey_orientation: whether EXIF's orientation is followed, as viewers do. Published numbers
             on ImageNet are of readers that do not.
+          max_pixels: the most that it may have; an image of a few bytes can declare thousands of
+            millions.
 
         Raises:
-          DataError: it cannot be decoded, or has more than 8 bits a channel.
+          DataError: it cannot be decoded, has more than 8 bits a channel, or too many pixels.
         """
         self._content, self._name, self._channels = content, name, channels
+        self._max_pixels = max_pixels
         self._instead: Callable[[DataError], EncodedImage] | None = None
         with self._opened() as picture:
             # PIL would clip the first to 255, not scale them, and drop the low bytes of the others.
@@ -121,35 +151,65 @@ class EncodedImage:
         return pixels.reshape(*pixels.shape[:2], self._channels)
 
     def _opened(self) -> contextlib.AbstractContextManager[Any]:
-        return _opened(io.BytesIO(self._content), self._name)
+        return _opened(io.BytesIO(self._content), self._name, self._max_pixels)
 
 
-def read_encoded(path: str) -> EncodedImage:
+def read_encoded(path: str, max_pixels: int = MAX_IMAGE_PIXELS) -> EncodedImage:
     """The image file at `path`, upright.
 
     Raises:
-      DataError: it cannot be read or decoded, or has more than 8 bits a channel.
+      DataError: it is no regular file, cannot be read or decoded, has more than 8 bits a channel,
+        or more than `max_pixels`.
     """
+    content = read_bounded(path, _most_bytes(max_pixels))
+    return EncodedImage(content, path, obey_orientation=True, max_pixels=max_pixels)
+
+
+def read_size(path: str, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
+    """(h, w) of the upright image file at `path`, from its header; DataError as `read_encoded`."""
+    size, most = size_of(path), _most_bytes(max_pixels)
+    if size > most:
+        raise DataError(f"{path}: got {size} bytes, legal: up to {most}")
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file, _opened(file, path, max_pixels) as picture:
+            return _size(picture, _orientation(picture))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {reason(error)}") from error
-    return EncodedImage(content, path, obey_orientation=True)
 
 
-def read_size(path: str) -> tuple[int, int]:
-    """(h, w) of the upright image file at `path`, from its header; DataError as `read_encoded`."""
-    with _opened(path, path) as picture:
-        return _size(picture, _orientation(picture))
+def require_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
+    """Raises DataError, naming the image and the limit, if it has too many pixels."""
+    if width * height > max_pixels:
+        raise DataError(
+            f"{name}: {width} x {height} are {width * height:,} pixels, legal: up to "
+            f"{max_pixels:,} (max_image_pixels)"
+        )
+
+
+def _most_bytes(max_pixels: int) -> int:
+    return _PIXEL_BYTES * max_pixels + _HEADER_BYTES
 
 
 @contextlib.contextmanager
-def _opened(content: str | io.BytesIO, name: str) -> Iterator[Any]:
+def _opened(file: BinaryIO, name: str, max_pixels: int) -> Iterator[Any]:
+    """The picture, nothing of it decoded yet; DataError for whatever PIL raises meanwhile."""
     try:
-        with Image.open(content, formats=_FORMATS) as picture:
+        declared = header.declared_size(file)
+        if declared:
+            require_pixels(name, declared[0], declared[1], max_pixels)
+        file.seek(0)
+        start = file.read(len(header.PNG))
+        reader = next((reader for magic, reader in _READERS if start.startswith(magic)), None)
+        if reader is None:
+            raise DataError(f"{name}: holds no image that can be read, legal: {_LEGAL_FORMATS}")
+        file.seek(0)
+        with reader(file) as picture:
+            require_pixels(name, picture.width, picture.height, max_pixels)
             yield picture
     except DataError:
         raise
+    except (IndexError, TypeError, struct.error) as error:  # as PIL's readers of headers do
+        raise DataError(f"{name}: cannot be decoded: its header is damaged") from error
     except Exception as error:  # PIL's codecs raise many kinds
         raise DataError(f"{name}: cannot be decoded: {reason(error)}") from error
 

@@ -2,7 +2,14 @@
 
 
 class DataError(ValueError):
-    """Data is missing, damaged or of the wrong kind; one line says which, where, what is legal."""
+    """Data is missing, damaged or of the wrong kind; one line says which, where, what is legal.
+
+    Names of files, classes and splits are anybody's. Line breaks and control characters in them
+    are written out, so that the message stays one line and moves no cursor.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 def reason(error: BaseException) -> str:

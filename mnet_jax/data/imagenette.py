@@ -5,11 +5,13 @@ Source: J. Howard, https://github.com/fastai/imagenette. Its `val/` is the test 
 
 import re
 import tempfile
+from functools import partial
 from pathlib import Path
 
+from mnet_jax.config import MAX_IMAGE_PIXELS
 from mnet_jax.data.archive import members
 from mnet_jax.data.errors import DataError, reason
-from mnet_jax.data.folder import FolderSource, read_folder
+from mnet_jax.data.folder import Folder, read_folder
 from mnet_jax.data.preparation import SCRATCH, data_root, remove_stale
 from mnet_jax.data.published import PublishedFile, absent, find_published, places, verify
 
@@ -58,16 +60,20 @@ FILES = {
 
 
 def read_imagenette(
-    name: str, directory: str | None, *, spare: bool = False
-) -> tuple[tuple[str, ...], FolderSource, FolderSource]:
-    """The class names (ImageNet's numbers), the train and the test split.
+    name: str,
+    directory: str | None,
+    *,
+    spare: bool = False,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+) -> Folder:
+    """The classes (ImageNet's numbers) and the splits.
 
     An archive is verified and unpacked once, into TFDS's data folder.
 
     Args:
       name: `imagenette`, or `imagenette/320px-v2` as TFDS names the sizes.
       directory: with the archive or with what it holds; None means TFDS's data folder.
-      spare: as `read_folder`.
+      spare, max_pixels: as `read_folder`.
 
     Raises:
       DataError: it is not there, several sizes are and the name says none, or it is damaged.
@@ -77,18 +83,19 @@ def read_imagenette(
         legal = ", ".join(f"{NAME}/{known}" for known in FILES)
         raise DataError(f"data set: got {name!r}, legal: {legal}")
     folders = places(data_root(), directory)
+    read = partial(read_folder, spare=spare, max_pixels=max_pixels)
     asked = [config] if config else [*FILES]
     found = {known: there for known in asked if (there := _find(known, folders, directory))}
     if not found:
         if not config and _is_unpacked(folders[0]):
-            return read_folder(str(folders[0]), spare=spare)
+            return read(str(folders[0]))
         # One size where none is asked for: 320 pixels, from which 224 are cut without enlarging.
         raise absent(name, [FILES[config or "320px-v2"]], folders, data_root())
     if len(found) > 1:
         legal = ", ".join(f"{NAME}/{known}" for known in found)
         raise DataError(f"data set: got {name!r}, there are: {legal}")
     ((known, there),) = found.items()
-    return read_folder(str(there if there.is_dir() else _unpack(there, known)), spare=spare)
+    return read(str(there if there.is_dir() else _unpack(there, known)))
 
 
 def _find(config: str, folders: tuple[Path, ...], directory: str | None) -> Path | None:

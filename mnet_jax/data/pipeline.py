@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mnet_jax import process
-from mnet_jax.config import DataConfig, Scaling
+from mnet_jax.config import MAX_IMAGE_PIXELS, DataConfig, Scaling
 from mnet_jax.data.batches import Batch, eval_batch, train_batch
 from mnet_jax.data.encoded import read_encoded
 from mnet_jax.data.errors import DataError
@@ -118,10 +118,18 @@ def _read_options(config: DataConfig) -> "grain.ReadOptions":
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
 
 
-def viewed(path: Path, side: int, *, photograph: bool, scaling: Scaling) -> np.ndarray:
+def viewed(
+    path: Path,
+    side: int,
+    *,
+    photograph: bool,
+    scaling: Scaling,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+) -> np.ndarray:
     """An image file as `eval_batches` would show it, float32 [side, side, 3].
 
     Raises:
-      DataError: it cannot be decoded.
+      DataError: it cannot be decoded, or has more than `max_pixels`.
     """
-    return scaled(central_view(read_encoded(str(path)), side, photograph), scaling)
+    image = read_encoded(str(path), max_pixels)
+    return scaled(central_view(image, side, photograph), scaling)

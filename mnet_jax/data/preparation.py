@@ -20,6 +20,7 @@ from absl import logging as absl_logging
 
 from mnet_jax.data.builders import ArraysBuilder
 from mnet_jax.data.errors import DataError, reason
+from mnet_jax.data.metadata import INFO, open_prepared
 
 _log = logging.getLogger(__name__)
 SCRATCH = ".mnet_jax_preparing_"
@@ -65,7 +66,7 @@ def prepared(make: Callable[[Path], ArraysBuilder]) -> Iterator[tfds.core.Datase
                     f"cannot prepare data in {root} ({reason(error)}) nor in a temporary folder "
                     f"({reason(second)}); set TFDS_DATA_DIR to a folder that can be written"
                 ) from second
-        yield tfds.builder_from_directory(place)
+        yield open_prepared(place)
 
 
 def _place(make: Callable[[Path], ArraysBuilder], root: Path) -> Path:
@@ -104,10 +105,10 @@ def _rename(finished: Path, place: Path) -> None:
 
 def _is_complete(place: Path) -> bool:
     """Whether every split of the set in `place` can be opened and read at both ends."""
-    if not (place / "dataset_info.json").is_file():
+    if not (place / INFO).is_file():
         return False
     try:
-        builder = tfds.builder_from_directory(place)
+        builder = open_prepared(place)
         for split in builder.info.splits:
             # Their length comes from the metadata; only reading opens the files.
             records = builder.as_data_source(split)

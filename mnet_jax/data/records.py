@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mnet_jax.config import MAX_IMAGE_PIXELS
 from mnet_jax.data.encoded import EncodedImage
 from mnet_jax.data.errors import DataError, reason
 from mnet_jax.data.resize import pixels
@@ -25,12 +26,14 @@ class RecordSource:
       decode: from a record to a mapping with `image` and `label`; bytes are an encoded image.
       shape: as `Source`.
       name: of the set and split, for errors.
+      max_pixels: of an image.
     """
 
     records: Any
     decode: Decode
     shape: tuple[int, int, int] | None
     name: str
+    max_pixels: int = MAX_IMAGE_PIXELS
 
     def __len__(self) -> int:
         return len(self.records)
@@ -60,7 +63,8 @@ class RecordSource:
         image, label = example["image"], int(example["label"])
         if isinstance(image, bytes):
             channels = self.shape[2] if self.shape else 3
-            image = EncodedImage(image, f"{self.name}: record {index}", channels=channels)
+            which = f"{self.name}: record {index}"
+            image = EncodedImage(image, which, channels=channels, max_pixels=self.max_pixels)
         if self.shape and image.shape != self.shape:
             legal = " x ".join(map(str, self.shape))
             found = " x ".join(map(str, image.shape))

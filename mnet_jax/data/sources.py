@@ -4,6 +4,7 @@ Every source has a length, `source[i]` as an `Example`, and a `shape`. Images co
 what the model sees is made of them in `pipeline`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
@@ -56,6 +57,7 @@ class Dataset:
       train: for gradients.
       validation: held out of the train split, the same images for every seed; for choices.
       test: the set's own test split; for the number that is reported.
+      listing: of a folder's files, as in `DataConfig`; "" for other sets, which do not change.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Dataset:
     train: Source
     validation: Source
     test: Source
+    listing: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -140,7 +143,7 @@ def opened(source: Source, index: int) -> OpenedExample:
 
 def in_memory(source: Decodable) -> Source:
     """`source` decoded, where its images have one shape and fit `MEMORY_BYTES`; else itself."""
-    if source.shape is None or len(source) * int(np.prod(source.shape)) > MEMORY_BYTES:
+    if source.shape is None or len(source) * math.prod(source.shape) > MEMORY_BYTES:
         return source
     return source.decoded()
 
@@ -159,17 +162,6 @@ def subset(source: Source, indices: np.ndarray) -> Source:
     if isinstance(source, ArraySource):
         return ArraySource(source.images[indices], source.labels[indices])
     return Subset(source, indices)
-
-
-def held_out(count: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Splits `range(count)` in (kept, held out), both in ascending order, both at least one.
-
-    The permutation has a seed of its own, not the run's: all arms and seeds of an experiment share
-    the split. NumPy's legacy generator, because its stream is frozen (NEP 19).
-    """
-    order = np.random.RandomState(0).permutation(count)
-    size = min(max(round(count * fraction), 1), count - 1)
-    return np.sort(order[size:]), np.sort(order[:size])
 
 
 def rgb(image: np.ndarray) -> np.ndarray:

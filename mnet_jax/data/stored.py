@@ -6,20 +6,30 @@ the command that makes it.
 """
 
 import difflib
+import math
 import re
+import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
+from mnet_jax.config import MAX_IMAGE_PIXELS
 from mnet_jax.data.archived import ARCHIVED
+from mnet_jax.data.disk import holding
+from mnet_jax.data.encoded import require_pixels
 from mnet_jax.data.errors import DataError, reason
 from mnet_jax.data.imagenette import NAME as IMAGENETTE
+from mnet_jax.data.metadata import INFO, require_counted
 from mnet_jax.data.preparation import data_root
 from mnet_jax.data.records import Decode, RecordSource
+from mnet_jax.validation import one_line
 
 OWN_NAMES = ("digits", "fashion_mnist", "folder", *ARCHIVED, IMAGENETTE)
+MAX_CLASSES = 2**20  # a set that says it has more would have as many names made up
 _NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[\w.\-+]+))?(:(?P<version>\d+\.\d+\.\d+))?", re.ASCII)
 
 
@@ -47,7 +57,7 @@ def find_stored(name: str, directory: str | None) -> Path:
         raise DataError(_absent(name, parts["set"], root, variants))
     configs = sorted({config for config, _ in found})
     if len(configs) > 1:
-        legal = ", ".join(f"{parts['set']}/{config}" for config in configs)
+        legal = one_line(", ".join(f"{parts['set']}/{config}" for config in configs))
         raise DataError(f"data set: got {name!r}, prepared in {root} are: {legal}")
     config, version = max(found, key=lambda variant: tuple(map(int, variant[1].split("."))))
     return root / parts["set"] / config / version
@@ -65,22 +75,20 @@ def is_stored(name: str, directory: str | None) -> bool:
 def _variants(folder: Path) -> list[tuple[str, str]]:
     """The (config, version) pairs prepared in a set's `folder`; config is "" where it has none."""
     variants = []
-    for pattern in ("*/dataset_info.json", "*/*/dataset_info.json"):
-        for info in sorted(folder.glob(pattern)):
-            *config, version = info.parent.relative_to(folder).parts
-            if re.fullmatch(r"\d+\.\d+\.\d+", version):
-                variants.append(("/".join(config), version))
+    for place in holding(folder, INFO, 2):
+        *config, version = place.relative_to(folder).parts
+        if re.fullmatch(r"\d+\.\d+\.\d+", version, re.ASCII):
+            variants.append(("/".join(config), version))
     return variants
 
 
 def _absent(name: str, set_name: str, root: Path, variants: list[tuple[str, str]]) -> str:
     """The line that says what is missing and how to supply it."""
     if variants:
-        there = ", ".join(f"{set_name}{config and '/' + config}:{v}" for config, v in variants)
+        named = (f"{set_name}{config and '/' + config}:{v}" for config, v in variants)
+        there = one_line(", ".join(named))
         return f"data set: got {name!r}, prepared in {root} are: {there}"
-    patterns = "*/*/dataset_info.json", "*/*/*/dataset_info.json"
-    found = (path for pattern in patterns for path in root.glob(pattern))
-    stored = {path.relative_to(root).parts[0] for path in found}
+    stored = {place.relative_to(root).parts[0] for place in holding(root, INFO, 3)}
     stored -= {f"mnet_{own}" for own in OWN_NAMES}  # as our own builders name their folders
     stock = set(tfds.list_builders(with_community_datasets=False))
     if set_name in stock:
@@ -94,7 +102,7 @@ def _absent(name: str, set_name: str, root: Path, variants: list[tuple[str, str]
     close = difflib.get_close_matches(set_name, sorted({*legal, *stock}), n=3)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     return (
-        f"data set: got {name!r}, prepared in {root} or built in: {', '.join(legal)}; "
+        f"data set: got {name!r}, prepared in {root} or built in: {one_line(', '.join(legal))}; "
         f"or any TFDS name once it is prepared{hint}"
     )
 
@@ -108,7 +116,10 @@ def _wants_files(set_name: str) -> bool:
 
 
 def read_stored(
-    builder: tfds.core.DatasetBuilder, name: str, decode: Decode | None = None
+    builder: tfds.core.DatasetBuilder,
+    name: str,
+    decode: Decode | None = None,
+    max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> tuple[tuple[str, ...], RecordSource, RecordSource]:
     """The class names, the train and the test split of a prepared set.
 
@@ -118,65 +129,90 @@ def read_stored(
       builder: of the prepared set.
       name: for errors.
       decode: from a record to `image` and `label`; None means by the set's own features.
+      max_pixels: of an image.
 
     Raises:
-      DataError: it is no labelled image set, lacks splits, or is not stored for random access.
+      DataError: it is no labelled image set, lacks splits, is not stored for random access, or has
+        other records than it says.
     """
-    shape, class_names = _features(builder.info.features, name)
-    splits = {}
-    for split in builder.info.splits:
-        records, own_decode = _open(builder, split, name)
-        splits[split] = RecordSource(
-            records, decode or own_decode, shape, f"{name} ({split} in {builder.data_path})"
-        )
-    train = splits.get("train")
-    if train is None or not len(train):
-        raise DataError(f"{name}: has splits {', '.join(splits) or 'none'}, legal: one named train")
+    shape, class_names = _features(builder.info.features, name, max_pixels)
+    decode = decode or _decoder(builder.info.features, name, shape)
+    there = one_line(", ".join(builder.info.splits)) or "none"
+
+    def source(split: str) -> RecordSource | None:
+        if split not in builder.info.splits:
+            return None
+        where = f"{name} ({split} in {builder.data_path})"
+        found = RecordSource(_open(builder, split, name), decode, shape, where, max_pixels)
+        return found if len(found) else None
+
+    train = source("train")
+    if train is None:
+        raise DataError(f"{name}: has splits {there}, legal: one named train")
     for split in ("test", "validation"):
-        test = splits.get(split)
-        if test is not None and len(test) and test.opened(0)["label"] >= 0:
+        test = source(split)
+        if test is not None and test.opened(0)["label"] >= 0:
             return class_names, train, test
-    raise DataError(
-        f"{name}: has splits {', '.join(splits)}, legal: a labelled test or validation split"
-    )
+    raise DataError(f"{name}: has splits {there}, legal: a labelled test or validation split")
 
 
-def _features(features: Any, name: str) -> tuple[tuple[int, int, int] | None, tuple[str, ...]]:
+def _features(
+    features: Any, name: str, max_pixels: int
+) -> tuple[tuple[int, int, int] | None, tuple[str, ...]]:
     """The common shape of the images, None where sizes differ, and the class names."""
     named = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
     image, label = named.get("image"), named.get("label")
     if image is None or not isinstance(label, tfds.features.ClassLabel):
-        found = ", ".join(named) or type(features).__name__
+        found = one_line(", ".join(named)) or type(features).__name__
         raise DataError(f"{name}: got features {found}, legal: image, and label as a class label")
+    if label.num_classes is None or not 1 <= label.num_classes <= MAX_CLASSES:
+        raise DataError(
+            f"{name}: got {label.num_classes} classes, legal: 1 to {MAX_CLASSES:,} of them"
+        )
     shape, dtype = tuple(image.shape), image.np_dtype
     if len(shape) != 3 or shape[2] not in (1, 3) or dtype != "uint8":
         raise DataError(f"{name}: image is {dtype} {shape}, legal: uint8 (h, w, 1) or (h, w, 3)")
     height, width, channels = shape
-    fixed = None if height is None or width is None else (height, width, channels)
-    return fixed, tuple(label.names)
+    if height is None or width is None:
+        return None, tuple(label.names)
+    if height < 1 or width < 1:
+        raise DataError(f"{name}: image is {width} x {height}, legal: sides of 1 pixel or more")
+    require_pixels(name, width, height, max_pixels)
+    return (height, width, channels), tuple(label.names)
 
 
-def _open(builder: tfds.core.DatasetBuilder, split: str, name: str) -> tuple[Any, Decode]:
-    """The raw records of `split`, and what decodes image and label of them."""
+def _decoder(features: Any, name: str, shape: tuple[int, int, int] | None) -> Decode:
+    """What makes the image, encoded or as pixels, and the label of a record."""
+    image = features["image"]
+    if isinstance(image, tfds.features.Image):
+        return _encoded_record
+    if isinstance(image, tfds.features.Tensor) and image.to_json_content().encoding == "zlib":
+        if shape is None:
+            raise DataError(f"{name}: images of many sizes as zlib, legal: encoded as PNG or JPEG")
+        return partial(_compressed_record, shape)
     # PartialDecoding would say that to TFDS, but its NumPy route does not know it.
-    features = builder.info.features
     wanted = tfds.features.FeaturesDict({key: features[key] for key in ("image", "label")})
+    decode: Decode = wanted.deserialize_example_np
+    return decode
+
+
+def _open(builder: tfds.core.DatasetBuilder, split: str, name: str) -> Any:
+    """The raw records of `split`."""
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    try:
-        records = builder.as_data_source(split, deserialize_method=raw)
-    except NotImplementedError as error:
-        stored = builder.info.file_format
+    stored = builder.info.file_format
+    if stored != tfds.core.FileFormat.ARRAY_RECORD:
         raise DataError(
             f"{name}: {builder.data_path} is stored as {stored and stored.value}, legal: "
             f"array_record; run: tfds convert_format --dataset_version_dir={builder.data_path} "
             "--out_file_format=array_record"
-        ) from error
+        )
+    try:
+        require_counted(builder.info.splits[split])
+        return builder.as_data_source(split, deserialize_method=raw)
     except Exception as error:  # ArrayRecord raises many kinds for damaged files
         raise DataError(
             f"{name}: cannot open split {split} in {builder.data_path}: {reason(error)}"
         ) from error
-    encoded = type(features["image"]) is tfds.features.Image
-    return records, _encoded_record if encoded else wanted.deserialize_example_np
 
 
 def _encoded_record(record: bytes) -> dict[str, Any]:
@@ -188,3 +224,13 @@ def _encoded_record(record: bytes) -> dict[str, Any]:
     feature = tf_example_pb2.Example.FromString(record).features.feature
     image, label = feature["image"].bytes_list.value[0], feature["label"].int64_list.value[0]
     return {"image": image, "label": label}
+
+
+def _compressed_record(shape: tuple[int, int, int], record: bytes) -> dict[str, Any]:
+    """The pixels and the label of a record with a zlib tensor, no more of it than its shape has."""
+    example = _encoded_record(record)
+    size = math.prod(shape)
+    pixels = zlib.decompressobj().decompress(example["image"], size + 1)
+    if len(pixels) != size:
+        raise ValueError(f"its pixels are not the {size} bytes that they must be")
+    return {**example, "image": np.frombuffer(pixels, np.uint8).reshape(shape)}

@@ -1,5 +1,6 @@
 """Whether a checkpoint is of the run that wants to go on from it."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,26 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used for this run; the message is one line saying why."""
 
 
+# What helps where a field's name does not say it.
+_LEGAL = {"data.listing": "the folder's files as they were, or another directory"}
+
+
+def saved_config(directory: Path) -> RunConfig | None:
+    """The config of the run whose checkpoints are in a directory; None where none can be read.
+
+    The newest checkpoint that has one counts, damaged or not: it is to be known before the data
+    are loaded, and so before there is a state to restore.
+    """
+    steps = [path for path in directory.glob("*") if path.name.isdecimal()]
+    for step in sorted(steps, key=lambda path: int(path.name), reverse=True):
+        try:
+            if (kept := step / "run" / "metadata").is_file():
+                return serialization.from_plain(RunConfig, json.loads(kept.read_bytes())["config"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue  # whoever restores it says what is wrong
+    return None
+
+
 def require_same_config(config: RunConfig, saved: Mapping[str, Any], directory: Path) -> None:
     """Raises CheckpointError, naming a field and both values, if a run's config is another.
 
@@ -29,9 +50,10 @@ def require_same_config(config: RunConfig, saved: Mapping[str, Any], directory: 
     except ValueError as error:
         raise CheckpointError(f"{directory}: holds a run of another version, {error}") from error
     for change in changes(before, config):
+        legal = _LEGAL.get(change.path, "the same config, or another directory")
         raise CheckpointError(
             f"{change.path}: got {change.after}, but {directory} holds a run with "
-            f"{change.before}; legal: the same config, or another directory"
+            f"{change.before}; legal: {legal}"
         )
 
 

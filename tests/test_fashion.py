@@ -108,6 +108,10 @@ def test_damaged_fashion_files_are_named(fashion):
     complaint(load, pixels, "27x28")
     pixels.write_bytes(gzip.compress(b"\0\0\x08"))
     complaint(load, pixels, "3 bytes")
+    with gzip.open(pixels, "wb", 9) as endless:
+        for _ in range(17):
+            endless.write(bytes(2**24))
+    complaint(load, pixels, "unpacks to more than 268435456 bytes")
     pixels.write_bytes(b"no gzip")
     complaint(load, pixels, "gzip")
     write_idx(pixels, images)

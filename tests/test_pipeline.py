@@ -1,6 +1,7 @@
 """What goes in comes out, once each, in an order that a seed fixes and a checkpoint keeps."""
 
 import dataclasses
+import re
 from functools import partial
 from typing import get_args
 
@@ -287,8 +288,29 @@ def test_as_many_threads_as_there_are_cores_to_use(monkeypatch, cores, threads):
     asked = []
     options = grain.ReadOptions
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
+    monkeypatch.setattr("mnet_jax.host_memory.available_bytes", lambda: 2**36)
     monkeypatch.setattr(grain, "ReadOptions", lambda **kw: asked.append(kw) or options(**kw))
     config = DataConfig(resolution=224, batch_size=128)
     images = np.zeros((4, 8, 8, 3), np.uint8)
     data.train_batches(data.ArraySource(images, np.zeros(4, np.int32)), config, 0).close()
     assert asked[0]["num_threads"] == threads <= asked[0]["prefetch_buffer_size"]
+
+
+@pytest.mark.parametrize("make", [data.train_batches, data.eval_batches])
+def test_a_batch_that_memory_cannot_hold_is_refused_with_one_that_it_can(make, monkeypatch):
+    """Instead of a MemoryError of NumPy's within the traceback of a thread."""
+    memory = 5 * 10**9
+    monkeypatch.setattr("mnet_jax.host_memory.available_bytes", lambda: memory)
+    source = numbered(8)
+    seed = {"seed": 0} if make is data.train_batches else {}
+
+    def of(batch_size, **options):
+        config = DataConfig(resolution=300, batch_size=batch_size, augmentation="none")
+        return make(source, config, **seed, **options)
+
+    told = one_line(ValueError, lambda: of(10**6), "batch_size: got 1000000", "300", "4.7 GiB")
+    legal = int(re.search(r"legal: ([\d,]+) or fewer", told)[1].replace(",", ""))
+    assert 0.2 * memory < legal * 300 * 300 * 3 * 4 < memory
+    of(legal)
+    one_line(ValueError, lambda: of(legal + 1), "batch_size")
+    of(2 * legal, shard=data.Shard(index=0, count=2))

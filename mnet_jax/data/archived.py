@@ -94,8 +94,11 @@ class ArchivedBuilder(ArraysBuilder, skip_registration=True):  # type: ignore[ca
 def is_mnist(folder: Path) -> bool:
     """Whether a folder has MNIST's files, whose names are Fashion-MNIST's too."""
     *_, labels = MNIST_FILES
-    with contextlib.suppress(OSError):  # whoever reads it says so
-        return hashlib.sha256((folder / labels.name).read_bytes()).hexdigest() == labels.sha256
+    with (
+        contextlib.suppress(OSError),  # whoever reads it says so
+        (folder / labels.name).open("rb") as content,
+    ):
+        return hashlib.file_digest(content, "sha256").hexdigest() == labels.sha256
     return False
 
 

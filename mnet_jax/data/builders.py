@@ -92,7 +92,8 @@ def fashion_fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in FASHION_FILES:
         try:
-            digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+            with (folder / name).open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
         except OSError as error:
             raise DataError(
                 f"fashion_mnist: cannot read {folder / name}: {reason(error)}"

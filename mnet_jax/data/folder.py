@@ -200,7 +200,7 @@ def _image_files(folder: Path, count: Callable[[], None]) -> list[_File]:
         try:
             found = entry.stat()
         except OSError as error:
-            others.append((entry.name, f"a link to no file ({reason(error)})"))
+            others.append((entry.name, f"a link to no file, {error.strerror}"))
             continue
         if kind := kind_of(found.st_mode):
             others.append((entry.name, kind))

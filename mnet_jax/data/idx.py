@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mnet_jax.data.disk import size_of
 from mnet_jax.data.errors import DataError, reason
 
+MOST_BYTES = 2**28  # once unpacked; the largest file of these sets has 47 million
 _UINT8 = 0x08  # the type code of unsigned bytes, the third byte of the magic
 
 
@@ -22,12 +24,17 @@ def read_idx(path: Path, rank: int) -> np.ndarray:
       rank: number of dimensions it must have: 3 for images [n, h, w], 1 for labels [n].
 
     Raises:
-      DataError: the file is absent, no gzip, cut short, or not IDX bytes of that rank and size.
+      DataError: the file is absent, no gzip, cut short, far too large, or not IDX bytes of that
+        rank and size.
     """
+    size_of(path)
     try:
-        content = gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:
+            content = file.read(MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as gzip: {reason(error)}") from error
+    if len(content) > MOST_BYTES:
+        raise DataError(f"{path}: unpacks to more than {MOST_BYTES} bytes, legal: up to that")
     header = 4 * (1 + rank)
     if len(content) < header:
         raise DataError(f"{path}: got {len(content)} bytes, an IDX header has {header}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnet_jax import process
+from mnet_jax import host_memory, process
 from mnet_jax.config import MAX_IMAGE_PIXELS, DataConfig, Scaling
 from mnet_jax.data.batches import Batch, eval_batch, train_batch
 from mnet_jax.data.encoded import read_encoded
@@ -21,11 +21,13 @@ from mnet_jax.data.progression import resolution_of
 from mnet_jax.data.resize import central_view
 from mnet_jax.data.scaling import scaled
 from mnet_jax.data.sources import Source
+from mnet_jax.validation import require
 
 if TYPE_CHECKING:  # it takes a second, and a process that only asks what there is needs none
     import grain
 
 _PREFETCH_BATCHES = 16
+_BATCH_COPIES = 2  # of a batch while it is made: scaled, and filled up or mixed
 _PREFETCH_BYTES = 256 * 2**20  # a batch of 128 at 224 pixels has 77 MB
 
 
@@ -56,17 +58,18 @@ def train_batches(
 
     Raises:
       DataError: the source is empty; while iterating, an image cannot be decoded.
-      ValueError: the hosts cannot share a batch evenly.
+      ValueError: the hosts cannot share a batch evenly, or memory holds no batch.
     """
     if not len(source):
         raise DataError("train_batches: got a source without images, legal: 1 or more")
+    _require_room(config, len(shard.of(config.batch_size)))
     import grain
 
     order = ShuffledBatches(len(source), config.batch_size, seed, shard)
     batches = grain.MapDataset.source(order).map(
         partial(_at_its_side, source, config, seed, epochs)
     )
-    return iter(batches.to_iter_dataset(_read_options(config)))
+    return iter(batches.to_iter_dataset(_read_options(config, len(shard.of(config.batch_size)))))
 
 
 def _at_its_side(
@@ -83,6 +86,7 @@ class EvalBatches(Iterable[Batch]):
     def __init__(self, source: Source, config: DataConfig, shard: Shard = WHOLE) -> None:
         self._source, self._config = source, config
         self._share = shard.of(config.batch_size)
+        _require_room(config, len(self._share))
 
     def __len__(self) -> int:
         return -(-len(self._source) // self._config.batch_size)
@@ -92,7 +96,7 @@ class EvalBatches(Iterable[Batch]):
 
         numbers = grain.MapDataset.range(len(self))
         masked = numbers.map(partial(eval_batch, self._source, self._config, self._share))
-        return iter(masked.to_iter_dataset(_read_options(self._config)))
+        return iter(masked.to_iter_dataset(_read_options(self._config, len(self._share))))
 
 
 def eval_batches(source: Source, config: DataConfig, shard: Shard = WHOLE) -> EvalBatches:
@@ -103,17 +107,35 @@ def eval_batches(source: Source, config: DataConfig, shard: Shard = WHOLE) -> Ev
     padding alone.
 
     Raises:
-      ValueError: the hosts cannot share a batch evenly.
+      ValueError: the hosts cannot share a batch evenly, or memory holds no batch.
     """
     return EvalBatches(source, config, shard)
 
 
-def _read_options(config: DataConfig) -> "grain.ReadOptions":
+def _require_room(config: DataConfig, images: int) -> None:
+    """ValueError unless this host's images of a batch, and a copy of them, fit into memory."""
+    left = host_memory.available_bytes()
+    most = left // (_BATCH_COPIES * _batch_bytes(config, 1))
+    legal = (
+        f"{config.batch_size // images * most:,} or fewer at a resolution of {config.resolution}, "
+        f"as {left / 2**30:.1f} GiB of memory are left"
+    )
+    require(images <= most, "batch_size", config.batch_size, legal)
+
+
+def _batch_bytes(config: DataConfig, images: int) -> int:
+    return images * config.resolution**2 * 3 * 4
+
+
+def _read_options(config: DataConfig, images: int) -> "grain.ReadOptions":
+    """How many of this host's batches, each of that many images, are made at a time."""
     import grain
 
+    batch_bytes = _batch_bytes(config, images)
     threads = max(process.usable_cores(), 2)  # one may wait for the disk
     threads = min(threads, _PREFETCH_BATCHES)  # each works on a batch of its own
-    batch_bytes = config.batch_size * config.resolution**2 * 3 * 4
+    room = host_memory.available_bytes() // (_BATCH_COPIES * batch_bytes)
+    threads = min(threads, max(room // 2, 1))  # those that are made, and those that wait
     ahead = min(max(_PREFETCH_BYTES // batch_bytes, threads), _PREFETCH_BATCHES)
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
 

@@ -8,9 +8,16 @@ Trials are stored as they end; a second call runs what is missing, and one besid
 work. `status`, `report` and `export` read what is stored (see `experiments.stored`).
 """
 
+from experiments import entry
+
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    with entry.command("ablate", goes_on=True, terminated=entry.INTERRUPTED) as stop:
+        from experiments import ablate
+
+        ablate.main(stop)
+
 import dataclasses
 import shlex
-import signal
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,16 +25,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments import listing, stored, sweeps, terminal, trials
+from experiments import listing, platforms, stored, sweeps, terminal, trials
 from experiments.arguments import axis_values, parse, refusals, refuse, with_axes
 from experiments.planning import look_at, require_directory
 from experiments.sweeps import Plan, SweepArguments
 from mnet_jax.ablation import axes, events, store, wording
 from mnet_jax.ablation.statistics import Method
 from mnet_jax.config import RunConfig
+from mnet_jax.training.stopping import Stop, StoppedError
 
 COMMAND = "ablate"
-FAILED, INTERRUPTED = 1, 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +50,12 @@ class Arguments(SweepArguments, trials.RunnerArguments):
     """of means and differences: Student's t, or a bootstrap (BCa), which wants more seeds"""
 
 
-def main() -> None:
-    """Reads the command line, runs what is missing, prints and writes the report."""
+def main(stop: Stop | None = None) -> None:
+    """Reads the command line, runs what is missing, prints and writes the report.
+
+    Args:
+      stop: what may tell it to end its trials.
+    """
     if sys.argv[1:] and sys.argv[1] in stored.ACTIONS:
         return stored.main()
     arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
@@ -54,15 +65,13 @@ def main() -> None:
         return
     try:
         with store.Store(arguments.store) as kept:
-            failed = _ablate(arguments, kept, console)
-    except KeyboardInterrupt:
-        refuse(COMMAND, "interrupted; the same command goes on", INTERRUPTED)
+            failed = _ablate(arguments, kept, console, stop or Stop())
     except store.StoreError as error:
-        refuse(COMMAND, str(error), FAILED)
-    sys.exit(FAILED if failed else 0)
+        refuse(COMMAND, str(error), entry.FAILED)
+    sys.exit(entry.FAILED if failed else 0)
 
 
-def _ablate(arguments: Arguments, kept: store.Store, console: Console) -> bool:
+def _ablate(arguments: Arguments, kept: store.Store, console: Console, stop: Stop) -> bool:
     """The whole sweep and its report; whether a trial of this call failed.
 
     Raises:
@@ -74,31 +83,35 @@ def _ablate(arguments: Arguments, kept: store.Store, console: Console) -> bool:
         sweep, configs = _plan(arguments)
         todo = store.missing(known, configs)
         tuned = arguments.tune_allocator
-        crew = trials.crew_of(arguments, len(todo), tune_allocator=tuned) if todo else None
-    console.print(_opening(len(todo), len(configs), arguments.store), highlight=False)
-    stored.warn(complaints := kept.complaints, console)
-    record = events.sweep(
-        shlex.join(["python", "-m", "experiments.ablate", *sys.argv[1:]]),
-        arms=configs,
-        seeds=arguments.arm_seeds,
-        baseline=_anchor(sweep, configs, store.comparable(known, configs)),
-        axes=sweep.axes,
-        preset=arguments.preset,
-        interval=arguments.interval,
-    )
-    earlier = None if todo else _asked_before(record, before)
-    if earlier:
-        record = earlier
-    else:
-        kept.append(record)
-    try:
-        if crew:
-            trials.run(record, known, kept, crew, console)
-    except KeyboardInterrupt:
-        refuse(COMMAND, _interrupted(kept, configs), INTERRUPTED)
-    contents = kept.read()
-    stored.warn([c for c in kept.complaints if c not in complaints], console)
-    stored.report(record, contents, kept.directory, console)
+        if todo and arguments.runner == "local":
+            platforms.require_platform()
+    with stop.deferred():  # as there will be workers to end, and trials to store
+        with refusals(COMMAND, arguments):
+            crew = trials.crew_of(arguments, len(todo), tune_allocator=tuned) if todo else None
+        console.print(_opening(len(todo), len(configs), arguments.store))
+        stored.warn(complaints := kept.complaints, console)
+        record = events.sweep(
+            shlex.join(["python", "-m", "experiments.ablate", *sys.argv[1:]]),
+            arms=configs,
+            seeds=arguments.arm_seeds,
+            baseline=_anchor(sweep, configs, store.comparable(known, configs)),
+            axes=sweep.axes,
+            preset=arguments.preset,
+            interval=arguments.interval,
+        )
+        earlier = None if todo else _asked_before(record, before)
+        if earlier:
+            record = earlier
+        else:
+            kept.append(record)
+        try:
+            if crew:
+                trials.run(record, known, kept, crew, console, stop)
+        except StoppedError:
+            refuse(COMMAND, _interrupted(kept, configs), entry.INTERRUPTED)
+        contents = kept.read()
+        stored.warn([c for c in kept.complaints if c not in complaints], console)
+        stored.report(record, contents, kept.directory, console)
     requested = {store.key_of(config) for config in configs}
     return any(trial.cause for key, trial in contents.trials.items() if key in requested)
 
@@ -166,8 +179,3 @@ def _anchor(
     shown = {dataclasses.replace(c, seed=0) for c in configs}
     shown |= {dataclasses.replace(t.config, seed=0) for t in comparable if t.result}
     return sweep.baseline if sweep.baseline in shown else sweep.nearest
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
-    main()

@@ -4,11 +4,18 @@ python -m experiments.activations --checkpoint runs/latest
 python -m experiments.activations --checkpoint runs/a0 runs/a1 runs/b0 runs/b1 --label a a b b
 """
 
+from experiments import entry
+
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    with entry.command("activations"):
+        from experiments import activations
+
+        activations.main()
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from experiments import checkpoints, terminal
@@ -54,7 +61,7 @@ def main() -> None:
     console.print(_summary(networks, share))
     path = arguments.results / PICTURE
     replace_file(path, _picture(networks, share))
-    console.print(f"drawn in {path}", highlight=False, markup=False)
+    console.print(f"drawn in {path}")
 
 
 def _survey(looked_at: Opened) -> "Survey":
@@ -106,7 +113,7 @@ def _summary(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> Ta
             if not found[0]:
                 continue
             table.add_row(
-                escape(name),
+                name,
                 kind,
                 str(sum(one.active.size for one in found[0])),
                 share(found, "never", "{:.1%}"),
@@ -118,7 +125,7 @@ def _summary(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> Ta
 
 
 def _empty(title: str, *first: str) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in first:
         table.add_column(column)
     for column in ("channels", "never active", "always active", "clipped at 6", "dead kernels"):
@@ -131,7 +138,3 @@ def _picture(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> by
     from mnet_jax.pictures import activations
 
     return drawing.to_png(activations.draw(networks, threshold))
-
-
-if __name__ == "__main__":
-    main()

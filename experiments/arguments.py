@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_ori
 
 import tyro
 
+from experiments.entry import REFUSED, OutputError, tell
 from mnet_jax.ablation.axes import Axis
 from mnet_jax.validation import require
 
 T = TypeVar("T")
 
-USAGE_ERROR = 2
 LEGAL = {int: "whole numbers", float: "numbers", bool: "True, False"}
 
 
@@ -77,9 +77,11 @@ def parse(arguments: type[T], command: str, leading: str | None = None) -> T:
                 config=(tyro.conf.FlagConversionOff,),
             )
     except SystemExit as leaving:
-        if leaving.code == USAGE_ERROR:
+        if leaving.code == REFUSED:
             refuse(command, " ".join(captured.getvalue().split()))
         raise
+    except OSError as error:  # it prints what was asked for by --help
+        raise OutputError(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -95,9 +97,9 @@ def refusals(command: str, arguments: Any) -> Iterator[None]:
         refuse(command, f"{error.filename or 'a file'}: {error.strerror or error}")
 
 
-def refuse(command: str, reason: str, code: int = USAGE_ERROR) -> NoReturn:
+def refuse(command: str, reason: str, code: int = REFUSED) -> NoReturn:
     """Ends the process with one line on standard error."""
-    print(f"experiments.{command}: {reason}", file=sys.stderr)
+    tell(command, reason)
     sys.exit(code)
 
 

@@ -8,6 +8,14 @@
 Machines are noisy, so read the ratios and their range.
 """
 
+from experiments import entry
+
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    with entry.command("benchmark") as stop:
+        from experiments import benchmark
+
+        benchmark.main(stop)
+
 import dataclasses
 import json
 import os
@@ -21,6 +29,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rich.console import Console
+from rich.text import Text
 
 from experiments import recipes, terminal
 from experiments.arguments import parse, refusals, refuse
@@ -41,6 +50,7 @@ from mnet_jax.benchmark.suites import (
 )
 from mnet_jax.benchmark.timing import BenchmarkResult, compare
 from mnet_jax.files import replace_file
+from mnet_jax.training.stopping import Stop
 from mnet_jax.validation import require
 
 COMMAND = "benchmark"
@@ -83,12 +93,17 @@ class Arguments:
     """where the table (Markdown), JSON and pictures go"""
 
 
-def main() -> None:
-    """Reads the command line, times and prints."""
+def main(stop: Stop | None = None) -> None:
+    """Reads the command line, times and prints; `stop` may end what runs meanwhile."""
     arguments = parse(Arguments, COMMAND, leading="suite")
     console = terminal.console(150)
-    with tempfile.TemporaryDirectory() as photographs:
-        _time(arguments, Path(photographs), console)
+    stop = stop or Stop()
+    with stop.raised(), tempfile.TemporaryDirectory() as photographs:
+        try:
+            _time(arguments, Path(photographs), console)
+        except KeyboardInterrupt:
+            whole = f"interrupted; whole suites are in {arguments.results}"
+            refuse(COMMAND, whole, 128 + stop.number)
 
 
 def _time(arguments: Arguments, photographs: Path, console: Console) -> None:
@@ -99,19 +114,16 @@ def _time(arguments: Arguments, photographs: Path, console: Console) -> None:
     for contender in CONTENDERS:
         if contender.missing and not arguments.write_table:
             names = ", ".join(contender.missing)
-            console.print(f"without {contender.name}: {names} is not installed", highlight=False)
+            console.print(f"without {contender.name}: {names} is not installed")
     results = []
-    try:
-        for suite, cases in plan.items():
-            if suite == "input":
-                write_photographs(photographs, PHOTOGRAPHS)
-            results.append(_run(suite, cases, contenders, arguments, console))
-            _write(results, arguments.results)
-            if arguments.write_table:
-                _write_table(results[-1], cases, arguments.results, console)
-    except KeyboardInterrupt:
-        refuse(COMMAND, f"interrupted; whole suites are in {arguments.results}", 130)
-    console.print(f"the same in {arguments.results}", highlight=False)
+    for suite, cases in plan.items():
+        if suite == "input":
+            write_photographs(photographs, PHOTOGRAPHS)
+        results.append(_run(suite, cases, contenders, arguments, console))
+        _write(results, arguments.results)
+        if arguments.write_table:
+            _write_table(results[-1], cases, arguments.results, console)
+    console.print(f"the same in {arguments.results}")
 
 
 def _require_legal(arguments: Arguments) -> None:
@@ -199,7 +211,13 @@ def _run(
     environment = process.timing_settings(tune_allocator=arguments.tune_allocator)
     before = machine.measure(environment)
     with console.status(suite) as status:
-        comparisons = compare(cases, contenders, arguments.rounds, environment, status.update)
+        comparisons = compare(
+            cases,
+            contenders,
+            arguments.rounds,
+            environment,
+            lambda line: status.update(Text(line)),
+        )
     result = BenchmarkResult(
         suite=suite,
         machine=machine.better(before, machine.measure(environment)),
@@ -209,7 +227,7 @@ def _run(
     for table in report.to_tables(result):
         console.print(table)
     for line in report.captions(result):
-        console.print(line, style="dim", highlight=False)
+        console.print(line, style="dim")
     return result
 
 
@@ -254,8 +272,4 @@ def _write_table(
     path = choice.path_in(choice.users_directory(), device[1])
     for place in (path, choice.path_in(results, device[1])):
         replace_file(place, text.encode())
-    console.print(f"auto follows {path} on this device", highlight=False, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    main()
+    console.print(f"auto follows {path} on this device", soft_wrap=True)

@@ -4,11 +4,18 @@ python -m experiments.bottlenecks --checkpoint runs/linear runs/relu6
 python -m experiments.bottlenecks --checkpoint runs/a0 runs/a1 runs/b0 runs/b1 --label a a b b
 """
 
+from experiments import entry
+
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    with entry.command("bottlenecks"):
+        from experiments import bottlenecks
+
+        bottlenecks.main()
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from experiments import checkpoints, terminal
@@ -50,7 +57,7 @@ def main() -> None:
         console.print(_table(name, seeds, arguments.activation))
     path = arguments.results / PICTURE
     replace_file(path, _picture(networks, arguments.activation))
-    console.print(f"drawn in {path}", highlight=False, markup=False)
+    console.print(f"drawn in {path}")
 
 
 def _survey(looked_at: Opened, arguments: Arguments) -> "tuple[Bottleneck, ...]":
@@ -64,7 +71,7 @@ def _survey(looked_at: Opened, arguments: Arguments) -> "tuple[Bottleneck, ...]"
 
 def _table(name: str, seeds: "Sequence[Sequence[Bottleneck]]", activation: str) -> Table:
     """A row a bottleneck, with means over the seeds."""
-    title = escape(checkpoints.title_of(name, len(seeds)))
+    title = checkpoints.title_of(name, len(seeds))
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("bottleneck")
     for column in (
@@ -94,7 +101,3 @@ def _picture(networks: "Mapping[str, Sequence[Sequence[Bottleneck]]]", activatio
     from mnet_jax.pictures import bottlenecks
 
     return drawing.to_png(bottlenecks.draw(networks, activation))
-
-
-if __name__ == "__main__":
-    main()

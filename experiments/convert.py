@@ -4,6 +4,14 @@ python -m experiments.convert --library torchvision --weights mobilenet_v2.pth -
 python -m experiments.train --pretrained mine.safetensors --dataset folder --data-dir photos
 """
 
+from experiments import entry
+
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    with entry.command("convert"):
+        from experiments import convert
+
+        convert.main()
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -113,7 +121,3 @@ def _class_names(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"class_names: got {str(path)!r}, legal: a file of text") from error
-
-
-if __name__ == "__main__":
-    main()

@@ -5,6 +5,14 @@ python -m experiments.cost --model mobilenet_v1 mobilenet_v2 --batch-size 16 --d
 python -m experiments.cost --batch-size 16 --measure
 """
 
+from experiments import entry
+
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    with entry.command("cost") as stop:
+        from experiments import cost
+
+        cost.main(stop)
+
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from experiments import terminal
 from experiments.arguments import axis_values, parse, refusals, with_axes
@@ -23,6 +32,7 @@ from mnet_jax.analysis.cost import Cost, count
 from mnet_jax.analysis.receptive_field import fields
 from mnet_jax.config import DataConfig, RunConfig
 from mnet_jax.files import replace_file
+from mnet_jax.training.stopping import Stop
 from mnet_jax.validation import require
 
 if TYPE_CHECKING:
@@ -60,8 +70,8 @@ class Arguments:
     """where the picture goes"""
 
 
-def main() -> None:
-    """Reads the command line, counts and prints."""
+def main(stop: Stop | None = None) -> None:
+    """Reads the command line, counts and prints; `stop` may end a measurement."""
     arguments = parse(with_axes(Arguments, ARCHITECTURE_AXES), COMMAND)
     console = terminal.console(120)
     with refusals(COMMAND, arguments):
@@ -76,14 +86,15 @@ def main() -> None:
         console.print()
         if not several:
             for line in _totals(expense):
-                console.print(line, highlight=False)
+                console.print(line)
             console.print()
     console.print(_kinds(counted, arguments.batch_size))
     sees = "sees: side in pixels of the square of the image that a position depends on"
-    console.print(sees, style="dim", highlight=False)
+    console.print(sees, style="dim")
     if arguments.measure:
         ((name, config),) = networks.items()
-        _measure(name, config, arguments, console)
+        with (stop or Stop()).raised():
+            _measure(name, config, arguments, console)
 
 
 def _require_legal(arguments: Arguments) -> None:
@@ -205,16 +216,16 @@ def _measure(name: str, config: RunConfig, arguments: Arguments, console: Consol
             arguments.batch_size,
             rounds=arguments.rounds,
             environment=environment,
-            report=status.update,
+            report=lambda line: status.update(Text(line)),
         )
     console.print()
     console.print(_times(machine, layers))
     for line in _conditions(machine, arguments, environment):
-        console.print(line, style="dim", highlight=False)
+        console.print(line, style="dim")
     path = arguments.results / PICTURE
     title = f"{name}, batch {arguments.batch_size}, float32"
     replace_file(path, drawing.to_png(roofline.draw(title, machine, layers)))
-    console.print(f"drawn in {path}", highlight=False, markup=False)
+    console.print(f"drawn in {path}")
 
 
 def _times(machine: "Machine", layers: "Sequence[TimedLayer]") -> Table:
@@ -256,7 +267,3 @@ def _conditions(
         f"matrix product, {machine.bytes_per_second / 1e9:.1f} GB/s from and to memory",
         *([f"set: {settings}"] if settings else []),
     ]
-
-
-if __name__ == "__main__":
-    main()

@@ -4,11 +4,18 @@ python -m experiments.evaluate --checkpoint runs/latest --image photo.jpg
 python -m experiments.evaluate --checkpoint runs/latest --dataset digits
 """
 
+from experiments import entry
+
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    with entry.command("evaluate"):
+        from experiments import evaluate
+
+        evaluate.main()
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from experiments import checkpoints, terminal
@@ -57,10 +64,10 @@ def main() -> None:
         view = checkpoints.view_of(saved, arguments.resolution)
         for image in arguments.image:
             guesses = _guesses(saved, view, image, arguments)
-            console.print(one_line(image), soft_wrap=True, markup=False, highlight=False)
+            console.print(one_line(image), soft_wrap=True)
             console.print(guesses)
         if arguments.dataset is not None:
-            console.print(_accuracy(saved, view, path, arguments), highlight=False, markup=False)
+            console.print(_accuracy(saved, view, path, arguments))
 
 
 def _require_legal(arguments: Arguments) -> None:
@@ -92,7 +99,7 @@ def _guesses(saved: "SavedModel", view: "View", image: Path, arguments: Argument
     table.add_column("probability", justify="right")
     table.add_column("class")
     for guess in guesses:
-        table.add_row(f"{guess.probability:.2%}", escape(one_line(guess.class_name)))
+        table.add_row(f"{guess.probability:.2%}", one_line(guess.class_name))
     return table
 
 
@@ -117,7 +124,3 @@ def _accuracy(saved: "SavedModel", view: "View", path: Path, arguments: Argument
         f"test  {share.mean:.2%} of {found.count} images right, {CONFIDENCE:.0%} interval "
         f"{share.low:.2%} to {share.high:.2%} (Wilson), loss {found.loss:.4f}"
     )
-
-
-if __name__ == "__main__":
-    main()

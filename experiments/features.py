@@ -4,6 +4,14 @@ python -m experiments.features --checkpoint runs/latest
 python -m experiments.features --checkpoint runs/latest --image photo.jpg
 """
 
+from experiments import entry
+
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    with entry.command("features"):
+        from experiments import features
+
+        features.main()
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +59,7 @@ def main() -> None:
         pictures = _pictures(path, arguments)
     for name, png in pictures.items():
         replace_file(arguments.results / name, png)
-        console.print(f"drawn in {arguments.results / name}", highlight=False, markup=False)
+        console.print(f"drawn in {arguments.results / name}")
 
 
 def _require_legal(arguments: Arguments) -> None:
@@ -100,7 +108,3 @@ def _pictures(path: Path, arguments: Arguments) -> dict[str, bytes]:
 
 def _is_drawn(layer: str) -> bool:
     return layer in ("stem", "head/conv") or layer.endswith(("/depthwise", "/start"))
-
-
-if __name__ == "__main__":
-    main()

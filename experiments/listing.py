@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from experiments.presets import PRESETS, Preset
 from experiments.recipes import RECIPES, notes_of
@@ -107,5 +108,6 @@ def presets_table() -> Table:
     for column in ("preset", "claim", "arms", "estimated cost", "result"):
         table.add_column(column)
     for name, source, claim, arms, expenses, result in rows():
-        table.add_row(name, f"{source}. {claim}", "\n".join(arms), "\n".join(expenses), result)
+        several = (Text("\n".join(lines)) for lines in (arms, expenses))
+        table.add_row(name, f"{source}. {claim}", *several, result)
     return table

@@ -7,6 +7,14 @@
 `python -m experiments.bottlenecks` asks a trained network the same.
 """
 
+from experiments import entry
+
+if __name__ == "__main__":  # before the rest is imported, which takes a while
+    with entry.command("manifold"):
+        from experiments import manifold
+
+        manifold.main()
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,12 +72,10 @@ def main() -> None:
         points = _points(arguments.points)
         survivals = _survey(points, arguments)
     console.print(_table(survivals, arguments))
-    console.print(
-        f"means over {arguments.draws} random T, {wording.HALVES}", style="dim", highlight=False
-    )
+    console.print(f"means over {arguments.draws} random T, {wording.HALVES}", style="dim")
     path = arguments.results / PICTURE
     replace_file(path, _picture(points, survivals, arguments))
-    console.print(f"drawn in {path}", highlight=False, markup=False)
+    console.print(f"drawn in {path}")
 
 
 def _require_legal(arguments: Arguments) -> None:
@@ -158,7 +164,3 @@ def _picture(points: "np.ndarray", survivals: "Sequence[Survival]", arguments: A
         distribution=arguments.distribution,
     )
     return drawing.to_png(figure)
-
-
-if __name__ == "__main__":
-    main()

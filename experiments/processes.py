@@ -9,19 +9,19 @@ and has one line in the place of that page.
 import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mnet_jax.training.stopping import EXIT_CODE
+from experiments import entry
+from mnet_jax.training.stopping import INTERRUPTED, SIGNALS, TERMINATED, blocked
 from mnet_jax.validation import require
 
 HEARTBEAT_SECONDS = 30
 JOIN_SECONDS = 300
 LEAVE_SECONDS = 60
+WATCHER_SECONDS = 10
 GONE = "another process of the run is gone, start all of them again to go on"
 # Where what the runtime and Orbax write about others that are gone begins, and where any message;
 # an error of a remote call goes on in lines of its own, one of which begins with "RPC:".
@@ -72,7 +72,7 @@ def require_processes(arguments: ProcessArguments) -> None:
     require(index is not None and 0 <= index < (count or 0), "process_id", index, legal)
 
 
-def join(arguments: ProcessArguments, command: str) -> None:
+def join(arguments: ProcessArguments) -> None:
     """Makes this process one of several, if it is to be; before anything of JAX runs.
 
     Raises:
@@ -80,7 +80,6 @@ def join(arguments: ProcessArguments, command: str) -> None:
     """
     if not arguments.several:
         return
-    _watch_standard_error(command)
     import jax
 
     # It takes SIGTERM for itself, and one process that is told to stop is no reason for all.
@@ -97,10 +96,11 @@ def join(arguments: ProcessArguments, command: str) -> None:
         )
     except (RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0]
-        name = "cluster" if arguments.cluster else "coordinator"
-        value = arguments.cluster or arguments.coordinator
+        if arguments.cluster:
+            legal = "a process that a TPU pod, Slurm or Open MPI has started"
+            raise ValueError(f"cluster: got True, legal: in {legal} ({first})") from error
         raise ValueError(
-            f"{name}: got {value}, cannot join the other processes: {first}"
+            f"coordinator: got {arguments.coordinator}, cannot join the other processes: {first}"
         ) from error
 
 
@@ -129,27 +129,28 @@ def losses_named() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def left_at_once(arguments: ProcessArguments) -> Iterator[None]:
+def left_at_once(arguments: ProcessArguments, command: str) -> Iterator[None]:
     """Ends this process, if it is one of several, as soon as anything ends what runs meanwhile.
 
     To leave in order would be to wait for the others, and they wait for this one.
     """
+    if not arguments.several:
+        yield
+        return
+    watcher = _watch_standard_error(command)
     try:
         yield
     except BaseException as error:
-        if not arguments.several:
-            raise
-        code = error.code if isinstance(error, SystemExit) else None
-        if code == EXIT_CODE:  # all of them stop here, and none may leave the others waiting
+        code = entry.conclude(command, error)
+        if code in (INTERRUPTED, TERMINATED):  # all stop here, and none may leave others waiting
             with contextlib.suppress(Exception):
                 _leave()
-            raise
-        if not isinstance(code, int):
-            print("ERROR: this process ends", file=sys.stderr)
-            traceback.print_exception(error)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 1)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        with contextlib.suppress(subprocess.TimeoutExpired):  # or the last line might come too late
+            watcher.wait(WATCHER_SECONDS)
+        os._exit(code)
 
 
 def _leave() -> None:
@@ -159,34 +160,37 @@ def _leave() -> None:
     jax.distributed.shutdown()
 
 
-def _watch_standard_error(command: str) -> None:
+def _watch_standard_error(command: str) -> "subprocess.Popen[bytes]":
     """Puts a process between this one's standard error, C++'s included, and the real one."""
-    watcher = subprocess.Popen(
-        [sys.executable, "-m", "experiments.processes", command], stdin=subprocess.PIPE
-    )
+    with blocked(*SIGNALS):  # a terminal's Ctrl-C goes to both; this one decides
+        watcher = subprocess.Popen(
+            [sys.executable, "-m", "experiments.processes", command], stdin=subprocess.PIPE
+        )
     assert watcher.stdin is not None
     sys.stderr.flush()
     os.dup2(watcher.stdin.fileno(), sys.stderr.fileno())
     watcher.stdin.close()
+    return watcher
 
 
 def watch(command: str) -> None:
-    """Passes standard input on to standard error, but for a page of the runtime's: one line."""
-    for name in ("SIGINT", "SIGTERM"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)  # as long as anyone writes
+    """Passes standard input on to standard error, but for a page of the runtime's: one line.
+
+    The signals are blocked in this process, as long as anyone writes.
+    """
     has_said_why = is_noise = False
     with open(sys.stdin.fileno(), errors="replace") as lines:
         for line in lines:
             if _ABORT in line:
                 if not has_said_why:
-                    print(f"experiments.{command}: {GONE}", file=sys.stderr, flush=True)
+                    entry.tell(command, GONE)
                 for _ in lines:  # or the writer would wait
                     pass
                 return
             is_noise = bool(_NOISE.search(line)) or (is_noise and not _MESSAGE.match(line))
             if not is_noise:
                 has_said_why = has_said_why or line.startswith(f"experiments.{command}: ")
-                print(line, end="", file=sys.stderr, flush=True)
+                entry.say(line.removesuffix("\n"))
 
 
 if __name__ == "__main__":

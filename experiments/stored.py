@@ -17,9 +17,8 @@ from typing import Literal, get_args
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from experiments import terminal
+from experiments import entry, terminal
 from experiments.arguments import parse, refusals, refuse
 from experiments.presets import PRESETS
 from experiments.repeating import command_of_arm
@@ -30,7 +29,6 @@ from mnet_jax.ablation.statistics import Method
 from mnet_jax.validation import require
 
 COMMAND = "ablate"
-FAILED = 1
 Action = Literal["status", "report", "export"]
 ACTIONS = get_args(Action)
 
@@ -60,7 +58,7 @@ def main() -> None:
     with refusals(COMMAND, arguments):
         contents, complaints = _read(arguments)
         numbered = _chosen(arguments, contents.sweeps)
-    warn(complaints, Console(stderr=True))
+    warn(complaints, terminal.errors(140))
     try:
         if arguments.action == "status":
             for number, sweep in numbered.items():
@@ -72,7 +70,7 @@ def main() -> None:
         else:
             _export(contents, arguments.results, console)
     except store.StoreError as error:
-        refuse(COMMAND, str(error), FAILED)
+        refuse(COMMAND, str(error), entry.FAILED)
 
 
 def report(sweep: Sweep, contents: store.Contents, directory: Path, console: Console) -> None:
@@ -95,13 +93,13 @@ def report(sweep: Sweep, contents: store.Contents, directory: Path, console: Con
     console.print(rendering.to_table(summary))
     again = command_of_arm(sweep.command, summary.columns)
     rendering.write(summary, directory, command=sweep.command, command_of=again)
-    console.print(f"the same, with curves: {directory / 'report.html'}", highlight=False)
+    console.print(f"the same, with curves: {directory / 'report.html'}")
 
 
 def warn(complaints: Iterable[str], console: Console) -> None:
     """Prints what a store complains of, a line each."""
     for complaint in complaints:
-        console.print(f"warning: {complaint}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"warning: {complaint}", soft_wrap=True)
 
 
 def _read(arguments: Arguments) -> tuple[store.Contents, tuple[str, ...]]:
@@ -142,15 +140,15 @@ def _print_status(number: int, sweep: Sweep, contents: store.Contents, console: 
     for arm in arms:
         names = [arm.labels[axis] for axis in columns]
         counts = (arm.finished, arm.failed, arm.running, arm.not_run)
-        table.add_row(*map(Text, names), *(str(len(seeds)) for seeds in counts))
+        table.add_row(*names, *(str(len(seeds)) for seeds in counts))
         told = {seed: f"failed: {cause}" for seed, cause in arm.failed.items()}
         told |= {seed: f"running {_since(started)}" for seed, started in arm.running.items()}
         lines += [f"{', '.join(names)}: seed {seed} {what}" for seed, what in told.items()]
     title = f"sweep {number}, {_time(sweep.started)}: {sweep.command}"
-    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    console.print(title, soft_wrap=True)
     console.print(table)
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _since(started: Started) -> str:
@@ -167,4 +165,4 @@ def _export(contents: store.Contents, directory: Path, console: Console) -> None
     for name, make in (("trials.csv", export.to_csv), ("trials.json", export.to_json)):
         path = directory / name
         store.write_file(path, make(trials, axes.labels).encode())
-        console.print(f"{wording.trials(len(trials))} in {path}", highlight=False, soft_wrap=True)
+        console.print(f"{wording.trials(len(trials))} in {path}", soft_wrap=True)

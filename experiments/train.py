@@ -5,25 +5,19 @@ python -m experiments.train --recipe v2-imagenet --dataset imagenet2012 --data-d
 python -m experiments.train --list
 """
 
-import os
-import sys
-
-from mnet_jax.training.stopping import EXIT_CODE, Stop, StoppedError
+from experiments import entry
 
 if __name__ == "__main__":  # before the rest is imported, which takes a while
+    with entry.command("train", goes_on=True) as stop:
+        from experiments import train
 
-    def _leave() -> None:
-        """Ends the process at once: nothing would be lost."""
-        os.write(2, b"experiments.train: stopped by SIGTERM, the same command goes on\n")
-        os._exit(EXIT_CODE)
-
-    stop = Stop(_leave)
-    stop.listen()
+        train.main_alone(stop)
 
 import dataclasses
 import importlib
 import logging
 import math
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,10 +51,10 @@ from mnet_jax.config import FILE_NAME as CONFIG_FILE
 from mnet_jax.config import RunConfig
 from mnet_jax.files import replace_file
 from mnet_jax.result import RunResult
+from mnet_jax.training.stopping import SIGNALS, Stop, StoppedError, blocked
 from mnet_jax.validation import one_line, require
 
 COMMAND = "train"
-FAILED, INTERRUPTED = 1, 130
 RESULT = "result.json"
 
 
@@ -93,22 +87,20 @@ def main(stop: Stop | None = None) -> None:
     if arguments.list:
         console.print(listing.recipes_table())
         return
-    with left_at_once(arguments):
-        try:
-            _train(arguments, console, stop)
-        except KeyboardInterrupt:
-            refuse(COMMAND, "interrupted, the same command goes on", INTERRUPTED)
+    with left_at_once(arguments, COMMAND):
+        _train(arguments, console, stop)
 
 
 def main_alone(stop: Stop) -> None:
-    """`main` in a process of its own, which ends with it."""
-    try:
-        main(stop)
-    except SystemExit as leaving:
-        if leaving.code:  # at once: what is to be kept is, and threads may wait for a full disk
-            sys.stdout.flush()
-            os._exit(int(leaving.code))
-        raise
+    """`main` in a process of its own, which is started anew if its environment lacks something."""
+    arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
+    with blocked(*SIGNALS):
+        process.restart(
+            [sys.executable, "-m", f"experiments.{COMMAND}", *sys.argv[1:]],
+            process.settings(tune_allocator=arguments.tune_allocator),
+        )
+    _quiet()
+    main(stop)
 
 
 def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
@@ -120,20 +112,20 @@ def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
         if arguments.show_batch:
             _require_picture(arguments.show_batch)
         require_processes(arguments)
-        join(arguments, COMMAND)
+        join(arguments)
         console.quiet = arguments.several and not is_first()
         config = _config(arguments, *look_at(planned.data))
     if arguments.show_batch:
-        console.print(_shown(config, arguments.show_batch), highlight=False, markup=False)
+        console.print(_shown(config, arguments.show_batch))
         return
     result = _finished(arguments.run, config)
     if result:
-        console.print("finished already, nothing to train", highlight=False)
+        console.print("finished already, nothing to train")
     else:
         with refusals(COMMAND, arguments):
             result = _run(config, arguments, console, stop)
     for line in _lines(result, arguments.run):
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
 
 
 def _finished(directory: Path, config: RunConfig) -> RunResult | None:
@@ -176,13 +168,13 @@ def _run(config: RunConfig, arguments: Arguments, console: Console, stop: Stop |
     except CheckpointError as error:
         raise ValueError(f"run: {error}") from error
     except StoppedError as error:
-        refuse(COMMAND, f"{error}, the same command goes on", EXIT_CODE)
+        refuse(COMMAND, f"{error}, the same command goes on", error.code)
     except (
         DataError, NativeError, DivergenceError, SavingError, OutOfMemoryError, LostError
     ) as error:  # fmt: skip
-        refuse(COMMAND, str(error), FAILED)
+        refuse(COMMAND, str(error), entry.FAILED)
     except OSError as error:  # the disk is full, or no longer ours
-        refuse(COMMAND, f"{directory}: {one_line(error)}", FAILED)
+        refuse(COMMAND, f"{directory}: {one_line(error)}", entry.FAILED)
     return result
 
 
@@ -203,9 +195,9 @@ def _shown(config: RunConfig, path: Path) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(preview).save(path)
     except DataError as error:
-        refuse(COMMAND, str(error), FAILED)
+        refuse(COMMAND, str(error), entry.FAILED)
     except OSError as error:
-        refuse(COMMAND, f"{path}: {one_line(error)}", FAILED)
+        refuse(COMMAND, f"{path}: {one_line(error)}", entry.FAILED)
     count, height, width = preview.images.shape[:3]
     return f"a batch of {count} images of {width} x {height} pixels, the first of them in {path}"
 
@@ -237,14 +229,3 @@ def _quiet() -> None:
         logging.getLogger(name).addFilter(lambda record: record.levelno < logging.ERROR)
     threading.excepthook = lambda arguments: None
     sys.unraisablehook = lambda arguments: None
-
-
-if __name__ == "__main__":
-    arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
-    with stop.blocked():
-        process.restart(
-            [sys.executable, "-m", f"experiments.{COMMAND}", *sys.argv[1:]],
-            process.settings(tune_allocator=arguments.tune_allocator),
-        )
-    _quiet()
-    main_alone(stop)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -15,6 +15,7 @@ from mnet_jax import process
 from mnet_jax.ablation import axes, runners, store
 from mnet_jax.ablation.events import Sweep
 from mnet_jax.config import RunConfig
+from mnet_jax.training.stopping import Stop, StoppedError
 from mnet_jax.validation import require
 
 
@@ -48,12 +49,27 @@ def crew_of(arguments: RunnerArguments, trials: int, *, tune_allocator: bool) ->
     return runners.LocalCrew(runners.slots(trials, cores, devices), environment=settings)
 
 
+class _StoppableCrew:
+    """A crew that is waited for until the process is told to stop; see `Crew`."""
+
+    def __init__(self, crew: runners.Crew, stop: Stop) -> None:
+        self._crew, self._stop = crew, stop
+        self.has_room, self.begin, self.end = crew.has_room, crew.begin, crew.end
+
+    def wait(self, seconds: float) -> list[tuple[RunConfig, Any]]:
+        """Raises StoppedError if it was told to stop."""
+        if self._stop.requested:
+            raise StoppedError("interrupted")
+        return self._crew.wait(seconds)
+
+
 def run(
     sweep: Sweep,
     known: Mapping[str, store.Trial],
     kept: store.Store,
     crew: runners.Crew,
     console: Console,
+    stop: Stop,
 ) -> None:
     """Runs what is missing of a sweep.
 
@@ -63,9 +79,11 @@ def run(
       kept: where results go.
       crew: who runs them.
       console: for the progress, and a line when a trial ends.
+      stop: what may tell it to end the trials.
 
     Raises:
       StoreError: a trial cannot be stored.
+      StoppedError: it was told to stop.
     """
     todo = store.missing(known, sweep.configs)
     names = {c: f"trial {i} of {len(todo)}" for i, c in enumerate(todo, start=1)}
@@ -83,8 +101,8 @@ def run(
         def begun(config: RunConfig) -> None:
             progress.begin(config, arm_of(config))
 
-        leased = _told(kept.take_each(known, todo), console)
-        outcomes = runners.run(leased, crew, directory_of, begun, progress.show)
+        leased, stoppable = _told(kept.take_each(known, todo), console), _StoppableCrew(crew, stop)
+        outcomes = runners.run(leased, stoppable, directory_of, begun, progress.show)
         with contextlib.closing(outcomes):  # no worker may outlive an interruption here
             for outcome in outcomes:
                 config, found = outcome.config, outcome.result or outcome.cause or ""
@@ -93,7 +111,7 @@ def run(
                 if trial.result:  # what there was to go on from is done with; its model stays
                     shutil.rmtree(directory_of(config) / "checkpoints", ignore_errors=True)
                 ending = f"{names[config]}, seed {config.seed}: {_ending(trial)}"
-                console.print(ending, markup=False, highlight=False, soft_wrap=True)
+                console.print(ending, soft_wrap=True)
 
 
 def _told(leases: Iterable[RunConfig | None], console: Console) -> Iterator[RunConfig | None]:
@@ -101,7 +119,7 @@ def _told(leases: Iterable[RunConfig | None], console: Console) -> Iterator[RunC
     told = False
     for config in leases:
         if config is None and not told:
-            console.print("waiting for trials that other processes run", highlight=False)
+            console.print("waiting for trials that other processes run")
             told = True
         yield config
 

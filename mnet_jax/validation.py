@@ -28,11 +28,21 @@ def is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def one_line(text: object) -> str:
-    """`text` without line breaks and control characters, cut where it is long.
+def printable(text: object) -> str:
+    """`text` with an escape in the place of each character that is not printed as itself.
 
-    Names and messages that come from a file are anybody's: they may not forge a second line.
+    Names and messages that come from a file are anybody's: a line break would forge a second line,
+    a control character move the cursor or set colours, and a bidirectional override turn what
+    stands after it around. Bytes that are no UTF-8 are surrogates in Python's file names, which no
+    stream takes. The escapes are those of `ascii`, and printable themselves.
     """
-    words = " ".join(str(text).split())
-    line = words if words.isprintable() else ascii(words)[1:-1]
+    words = str(text)
+    if words.isprintable():
+        return words
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+
+
+def one_line(text: object) -> str:
+    """`text` with single spaces in the place of white space, `printable`, cut where it is long."""
+    line = printable(" ".join(str(text).split()))
     return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}..."

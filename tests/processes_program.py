@@ -21,7 +21,7 @@ from conftest import make_tiny_spec
 import mnet_jax.program
 from experiments import progress, train
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
-from mnet_jax.training.stopping import EXIT_CODE, Stop
+from mnet_jax.training.stopping import Stop
 
 CONFIG = RunConfig(
     spec=make_tiny_spec(),
@@ -56,6 +56,7 @@ if __name__ == "__main__":
     mnet_jax.program.placement = placement
     progress.RunProgress.show = show_or_die
     train._config = lambda arguments, num_classes: CONFIG
-    stop = Stop(lambda: os._exit(EXIT_CODE))
+    stop = Stop(lambda number: os._exit(128 + number))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     stop.listen()
-    train.main_alone(stop)
+    train.main(stop)

@@ -1,6 +1,6 @@
-"""`experiments.train` as it is typed, told to stop: `stopping_program.py MOMENT DIRECTORY`.
+"""`experiments.train` as it is typed, told to stop: `stopping_program.py SIGNAL MOMENT DIRECTORY`.
 
-It trains a small network on one pinned core, and sends SIGTERM to itself at a moment:
+It trains a small network on one pinned core, and sends the signal to itself at a moment:
 
 - `importing`, `loading`: before there is anything to save.
 - `resuming`: within the restore; `compiling`: within the first compilation of the training.
@@ -18,6 +18,8 @@ from own_core import take_a_core
 
 take_a_core()
 
+import contextlib
+import functools
 import importlib.abc
 import itertools
 import os
@@ -33,6 +35,7 @@ from conftest import make_tiny_spec
 from experiments import planning
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
 
+NUMBER = signal.Signals[sys.argv[1]]
 CONFIG = RunConfig(
     spec=make_tiny_spec(),
     data=DataConfig(name="digits", resolution=8, batch_size=128),
@@ -41,7 +44,13 @@ CONFIG = RunConfig(
 
 
 def tell():
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), NUMBER)
+
+
+@functools.cache
+def tell_once():
+    """For what happens again, as the second Ctrl-C ends a process at once."""
+    tell()
 
 
 def before(owner, name, action):
@@ -88,7 +97,7 @@ def tell_within_the_first_compilation():
 
     def listen(event, duration, **_):
         if armed and "backend_compile" in event:
-            tell()
+            tell_once()
 
     jax.monitoring.register_event_duration_secs_listener(listen)
 
@@ -139,7 +148,7 @@ def arm(directory, moment, *numbers):
         count = itertools.count(1)
         before(Checkpoints, "save", lambda: fill_up_at_the_second(directory / "checkpoints", count))
     if moment in ("sealing", "twice"):
-        before(manifest, "write", tell)
+        before(manifest, "write", tell if moment == "twice" else tell_once)
 
 
 def main(moment, directory):
@@ -151,7 +160,9 @@ def main(moment, directory):
     planning.look_at = lambda images: (10, "")
     print("started", flush=True)
     sys.argv = ["train", "--run", str(directory), "--tune-allocator", "False"]
-    runpy.run_module("experiments.train", run_name="__main__", alter_sys=False)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+    with contextlib.suppress(SystemExit):
+        runpy.run_module("experiments.train", run_name="__main__", alter_sys=False)
     if moment == "finished":
         tell()
     if moment == "never":
@@ -165,4 +176,4 @@ def main(moment, directory):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[2], Path(sys.argv[3]))

@@ -37,7 +37,9 @@ def run_here(mode, log):
             begun(config)
             with log.open("a") as file:
                 file.write(f"{os.getpid()} {key_of(config)}\n")
-            while mode == "stuck" or (mode == "together" and len(processes(log)) < 3):
+            while mode == "stuck":
+                crew.wait(0.01)
+            while mode == "together" and len(processes(log)) < 3:
                 time.sleep(0.01)
             yield runners.Outcome(
                 config=config, result=result_of(config.seed), cause=None, environment={}

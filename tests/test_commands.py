@@ -15,7 +15,7 @@ from flax import traverse_util
 from PIL import Image
 
 import mnet_jax.run
-from experiments import ablate, cost, evaluate, train
+from experiments import ablate, cost, evaluate, manifold, train
 from experiments.arguments import parse
 from mnet_jax import architectures, models
 from mnet_jax.data.builders import digits_arrays
@@ -36,7 +36,8 @@ def place(tmp_path, monkeypatch):
 
 def call(command, words, monkeypatch, capfd):
     """The exit code, standard output and standard error of a command in this process."""
-    return call_command({**COMMANDS, "evaluate": evaluate}[command], words, monkeypatch, capfd)
+    known = {**COMMANDS, "evaluate": evaluate, "manifold": manifold}
+    return call_command(known[command], words, monkeypatch, capfd)
 
 
 BAD = [
@@ -390,6 +391,27 @@ def test_a_picture_that_cannot_be_written_is_one_line(place, monkeypatch, capfd)
     assert err.startswith("experiments.train: /proc/batch.png: ") and err.count("\n") == 1
 
 
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX alone")
+def test_names_of_files_are_shown_and_not_obeyed(place, monkeypatch, capfd):
+    save_constant(place / "model", ("ant", "bee", "cat"), favourite=1)
+    hostile = place / os.fsdecode(b"\xff\x1b[31m\nexperiments.train: forged\xe2\x80\xae.png")
+    Image.new("RGB", (30, 20), "red").save(hostile, "png")
+    words = ["--checkpoint", "model", "--image", str(hostile)]
+    code, out, err = call("evaluate", words, monkeypatch, capfd)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].endswith("forged\\u202e.png") and "\x1b" not in out
+    hostile.write_bytes(b"noise")
+    assert_refused(call("evaluate", words, monkeypatch, capfd), "evaluate", "cannot be decoded")
+
+
+def test_a_path_in_brackets_is_a_path(place, monkeypatch, capfd):
+    words = ["--dimensions", "2", "--draws", "1", "--results", "r [/red] [bold]x"]
+    code, out, err = call("manifold", words, monkeypatch, capfd)
+    assert (code, err) == (0, "")
+    assert "drawn in r [/red] [bold]x/manifold.png" in out
+    assert (place / "r [/red] [bold]x" / "manifold.png").is_file()
+
+
 def test_a_run_that_fails_does_not_leave_anothers_result(place, monkeypatch, capfd):
     def fail(*arguments, **options):
         raise SavingError("the disk is full")
@@ -401,14 +423,3 @@ def test_a_run_that_fails_does_not_leave_anothers_result(place, monkeypatch, cap
     code, out, err = call("train", [], monkeypatch, capfd)
     assert (code, out, err) == (1, "", "experiments.train: the disk is full\n")
     assert not result.exists()
-
-
-def test_an_interruption_is_one_line(place, monkeypatch, capfd):
-    def interrupt(*arguments):
-        raise KeyboardInterrupt
-
-    for command in TRAINERS:
-        monkeypatch.setattr(COMMANDS[command], "look_at", interrupt)
-        code, out, err = call(command, [], monkeypatch, capfd)
-        assert (code, out) == (130, "")
-        assert err.startswith(f"experiments.{command}: interrupted") and err.count("\n") == 1

@@ -15,7 +15,7 @@ from conftest import one_line
 
 from experiments import processes
 from experiments.processes import ProcessArguments, require_processes
-from mnet_jax.training.stopping import EXIT_CODE
+from mnet_jax.training.stopping import INTERRUPTED, TERMINATED
 
 PROGRAM = Path(__file__).with_name("processes_program.py")
 ROOT = PROGRAM.parents[1]
@@ -160,11 +160,20 @@ def test_a_killed_coordinator_ends_both_and_two_go_on(tmp_path, whole):
 def test_a_process_that_is_told_to_stop_stops_both_and_none_of_their_steps_is_lost(tmp_path, whole):
     expected, order = whole
     both = pair(tmp_path / "run", tmp_path, killed=1, at="2,2", by="SIGTERM")
-    assert [code for code, _, _ in both] == [EXIT_CODE] * 2
+    assert [code for code, _, _ in both] == [TERMINATED] * 2
     assert len(shares(tmp_path, "run")) == STEPS + 2
     assert alone(tmp_path / "run", tmp_path) == 0
     assert batches(tmp_path / "run-alone") == order[STEPS + 2 :]
     assert losses(tmp_path / "run") == pytest.approx(expected, rel=TOLERANCE)
+
+
+@slow
+def test_ctrl_c_to_one_process_stops_both(tmp_path):
+    both = pair(tmp_path / "run", tmp_path, killed=1, at="1,2", by="SIGINT")
+    assert [code for code, _, _ in both] == [INTERRUPTED] * 2
+    for _, _, said in both:
+        told = "interrupted, the run is saved, the same command goes on"
+        assert said == f"experiments.train: {told}\n"
 
 
 @slow

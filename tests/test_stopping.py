@@ -1,10 +1,11 @@
-"""SIGTERM at any moment: the documented exit code, no step lost, and the same command goes on."""
+"""SIGTERM and Ctrl-C at any moment: the documented exit code, no step lost, and it goes on."""
 
 import os
 import random
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mnet_jax.training import agreement
-from mnet_jax.training.stopping import EXIT_CODE, Stop, StoppedError
+from mnet_jax.training.stopping import INTERRUPTED, SIGNALS, TERMINATED, Stop, StoppedError, blocked
 
 PROGRAM = Path(__file__).with_name("stopping_program.py")
 STEPS = 9  # of an epoch
@@ -21,35 +22,49 @@ MOMENTS = (
     *NOTHING_TO_SAVE, "compiling", "stepping 1 1", "stepping 2 4", "stepping 3 9",
     "evaluating 1", "evaluating 3", "testing", "saving", "sealing", "twice", "finished",
 )  # fmt: skip
+BY_HAND = ("importing", "compiling", "stepping 2 4", "testing", "sealing")
 
 
 @pytest.fixture
 def own_handler():
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-def tell():
-    os.kill(os.getpid(), signal.SIGTERM)
+def tell(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (signal.SIGTERM, TERMINATED, "stopped by SIGTERM, the run is saved"),
+        (signal.SIGINT, INTERRUPTED, "interrupted, the run is saved"),
+    ],
+)
 @pytest.mark.usefixtures("own_handler")
-def test_a_signal_ends_the_process_where_nothing_is_unsaved_and_is_noted_elsewhere():
+def test_a_signal_ends_the_process_where_nothing_is_unsaved_and_is_noted_elsewhere(
+    number, code, words
+):
+    assert code == 128 + number  # as shells say it
     left = []
-    stop = Stop(lambda: left.append(True))
+    stop = Stop(left.append)
     stop.listen()
-    tell()
-    assert left == [True]
+    tell(number)
+    assert left == [number]
     stop.check()  # says nothing
-    with pytest.raises(StoppedError), stop.deferred():
-        tell()
-        tell()
-        assert left == [True]
+    with pytest.raises(StoppedError, match=words) as stopped, stop.deferred():
+        tell(number)
+        tell(number)
+        assert left == [number]
         stop.check()
+    assert stopped.value.code == code
     with stop.deferred():
         pass
-    assert left == [True, True]  # nobody asked, so it ends behind
+    assert left == [number] * 2  # nobody asked, so it ends behind
 
 
 @pytest.mark.usefixtures("own_handler")
@@ -58,26 +73,81 @@ def test_a_signal_that_comes_while_the_processes_agree_is_asked_for_next_time(mo
     stop.listen()
     answers = []
 
-    def any_says(mine):
+    def most(mine):
         if not answers:
             tell()
         answers.append(mine)
         return mine
 
-    monkeypatch.setattr(agreement, "any_says", any_says)
+    monkeypatch.setattr(agreement, "most", most)
     with stop.deferred():
-        assert [stop.told(), stop.told()] == answers == [False, True]
+        assert [stop.told(), stop.told()] == [False, True]
+    assert answers == [0, signal.SIGTERM]
 
 
 @pytest.mark.usefixtures("own_handler")
 def test_a_blocked_signal_comes_when_it_no_longer_is():
     left = []
-    stop = Stop(lambda: left.append(True))
+    stop = Stop(left.append)
     stop.listen()
-    with stop.blocked():  # in this thread, so that is who gets it
+    with blocked(*SIGNALS):  # in this thread, so that is who gets it
         signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
         assert not left
-    assert left == [True]
+    assert left == [signal.SIGTERM]
+
+
+@pytest.mark.usefixtures("own_handler")
+def test_an_interruption_is_raised_once_where_there_are_processes_to_end():
+    stop = Stop()
+    stop.listen()
+    with pytest.raises(KeyboardInterrupt), stop.raised():
+        tell(signal.SIGTERM)
+    assert (stop.requested, stop.number) == (True, signal.SIGTERM)
+    with stop.raised():
+        tell(signal.SIGINT)  # while what was interrupted ends its processes
+
+
+def test_sigint_stays_ignored_where_it_was():
+    """As shells start jobs in the background, which a Ctrl-C in the foreground is not for."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    term = signal.getsignal(signal.SIGTERM)
+    try:
+        Stop().listen()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, term)
+
+
+CHILD = """
+    import multiprocessing, signal
+    from mnet_jax.training.stopping import interrupted_alone
+
+    def is_blocked():
+        return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    def tell(pipe):
+        pipe.send(is_blocked())
+
+    if __name__ == "__main__":
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        child = context.Process(target=tell, args=(theirs,))
+        with interrupted_alone():
+            child.start()
+        print(ours.recv(), is_blocked())
+"""
+
+
+def test_ctrl_c_is_blocked_in_a_child_from_its_start_and_not_in_the_parent(tmp_path):
+    """The first child, whose start also starts Python's tracker, in a process of its own."""
+    (tmp_path / "parent.py").write_text(textwrap.dedent(CHILD))
+    done = subprocess.run(
+        [sys.executable, "parent.py"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("True False\n", "")
 
 
 # The command.
@@ -95,9 +165,9 @@ def environment(tmp_path_factory):
     return cache | dict(os.environ)
 
 
-def call(environment, moment, directory):
+def call(environment, moment, directory, number=signal.SIGTERM):
     return subprocess.run(
-        [sys.executable, PROGRAM, moment, directory],
+        [sys.executable, PROGRAM, number.name, moment, directory],
         capture_output=True, text=True, timeout=600, env=environment,
     )  # fmt: skip
 
@@ -125,31 +195,48 @@ def last_saved(directory):
     return max((int(p.name) for p in directory.glob("checkpoints/*[0-9]")), default=0)
 
 
-def goes_on(environment, directory, stopped, uninterrupted):
+def goes_on(environment, directory, stopped, uninterrupted, number=signal.SIGTERM):
     """Checks how a process was stopped, and what the same command makes of it."""
-    assert stopped.returncode == EXIT_CODE == 143, (stopped.stdout, stopped.stderr)
+    assert stopped.returncode == 128 + number, (stopped.stdout, stopped.stderr)
     (line,) = stopped.stderr.splitlines()
-    assert line.startswith("experiments.train: stopped by SIGTERM") and "goes on" in line
+    said = {signal.SIGTERM: "stopped by SIGTERM", signal.SIGINT: "interrupted"}[number]
+    assert line.startswith(f"experiments.train: {said}") and "goes on" in line
     assert last_saved(directory) >= steps_taken(stopped.stdout)
     assert digest_of(call(environment, "never", directory)) == uninterrupted[0]
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        *((moment, signal.SIGTERM) for moment in MOMENTS),
+        *((moment, signal.SIGINT) for moment in BY_HAND),
+    ],
+)
 @of_the_command
 def test_a_process_told_to_stop_saves_ends_and_goes_on(
-    environment, uninterrupted, tmp_path, moment
+    environment, uninterrupted, tmp_path, moment, number
 ):
-    stopped = call(environment, moment, tmp_path / "run")
+    stopped = call(environment, moment, tmp_path / "run", number)
     if moment in NOTHING_TO_SAVE:
         assert steps_taken(stopped.stdout) == 0
         assert not list(tmp_path.glob("run/checkpoints/*"))
-    goes_on(environment, tmp_path / "run", stopped, uninterrupted)
+    goes_on(environment, tmp_path / "run", stopped, uninterrupted, number)
+
+
+@of_the_command
+def test_the_second_ctrl_c_ends_a_process_at_once(environment, uninterrupted, tmp_path):
+    directory = tmp_path / "run"
+    stopped = call(environment, "twice", directory, signal.SIGINT)
+    assert stopped.returncode == INTERRUPTED
+    assert stopped.stderr == "experiments.train: interrupted, the same command goes on\n"
+    assert last_saved(directory) < steps_taken(stopped.stdout)  # the save was cut off
+    assert digest_of(call(environment, "never", directory)) == uninterrupted[0]
 
 
 @of_the_command
 def test_a_process_told_to_stop_while_it_resumes_goes_on(environment, uninterrupted, tmp_path):
     directory = tmp_path / "run"
-    assert call(environment, "stepping 2 4", directory).returncode == EXIT_CODE
+    assert call(environment, "stepping 2 4", directory).returncode == TERMINATED
     stopped = call(environment, "resuming", directory)
     assert steps_taken(stopped.stdout) == 0
     assert last_saved(directory) == STEPS + 4
@@ -175,7 +262,7 @@ def test_a_signal_from_outside_at_any_time(environment, uninterrupted, tmp_path)
     delay = random.uniform(0.1, 0.8 * uninterrupted[1])
     print(f"SIGTERM after {delay:.3f} s")
     process = subprocess.Popen(
-        [sys.executable, PROGRAM, "never", directory],
+        [sys.executable, PROGRAM, "SIGTERM", "never", directory],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
     assert process.stdout.readline() == "started\n"
@@ -185,8 +272,8 @@ def test_a_signal_from_outside_at_any_time(environment, uninterrupted, tmp_path)
     last = output.splitlines()[-1:]  # none, if it was stopped at once
     if last and last[0].startswith("digest"):  # it was quicker this time
         assert last == [uninterrupted[0]]
-        # There was nothing to save; an interpreter that shuts down has taken the handlers off.
-        assert process.returncode in (0, EXIT_CODE, -signal.SIGTERM)
+        # There was nothing to save; a process that is through takes no more signals.
+        assert process.returncode in (0, TERMINATED)
         return
     stopped = subprocess.CompletedProcess([], process.returncode, output, errors)
     goes_on(environment, directory, stopped, uninterrupted)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mnet_jax import process
 from mnet_jax.analysis.roofline import Machine
+from mnet_jax.training.stopping import interrupted_alone
 
 # Side of the square matrices: 17 GFLOP, far above any cache's help, and 1.1 TFLOP on an
 # accelerator, far above what it costs to start a computation.
@@ -24,7 +25,14 @@ def measure(environment: Mapping[str, str]) -> Machine:
     """
     context = multiprocessing.get_context("spawn")
     with process.started_with(environment), ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_measured).result()
+        with interrupted_alone():
+            measured = pool.submit(_measured)
+        try:
+            return measured.result()
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
 
 
 def better(a: Machine, b: Machine) -> Machine:

@@ -10,6 +10,7 @@ from typing import Any
 from mnet_jax import process
 from mnet_jax.benchmark.cases import Case, CompileCase
 from mnet_jax.benchmark.contenders import BY_NAME, Contender
+from mnet_jax.training.stopping import interrupted_alone
 
 SAMPLE_SECONDS = 0.1  # a call shorter than this is repeated until a sample takes about as long
 MOST_CALLS = 1000
@@ -69,7 +70,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self.contender.name))
-        with process.started_with(self._environment):
+        with process.started_with(self._environment), interrupted_alone():
             self._process.start()
         theirs.close()
 

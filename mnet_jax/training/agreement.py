@@ -15,6 +15,13 @@ def any_says(mine: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array(mine))))
 
 
+def most(mine: int) -> int:
+    """The most of what all processes say, each of which has to."""
+    if jax.process_count() == 1:
+        return mine
+    return int(np.max(multihost_utils.process_allgather(np.int32(mine))))
+
+
 def least(mine: int) -> int:
     """The least of what all processes say, each of which has to; rounded to float32 if several."""
     if jax.process_count() == 1:

@@ -19,6 +19,7 @@ from mnet_jax.ablation.runners.machine import Slots
 from mnet_jax.ablation.runners.work import Lost, Outcome, TrialFunction, outcome_of, train
 from mnet_jax.config import RunConfig
 from mnet_jax.host_memory import available_bytes
+from mnet_jax.training.stopping import interrupted_alone
 
 # A worker that is ended leaves semaphores. Python's tracker, which starts with it, frees them, and
 # would tell of it behind the one line that says what happened.
@@ -139,7 +140,7 @@ class _Worker:
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, trial))
         unset = {n: v for n, v in {**environment, **QUIET}.items() if n not in os.environ}
-        with process.started_with({**unset, **slot}):
+        with process.started_with({**unset, **slot}), interrupted_alone():
             self._process.start()
         theirs.close()  # so that reading ends when the worker's own end does
 

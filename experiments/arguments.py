@@ -8,7 +8,18 @@ import itertools
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NewType,
+    NoReturn,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import tyro
 
@@ -17,8 +28,13 @@ from mnet_jax.ablation.axes import Axis
 from mnet_jax.validation import require
 
 T = TypeVar("T")
+LocalPath = NewType("LocalPath", str)  # a path that is kept as it was given, but for its ~
 
-LEGAL = {int: "whole numbers", float: "numbers", bool: "True, False"}
+PATHS = (Path, LocalPath)
+LEGAL = {int: "whole numbers", float: "numbers", bool: "True, False"} | dict.fromkeys(
+    PATHS, "a local path"
+)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def with_axes(base: type, axes: Sequence[Axis]) -> Any:
@@ -64,6 +80,7 @@ def parse(arguments: type[T], command: str, leading: str | None = None) -> T:
     if not {"-h", "--help"} & {*words}:
         try:
             _require_legal(arguments, words)
+            words = _with_homes(arguments, words)
         except ValueError as error:
             refuse(command, str(error))
     captured = io.StringIO()
@@ -136,10 +153,47 @@ def _require_legal(arguments: type, words: Sequence[str]) -> None:
         _require_values(flag, values, types[flag])
 
 
+def _kind_of(annotation: Any) -> Any:
+    """The type of one of a flag's values."""
+    several = get_origin(annotation) is tuple
+    return get_args(annotation)[0] if several or type(None) in get_args(annotation) else annotation
+
+
+def _with_homes(arguments: type, words: Sequence[str]) -> list[str]:
+    """The words with a home directory for the ~ that a path begins with.
+
+    Shells do so themselves where a word begins with it, and not in `--run=~/mine`.
+
+    Raises:
+      ValueError: there is no such home.
+    """
+    hints = get_type_hints(arguments)
+    paths = {flag_of(name) for name, hint in hints.items() if _kind_of(hint) in PATHS}
+    found, flag = [], ""
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            flag = name.replace("_", "-")
+            is_path = bool(equals) and flag in paths
+            found.append(f"{name}={_with_home(flag, value)}" if is_path else word)
+        else:
+            found.append(_with_home(flag, word) if flag in paths else word)
+    return found
+
+
+def _with_home(flag: str, path: str) -> str:
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        legal = "a local path, with ~ for the home of a user who has one"
+        raise ValueError(f"{flag}: got {path!r}, legal: {legal}") from error
+
+
 def _require_values(flag: str, values: Sequence[str], annotation: Any) -> None:
     """ValueError unless the words behind a flag are as many and of the kind that it takes."""
-    several = get_origin(annotation) is tuple
-    kind = get_args(annotation)[0] if several or type(None) in get_args(annotation) else annotation
+    several, kind = get_origin(annotation) is tuple, _kind_of(annotation)
     if kind is bool and not values:
         return  # see _with_truth
     legal = ", ".join(get_args(kind)) if get_origin(kind) is Literal else LEGAL.get(kind, "")
@@ -165,6 +219,8 @@ def _is_legal(word: str, kind: Any) -> bool:
         return word in get_args(kind)
     if kind is bool:
         return word in ("True", "False")
+    if kind in PATHS:
+        return not _URL.match(word)
     try:
         kind(word)
     except ValueError:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from experiments.arguments import LocalPath
 from experiments.planning import require_runnable
 from mnet_jax import config, serialization
 from mnet_jax.ablation import wording
@@ -33,7 +34,7 @@ class ModelArguments:
     seeds of an arm, are one row and one line: their mean, with an interval"""
     dataset: str | None = None
     """the data set whose test images are used, if not the one that the model was trained on"""
-    data_dir: str | None = None
+    data_dir: LocalPath | None = None
     """where the data set's files are, if not in the usual place"""
     images: int = 512
     """how many of its test images, the first ones"""

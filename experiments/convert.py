@@ -18,6 +18,7 @@ from typing import Literal
 
 from experiments import terminal
 from experiments.arguments import parse, refusals, single_values, with_axes
+from experiments.planning import takes_files
 from mnet_jax import architectures
 from mnet_jax.ablation.axes import ARCHITECTURE_AXES, with_values
 from mnet_jax.architectures import NetworkSpec
@@ -76,7 +77,9 @@ def _require_legal(arguments: Arguments) -> None:
                 "a file that exists")  # fmt: skip
     to = arguments.to
     require(to.suffix == ".safetensors", "to", str(to), "a name that ends in .safetensors")
-    require(to.absolute().parent.is_dir(), "to", str(to), "a file in a folder that exists")
+    folder = to.absolute().parent
+    usable = folder.is_dir() and takes_files(folder)
+    require(usable, "to", str(to), "a file in a folder that exists and can be written")
 
 
 def _spec(arguments: Arguments) -> NetworkSpec:

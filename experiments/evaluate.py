@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from experiments import checkpoints, terminal
-from experiments.arguments import parse, refusals
+from experiments.arguments import LocalPath, parse, refusals
 from experiments.planning import MAX_BATCH_SIZE
 from mnet_jax.ablation.statistics import CONFIDENCE, share_interval
 from mnet_jax.config import MAX_IMAGE_PIXELS, DataConfig
@@ -41,7 +41,7 @@ class Arguments:
     """image files to classify"""
     dataset: str | None = None
     """a data set on whose test split to evaluate: digits, fashion_mnist, folder, any TFDS name"""
-    data_dir: str | None = None
+    data_dir: LocalPath | None = None
     """where the data set's files are, if not in the usual place"""
     resolution: int | None = None
     """side of the images in pixels, if not what the model was trained on"""

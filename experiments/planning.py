@@ -1,11 +1,12 @@
 """From the arguments that commands share to the config of a run."""
 
 import dataclasses
-import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from experiments.arguments import LocalPath
 from experiments.recipes import RECIPES, recipe_for
 from mnet_jax.ablation import axes
 from mnet_jax.analysis import cost
@@ -30,11 +31,11 @@ class RunArguments:
     """what a result was had by, such as v2-imagenet; if not given, the data set's usual one"""
     dataset: str | None = None
     """digits, fashion_mnist, folder, or any TFDS name; if not given, the recipe's, or digits"""
-    data_dir: str | None = None
+    data_dir: LocalPath | None = None
     """where the data set's files are, if not in the usual place"""
     tune_allocator: bool = True
     """set glibc's allocator for speed: memory comes in huge pages and is kept (Linux, CPU)"""
-    pretrained: str | None = None
+    pretrained: LocalPath | None = None
     """a run's directory or a saved model: its network, and the weights to start from"""
 
     @property
@@ -118,12 +119,21 @@ def require_runnable(spec: NetworkSpec, resolution: int) -> None:
 
 def require_directory(name: str, path: Path) -> None:
     """Raises ValueError if `path`, given as the argument `name`, cannot be a directory."""
+    legal = "a directory that can be written, or a new one"
+    require(takes_files(path), name, str(path), legal)
+
+
+def takes_files(directory: Path) -> bool:
+    """Whether files can be written in a directory, or in a new one of that name.
+
+    One is: rights say that anything can be written in /proc, and nothing of a mount or a quota.
+    """
     try:
-        there = next(p for p in (path, *path.absolute().parents) if p.exists())
-        usable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-    except OSError:  # a name too long, a parent that is closed to us
-        usable = False
-    require(usable, name, str(path), "a directory that can be written, or a new one")
+        there = next(p for p in (directory, *directory.absolute().parents) if p.exists())
+        with tempfile.TemporaryFile(dir=there):
+            return True
+    except OSError:  # a file in the way, a name too long, a parent that is closed to us
+        return False
 
 
 def look_at(images: DataConfig) -> tuple[int, str]:

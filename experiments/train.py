@@ -34,6 +34,7 @@ from experiments.planning import (
     look_at,
     require_directory,
     require_fit,
+    takes_files,
 )
 from experiments.processes import (
     LostError,
@@ -180,8 +181,9 @@ def _run(config: RunConfig, arguments: Arguments, console: Console, stop: Stop |
 
 def _require_picture(path: Path) -> None:
     require(path.suffix == ".png", "show_batch", str(path), "a file whose name ends in .png")
-    require_directory("show_batch", path.parent)
     require(not path.is_dir(), "show_batch", str(path), "a file, no directory")
+    legal = "a file in a directory that can be written, or a new one"
+    require(takes_files(path.parent), "show_batch", str(path), legal)
 
 
 def _shown(config: RunConfig, path: Path) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 
 import mnet_jax.run
 from experiments import ablate, cost, evaluate, manifold, train
-from experiments.arguments import parse
+from experiments.arguments import LocalPath, parse
 from mnet_jax import architectures, models
 from mnet_jax.data.builders import digits_arrays
 from mnet_jax.training.checkpoint import SavingError
@@ -386,9 +386,71 @@ def test_train_shows_a_batch_and_trains_nothing(place, monkeypatch, capfd):
 @pytest.mark.skipif(sys.platform != "linux", reason="a directory that takes no files is Linux's")
 def test_a_picture_that_cannot_be_written_is_one_line(place, monkeypatch, capfd):
     words = ["--resolution", "8", "--batch-size", "9", "--show-batch", "/proc/batch.png"]
-    code, out, err = call("train", words, monkeypatch, capfd)
-    assert (code, out) == (1, "")
-    assert err.startswith("experiments.train: /proc/batch.png: ") and err.count("\n") == 1
+    answer = call("train", words, monkeypatch, capfd)
+    assert_refused(answer, "train", "--show-batch: got '/proc/batch.png', legal: a file in a dir")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a directory that takes no files is Linux's")
+@pytest.mark.parametrize(
+    ("command", "flag"), [("ablate", "--results"), ("cost", "--results"), ("train", "--run")]
+)
+def test_a_directory_that_takes_no_files_is_refused(command, flag, place, monkeypatch, capfd):
+    answer = call(command, [flag, "/proc/x"], monkeypatch, capfd)
+    assert_refused(answer, command, f"{flag}: got '/proc/x', legal: a directory that can be writ")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Paths in all the ways that commands take them."""
+
+    plain: Path = Path("runs")
+    none: Path | None = None
+    several: tuple[Path, ...] = ()
+    kept: LocalPath | None = None
+    text: str = ""
+
+
+def test_a_path_begins_at_home_where_it_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    line = "--plain=~/a --none ~ --several ~/b c~ ./~ --kept=~/d --text ~/e"
+    monkeypatch.setattr(sys, "argv", ["command", *line.split()])
+    found = parse(Places, "command")
+    assert found == Places(
+        plain=tmp_path / "a",
+        none=tmp_path,
+        several=(tmp_path / "b", Path("c~"), Path("~")),
+        kept=LocalPath(f"{tmp_path}/d"),
+        text="~/e",
+    )
+
+
+@pytest.mark.parametrize("flag", ["--plain", "--none", "--several", "--kept"])
+@pytest.mark.parametrize("value", ["gs://b/x", "s3://b", "file:///tmp/x", "~no such user/x"])
+def test_a_path_that_is_not_local_is_refused(flag, value, place, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["command", flag, value])
+    with pytest.raises(SystemExit) as leaving:
+        parse(Places, "train")
+    answer = (leaving.value.code, *capfd.readouterr())
+    assert_refused(answer, "train", f"{flag}: got '{value}', legal: ", "a local path")
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("ablate", "--results"),
+        ("ablate", "--pretrained"),
+        ("evaluate", "--checkpoint"),
+        ("evaluate", "--image"),
+        ("evaluate", "--data-dir"),
+        ("train", "--run"),
+        ("train", "--data-dir"),
+        ("train", "--show-batch"),
+    ],
+)
+def test_every_path_of_a_command_is_local(command, flag, place, monkeypatch, capfd):
+    answer = call(command, [flag, "gs://b/x"], monkeypatch, capfd)
+    assert_refused(answer, command, f"{flag}: got 'gs://b/x', legal: ", "a local path")
+    assert not [*place.iterdir()]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX alone")

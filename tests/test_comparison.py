@@ -5,16 +5,17 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnet_jax.ablation.comparison import compare, count_comparisons, holm, simultaneous
+from mnet_jax.ablation.comparison import compare, count_comparisons, simultaneous
 from mnet_jax.ablation.power import (
     MOST_SEEDS,
     detectable_difference,
     power_at,
     seeds_needed,
 )
+from mnet_jax.ablation.statistics import mean_interval
 
 # Student (1908), "The probable error of a mean", Biometrika 6, section IX: additional hours of
 # sleep that ten patients gained by each of two drugs, the first example of a paired comparison.
@@ -95,14 +96,6 @@ def test_swapping_the_arms_swaps_the_verdict(arm, baseline):
         assert back.verdict == swapped.get(there.verdict, there.verdict)
 
 
-@given(by_seed, by_seed)
-def test_alone_the_verdict_is_where_zero_lies(arm, baseline):
-    found = single(arm, baseline)
-    if found and found.p_value is not None and abs(found.p_value - 0.05) > 1e-9:
-        low, high = found.difference.low, found.difference.high
-        assert found.verdict == ("better" if low > 0 else "worse" if high < 0 else "not separated")
-
-
 def test_pairing_cancels_what_seeds_have_in_common():
     """A constant gain under a noise that both share: invisible unpaired, plain paired."""
     noise = np.random.default_rng(0).normal(0, 0.02, 8)
@@ -118,6 +111,7 @@ def test_every_seed_the_same_amount_apart_is_no_evidence_of_no_noise():
     """Two seeds, each with one image of 360 more: their spread of zero is chance."""
     found = single({0: 351 / 360, 1: 340 / 360}, {0: 350 / 360, 1: 339 / 360})
     assert found.verdict == "no spread" and found.p_value is None
+    assert found.difference.mean == pytest.approx(1 / 360) and found.difference.low is None
 
 
 def test_a_bootstrap_of_four_seeds_has_no_verdict():
@@ -126,41 +120,98 @@ def test_a_bootstrap_of_four_seeds_has_no_verdict():
     assert single(arm, baseline).verdict == "better"
 
 
-def test_holm_by_hand():
-    """Holm's procedure on 0.01, 0.04, 0.03, 0.005: times 4, 3, 2, 1 in rising order, then the
-    largest so far (the values that R's p.adjust(p, "holm") prints)."""
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.01, 0.04], family=4) == pytest.approx([0.04, 0.12])
-    assert holm([0.4]) == [0.4] and holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+differences = st.one_of(
+    st.lists(shares, min_size=1, max_size=9),
+    st.lists(st.sampled_from([-0.002, 0.0, 0.001, 0.003]), min_size=2, max_size=9),  # ties
+    st.lists(st.floats(-0.5, 0.5), min_size=2, max_size=9),
+    st.builds(lambda value, count: [value] * count, st.floats(-0.5, 0.5), st.integers(2, 6)),
+)
+families = st.lists(differences, min_size=1, max_size=4)
 
 
-@given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=8))
-def test_holm_is_between_none_and_bonferroni(p_values):
-    adjusted = holm(p_values)
-    for raw, corrected in zip(p_values, adjusted, strict=True):
-        assert raw <= corrected <= min(1, raw * len(p_values)) * (1 + 1e-12)
-    order = np.argsort(p_values, kind="stable")
-    assert list(np.array(adjusted)[order]) == sorted(adjusted)
+@pytest.mark.parametrize("method", ["t", "bootstrap"])
+@settings(deadline=None, max_examples=60)
+@given(family=families, confidence=st.sampled_from([0.8, 0.95, 0.999]))
+def test_verdict_interval_and_p_value_never_contradict(method, family, confidence):
+    arms = [arm_of([0.5 + gain for gain in gains]) for gains in family]
+    found = compare(arms, arm_of([0.5] * 9), method=method, confidence=confidence)
+    for comparison in found:
+        low, high = comparison.difference.low, comparison.difference.high
+        separated = comparison.verdict in ("better", "worse")
+        excludes = low is not None and (low > 0 or high < 0)
+        p_value = comparison.p_value
+        assert separated == excludes
+        assert separated == (p_value is not None and p_value < round(1 - confidence, 12))
+        if separated:
+            assert (comparison.verdict == "better") == (low > 0)
 
 
-def test_holm_separates_all_that_the_simultaneous_intervals_do():
+@settings(deadline=None)
+@given(families)
+def test_p_values_and_intervals_are_scipys_corrected_by_hand(family):
+    """Dunn (1961): each interval at 1 - 0.05 / m, each p-value times m."""
+    arms, baseline = [arm_of([0.5 + gain for gain in gains]) for gains in family], [0.5] * 9
+    count = count_comparisons(arms, arm_of(baseline))
+    for arm, found in zip(arms, compare(arms, arm_of(baseline)), strict=True):
+        if found.p_value is None:
+            continue
+        oracle = scipy.stats.ttest_rel(list(arm.values()), baseline[: len(arm)])
+        assert found.p_value == pytest.approx(min(1, count * oracle.pvalue), rel=1e-6)
+        ends = oracle.confidence_interval(1 - 0.05 / count)
+        near = pytest.approx(tuple(ends), rel=1e-6, abs=1e-9)
+        assert (found.difference.low, found.difference.high) == near
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(-9, 20).map(lambda n: n / 1_000), min_size=5, max_size=9))
+def test_a_bootstrap_p_value_is_where_the_interval_ends_at_zero(gains):
+    """By bisection on the intervals, which become wider with the confidence."""
+    found = single(arm_of([0.5 + gain for gain in gains]), arm_of([0.5] * 9), method="bootstrap")
+    if found.p_value is None:
+        return
+    low, high = 0.0, 1 - 2e-4
+    for _ in range(14):
+        middle = (low + high) / 2
+        ends = mean_interval(gains, middle, "bootstrap")
+        low, high = (middle, high) if ends.low > 1e-9 or ends.high < -1e-9 else (low, middle)
+    assert found.p_value == pytest.approx(1 - low, abs=2e-4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 260])
+def test_the_bootstrap_of_a_large_family_has_the_resamples_for_it(count):
+    """Where no resample reaches zero, the p-value is small enough for any number of arms."""
+    arms = [arm_of([0.51, 0.52, 0.53, 0.54, 0.55])] * count
+    for found in compare(arms, arm_of([0.5] * 5), method="bootstrap")[:1]:
+        assert found.verdict == "better" and 0 < found.p_value < 0.05
+
+
+def test_simultaneous_intervals_are_as_wide_as_their_number_says():
     rng = np.random.default_rng(5)
     baseline = rng.normal(0.9, 0.01, 5)
     arms = [arm_of(baseline + rng.normal(gain, 0.004, 5)) for gain in np.linspace(-0.02, 0.02, 9)]
     found = compare(arms, arm_of(baseline))
     assert count_comparisons(arms, arm_of(baseline)) == 9
-    for comparison in found:
+    for arm, comparison in zip(arms, found, strict=True):
         half = scipy.stats.t.ppf(1 - 0.05 / 9 / 2, 4)
-        alone = single(arms[found.index(comparison)], arm_of(baseline)).difference.half_width
+        alone = single(arm, arm_of(baseline)).difference.half_width
         expected = alone * half / scipy.stats.t.ppf(0.975, 4)
         assert comparison.difference.half_width == pytest.approx(expected)
-        if comparison.difference.low > 0 or comparison.difference.high < 0:
-            assert comparison.verdict in ("better", "worse")
     assert {"better", "worse", "not separated"} == {c.verdict for c in found}
 
 
-def test_bootstrap_verdicts_separate_all_that_the_intervals_do():
-    """Also where no resample reaches zero, and the differences are skewed towards it."""
+@pytest.mark.parametrize("count", [2, 5, 9])
+def test_more_seeds_are_told_at_the_level_of_the_verdicts(count):
+    """The power is of the test that yields the verdict: each of m at 1 - 0.05 / m."""
+    rng = np.random.default_rng(7)
+    arms = [arm_of(0.5 + rng.normal(0.001, 0.004, 6)) for _ in range(count)]
+    for arm, found in zip(arms, compare(arms, arm_of([0.5] * 6)), strict=True):
+        gains = np.array(list(arm.values())) - 0.5
+        expected = seeds_needed(abs(gains.mean()), gains.std(ddof=1), 1 - 0.05 / count)
+        assert found.power.seeds_needed == expected
+
+
+def test_bootstrap_verdicts_where_the_differences_are_skewed_towards_zero():
+    """Also where no resample reaches zero."""
     baseline = arm_of([0.9] * 5)
     for gains, count in (([0.0005, 0.02, 0.021, 0.022, 0.023], 4), ([0.01, *[0.03] * 3, 0.033], 6)):
         arms = [arm_of([0.9 + gain for gain in gains])] * count

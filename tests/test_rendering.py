@@ -3,10 +3,13 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 from summaries import (
     CAUSE,
     CPU,
@@ -24,8 +27,10 @@ from summaries import (
 from mnet_jax import serialization
 from mnet_jax.ablation import rendering, wording
 from mnet_jax.ablation.report import Report
+from mnet_jax.ablation.statistics import Interval
 from mnet_jax.ablation.store import failure
 
+PUBLISHED = sorted(Path(__file__).parent.parent.glob("docs/results/*/report.csv"))
 COMMAND = "python -m experiments.ablate --bottleneck linear relu6 --seeds 5"
 
 
@@ -132,6 +137,17 @@ def test_csv_has_the_numbers_unrounded():
     assert rows[0]["params"] == "2236682"
 
 
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
+def test_what_is_published_is_separated_where_the_interval_excludes_zero(path):
+    for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
+        if row["p_value"]:
+            low, high = float(row["difference_low"]), float(row["difference_high"])
+            expected = "better" if low > 0 else "worse" if high < 0 else "not separated"
+            assert row["verdict"] == expected
+            assert (expected != "not separated") == (float(row["p_value"]) < 0.05)
+            assert expected != "not separated" or row["claim"] in ("", "cannot tell")
+
+
 def test_json_is_the_report():
     text = rendering.to_json(troubled())
     assert serialization.from_json(Report, text) == troubled()
@@ -152,6 +168,37 @@ def test_counts_are_short():
 def test_no_negative_zero():
     summary = summary_of(make_arm((0.9, 0.9)) + make_arm((0.89999, 0.9), "relu6"))
     assert "-0.00" not in " ".join(shown(summary))
+
+
+near_zero = st.floats(1e-6, 0.02) | st.floats(-1e-4, -1e-6) | st.just(0.0)
+
+
+@given(near_zero, st.floats(1e-4, 0.02), st.sampled_from([1, 1 - 1e-3, 1 + 1e-3, 1 - 1e-5]))
+def test_what_is_shown_of_an_interval_includes_zero_where_it_does(mean, half, border):
+    """Also where both ends are a hair's breadth from zero: the digits behind the point decide."""
+    for reach in (half, abs(mean) * border):
+        low, high = mean - reach, mean + reach
+        excludes = low > 0 or high < 0
+        interval = Interval(mean=mean, low=low, high=high, count=5)
+        shown_mean, shown_half = map(float, wording.percent(interval, "t", "+").split(" ± "))
+        assert (abs(shown_mean) > shown_half) == excludes
+        shown_low, shown_high = json.loads(
+            wording.percent(interval, "bootstrap", "+").split(" ", 1)[1].replace("+", "")
+        )
+        assert (shown_low > 0 or shown_high < 0) == excludes
+
+
+@given(st.floats(1e-6, 1) | st.floats(0.0499, 0.0501))
+def test_what_is_shown_of_a_p_value_is_below_the_border_where_it_is(value):
+    shown = wording.p_value(value)
+    assert (shown.startswith("<") or float(shown) < 0.05) == (value < 0.05)
+
+
+def test_usual_numbers_have_two_digits():
+    interval = Interval(mean=-0.00854, low=-0.01921, high=0.00213, count=5)
+    assert wording.percent(interval, "t", "+") == "-0.85 ± 1.07"
+    assert [wording.p_value(p) for p in (0.0254, 0.66, 0.0004)] == ["0.025", "0.66", "<0.001"]
+    assert wording.p_value(0.04996) == "0.04996"
 
 
 def test_environments_that_differ_are_told():

@@ -1,24 +1,27 @@
 """Arms against a baseline: differences and verdicts, corrected for how many there are.
 
-With m comparisons the intervals are simultaneous (Bonferroni's: each at 1 - (1 - confidence) / m,
-so that all hold together), and the verdicts are from Holm's p-values, which separate all that those
-intervals do and sometimes one more. With one comparison nothing is corrected.
+One procedure yields intervals, p-values and verdicts, so that they never contradict each other.
+With m comparisons it is Bonferroni's: each interval is at 1 - (1 - confidence) / m, so that all
+hold together; an arm is separated if and only if its interval excludes zero, which is where m times
+its p-value is below 1 - confidence. Holm's step-down would sometimes separate one arm more, but has
+no intervals to show for it. With one comparison nothing is corrected.
+
+Source: Dunn (1961), "Multiple comparisons among means", JASA 56.
 """
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from scipy.special import stdtr
 
-from mnet_jax.ablation.bootstrap import resample
+from mnet_jax.ablation.bootstrap import ROUNDING, resample
 from mnet_jax.ablation.power import Power, power_of
 from mnet_jax.ablation.statistics import (
     CONFIDENCE,
     FEWEST,
-    ROUNDING,
     Interval,
     Method,
     mean_interval,
@@ -33,8 +36,9 @@ class Comparison:
     """An arm against the baseline.
 
     Attributes:
-      difference: arm minus baseline over the seeds that both have, with its simultaneous interval.
-      p_value: of no difference, adjusted by Holm's method; None without a spread to judge by.
+      difference: arm minus baseline over the seeds that both have, with its simultaneous interval;
+        without an interval where there are too few seeds, or they differ without a spread.
+      p_value: of no difference, corrected for the number of comparisons; None without a spread.
       verdict: see `compare`.
       power: None where there is no spread.
     """
@@ -54,10 +58,10 @@ def compare(
 ) -> list[Comparison | None]:
     """Every arm against the baseline, as one family of comparisons.
 
-    The verdicts. `better`, `worse`: the adjusted p-value is below 1 - confidence. `not separated`:
-    it is not. `one seed`, `few seeds`: too few for an interval. `no spread`: every seed differs by
-    the same amount, not zero; a few seeds on a small test split do so by chance, and then say
-    nothing about the spread.
+    The verdicts. `better`, `worse`: the interval excludes zero, and the p-value is below
+    1 - confidence. `not separated`: neither. `one seed`, `few seeds`: too few for an interval.
+    `no spread`: every seed differs by the same amount, not zero; a few seeds on a small test split
+    do so by chance, and then say nothing about the spread, so there is no interval.
 
     Args:
       arms: for each a value by seed, such as the test accuracy.
@@ -73,26 +77,32 @@ def compare(
     """
     samples = [list(seed_differences(arm, baseline).values()) for arm in arms]
     family = count_comparisons(arms, baseline, method)
+    return [_compared(sample, method, confidence, family) if sample else None for sample in samples]
+
+
+def _compared(
+    sample: Sequence[float], method: Method, confidence: float, family: int
+) -> Comparison:
+    """One of `family` comparisons, from the differences of its seeds."""
     level = simultaneous(confidence, family)
-    tested = [s if len(s) >= FEWEST[method] and _spreads(s) else None for s in samples]
-    raw = [_p_value(sample, method) if sample else None for sample in tested]
-    adjusted = iter(holm([p for p in raw if p is not None], family))
-    found: list[Comparison | None] = []
-    for sample, spread, p in zip(samples, tested, raw, strict=True):
-        if not sample:
-            found.append(None)
-            continue
-        difference = mean_interval(sample, level, method)
-        p_value = None if p is None else next(adjusted)
-        found.append(
-            Comparison(
-                difference=difference,
-                p_value=p_value,
-                verdict=_verdict(difference, p_value, 1 - confidence),
-                power=power_of(spread, level) if spread else None,
-            )
+    difference = mean_interval(sample, level, method)
+    if difference.low is None:
+        few: Verdict = "one seed" if difference.count == 1 else "few seeds"
+        return Comparison(difference=difference, p_value=None, verdict=few, power=None)
+    if max(sample) - min(sample) >= ROUNDING:
+        verdict = _verdict(difference)
+        p_value = bonferroni(_p_value(sample, method, level), family)
+        return Comparison(
+            difference=difference,
+            p_value=_agreeing(p_value, verdict, confidence),
+            verdict=verdict,
+            power=power_of(sample, level),
         )
-    return found
+    if abs(difference.mean) <= ROUNDING:
+        nothing = replace(difference, mean=0.0, low=0.0, high=0.0)
+        return Comparison(difference=nothing, p_value=None, verdict="not separated", power=None)
+    unknown = replace(difference, low=None, high=None)
+    return Comparison(difference=unknown, p_value=None, verdict="no spread", power=None)
 
 
 def count_comparisons(
@@ -107,41 +117,31 @@ def simultaneous(confidence: float, family: int) -> float:
     return 1 - (1 - confidence) / max(family, 1)
 
 
-def holm(p_values: Sequence[float], family: int | None = None) -> list[float]:
-    """The adjusted p-values, in the order given.
-
-    Source: Holm (1979), "A simple sequentially rejective multiple test procedure", Scandinavian
-    Journal of Statistics 6.
-
-    Args:
-      p_values: one for each hypothesis.
-      family: how many hypotheses there are, where some have no p-value; those count as kept.
-    """
-    family = len(p_values) if family is None else family
-    adjusted, running = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        running = max(running, min(1.0, (family - rank) * p_values[index]))
-        adjusted[index] = running
-    return adjusted
+def bonferroni(p_value: float, family: int) -> float:
+    """A p-value corrected for a family of so many comparisons."""
+    return min(1.0, max(family, 1) * p_value)
 
 
-def _spreads(sample: Sequence[float]) -> bool:
-    return bool(sample) and max(sample) - min(sample) >= ROUNDING
-
-
-def _p_value(sample: Sequence[float], method: Method) -> float:
-    """Of a mean of zero, two-sided: Student's, or the bootstrap interval's that ends at zero."""
+def _p_value(sample: Sequence[float], method: Method, level: float) -> float:
+    """One minus the confidence of the interval that ends at zero: a two-sided test of its mean."""
     if method == "bootstrap":
-        return resample(sample).p_value()
+        return resample(sample, level).p_value()
     error = statistics.stdev(sample) / math.sqrt(len(sample))
     return float(2 * stdtr(len(sample) - 1, -abs(statistics.mean(sample)) / error))
 
 
-def _verdict(difference: Interval, p_value: float | None, alpha: float) -> Verdict:
-    if difference.low is None:
-        return "one seed" if difference.count == 1 else "few seeds"
-    if p_value is None:
-        return "no spread" if abs(difference.mean) > ROUNDING else "not separated"
-    if p_value >= alpha:
-        return "not separated"
-    return "better" if difference.mean > 0 else "worse"
+def _verdict(difference: Interval) -> Verdict:
+    """Of an interval that is there."""
+    if difference.low is not None and difference.low > 0:
+        return "better"
+    if difference.high is not None and difference.high < 0:
+        return "worse"
+    return "not separated"
+
+
+def _agreeing(p_value: float, verdict: Verdict, confidence: float) -> float:
+    """The p-value on the verdict's side of the border, where rounding may part them."""
+    alpha = round(1 - confidence, 12)  # 1 - 0.95 is a little above 0.05
+    if verdict == "not separated":
+        return max(p_value, alpha)
+    return min(p_value, math.nextafter(alpha, 0))

@@ -17,13 +17,11 @@ from mnet_jax.validation import require, require_choice
 
 Method = Literal["t", "bootstrap"]
 
-CONFIDENCE = 0.95
+ALPHA = 0.05
+CONFIDENCE = 1 - ALPHA
 # Of fewer values there is no interval. The bootstrap of a handful is too narrow: of normal values
 # its 95 % intervals hold the truth in 71 % of samples of 3, 84 % of 5, 91 % of 10.
 FEWEST = {"t": 2, "bootstrap": 5}
-# Differences of accuracies, which are counts over test images, that should be equal are equal up
-# to this: floats round at 1e-16, and no test split has a billion images.
-ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +71,7 @@ def mean_interval(
     if min(sample) == max(sample):
         return Interval(mean=mean, low=mean, high=mean, count=count)
     if method == "bootstrap":
-        low, high = resample(sample).interval(confidence)
+        low, high = resample(sample, confidence).interval(confidence)
         return Interval(mean=mean, low=low, high=high, count=count)
     error = statistics.stdev(sample) / math.sqrt(count)
     reach = float(stdtrit(count - 1, (1 + confidence) / 2)) * error

@@ -4,8 +4,16 @@ from collections.abc import Iterable
 
 from mnet_jax.ablation.arms import ABSENT, Arm, Report
 from mnet_jax.ablation.power import MOST_SEEDS, POWER
-from mnet_jax.ablation.statistics import CONFIDENCE, FEWEST, Interval, Method, mean_interval
+from mnet_jax.ablation.statistics import (
+    ALPHA,
+    CONFIDENCE,
+    FEWEST,
+    Interval,
+    Method,
+    mean_interval,
+)
 
+MOST_DIGITS = 12  # behind the point: what lies closer to a border is on it, up to rounding
 SHOWN_LABELS = 8  # of those that all arms share, in a caption
 METHODS = {"t": "Student's t", "bootstrap": "bootstrap (BCa)"}
 HALVES = f"± half of the {CONFIDENCE:.0%} Student's t interval"  # what `mean` has behind the sign
@@ -30,13 +38,24 @@ def duration(seconds: float | None) -> str:
 
 
 def percent(interval: Interval, method: Method, sign: str = "") -> str:
-    """An interval of shares in percent (points): `97.31 ± 0.42`, of a bootstrap both its ends."""
-    mean = f"{100 * interval.mean:{sign}z.2f}"
-    if interval.low is None or interval.high is None:
-        return mean
-    if method == "bootstrap":
-        return f"{mean} [{100 * interval.low:{sign}z.2f}, {100 * interval.high:{sign}z.2f}]"
-    return f"{mean} ± {50 * (interval.high - interval.low):.2f}"
+    """An interval of shares in percent (points): `97.31 ± 0.42`, of a bootstrap both its ends.
+
+    It has two digits behind the point, or as many more as show whether it includes zero.
+    """
+    low, high = interval.low, interval.high
+    if low is None or high is None:
+        return f"{100 * interval.mean:{sign}z.2f}"
+    for digits in range(2, MOST_DIGITS + 1):
+        mean, half = round(100 * interval.mean, digits), round(50 * (high - low), digits)
+        if method == "bootstrap":
+            ends = round(100 * low, digits), round(100 * high, digits)
+            text = "[" + ", ".join(f"{end:{sign}z.{digits}f}" for end in ends) + "]"
+        else:
+            ends = mean - half, mean + half
+            text = f"± {half:.{digits}f}"
+        if (ends[0] > 0 or ends[1] < 0) == (low > 0 or high < 0):
+            break
+    return f"{mean:{sign}z.{digits}f} {text}"
 
 
 def mean(values: Iterable[float], form: str) -> str:
@@ -47,10 +66,18 @@ def mean(values: Iterable[float], form: str) -> str:
 
 
 def p_value(value: float | None) -> str:
-    """Two digits or so; nobody reads more, and below 0.001 only that it is."""
+    """Two digits or so, or as many more as show on which side of the border it is.
+
+    Nobody reads more, and below 0.001 only that it is.
+    """
     if value is None:
         return ABSENT
-    return "<0.001" if value < 0.001 else f"{value:.{3 if value < 0.1 else 2}f}"
+    if value < 0.001:
+        return "<0.001"
+    for digits in range(3 if value < 0.1 else 2, MOST_DIGITS + 1):
+        if (round(value, digits) < ALPHA) == (value < ALPHA):
+            break
+    return f"{value:.{digits}f}"
 
 
 def judgement(report: Report, arm: Arm) -> str:
@@ -194,7 +221,7 @@ def _correction(report: Report) -> str:
     if report.family < 2:
         return f"{CONFIDENCE:.0%} interval likewise"
     return (
-        f"the {report.family} intervals hold together with {CONFIDENCE:.0%} (Bonferroni), "
-        f"the verdicts are by p-values corrected for {report.family} comparisons (Holm), which "
-        "can separate an arm whose interval just includes zero"
+        f"the {report.family} intervals hold together with {CONFIDENCE:.0%} (Bonferroni), and p is "
+        f"corrected for {report.family} comparisons: it is below {ALPHA:g}, and the arm separated, "
+        "where the interval excludes zero"
     )

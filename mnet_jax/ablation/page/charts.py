@@ -61,7 +61,7 @@ def _epochs(arm: Arm, report: Report) -> list[Interval]:
 
 
 def _band(found: Sequence[Interval], x: plot.Scale, y: plot.Scale, look: str) -> Markup:
-    ends = [(i, p.low, p.high) for i, p in enumerate(found, 1) if p.low is not None and p.high]
+    ends = [(i, p.low, p.high) for i, p in enumerate(found, 1) if p.low is not None]
     if len(ends) < 2:
         return Markup()
     there = [f"{x(i):.2f},{y(100 * high):.2f}" for i, _, high in ends if high is not None]

@@ -18,10 +18,13 @@ def command_of_arm(command: str, columns: Sequence[str]) -> Callable[[RunConfig]
 
     Returns:
       From an arm's config to its command; to None where no value of an axis, or more than the axes
-      of the table, make the arm what it is.
+      of the table, make the arm what it is, or where the command is none that a shell takes.
     """
     by_name = {axis.name: axis for axis in axes.AXES}
-    words = _without(shlex.split(command), {flag_of(name) for name in columns})
+    try:
+        words = _without(shlex.split(command), {flag_of(name) for name in columns})
+    except ValueError:  # a quote that is not closed
+        return lambda config: None
 
     def command_of(config: RunConfig) -> str | None:
         flags: list[str] = []

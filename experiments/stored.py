@@ -164,5 +164,5 @@ def _export(contents: store.Contents, directory: Path, console: Console) -> None
     trials = contents.trials.values()
     for name, make in (("trials.csv", export.to_csv), ("trials.json", export.to_json)):
         path = directory / name
-        store.write_file(path, make(trials, axes.labels).encode())
+        store.write_text(path, make(trials, axes.labels))
         console.print(f"{wording.trials(len(trials))} in {path}", soft_wrap=True)

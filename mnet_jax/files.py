@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,24 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def open_regular(path: Path, flags: int) -> int:
+    """A regular file's descriptor; of anything else (a FIFO, a device) nobody knows when it ends.
+
+    Args:
+      path: of the file.
+      flags: as `os.open` takes them.
+
+    Raises:
+      OSError: it cannot be opened, or is no regular file.
+    """
+    # A FIFO would otherwise be waited for until somebody opens its other end.
+    file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, f"{path.name} is no regular file", str(path))
+    return file
+
+
 @contextlib.contextmanager
 def locked(
     path: Path, flags: int = os.O_RDWR | os.O_CREAT, *, shared: bool = False
@@ -61,11 +80,11 @@ def locked(
     frees a file when its holder dies, however that happens.
 
     Raises:
-      OSError: it cannot be opened or locked.
+      OSError: it cannot be opened or locked, or is no regular file.
     """
     import fcntl  # here, as systems that lack it can do everything else
 
-    file = os.open(path, flags, 0o666)
+    file = open_regular(path, flags)
     try:
         fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield file

@@ -529,3 +529,13 @@ def test_reading_tells_blocks_that_differ():
     first, *rest = mobilenet_v2(num_classes=10).blocks
     mixed = replace(V2.spec, blocks=(replace(first, bottleneck="relu6"), *rest))
     assert labels(replace(V2, spec=mixed))["bottleneck"] == "linear relu6"
+
+
+@pytest.mark.parametrize("config", [V1, V2, V3, V4], ids=lambda config: config.spec.name)
+def test_a_network_of_ones_own_has_labels_and_no_axes_of_a_factory(config):
+    """Its name is none of a paper's, so nothing says what it would be computed anew from."""
+    own = replace(config, spec=replace(config.spec, name="mine"))
+    assert labels(own)["model"] == "mine"
+    assert labels(own)["input_stride"] == ABSENT
+    with pytest.raises(ValueError, match=r"^model: got 'mine', legal: mobilenet_v1, "):
+        with_values(own, {"width": 0.5})

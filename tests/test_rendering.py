@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +232,16 @@ def test_the_files(tmp_path):
     assert "seeds: 0, 1, 2, 3, 4" in page
     assert "jax: 0.7.2" in page and "device: cpu" in page
     assert (out / "report.csv").read_text(encoding="utf-8") == rendering.to_csv(troubled())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode")
+def test_names_that_are_no_text_are_written_as_escapes(tmp_path):
+    """A file name of bytes that are no UTF-8: the trials are done by then, and must not be lost."""
+    odd = b"r\xff".decode(errors="surrogateescape")
+    trials = [*make_arm(LINEAR), failure(make_config(seed=9), "lost it", CPU | {"device": odd})]
+    rendering.write(summary_of(trials), tmp_path / odd, f"{COMMAND} --results {odd}")
+    for name in ("report.md", "report.html"):
+        assert "--results r\\udcff" in (tmp_path / odd / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("count", "told"), [(1, "1 trial, 0.5 "), (2, "2 trials, 1.0 ")])

@@ -48,3 +48,7 @@ def test_an_axis_that_the_network_lacks_is_left_out():
     config = axes.with_values(BASE, {"model": "mobilenet_v1"})
     command = command_of_arm("ablate --model mobilenet_v1 mobilenet_v2", ["model", "bottleneck"])
     assert command(config) == "ablate --model mobilenet_v1"
+
+
+def test_a_quote_that_is_not_closed_is_no_command():
+    assert command_of_arm("ablate --results 'mine", ["bottleneck"])(BASE) is None

@@ -9,7 +9,7 @@ from stored_trials import TINY, journal_of, make_sweep, make_trial, recorded, sn
 
 from mnet_jax.ablation import events
 from mnet_jax.ablation.events import Sweep, to_line
-from mnet_jax.ablation.store import Store, missing
+from mnet_jax.ablation.store import Store, StoreError, key_of, missing
 
 
 def seal(plain):
@@ -53,6 +53,9 @@ DAMAGES = {
     "unknown field": lambda line: resealed(line, 0.5, "result", "f1"),
     "no result": lambda line: resealed(line, None, "result"),
     "text": lambda line: resealed(line, "5", "result", "params"),
+    "sealed NaN": lambda line: resealed(line, float("nan"), "result", "test_loss"),
+    "infinity": lambda line: resealed(line, float("inf"), "result", "history", 0, "seconds"),
+    "too large": lambda line: resealed(line, 10**400, "result", "params"),
     "local time": lambda line: resealed(line, "2026-01-01T10:00:00+02:00", "finished"),
 }
 
@@ -85,6 +88,66 @@ def test_a_doubtful_line_is_reported_and_kept(tmp_path, damage):
     assert Store(tmp_path).read().trials == {t.key: t for t in (before, after, bad)}
     assert journal_of(tmp_path).read_bytes().startswith(kept[journal_of(tmp_path)])
     assert trials.complaints == (complaint,), "each once"
+
+
+EVENTS = {
+    "unknown axis": (make_sweep(), "colour", "axes", 0),
+    "negative seed": (make_sweep(), [0, -1], "seeds"),
+    "no seeds": (make_sweep(), [], "seeds"),
+    "a seeded arm": (make_sweep(), 3, "arms", 0, "seed"),
+    "arms": (make_sweep(), {}, "arms"),
+    "a key that leaves the folder": (events.start("0" * 16, "worker"), "../../up", "key"),
+    "no key": (events.start("0" * 16, "worker"), "", "key"),
+    "a process": (events.start("0" * 16, "worker"), "1", "pid"),
+}
+
+
+@pytest.mark.parametrize("oddity", EVENTS.values(), ids=EVENTS.keys())
+def test_a_whole_line_of_an_odd_shape_is_reported_too(tmp_path, oddity):
+    event, *change = oddity
+    trial, lines = make_trial(), [to_line(e).removesuffix(b"\n") for e in (make_trial(1), event)]
+    lines = [lines[0], resealed(lines[1], *change), to_line(trial).removesuffix(b"\n")]
+    journal_of(tmp_path).write_bytes(b"".join(line + b"\n" for line in lines))
+    store = Store(tmp_path)
+    contents = store.read()
+    assert trial.key in contents.trials and len(contents.trials) == 2
+    assert contents.sweeps == () and contents.running == {}
+    (complaint,) = store.complaints
+    assert complaint.startswith(f"{journal_of(tmp_path)}, line 2: not used, ")
+    assert "\n" not in complaint
+
+
+def test_lines_that_end_by_crlf_are_as_good(tmp_path):
+    """As an editor leaves them, or Git's autocrlf; and each checksum still counts."""
+    trials = [make_trial(seed) for seed in range(3)]
+    content = b"".join(map(to_line, trials)).replace(b"\n", b"\r\n")
+    journal_of(tmp_path).write_bytes(content)
+    store = Store(tmp_path)
+    assert store.read().trials == {t.key: t for t in trials} and store.complaints == ()
+
+    store.append(more := make_trial(3))
+    assert journal_of(tmp_path).read_bytes() == content + to_line(more)
+    assert Store(tmp_path).read().trials == {t.key: t for t in (*trials, more)}
+
+    at = content.index(b"jax")
+    journal_of(tmp_path).write_bytes(content[:at] + b"J" + content[at + 1 :])
+    store = Store(tmp_path)
+    assert list(store.read().trials) == [t.key for t in trials[1:]]
+    assert "checksum" in store.complaints[0]
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "leases/{}.lock"])
+def test_a_fifo_in_the_place_of_a_file_is_refused(tmp_path, name):
+    """Nobody writes into it, so who opened it would wait for ever."""
+    config = make_trial().config
+    path = tmp_path / name.format(key_of(config))
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(StoreError, match=f"^cannot write .*: {path.name} is no regular file$"):
+        next(Store(tmp_path).take_each({}, [config]))
+    if path == journal_of(tmp_path):
+        with pytest.raises(StoreError, match=f"^cannot read .*: {path.name} is no regular file$"):
+            Store(tmp_path).read()
 
 
 def test_any_bit_that_flips_is_noticed(tmp_path):

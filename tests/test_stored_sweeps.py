@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from conftest import call_command
 from run_results import make_result
 from stored_trials import ENVIRONMENT, journal_of, snapshot
+from test_store_damage import seal
 
 from experiments import ablate, recipes
 from mnet_jax import serialization
@@ -90,6 +92,50 @@ def test_every_seed_is_in_one_place(place):
     arms = status_of(contents.sweeps[1], store.read(), axes.labels)
     assert [arm.failed for arm in arms] == [{}, {}, {1: CAUSE}, {}]
     assert [arm.not_run for arm in arms] == [(2,), (2,), (0, 2), (0, 1, 2)]
+
+
+ODDITIES = [
+    {"command": "ablate --results 'mine"},
+    {"command": "ablate --results '\udcff' \x1b[31m ```\n# title"},
+    {"preset": "no such preset"},
+    {"started": "0001-01-01T00:00:00+00:00"},
+    {"axes": ["width", "width"]},
+    {"axes": []},
+    {"seeds": [0, 0, 10**18]},
+    {"arms": [{"spec": {"name": "mine"}}]},
+    {"baseline": {"spec": {"name": "mine", "width": 0.3}}},
+]
+
+
+def merged(plain, changes):
+    """Plain data with some values in its depths replaced, those of all elements of a list."""
+    if isinstance(plain, dict) and isinstance(changes, dict):
+        return plain | {key: merged(plain.get(key), change) for key, change in changes.items()}
+    if isinstance(changes, list) and changes and isinstance(changes[0], dict):
+        return [merged(each, changes[0]) for each in plain]
+    return changes
+
+
+@pytest.mark.parametrize("changes", ODDITIES, ids=map(str, range(len(ODDITIES))))
+def test_whatever_a_journal_holds_there_is_a_report(place, call, changes):
+    """Legal, but nothing that a sweep of ours would have written."""
+    plain = json.loads(events.to_line(sweep_of(ARMS, (0, 1))))["event"]
+    journal_of(Path("R")).open("ab").write(seal(merged(plain, changes)) + b"\n")
+    for action in ("status", "report", "export"):
+        code, _, err = call(f"{action} --results R")
+        assert (code, err) == (0, "")
+    assert {path.name for path in Path("R").iterdir()} >= {"report.md", "report.html"}
+
+
+def test_no_command_breaks_out_of_its_fence(place, call):
+    commands = ["ablate '```' x", "ablate '`````'\n```\n# a title"]
+    for command in commands:
+        Store("R").append(sweep_of(ARMS[:2], (0, 1), command=command))
+        assert call("report --results R")[0] == 0
+        page = Path("R/report.md").read_text(encoding="utf-8")
+        (opening,) = re.findall(r"^(`+)sh$", page, re.MULTILINE)
+        shown, after = page.partition(f"{opening}sh\n")[2].split(f"\n{opening}\n", 1)
+        assert shown == command and opening not in shown and after.startswith("\n| ")
 
 
 def test_status_tells_of_every_sweep_once(place, call):

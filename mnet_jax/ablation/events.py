@@ -9,22 +9,24 @@ The bytes are fixed to the last one, so a line that differs in any bit is no lin
 
 import hashlib
 import json
-import math
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mnet_jax import serialization
+from mnet_jax.ablation.axes import AXES
 from mnet_jax.ablation.statistics import Method
 from mnet_jax.config import RunConfig
 from mnet_jax.result import RunResult
 from mnet_jax.validation import require
 
 KEY_DIGITS = 16
+KEY = re.compile(f"[0-9a-f]{{{KEY_DIGITS}}}")
 LINE = re.compile(rb'\{"sha256":"([0-9a-f]{64})","event":(.*)\}')
 
 
@@ -60,6 +62,10 @@ class Sweep:
     def __post_init__(self) -> None:
         require(bool(self.arms), "arms", (), "one or more")
         require(bool(self.seeds), "seeds", (), "one or more")
+        require(min(self.seeds) >= 0, "seeds", self.seeds, "0 or more each")
+        known = {axis.name for axis in AXES}
+        unknown = next((name for name in self.axes if name not in known), None)
+        require(unknown is None, "axes", unknown, "names of axes, such as width")
         seeded = next((arm for arm in (*self.arms, self.baseline) if arm.seed), None)
         require(seeded is None, "seed", seeded and seeded.seed, "0 in an arm")
         _require_utc("started", self.started)
@@ -89,6 +95,8 @@ class Started:
     started: str
 
     def __post_init__(self) -> None:
+        legal = f"{KEY_DIGITS} hexadecimal digits"  # it names a file
+        require(KEY.fullmatch(self.key) is not None, "key", self.key, legal)
         _require_utc("started", self.started)
 
 
@@ -190,8 +198,7 @@ def failure(config: RunConfig, cause: str, environment: Mapping[str, str]) -> Tr
 def to_line(event: Event) -> bytes:
     """An event as its line, the line break included; ValueError for a number that is not finite."""
     plain = serialization.to_plain(_Entry(event=event))["event"]
-    for name, value in _numbers(plain):
-        require(math.isfinite(value), name, value, "finite numbers")
+    _require_finite(plain)
     text = json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
     return b'{"sha256":"%s","event":%s}\n' % (_seal(text), text)
 
@@ -208,11 +215,19 @@ def from_line(line: bytes) -> Event:
         plain = json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
+    _require_finite(plain)
     return serialization.from_plain(_Entry, {"event": plain}).event
 
 
 def _seal(text: bytes) -> bytes:
     return hashlib.sha256(text).hexdigest().encode()
+
+
+def _require_finite(plain: Any) -> None:
+    """Raises ValueError for a number that is NaN, infinite or too large for a float."""
+    for name, value in _numbers(plain):
+        finite = abs(value) <= sys.float_info.max
+        require(finite, name, value if isinstance(value, float) else "too much", "finite numbers")
 
 
 def _numbers(plain: Any, name: str = "") -> Iterator[tuple[str, float]]:

@@ -8,7 +8,9 @@ go wrong, and what then holds:
 - A kill while appending leaves a last line without its line break. It is not used; the next writer
   moves it to `journal.torn-<digits>`, which is kept.
 - A write that fails (disk full) is undone: the file has the length that it had.
-- A line that was damaged later is not used, and the others are.
+- A line that was damaged later, or holds what this version cannot use, is not used, and the others
+  are. Lines that an editor, or Git on Windows, has ended by CRLF are as good as before.
+- What stands in the file's place but is none (a FIFO, a directory) is refused.
 """
 
 import contextlib
@@ -105,7 +107,7 @@ class Journal:
         *lines, torn = content.split(b"\n")
         for number, line in enumerate(lines, start=1):
             try:
-                event = self._events.get(line) or from_line(line)
+                event = self._events.get(line) or from_line(line.removesuffix(b"\r"))
             except ValueError as error:
                 self._complain(number, f"not used, {one_line(error)}")
                 continue

@@ -12,6 +12,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from mnet_jax.files import open_regular
+
 
 class Leases:
     """The leases under a directory, and those among them that are held here."""
@@ -24,10 +26,10 @@ class Leases:
         """Whether a lease could be had; threads and other `Leases` of this process count too.
 
         Raises:
-          OSError: its file cannot be made.
+          OSError: its file cannot be made, or something else is in its place.
         """
         self.directory.mkdir(exist_ok=True)
-        file = os.open(self._path(key), os.O_RDWR | os.O_CREAT, 0o666)
+        file = open_regular(self._path(key), os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException as error:
@@ -56,7 +58,7 @@ class Leases:
           OSError: its file cannot be read.
         """
         try:
-            file = os.open(self._path(key), os.O_RDONLY)
+            file = open_regular(self._path(key), os.O_RDONLY)
         except FileNotFoundError:
             return False
         try:

@@ -7,6 +7,7 @@ differences, where people read them.
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from mnet_jax import serialization
 from mnet_jax.ablation import wording
 from mnet_jax.ablation.arms import ABSENT, Arm, Report
 from mnet_jax.ablation.statistics import Interval
-from mnet_jax.ablation.store import write_file
+from mnet_jax.ablation.store import write_file, write_text
 from mnet_jax.config import RunConfig
 
 VERDICT_STYLES = {"better": "green", "worse": "red"}
@@ -165,18 +166,20 @@ def write(
 
     write_file(directory / "report.png", figure.to_png(report))
     write_file(directory / "pareto.png", figure.pareto_to_png(report))
-    write_file(directory / "report.csv", to_csv(report).encode())
-    write_file(directory / "report.json", to_json(report).encode())
-    write_file(directory / "report.html", page.to_html(report, command, command_of).encode())
+    write_text(directory / "report.csv", to_csv(report))
+    write_text(directory / "report.json", to_json(report))
+    write_text(directory / "report.html", page.to_html(report, command, command_of))
     # Last, so that what it shows is never older than itself.
-    write_file(directory / "report.md", _page(report, command).encode())
+    write_text(directory / "report.md", _page(report, command))
 
 
 def _page(report: Report, command: str) -> str:
     """report.md: the command, the table, the figures, the seeds and the environment."""
+    longest = max((len(run) for run in re.findall("`+", command)), default=0)
+    fence = "`" * max(3, longest + 1)  # what is within may have as many, and closes nothing
     return "\n".join([
         f"# {_escaped(wording.title(report))}", "",
-        "```sh", command, "```", "",
+        f"{fence}sh", command, fence, "",
         to_markdown(report),
         "![Learning curves, and the difference of every seed](report.png)", "",
         "![Accuracy against multiply-adds and training time](pareto.png)", "",

@@ -211,3 +211,11 @@ def write_file(path: Path, content: bytes) -> None:
     """`files.replace_file`, whose OSError becomes a StoreError."""
     with store_errors("write", path):
         replace_file(path, content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_file` of text in UTF-8.
+
+    Half characters, which Python makes of file names that are no UTF-8, are written as escapes.
+    """
+    write_file(path, text.encode(errors="backslashreplace"))

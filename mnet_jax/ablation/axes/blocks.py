@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
+from mnet_jax import architectures
 from mnet_jax.ablation.axes.axis import ABSENT, Axis, only, spec_axis
 from mnet_jax.ablation.axes.factory import V3, made
 from mnet_jax.architectures import InvertedResidual, NetworkSpec, Separable, transforms
@@ -23,11 +24,15 @@ def _read_depth(spec: NetworkSpec) -> Any:
 
 
 def _stages(spec: NetworkSpec) -> list[int]:
-    """The number of blocks of each stage of V1, V2 or V3; none where some were left out.
+    """The number of blocks of each stage of V1, V2 or V3.
+
+    None where some were left out, and for a network that no factory made.
 
     The network at width 1 says where a stage begins: in a narrow one, channels that round to the
     same hide it.
     """
+    if spec.name not in architectures.FACTORIES:
+        return []
     blocks = made(spec.name).blocks
     starts = [i for i, b in enumerate(blocks) if i == 0 or b.stride == 2 or b.inputs != b.outputs]
     lengths = [b - a for a, b in zip(starts, [*starts[1:], len(blocks)], strict=True)]

@@ -29,7 +29,12 @@ OF_A_MODEL = (  # what tells the networks apart as they are published
 
 @cache
 def made(name: str, **options: Any) -> NetworkSpec:
-    """The network of that factory with these options."""
+    """The network of that factory with these options.
+
+    Raises:
+      ValueError: there is no such factory, or it takes no such options.
+    """
+    require(name in architectures.FACTORIES, "model", name, ", ".join(architectures.FACTORIES))
     return architectures.FACTORIES[name](**options)
 
 
@@ -75,8 +80,13 @@ def _own_momentum(spec: NetworkSpec) -> float | None:
     return None if momentum == usual else momentum
 
 
-def _read_input_stride(spec: NetworkSpec) -> int:
-    """The product of the first two strides, which alone may be fewer than published."""
+def _read_input_stride(spec: NetworkSpec) -> Any:
+    """The product of the first two strides, which alone may be fewer than published.
+
+    `ABSENT` for a network that no factory made.
+    """
+    if spec.name not in architectures.FACTORIES:
+        return ABSENT
     own, published = (math.prod(block.stride for block in (s.stem, *s.blocks))
                       for s in (spec, made(spec.name)))  # fmt: skip
     return 4 * own // published

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mnet_jax.config import RunConfig
-from mnet_jax.files import locked
+from mnet_jax.files import locked, replace_file
 from mnet_jax.result import RunResult
 
 Report = Callable[[Any], None]  # takes each `training.loop.Progress`
@@ -66,7 +66,8 @@ def outcome_of(trial: TrialFunction, config: RunConfig, directory: Path, report:
             result = trial(config, directory, report)
     except Exception as error:
         with contextlib.suppress(OSError):  # the cause is worth more than its traceback
-            (directory / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            text = traceback.format_exc().encode(errors="backslashreplace")
+            replace_file(directory / "traceback.txt", text)
         lines = str(error).splitlines() or [""]
         cause = f"{type(error).__name__}: {lines[0]}"
     return Outcome(config=config, result=result, cause=cause, environment=_environment())

@@ -14,11 +14,8 @@ if __name__ == "__main__":  # before the rest is imported, which takes a while
         train.main_alone(stop)
 
 import dataclasses
-import importlib
-import logging
 import math
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -100,7 +97,7 @@ def main_alone(stop: Stop) -> None:
             [sys.executable, "-m", f"experiments.{COMMAND}", *sys.argv[1:]],
             process.settings(tune_allocator=arguments.tune_allocator),
         )
-    _quiet()
+    process.quiet()
     main(stop)
 
 
@@ -222,12 +219,3 @@ def _lines(result: RunResult, directory: Path) -> list[str]:
         f"speed       {result.images_per_second:,.0f} images/s, {result.seconds:.0f} s in all",
         f"kept in     {directory}",
     ]
-
-
-def _quiet() -> None:
-    """Has an error said once: the threads of Orbax and TensorBoard log what is raised as well."""
-    importlib.import_module("absl.logging")  # makes a logger of its own
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(lambda record: record.levelno < logging.ERROR)
-    threading.excepthook = lambda arguments: None
-    sys.unraisablehook = lambda arguments: None

@@ -15,7 +15,7 @@ def replace_file(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all, and on disk when this returns; makes its directory.
 
     Raises:
-      OSError: it cannot be written; what was there before still is.
+      OSError: it cannot be written; what was there before still is. Its `filename` is the path.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     make_directory(path.parent)
@@ -25,8 +25,10 @@ def replace_file(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno:  # a full disk's has no name, or that of ours
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     sync_directory(path.parent)
 

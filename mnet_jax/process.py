@@ -9,8 +9,11 @@ What XLA compiled is kept on disk, so that the same step is not compiled twice.
 """
 
 import contextlib
+import importlib
+import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 
 from mnet_jax.files import cache_directory
@@ -69,6 +72,15 @@ def restart(command: Sequence[str], variables: Mapping[str, str]) -> None:
     if missing and sys.platform == "linux":
         sys.stdout.flush()
         os.execve(command[0], list(command), os.environ | missing)
+
+
+def quiet() -> None:
+    """Has an error said once: the threads of Orbax and TensorBoard log what is raised as well."""
+    importlib.import_module("absl.logging")  # makes a logger of its own
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(lambda record: record.levelno < logging.ERROR)
+    threading.excepthook = lambda arguments: None
+    sys.unraisablehook = lambda arguments: None
 
 
 def usable_cores() -> int:

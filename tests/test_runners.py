@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from trial_stand_ins import FINE, KILLED, LEAVING, LONG, MEETING, RAISING, stand_in
+from trial_stand_ins import FINE, KILLED, LEAVING, LONG, MEETING, NOISY, RAISING, stand_in
 
 from experiments import checkpoints
 from experiments.checkpoints import ModelArguments
@@ -95,6 +95,13 @@ def test_crashes_take_nothing_with_them(tmp_path):
     assert {first, *same, dead} == {first}, "an exception is no death"
     assert len({os.getpid(), first, second, third}) == 4, "a new worker after each death"
     assert not any(map(is_alive, (first, second, third)))
+
+
+def test_what_a_trial_raises_is_said_once(tmp_path, capfd):
+    """By its outcome: neither a thread of the worker nor a library's log says it as well."""
+    (outcome,) = run_stand_in(tmp_path, [NOISY])
+    assert outcome.cause == "OSError: the disk is full"
+    assert capfd.readouterr() == ("", "")
 
 
 def test_who_leaves_early_leaves_no_process(tmp_path):

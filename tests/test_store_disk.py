@@ -17,6 +17,7 @@ from stored_trials import journal_of, make_trial, recorded, snapshot, write_all
 
 from mnet_jax.ablation import store
 from mnet_jax.ablation.store import Store, StoreError
+from mnet_jax.files import replace_file
 
 
 def test_a_directory_that_cannot_be_made(tmp_path):
@@ -27,6 +28,19 @@ def test_a_directory_that_cannot_be_made(tmp_path):
         assert "\n" not in str(caught.value)
         with pytest.raises(StoreError, match=r"^cannot read .*file.*journal.jsonl: "):
             Store(directory).read()
+
+
+def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path, monkeypatch):
+    def fail(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"before")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        replace_file(path, b"after")
+    assert caught.value.filename == str(path) and caught.value.errno == errno.ENOSPC
+    assert snapshot(tmp_path) == {path: b"before"}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -1,14 +1,16 @@
 """Stand-ins for a trial, which a worker process imports by name; the seed says what happens."""
 
+import logging
 import os
 import signal
+import threading
 import time
 
 from mnet_jax.result import EpochRecord, RunResult
 from mnet_jax.run import run
 from mnet_jax.training.loop import Progress
 
-FINE, RAISING, KILLED, LEAVING, LONG, MEETING = 0, 100, 200, 300, 400, 500
+FINE, RAISING, KILLED, LEAVING, LONG, MEETING, NOISY = 0, 100, 200, 300, 400, 500, 600
 
 
 def result_of(seed, process=0):
@@ -41,7 +43,17 @@ def stand_in(config, directory, report):
             (directory / "here").touch()
             while len(list(directory.parent.glob("*/here"))) < 2:
                 time.sleep(0.01)
+        case 600:  # as Orbax does of what it raises: a thread's traceback and a log
+            thread = threading.Thread(target=fail)
+            thread.start()
+            thread.join()
+            logging.getLogger("absl").error("the disk is full, said once more")
+            fail()
     return result_of(config.seed, os.getpid())
+
+
+def fail():
+    raise OSError("the disk is full")
 
 
 def saving(config, directory, report):

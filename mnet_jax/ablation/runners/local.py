@@ -190,6 +190,7 @@ def _serve(pipe: Connection, trial: TrialFunction) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the parent decides
     # At once: an exception here would come up in whatever runs, in a callback of the collector too.
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+    process.quiet()  # a failure's cause is sent
 
     def send(message: Any) -> None:
         try:

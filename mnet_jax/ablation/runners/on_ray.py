@@ -201,6 +201,7 @@ class _Host:
 
     def __init__(self) -> None:
         os.environ.update(process.settings(tune_allocator=False))  # of this machine, not the caller
+        process.quiet()  # a failure's cause is sent
         self._event: Any = None
 
     def run(self, trial: TrialFunction, config: RunConfig, directory: str) -> Outcome:

@@ -1,6 +1,7 @@
 """The trials of a sweep: run, shown while they run, and stored as they end."""
 
 import contextlib
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,6 +30,8 @@ class RunnerArguments:
     """CPU cores of each trial; if not given, those there are divided by the trials, with ray 1"""
     devices_per_trial: int = 1
     """accelerators of each trial, where there are any"""
+    trial_timeout: float | None = None
+    """seconds without progress after which a trial is ended, as failed; if not given, none is"""
     ray_address: str | None = None
     """of the cluster; if not given, one is started on this machine for the sweep"""
 
@@ -39,14 +42,18 @@ def crew_of(arguments: RunnerArguments, trials: int, *, tune_allocator: bool) ->
     Raises:
       ValueError: there is no such cluster, or it or the machine has less than a trial is to have.
     """
-    settings = process.settings(tune_allocator=tune_allocator)
+    settings, timeout = process.settings(tune_allocator=tune_allocator), arguments.trial_timeout
+    require(timeout is None or 0 < timeout < math.inf, "trial_timeout", timeout, "above 0")
     cores, devices, address = (
         arguments.cores_per_trial, arguments.devices_per_trial, arguments.ray_address
     )  # fmt: skip
     if arguments.runner == "ray":
-        return runners.RayCrew(address, cores, devices, environment=settings)
+        return runners.RayCrew(
+            address, cores, devices, environment=settings, timeout_seconds=timeout
+        )
     require(address is None, "ray_address", address, "none without --runner ray")
-    return runners.LocalCrew(runners.slots(trials, cores, devices), environment=settings)
+    slots = runners.slots(trials, cores, devices)
+    return runners.LocalCrew(slots, environment=settings, timeout_seconds=timeout)
 
 
 class _StoppableCrew:
@@ -101,8 +108,16 @@ def run(
         def begun(config: RunConfig) -> None:
             progress.begin(config, arm_of(config))
 
+        def said(config: RunConfig, event: Any) -> None:
+            if isinstance(event, runners.Silent):
+                silence = f"has said nothing for {event.seconds / 60:.0f} minutes"
+                told = f"{names[config]}, seed {config.seed} {silence}"
+                console.print(told, soft_wrap=True)
+            else:
+                progress.show(config, event)
+
         leased, stoppable = _told(kept.take_each(known, todo), console), _StoppableCrew(crew, stop)
-        outcomes = runners.run(leased, stoppable, directory_of, begun, progress.show)
+        outcomes = runners.run(leased, stoppable, directory_of, begun, said)
         with contextlib.closing(outcomes):  # no worker may outlive an interruption here
             for outcome in outcomes:
                 config, found = outcome.config, outcome.result or outcome.cause or ""

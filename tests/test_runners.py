@@ -18,8 +18,19 @@ from experiments import checkpoints
 from experiments.checkpoints import ModelArguments
 from mnet_jax import host_memory
 from mnet_jax import process as settings
-from mnet_jax.ablation.runners import LocalCrew, Lost, Outcome, Slots, machine, run, running, train
+from mnet_jax.ablation.runners import (
+    LocalCrew,
+    Lost,
+    Outcome,
+    Silent,
+    Slots,
+    machine,
+    run,
+    running,
+    train,
+)
 from mnet_jax.ablation.runners.local import LEAST_BYTES, RESERVE_BYTES
+from mnet_jax.ablation.runners.silence import SilenceWatch
 from mnet_jax.ablation.runners.work import outcome_of
 from mnet_jax.architectures import mobilenet_v2
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
@@ -102,6 +113,61 @@ def test_what_a_trial_raises_is_said_once(tmp_path, capfd):
     (outcome,) = run_stand_in(tmp_path, [NOISY])
     assert outcome.cause == "OSError: the disk is full"
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_trial_that_hangs_is_ended_and_the_next_one_runs(tmp_path):
+    """By a clock that goes on from the trial's last word until the next one has begun."""
+    now, said, begun = 0.0, [], []
+
+    def clock():
+        nonlocal now
+        now += 30.0 * (len(said) == len(begun) == 1)
+        return now
+
+    crew = crew_of(timeout_seconds=90, clock=clock)
+    hung, fine = outcomes_of(crew, tmp_path, [LONG, FINE], said.append, begun.append)
+    assert hung.result is None
+    assert hung.cause == "it said nothing for 90 seconds, and was ended"
+    assert fine.result is not None
+    assert len(said) == 2
+    (worker,) = {event.step for event in said if event.epoch == LONG}
+    assert not is_alive(worker)
+
+
+def test_a_silence_is_told_once_and_counts_while_it_is_listened_to():
+    now = [0.0]
+    first, second = configs(1, 2)
+    watch = SilenceWatch(None, lambda: now[0])
+
+    def looks(count, seconds):
+        found = []
+        for _ in range(count):
+            now[0] += seconds
+            found += watch.look()
+        return found
+
+    watch.heard(first)
+    watch.heard(second)
+    assert looks(59, 10.0) == []
+    watch.heard(second)
+    assert looks(59, 10.0) == [(first, Silent(seconds=600.0))]
+    assert looks(1, 1e6) == [(second, Silent(seconds=620.0))], "it was suspended for most of that"
+    watch.forget(first)
+    watch.heard(second)
+    assert looks(60, 10.0) == [(second, Silent(seconds=600.0))]
+    assert looks(600, 10.0) == []
+
+
+def test_a_silence_with_a_limit_ends_there():
+    now = [0.0]
+    (config,) = configs(1)
+    watch = SilenceWatch(45.0, lambda: now[0])
+    watch.heard(config)
+    found = []
+    while not found:
+        now[0] += 10.0
+        found = watch.look()
+    assert now[0] == 50.0 and found[0][0] == config and found[0][1].again is False
 
 
 def test_who_leaves_early_leaves_no_process(tmp_path):

@@ -8,6 +8,7 @@ from mnet_jax.ablation.runners.local import LocalCrew
 from mnet_jax.ablation.runners.machine import Slots, slots
 from mnet_jax.ablation.runners.on_ray import RayCrew
 from mnet_jax.ablation.runners.running import Crew, run
+from mnet_jax.ablation.runners.silence import Silent
 from mnet_jax.ablation.runners.work import Lost, Outcome, TrialFunction, train
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Lost",
     "Outcome",
     "RayCrew",
+    "Silent",
     "Slots",
     "TrialFunction",
     "run",

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -16,6 +17,7 @@ import psutil
 
 from mnet_jax import process
 from mnet_jax.ablation.runners.machine import Slots
+from mnet_jax.ablation.runners.silence import SilenceWatch, Silent
 from mnet_jax.ablation.runners.work import Lost, Outcome, TrialFunction, outcome_of, train
 from mnet_jax.config import RunConfig
 from mnet_jax.host_memory import available_bytes
@@ -54,6 +56,8 @@ class LocalCrew:
         trial: TrialFunction = train,
         environment: Mapping[str, str] = MappingProxyType({}),
         available: Callable[[], int] = available_bytes,
+        timeout_seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Starts nothing yet.
 
@@ -62,6 +66,8 @@ class LocalCrew:
           trial: what a worker does; a function that it can import.
           environment: variables that workers are started with, where they are not set already.
           available: bytes of memory that are left.
+          timeout_seconds: a trial that says nothing for so long is ended; None for none.
+          clock: seconds.
         """
         self._slots = slots.environments
         self._trial = trial
@@ -70,6 +76,7 @@ class LocalCrew:
         self._idle: dict[int, _Worker] = {}
         self._running: dict[int, _Running] = {}  # by slot, in the order in which they began
         self._need_bytes = LEAST_BYTES
+        self._silences = SilenceWatch(timeout_seconds, clock)
 
     def has_room(self) -> bool:
         """Whether there is a slot, and memory for one more trial beside those that run."""
@@ -87,6 +94,7 @@ class LocalCrew:
             worker = _Worker(self._trial, self._environment, self._slots[slot])
             worker.send(config, directory)
         self._running[slot] = _Running(config, worker)
+        self._silences.heard(config)
 
     def wait(self, seconds: float) -> list[tuple[RunConfig, Any]]:
         """See `Crew`."""
@@ -96,6 +104,7 @@ class LocalCrew:
             assert isinstance(pipe, Connection)
             slot = slots[pipe]
             running = self._running[slot]
+            self._silences.heard(running.config)
             try:
                 message = pipe.recv()
             except (EOFError, ConnectionError):
@@ -106,19 +115,34 @@ class LocalCrew:
                 if isinstance(message, Outcome):
                     self._idle[slot] = running.worker
             if isinstance(message, Outcome | Lost):
-                del self._running[slot]
+                self._forget(slot)
             said.append((running.config, message))
-        return said + self._relieved()
+        return said + self._relieved() + self._hung()
+
+    def _forget(self, slot: int) -> _Running:
+        running = self._running.pop(slot)
+        self._silences.forget(running.config)
+        return running
 
     def _relieved(self) -> list[tuple[RunConfig, Lost]]:
         """Ends the trial that began last, if memory runs out with several."""
         if len(self._running) < 2 or self._available() >= RESERVE_BYTES:
             return []
-        slot, running = [*self._running.items()][-1]
-        del self._running[slot]
+        running = self._forget([*self._running][-1])
         running.worker.terminate()
         running.worker.join()
         return [(running.config, Lost(cause="memory ran out", again=True))]
+
+    def _hung(self) -> list[tuple[RunConfig, Silent | Lost]]:
+        """The trials that have said nothing for long; those past the limit are ended."""
+        found = self._silences.look()
+        ended = {config for config, message in found if isinstance(message, Lost)}
+        for slot, running in [*self._running.items()]:
+            if running.config in ended:
+                self._forget(slot)
+                running.worker.terminate()
+                running.worker.join()
+        return found
 
     def end(self) -> None:
         """See `Crew`: a run can be killed anywhere."""

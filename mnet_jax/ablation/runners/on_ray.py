@@ -13,6 +13,7 @@ from typing import Any
 
 from mnet_jax import process
 from mnet_jax.ablation.runners.machine import THREADS
+from mnet_jax.ablation.runners.silence import SilenceWatch, Silent
 from mnet_jax.ablation.runners.work import Lost, Outcome, TrialFunction, outcome_of, train
 from mnet_jax.config import RunConfig
 from mnet_jax.validation import one_line, require
@@ -37,6 +38,7 @@ class RayCrew:
         devices: int,
         trial: TrialFunction = train,
         environment: Mapping[str, str] = MappingProxyType({}),
+        timeout_seconds: float | None = None,
     ) -> None:
         """Connects to a cluster.
 
@@ -47,6 +49,7 @@ class RayCrew:
           devices: accelerators of each trial, on a cluster that has any.
           trial: what a worker does; a function that the nodes can import.
           environment: variables that the workers are started with.
+          timeout_seconds: a trial that says nothing for so long is ended; None for none.
 
         Raises:
           ValueError: Ray is not installed, there is no such cluster, or no node has so much.
@@ -70,6 +73,7 @@ class RayCrew:
         self._trial = trial
         self._running: dict[RunConfig, _Remote] = {}
         self._losses: dict[RunConfig, int] = {}
+        self._silences = SilenceWatch(timeout_seconds)
         self._doubted_until = time.monotonic()
         try:
             self._options = self._resources(cores or 1, devices)
@@ -126,6 +130,7 @@ class RayCrew:
         actor = self._host.remote()
         done = actor.run.remote(self._trial, config, str(directory.absolute()))
         self._running[config] = _Remote(actor, done)
+        self._silences.heard(config)
 
     def wait(self, seconds: float) -> list[tuple[RunConfig, Any]]:
         """See `Crew`."""
@@ -135,8 +140,9 @@ class RayCrew:
         said: list[tuple[RunConfig, Any]] = []
         for done in ended:
             remote = self._running.pop(config := configs[done])
+            self._silences.forget(config)
             said.append((config, self._ending(config, remote)))
-        return said + self._progress()
+        return said + self._progress() + self._hung()
 
     def _ending(self, config: RunConfig, remote: "_Remote") -> Outcome | Lost:
         try:
@@ -158,9 +164,20 @@ class RayCrew:
                 continue
             remote.asked = None
             with contextlib.suppress(self._ray.exceptions.RayError):  # it ends with the next wait
-                if event := self._ray.get(answered[0]):
-                    said.append((config, event))
+                remote.heard, before = self._ray.get(answered[0]), remote.heard
+                if remote.heard.count > before.count:
+                    self._silences.heard(config)
+                    said.append((config, remote.heard.last))
         return said
+
+    def _hung(self) -> list[tuple[RunConfig, Silent | Lost]]:
+        """The trials that have said nothing for long; those past the limit are ended."""
+        found = self._silences.look()
+        for config, message in found:
+            if isinstance(message, Lost):
+                self._silences.forget(config)
+                self._ray.kill(self._running.pop(config).actor)
+        return found
 
     def end(self) -> None:
         """See `Crew`; a cluster that was started for it ends too."""
@@ -187,13 +204,22 @@ def _answers(node: Mapping[str, Any]) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class _Heard:
+    """What a trial has reported: how often, and what last."""
+
+    count: int = 0
+    last: Any = None
+
+
 @dataclass
 class _Remote:
-    """A trial's process, its outcome to be, and a question to it that is not answered yet."""
+    """A trial's process, its outcome to be, a question to it, what it said before."""
 
     actor: Any
     done: Any
     asked: Any = None
+    heard: _Heard = _Heard()
 
 
 class _Host:
@@ -202,15 +228,15 @@ class _Host:
     def __init__(self) -> None:
         os.environ.update(process.settings(tune_allocator=False))  # of this machine, not the caller
         process.quiet()  # a failure's cause is sent
-        self._event: Any = None
+        self._heard = _Heard()
 
     def run(self, trial: TrialFunction, config: RunConfig, directory: str) -> Outcome:
         """The trial's outcome."""
         return outcome_of(trial, config, Path(directory), self._note)
 
-    def latest(self) -> Any:
-        """What the trial has reported last."""
-        return self._event
+    def latest(self) -> _Heard:
+        """What the trial has reported so far."""
+        return self._heard
 
     def _note(self, event: Any) -> None:
-        self._event = event
+        self._heard = _Heard(self._heard.count + 1, event)

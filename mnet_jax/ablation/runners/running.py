@@ -24,7 +24,7 @@ class Crew(Protocol):
     def wait(self, seconds: float) -> list[tuple[RunConfig, Any]]:
         """What the workers say, each with its trial, or nothing after so many seconds.
 
-        That is a `training.loop.Progress`, an `Outcome`, or that it is `Lost`.
+        That is a `training.loop.Progress`, an `Outcome`, or that it is `Lost` or `Silent`.
         """
 
     def end(self) -> None:
@@ -48,7 +48,7 @@ def run(
       crew: the workers, who are ended when the trials are.
       directory_of: where a trial keeps checkpoints and scalars.
       begun: called when a trial starts, again too.
-      report: called with each `training.loop.Progress` of a trial.
+      report: called with each `training.loop.Progress` of a trial, and where it is `Silent`.
 
     Yields:
       Each trial's outcome as it ends.

@@ -63,7 +63,7 @@ def main() -> None:
         _convert(arguments, spec, scaling)
     terminal.console(110).print(
         f"{spec.name} of width {spec.width:g}, as {spec.dialect.name} has it, in {arguments.to}",
-        highlight=False, markup=False, soft_wrap=True,
+        soft_wrap=True,
     )  # fmt: skip
 
 

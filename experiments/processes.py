@@ -132,7 +132,8 @@ def losses_named() -> Iterator[None]:
 def left_at_once(arguments: ProcessArguments, command: str) -> Iterator[None]:
     """Ends this process, if it is one of several, as soon as anything ends what runs meanwhile.
 
-    To leave in order would be to wait for the others, and they wait for this one.
+    To leave in order would be to wait for the others, and they wait for this one; but where all of
+    them end alike, none may leave before the others know why.
     """
     if not arguments.several:
         yield
@@ -142,7 +143,8 @@ def left_at_once(arguments: ProcessArguments, command: str) -> Iterator[None]:
         yield
     except BaseException as error:
         code = entry.conclude(command, error)
-        if code in (INTERRUPTED, TERMINATED):  # all stop here, and none may leave others waiting
+        together = code in (INTERRUPTED, TERMINATED) or _is_disagreement(error.__context__)
+        if together:  # all stop here, and none may leave others waiting
             with contextlib.suppress(Exception):
                 _leave()
         with contextlib.suppress(OSError):
@@ -151,6 +153,13 @@ def left_at_once(arguments: ProcessArguments, command: str) -> Iterator[None]:
         with contextlib.suppress(subprocess.TimeoutExpired):  # or the last line might come too late
             watcher.wait(WATCHER_SECONDS)
         os._exit(code)
+
+
+def _is_disagreement(error: BaseException | None) -> bool:
+    """Whether it is what all processes raise together."""
+    from mnet_jax.training.agreement import DisagreementError  # here: it imports JAX
+
+    return isinstance(error, DisagreementError)
 
 
 def _leave() -> None:

@@ -113,6 +113,8 @@ def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
         join(arguments)
         console.quiet = arguments.several and not is_first()
         config = _config(arguments, *look_at(planned.data))
+        if arguments.several:
+            _require_one_run(config, arguments)
     if arguments.show_batch:
         console.print(_shown(config, arguments.show_batch))
         return
@@ -124,6 +126,13 @@ def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
             result = _run(config, arguments, console, stop)
     for line in _lines(result, arguments.run):
         console.print(line)
+
+
+def _require_one_run(config: RunConfig, arguments: Arguments) -> None:
+    """Raises ValueError in all processes unless they are about to train alike; see `run`."""
+    from mnet_jax.run import require_one_run
+
+    require_one_run(config, save_every_seconds=arguments.save_every_seconds, keep=arguments.keep)
 
 
 def _finished(directory: Path, config: RunConfig) -> RunResult | None:

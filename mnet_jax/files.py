@@ -54,41 +54,59 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def open_regular(path: Path, flags: int) -> int:
-    """A regular file's descriptor; of anything else (a FIFO, a device) nobody knows when it ends.
-
-    Args:
-      path: of the file.
-      flags: as `os.open` takes them.
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """A regular file's descriptor, opened with `flags`.
 
     Raises:
-      OSError: it cannot be opened, or is no regular file.
+      OSError: it cannot be opened, or is something else. To open a FIFO would be to wait until
+        somebody opens its other end.
     """
-    # A FIFO would otherwise be waited for until somebody opens its other end.
     file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise OSError(errno.EINVAL, f"{path.name} is no regular file", str(path))
+        raise OSError(errno.EINVAL, f"{path.name} is not a regular file", str(path))
     return file
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+      OSError: it cannot be read, or is no regular file.
+    """
+    with open(open_regular(path), "rb") as file:
+        return file.read()
 
 
 @contextlib.contextmanager
 def locked(
-    path: Path, flags: int = os.O_RDWR | os.O_CREAT, *, shared: bool = False
+    path: Path,
+    flags: int = os.O_RDWR | os.O_CREAT,
+    *,
+    shared: bool = False,
+    wait: bool = True,
 ) -> Iterator[int]:
     """A file's descriptor, opened with `flags`, while no other process or thread has it.
 
-    Waits for them; those that share it wait for none but those that do not. The operating system
-    frees a file when its holder dies, however that happens.
+    Those that share it are in the way of none but those that do not. The operating system frees a
+    file when its holder dies, however that happens.
+
+    Args:
+      path: of a regular file.
+      flags: of `os.open`.
+      shared: whether others may have it that share it too.
+      wait: whether to wait for those that have it.
 
     Raises:
+      BlockingIOError: another has it, and this one does not wait.
       OSError: it cannot be opened or locked, or is no regular file.
     """
     import fcntl  # here, as systems that lack it can do everything else
 
     file = open_regular(path, flags)
     try:
-        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
         yield file
     finally:
         os.close(file)

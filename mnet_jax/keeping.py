@@ -1,7 +1,12 @@
 """What a run leaves in its directory: checkpoints, scalars and a model, while it goes on."""
 
+import contextlib
+import errno
+import os
+import platform
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +15,7 @@ import jax
 
 from mnet_jax import data, models
 from mnet_jax.config import RunConfig
+from mnet_jax.files import locked, make_directory, read_file
 from mnet_jax.result import EpochRecord
 from mnet_jax.training.agreement import any_says
 from mnet_jax.training.checkpoint import Checkpoints
@@ -18,6 +24,55 @@ from mnet_jax.training.loop import Callbacks, History, Loop, Report
 from mnet_jax.training.scalars import Scalars
 from mnet_jax.training.step import TrainState
 from mnet_jax.training.stopping import Stop
+from mnet_jax.validation import one_line
+
+LOCK = "run.lock"
+# What a file system says that has no locks, or whose server does not pass them on.
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+
+
+class DirectoryInUseError(ValueError):
+    """A directory in which another run is at work; the message is one line saying whose."""
+
+
+@contextlib.contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """While no other run, of whatever process or machine, is at work in a directory.
+
+    The first of a run's processes holds the lock `run.lock`, which ends with it. Whoever only reads
+    what a run has left needs none. Where the file system has no locks, there is a warning.
+
+    Raises:
+      DirectoryInUseError: another run is; all processes of this one raise it.
+      OSError: the lock cannot be made.
+    """
+    with contextlib.ExitStack() as held:
+        refusal = _taken(directory, held) if jax.process_index() == 0 else None
+        if any_says(refusal is not None):
+            raise refusal or DirectoryInUseError(f"run: {directory}: another run is at work there")
+        yield
+
+
+def _taken(directory: Path, held: contextlib.ExitStack) -> DirectoryInUseError | None:
+    """Takes a directory's lock until `held` is closed; the refusal if another has it."""
+    path = directory / LOCK
+    make_directory(directory)
+    try:
+        file = held.enter_context(locked(path, wait=False))
+    except BlockingIOError:
+        holder = one_line(read_file(path).decode(errors="replace")) or "another process"
+        return DirectoryInUseError(
+            f"run: got {directory}, where {holder} trains, legal: another directory, or to wait"
+        )
+    except (ImportError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in WITHOUT_LOCKS:
+            raise
+        warnings.warn(f"{directory}: no lock can be had, so let no other run use it", stacklevel=4)
+        return None
+    with contextlib.suppress(OSError):  # the lock holds on a full disk too
+        os.ftruncate(file, 0)
+        os.write(file, f"process {os.getpid()} on {platform.node()}\n".encode())
+    return None
 
 
 class Timer:

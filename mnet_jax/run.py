@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +20,11 @@ from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import FILE_NAME as CONFIG_FILE
 from mnet_jax.config import SPLIT_BY_POSITION, RunConfig
 from mnet_jax.files import replace_file
-from mnet_jax.keeping import Keeper, Timer, model_keeper
+from mnet_jax.keeping import Keeper, Timer, alone_in, model_keeper
 from mnet_jax.program import Program, program_of
 from mnet_jax.result import RunResult
 from mnet_jax.training import optimizer
+from mnet_jax.training.agreement import require_alike
 from mnet_jax.training.checkpoint import Checkpoints
 from mnet_jax.training.divergence import Guard
 from mnet_jax.training.evaluation import Evaluation
@@ -43,6 +44,52 @@ _log = logging.getLogger(__name__)
 TUNABLES = ("XLA_FLAGS", "PJRT_NPROC", "GLIBC_TUNABLES", "OMP_NUM_THREADS", "LD_PRELOAD")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """What the processes of one run call it with, and the software they have."""
+
+    mnet_jax: str
+    jax: str
+    config: RunConfig
+    save_every_seconds: float
+    keep: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Images:
+    """What the processes of one run see of its data set."""
+
+    train_images: int
+    validation_images: int
+    test_images: int
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, dataset: data.Dataset) -> "_Images":
+        return cls(
+            train_images=len(dataset.train),
+            validation_images=len(dataset.validation),
+            test_images=len(dataset.test),
+            class_names=tuple(dataset.class_names),
+        )
+
+
+def require_one_run(config: RunConfig, *, save_every_seconds: float, keep: Keep) -> None:
+    """Compares what all processes are about to call `run` with; each of them has to ask.
+
+    Raises:
+      DisagreementError: they differ; the message names the first field and both values.
+    """
+    call = _Call(
+        mnet_jax=mnet_jax.__version__,
+        jax=jax.__version__,
+        config=config,
+        save_every_seconds=save_every_seconds,
+        keep=keep,
+    )
+    require_alike(call)
+
+
 @exhaustion_explained("the run")
 def run(
     config: RunConfig,
@@ -55,9 +102,9 @@ def run(
 ) -> RunResult:
     """Trains, evaluates on the test split once, and returns what came out.
 
-    A run that was cut off goes on from the last checkpoint in `directory`. Where JAX runs in
-    several processes (`jax.distributed`), each calls this with the same arguments and a directory
-    that all of them see; they train one network, and return the same.
+    A run that was cut off goes on from the last checkpoint in `directory`, which it has to itself.
+    Where JAX runs in several processes (`jax.distributed`), each calls this with the same arguments
+    and a directory that all of them see; they train one network, and return the same.
 
     Args:
       config: everything that determines the result. What a folder holds when the run begins
@@ -71,6 +118,9 @@ def run(
       report: called at every step.
 
     Raises:
+      DisagreementError: the processes differ in what they call this with, or in what they see; all
+        of them raise it.
+      DirectoryInUseError: another run is at work in `directory`.
       DataError: the data set cannot be had.
       CheckpointError: `directory` holds another run.
       SavedModelError: the weights to start from are not there, or another network's.
@@ -80,9 +130,24 @@ def run(
       OSError: the rest cannot.
       StoppedError: `stop` said so; the run is saved.
     """
+    require_one_run(config, save_every_seconds=save_every_seconds, keep=keep)
+    with alone_in(directory):
+        return _run(config, directory, save_every_seconds, keep, stop or Stop(), report)
+
+
+def _run(
+    config: RunConfig,
+    directory: Path,
+    save_every_seconds: float,
+    keep: Keep,
+    stop: Stop,
+    report: Report,
+) -> RunResult:
+    """`run` in a directory of its own."""
     start = time.perf_counter()
     config, dataset = _with_data(config, directory / CHECKPOINTS)
     _require_classes(dataset, config.spec)
+    require_alike(_Images.of(dataset))
     part = data.Shard(index=jax.process_index(), count=jax.process_count())
     epochs = config.training.epochs
     batches = data.train_batches(dataset.train, config.data, config.seed, epochs=epochs, shard=part)
@@ -90,7 +155,6 @@ def run(
         config.spec, Structure.of(config.training), config.data.batch_size, config.data.resolution
     )
     loop = _loop(program, config, data.steps_per_epoch(dataset.train, config.data))
-    stop = stop or Stop()
     begin = partial(_first_state, program, loop, config)
     with stop.deferred(), Checkpoints(directory / CHECKPOINTS, config) as checkpoints:
         state, history, seconds, begun = checkpoints.restore(begin(), batches)

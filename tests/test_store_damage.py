@@ -143,10 +143,10 @@ def test_a_fifo_in_the_place_of_a_file_is_refused(tmp_path, name):
     path = tmp_path / name.format(key_of(config))
     path.parent.mkdir(exist_ok=True)
     os.mkfifo(path)
-    with pytest.raises(StoreError, match=f"^cannot write .*: {path.name} is no regular file$"):
+    with pytest.raises(StoreError, match=f"^cannot write .*: {path.name} is not a regular file$"):
         next(Store(tmp_path).take_each({}, [config]))
     if path == journal_of(tmp_path):
-        with pytest.raises(StoreError, match=f"^cannot read .*: {path.name} is no regular file$"):
+        with pytest.raises(StoreError, match=f"^cannot read .*: {path.name} is not a regular file$"):
             Store(tmp_path).read()
 
 

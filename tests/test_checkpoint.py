@@ -2,16 +2,23 @@
 
 import dataclasses
 import functools
+import json
+import math
+import os
+import re
 import resource
 import shutil
 import sys
 import warnings
+from pathlib import Path
 
 import chex
 import jax
 import jax.numpy as jnp
 import pytest
 from conftest import make_tiny_spec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from run_results import make_result
 
 from mnet_jax import data, models
@@ -21,6 +28,8 @@ from mnet_jax.training import manifest, optimizer
 from mnet_jax.training.checkpoint import CheckpointError, Checkpoints, SavingError
 from mnet_jax.training.divergence import NonFiniteStateError
 from mnet_jax.training.epoch import Begun
+from mnet_jax.training.position import FILE_NAME as POSITION
+from mnet_jax.training.position import PositionHandler, RestorePosition
 from mnet_jax.training.recipe import Numbers, Structure
 from mnet_jax.training.step import initial_state
 from mnet_jax.validation import one_line
@@ -160,6 +169,12 @@ def largest(step):
     return max(files_of(step), key=lambda file: file.stat().st_size)
 
 
+def in_place(path, make):
+    """Has something else in the place of a file or a directory."""
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+    make(path)
+
+
 DAMAGES = {
     "emptied": lambda step: [shutil.rmtree(child) for child in step.iterdir() if child.is_dir()],
     "truncated": lambda step: [
@@ -176,6 +191,15 @@ DAMAGES = {
     "no manifest": lambda step: (step / manifest.FILE_NAME).unlink(),
     "a torn manifest": lambda step: change(step / manifest.FILE_NAME, lambda c: c[:-2]),
     "a list for a manifest": lambda step: (step / manifest.FILE_NAME).write_text("[[]]"),
+    "a FIFO for a manifest": lambda step: in_place(step / manifest.FILE_NAME, os.mkfifo),
+    "a FIFO for metadata": lambda step: in_place(step / "_CHECKPOINT_METADATA", os.mkfifo),
+    "a FIFO for an array": lambda step: in_place(largest(step), os.mkfifo),
+    "a FIFO for a step": lambda step: in_place(step, os.mkfifo),
+    "a FIFO more": lambda step: os.mkfifo(step / "state" / "more"),
+    "a file for a step": lambda step: in_place(step, Path.touch),
+    "wrongly typed metadata": lambda step: (step / "_CHECKPOINT_METADATA").write_text(
+        '{"metrics": 3}'
+    ),
 }
 
 
@@ -191,9 +215,110 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(saved, ba
         assert len(str(told[0].message).splitlines()) == 1
         assert (int(restored.state.step), restored.seconds) == (3, 12.5)
         checkpoints.save(last, batches, (), 20.0)  # the step may be taken again
-    assert (saved / "damaged-5").is_dir()
+    assert (saved / "damaged-5").exists()
     with Checkpoints(saved, CONFIG) as checkpoints:
         assert checkpoints.restore(state_of(CONFIG.spec), batches).seconds == 20.0
+
+
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir, os.mkfifo])
+def test_what_has_the_name_of_a_damaged_checkpoint_already_stays(saved, batches, make):
+    with Checkpoints(saved, CONFIG) as checkpoints:
+        checkpoints.save(state_of(CONFIG.spec).replace(step=jnp.int32(5)), batches, (), 20.0)
+    make(saved / "damaged-5")
+    before = (saved / "damaged-5").stat()
+    DAMAGES["no manifest"](saved / "5")
+    with Checkpoints(saved, CONFIG) as checkpoints, pytest.warns(match=r"now in .*/damaged-5-2: "):
+        assert checkpoints.restore(state_of(CONFIG.spec), batches).seconds == 12.5
+    assert (saved / "damaged-5").stat() == before
+    assert (saved / "damaged-5-2" / "state").is_dir()
+
+
+def test_metadata_of_a_checkpoint_that_are_wrongly_typed_hide_no_other(tmp_path, batches):
+    """Nor do those of one between the last, which is damaged, and the one that is taken."""
+    state = state_of(CONFIG.spec)
+    with Checkpoints(tmp_path, CONFIG) as checkpoints:
+        for step in (10, 15, 17):
+            checkpoints.save(state.replace(step=jnp.int32(step)), batches, records(0.4), 1.0)
+    DAMAGES["wrongly typed metadata"](tmp_path / "15")
+    DAMAGES["no manifest"](tmp_path / "17")
+    with Checkpoints(tmp_path, CONFIG) as checkpoints:
+        with pytest.warns(UserWarning, match="is damaged") as told:
+            assert int(checkpoints.restore(state, batches).state.step) == 10
+        assert len(told) == 2
+    assert steps_in(tmp_path) == [10]
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=9)
+    | st.sampled_from([{"next_index": 2**63}, {"next_index": "1"}, {"next_index": 1, "more": 1}]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.just("next_index") | st.text(max_size=9), inner, max_size=2)
+    ),
+    max_leaves=5,
+)
+PYTHONS_WORDS = re.compile(r"NoneType|object|subscript|attribute|not supported|Traceback|Error")
+
+
+def is_position(value):
+    """Whether it may be one: a number of batches, of as many as Python counts."""
+    if not isinstance(value, dict) or value.keys() != {"next_index"}:
+        return False
+    (index,) = value.values()
+    return type(index) is int and 0 <= index <= sys.maxsize // CONFIG.data.batch_size
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(found=JSON)
+def test_a_position_in_the_data_is_taken_or_refused_in_our_words(tmp_path, batches, found):
+    (tmp_path / POSITION).write_text(json.dumps(found))
+    try:
+        PositionHandler().restore(tmp_path, RestorePosition(batches))
+    except manifest.DamageError as error:
+        assert not is_position(found)
+        assert "its data position" in str(error)
+        assert not PYTHONS_WORDS.search(str(error).replace(repr(found), ""))
+    else:
+        assert is_position(found)
+        assert batches.get_state() == found
+
+
+@pytest.mark.parametrize("text", ["", "{", "\0" * 64, "[" * 10**5, '{"next_index": ' + "9" * 5000])
+def test_a_position_that_is_no_json_is_refused(tmp_path, batches, text):
+    (tmp_path / POSITION).write_text(text)
+    with pytest.raises(manifest.DamageError, match=r"^its data position cannot be read$"):
+        PositionHandler().restore(tmp_path, RestorePosition(batches))
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda run: [],
+        lambda run: run | {"seconds": "x"},
+        lambda run: run | {"seconds": -1.0},
+        lambda run: run | {"seconds": math.nan},
+        lambda run: run | {"begun": None},
+        lambda run: run | {"history": [1]},
+        lambda run: {name: run[name] for name in run if name != "config"},
+    ],
+)
+def test_a_run_that_is_forged_with_its_manifest_is_set_aside(saved, batches, forge):
+    with Checkpoints(saved, CONFIG) as checkpoints:
+        checkpoints.save(state_of(CONFIG.spec).replace(step=jnp.int32(5)), batches, (), 20.0)
+    (saved / "5" / manifest.FILE_NAME).unlink()
+    path = saved / "5" / "run" / "metadata"
+    path.write_text(json.dumps(forge(json.loads(path.read_text()))))
+    manifest.write(saved / "5", 5)
+    with (
+        Checkpoints(saved, CONFIG) as checkpoints,
+        pytest.warns(UserWarning, match="step 5 is damaged") as told,
+    ):
+        assert checkpoints.restore(state_of(CONFIG.spec), batches).seconds == 12.5
+    assert not PYTHONS_WORDS.search(str(told[0].message))
 
 
 def test_a_flipped_bit_anywhere_is_noticed(saved):

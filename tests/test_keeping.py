@@ -1,7 +1,6 @@
 """What a run leaves in its directory: which weights, scalars, and how little a kill loses."""
 
 import dataclasses
-import json
 from types import SimpleNamespace
 
 import chex
@@ -18,7 +17,6 @@ from mnet_jax.training import loop
 from mnet_jax.training.checkpoint import Restored
 from mnet_jax.training.epoch import Begun
 from mnet_jax.training.evaluation import Evaluation
-from mnet_jax.training.scalars import Scalars
 
 CONFIG = RunConfig(
     spec=make_tiny_spec(),
@@ -69,16 +67,6 @@ def test_a_finished_run_that_is_called_again_keeps_what_it_is_asked_for(tmp_path
     (tmp_path / models.FILE_NAME).unlink()
     assert np.array_equal(kept("last"), last)
     assert np.array_equal(kept("best"), best)
-
-
-@pytest.mark.parametrize("taken", [2, 1])
-def test_scalars_survive_a_kill_before_the_next_are_written(tmp_path, taken):
-    with Scalars(tmp_path, from_step=0) as log:
-        for step in (1, 2):
-            log.write(step, {"loss": 1.0})
-    resumed = Scalars(tmp_path, from_step=taken)  # and no more
-    lines = [json.loads(line) for line in resumed.path.read_text().splitlines()]
-    assert [line["step"] for line in lines] == [*range(1, taken + 1)]
 
 
 def test_to_go_back_to_a_state_saved_before_its_validation_is_to_begin_the_next_epoch(tmp_path):

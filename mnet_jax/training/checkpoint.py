@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import itertools
+import math
 import os
-import shutil
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ from mnet_jax import serialization
 from mnet_jax.config import RunConfig
 from mnet_jax.result import EpochRecord
 from mnet_jax.training import manifest
+from mnet_jax.training.agreement import any_says, require_alike
 from mnet_jax.training.divergence import NonFiniteStateError
 from mnet_jax.training.epoch import Begun
 from mnet_jax.training.matching import (
@@ -28,7 +31,7 @@ from mnet_jax.training.memory import is_exhaustion
 from mnet_jax.training.position import PositionHandler, RestorePosition, SavePosition
 from mnet_jax.training.preservation import Preservation
 from mnet_jax.training.step import TrainState, all_finite
-from mnet_jax.validation import one_line
+from mnet_jax.validation import one_line, require
 
 SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
 DAMAGED = "damaged-"  # and its step: the name of a checkpoint that was set aside
@@ -55,6 +58,25 @@ class Restored(NamedTuple):
     begun: Begun = Begun()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """The steps of the checkpoints in the directory that a process calls the run's."""
+
+    checkpoints: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Past:
+    """What is saved of a run beside its state and its config; see `Restored`."""
+
+    history: tuple[EpochRecord, ...]
+    seconds: float
+    begun: Begun
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seconds < math.inf, "seconds", self.seconds, "0 or more")
+
+
 class Checkpoints:
     """The checkpoints of one run in one directory, a step each.
 
@@ -75,11 +97,14 @@ class Checkpoints:
         self._directory = directory
         self._kept = Preservation()
         self._saving = 0
+        if os.path.lexists(directory) and not directory.is_dir():
+            raise CheckpointError(f"{directory}: cannot keep checkpoints here, it is no directory")
         try:
             self._manager = ocp.CheckpointManager(
                 directory.absolute(),
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=self._kept,
+                    lightweight_initialize=True,  # one damaged step must not hide the others
                     create=True,
                     cleanup_tmp_directories=True,  # what killed saves have left
                     async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
@@ -126,12 +151,8 @@ class Checkpoints:
           SavingError: this checkpoint cannot be written, or the one before could not.
         """
         step = int(state.step)
-        run = {
-            "config": serialization.to_plain(self._config),
-            "history": [serialization.to_plain(record) for record in history],
-            "seconds": seconds,
-            "begun": serialization.to_plain(begun),
-        }
+        past = serialization.to_plain(_Past(history=history, seconds=seconds, begun=begun))
+        run = {"config": serialization.to_plain(self._config), **past}
         with self._saving_errors():
             self._manager.wait_until_finished()
             self._kept.accuracies = _accuracies(history)
@@ -160,9 +181,14 @@ class Checkpoints:
 
         Raises:
           CheckpointError: the checkpoint is another run's or another network's, or all are damaged.
+          DisagreementError: processes of the run see different checkpoints.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        require_alike(_Seen(checkpoints=tuple(sorted(self._manager.all_steps()))))
+        for path in sorted(self._directory.iterdir()):
+            if path.name.isdecimal() and not path.is_dir():  # Orbax passes over it, and then fails
+                self._set_aside(int(path.name), "it is no directory")
+        while steps := self._manager.all_steps():
+            step = max(steps)
             try:
                 restored = self._restore(step, first)
                 position = ocp.args.Composite(data=RestorePosition(batches))
@@ -172,11 +198,12 @@ class Checkpoints:
             except Exception as error:  # Orbax raises whatever a torn file leads it to
                 if is_exhaustion(error):
                     raise
-                self._set_aside(step, error)
+                self._set_aside(step, one_line(error) or type(error).__name__)
+                self._reload()
             else:
                 self._kept.accuracies = _accuracies(restored.history)
                 return restored
-        if any(self._directory.glob(f"{DAMAGED}*")):
+        if any(path.is_dir() for path in self._directory.glob(f"{DAMAGED}*")):
             raise CheckpointError(
                 f"{self._directory}: all its checkpoints are damaged; once they are taken away, "
                 "the run begins again"
@@ -201,10 +228,7 @@ class Checkpoints:
                 self._manager.delete(later)
         if not step:
             return Restored(first, (), 0.0)
-        try:
-            return self._restore(step, first)
-        except manifest.DamageError as error:
-            raise CheckpointError(f"{self._directory}: step {step}: {error}") from error
+        return self._required(step, first)
 
     def best(self, like: TrainState) -> TrainState | None:
         """The state behind the epoch with the best validation accuracy, of those kept.
@@ -222,10 +246,7 @@ class Checkpoints:
         with self._saving_errors():
             self._manager.wait_until_finished()
         step = self._kept.best(self._manager.all_steps())
-        try:
-            return None if step is None else self._restore(step, like).state
-        except manifest.DamageError as error:
-            raise CheckpointError(f"{self._directory}: step {step}: {error}") from error
+        return None if step is None else self._required(step, like).state
 
     def _seal(self) -> None:
         """Gives the checkpoint its manifest; Orbax calls this before it gives it its name."""
@@ -246,17 +267,34 @@ class Checkpoints:
                 f"{self._directory}: cannot save a checkpoint, {_reason(error)}"
             ) from error
 
-    def _set_aside(self, step: int, error: Exception) -> None:
+    def _set_aside(self, step: int, reason: str) -> None:
+        """Takes a damaged checkpoint out of the way; what is there by that name already stays."""
+        self._wait_for_all(f"found {step}")  # none of them is gone, which is no damage
         aside = self._directory / f"{DAMAGED}{step}"
-        reason = one_line(error) or type(error).__name__
+        numbers = itertools.count(2)
+        while os.path.lexists(aside):
+            aside = aside.with_name(f"{DAMAGED}{step}-{next(numbers)}")
         warnings.warn(
             f"the checkpoint at step {step} is damaged and now in {aside}: {reason}", stacklevel=3
         )
-        self._wait_for_all(f"found {step}")  # none of them is gone, which is no damage
+        self._wait_for_all(f"named {step}")
         if jax.process_index() == 0:
-            shutil.rmtree(aside, ignore_errors=True)
             (self._directory / str(step)).rename(aside)
         self._wait_for_all(f"renamed {step}")
+
+    def _reload(self) -> None:
+        """Has Orbax look again which steps there are; it then reads the metadata of all."""
+        left = [
+            step for step in self._manager.all_steps() if (self._directory / str(step)).exists()
+        ]
+        for step in left:
+            try:
+                manifest.require_files(self._directory / str(step))
+                self._manager.metadata(step)
+            except Exception as error:
+                if is_exhaustion(error):
+                    raise
+                self._set_aside(step, one_line(error) or type(error).__name__)
         self._manager.reload()
 
     def _wait_for_all(self, name: str) -> None:
@@ -264,18 +302,45 @@ class Checkpoints:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"{self._directory} {name}")
 
+    def _verify(self, step: int) -> None:
+        """Raises DamageError in all processes if one of them finds a checkpoint damaged."""
+        damage = None
+        try:
+            manifest.verify(self._directory / str(step), step)
+        except manifest.DamageError as error:
+            damage = error
+        if any_says(damage is not None):
+            raise damage or manifest.DamageError("another process cannot read it")
+
+    def _required(self, step: int, like: TrainState) -> Restored:
+        """`_restore` where no other checkpoint will do: CheckpointError if it is damaged."""
+        try:
+            return self._restore(step, like)
+        except CheckpointError:
+            raise
+        except Exception as error:
+            if is_exhaustion(error):
+                raise
+            reason = one_line(error) or type(error).__name__
+            raise CheckpointError(f"{self._directory}: step {step}: {reason}") from error
+
     def _restore(self, step: int, like: TrainState) -> Restored:
         """All but the data's position."""
-        manifest.verify(self._directory / str(step), step)
+        self._verify(step)
         run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
-        require_same_config(self._config, run["config"], self._directory)
+        if not isinstance(run, dict) or "config" not in run:
+            raise manifest.DamageError("its run has no config")
+        require_same_config(self._config, run.pop("config"), self._directory)
+        try:
+            past = serialization.from_plain(_Past, run)
+        except ValueError as error:
+            legal = ", ".join(field.name for field in fields(_Past))
+            raise manifest.DamageError(f"its run is not one, legal: {legal}") from error
         shapes = self._manager.item_metadata(step).state.tree
         require_same_structure(like, shapes, self._directory / str(step))
         state = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
         restored = self._manager.restore(step, args=ocp.args.Composite(state=state))
-        history = tuple(serialization.from_plain(EpochRecord, r) for r in run["history"])
-        begun = serialization.from_plain(Begun, run["begun"])
-        return Restored(restored.state, history, run["seconds"], begun)
+        return Restored(restored.state, past.history, past.seconds, past.begun)
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,8 @@ import json
 import os
 from pathlib import Path
 
-from mnet_jax.files import replace_file, sync_directory
+from mnet_jax.files import open_regular, read_file, replace_file, sync_directory
+from mnet_jax.validation import one_line
 
 FILE_NAME = "manifest.json"
 # Not in it: itself, and what Orbax writes when it commits a checkpoint, of which nothing is used.
@@ -40,13 +41,15 @@ def verify(directory: Path, step: int) -> None:
     """Reads every file again.
 
     Raises:
-      DamageError: the manifest or a file is missing, is not as it was, or is another step's.
+      DamageError: the manifest or a file is missing, is not as it was, or is another step's; or
+        something is no file.
     """
+    require_files(directory)
     try:
-        found = json.loads((directory / FILE_NAME).read_bytes())
+        found = json.loads(read_file(directory / FILE_NAME))
         of, digests = found["step"], dict(found["sha256"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamageError(f"no {FILE_NAME} that can be read, {error}") from error
+        raise DamageError(f"no {FILE_NAME} that can be read, {one_line(error)}") from error
     if of != step:
         raise DamageError(f"it is the checkpoint of step {of}")
     for name, digest in digests.items():
@@ -60,6 +63,19 @@ def verify(directory: Path, step: int) -> None:
         raise DamageError(f"{min(unknown)} has come to it since it was written")
 
 
+def require_files(directory: Path) -> None:
+    """Looks for what cannot be read: Orbax would open a FIFO, and wait for a writer.
+
+    Raises:
+      DamageError: it is no directory, or holds what is neither a file nor a directory.
+    """
+    if not directory.is_dir():
+        raise DamageError("it is no directory")
+    for path in directory.rglob("*"):
+        if not path.is_file() and not path.is_dir():
+            raise DamageError(f"{path.relative_to(directory)} is no file that can be read")
+
+
 def _files(directory: Path) -> list[Path]:
     """All files that a manifest is about, in an order."""
     others = {directory / name for name in OTHERS}
@@ -68,6 +84,6 @@ def _files(directory: Path) -> list[Path]:
 
 def _digest(file: Path) -> str:
     """Of a file's content, which is on disk when this returns."""
-    with file.open("rb") as opened:
+    with open(open_regular(file), "rb") as opened:
         os.fsync(opened.fileno())
         return hashlib.file_digest(opened, "sha256").hexdigest()

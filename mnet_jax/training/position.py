@@ -8,11 +8,16 @@ two processes is gone on with by one.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+
+from mnet_jax.files import read_file
+from mnet_jax.training.manifest import DamageError
+from mnet_jax.validation import is_whole
 
 FILE_NAME = "process_0-of-1.json"  # Grain's, of a run in one process
 
@@ -27,8 +32,28 @@ class PositionHandler(ocp.CheckpointHandler):
             (directory / FILE_NAME).write_text(state)
 
     def restore(self, directory: epath.Path, args: "RestorePosition") -> Iterator[Any]:
-        """Moves the iterator to the position that was saved."""
-        args.batches.set_state(json.loads((directory / FILE_NAME).read_text()))
+        """Moves the iterator to the position that was saved.
+
+        Raises:
+          DamageError: it is none of this iterator's.
+        """
+        try:
+            state = json.loads(read_file(Path(directory) / FILE_NAME))
+        except (OSError, ValueError, RecursionError) as error:
+            raise DamageError("its data position cannot be read") from error
+        names = args.batches.get_state().keys()
+        is_position = (
+            isinstance(state, dict)
+            and state.keys() == names
+            and all(is_whole(count) and count >= 0 for count in state.values())
+        )
+        if not is_position:
+            legal = f"{', '.join(names)}: a whole number, 0 or more"
+            raise DamageError(f"its data position is {state}, legal: {legal}")
+        try:
+            args.batches.set_state(state)
+        except IndexError as error:
+            raise DamageError(f"its data position is {state}, behind the last batch") from error
         return args.batches
 
     def metadata(self, directory: epath.Path) -> None:

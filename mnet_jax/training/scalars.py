@@ -1,13 +1,15 @@
 """Scalars of a run over its steps: one JSON object a line, and TensorBoard's event files."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 from tensorboardX import SummaryWriter
 
-from mnet_jax.files import replace_file
+from mnet_jax.files import read_file, replace_file
+from mnet_jax.validation import is_number, is_whole
 
 FILE_NAME = "scalars.jsonl"
 
@@ -27,15 +29,19 @@ class Scalars:
         Args:
           directory: where; made if missing.
           from_step: steps already taken. Lines of later steps, written before a run was cut off
-            and resumed from an earlier checkpoint, are removed.
+            and resumed from an earlier checkpoint, are removed. Lines that cannot be read are
+            too, with a warning.
+
+        Raises:
+          OSError: they cannot be written, or there is something that is no file.
         """
         self.path = directory / FILE_NAME
         self._writes = jax.process_index() == 0
         if not self._writes:
             return
         directory.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= from_step]
-        replace_file(self.path, "".join(kept).encode())  # a kill leaves the one or the other
+        kept = [line for step, line in _readable(self.path) if step <= from_step]
+        replace_file(self.path, b"".join(kept))  # a kill leaves the one or the other
         self._file = self.path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=from_step + 1)
 
@@ -57,9 +63,30 @@ class Scalars:
             self._events.close()
 
 
-def _lines(path: Path) -> list[str]:
-    """The whole lines of a file; a kill may have torn the last."""
+def _readable(path: Path) -> list[tuple[int, bytes]]:
+    """The lines that `Scalars` wrote, each with its step, and a warning where there are others.
+
+    A kill may have torn the last one, and a power cut leaves NULs.
+    """
     if not path.exists():
         return []
-    with path.open(encoding="utf-8") as file:
-        return [line for line in file if line.endswith("\n")]
+    lines = read_file(path).splitlines(keepends=True)
+    steps = [_step_of(line) for line in lines]
+    readable = [(step, line) for step, line in zip(steps, lines, strict=True) if step is not None]
+    if dropped := len(lines) - len(readable):
+        warnings.warn(
+            f"{path}: {dropped} of {len(lines)} lines cannot be read and are dropped", stacklevel=3
+        )
+    return readable
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a line; None if it is none of ours."""
+    try:
+        values = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    if not line.endswith(b"\n") or not isinstance(values, dict):
+        return None
+    step = values.get("step")
+    return step if is_whole(step) and all(map(is_number, values.values())) else None

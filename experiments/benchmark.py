@@ -51,7 +51,7 @@ from mnet_jax.benchmark.suites import (
 from mnet_jax.benchmark.timing import BenchmarkResult, compare
 from mnet_jax.files import replace_file
 from mnet_jax.training.stopping import Stop
-from mnet_jax.validation import require
+from mnet_jax.validation import one_line, require
 
 COMMAND = "benchmark"
 SIZES = {  # (resolution, batch size) where none is given
@@ -269,7 +269,12 @@ def _write_table(
     device = choice.present_device()
     table = table_from(result, cases, command, device)
     text = json.dumps(serialization.to_plain(table), indent=1, allow_nan=False) + "\n"
-    path = choice.path_in(choice.users_directory(), device[1])
-    for place in (path, choice.path_in(results, device[1])):
-        replace_file(place, text.encode())
-    console.print(f"auto follows {path} on this device", soft_wrap=True)
+    replace_file(choice.path_in(results, device[1]), text.encode())
+    try:
+        path = choice.path_in(choice.users_directory(), device[1])
+        replace_file(path, text.encode())
+    except OSError as error:
+        line = f"auto does not follow the table: {one_line(error)}"
+    else:
+        line = f"auto follows {path} on this device"
+    console.print(line, soft_wrap=True)

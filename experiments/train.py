@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before the rest is imported, which takes a while
 
 import dataclasses
 import math
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def main_alone(stop: Stop) -> None:
     with blocked(*SIGNALS):
         process.restart(
             [sys.executable, "-m", f"experiments.{COMMAND}", *sys.argv[1:]],
-            process.settings(tune_allocator=arguments.tune_allocator),
+            process.settings(tune_allocator=arguments.tune_allocator, given=os.environ),
         )
     process.quiet()
     main(stop)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,7 +43,9 @@ def crew_of(arguments: RunnerArguments, trials: int, *, tune_allocator: bool) ->
     Raises:
       ValueError: there is no such cluster, or it or the machine has less than a trial is to have.
     """
-    settings, timeout = process.settings(tune_allocator=tune_allocator), arguments.trial_timeout
+    given = {} if arguments.runner == "ray" else os.environ  # not on the cluster's machines
+    settings = process.settings(tune_allocator=tune_allocator, given=given)
+    timeout = arguments.trial_timeout
     require(timeout is None or 0 < timeout < math.inf, "trial_timeout", timeout, "above 0")
     cores, devices, address = (
         arguments.cores_per_trial, arguments.devices_per_trial, arguments.ray_address

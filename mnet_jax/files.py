@@ -1,10 +1,8 @@
-"""Files that are there whole or not at all, that one process has at a time, or that save time."""
+"""Files that are there whole or not at all, or that one process has at a time."""
 
 import contextlib
 import errno
-import hashlib
 import os
-import platform
 import secrets
 import stat
 from collections.abc import Iterator
@@ -110,22 +108,3 @@ def locked(
         yield file
     finally:
         os.close(file)
-
-
-def cache_directory(kind: str) -> Path:
-    """Where what was compiled or measured for this machine's processor is kept, whoever made it.
-
-    Under `$XDG_CACHE_HOME/mnet_jax`, by default `~/.cache/mnet_jax`. Machines of several kinds may
-    share a home, so each kind has a directory of its own.
-    """
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    digest = hashlib.sha256(_processor().encode()).hexdigest()[:8]
-    return root / "mnet_jax" / f"{kind}-{digest}"
-
-
-def _processor() -> str:
-    """The machine's instruction set and its extensions."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    extensions = [line for line in lines if line.startswith(("flags", "Features"))]
-    return " ".join([platform.machine(), *extensions[:1]])

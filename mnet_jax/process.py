@@ -15,9 +15,12 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
-from mnet_jax.files import cache_directory
+from mnet_jax import caches
+from mnet_jax.validation import one_line
 
+CACHE = "JAX_COMPILATION_CACHE_DIR"
 TUNABLES = "GLIBC_TUNABLES"
 _KEEP = 2**36  # bytes: more than anyone frees at a time
 ALLOCATOR = {
@@ -40,10 +43,29 @@ ALLOCATOR = {
 SHARED_DEVICE = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
-def settings(*, tune_allocator: bool) -> dict[str, str]:
-    """The environment variables of a process that trains."""
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(cache_directory("xla"))}
-    return cache | ALLOCATOR if tune_allocator else cache
+def settings(
+    *, tune_allocator: bool, given: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """The environment variables of a process that trains.
+
+    Args:
+      tune_allocator: whether those of the allocator are among them.
+      given: variables that are set already, and stay as they are.
+    """
+    wanted = ALLOCATOR if tune_allocator else {}
+    found = {name: value for name, value in wanted.items() if name not in given}
+    return found if CACHE in given else found | {CACHE: _compilation_cache()}
+
+
+def _compilation_cache() -> str:
+    """Where XLA keeps what it compiled; "", which is nowhere, if that cannot be used."""
+    try:
+        directory = caches.cache_directory("xla")
+        caches.require_room(directory)
+    except OSError as error:
+        caches.say_once(f"cache: what XLA compiles is not kept: {one_line(error)}")
+        return ""
+    return str(directory)
 
 
 def timing_settings(*, tune_allocator: bool) -> dict[str, str]:
@@ -67,11 +89,10 @@ def started_with(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def restart(command: Sequence[str], variables: Mapping[str, str]) -> None:
-    """Starts this process anew as `command` with the variables that it lacks, if any."""
-    missing = {name: value for name, value in variables.items() if name not in os.environ}
-    if missing and sys.platform == "linux":
+    """Starts this process anew as `command` with more variables, if there are any."""
+    if variables and sys.platform == "linux":
         sys.stdout.flush()
-        os.execve(command[0], list(command), os.environ | missing)
+        os.execve(command[0], list(command), os.environ | variables)
 
 
 def quiet() -> None:

@@ -34,6 +34,7 @@ ROOMS = (  # from the top; a module may import from its own row and from those b
     ("mnet_jax.architectures",),
     ("mnet_jax.process",),
     (
+        "mnet_jax.caches",
         "mnet_jax.changes",
         "mnet_jax.drawing",
         "mnet_jax.files",
@@ -57,6 +58,7 @@ WITHOUT_JAX = (
     "mnet_jax.ablation",
     "mnet_jax.drawing",
     "mnet_jax.process",
+    "mnet_jax.caches",
     "mnet_jax.changes",
     "mnet_jax.config",
     "mnet_jax.files",

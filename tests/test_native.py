@@ -1,6 +1,5 @@
 """The kernels in C++: against NumPy in float64, and inside of whole networks."""
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
 
@@ -10,13 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import one_line
 from depthwise_taps import needs_compiler
 from small_networks import random_variables
 
 from mnet_jax import models, ops
-from mnet_jax.ops import native
-from mnet_jax.ops.native import compilation
 
 pytestmark = needs_compiler
 ACTIVATIONS = ("linear", "relu", "relu6", "hard_swish")
@@ -374,76 +370,3 @@ def test_networks_train_and_infer_as_with_other_lowerings(network):
     found = (jax.device_get(results(lowering)) for lowering in ("native", "shifted"))
     for got, want in zip(*map(jax.tree.leaves, found), strict=True):
         assert np.linalg.norm(got - want) <= 5e-2 * np.linalg.norm(want) + 1e-4
-
-
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    """A place for the kernels in which there are none yet."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    forget = (compilation._library.cache_clear, native.is_built.cache_clear)
-    for cached in forget:
-        cached()
-    yield tmp_path
-    for cached in forget:
-        cached()
-
-
-@pytest.fixture
-def logging_compiler(elsewhere, monkeypatch):
-    """Makes a shell's line the compiler; returns where the calls of it are written."""
-
-    def use(line):
-        calls, compiler = elsewhere / "calls", elsewhere / "compiler"
-        compiler.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n{line}\n')
-        compiler.chmod(0o755)
-        monkeypatch.setenv("CXX", str(compiler))
-        return calls
-
-    return use
-
-
-def objects_in(calls):
-    """What a compiler was to make."""
-    return [line.rsplit("-o ")[1] for line in calls.read_text().splitlines() if "-o" in line]
-
-
-def test_the_kernels_are_compiled_once_whoever_wants_them(elsewhere, logging_compiler):
-    calls = logging_compiler(f'exec {compilation._compiler()} "$@"')
-    assert not native.is_built()
-    library = compilation._library()
-    with ThreadPoolExecutor() as pool:  # no lock tells threads from processes
-        assert not any(pool.map(compilation._compile, [library, library]))
-    assert library.is_relative_to(elsewhere)
-    assert native.build() == library and native.is_built()
-    made = objects_in(calls)
-    assert len(made) == len(set(made)) == len(compilation.UNITS) + 1
-    assert {path.suffix for path in library.parent.iterdir()} == {".so", ".lock"}  # nothing else
-
-
-def test_a_compiler_that_fails_is_not_asked_again(logging_compiler):
-    calls = logging_compiler("echo error: too old >&2; exit 1")
-    for _ in range(2):
-        one_line(ops.NativeError, native.build, "lowering: ", "too old")
-    assert 0 < len(objects_in(calls)) <= len(compilation.UNITS)
-
-
-def refused_where_asked_for():
-    """The message; everything else goes on without the kernels."""
-    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2))
-    message = one_line(
-        ops.NativeError, lambda: ops.depthwise_conv(x, kernel, lowering="native"), "lowering: "
-    )
-    assert ops.best_lowering() == "auto"
-    assert ops.depthwise_conv(x, kernel, lowering="auto")[0, 1, 1, 0] == 9
-    return message
-
-
-@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
-def test_without_a_compiler_native_is_refused_and_auto_goes_on(elsewhere, compiler, monkeypatch):
-    monkeypatch.setenv("CXX", compiler)
-    assert compiler in refused_where_asked_for()
-
-
-def test_without_a_place_native_is_refused_and_auto_goes_on(elsewhere):
-    (elsewhere / "mnet_jax").write_text("a file where a directory is to be")
-    assert f"{elsewhere / 'mnet_jax'}" in refused_where_asked_for()

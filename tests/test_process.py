@@ -3,18 +3,20 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 
 from mnet_jax import process
-from mnet_jax.files import cache_directory
+from mnet_jax.caches import cache_directory
 
 CHILD = f"import os; print(os.environ.get('{process.TUNABLES}'))"
 PARENT = f"""
-import sys
+import os, sys
 from mnet_jax import process
 print("started")
-process.restart([sys.executable, "-c", {CHILD!r}], process.settings(tune_allocator=True))
+settings = process.settings(tune_allocator=True, given=os.environ)
+process.restart([sys.executable, "-c", {CHILD!r}], settings)
 print("went on")
 """
 
@@ -56,11 +58,25 @@ def test_the_allocator_may_be_left_alone():
     assert process.TUNABLES not in process.settings(tune_allocator=False)
 
 
-def test_caches_lie_where_xdg_says_and_kinds_apart(tmp_path, monkeypatch):
+def test_what_xla_compiled_is_kept_where_caches_lie(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    one, other = cache_directory("one"), cache_directory("other")
-    assert one.parent == other.parent == tmp_path / "mnet_jax"
-    assert one != other
-    assert process.settings(tune_allocator=True)["JAX_COMPILATION_CACHE_DIR"] == str(
-        cache_directory("xla")
-    )
+    wanted = str(cache_directory("xla"))
+    assert process.settings(tune_allocator=True)[process.CACHE] == wanted
+
+
+def test_variables_that_are_given_are_neither_set_nor_looked_into(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    given = {process.CACHE: "mine", process.TUNABLES: "mine"}
+    with warnings.catch_warnings(action="error"):
+        assert process.settings(tune_allocator=True, given=given) == {}
+
+
+@pytest.mark.parametrize("place", ["/proc/none", "file"])
+def test_where_nothing_can_be_kept_xla_keeps_nothing_which_is_said_once(
+    place, tmp_path, monkeypatch
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / place))
+    with pytest.warns(UserWarning, match="cache: what XLA compiles is not kept") as told:
+        found = [process.settings(tune_allocator=False) for _ in range(2)]
+    assert found == [{process.CACHE: ""}] * 2 and len(told) == 1

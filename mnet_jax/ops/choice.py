@@ -2,13 +2,12 @@
 
     python -m experiments.benchmark depthwise --write-table
 
-makes a table for the device that it runs on. It lies in `files.cache_directory` and goes before the
-one for that kind of device that comes with this package, if one does. A table speaks of no other
-kind of device.
+makes a table for the device that it runs on. It lies in `caches.cache_directory` and goes before
+the one for that kind of device that comes with this package, if one does. A table speaks of no
+other kind of device.
 """
 
 import re
-import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,8 +16,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from mnet_jax import serialization
-from mnet_jax.files import cache_directory
+from mnet_jax import caches, serialization
 from mnet_jax.ops.shifted import Geometry
 from mnet_jax.validation import one_line, require
 
@@ -159,8 +157,12 @@ def path_in(directory: Path, device_kind: str) -> Path:
 
 
 def users_directory() -> Path:
-    """Where the tables lie that were made on this machine."""
-    return cache_directory("lowerings")
+    """Where the tables lie that were made on this machine.
+
+    Raises:
+      OSError: nowhere, as there is no home.
+    """
+    return caches.cache_directory("lowerings")
 
 
 @cache
@@ -174,13 +176,21 @@ def _table(backend: str) -> Table | None:
         if backend != "cpu":
             return None
         device_kind = "cpu"
-    path = path_in(users_directory(), device_kind)
-    try:
-        users = _read(path, backend, device_kind)
-    except (OSError, ValueError) as error:
-        users = None
-        warnings.warn(f"lowerings: passing over {path}: {one_line(error)}", stacklevel=2)
+    users = _users_table(backend, device_kind)
     return users or _read(path_in(PACKAGED, device_kind), backend, device_kind)
+
+
+def _users_table(backend: str, device_kind: str) -> Table | None:
+    """None if there is none, or one that cannot be read, which is said once."""
+    try:
+        path = path_in(users_directory(), device_kind)
+    except OSError:  # without a home nobody has kept one
+        return None
+    try:
+        return _read(path, backend, device_kind)
+    except (OSError, ValueError) as error:
+        caches.say_once(f"lowerings: passing over {path}: {one_line(error)}")
+        return None
 
 
 def _read(path: Path, backend: str, device_kind: str) -> Table | None:

@@ -5,7 +5,6 @@ the mean and the variance that y will be normalized by. That way round, and not 
 normalization, activation, a layer can be one pass over memory (`ops.native`).
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
 
@@ -208,13 +207,17 @@ def reads_panels(dtype: jnp.dtype, lowering: Lowering) -> bool:
 def best_lowering() -> Lowering:
     """What is fastest on the devices of this process, the native kernels compiled if they can be.
 
-    `auto` does not compile anything, as a library should not; a program may ask for this.
+    `auto` does not compile anything, as a library should not; a program may ask for this. Where
+    they cannot be compiled or loaded it says so once.
     """
-    if _is_single_cpu():
-        with contextlib.suppress(native.NativeError):
-            native.build()
-            return "native"
-    return "auto"
+    if not _is_single_cpu():
+        return "auto"
+    try:
+        native.build()
+    except native.NativeError as error:
+        native.say_unavailable(str(error))
+        return "auto"
+    return "native"
 
 
 def _is_single_cpu() -> bool:

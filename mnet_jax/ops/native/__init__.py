@@ -6,7 +6,16 @@ are optional: without them everything computes the same, more slowly.
 """
 
 from mnet_jax.ops.native.calls import supports
-from mnet_jax.ops.native.compilation import NativeError, build, is_built
+from mnet_jax.ops.native.compilation import NativeError, build, is_built, say_unavailable
 from mnet_jax.ops.native.differentiation import convolve, finish, invert
 
-__all__ = ["NativeError", "build", "convolve", "finish", "invert", "is_built", "supports"]
+__all__ = [
+    "NativeError",
+    "build",
+    "convolve",
+    "finish",
+    "invert",
+    "is_built",
+    "say_unavailable",
+    "supports",
+]

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -14,7 +15,9 @@ from pathlib import Path
 import jax
 import jaxlib
 
-from mnet_jax.files import cache_directory, locked
+from mnet_jax import caches
+from mnet_jax.files import locked
+from mnet_jax.validation import one_line
 
 DIRECTORY = Path(__file__).parent
 UNITS = ("depthwise.cc", "full.cc", "inverted.cc", "pointwise.cc")
@@ -40,110 +43,168 @@ class NativeError(RuntimeError):
 def build() -> Path:
     """Compiles the kernels unless that is done already, and loads them into this process.
 
-    They lie in `files.cache_directory`, under a name that tells source, compiler and jaxlib apart.
+    They lie in `caches.cache_directory`, under a name that tells source, compiler and jaxlib apart.
+    Damaged ones are compiled anew.
 
     Raises:
       NativeError: there is no C++ compiler, it failed, or there is no room for what it made.
     """
-    library = _library()
     try:
-        complaint = "" if library.exists() else _complaint(library)
+        path = library()
     except OSError as error:
-        cause = f"{library.parent} cannot be used: {error.strerror}"
-        raise NativeError(f"lowering: the kernels are not compiled, as {cause}") from error
+        raise NativeError(_unusable(error)) from error
+    complaint = failure(path)
     if complaint:
         raise NativeError(complaint)
-    _register()
     is_built.cache_clear()  # it may have been asked before
-    return library
+    return path
 
 
 @cache
 def is_built() -> bool:
-    """Whether the kernels were compiled on this machine, by `build`; loads them if so."""
-    with contextlib.suppress(NativeError, OSError):
-        if _library().exists():
-            _register()
-            return True
-    return False
+    """Whether the kernels were compiled on this machine, by `build`; loads them if so.
+
+    What was compiled and cannot be used is passed over, and said once.
+    """
+    try:
+        path = library()
+        if not caches.is_intact(path):
+            return False
+        _load(path)
+    except NativeError:  # no compiler, so nothing that it has compiled
+        return False
+    except OSError as error:
+        say_unavailable(_unusable(error))
+        return False
+    return True
 
 
 @cache
-def _library() -> Path:
-    """Where the compiled kernels lie, or will."""
-    compiler = _compiler()
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+def library() -> Path:
+    """Where the compiled kernels lie, or will.
+
+    Raises:
+      NativeError: there is no compiler.
+      OSError: there is no place, or the kernels' source cannot be read.
+    """
+    version = _output_of([*compiler(), "--version"])
     sources = [*(DIRECTORY / unit for unit in UNITS), *sorted(DIRECTORY.glob("*.h"))]
-    parts = (*(file.read_text() for file in sources), *FLAGS, version.stdout, jaxlib.__version__)
+    parts = (*(file.read_text() for file in sources), *FLAGS, version, jaxlib.__version__)
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    return cache_directory("native") / f"{digest}.so"
+    return caches.cache_directory("native") / f"{digest}.so"
 
 
-def _compiler() -> str:
-    asked = os.environ.get("CXX")
-    for name in [asked] if asked else COMPILERS:
+def compiler() -> list[str]:
+    """The command that compiles C++: CXX, which may have words of its own, or what there is.
+
+    Raises:
+      NativeError: there is none.
+    """
+    asked = os.environ.get("CXX", "").strip()
+    try:
+        commands = [shlex.split(asked)] if asked else [[name] for name in COMPILERS]
+    except ValueError:  # a quotation mark without its partner
+        commands = []
+    for name, *words in commands:
         path = shutil.which(name)
         if path:
-            return path
+            return [path, *words]
     legal = "a C++ compiler on the path, or named by CXX"
     raise NativeError(f"lowering: native found {asked or 'no compiler'}, legal: {legal}")
 
 
 @cache
-def _complaint(library: Path) -> str:
-    """Compiles the kernels: why they do not, or "". A process does not ask the compiler again."""
+def failure(path: Path) -> str:
+    """Has the kernels compiled and loaded, once in a process: why they are not, or ""."""
     try:
-        _compile(library)
+        compile_library(path)
+        _load(path)
     except NativeError as error:
         return str(error)
+    except OSError as error:
+        return _unusable(error)
     return ""
 
 
-def _compile(library: Path) -> None:
-    """Compiles the units side by side; processes that want the same wait for the first of them."""
-    library.parent.mkdir(parents=True, exist_ok=True)
+def _unusable(error: OSError) -> str:
+    return f"lowering: native cannot be had: {one_line(error)}"
+
+
+def say_unavailable(complaint: str) -> None:
+    """Warns that a process goes on without the kernels."""
+    caches.say_once(f"{complaint}; everything is computed without it, more slowly")
+
+
+def compile_library(path: Path) -> None:
+    """Compiles the units side by side, unless that is done; of processes, the first one does it.
+
+    Raises:
+      NativeError: the compiler failed.
+      OSError: the directory cannot be used.
+    """
+    if caches.is_intact(path):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # without locks each compiles for itself
-            stack.enter_context(locked(library.with_suffix(".lock")))
-        if library.exists():
+            stack.enter_context(locked(path.with_suffix(".lock")))
+        if caches.is_intact(path):
             return
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=library.parent)))
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent)))
         pool = stack.enter_context(ThreadPoolExecutor(len(UNITS)))
         objects = [*pool.map(partial(_compile_unit, work), UNITS)]
-        made = work / library.name
-        _call("-shared", *objects, "-o", str(made))
-        os.replace(made, library)  # at once, as others may load it
+        made = work / path.name
+        _output_of([*compiler(), "-shared", *objects, "-o", str(made)])
+        caches.keep(made, path)
 
 
 def _compile_unit(work: Path, unit: str) -> str:
     """The path of a unit's object file, which it makes."""
-    made = str((work / unit).with_suffix(".o"))
-    _call("-c", *FLAGS, f"-I{jax.ffi.include_dir()}", str(DIRECTORY / unit), "-o", made)
+    made, include = str((work / unit).with_suffix(".o")), f"-I{jax.ffi.include_dir()}"
+    _output_of([*compiler(), "-c", *FLAGS, include, str(DIRECTORY / unit), "-o", made])
     return made
 
 
-def _call(*arguments: str) -> None:
-    """Calls the compiler.
+def _output_of(command: list[str]) -> str:
+    """What the compiler prints.
 
     Raises:
       NativeError: it failed or took too long; its first message.
     """
-    command = [_compiler(), *arguments]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=BUILD_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise NativeError(f"lowering: the compiler ran over {BUILD_SECONDS} seconds") from error
+    except OSError as error:  # no program, or one for another machine
+        raise NativeError(f"lowering: {command[0]} cannot be run: {error.strerror}") from error
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
-        raise NativeError(f"lowering: {command[0]} could not compile the kernels: {lines[0]}")
+        cause = one_line(lines[0])
+        raise NativeError(f"lowering: {command[0]} could not compile the kernels: {cause}")
+    return done.stdout
+
+
+def _load(path: Path) -> None:
+    """Makes the kernels known to XLA.
+
+    Raises:
+      OSError: the system does not load them, as from a file system mounted with `noexec`.
+    """
+    ctypes.cdll.LoadLibrary(str(path))
+    _register()
 
 
 @cache
 def _register() -> None:
-    """Makes the kernels known to XLA, which takes them once in a process."""
-    handlers = ctypes.cdll.LoadLibrary(str(_library()))
+    """Of this process's library; XLA takes them once in a process."""
+    handlers = ctypes.cdll.LoadLibrary(str(library()))
     for name in HANDLERS:
         jax.ffi.register_ffi_target(
             name, jax.ffi.pycapsule(getattr(handlers, name)), platform="cpu"

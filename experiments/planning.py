@@ -10,7 +10,7 @@ from experiments.arguments import LocalPath
 from experiments.recipes import RECIPES, recipe_for
 from mnet_jax.ablation import axes
 from mnet_jax.analysis import cost
-from mnet_jax.architectures import NetworkSpec
+from mnet_jax.architectures import NetworkSpec, lone_layer
 from mnet_jax.config import DataConfig, Pretrained, RunConfig
 from mnet_jax.validation import require
 
@@ -105,6 +105,20 @@ def require_fit(config: RunConfig) -> None:
     require_runnable(config.spec, config.data.resolution)
     if config.data.start_resolution:
         require_runnable(config.spec, config.data.start_resolution)
+    _require_normalizable(config)
+
+
+def _require_normalizable(config: RunConfig) -> None:
+    """Raises ValueError if a layer would be normalized by one value a channel."""
+    data, training = config.data, config.training
+    at_a_time = data.batch_size // training.accumulate // training.norm_groups
+    smallest = data.start_resolution or data.resolution
+    layer = lone_layer(config.spec, smallest, at_a_time, frozen=training.frozen)
+    if layer:
+        raise ValueError(
+            f"batch_size: got {data.batch_size}, which is normalized {at_a_time} at a time, legal: "
+            f"more at a time, or larger images, as {layer.name} has 1 value a channel to normalize"
+        )
 
 
 def require_runnable(spec: NetworkSpec, resolution: int) -> None:

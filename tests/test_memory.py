@@ -191,6 +191,16 @@ def test_where_nothing_fits_that_is_said():
     one_line(OutOfMemoryError, lambda: step(*placed(64)), "legal: none, 32 is too large as well")
 
 
+def test_a_batch_too_small_to_be_normalized_does_not_fit_either():
+    """At 2 pixels the last map is 1x1, so that one image has one value a channel."""
+    place, steps, state = parts()
+    step = FittingStep(steps[1], place.resized, 2, 1, free=lambda: 1)
+    images = np.ones((2, 2, 2, 3), np.float32)
+    batch = place.put_batch({"image": images, "label": np.zeros(2, np.int32)})
+    given = place.put_state(jax.tree.map(jnp.copy, state)), batch, NUMBERS
+    one_line(OutOfMemoryError, lambda: step(*given), "batch_size: got 2", "legal: none")
+
+
 class Exhausted:
     """A compiled step that fits by its own account and finds no memory when it runs."""
 

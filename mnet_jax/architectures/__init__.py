@@ -8,7 +8,7 @@ from mnet_jax.architectures.mobilenet_v1 import mobilenet_v1
 from mnet_jax.architectures.mobilenet_v2 import mobilenet_v2
 from mnet_jax.architectures.mobilenet_v3 import mobilenet_v3
 from mnet_jax.architectures.mobilenet_v4 import mobilenet_v4
-from mnet_jax.architectures.shapes import Layer, variable_shapes, walk
+from mnet_jax.architectures.shapes import Layer, lone_layer, variable_shapes, walk
 from mnet_jax.architectures.spec import (
     ConvNorm,
     FusedInvertedResidual,
@@ -41,6 +41,7 @@ __all__ = [
     "Layer",
     "NetworkSpec",
     "Separable",
+    "lone_layer",
     "mobilenet_v1",
     "mobilenet_v2",
     "mobilenet_v3",

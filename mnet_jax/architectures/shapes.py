@@ -1,5 +1,6 @@
 """The layers of a network with their shapes at a resolution, by arithmetic."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -198,6 +199,25 @@ def walk(spec: NetworkSpec, resolution: int | tuple[int, int]) -> Iterator[Layer
             "head/hidden", spec.pooled, head.hidden.channels, normalized=head.hidden.normalized
         )
     yield _dense("head/classifier", spec.features, head.num_classes)
+
+
+def lone_layer(spec: NetworkSpec, resolution: int, images: int, *, frozen: int = 0) -> Layer | None:
+    """The first layer that has one value a channel to normalize in training, if any.
+
+    Nothing would be left of it: one value is its own mean.
+
+    Args:
+      spec: the network.
+      resolution: side of the training images, in pixels.
+      images: how many are normalized together.
+      frozen: leading parts that run as in inference.
+    """
+    running = {"stem", *(f"block_{i}" for i in range(frozen - 1))} if frozen else set()
+    for layer in walk(spec, resolution):
+        values = images * math.prod(layer.output_size)
+        if layer.normalized and values == 1 and layer.name.split("/")[0] not in running:
+            return layer
+    return None
 
 
 def variable_shapes(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:

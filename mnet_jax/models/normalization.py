@@ -1,6 +1,7 @@
 """Normalization as Linen modules, and the settings and feature maps that layers hand on."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -40,7 +41,9 @@ class Setting:
 class BatchNorm(nn.Module):
     """Batch normalization (arXiv 1502.03167) and an activation, left to who reads the map.
 
-    In training by the statistics of the batch, which also move the running ones.
+    In training by the statistics of the batch, which also move the running ones. Of one value a
+    channel nothing would be left: it is its own mean, so the output is the bias whatever the input,
+    and no gradient gets past it. That is refused, but for `init`, which keeps no statistics.
 
     Attributes:
       momentum: share of the running statistics that is kept at each step.
@@ -56,6 +59,11 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, convolved: Convolved, *, train: bool) -> Pending:
+        """The feature map [..., c] with its normalization.
+
+        Raises:
+          ValueError: in training there is one value a channel.
+        """
         shape = convolved.y.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
@@ -76,7 +84,16 @@ class BatchNorm(nn.Module):
         """Of the batch, on all devices."""
         mean, var = convolved.mean, convolved.var
         assert mean is not None and var is not None
-        if self.axis_name and not self.is_initializing():
+        if self.is_initializing():
+            return mean, var
+        devices = jax.lax.axis_size(self.axis_name) if self.axis_name else 1
+        if math.prod(convolved.y.shape[:-1]) * devices == 1:
+            layer = "/".join(self.path[:-1]) or "the layer"
+            raise ValueError(
+                f"{layer}: got 1 value a channel to normalize in training, of shape "
+                f"{convolved.y.shape}, legal: more than 1, by more images or larger ones"
+            )
+        if self.axis_name:
             square = var + mean * mean
             mean, square = jax.lax.pmean((mean, square), self.axis_name)
             var = jnp.maximum(square - mean * mean, 0)

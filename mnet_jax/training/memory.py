@@ -130,7 +130,11 @@ class FittingStep:
 
         def needed(multiples: int) -> int:
             shapes = self._resized(batch, multiples * self._multiple)
-            return sum(needed_bytes(self.step.lower(state, shapes, numbers).compile()))
+            try:
+                lowered = self.step.lower(state, shapes, numbers)
+            except ValueError:  # so few images cannot be normalized, which is no better
+                return limit + 1
+            return sum(needed_bytes(lowered.compile()))
 
         given = self._batch_size // self._multiple
         largest = self._multiple * largest_that_fits(needed, limit, given)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from mnet_jax.architectures.spec import NetworkSpec
 from mnet_jax.serialization import added
-from mnet_jax.validation import require, require_choice
+from mnet_jax.validation import make_fields_plain, require, require_choice
 
 Augmentation = Literal["none", "shift", "shift_flip", "resized_crop_flip"]
 Policy = Literal["none", "randaugment", "autoaugment"]
@@ -74,6 +74,7 @@ class DataConfig:
     listing: str = added("")
 
     def __post_init__(self) -> None:
+        make_fields_plain(self)
         require(bool(self.name), "dataset", self.name, "the name of a data set")
         require(self.resolution >= 1, "resolution", self.resolution, "1 pixel or more")
         require(
@@ -122,6 +123,7 @@ class Sgd:
     nesterov: bool = False
 
     def __post_init__(self) -> None:
+        make_fields_plain(self)
         _require_share("momentum", self.momentum)
 
 
@@ -145,6 +147,7 @@ class RmsProp:
     initial_square: float = 1.0
 
     def __post_init__(self) -> None:
+        make_fields_plain(self)
         _require_share("decay", self.decay)
         _require_share("momentum", self.momentum)
         require(self.epsilon > 0, "epsilon", self.epsilon, "above 0")
@@ -166,6 +169,7 @@ class AdamW:
     epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
+        make_fields_plain(self)
         _require_share("beta1", self.beta1)
         _require_share("beta2", self.beta2)
         require(self.epsilon > 0, "epsilon", self.epsilon, "above 0")
@@ -194,6 +198,7 @@ class Exponential:
     every_epochs: float = 1.0
 
     def __post_init__(self) -> None:
+        make_fields_plain(self)
         require(0 < self.factor <= 1, "factor", self.factor, "above 0 and up to 1")
         require(self.every_epochs > 0, "every_epochs", self.every_epochs, "above 0")
 
@@ -258,6 +263,7 @@ class TrainingConfig:
     remat: Remat = added("none")
 
     def __post_init__(self) -> None:
+        make_fields_plain(self)
         require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
         require(
@@ -322,6 +328,7 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        make_fields_plain(self)
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         parts = 1 + len(self.spec.blocks)
         frozen = self.training.frozen

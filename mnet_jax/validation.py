@@ -1,6 +1,16 @@
-"""The one form that an error about a value takes: its name, what was given, what is legal."""
+"""Values from outside: numbers as Python's own, and the one form that an error about a value takes.
 
-from typing import get_args
+An error is one line with the value's name, what was given and what is legal.
+"""
+
+import dataclasses
+import functools
+import numbers
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, get_args
+
+Options = ParamSpec("Options")
+T = TypeVar("T")
 
 MOST_CHARACTERS = 200
 
@@ -13,19 +23,61 @@ def require(holds: bool, name: str, value: object, legal: str) -> None:
 
 def require_choice(name: str, value: object, literal: object) -> None:
     """Raises ValueError unless `value` is a member of the type `literal`, a `Literal`."""
-    choices = get_args(literal)
-    known = any(value == choice and type(value) is type(choice) for choice in choices)
+    choices, own = get_args(literal), plain(value)
+    known = any(own == choice and type(own) is type(choice) for choice in choices)
     require(known, name, value, ", ".join(map(str, choices)))
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is an integer or a float; True and False are neither here."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value is an integer or a float, NumPy's and JAX's too; no truth value is one."""
+    own = plain(value)
+    return isinstance(own, int | float) and not isinstance(own, bool)
 
 
 def is_whole(value: object) -> bool:
-    """Whether a value is an integer; True and False are none here."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether a value is an integer, NumPy's and JAX's too; no truth value is one."""
+    own = plain(value)
+    return isinstance(own, int) and not isinstance(own, bool)
+
+
+def plain(value: Any) -> Any:
+    """A number, truth value or string of NumPy's or JAX's as Python's own; all else as it is.
+
+    A float narrower than Python's is the number that it prints as: `np.float32(0.35)` is 0.35 and
+    not 0.3499999940395355, which would leave other channels and another text.
+    """
+    if type(value) in (bool, int, float, str):
+        return value
+    if getattr(value, "shape", None) == () and hasattr(value, "__array__"):
+        try:
+            scalar = value.__array__()[()]
+        except TypeError:  # JAX traces it
+            return value
+        own = scalar.item()
+        return float(str(scalar)) if isinstance(own, float) else own
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
+
+
+def make_fields_plain(instance: Any) -> None:
+    """Makes the fields of a frozen dataclass `plain`, in its `__post_init__`, before it is used."""
+    for field in dataclasses.fields(instance):
+        given = getattr(instance, field.name)
+        own = plain(given)
+        if own is not given:
+            object.__setattr__(instance, field.name, own)
+
+
+def with_plain_arguments(function: Callable[Options, T]) -> Callable[Options, T]:
+    """A function that sees each of its arguments `plain`, for those that calculate with them."""
+
+    @functools.wraps(function)
+    def called(*args: Options.args, **options: Options.kwargs) -> T:
+        own = {name: plain(value) for name, value in options.items()}
+        return function(*map(plain, args), **own)
+
+    return called
 
 
 def printable(text: object) -> str:

@@ -6,11 +6,12 @@ from typing import Literal
 from mnet_jax.architectures.dialects import make_divisible
 from mnet_jax.architectures.spec import FusedInvertedResidual, InvertedResidual, NetworkSpec
 from mnet_jax.architectures.transforms import resized
-from mnet_jax.validation import require, require_choice
+from mnet_jax.validation import require, require_choice, with_plain_arguments
 
 OutputStride = Literal[8, 16, 32]
 
 
+@with_plain_arguments
 def with_output_stride(spec: NetworkSpec, output_stride: OutputStride) -> NetworkSpec:
     """Feature maps no coarser than 1/`output_stride` of the image, by dilation.
 

@@ -12,7 +12,7 @@ converters.
 from dataclasses import dataclass
 from typing import Literal
 
-from mnet_jax.validation import is_number, require, require_choice
+from mnet_jax.validation import is_number, make_fields_plain, require, require_choice
 
 DialectName = Literal["paper", "slim", "keras", "torchvision", "timm"]
 Padding = Literal["same", "symmetric", "end"]
@@ -47,6 +47,7 @@ class Dialect:
     initializer: Initializer
 
     def __post_init__(self) -> None:
+        make_fields_plain(self)
         require_choice("dialect", self.name, DialectName)
         epsilon = is_number(self.norm_epsilon) and self.norm_epsilon > 0
         require(epsilon, "norm_epsilon", self.norm_epsilon, "above 0")

@@ -12,7 +12,7 @@ from mnet_jax.architectures.transforms import (
     with_depth,
     with_input_stride,
 )
-from mnet_jax.validation import require_choice
+from mnet_jax.validation import require_choice, with_plain_arguments
 
 VERSION = "mobilenet_v1"
 STEM = 32
@@ -33,6 +33,7 @@ ROWS = (  # (channels, stride)
 )
 
 
+@with_plain_arguments
 def mobilenet_v1(
     *,
     width: float = 1.0,

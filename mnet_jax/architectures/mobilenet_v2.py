@@ -13,7 +13,7 @@ from mnet_jax.architectures.transforms import (
     with_input_stride,
     with_shortcut,
 )
-from mnet_jax.validation import require_choice
+from mnet_jax.validation import require_choice, with_plain_arguments
 
 VERSION = "mobilenet_v2"
 STEM = 32
@@ -29,6 +29,7 @@ ROWS = (  # (t, c, n, s): expansion, channels, repeats, stride of the first
 )
 
 
+@with_plain_arguments
 def mobilenet_v2(
     *,
     width: float = 1.0,

@@ -29,7 +29,7 @@ from mnet_jax.architectures.transforms import (
     with_input_stride,
     with_shortcut,
 )
-from mnet_jax.validation import is_whole, require, require_choice
+from mnet_jax.validation import is_whole, require, require_choice, with_plain_arguments
 
 VERSION = "mobilenet_v3"
 STEM = 16
@@ -84,6 +84,7 @@ _TABLES = {"large": (LARGE, LARGE_HIDDEN), "small": (SMALL, SMALL_HIDDEN)}
 LAST_EXPANSION = 6  # of the 1x1 convolution before the pool: 960 of 160, 576 of 96
 
 
+@with_plain_arguments
 def mobilenet_v3(
     variant: Variant,
     *,

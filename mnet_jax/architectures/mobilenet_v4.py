@@ -29,7 +29,7 @@ from mnet_jax.architectures.transforms import (
     with_input_stride,
     with_shortcut,
 )
-from mnet_jax.validation import require_choice
+from mnet_jax.validation import require_choice, with_plain_arguments
 
 VERSION = "mobilenet_v4"
 POOLED = 960  # channels of the 1x1 convolution before the pool
@@ -148,6 +148,7 @@ _VARIANTS = {
 }
 
 
+@with_plain_arguments
 def mobilenet_v4(
     variant: Variant,
     *,

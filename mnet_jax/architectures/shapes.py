@@ -15,7 +15,7 @@ from mnet_jax.architectures.spec import (
     NetworkSpec,
     Separable,
 )
-from mnet_jax.validation import require
+from mnet_jax.validation import require, with_plain_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +172,7 @@ def _inverted_layers(
     yield _layer(f"{name}/project", "pointwise", (block.expanded, block.outputs), size)
 
 
+@with_plain_arguments
 def walk(spec: NetworkSpec, resolution: int | tuple[int, int]) -> Iterator[Layer]:
     """Every layer with weights, in order, with its shapes at a resolution in pixels.
 
@@ -201,6 +202,7 @@ def walk(spec: NetworkSpec, resolution: int | tuple[int, int]) -> Iterator[Layer
     yield _dense("head/classifier", spec.features, head.num_classes)
 
 
+@with_plain_arguments
 def lone_layer(spec: NetworkSpec, resolution: int, images: int, *, frozen: int = 0) -> Layer | None:
     """The first layer that has one value a channel to normalize in training, if any.
 

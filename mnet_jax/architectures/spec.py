@@ -11,7 +11,7 @@ from typing import Literal
 
 from mnet_jax import serialization
 from mnet_jax.architectures.dialects import Dialect
-from mnet_jax.validation import is_number, is_whole, require, require_choice
+from mnet_jax.validation import is_number, is_whole, make_fields_plain, require, require_choice
 
 Activation = Literal["linear", "relu", "relu6", "hard_swish"]
 Shortcut = Literal["bottleneck", "expansion", "none"]
@@ -19,7 +19,8 @@ Kind = Literal["conv", "depthwise", "pointwise", "dense"]
 
 
 def _require_block(block: "Block") -> None:
-    """Checks what the kinds of block have in common."""
+    """Checks what the kinds of block have in common, and makes their numbers Python's own."""
+    make_fields_plain(block)
     for name in ("inputs", "expanded", "outputs"):
         if hasattr(block, name):
             require(getattr(block, name) >= 1, name, getattr(block, name), "1 channel or more")
@@ -200,6 +201,7 @@ class Hidden:
     normalized: bool
 
     def __post_init__(self) -> None:
+        make_fields_plain(self)
         require(self.channels >= 1, "channels", self.channels, "1 or more")
         require_choice("activation", self.activation, Activation)
 
@@ -221,6 +223,7 @@ class Head:
     num_classes: int
 
     def __post_init__(self) -> None:
+        make_fields_plain(self)
         rate = is_number(self.dropout) and 0 <= self.dropout < 1
         require(rate, "dropout", self.dropout, "0 to below 1")
         whole = is_whole(self.num_classes) and self.num_classes >= 1
@@ -248,6 +251,7 @@ class NetworkSpec:
     head: Head
 
     def __post_init__(self) -> None:
+        make_fields_plain(self)
         require(len(self.blocks) >= 1, "blocks", self.blocks, "1 block or more")
         layers = [self.stem, *self.blocks, *([self.head.conv] if self.head.conv else [])]
         for i, (before, after) in enumerate(itertools.pairwise(layers)):

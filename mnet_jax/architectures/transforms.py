@@ -21,7 +21,7 @@ from mnet_jax.architectures.spec import (
     Shortcut,
     can_span,
 )
-from mnet_jax.validation import is_whole, require, require_choice
+from mnet_jax.validation import is_whole, require, require_choice, with_plain_arguments
 
 Convolution = Literal["depthwise", "full"]
 Bottleneck = Literal["linear", "relu6"]
@@ -63,12 +63,14 @@ def squeezed(expanded: int) -> int:
     return make_divisible(expanded / 4)
 
 
+@with_plain_arguments
 def resized(block: InvertedResidual, expanded: int) -> InvertedResidual:
     """The block with another expanded width, and the squeeze that goes with it."""
     squeeze = squeezed(expanded) if block.squeeze else 0
     return dataclasses.replace(block, expanded=expanded, squeeze=squeeze)
 
 
+@with_plain_arguments
 def with_expansion(spec: NetworkSpec, expansion: int) -> NetworkSpec:
     """Every expansion layer `expansion` times as wide as its input (V2 paper, Table 1's t).
 
@@ -142,6 +144,7 @@ def depthwise_kernels(block: Block) -> dict[str, Any]:
     return {name: size for name, size in sizes.items() if size}
 
 
+@with_plain_arguments
 def with_kernel(spec: NetworkSpec, kernel: int) -> NetworkSpec:
     """Every depthwise kernel of this side; blocks that filter nowhere stay as they are."""
     odd = is_whole(kernel) and kernel >= 1 and kernel % 2 == 1
@@ -156,6 +159,7 @@ def with_kernel(spec: NetworkSpec, kernel: int) -> NetworkSpec:
     return _map_blocks(spec, change)
 
 
+@with_plain_arguments
 def with_repeats(spec: NetworkSpec, stages: Sequence[int], repeats: int) -> NetworkSpec:
     """Every stage with `repeats` blocks (V2 paper, Table 2's n).
 
@@ -229,6 +233,7 @@ def with_depth(spec: NetworkSpec, depth: Literal["full", "shallow"]) -> NetworkS
     return dataclasses.replace(spec, blocks=kept)
 
 
+@with_plain_arguments
 def with_input_stride(spec: NetworkSpec, input_stride: InputStride) -> NetworkSpec:
     """The product of the first two strides: 4 as published, 2 or 1 for small images.
 
@@ -246,6 +251,7 @@ def with_input_stride(spec: NetworkSpec, input_stride: InputStride) -> NetworkSp
     return dataclasses.replace(spec, stem=stem, blocks=tuple(blocks))
 
 
+@with_plain_arguments
 def with_squeeze_excite(spec: NetworkSpec, squeeze_excite: bool) -> NetworkSpec:
     """Squeeze-and-excitation in every block that filters, or in none (V3 paper, section 5.3).
 

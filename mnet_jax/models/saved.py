@@ -26,7 +26,7 @@ from mnet_jax.config import Scaling
 from mnet_jax.files import replace_file
 from mnet_jax.models.network import MobileNet
 from mnet_jax.serialization import added
-from mnet_jax.validation import require, require_choice
+from mnet_jax.validation import make_fields_plain, require, require_choice
 
 FILE_NAME = "model.safetensors"
 _MAX_LISTED = 4
@@ -53,6 +53,7 @@ class View:
     scaling: Scaling = added("symmetric")
 
     def __post_init__(self) -> None:
+        make_fields_plain(self)
         require(self.resolution >= 1, "resolution", self.resolution, "1 pixel or more")
         require_choice("scaling", self.scaling, Scaling)
 

@@ -19,6 +19,8 @@ import cattrs
 from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.strategies import configure_tagged_union
 
+from mnet_jax.validation import one_line
+
 T = TypeVar("T")
 
 _ADDED = "added"  # in a field's metadata
@@ -104,7 +106,7 @@ def from_plain(cls: type[T], plain: Any) -> T:
         converter: cattrs.Converter = _converter(cls)  # type: ignore[arg-type]
         return converter.structure(plain, cls)
     except Exception as error:  # cattrs raises what its hooks raise: KeyError, TypeError, its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = one_line(str(error) or type(error).__name__)
         raise ValueError(f"not a {cls.__name__}: {reason}") from error
 
 

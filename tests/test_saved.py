@@ -1,5 +1,7 @@
 """Saved models: they come back as they were, or not at all, and nothing in a file is run."""
 
+import dataclasses
+import hashlib
 import json
 import pickle
 import struct
@@ -77,12 +79,85 @@ def test_names_and_view_may_be_left_out(tmp_path, tiny_spec):
 
 
 def test_the_digest_is_that_of_the_file(saved):
+    """As stored trials and checkpoints name it, whatever version wrote the file."""
     _, variables, file = saved
     before = models.digest(file)
+    assert before == hashlib.sha256(file.read_bytes()).hexdigest()
     assert models.digest(file.parent) == before
     variables["params"]["head"]["classifier"]["bias"] += 1
     models.save(file, models.MobileNet(spec=make_tiny_spec()), variables)
     assert models.digest(file) != before
+
+
+def test_equal_models_give_equal_files(saved, tmp_path):
+    model, variables, file = saved
+    view = View(resolution=24, photographs=True)
+    for i in range(15):
+        models.save(tmp_path / str(i), model, variables, class_names=list(NAMES), view=view)
+        assert (tmp_path / str(i)).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("change", ["weight", "name", "view", "spec"])
+def test_models_that_differ_in_anything_have_other_digests(saved, tmp_path, change):
+    model, variables, file = saved
+    names, view, before = list(NAMES), View(resolution=24, photographs=True), models.digest(file)
+    if change == "weight":  # equal as a number, and another bit
+        variables["params"]["stem"]["norm"]["scale"][3] = 0.0
+        models.save(file, model, variables, class_names=names, view=view)
+        before = models.digest(file)
+        variables["params"]["stem"]["norm"]["scale"][3] = -0.0
+    elif change == "name":
+        names[3] = "another"
+    elif change == "view":
+        view = View(resolution=24, photographs=False)
+    else:
+        model = models.MobileNet(spec=make_tiny_spec(dropout=0.5))
+    models.save(file, model, variables, class_names=names, view=view)
+    assert models.digest(file) != before
+    assert models.load(file).model == model
+
+
+def test_the_library_reads_our_files_and_its_own_writer_made_those_of_earlier_versions(saved):
+    model, variables, file = saved
+    chex.assert_trees_all_equal(load_file(file), traverse_util.flatten_dict(variables, sep="/"))
+    rewritten(file)
+    assert "sha256" not in metadata_of(file)
+    loaded = models.load(file)
+    assert (loaded.model, loaded.class_names) == (model, NAMES)
+    chex.assert_trees_all_equal(loaded.variables, variables)
+
+
+def test_a_file_of_an_earlier_version_keeps_its_digest_when_its_model_is_saved_again(saved):
+    """So that what was trained from it is found again after its run is called once more."""
+    model, variables, file = saved
+    rewritten(file)
+    before = file.read_bytes()
+    view = View(resolution=24, photographs=True)
+    models.save(file, model, variables, class_names=NAMES, view=view)
+    assert file.read_bytes() == before
+    models.save(file, model, variables, class_names=NAMES[::-1], view=view)
+    assert models.load(file).class_names == NAMES[::-1]
+
+
+def test_a_flipped_bit_anywhere_is_noticed(saved, exhaustive):
+    file = saved[2]
+    whole = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in range(len(whole)) if exhaustive else rng.integers(0, len(whole), 200):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << rng.integers(8)
+        file.write_bytes(damaged)
+        with pytest.raises(models.SavedModelError):
+            models.load(file)
+
+
+def test_a_damaged_file_is_written_anew(saved):
+    model, variables, file = saved
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    view = View(resolution=24, photographs=True)
+    models.save(file, model, variables, class_names=NAMES, view=view)
+    assert file.read_bytes() == whole
 
 
 def test_what_is_no_models_variables_is_not_saved(tmp_path, tiny_spec):
@@ -95,14 +170,19 @@ def test_what_is_no_models_variables_is_not_saved(tmp_path, tiny_spec):
     assert not list(tmp_path.iterdir())
 
 
+def header_of(content):
+    (size,) = struct.unpack("<Q", content[:8])
+    return content[8 : 8 + size]
+
+
 def metadata_of(file):
-    (size,) = struct.unpack("<Q", file.read_bytes()[:8])
-    return json.loads(file.read_bytes()[8 : 8 + size])["__metadata__"]
+    return json.loads(header_of(file.read_bytes()))["__metadata__"]
 
 
 def rewritten(file, change=lambda tensors, metadata: None):
-    """The file anew, after a change of its tensors and metadata."""
+    """The file anew in an earlier version's form, after a change of its tensors and metadata."""
     tensors, metadata = load_file(file), metadata_of(file)
+    del metadata["sha256"]
     change(tensors, metadata)
     save_file(tensors, file, metadata)
 
@@ -139,6 +219,27 @@ def wrong_names(tensors, metadata):
     metadata["class_names"] = "[1, 2]"
 
 
+def deep_names(tensors, metadata):
+    metadata["class_names"] = "[" * 100_000
+
+
+def long_names(tensors, metadata):
+    metadata["class_names"] = "[" + "9" * 5000 + "]"
+
+
+def unknown_fields(tensors, metadata):
+    more = ",".join(f'"field {i}":1' for i in range(5_000))
+    metadata["spec"] = f"{metadata['spec'][:-1]},{more}" + "}"
+
+
+def forged_name(tensors, metadata):
+    tensors["a\nall is well\x1b[2J"] = np.zeros(3, np.float32)
+
+
+def forged_value(tensors, metadata):
+    metadata["view"] = '{"resolution": 3, "photographs": true, "a\\nall is well": 1}'
+
+
 def wrong_view(tensors, metadata):
     metadata["view"] = '{"resolution": 0, "photographs": true}'
 
@@ -155,6 +256,11 @@ def wrong_view(tensors, metadata):
         (break_spec, "not a NetworkSpec"),
         (few_names, "it names 1 of 10 classes"),
         (wrong_names, "its class names are no list of names"),
+        (deep_names, "its class names are not JSON"),
+        (long_names, "its class names are not JSON"),
+        (unknown_fields, "field 0"),
+        (forged_name, r"a all is well\x1b[2J has (3,), legal: no such name"),
+        (forged_value, "not a View"),
         (wrong_view, "resolution: got 0"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -166,7 +272,46 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(saved, change, told):
         models.load(file)
     line = str(caught.value)
     assert line.startswith(f"{file}: no model of ours, ") and told in line
-    assert line.splitlines() == [line]
+    assert line.isprintable() and len(line) < len(str(file)) + 600
+
+
+@pytest.mark.parametrize("read", [models.load, models.read_spec])
+def test_a_spec_of_many_thousand_blocks_is_refused_unread(saved, read):
+    """Reading ten million characters takes 20 seconds, and building the network hours."""
+    file = saved[2]
+
+    def lengthen(tensors, metadata):
+        block = '{"inputs":8,"outputs":8,"kernel":3,"type":"ConvNorm"}'
+        more = f"{block}," * 200_000
+        metadata["spec"] = metadata["spec"].replace('"blocks":[', f'"blocks":[{more}')
+
+    rewritten(file, lengthen)
+    with pytest.raises(models.SavedModelError, match=r"spec: got 1\d{7} characters, legal: up to"):
+        read(file)
+
+
+def test_a_spec_that_could_not_be_read_is_not_saved(tmp_path, tiny_spec):
+    blocks = tiny_spec.blocks[:1] * 1000 + tiny_spec.blocks[1:]
+    many = dataclasses.replace(tiny_spec, blocks=blocks)
+    model = models.MobileNet(spec=many)
+    with pytest.raises(ValueError, match=r"spec: got \d+ characters, legal"):
+        models.save(tmp_path / "m.safetensors", model, random_variables(many))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_30_000_arrays_names_a_few_and_the_count(saved):
+    file = saved[2]
+    n, metadata = 30_000, metadata_of(file)
+    header = {
+        f"a{i}": {"dtype": "F32", "shape": [1], "data_offsets": [4 * i, 4 * i + 4]}
+        for i in range(n)
+    }
+    text = json.dumps(header | {"__metadata__": metadata}).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4 * n))
+    with pytest.raises(models.SavedModelError) as caught:
+        models.load(file)
+    more = len(variable_shapes(make_tiny_spec())) + n - 4
+    assert str(caught.value).endswith(f"; and {more} more") and len(str(caught.value)) < 600
 
 
 class Bomb:

@@ -2,14 +2,16 @@
 
 The file holds no code and loading it runs none. Its tensors are named by the paths of
 `architectures.variable_shapes`; the spec is JSON in the file's metadata, so that a saved model
-rebuilds itself.
+rebuilds itself. The metadata also have a digest of everything in the file, so that damage is
+noticed; files of earlier versions have none, and load all the same.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import struct
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_bytes
 
 from mnet_jax import serialization
 from mnet_jax.architectures import NetworkSpec, variable_shapes
@@ -26,9 +27,12 @@ from mnet_jax.config import Scaling
 from mnet_jax.files import replace_file
 from mnet_jax.models.network import MobileNet
 from mnet_jax.serialization import added
-from mnet_jax.validation import make_fields_plain, require, require_choice
+from mnet_jax.validation import make_fields_plain, one_line, require, require_choice
 
 FILE_NAME = "model.safetensors"
+MOST_SPEC_CHARACTERS = 2**17  # V4's largest network takes 8,000; a block takes some 200
+_METADATA = {"spec", "class_names", "view"}
+_SEAL = "sha256"  # the metadata's digest of all the rest
 _MAX_LISTED = 4
 
 Variables = Mapping[str, Any]
@@ -84,6 +88,9 @@ def save(
 ) -> None:
     """Writes a model to a file, whole or not at all.
 
+    Equal models give equal bytes. A file that already holds the model stays untouched, even if an
+    earlier version wrote it in another form: its `digest` is part of what was trained from it.
+
     Args:
       path: of the file.
       model: its spec is saved.
@@ -92,7 +99,8 @@ def save(
       view: how it sees an image.
 
     Raises:
-      ValueError: the variables are not the model's, or there are too many or too few names.
+      ValueError: the variables are not the model's, there are too many or too few names, or the
+        spec is longer than `MOST_SPEC_CHARACTERS`.
       OSError: the file cannot be written.
     """
     spec, names = model.spec, list(class_names)
@@ -104,14 +112,17 @@ def save(
         name: np.asarray(value, np.float32)
         for name, value in traverse_util.flatten_dict(dict(variables), sep="/").items()
     }
-    if problem := _misfit(spec, {name: value.shape for name, value in tensors.items()}):
+    if problem := _misfit(spec, tensors, lambda name: tensors[name].shape):
         raise ValueError(f"variables: {problem}")
     metadata = {
         "spec": spec.to_json(),
         "class_names": json.dumps(names),
         "view": serialization.to_json(view) if view else "",
     }
-    replace_file(Path(path), to_bytes(tensors, metadata))
+    _require_short(metadata["spec"])
+    metadata[_SEAL] = _seal(tensors, metadata)
+    if not _holds(Path(path), tensors, metadata):
+        replace_file(Path(path), _to_bytes(tensors, metadata))
 
 
 def load(path: str | os.PathLike[str]) -> SavedModel:
@@ -150,6 +161,9 @@ def read_view(path: str | os.PathLike[str]) -> View | None:
 def digest(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of the file that `load(path)` would read, in hexadecimal digits.
 
+    It names the weights in `config.Pretrained`, and so in stored trials and checkpoints. It is of
+    the bytes, not of what they mean, so that files of earlier versions keep theirs.
+
     Raises:
       SavedModelError: there is none, or it cannot be read.
     """
@@ -166,9 +180,14 @@ def _one_line(file: Path) -> Iterator[None]:
     """Turns what a bad file makes readers raise into one line."""
     try:
         yield
+    except SavedModelError:
+        raise
     except (SafetensorError, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SavedModelError(f"{file}: no model of ours, {reason}") from error
+        raise _refusal(file, one_line(str(error) or type(error).__name__)) from error
+
+
+def _refusal(file: Path, reason: str) -> SavedModelError:
+    return SavedModelError(f"{file}: no model of ours, {reason}")
 
 
 def _file_of(path: str | os.PathLike[str]) -> Path:
@@ -190,39 +209,117 @@ def _read(file: Path) -> SavedModel:
         metadata = opened.metadata() or {}
         spec = _spec_of(metadata)
         view = _view_of(metadata)
-        class_names = json.loads(metadata["class_names"])
-        if not isinstance(class_names, list) or not all(isinstance(n, str) for n in class_names):
-            raise ValueError("its class names are no list of names")
-        if len(class_names) not in (0, spec.head.num_classes):
-            raise ValueError(f"it names {len(class_names)} of {spec.head.num_classes} classes")
+        class_names = _class_names_of(metadata, spec)
+        if problem := _misfit(
+            spec, set(opened.keys()), lambda name: tuple(opened.get_slice(name).get_shape())
+        ):
+            raise _refusal(file, problem)  # longer than other reasons may be
         slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-        if problem := _misfit(spec, {n: tuple(s.get_shape()) for n, s in slices.items()}):
-            raise ValueError(problem)
         if others := {s.get_dtype() for s in slices.values()} - {"F32"}:
             raise ValueError(f"its tensors are {', '.join(sorted(others))}, legal: F32")
         arrays = {name: part[...] for name, part in slices.items()}
+        if metadata.get(_SEAL, sealed := _seal(arrays, metadata)) != sealed:
+            raise ValueError("it is damaged, its contents are not those of its digest")
         if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
             raise ValueError(f"{bad[0]} is not finite")
         tensors = {name: jnp.asarray(array) for name, array in arrays.items()}
     variables = traverse_util.unflatten_dict(tensors, sep="/")
-    return SavedModel(MobileNet(spec=spec), variables, tuple(class_names), view)
+    return SavedModel(MobileNet(spec=spec), variables, class_names, view)
 
 
 def _spec_of(metadata: Mapping[str, str]) -> NetworkSpec:
-    if metadata.keys() != {"spec", "class_names", "view"}:
+    if metadata.keys() - {_SEAL} != _METADATA:
         raise ValueError("its metadata are not those of a saved model")
+    _require_short(metadata["spec"])
     return NetworkSpec.from_json(metadata["spec"])
 
 
-def _misfit(spec: NetworkSpec, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """What tells the variables apart from the spec's, in one line; empty if nothing does."""
+def _require_short(spec: str) -> None:
+    """ValueError for a spec of which building the network alone would take minutes."""
+    if len(spec) > MOST_SPEC_CHARACTERS:
+        raise ValueError(f"spec: got {len(spec)} characters, legal: up to {MOST_SPEC_CHARACTERS}")
+
+
+def _class_names_of(metadata: Mapping[str, str], spec: NetworkSpec) -> tuple[str, ...]:
+    try:
+        names = json.loads(metadata["class_names"])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its class names are not JSON, {error}") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("its class names are no list of names")
+    if len(names) not in (0, spec.head.num_classes):
+        raise ValueError(f"it names {len(names)} of {spec.head.num_classes} classes")
+    return tuple(names)
+
+
+def _seal(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """The SHA-256 of all that a file holds besides this, in whatever order it holds it."""
+    described = {name: metadata[name] for name in _METADATA}
+    shapes = {name: array.shape for name, array in tensors.items()}
+    found = hashlib.sha256(json.dumps([described, shapes], sort_keys=True).encode())
+    for name in sorted(tensors):
+        found.update(_little_endian(tensors[name]))
+    return found.hexdigest()
+
+
+def _little_endian(array: np.ndarray) -> bytes:
+    return array.astype("<f4", copy=False).tobytes()
+
+
+def _to_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file: 8 bytes of the header's length, the header as JSON, the arrays.
+
+    The library's writer puts the metadata in another order each time.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    parts, end = [], 0
+    for name in sorted(tensors):
+        parts.append(_little_endian(tensors[name]))
+        start, end = end, end + len(parts[-1])
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the arrays' first byte is aligned
+    return b"".join([struct.pack("<Q", len(text)), text, *parts])
+
+
+def _holds(file: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bool:
+    """Whether a file has just these tensors, to the last bit, and these metadata."""
+    if not file.is_file():
+        return False
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return (
+                {_SEAL: metadata[_SEAL], **(opened.metadata() or {})} == metadata
+                and set(opened.keys()) == tensors.keys()
+                and all(
+                    _little_endian(opened.get_tensor(name)) == _little_endian(array)
+                    for name, array in tensors.items()
+                )
+            )
+    except (SafetensorError, OSError):  # a damaged one
+        return False
+
+
+def _misfit(
+    spec: NetworkSpec, names: Collection[str], shape_of: Callable[[str], tuple[int, ...]]
+) -> str:
+    """What tells variables apart from the spec's, in one line; empty if nothing does.
+
+    Args:
+      spec: of the network.
+      names: of the variables.
+      shape_of: the shape of a variable that there is.
+    """
     expected = variable_shapes(spec)
-    wrong = [n for n in {**expected, **shapes} if expected.get(n) != shapes.get(n)]
-    listed = [
-        f"{name} {expected[name]} is missing"
-        if name not in shapes
-        else f"{name} has {shapes[name]}, legal: {expected.get(name, 'no such name')}"
-        for name in wrong[:_MAX_LISTED]
+    missing = [name for name in expected if name not in names]
+    known = [name for name in expected if name in names]
+    misshapen = [name for name in known if shape_of(name) != expected[name]]
+    unknown = sorted(name for name in names if name not in expected)
+    listed = [f"{name} {expected[name]} is missing" for name in missing[:_MAX_LISTED]]
+    listed += [
+        f"{one_line(name)} has {shape_of(name)}, legal: {expected.get(name, 'no such name')}"
+        for name in [*misshapen[:_MAX_LISTED], *unknown[:_MAX_LISTED]]
     ]
-    more = [f"and {len(wrong) - _MAX_LISTED} more"] if len(wrong) > _MAX_LISTED else []
-    return "; ".join(listed + more)
+    more = len(missing) + len(misshapen) + len(unknown) - _MAX_LISTED
+    return "; ".join(listed[:_MAX_LISTED] + [f"and {more} more"] * (more > 0))

@@ -15,10 +15,13 @@ from rich.progress import (
     TaskID,
     TaskProgressColumn,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
+
+COMPILING = "compiling"
+MOST_EPOCH_LINES = 100  # of a run
+PARTS = 10  # of a run of fewer epochs, or a sweep of fewer trials, each of which leaves a line
 
 
 class _Shown:
@@ -37,45 +40,191 @@ class _Shown:
             self._display.stop()
 
 
+class Pace:
+    """How long a run still takes, by what it has taken so far, without what compiled.
+
+    The first step of the training and the first batch of an evaluation compile, and so does the
+    first step of an epoch whose images have grown: their time says nothing of the steps to come.
+    What an epoch takes beside its steps, to validate and to save, is counted by the epoch.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """A run of which nothing is known.
+
+        Args:
+          clock: seconds.
+        """
+        self._clock = clock
+        self._before: float | None = None  # when there was an event
+        self._has_run: set[bool] = set()  # training, evaluation: whether that is the former
+        self._stepping = self._beside = self._since_steps = self._behind = 0.0  # seconds
+        self._counted = self._over = 0  # the steps and the epochs that these were for
+        self._steps = self._epochs = 0  # of an epoch; of the run
+        self._epochs_left = 0
+        self.done = 0  # steps
+
+    def see(self, event: Any) -> None:
+        """Takes a `training.loop.Progress` event, just when it has happened."""
+        now, trains = self._clock(), event.phase == "train"
+        spent = 0.0 if self._before is None else now - self._before
+        known, self._before = self._before is not None, now
+        if trains:
+            self._steps = event.steps
+            done = (event.epoch - 1) * event.steps + event.step
+        else:
+            done = event.epoch * self._steps
+        starts = trains and event.step == 1 and event.steps > 1  # an epoch
+        fresh = event.phase != "epoch" and trains not in self._has_run
+        advance, self.done = max(done - self.done, 0), done
+        if event.phase != "epoch":
+            self._has_run.add(trains)
+        if (trains and known and not fresh and not starts) or (not trains and advance):
+            self._stepping += spent  # an event in between may not have come, as with Ray
+            self._counted += advance
+        elif not trains and not fresh:
+            self._since_steps += spent
+        is_over = event.phase in ("epoch", "test")
+        self._epochs, self._epochs_left = event.epochs, event.epochs - event.epoch + (not is_over)
+        if event.phase == "epoch":
+            self._beside += self._since_steps
+            self._since_steps, self._over = 0.0, self._over + 1
+
+    def stop(self) -> None:
+        """The run is over: what came after its last epoch, the test, belongs to it."""
+        if self._before is not None:
+            self._behind = self._since_steps + self._clock() - self._before
+
+    @property
+    def total(self) -> int:
+        """The run's steps; 0 before they are known."""
+        return self._epochs * self._steps
+
+    @property
+    def whole(self) -> float | None:
+        """Seconds that such a run takes from its start, without compiling; None if unknown."""
+        seconds = self._seconds(self.total, self._epochs)
+        return None if seconds is None else seconds + self._behind
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the end; None if unknown."""
+        seconds = self._seconds(self.total - self.done, self._epochs_left)
+        if seconds is None or self._before is None:
+            return None
+        return max(seconds - (self._clock() - self._before), 0.0)
+
+    def _seconds(self, steps: int, epochs: int) -> float | None:
+        """What so many steps take, and so many epochs beside them."""
+        if not self._counted:
+            return None
+        beside = self._beside / self._over if self._over else 0.0
+        return self._stepping / self._counted * steps + beside * epochs
+
+
 class RunProgress(_Shown):
     """Shows `training.loop.Progress` events of one run after the other; a context manager.
 
-    Where the output is no terminal it shows nothing.
+    On a terminal that is a bar, which leaves nothing behind. Elsewhere it is a line for each epoch,
+    at most `MOST_EPOCH_LINES` for all of them, and with few epochs one for each tenth of the
+    steps as well. The first step has a line, the tenth, the hundredth and so on, up to the end of
+    the first epoch.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        """Starts with no run.
+
+        Args:
+          console: where it is shown.
+          clock: seconds, for the time left.
+        """
+        self._console, self._clock = console, clock
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
             TextColumn("{task.fields[detail]}", markup=False),
-            TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
             disable=not console.is_interactive,
         )
         super().__init__(self._bars)
         self._task: TaskID | None = None
+        self._pace = Pace(clock)
+        self._from: int | None = None  # the steps that were taken before the first event
+        self._ended = False  # whether an epoch has
 
     def begin(self, description: str) -> None:
         """Starts the bar of the next run."""
         if self._task is not None:
             self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(description, total=None, detail="compiling")
+        self._task = self._bars.add_task(description, total=None, detail=COMPILING)
+        self._pace, self._from, self._ended = Pace(self._clock), None, False
+        self._say(f"{COMPILING} {description} ...")
 
     def show(self, event: Any) -> None:
-        """Moves the bar to where an event says the run is."""
+        """Moves the bar to where an event says the run is, or leaves a line if one is due."""
         if self._task is None:
             return
-        rate = f"{event.images_per_second:,.0f} images/s" if event.images_per_second else ""
-        detail = f"{event.phase}, epoch {event.epoch} of {event.epochs}, {rate}".rstrip(", ")
-        self._bars.update(self._task, detail=detail)
+        self._pace.see(event)
+        left = _left(self._pace.left)
+        # Of a run's first step the rate is that of the compiler.
+        known = event.images_per_second and self._from is not None
+        rate = f"{event.images_per_second:,.0f} images/s" if known else ""
+        if event.phase == "epoch":
+            self._ended = True
+            if is_due(event.epoch, event.epochs, MOST_EPOCH_LINES):
+                self._say(_epoch_line(event, left))
+            return
+        epoch = f"epoch {event.epoch} of {event.epochs}"
+        detail = [event.phase, epoch, rate, left]
+        self._bars.update(self._task, detail=", ".join(filter(None, detail)))
         if event.phase == "train":
-            self._bars.update(
-                self._task,
-                total=event.epochs * event.steps,
-                completed=(event.epoch - 1) * event.steps + event.step,
-            )
+            done, total = self._pace.done, self._pace.total
+            self._bars.update(self._task, total=total, completed=done)
+            if self._has_line(event):
+                line = [f"step {done:,} of {total:,}", epoch, rate, left]
+                self._say(", ".join(filter(None, line)))
+
+    def _has_line(self, event: Any) -> bool:
+        """Whether a step leaves a line: not the last of an epoch, which has its own."""
+        done = self._pace.done
+        if self._from is None:
+            self._from = done - 1
+        taken = str(done - self._from)
+        if not self._ended and taken == "1" + "0" * (len(taken) - 1):
+            return True
+        few = event.epochs < PARTS
+        return few and event.step < event.steps and is_due(done, self._pace.total, PARTS)
+
+    def _say(self, line: str) -> None:
+        """Prints a line where there is no bar; the console passes it on at once."""
+        if not self._console.is_interactive:
+            self._console.print(line, soft_wrap=True)
+
+
+def is_due(count: int, total: int, lines: int) -> bool:
+    """Whether a count, which goes up to a total, leaves a line, so that there are at most so many.
+
+    The last one does.
+    """
+    return count * lines // total > (count - 1) * lines // total
+
+
+def _epoch_line(event: Any, left: str) -> str:
+    record = event.record
+    parts = [
+        f"epoch {event.epoch} of {event.epochs}: training loss {record.train_loss:.4f}, "
+        f"{record.train_accuracy:.2%} right",
+        f"validation loss {record.validation_loss:.4f}, {record.validation_accuracy:.2%} right",
+        f"{record.images_per_second:,.0f} images/s",
+        left,
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def _left(seconds: float | None) -> str:
+    """`2:03 left`; nothing where it is not known."""
+    return "" if seconds is None else f"{_clock_time(seconds)} left"
 
 
 @dataclass
@@ -84,33 +233,18 @@ class _Trial:
 
     Attributes:
       arm: whose.
-      started: when.
-      first: when it said for the first time how far it was, and what share of it was done: that may
-        be much, where it goes on from a checkpoint.
+      pace: how fast it is.
       event: what it said last.
     """
 
     arm: str
-    started: float
-    first: tuple[float, float] | None = None
+    pace: Pace
     event: Any = None
 
     @property
     def share(self) -> float:
         """How much of its training is done, 0 to 1."""
-        event = self.event
-        if event is None:
-            return 0.0
-        within = event.step / event.steps if event.phase == "train" and event.steps else 1.0
-        if event.phase == "train" or event.epoch < event.epochs:
-            return (event.epoch - 1 + within) / event.epochs
-        return 1.0
-
-    def left(self, now: float) -> float | None:
-        """Seconds to its end at its pace since the first event; None before there is one."""
-        since, before = self.first or (now, 0.0)
-        done = self.share - before
-        return (now - since) * (1 - self.share) / done if done else None
+        return self.pace.done / self.pace.total if self.pace.total else 0.0
 
 
 @dataclass
@@ -125,8 +259,10 @@ class _Arm:
 class SweepProgress(_Shown):
     """Shows a row for each arm of a sweep: seeds, epoch, rate and time left; a context manager.
 
-    Trials are told apart by a key, so several may run at once. Where the output is no terminal it
-    shows nothing; leaving it, in whatever way, gives the terminal back as it was.
+    Trials are told apart by a key, so several may run at once. Leaving it, in whatever way, gives
+    the terminal back as it was. Where the output is no terminal it says that the first trials
+    compile and, where there are fewer than `PARTS` to run, leaves a line for each such part of the
+    work; whoever ends a trial leaves one for it.
     """
 
     def __init__(
@@ -146,7 +282,9 @@ class SweepProgress(_Shown):
         """
         self._arms = {name: _Arm(asked=n, done=done.get(name, 0)) for name, n in asked.items()}
         self._running: dict[Hashable, _Trial] = {}
-        self._clock = clock
+        self._console, self._clock = console, clock
+        self._asked = sum(arm.asked - arm.done for arm in self._arms.values())
+        self._parts = self._ended = 0  # of the work that are done, and trials
         super().__init__(
             Live(console=console, get_renderable=self.table, refresh_per_second=4, transient=True)
             if console.is_interactive
@@ -155,20 +293,50 @@ class SweepProgress(_Shown):
 
     def begin(self, trial: Hashable, arm: str) -> None:
         """A trial of an arm starts."""
-        self._running[trial] = _Trial(arm=arm, started=self._clock())
+        if not self._ended and all(other.event is None for other in self._running.values()):
+            self._say(f"{COMPILING} {arm} ...")
+        self._running[trial] = _Trial(arm=arm, pace=Pace(self._clock))
 
     def show(self, trial: Hashable, event: Any) -> None:
         """A `training.loop.Progress` event of a trial that runs."""
         if running := self._running.get(trial):
             running.event = event
-            running.first = running.first or (self._clock(), running.share)
+            running.pace.see(event)
+            self._say_how_far()
 
     def end(self, trial: Hashable) -> None:
         """A trial has ended, with or without a result."""
         ended = self._running.pop(trial)
+        ended.pace.stop()
         arm = self._arms[ended.arm]
         arm.done += 1
-        arm.durations.append(self._clock() - ended.started)
+        self._ended += 1
+        if (seconds := ended.pace.whole) is not None:
+            arm.durations.append(seconds)
+
+    def _say_how_far(self) -> None:
+        """Leaves a line when a further part of a sweep of few trials is done."""
+        done = self._ended + math.fsum(trial.share for trial in self._running.values())
+        parts = math.floor(PARTS * done / max(self._asked, 1))
+        if parts <= self._parts:
+            return
+        self._parts = parts
+        running = list(self._running.values())
+        if self._asked >= PARTS or all(trial.share == 1 for trial in running):
+            return  # a trial is about to leave a line
+        places = ", ".join(f"{trial.arm} in epoch {_epoch(trial)}" for trial in running)
+        rate = _rate(running)
+        left = _left(self._seconds_left(self._arms, running))
+        words = [
+            f"{self._ended} of {self._asked} trials ended, {places}",
+            f"{rate} images/s" if rate else "",
+            left,
+        ]
+        self._say("; ".join(filter(None, words)))
+
+    def _say(self, line: str) -> None:
+        if not self._console.is_interactive:
+            self._console.print(line, soft_wrap=True)
 
     def table(self) -> Table:
         """The rows as they are now, and one for the sweep where there are several."""
@@ -176,7 +344,7 @@ class SweepProgress(_Shown):
         table.add_column("arm", overflow="fold")
         for header in ("seeds", "epoch", "images/s", "left"):
             table.add_column(header, justify="right", no_wrap=True)
-        running, now = list(self._running.values()), self._clock()
+        running = list(self._running.values())
         for name, arm in self._arms.items():
             its = [trial for trial in running if trial.arm == name]
             table.add_row(
@@ -184,44 +352,35 @@ class SweepProgress(_Shown):
                 f"{arm.done}/{arm.asked}",
                 ", ".join(map(_epoch, its)),
                 _rate(its),
-                _clock_time(self._seconds_left({name: arm}, its, now)),
+                _clock_time(self._seconds_left({name: arm}, its)),
                 style="" if its else "dim",
             )
         if len(self._arms) > 1:
             table.add_section()
             done = sum(arm.done for arm in self._arms.values())
             asked = sum(arm.asked for arm in self._arms.values())
-            left = _clock_time(self._seconds_left(self._arms, running, now))
+            left = _clock_time(self._seconds_left(self._arms, running))
             table.add_row("all", f"{done}/{asked}", "", _rate(running), left)
         return table
 
-    def _seconds_left(
-        self, arms: Mapping[str, _Arm], running: list[_Trial], now: float
-    ) -> float | None:
+    def _seconds_left(self, arms: Mapping[str, _Arm], running: list[_Trial]) -> float | None:
         """Until these arms are done, at as many trials at once as run now; None if unknown.
 
         A trial that waits takes as long as its arm's others did, or else as all others, or else as
-        those that run will.
+        those that run will; so does one that has not shown its pace.
         """
-        lefts = [trial.left(now) for trial in running]
         waiting = sum(arm.asked - arm.done for arm in arms.values()) - len(running)
         if not waiting and not running:
             return 0.0
         own = [seconds for arm in arms.values() for seconds in arm.durations]
         every = [seconds for arm in self._arms.values() for seconds in arm.durations]
-        expected = [
-            now - trial.started + left
-            for trial in self._running.values()
-            if (left := trial.left(now)) is not None
-        ]
-        known = own or every or expected
+        wholes = (trial.pace.whole for trial in self._running.values())
+        known = own or every or [seconds for seconds in wholes if seconds is not None]
         if not known:
             return None
         usual = math.fsum(known) / len(known)
-        begun = [
-            max(usual - (now - trial.started), 0.0) if left is None else left
-            for trial, left in zip(running, lefts, strict=True)
-        ]
+        lefts = (trial.pace.left for trial in running)
+        begun = [usual if left is None else left for left in lefts]
         at_once = max(len(self._running), 1)
         return max([*begun, (math.fsum(begun) + max(waiting, 0) * usual) / at_once])
 
@@ -229,7 +388,7 @@ class SweepProgress(_Shown):
 def _epoch(trial: _Trial) -> str:
     """Where a trial is, such as `3/20`."""
     event = trial.event
-    return "compiling" if event is None else f"{event.epoch}/{event.epochs}"
+    return COMPILING if event is None else f"{event.epoch}/{event.epochs}"
 
 
 def _rate(trials: list[_Trial]) -> str:

@@ -128,8 +128,8 @@ def run(
                 progress.end(config)
                 if trial.result:  # what there was to go on from is done with; its model stays
                     shutil.rmtree(directory_of(config) / "checkpoints", ignore_errors=True)
-                ending = f"{names[config]}, seed {config.seed}: {_ending(trial)}"
-                console.print(ending, soft_wrap=True)
+                name = f"{names[config]}, {arm_of(config)}, seed {config.seed}"
+                console.print(f"{name}: {_ending(trial)}", soft_wrap=True)
 
 
 def _told(leases: Iterable[RunConfig | None], console: Console) -> Iterator[RunConfig | None]:

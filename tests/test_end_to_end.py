@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,12 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+def of_the_sweep(out):
+    """The lines that are not about what is going on just now."""
+    passing = re.compile(r"reading |compiling |\d+ of \d+ trials ended")
+    return [line for line in out.splitlines() if not passing.match(line)]
+
+
 @pytest.fixture
 def sweep(place, monkeypatch, capfd):
     """Calls `ablate` here: its exit code and the lines that it prints."""
@@ -40,7 +47,7 @@ def sweep(place, monkeypatch, capfd):
     def call(line, others=SMALL):
         words = f"{line} {others} --results R".split()
         code, out, _ = call_command(ablate, words, monkeypatch, capfd)
-        return code, out.splitlines()
+        return code, of_the_sweep(out)
 
     return call
 
@@ -53,7 +60,7 @@ def first_call(place):
         cwd=place, env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    return done.returncode, done.stdout.splitlines()
+    return done.returncode, of_the_sweep(done.stdout)
 
 
 def stored(place):

@@ -25,7 +25,7 @@ from mnet_jax.training.step import Batch, EvalStep, TrainState, TrainStep
 from mnet_jax.training.stopping import Stop, StoppedError
 
 History: TypeAlias = tuple[EpochRecord, ...]
-Phase = Literal["train", "validation", "test"]
+Phase = Literal["train", "validation", "epoch", "test"]  # "epoch": one is over and saved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class Progress:
       step: steps taken in this phase of this epoch.
       steps: how many there will be, or None if that is not known.
       images_per_second: training speed in this epoch; None in an evaluation.
+      record: of the epoch, when it is over; else None.
     """
 
     phase: Phase
@@ -47,6 +48,7 @@ class Progress:
     step: int
     steps: int | None = None
     images_per_second: float | None = None
+    record: EpochRecord | None = None
 
 
 Report = Callable[[Progress], None]
@@ -152,6 +154,7 @@ class Loop:
             history = (*history, self._record(epoch, begun, validated, dead))
             begun = begun.next
             callbacks.on_epoch(state, history, begun)
+            callbacks.report(self._over(history[-1]))
         return state, history
 
     def evaluate(
@@ -266,6 +269,13 @@ class Loop:
             rolled_back=begun.rolled_back,
             dead_share=dead,
         )
+
+    def _over(self, record: EpochRecord) -> Progress:
+        """What is reported when an epoch is over."""
+        return Progress(
+            phase="epoch", epoch=record.epoch, epochs=self.epochs, step=self.steps_per_epoch,
+            steps=self.steps_per_epoch, record=record,
+        )  # fmt: skip
 
     def _rolled_back(
         self, error: DivergenceError, history: History, begun: Begun

@@ -25,9 +25,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments import listing, platforms, stored, sweeps, terminal, trials
+from experiments import listing, opening, platforms, stored, sweeps, terminal, trials
 from experiments.arguments import axis_values, parse, refusals, refuse, with_axes
-from experiments.planning import look_at, require_directory
+from experiments.planning import PRESUMED, look_at, require_directory
 from experiments.sweeps import Plan, SweepArguments
 from mnet_jax.ablation import axes, events, store, wording
 from mnet_jax.ablation.statistics import Method
@@ -80,7 +80,7 @@ def _ablate(arguments: Arguments, kept: store.Store, console: Console, stop: Sto
     with refusals(COMMAND, arguments):
         before = _read(kept)
         known = before.trials
-        sweep, configs = _plan(arguments)
+        sweep, configs = _plan(arguments, console)
         todo = store.missing(known, configs)
         tuned = arguments.tune_allocator
         if todo and arguments.runner == "local":
@@ -134,21 +134,22 @@ def _asked_before(called: events.Sweep, before: store.Contents) -> events.Sweep 
     return None
 
 
-def _plan(arguments: Arguments) -> tuple[Plan, list[RunConfig]]:
+def _plan(arguments: Arguments, console: Console) -> tuple[Plan, list[RunConfig]]:
     """The arms, and every config to have a trial of.
 
     Raises:
       ValueError: a value is not legal, or the data set cannot be had.
     """
     values = axis_values(arguments, axes.AXES)
-    planned = sweeps.plan(arguments, values, num_classes=2)  # refuses bad values before it loads
+    planned = sweeps.plan(arguments, values, PRESUMED)  # refuses bad values before it loads
     arms = [arm.data for arm in planned.arms]
     images = dataclasses.replace(
         arms[0],
         bad_images=max(arm.bad_images for arm in arms),
         max_image_pixels=max(arm.max_image_pixels for arm in arms),
     )
-    sweep = sweeps.plan(arguments, values, *look_at(images))
+    console.print(opening.reading(arguments.images))
+    sweep = sweeps.plan(arguments, values, look_at(images))
     return sweep, [
         dataclasses.replace(arm, seed=seed) for seed in arguments.arm_seeds for arm in sweep.arms
     ]

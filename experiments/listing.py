@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.presets import PRESETS, Preset
-from experiments.recipes import RECIPES, notes_of
+from experiments.recipes import RECIPES, SIZED, notes_of
 from experiments.scales import SCALES, ScaleName
 from mnet_jax.ablation import axes
 from mnet_jax.analysis import cost
@@ -75,6 +75,10 @@ def recipe_rows() -> list[tuple[str, str, str, str, str]]:
         seconds = SCALES["full"].seconds(madds, config.training.epochs)
         large = config.data.name == SCALES["full"].dataset
         expense = notes["cost"].rstrip(".") + (f", {duration(seconds)}" if large else "")
+        found.append((name, notes["title"], notes["source"], expense, notes["target"]))
+    for name, sized in SIZED.items():
+        notes = notes_of(sized)
+        expense = notes["cost"].rstrip(".")
         found.append((name, notes["title"], notes["source"], expense, notes["target"]))
     return found
 

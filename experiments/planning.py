@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from experiments import recipes
 from experiments.arguments import LocalPath
-from experiments.recipes import RECIPES, recipe_for
+from experiments.recipes import NAMES, RECIPES, SIZED
 from mnet_jax.ablation import axes
 from mnet_jax.analysis import cost
 from mnet_jax.architectures import NetworkSpec, lone_layer
@@ -24,10 +25,34 @@ MAX_SEED = 2**32 - 1  # NumPy's and JAX's generators take 32 bits without a thou
 
 
 @dataclass(frozen=True, kw_only=True)
+class DatasetFacts:
+    """What a config takes from its data set.
+
+    Attributes:
+      classes: of the images.
+      train: images, without those that are held out.
+      validation: images that are held out.
+      test: images.
+      listing: of the files, where they are a folder's; see `DataConfig`.
+    """
+
+    classes: int
+    train: int
+    validation: int
+    test: int
+    listing: str = ""
+
+
+# Before the set is read: with this many images a sized recipe has its largest batch and its most
+# epochs, so what is refused is refused for a set of any size.
+PRESUMED = DatasetFacts(classes=2, train=160, validation=16, test=40)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunArguments:
     """What every command that trains takes."""
 
-    recipe: Literal[*RECIPES] | None = None  # type: ignore[valid-type]
+    recipe: Literal[*NAMES] | None = None  # type: ignore[valid-type]
     """what a result was had by, such as v2-imagenet; if not given, the data set's usual one"""
     dataset: str | None = None
     """digits, fashion_mnist, folder, or any TFDS name; if not given, the recipe's, or digits"""
@@ -41,35 +66,51 @@ class RunArguments:
     @property
     def images(self) -> str:
         """The data set's name."""
-        return self.dataset or (RECIPES[self.recipe](2).data.name if self.recipe else DATASET)
+        own = RECIPES[self.recipe](2).data.name if self.recipe in RECIPES else DATASET
+        return self.dataset or own
 
     @property
-    def start(self) -> str:
-        """The recipe that training starts from."""
-        return self.recipe or recipe_for(self.images)
+    def named(self) -> str | None:
+        """The recipe that was asked for, if one was."""
+        return self.recipe
 
 
-def baseline(arguments: RunArguments, num_classes: int, listing: str = "") -> RunConfig:
+def recipe_name(arguments: RunArguments, facts: DatasetFacts) -> str:
+    """The recipe that training starts from."""
+    return arguments.named or recipes.recipe_for(
+        arguments.images, facts.train, pretrained=arguments.pretrained is not None
+    )
+
+
+def baseline(arguments: RunArguments, facts: DatasetFacts) -> RunConfig:
     """Where training starts on the data set that the command line names.
 
     Args:
       arguments: which data set, and how.
-      num_classes, listing: what a look at the data set tells.
+      facts: what a look at the data set tells.
 
     Raises:
       ValueError: a value is not legal.
     """
-    config = RECIPES[arguments.start](num_classes)
+    name, pretrained = recipe_name(arguments, facts), arguments.pretrained
+    legal = pretrained is not None or name != "fine-tuning"
+    require(legal, "recipe", name, "another one, or --pretrained with it")
+    if name in RECIPES:
+        config = RECIPES[name](facts.classes)
+    else:
+        config = recipes.baseline(arguments.images, facts.classes)
     data = dataclasses.replace(
-        config.data, name=arguments.images, directory=arguments.data_dir, listing=listing
+        config.data, name=arguments.images, directory=arguments.data_dir, listing=facts.listing
     )
     if arguments.images.split(":")[0] != config.data.name:  # what is held out is for its own images
         data = dataclasses.replace(data, validation_fraction=DataConfig.validation_fraction)
     config = dataclasses.replace(config, data=data)
-    return config if arguments.pretrained is None else _fine_tuned(config, arguments.pretrained)
+    if pretrained is not None:
+        config = _started_from(config, pretrained, at_its_resolution=name in SIZED)
+    return SIZED[name](config, facts.train) if name in SIZED else config
 
 
-def _fine_tuned(config: RunConfig, path: str) -> RunConfig:
+def _started_from(config: RunConfig, path: str, *, at_its_resolution: bool) -> RunConfig:
     """The config with a saved model's network, for its own classes, and its weights and pixels."""
     from mnet_jax import models  # here: only fine-tuning pays for JAX
 
@@ -78,10 +119,14 @@ def _fine_tuned(config: RunConfig, path: str) -> RunConfig:
     except models.SavedModelError as error:
         raise ValueError(f"pretrained: {error}") from error
     head = dataclasses.replace(spec.head, num_classes=config.spec.head.num_classes)
+    data = config.data
+    if view:
+        side = view.resolution if at_its_resolution else data.resolution
+        data = dataclasses.replace(data, scaling=view.scaling, resolution=side)
     return dataclasses.replace(
         config,
         spec=dataclasses.replace(spec, head=head),
-        data=dataclasses.replace(config.data, scaling=view.scaling) if view else config.data,
+        data=data,
         pretrained=Pretrained(path=path, sha256=sha256),
     )
 
@@ -150,8 +195,8 @@ def takes_files(directory: Path) -> bool:
         return False
 
 
-def look_at(images: DataConfig) -> tuple[int, str]:
-    """The number of classes of a data set, which is prepared if need be, and its listing.
+def look_at(images: DataConfig) -> DatasetFacts:
+    """Looks at a data set, which is prepared if need be.
 
     Args:
       images: the data set; of several configs, the one that passes most images.
@@ -170,4 +215,10 @@ def look_at(images: DataConfig) -> tuple[int, str]:
     except data.DataError as error:
         given = "dataset" if folder is None else f"data_dir {folder}"
         raise ValueError(f"{given}: {str(error).removeprefix('data set: ')}") from error
-    return found.num_classes, found.listing
+    return DatasetFacts(
+        classes=found.num_classes,
+        train=len(found.train),
+        validation=len(found.validation),
+        test=len(found.test),
+        listing=found.listing,
+    )

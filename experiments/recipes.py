@@ -11,6 +11,7 @@ schedules count their steps from the start, ours from the end of the warm-up.
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -33,6 +34,8 @@ from mnet_jax.config import (
 )
 
 Recipe = Callable[[int], RunConfig]  # of the number of classes
+# Of the config that the data set and the saved network make, and the number of training images.
+SizedRecipe = Callable[[RunConfig, int], RunConfig]
 
 # Short recipes: the papers' BatchNorm momentum needs tens of thousands of steps, these take
 # hundreds to thousands.
@@ -265,6 +268,69 @@ def v4_conv_small_imagenet(num_classes: int = 1000) -> RunConfig:
     )  # fmt: skip
 
 
+def fine_tuning(start: RunConfig, train_images: int) -> RunConfig:
+    """A saved network on other images, at its own resolution, for about 500 steps of 32 images.
+
+    Source: the steps are those of BiT's rule for fewer than 20,000 images (arXiv 1912.11370,
+    section 3.3), bounded by 10 and 50 epochs. A set of fewer than 32 images has the largest power
+    of two that it fills as its batch. The rate of 0.001 for 4 images is PyTorch's tutorial on
+    transfer learning, scaled by the batch (arXiv 1706.02677). Cosine, Nesterov's momentum and the
+    momentum of batch normalization (1 - 10 / s with s steps an epoch, 0.9 or more) are those that
+    V1 and V2 were fine-tuned with in arXiv 1805.08974.
+    Cost: 3 forward passes of 16,000 images, or of 10 epochs if that is more, 50 if it is less.
+    Target: none; docs/training.md has what it reaches.
+    """
+    batch_size = 2 ** min(int(math.log2(train_images)), 5)
+    data = replace(start.data, batch_size=batch_size)
+    steps = data.steps_per_epoch(train_images)
+    momentum = max(1 - 10 / steps, SHORT_NORM_MOMENTUM)
+    return replace(
+        start,
+        spec=_with_norm_momentum(start.spec, momentum),
+        data=data,
+        training=TrainingConfig(
+            epochs=_between(10, math.ceil(500 / steps), 50), optimizer=Sgd(nesterov=True),
+            learning_rate=0.001 * batch_size / 4, schedule=Cosine(), label_smoothing=0.0,
+            ema_decay=0.0,
+        ),
+    )  # fmt: skip
+
+
+def small_set(start: RunConfig, train_images: int) -> RunConfig:
+    """From random weights, fewer than 500,000 images, for about 5,000 steps of 96.
+
+    Source: ours, from `v2-imagenet`, whose network, optimizer, rate, batch and most epochs (200)
+    it has; the least (30) is about that of `v2-fashion-mnist-long`. A set that does not fill the
+    batch has a half of it, a quarter and so on, and the rate falls with it. Averages and batch
+    normalization forget faster, as in the other short recipes.
+    Cost: 3 forward passes of 480,000 images, or of 30 epochs if that is more, 200 if it is less.
+    Target: none, it has not been tuned; with few images `--pretrained` reaches more, sooner.
+    """
+    batch_size = start.data.batch_size
+    while batch_size > max(train_images, 1):
+        batch_size //= 2
+    data = replace(start.data, batch_size=batch_size)
+    epochs = math.ceil(5000 / data.steps_per_epoch(train_images))
+    rate = start.training.learning_rate * batch_size / start.data.batch_size
+    return replace(
+        start,
+        spec=_with_norm_momentum(start.spec, SHORT_NORM_MOMENTUM),
+        data=data,
+        training=replace(
+            start.training, epochs=_between(30, epochs, start.training.epochs),
+            learning_rate=rate, schedule=Cosine(), warmup_epochs=1.0, ema_decay=0.99,
+        ),
+    )  # fmt: skip
+
+
+def _between(least: int, value: int, most: int) -> int:
+    return min(max(value, least), most)
+
+
+def _with_norm_momentum(spec: NetworkSpec, momentum: float) -> NetworkSpec:
+    return replace(spec, dialect=replace(spec.dialect, norm_momentum=momentum))
+
+
 def _small(num_classes: int, *, width: float, input_stride: int) -> NetworkSpec:
     """MobileNet V2 for small images and short recipes."""
     return mobilenet_v2(
@@ -312,21 +378,37 @@ _ALL: tuple[Recipe, ...] = (
     v4_conv_small_imagenet,
 )
 RECIPES: dict[str, Recipe] = {recipe.__name__.replace("_", "-"): recipe for recipe in _ALL}
-DEFAULTS = {"digits": "v2-digits", "fashion_mnist": "v2-fashion-mnist"}
-DEFAULT = "v2-imagenet"  # for any other data set
+SIZED: dict[str, SizedRecipe] = {"fine-tuning": fine_tuning, "small-set": small_set}
+NAMES = (*RECIPES, *SIZED)
+OWN = {
+    "digits": "v2-digits",
+    "fashion_mnist": "v2-fashion-mnist",
+    "imagenet2012": "v2-imagenet",
+}
+DEFAULT = "v2-imagenet"  # for any other data set, as it is where that is large
+LARGE = 500_000  # training images: what BiT calls large (arXiv 1912.11370, section 3.3)
 
 
-def recipe_for(dataset: str) -> str:
-    """The name of the recipe that training on a data set starts from."""
-    return DEFAULTS.get(dataset, DEFAULT)
+def recipe_for(dataset: str, train_images: int, *, pretrained: bool = False) -> str:
+    """The name of the recipe that training on a data set starts from.
+
+    Args:
+      dataset: its name.
+      train_images: how many it has.
+      pretrained: whether training starts from a saved model.
+    """
+    if pretrained:
+        return "fine-tuning"
+    usual = DEFAULT if train_images >= LARGE else "small-set"
+    return OWN.get(dataset.split(":")[0], usual)
 
 
 def baseline(dataset: str, num_classes: int) -> RunConfig:
-    """Where training on a data set starts, if no recipe is named."""
-    return RECIPES[recipe_for(dataset)](num_classes)
+    """The data set's own recipe, whatever its size: what a sized recipe starts from as well."""
+    return RECIPES[OWN.get(dataset.split(":")[0], DEFAULT)](num_classes)
 
 
-def notes_of(recipe: Recipe) -> dict[str, str]:
+def notes_of(recipe: Recipe | SizedRecipe) -> dict[str, str]:
     """What a recipe's docstring says: `title`, its first line, then `source`, `cost`, `target`."""
     first, _, rest = (inspect.getdoc(recipe) or "").partition("\n\n")
     notes, name = {"title": " ".join(first.split())}, ""

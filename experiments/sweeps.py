@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.planning import RunArguments, baseline, require_fit
+from experiments.planning import RunArguments, DatasetFacts, baseline, require_fit
 from experiments.presets import PRESETS, Values
 from experiments.recipes import RECIPES
 from experiments.scales import SCALES, ScaleName
@@ -42,14 +42,15 @@ class SweepArguments(RunArguments):
 
     @property
     def images(self) -> str:
-        """The data set's name: if none was given, the scale's."""
-        return self.dataset or (RECIPES[self.start](2).data.name if self.preset else super().images)
+        """The data set's name: if none was given, the recipe's, which a preset has by its scale."""
+        named = self.named
+        return self.dataset or (RECIPES[named](2).data.name if named in RECIPES else super().images)
 
     @property
-    def start(self) -> str:
-        """The recipe that all arms start from; a preset's own at full, whatever its images."""
+    def named(self) -> str | None:
+        """The recipe that was asked for; a preset's own at full, whatever its images."""
         if self.recipe or not self.preset:
-            return super().start
+            return self.recipe
         return PRESETS[self.preset].recipe_at(self.size)
 
     @property
@@ -91,13 +92,13 @@ class Plan:
     axes: tuple[str, ...]
 
 
-def plan(arguments: SweepArguments, given: Named, num_classes: int, listing: str = "") -> Plan:
+def plan(arguments: SweepArguments, given: Named, facts: DatasetFacts) -> Plan:
     """The arms that the arguments ask for.
 
     Args:
       arguments: the command's.
       given: the values on the command line, by axis; none for one that was not named.
-      num_classes, listing: of the data set.
+      facts: what a look at the data set tells.
 
     Raises:
       ValueError: a value is not legal, or no machine could run an arm.
@@ -106,7 +107,7 @@ def plan(arguments: SweepArguments, given: Named, num_classes: int, listing: str
     require(seeds is None or 1 <= seeds <= MAX_SEEDS, "seeds", seeds, f"1 to {MAX_SEEDS}")
     require(not alone, "scale", arguments.scale, "none without --preset")
     named = {name: values for name, values in given.items() if values}
-    start = baseline(arguments, num_classes, listing)
+    start = baseline(arguments, facts)
     own = axes.with_values(start, arguments.arms[0])
     read = {axis.name: axis.read(own) for axis in axes.AXES if axis.name in named}
     nearest = {n: read[n] if read[n] in values else values[0] for n, values in named.items()}

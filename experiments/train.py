@@ -23,13 +23,16 @@ from typing import Literal
 
 from rich.console import Console
 
-from experiments import listing, terminal
+from experiments import listing, opening, terminal
 from experiments.arguments import parse, refusals, refuse, single_values, with_axes
 from experiments.planning import (
     MAX_SEED,
+    PRESUMED,
+    DatasetFacts,
     RunArguments,
     baseline,
     look_at,
+    recipe_name,
     require_directory,
     require_fit,
     takes_files,
@@ -104,7 +107,7 @@ def main_alone(stop: Stop) -> None:
 
 def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
     with refusals(COMMAND, arguments):
-        planned = _config(arguments, 2)  # refuses bad values before it loads anything
+        planned = _config(arguments, PRESUMED)  # refuses bad values before it loads anything
         require_directory("run", arguments.run)
         seconds = arguments.save_every_seconds
         require(0 <= seconds < math.inf, "save_every_seconds", seconds, "0 or more")
@@ -113,7 +116,9 @@ def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
         require_processes(arguments)
         join(arguments)
         console.quiet = arguments.several and not is_first()
-        config = _config(arguments, *look_at(planned.data))
+        console.print(opening.reading(arguments.images))
+        facts = look_at(planned.data)
+        config = _config(arguments, facts)
         if arguments.several:
             _require_one_run(config, arguments)
     if arguments.show_batch:
@@ -123,6 +128,9 @@ def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
     if result:
         console.print("finished already, nothing to train")
     else:
+        recipe = recipe_name(arguments, facts)
+        for line in opening.lines(config, recipe, facts, arguments.run):
+            console.print(line, soft_wrap=True)
         with refusals(COMMAND, arguments):
             result = _run(config, arguments, console, stop)
     for line in _lines(result, arguments.run):
@@ -211,10 +219,10 @@ def _shown(config: RunConfig, path: Path) -> str:
     return f"a batch of {count} images of {width} x {height} pixels, the first of them in {path}"
 
 
-def _config(arguments: Arguments, num_classes: int, listing: str = "") -> RunConfig:
+def _config(arguments: Arguments, facts: DatasetFacts) -> RunConfig:
     require(0 <= arguments.seed <= MAX_SEED, "seed", arguments.seed, f"from 0 to {MAX_SEED}")
     values = single_values(arguments, axes.AXES)
-    config = axes.with_values(baseline(arguments, num_classes, listing), values)
+    config = axes.with_values(baseline(arguments, facts), values)
     require_fit(config)
     return dataclasses.replace(config, seed=arguments.seed)
 

@@ -105,6 +105,10 @@ class DataConfig:
         listed = not self.listing or self.name == "folder"
         require(listed, "listing", self.listing, "none, as only the data set folder has one")
 
+    def steps_per_epoch(self, images: int) -> int:
+        """Whole batches in one pass over so many images, at least 1."""
+        return max(1, images // self.batch_size)
+
 
 def _require_share(name: str, value: float) -> None:
     require(0 <= value < 1, name, value, "0 to below 1")

@@ -55,7 +55,7 @@ if __name__ == "__main__":
     sys.argv[0] = "train"
     mnet_jax.program.placement = placement
     progress.RunProgress.show = show_or_die
-    train._config = lambda arguments, num_classes: CONFIG
+    train._config = lambda arguments, facts: CONFIG
     stop = Stop(lambda number: os._exit(128 + number))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     stop.listen()

@@ -106,7 +106,8 @@ def kill_at_every_write(root, words, shares):
 
 if __name__ == "__main__":
     mode, log, *words = sys.argv[1:]
-    planning.look_at = lambda images: (10, "")
+    facts = planning.DatasetFacts(classes=10, train=1167, validation=130, test=500)
+    planning.look_at = lambda images: facts
     if mode.startswith("kill"):
         shares = (0.0, 0.5, 1.0) if mode == "kill" else (0.5,)
         kill_at_every_write(Path(log).parent, words, shares)

@@ -483,5 +483,6 @@ def test_a_run_that_fails_does_not_leave_anothers_result(place, monkeypatch, cap
     result.parent.mkdir(parents=True)
     result.write_text("another run's")
     code, out, err = call("train", [], monkeypatch, capfd)
-    assert (code, out, err) == (1, "", "experiments.train: the disk is full\n")
+    assert (code, err) == (1, "experiments.train: the disk is full\n")
+    assert "parameters" not in out.splitlines()[-1], "no result"
     assert not result.exists()

@@ -3,12 +3,18 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import make_tiny_spec, one_line
+from flax import traverse_util
+from hypothesis import given as given_any
+from hypothesis import strategies as st
 
 from experiments import listing
 from experiments.arguments import parse
-from experiments.planning import RunArguments, baseline
-from experiments.recipes import RECIPES, notes_of, recipe_for
+from experiments.planning import PRESUMED, RunArguments, DatasetFacts, baseline, recipe_name
+from experiments.recipes import RECIPES, SIZED, notes_of, recipe_for
+from mnet_jax import architectures, models
 from mnet_jax.analysis import cost
 from mnet_jax.config import AdamW, RmsProp, Sgd
 from mnet_jax.training import optimizer
@@ -32,6 +38,7 @@ RATES = {
     "v3-large-imagenet-model-garden": (4096, AdamW, 352, 0.004 / 2),
     "v4-conv-small-imagenet": (4096, AdamW, 5, 0.002),
 }
+FEW, MANY = 20, 1_281_167
 everywhere = pytest.mark.parametrize("name", RECIPES)
 
 
@@ -49,11 +56,16 @@ def test_the_cost_is_three_forward_passes_of_every_image(name):
     assert stated and float(stated[1]) == pytest.approx(expected, rel=0.05)
 
 
-@everywhere
+@pytest.mark.parametrize("name", [*RECIPES, *SIZED])
 def test_a_recipe_says_where_it_is_from_and_what_it_is_to_reach(name):
-    notes = notes_of(RECIPES[name])
+    notes = notes_of(RECIPES.get(name) or SIZED[name])
     assert notes.keys() == {"title", "source", "cost", "target"} and all(notes.values())
-    assert recipe_for(RECIPES[name](10).data.name) in RECIPES
+
+
+@everywhere
+def test_a_recipes_own_data_set_is_trained_by_a_fixed_recipe_whatever_its_size(name):
+    for images in (FEW, MANY):
+        assert recipe_for(RECIPES[name](10).data.name, images) in RECIPES
 
 
 @pytest.mark.parametrize("name", RATES)
@@ -70,6 +82,10 @@ def test_the_recipe_is_the_published_one(name):
     assert million == pytest.approx(PUBLISHED[re.split("-imagenet", name)[0]], rel=0.02)
 
 
+def sized(train, classes=10):
+    return DatasetFacts(classes=classes, train=train, validation=2, test=4)
+
+
 def arguments(line, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train", *line.split()])
     return parse(RunArguments, "train")
@@ -77,31 +93,87 @@ def arguments(line, monkeypatch):
 
 def test_flags_take_the_place_of_a_recipes_data(monkeypatch):
     given = arguments("--recipe v3-small-imagenet --dataset folder --data-dir photos", monkeypatch)
-    config, own = baseline(given, 7), RECIPES["v3-small-imagenet"](7)
+    config, own = baseline(given, sized(FEW, classes=7)), RECIPES["v3-small-imagenet"](7)
     assert (config.spec, config.training) == (own.spec, own.training)
     assert (config.data.name, config.data.directory) == ("folder", "photos")
     assert config.data.validation_fraction == 0.1  # a hundredth is for a million images
 
 
 @pytest.mark.parametrize(
-    ("line", "name", "dataset"),
+    ("line", "train", "name", "dataset"),
     [
-        ("", "v2-digits", "digits"),
-        ("--dataset fashion_mnist", "v2-fashion-mnist", "fashion_mnist"),
-        ("--dataset cifar10", "v2-imagenet", "cifar10"),
-        ("--recipe v1-imagenet", "v1-imagenet", "imagenet2012"),
-        ("--dataset imagenet2012:5.1.0", "v2-imagenet", "imagenet2012:5.1.0"),
+        ("", FEW, "v2-digits", "digits"),
+        ("--dataset fashion_mnist", FEW, "v2-fashion-mnist", "fashion_mnist"),
+        ("--dataset cifar10", 45_000, "small-set", "cifar10"),
+        ("--dataset cifar10", MANY, "v2-imagenet", "cifar10"),
+        ("--dataset folder --data-dir x", FEW, "small-set", "folder"),
+        ("--recipe v2-imagenet --dataset folder --data-dir x", FEW, "v2-imagenet", "folder"),
+        ("--recipe small-set", 1000, "small-set", "digits"),
+        ("--recipe v1-imagenet", MANY, "v1-imagenet", "imagenet2012"),
+        ("--dataset imagenet2012:5.1.0", FEW, "v2-imagenet", "imagenet2012:5.1.0"),
     ],
 )
-def test_a_data_set_has_its_recipe_and_a_recipe_its_data_set(line, name, dataset, monkeypatch):
-    given = arguments(line, monkeypatch)
-    assert (given.start, given.images) == (name, dataset)
-    config, own = baseline(given, 10), RECIPES[name](10)
-    assert config.training == own.training and config.data.name == dataset
+def test_a_data_set_has_its_recipe_and_a_recipe_its_data_set(
+    line, train, name, dataset, monkeypatch
+):
+    given, size = arguments(line, monkeypatch), sized(train)
+    assert (recipe_name(given, size), given.images) == (name, dataset)
+    config = baseline(given, size)
+    assert config.data.name == dataset
+    if name in RECIPES:
+        assert config.training == RECIPES[name](10).training
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A model that was trained at 24 pixels, scaled as torchvision does."""
+    model = models.MobileNet(spec=make_tiny_spec())
+    shapes = architectures.variable_shapes(model.spec)
+    flat = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    view = models.View(resolution=24, photographs=True, scaling="imagenet")
+    variables = traverse_util.unflatten_dict(flat, sep="/")
+    models.save(tmp_path / "saved.safetensors", model, variables, view=view)
+    return str(tmp_path / "saved.safetensors")
+
+
+def test_a_saved_network_is_fine_tuned_unless_a_recipe_is_named(saved, monkeypatch):
+    line = f"--dataset folder --data-dir x --pretrained {saved}"
+    given, size = arguments(line, monkeypatch), sized(FEW)
+    config, own = baseline(given, size), RECIPES["v2-imagenet"](10)
+    assert recipe_name(given, size) == "fine-tuning" and config.pretrained.path == saved
+    assert (config.data.resolution, config.data.scaling) == (24, "imagenet")
+    assert config.training != own.training
+    given = arguments(f"{line} --recipe v2-imagenet", monkeypatch)
+    config = baseline(given, size)
+    assert recipe_name(given, size) == "v2-imagenet" and config.training == own.training
+    assert (config.data.resolution, config.data.batch_size) == (224, 96)
+
+
+def test_fine_tuning_without_a_saved_network_is_refused(monkeypatch):
+    given = arguments("--recipe fine-tuning", monkeypatch)
+    one_line(ValueError, lambda: baseline(given, PRESUMED), "recipe: got 'fine-tuning'")
+
+
+@pytest.mark.parametrize("name", SIZED)
+@given_any(train=st.integers(2, 499_999))
+def test_a_sized_recipe_fits_its_set(name, train):
+    """Batches, steps and rates by arithmetic."""
+    start = RECIPES["v2-imagenet"](10)
+    config, most = SIZED[name](start, train), SIZED[name](start, PRESUMED.train)
+    batch_size, epochs = config.data.batch_size, config.training.epochs
+    assert batch_size <= train
+    rates = [c.training.learning_rate / c.data.batch_size for c in (config, most)]
+    assert rates[0] == pytest.approx(rates[1])
+    # What is refused before the set is read is refused for a set of any size.
+    assert most.data.batch_size % batch_size == 0 and epochs <= most.training.epochs
+    least, budget = {"fine-tuning": (10, 500), "small-set": (30, 5000)}[name]
+    steps = epochs * (train // batch_size)
+    assert epochs >= least and (steps < budget + train // batch_size or epochs == least)
+    assert config.training.warmup_epochs <= 1  # `--epochs 1` is legal
 
 
 def test_the_list_and_the_document_have_every_recipe():
-    assert [row[0] for row in listing.recipe_rows()] == [*RECIPES]
+    assert [row[0] for row in listing.recipe_rows()] == [*RECIPES, *SIZED]
     document = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
     for name, *cells in listing.recipe_rows():
         assert f"| {' | '.join((f'`{name}`', *cells))} |\n" in document

@@ -137,14 +137,11 @@ def test_a_too_large_image_counts_as_a_damaged_one(photographs, caplog):
     assert len(batches) == 5 and caplog.text.count("3,660 pixels, legal: up to 3,600") == 1
 
 
-def test_a_command_counts_classes_as_its_runs_will_read_them(photographs):
+def test_a_command_counts_a_set_as_its_runs_will_read_them(photographs):
     photographs[0].write_bytes(b"no image")
     for path in photographs[1:]:
         Image.open(path).resize((60, 40)).save(path)  # of one size: every header is read
-    arguments = planning.RunArguments(
-        dataset="folder", data_dir=str(photographs[0].parents[2])
-    )  # fmt: skip
-    images = planning.baseline(arguments, 2).data
-    count, _ = planning.look_at(dataclasses.replace(images, bad_images=1))
-    assert count == CLASSES
-    one_line(ValueError, lambda: planning.look_at(images), photographs[0])
+    config = config_of(photographs, bad_images=1)
+    assert planning.look_at(config).classes == CLASSES
+    strict = dataclasses.replace(config, bad_images=0)
+    one_line(ValueError, lambda: planning.look_at(strict), photographs[0])

@@ -33,7 +33,7 @@ _PREFETCH_BYTES = 256 * 2**20  # a batch of 128 at 224 pixels has 77 MB
 
 def steps_per_epoch(source: Source, config: DataConfig) -> int:
     """Whole batches in one pass over `source`, at least 1."""
-    return max(1, len(source) // config.batch_size)
+    return config.steps_per_epoch(len(source))
 
 
 def train_batches(

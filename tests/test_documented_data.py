@@ -1,10 +1,8 @@
-"""What `docs/data.md` names is there, and its snippets run."""
+"""What `docs/data.md` names is there."""
 
 import dataclasses
 import re
 from pathlib import Path
-
-import pytest
 
 from experiments.arguments import flag_of, with_axes
 from experiments.train import Arguments
@@ -12,11 +10,6 @@ from mnet_jax.ablation import axes
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
 TRAIN = with_axes(Arguments, axes.AXES)
-
-
-@pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", DOCUMENT, flags=re.DOTALL))
-def test_the_snippets_run(snippet, data_folder):
-    exec(compile(snippet, "docs/data.md", "exec"), {})
 
 
 def test_every_flag_of_augmentation_is_there():

@@ -1,0 +1,117 @@
+"""Python in README.md and in docs runs as it stands, from a clean start, block after block.
+
+What a document reads that a reader has and a test has not stands in for itself here: weights of
+right shapes with random numbers, a run's directory, a package of a few images.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from PIL import Image
+from safetensors.numpy import save_file
+from test_fashion import write_idx
+
+from mnet_jax import architectures, models, weights
+from mnet_jax.data.builders import FASHION_FILES
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"```py(?:thon)?\n(.*?)```", flags=re.DOTALL)
+DOCUMENTS = {
+    str(path.relative_to(ROOT)): BLOCK.findall(path.read_text())
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+}
+SLOW = ("README.md", "docs/architectures.md")  # they compile large networks operation by operation
+
+
+def random_variables(model):
+    rng = np.random.default_rng(0)
+    shapes = architectures.variable_shapes(model.spec)
+    flat = {name: rng.uniform(0.5, 1, shape).astype(np.float32) for name, shape in shapes.items()}
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def write_weights(folder):
+    """What the README reads: files of timm and torchvision, and the directory of a run."""
+    torch = pytest.importorskip("torch")
+    v4 = models.mobilenet_v4_conv_small(dialect="timm")
+    state = weights.to_timm(random_variables(v4), v4)
+    save_file(state, folder / "mobilenetv4_conv_small.safetensors")
+    v2 = models.mobilenet_v2(dialect="torchvision")
+    state = weights.to_torchvision(random_variables(v2), v2)
+    tensors = {name: torch.tensor(array) for name, array in state.items()}
+    torch.save(tensors, folder / "mobilenet_v2.pth")
+    trained = models.mobilenet_v2(num_classes=10)
+    (folder / "runs/latest").mkdir(parents=True)
+    models.save(folder / "runs/latest" / models.FILE_NAME, trained, random_variables(trained))
+
+
+def write_solar_cells(folder):
+    """`elpv_dataset` of PyPI, with two images."""
+    data = folder / "elpv_dataset" / "data"
+    (data / "images").mkdir(parents=True)
+    (data.parent / "__init__.py").touch()
+    rows = [("images/cell0001.png", 1.0), ("images/cell0002.png", 0.0)]
+    for name, _ in rows:
+        Image.new("L", (300, 300)).save(data / name)
+    text = "".join(f"{name}  {probability}    mono\n" for name, probability in rows)
+    (data / "labels.csv").write_text(text)
+
+
+def write_clothes(folder):
+    """Fashion-MNIST's four files, with a few images, where a distribution puts them."""
+    folder = folder / "datasets" / "fashion-mnist"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, count in zip(FASHION_FILES, (40, 40, 12, 12), strict=True):
+        size = (count, 28, 28) if "images" in name else count
+        write_idx(folder / name, rng.integers(0, 10, size))
+
+
+STAND_INS = {
+    "README.md": write_weights,
+    "docs/training.md": write_solar_cells,
+    "docs/results/seeing-why/README.md": write_clothes,
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        for name, blocks in DOCUMENTS.items()
+        if blocks
+    ],
+)
+def test_python_in_documents_runs_block_after_block(name, data_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_DIRS", str(tmp_path))
+    STAND_INS.get(name, lambda folder: None)(tmp_path)
+    names = {"__name__": "__main__"}
+    try:
+        for number, block in enumerate(DOCUMENTS[name], start=1):
+            exec(compile(block, f"{name}, block {number}", "exec"), names)
+    finally:
+        sys.modules.pop("elpv_dataset", None)
+    if name == "docs/training.md":
+        assert {path.parent.name for path in tmp_path.glob("cells/*/*.png")} == {
+            "defective", "functional",
+        }  # fmt: skip
+    if name == "README.md":
+        assert names["model"](jnp.zeros((1, 32, 32, 3)), train=False).shape == (1, 10)
+
+
+def test_every_document_is_looked_at():
+    """None is passed over for the way in which it marks its Python."""
+    assert {"README.md", "docs/training.md", "docs/data.md", "docs/ablations.md"} <= {
+        name for name, blocks in DOCUMENTS.items() if blocks
+    }
+    for name, blocks in DOCUMENTS.items():
+        text = (ROOT / name).read_text()
+        assert len(re.findall(r"^ *```py", text, flags=re.MULTILINE)) == len(blocks), name
+        assert not re.search(r"^>>> ", text, flags=re.MULTILINE), name

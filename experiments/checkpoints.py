@@ -20,6 +20,10 @@ if TYPE_CHECKING:  # they import JAX, and bad arguments are refused without it
 
 FEWEST_IMAGES = 2
 MOST_NAMES = 6  # as there are colours that everyone can tell apart
+WITHOUT_VIEW = (
+    "pixels, 1 or more, such as --resolution 224, for this model was saved without a view; "
+    "models.save(..., view=models.View(resolution=224, photographs=True)) keeps one"
+)
 Found = TypeVar("Found")
 
 
@@ -36,6 +40,8 @@ class ModelArguments:
     """the data set whose test images are used, if not the one that the model was trained on"""
     data_dir: LocalPath | None = None
     """where the data set's files are, if not in the usual place"""
+    resolution: int | None = None
+    """side of the images in pixels, if not what each model was trained on"""
     images: int = 512
     """how many of its test images, the first ones"""
     batch_size: int = 64
@@ -48,6 +54,11 @@ def require_checkpoint(path: Path | None) -> Path:
     assert path is not None
     require(path.exists(), "checkpoint", str(path), "a path that exists")
     return path
+
+
+def require_resolution(side: int | None) -> None:
+    """Refuses what is no side of an image; None is a model's own."""
+    require(side is None or side >= 1, "resolution", side, "1 pixel or more")
 
 
 def require_legal(arguments: ModelArguments) -> None:
@@ -63,6 +74,7 @@ def require_legal(arguments: ModelArguments) -> None:
     require(names <= MOST_NAMES, "checkpoint", f"{names} to tell apart", legal)
     folder = arguments.data_dir
     require(folder is None or Path(folder).is_dir(), "data_dir", folder, "a folder that exists")
+    require_resolution(arguments.resolution)
     for name in ("images", "batch_size"):
         value = getattr(arguments, name)
         require(value >= FEWEST_IMAGES, name, value, f"{FEWEST_IMAGES} or more")
@@ -88,7 +100,7 @@ def view_of(saved: "SavedModel", resolution: int | None) -> "View":
     from mnet_jax import models
 
     side = resolution or (saved.view and saved.view.resolution)
-    require(side is not None, "resolution", None, "a number: the model does not know its own")
+    require(side is not None, "resolution", None, WITHOUT_VIEW)
     view = models.View(
         resolution=side or 1,
         photographs=saved.view is None or saved.view.photographs,
@@ -137,7 +149,7 @@ def opened(arguments: ModelArguments) -> "Iterator[Opened]":
     plain = ends if len({*ends}) == len(ends) else [str(path) for path in given]
     for path, name in zip(given, arguments.label or plain, strict=True):
         saved = load(path)
-        images = _test_images(path, view_of(saved, None), arguments)
+        images = _test_images(path, view_of(saved, arguments.resolution), arguments)
         yield Opened(name=one_line(name), saved=saved, images=images, count=arguments.images)
 
 

@@ -82,8 +82,7 @@ def _require_legal(arguments: Arguments) -> None:
     require(folder is None or Path(folder).is_dir(), "data_dir", folder, "a folder that exists")
     size = arguments.batch_size
     require(1 <= size <= MAX_BATCH_SIZE, "batch_size", size, f"1 to {MAX_BATCH_SIZE:,}")
-    if arguments.resolution is not None:
-        require(arguments.resolution >= 1, "resolution", arguments.resolution, "1 pixel or more")
+    checkpoints.require_resolution(arguments.resolution)
 
 
 def _guesses(saved: "SavedModel", view: "View", image: Path, arguments: Arguments) -> Table:

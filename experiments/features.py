@@ -63,9 +63,9 @@ def main() -> None:
 
 
 def _require_legal(arguments: Arguments) -> None:
-    image, side = arguments.image, arguments.resolution
+    image = arguments.image
     require(image is None or image.is_file(), "image", str(image), "a file that exists")
-    require(side is None or side >= 1, "resolution", side, "1 pixel or more")
+    checkpoints.require_resolution(arguments.resolution)
     DataConfig(max_image_pixels=arguments.max_image_pixels)  # refuses what is not legal
     for name in ("kernels", "channels"):
         count = getattr(arguments, name)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.planning import RunArguments, DatasetFacts, baseline, require_fit
+from experiments.planning import DatasetFacts, RunArguments, baseline, require_fit
 from experiments.presets import PRESETS, Values
 from experiments.recipes import RECIPES
 from experiments.scales import SCALES, ScaleName

@@ -1,6 +1,7 @@
 """The commands that look at networks, as they are typed: what they print, draw and refuse."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -9,13 +10,15 @@ from PIL import Image
 from scipy import stats
 from small_networks import model_and_variables, random_like, small_v1, small_v2
 
-from experiments import activations, bottlenecks, cost, features, manifold
+from experiments import activations, bottlenecks, cost, evaluate, features, manifold
+from experiments.checkpoints import WITHOUT_VIEW
 from mnet_jax import models
 
 COMMANDS = {
     "activations": activations,
     "bottlenecks": bottlenecks,
     "cost": cost,
+    "evaluate": evaluate,
     "features": features,
     "manifold": manifold,
 }
@@ -80,6 +83,11 @@ BOTH = "--checkpoint {saved}/linear.safetensors {saved}/relu6.safetensors --data
             "features", "--checkpoint {saved}/v1.safetensors --image {saved}/photo.png",
             ["kernels.png", "maps.png"], ["kernels", "maps"],
         ),
+        (
+            "activations",
+            "--checkpoint {saved}/blind.safetensors --dataset digits --images 40 --resolution 16",
+            ["block_0/expand"], ["activations"],
+        ),
         ("cost", "--model mobilenet_v1 mobilenet_v2 --width 0.5 1.0",
          ["mobilenet_v1, width 0.5, 224", "mobilenet_v2, width 1, 224", "depthwise"], []),
     ],
@@ -117,6 +125,15 @@ def test_models_of_one_name_are_told_by_their_means(call):
         np.testing.assert_allclose(means, seen.mean(axis=0), atol=0.11)
         wanted = stats.t.ppf(0.975, 1) * seen.std(axis=0, ddof=1) / np.sqrt(2)
         np.testing.assert_allclose(halves, wanted, atol=0.11 * stats.t.ppf(0.975, 1))
+
+
+def test_what_a_refusal_says_of_views_is_code_that_runs(saved, tmp_path):
+    loaded = models.load(saved / "blind.safetensors")
+    path = tmp_path / "seeing.safetensors"
+    call = re.search(r"models\.save\(.*\)\)", WITHOUT_VIEW)[0]
+    names = {"models": models, "path": path, "model": loaded[0], "variables": loaded[1]}
+    eval(call.replace("...", "path, model, variables"), names)
+    assert models.load(path).view.resolution == 224
 
 
 @pytest.mark.slow
@@ -160,8 +177,21 @@ def test_cost_measures_every_convolution_and_draws_them(call, tmp_path):
         ),
         (
             "bottlenecks", "--checkpoint {saved}/blind.safetensors --dataset digits",
-            "resolution: got None, legal: a number: the model does not know its own",
+            "--resolution: got None, legal: pixels, 1 or more, such as --resolution 224",
         ),
+        (
+            "activations", "--checkpoint {saved}/blind.safetensors --dataset digits",
+            "models.save(..., view=models.View(resolution=224, photographs=True)) keeps one",
+        ),
+        (
+            "features", "--checkpoint {saved}/blind.safetensors --image {saved}/photo.png",
+            "--resolution: got None, legal: pixels, 1 or more, such as --resolution 224",
+        ),
+        (
+            "evaluate", "--checkpoint {saved}/blind.safetensors --image {saved}/photo.png",
+            "--resolution: got None, legal: pixels, 1 or more, such as --resolution 224",
+        ),
+        ("activations", f"{BOTH} --resolution 0", "--resolution: got 0, legal: 1 pixel or more"),
         ("features", "", "--checkpoint: got None, legal: a run's directory or a saved model"),
         (
             "features", "--checkpoint {saved}/v1.safetensors --image {saved}/text.png",

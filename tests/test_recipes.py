@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from experiments import listing
 from experiments.arguments import parse
-from experiments.planning import PRESUMED, RunArguments, DatasetFacts, baseline, recipe_name
+from experiments.planning import PRESUMED, DatasetFacts, RunArguments, baseline, recipe_name
 from experiments.recipes import RECIPES, SIZED, notes_of, recipe_for
 from mnet_jax import architectures, models
 from mnet_jax.analysis import cost

@@ -201,7 +201,7 @@ def _opened(file: BinaryIO, name: str, max_pixels: int) -> Iterator[Any]:
         start = file.read(len(header.PNG))
         reader = next((reader for magic, reader in _READERS if start.startswith(magic)), None)
         if reader is None:
-            raise DataError(f"{name}: holds no image that can be read, legal: {_LEGAL_FORMATS}")
+            raise DataError(f"{name}: cannot be decoded: got no image, legal: {_LEGAL_FORMATS}")
         file.seek(0)
         with reader(file) as picture:
             require_pixels(name, picture.width, picture.height, max_pixels)

@@ -41,7 +41,7 @@ class Arguments:
     library: Literal["torchvision", "timm", "keras"] | None = None
     """whose names the weights have"""
     weights: Path | None = None
-    """a file of them: .pth, .pt, .safetensors, .npz, .keras or .h5"""
+    """a file of them: .pth, .pt, .pth.tar, .safetensors, .npz, .keras or .h5"""
     to: Path = Path("model.safetensors")
     """the file to write"""
     num_classes: int = 1000
@@ -111,7 +111,10 @@ def _convert(arguments: Arguments, spec: NetworkSpec, scaling: Scaling) -> None:
     assert arguments.weights is not None and arguments.library is not None
     model = models.MobileNet(spec=spec)
     try:
-        variables = converters[arguments.library](weights.read(arguments.weights), model)
+        state = weights.read(arguments.weights, model)
+        variables = converters[arguments.library](
+            state, model, image_size=(arguments.resolution, arguments.resolution)
+        )
         models.save(arguments.to, model, variables, class_names=names, view=view)
     except weights.WeightsError as error:
         raise ValueError(f"weights: {error}") from error

@@ -3,10 +3,13 @@
 import dataclasses
 import warnings
 
+import numpy as np
 import pytest
+from flax import traverse_util
 from weights_parity import random_variables
 
 from mnet_jax import models, weights
+from mnet_jax.weights.keras import KERAS
 
 
 def v2(**options):
@@ -70,6 +73,50 @@ def test_another_dialect_is_told(dialect):
 )
 def test_the_librarys_own_arithmetic_is_not_told(model, library):
     assert both_ways(model, library) == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("build", "width", "dialect", "library", "agreeing"),
+    [  # sides divided by 32
+        (models.mobilenet_v1, 0.25, "slim", "keras", {0, 31}),
+        (models.mobilenet_v1, 0.25, "paper", "keras", {0, 31}),
+        (models.mobilenet_v3_small, 1.0, "slim", "torchvision", {1}),
+    ],
+)
+def test_paddings_that_agree_at_some_sizes_are_told_at_the_others(
+    build, width, dialect, library, agreeing
+):
+    """Zeros before a map of n under a kernel of k and a stride of 2, by TensorFlow's definition.
+
+    SAME has ((ceil(n / 2) - 1) 2 + k - n) // 2, Keras' V1 none, torchvision k // 2.
+    """
+    model = build(width=width, dialect=dialect, num_classes=5)
+    back = getattr(weights, f"from_{library}")
+    with warnings.catch_warnings(action="ignore"):
+        own = build(width=width, dialect=library, num_classes=5)
+        variables = random_variables(own)
+        state = (
+            weights.to_torchvision(variables, own)
+            if library == "torchvision"
+            else keras_state(variables, own)
+        )
+    (line,) = told(lambda: back(state, model))
+    listed = " or ".join(map(str, sorted(agreeing)))
+    assert line.endswith(f"unless the images' sides leave {listed} when divided by 32")
+    for side in (224, 223, 225, 96, 160, 200, 65, 33):
+        lines = told(lambda side=side: back(state, model, image_size=(side, side)))
+        assert len(lines) == (side % 32 not in agreeing), side
+        assert all(line.endswith(f"will not agree at {side} x {side} pixels") for line in lines)
+    side = 224 if 0 in agreeing else 225
+    assert not told(lambda: back(state, model, image_size=(side, side + 32)))
+    assert told(lambda: back(state, model, image_size=(side, side + 4)))
+
+
+def keras_state(variables, model):
+    """Arrays under Keras' names, without Keras."""
+    entries = KERAS.entries(model.spec)
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    return {entry.theirs: entry.outward(np.asarray(flat[entry.ours])) for entry in entries}
 
 
 def test_a_negative_variance_is_refused():

@@ -1,10 +1,13 @@
 """Weight files: every kind read, and every damaged or hostile one refused in one line."""
 
 import io
+import json
 import os
 import pickle
+import re
 import struct
 import sys
+import tracemalloc
 import zipfile
 
 import ml_dtypes
@@ -12,8 +15,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from mnet_jax import weights
-from mnet_jax.weights import files, hdf5
+from mnet_jax import models, weights
+from mnet_jax.architectures import variable_shapes
+from mnet_jax.weights import hdf5
 
 h5py = pytest.importorskip("h5py", reason="h5py, of the extra [keras], writes Keras' files")
 
@@ -62,6 +66,7 @@ WRITERS = {
     ".keras": write_keras,
     ".pth": write_torch,
     ".pt": write_torch,
+    ".pth.tar": write_torch,
 }
 
 
@@ -157,7 +162,7 @@ def test_a_damaged_file_is_refused_or_read(tmp_path, suffix):
     [(one, other) for one in WRITERS for other in WRITERS if WRITERS[one] != WRITERS[other]],
 )
 def test_a_renamed_file_is_refused(tmp_path, real, claimed):
-    if claimed in (".pth", ".pt"):
+    if WRITERS[claimed] is write_torch:
         pytest.importorskip("torch", reason="PyTorch, the extra [torch], reads the files")
     path = tmp_path / f"a{claimed}"
     WRITERS[real](path)
@@ -167,9 +172,10 @@ def test_a_renamed_file_is_refused(tmp_path, real, claimed):
 def test_a_file_that_is_not_there_or_of_no_known_kind(tmp_path):
     assert refusal(tmp_path / "a.npz").endswith("no such file")
     assert refusal(tmp_path).endswith(
-        "got suffix '', legal: .safetensors, .npz, .pth, .pt, .keras, .h5"
+        "got suffix '', legal: .safetensors, .npz, .pth, .pt, .pth.tar, .keras, .h5"
     )
     assert "got suffix '.pkl'" in refusal(tmp_path / "a.pkl")
+    assert "got suffix '.tar'" in refusal(tmp_path / "a.tar")
     (tmp_path / "folder.h5").mkdir()
     assert refusal(tmp_path / "folder.h5").endswith("no such file")
 
@@ -237,22 +243,124 @@ def test_an_array_is_no_larger_than_its_file(tmp_path, header):
     refusal(path)
 
 
+SMALL = models.mobilenet_v1(width=0.25, num_classes=2)  # 0.22 million parameters
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".keras", ".pth"])
-def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, suffix, monkeypatch):
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, suffix):
     if suffix == ".pth":
         pytest.importorskip("torch", reason="PyTorch, the extra [torch], reads the files")
-    monkeypatch.setattr(files, "MOST_BYTES", 100_000)
     path = tmp_path / f"a{suffix}"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("model.weights.h5", bytes(1_000_000))
-    assert path.stat().st_size < 10_000
-    assert "declares 1000000 bytes, legal: 100000 or less" in refusal(path)
+        archive.writestr("model.weights.h5", bytes(1000))
+    declared = path.read_bytes().replace(struct.pack("<I", 1000), struct.pack("<I", 600_000_000))
+    path.write_bytes(declared)
+    assert "declares 600000000 bytes, legal: 536870912 or fewer" in refusal(path)
 
 
-def test_a_large_file_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "MOST_BYTES", 10)
-    write_safetensors(tmp_path / "a.safetensors")
-    assert "legal: 10 or less" in refusal(tmp_path / "a.safetensors")
+def test_a_large_file_is_refused_unread(tmp_path):
+    """Sparse: it takes no place on the disk."""
+    for suffix in WRITERS:
+        path = tmp_path / f"a{suffix}"
+        with path.open("wb") as file:
+            file.truncate(2**31 + 1)
+        assert "got 2147483649 bytes, legal: 2147483648 or fewer" in refusal(path)
+
+
+def write_hollow(path, shape):
+    """Zeros that take little in their file, in every kind that allows it."""
+    if path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            group = file.create_group("layers/conv2d/vars")
+            group.attrs["name"] = "conv"
+            group.create_dataset("0", shape, "f4", chunks=(64, 64), compression="gzip")
+    elif path.suffix == ".npz":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            header = npy({"descr": "<f4", "fortran_order": False, "shape": shape})
+            archive.writestr("a.npy", header + bytes(4 * shape[0] * shape[1]))
+    elif path.suffix == ".safetensors":
+        size = 4 * shape[0] * shape[1]
+        header = {"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}
+        text = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text)
+        os.truncate(path, 8 + len(text) + size)
+    else:
+        torch = pytest.importorskip("torch", reason="PyTorch, the extra [torch], writes the files")
+        torch.save({"a": torch.zeros(1).expand(shape)}, path)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".npz", ".safetensors", ".pth"])
+def test_more_than_a_network_can_use_is_refused_unread(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    write_hollow(path, (6000, 6000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            weights.WeightsError, match=r"(got|declares) 1440\d{5} bytes, legal: 13"
+        ):
+            weights.read(path, SMALL)
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".npz", ".safetensors", ".pth"])
+def test_a_file_of_many_arrays_names_a_few_and_the_count(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    arrays = {f"layer\n{i}": np.zeros(1, np.float32) for i in range(1000)}
+    if suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file.attrs["layer_names"] = []
+            for i, array in enumerate(arrays.values()):
+                group = file.create_group(f"layer\n{i}")
+                group.attrs["weight_names"] = ["a"]
+                group["a"] = array
+    else:
+        WRITERS[suffix](path, arrays)
+    with pytest.raises(weights.WeightsError) as caught:
+        weights.read(path, SMALL)
+    line = str(caught.value)
+    assert line.isprintable() and len(line) < 600
+    found = re.search(r"(\d+) arrays \(layer \d+.* and (\d+) more\), legal: (\d+) or fewer", line)
+    count, more, legal = map(int, found.groups())
+    assert legal < count == more + 8 <= 1000
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".keras", ".pth"])
+def test_a_long_directory_of_an_archive_is_refused_unread(tmp_path, suffix):
+    if suffix == ".pth":
+        pytest.importorskip("torch", reason="PyTorch, the extra [torch], reads the files")
+    path = tmp_path / f"a{suffix}"
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(6000):
+            archive.writestr(f"a/{i}", b"")
+    with pytest.raises(weights.WeightsError, match=r"holds 6000 members, legal: \d+ or fewer"):
+        weights.read(path, SMALL)
+
+
+@pytest.mark.parametrize("is_archive", [True, False])
+def test_a_pickle_of_many_objects_is_refused_unread(tmp_path, is_archive):
+    """A byte each in the file, a hundred in memory."""
+    pytest.importorskip("torch", reason="PyTorch, the extra [torch], reads the files")
+    path = tmp_path / "a.pth"
+    bomb = b"\x80\x02](" + b"}" * 600_000 + b"e."
+    if is_archive:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a/data.pkl", bomb)
+            archive.writestr("a/version", b"3\n")
+    else:
+        path.write_bytes(bomb)
+    assert "holds more objects than the legal 500000" in refusal(path)
+
+
+def test_what_a_network_can_use_is_read_with_all_that_training_stores(tmp_path):
+    """The state of an optimizer beside it, and a head of 20,000 classes."""
+    torch = pytest.importorskip("torch", reason="PyTorch, the extra [torch], writes the files")
+    entries = {f"{i}": torch.zeros(s) for i, s in enumerate(variable_shapes(SMALL.spec).values())}
+    state = entries | {"head": torch.zeros(20_000, 256)}
+    optimizer = [{name: tensor for name in "abc"} for tensor in state.values()]
+    torch.save({"state_dict": state, "optimizer": optimizer}, tmp_path / "a.pth")
+    assert weights.read(tmp_path / "a.pth", SMALL).keys() == state.keys()
 
 
 def test_nothing_is_extracted(tmp_path):
@@ -334,7 +442,7 @@ def nameless(file, group):
         (data_of_another_file, "its data are in another file"),
         (cycle, "no tree of groups"),
         (text, "got type object, legal: numbers"),
-        (hollow, "declares more than the legal 2147483648 bytes"),
+        (hollow, "got 1099511627784 bytes, legal: 536870912 or fewer"),
         (same_name, "two layers are called conv"),
         (nameless, "holds no layers as Keras 3.10 or later names them"),
     ],

@@ -1,17 +1,27 @@
 """Weights of Keras' applications: the same logits and activations, and back without a change."""
 
 import re
+import warnings
 
 import jax
 import numpy as np
 import pytest
-from keras_applications import application_of, forward, keras, model_of, randomize
+from keras_applications import (
+    APPLICATIONS,
+    application_of,
+    forward,
+    keras,
+    model_of,
+    randomize,
+)
 from lowerings import every_lowering, every_precision
 from weights_parity import (
+    TOLERANCE,
     assert_computes_the_same,
     assert_equal_trees,
     assert_same_logits,
     assert_shaped_as_initialized,
+    compiled,
     random_images,
     random_variables,
 )
@@ -104,6 +114,23 @@ def test_logits_equal_keras_in_every_lowering_and_precision(converted, lowering,
     assert_same_logits(*converted, lowering, precision)
 
 
+@pytest.mark.parametrize("side", [32, 63, 65, 48])
+def test_the_slim_dialect_is_told_just_where_its_logits_are_not_keras(side):
+    options, rng = {"alpha": 0.25}, np.random.default_rng(0)
+    application = application_of("mobilenet_v1", options, (side, side))
+    randomize(application, "mobilenet_v1", rng)
+    model = models.mobilenet_v1(width=0.25, num_classes=10, dialect="slim")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", "model: the weights fit")
+        variables = weights.from_keras(application, model, image_size=(side, side))
+    caught = [one for one in caught if "the weights fit" in str(one.message)]
+    images = random_images(rng, (side, side))
+    expected = np.asarray(forward(application, images))
+    found = compiled(lambda v, x: model.apply(v, x, train=False), variables, images)
+    agree = np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert agree == (side in (32, 63)) == (not caught)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "options"),
@@ -156,6 +183,143 @@ def test_an_application_inside_another_model_is_found(small):
     application, model = small
     outer = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.Rescaling(2.0), application])
     assert_equal_trees(weights.from_keras(outer, model), weights.from_keras(application, model))
+
+
+BACKBONES = {"mobilenet_v1": 0.25, "mobilenet_v2": 0.35, "mobilenet_v3_small": 0.75}
+
+
+@pytest.fixture(scope="module")
+def backbone(request):
+    """A network without its top, and the model of three classes that is to have its weights."""
+    network, width = request.param, BACKBONES[request.param]
+    application = APPLICATIONS[network](
+        weights=None, alpha=width, input_shape=(32, 32, 3), include_top=False
+    )
+    randomize(application, network, np.random.default_rng(0))
+    return application, getattr(models, network)(width=width, num_classes=3, dialect="keras")
+
+
+def plain_head(application):
+    """What most people's fine-tuned models look like."""
+    pool, dense = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(19)
+    return keras.Sequential([application, pool, dense])
+
+
+def functional_head(application):
+    """A model in the middle of a graph, with a head of several layers."""
+    images = keras.Input((32, 32, 3))
+    x = application(keras.layers.RandomFlip()(keras.layers.Rescaling(1 / 127.5, -1)(images)))
+    x = keras.layers.Dense(32, "relu", name="dense_7")(keras.layers.Flatten()(x))
+    x = keras.layers.Dropout(0.2)(keras.layers.BatchNormalization()(x))
+    return keras.Model(images, keras.layers.Dense(1, name="cat")(x))
+
+
+def deep_head(application):
+    """A model in a model in a model, whose layers' names repeat."""
+    inner = keras.Sequential([application, keras.layers.GlobalAveragePooling2D()])
+    hidden = keras.Sequential([inner, keras.layers.Dense(24, name="hidden")])
+    top = [keras.layers.Dropout(0.1), keras.layers.Dense(19, name="logits_of_mine")]
+    whole = keras.Sequential([keras.Input((32, 32, 3)), hidden, *top])
+    whole.compile("adam", "mse")  # the optimizer's state stands in the files too
+    whole.optimizer.build(whole.trainable_variables)
+    return whole
+
+
+def flat_head(application):
+    """The layers of the network and the head side by side, and the network partly frozen."""
+    for layer in application.layers[:20]:
+        layer.trainable = False
+    x = keras.layers.GlobalAveragePooling2D()(application.output)
+    return keras.Model(application.input, keras.layers.Dense(19, name="out")(x))
+
+
+@pytest.mark.filterwarnings("ignore:state_dict. holds no conv_2", "ignore:You are saving")
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [
+        ("mobilenet_v1", flat_head),
+        ("mobilenet_v1", functional_head),
+        ("mobilenet_v2", plain_head),
+        ("mobilenet_v2", deep_head),
+        ("mobilenet_v3_small", functional_head),
+    ],
+    indirect=["backbone"],
+)
+def test_a_fresh_head_takes_the_place_of_any_other(backbone, tmp_path, head):
+    application, model = backbone
+    whole, key = head(application), jax.random.key(0)
+    expected = weights.from_keras(application, model, fresh_head=key)
+    assert_shaped_as_initialized(expected, model)
+    assert_equal_trees(weights.from_keras(whole, model, fresh_head=key), expected)
+    for name in ("a.h5", "a.keras", "b.weights.h5"):
+        whole.save_weights(tmp_path / name) if "weights" in name else whole.save(tmp_path / name)
+        state = weights.read(tmp_path / name, model)
+        assert_equal_trees(weights.from_keras(state, model, fresh_head=key), expected)
+        with pytest.raises(weights.WeightsError, match=r"\d+ extra \("):
+            weights.from_keras(state, model)
+
+
+def test_what_stands_before_the_backbone_is_no_head():
+    """Its weights change what the backbone sees."""
+    application = keras.applications.MobileNet(
+        weights=None, alpha=0.25, input_shape=(32, 32, 3), include_top=False
+    )
+    layers = [keras.layers.Conv2D(3, 1, name="adapter"), application]
+    layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    whole = keras.Sequential([keras.Input((32, 32, 1)), *layers])
+    model = models.mobilenet_v1(width=0.25, num_classes=3, dialect="keras")
+    with pytest.raises(weights.WeightsError, match=r"1 extra \(adapter/kernel \[1, 1, 1, 3\]\)"):
+        weights.from_keras(whole, model, fresh_head=jax.random.key(0))
+
+
+def test_two_layers_of_one_name_are_refused(small):
+    application, model = small
+    outer = keras.Sequential([application, keras.layers.Dense(3, name="logits")])
+    with pytest.raises(weights.WeightsError, match="two layers are called logits"):
+        weights.from_keras(outer, model)
+
+
+@pytest.mark.parametrize("number", ["", ":0"])
+def test_a_depthwise_kernel_may_be_called_one(small, number):
+    """As Keras 2 and TensorFlow.js name it, and as TensorFlow numbers its variables."""
+    application, model = small
+    state = {}
+    for layer in application.layers:
+        for variable, array in zip(layer.weights, layer.get_weights(), strict=True):
+            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+            kind = "depthwise_kernel" if depthwise else variable.name
+            state[f"{layer.name}/{kind}{number}"] = array
+    assert sum("depthwise_kernel" in name for name in state) == len(model.spec.blocks)
+    assert_equal_trees(weights.from_keras(state, model), weights.from_keras(application, model))
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v2"], indirect=True)
+def test_names_of_keras_2_in_a_model_within_a_model_are_known(backbone, tmp_path):
+    """One group for the whole inner model, whose arrays are listed with their own names."""
+    application, model = backbone
+    path = tmp_path / "nested.h5"
+    arrays = {}
+    for layer in application.layers:
+        for variable, array in zip(layer.weights, layer.get_weights(), strict=True):
+            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+            kind = "depthwise_kernel" if depthwise else variable.name
+            arrays[f"{layer.name}/{kind}:0"] = array
+    with h5py.File(path, "w") as file:
+        root = file.create_group("model_weights")
+        root.attrs["layer_names"] = [b"mobilenet", b"pool", b"dense"]
+        dense = {"dense/kernel:0": np.zeros((4, 19), "f4"), "dense/bias:0": np.zeros(19, "f4")}
+        for name, group in (("mobilenet", arrays), ("pool", {}), ("dense", dense)):
+            root.create_group(name).attrs["weight_names"] = [n.encode() for n in group]
+            for array_name, array in group.items():
+                root[name][array_name] = array
+    state, key = weights.read(path, model), jax.random.key(0)
+    with pytest.raises(weights.WeightsError, match=r"2 extra \(dense/kernel \[4, 19\], dense/bias"):
+        weights.from_keras(state, model, fresh_head=key)  # no head of these features
+    fitting = {n: a for n, a in state.items() if not n.startswith("dense/")}
+    assert_equal_trees(
+        weights.from_keras(fitting, model, fresh_head=key),
+        weights.from_keras(application, model, fresh_head=key),
+    )
 
 
 def test_names_of_keras_2_are_known(small, tmp_path):

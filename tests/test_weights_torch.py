@@ -1,5 +1,6 @@
 """Weights of torchvision and timm: the same logits and activations, and back without a change."""
 
+import argparse
 from functools import partial
 
 import jax
@@ -202,3 +203,94 @@ def test_a_converted_array_does_not_share_the_tensors_memory():
     for tensor in module.state_dict().values():
         tensor.fill_(3)
     assert_equal_trees(variables, before)
+
+
+class Wrapped(torch.nn.Module):
+    """A module whose parameters are named behind `module.`, as in DistributedDataParallel."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A timm model, its moving average, and an optimizer that has taken a step."""
+    timm = pytest.importorskip("timm", reason="timm writes the checkpoints")
+    module = timm.create_model("mobilenetv2_050", num_classes=10)
+    randomize(module, "mobilenet_v2", np.random.default_rng(0))
+    average = timm.utils.ModelEmaV2(module, decay=0.9)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.01)
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    average.update(module)
+    return module, average, optimizer
+
+
+ARGUMENTS = argparse.Namespace(
+    model="mobilenetv2_050", lr=0.01, decay_epochs=[1, 2], mean=None, amp=False, opt_kwargs={}
+)
+
+
+@pytest.mark.parametrize("has_average", [True, False])
+def test_checkpoints_of_timms_saver(trained, tmp_path, has_average):
+    timm = pytest.importorskip("timm", reason="timm writes the checkpoints")
+    module, average, optimizer = trained
+    saver = timm.utils.CheckpointSaver(
+        module, optimizer, ARGUMENTS, average if has_average else None,
+        checkpoint_dir=str(tmp_path),
+    )  # fmt: skip
+    saver.save_checkpoint(0, metric=71.5)
+    written = next(tmp_path.glob("checkpoint-0.pth.tar"))
+    model = models.mobilenet_v2(width=0.5, num_classes=10, dialect="timm")
+    theirs = timm.models.load_state_dict(str(written), weights_only=False)
+    chosen = average.module if has_average else module
+    assert all(torch.equal(theirs[name], value) for name, value in chosen.state_dict().items())
+    found = weights.from_timm(weights.read(written, model), model)
+    assert_equal_trees(found, weights.from_timm(theirs, model))
+
+
+def test_checkpoints_of_torchvisions_references(tmp_path):
+    """As references/classification/train.py saves them, with the average that its utils keep."""
+    zoo = pytest.importorskip("torchvision", reason="torchvision is the oracle").models
+    module = zoo.mobilenet_v2(num_classes=10, width_mult=0.35)
+    randomize(module, "mobilenet_v2", np.random.default_rng(0))
+    optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
+    average = torch.optim.swa_utils.AveragedModel(module)
+    checkpoint = {
+        "model": Wrapped(torch.compile(module)).state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3).state_dict(),
+        "epoch": 3,
+        "args": ARGUMENTS,
+    }
+    torch.save(checkpoint, tmp_path / "model_3.pth")
+    model = models.mobilenet_v2(width=0.35, num_classes=10, dialect="torchvision")
+    expected = weights.from_torchvision(module.state_dict(), model)
+    found = weights.from_torchvision(weights.read(tmp_path / "model_3.pth"), model)
+    assert_equal_trees(found, expected)
+
+    checkpoint["model_ema"] = average.state_dict()
+    assert "n_averaged" in checkpoint["model_ema"]
+    torch.save(checkpoint, tmp_path / "model_3.pth", _use_new_zipfile_serialization=False)
+    found = weights.from_torchvision(weights.read(tmp_path / "model_3.pth", model), model)
+    assert_equal_trees(found, expected)
+
+
+class Evil:
+    """A class of somebody's own."""
+
+
+@pytest.mark.parametrize("where", ["in the namespace", "beside it", "in its place"])
+def test_no_other_class_is_allowed_beside_the_weights(tmp_path, where):
+    arguments = argparse.Namespace(evil=Evil()) if where == "in the namespace" else Evil()
+    content = {"a": torch.zeros(1), "args": arguments, "more": argparse.Namespace()}
+    path = tmp_path / "a.pth"
+    torch.save(arguments if where == "in its place" else content, path)
+    with pytest.raises(weights.WeightsError, match=r"something else \(\w+\.Evil\) than tensors"):
+        weights.read(path)
+    torch.save({"a": argparse.Namespace()}, path)
+    with pytest.raises(weights.WeightsError, match="a: got Namespace, legal: an array"):
+        weights.read(path)
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()

@@ -1,66 +1,132 @@
-"""A state dict of any library as NumPy arrays."""
+"""A state dict of any library as NumPy arrays, no more of them than a network can use."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mnet_jax.validation import one_line
-from mnet_jax.weights.errors import WeightsError
+from mnet_jax.weights.errors import WeightsError, listing
 
-MOST_BYTES = 2 * 2**30  # the largest network of the family has 131 MB of weights
-WRAPPERS = ("state_dict", "model")  # what training scripts put a state dict under, beside others
+# What training scripts put a state dict under, beside others; the first that is there is taken, as
+# `timm.models.load_state_dict` does: an average of the weights before the weights.
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
+PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel, AveragedModel; torch.compile
+
+
+class Limit(NamedTuple):
+    """How much a state dict may hold, whatever of it is used.
+
+    Attributes:
+      arrays: number of arrays.
+      bytes: of all of them as float32.
+    """
+
+    arrays: int
+    bytes: int
+
+    @classmethod
+    def of(cls, shapes: Iterable[tuple[int, ...]]) -> "Limit":
+        """For a network with arrays of these shapes: four times as much, and any old head."""
+        sizes = [4 * math.prod(shape) for shape in shapes]
+        return cls(arrays=4 * len(sizes) + 100, bytes=4 * sum(sizes) + MOST_HEAD_BYTES)
+
+
+MOST_HEAD_BYTES = 2**27  # a classifier of ImageNet-21k's 21,843 classes takes 112 MB
+# Without a network at hand: the largest of the family has 700 arrays and 131 MB.
+LARGEST = Limit(arrays=10_000, bytes=2**29)
+
+
+class Stored(NamedTuple):
+    """An array in an open file of which only the header has been read.
+
+    Attributes:
+      size: number of elements that reading it takes memory for.
+      read: reads it.
+    """
+
+    size: int
+    read: Callable[[], np.ndarray]
 
 
 def unwrapped(state: object) -> Mapping:
-    """The mapping of names to arrays, taken out of one wrapper such as {"state_dict": ...}.
+    """The mapping of names to arrays, without what training scripts put around it and its names.
+
+    Of several state dicts, an average of the weights (`state_dict_ema`, `model_ema`) is taken
+    before the weights themselves (`state_dict`, `model`), as timm takes it. Prefixes `module.` and
+    `_orig_mod.` are taken off the names.
 
     Raises:
-      WeightsError: `state` is no mapping.
+      WeightsError: `state` is no mapping, or two names are one without their prefixes.
     """
     if not isinstance(state, Mapping):
         kind = type(state).__name__
         raise WeightsError(f"state_dict: got {kind}, legal: a mapping of names to arrays")
-    for wrapper in WRAPPERS:
-        inner = state.get(wrapper)
-        if isinstance(inner, Mapping):
-            return inner
-    return state
+    inner = (state[name] for name in WRAPPERS if isinstance(state.get(name), Mapping))
+    entries: dict[Any, Any] = {}
+    for name, value in next(inner, state).items():
+        short = _without_prefixes(name)
+        if short in entries:
+            raise WeightsError(f"state_dict: holds {one_line(short)} under several names")
+        entries[short] = value
+    return entries
 
 
-def as_arrays(state: object) -> dict[str, np.ndarray]:
+def _without_prefixes(name: Any) -> Any:
+    while isinstance(name, str) and name.startswith(PREFIXES):
+        name = name.partition(".")[2]
+    return name
+
+
+def as_arrays(state: object, limit: Limit = LARGEST) -> dict[str, np.ndarray]:
     """A state dict as NumPy arrays: floating ones as float32, whole numbers as they are.
 
+    A float32 array of NumPy's is not copied.
+
     Args:
-      state: mapping of names to NumPy, JAX or PyTorch arrays, or one wrapped once.
+      state: mapping of names to NumPy, JAX or PyTorch arrays or to `Stored`, or one wrapped once.
+      limit: what all of them together may come to; nothing is read or copied before that is known.
 
     Raises:
-      WeightsError: it is no such mapping, an entry is no numeric array, or all of them together
-        are larger than `MOST_BYTES`.
+      WeightsError: it is no such mapping, an entry is no numeric array, or it is over the limit.
     """
     entries = unwrapped(state)
+    require_few(entries, limit)
     total = 0
     for name, value in entries.items():
         if not isinstance(name, str):
             raise WeightsError(f"name of an entry: got {one_line(repr(name))}, legal: text")
-        if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        if isinstance(value, Stored):
+            total += 4 * value.size
+        elif hasattr(value, "shape") and hasattr(value, "dtype"):
+            total += 4 * math.prod(value.shape)  # an expanded tensor is small until it is copied
+        else:
             kind = type(value).__name__
             raise WeightsError(f"{one_line(name)}: got {kind}, legal: an array")
-        total += 4 * math.prod(value.shape)  # an expanded tensor is small until it is copied
-    if total > MOST_BYTES:
-        raise WeightsError(f"state_dict: got {total} bytes, legal: {MOST_BYTES} or less")
+    if total > limit.bytes:
+        raise WeightsError(f"state_dict: got {total} bytes, legal: {limit.bytes} or fewer")
     return {name: _as_array(name, value) for name, value in entries.items()}
 
 
+def require_few(names: Collection[Any], limit: Limit) -> None:
+    """WeightsError, with the first names and the count, if there are more than the limit."""
+    if len(names) > limit.arrays:
+        clause = listing("arrays", list(names), one_line)
+        raise WeightsError(f"state_dict: got {clause}, legal: {limit.arrays} or fewer")
+
+
 def _as_array(name: str, value: Any) -> np.ndarray:
-    if hasattr(value, "detach"):  # a PyTorch tensor; NumPy has no bfloat16 of its own
+    if isinstance(value, Stored):
+        value = value.read()
+    elif hasattr(value, "detach"):  # a PyTorch tensor; NumPy has no bfloat16 of its own
         value = value.detach().cpu()
-        value = (value.float() if value.is_floating_point() else value).numpy()
+        # A copy: the tensor's memory may be a file's, or change when its model is trained.
+        value = np.array((value.float() if value.is_floating_point() else value).numpy())
     array = np.asarray(value)
     if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
         with np.errstate(over="ignore"):  # what overflows is refused as not finite
-            return array.astype(np.float32)
+            return array.astype(np.float32, copy=False)
     if array.dtype.kind not in "iub":
         dtype = one_line(array.dtype)
         raise WeightsError(f"{one_line(name)}: got type {dtype}, legal: floating or whole numbers")

@@ -10,16 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from mnet_jax.architectures import FACTORIES, NetworkSpec, walk
+from mnet_jax.architectures import NetworkSpec, walk
 from mnet_jax.architectures.dialects import DialectName
 from mnet_jax.models import MobileNet
 from mnet_jax.validation import one_line, require
-from mnet_jax.weights.arrays import as_arrays
+from mnet_jax.weights.arithmetic import Size, disagreement, variants_of
+from mnet_jax.weights.arrays import Limit, as_arrays
 from mnet_jax.weights.errors import WeightsError, listing
 from mnet_jax.weights.layouts import TORCH, Entry, Layout, Names, Shape, entries_of
 
 CLASSIFIER = "head/classifier"
+BEHIND_THE_POOL = ("head/hidden/", f"{CLASSIFIER}/")
 COUNTER = ".num_batches_tracked"  # PyTorch counts training steps beside the running statistics
+AVERAGED = "n_averaged"  # and those behind an AveragedModel
 VARIANCE = "/norm/var"
 RESOLUTION = 224  # names and weights do not depend on it
 
@@ -52,19 +55,6 @@ class Library:
         return [e for layer in layers for e in entries_of(layer, names[layer.name], self.layout)]
 
 
-def variants_of(spec: NetworkSpec, dialect: DialectName) -> list[NetworkSpec]:
-    """The published networks of a spec's name, width and classes; V3 has a minimalistic one too."""
-    options: list[dict[str, Any]] = [{}]
-    if spec.name.startswith("mobilenet_v3"):
-        options.append({"minimalistic": True})
-    return [
-        FACTORIES[spec.name](
-            width=spec.width, num_classes=spec.head.num_classes, dialect=dialect, **option
-        )
-        for option in options
-    ]
-
-
 def _has_published_layers(spec: NetworkSpec) -> bool:
     """Whether a published network has layers of these names, so that a library's apply."""
 
@@ -75,7 +65,11 @@ def _has_published_layers(spec: NetworkSpec) -> bool:
 
 
 def variables_from_state(
-    state: Mapping, model: MobileNet, library: Library, fresh_head: jax.Array | None
+    state: Mapping,
+    model: MobileNet,
+    library: Library,
+    fresh_head: jax.Array | None,
+    image_size: Size | None,
 ) -> dict[str, Any]:
     """Our variables from a library's state dict.
 
@@ -83,8 +77,12 @@ def variables_from_state(
       state: the library's names to arrays.
       model: the network that they are for.
       library: whose names they are.
-      fresh_head: PRNG key from which the model's own initializer draws the classifier; the
-        state dict's is then ignored, whatever its classes. None takes the state dict's.
+      fresh_head: PRNG key from which the model's own initializer draws the classifier; the layers
+        that the state dict has behind its backbone are then ignored, whatever their names. The
+        hidden layer before the classifier, where the model has one, is the state dict's if it
+        fits, and else drawn too, with a warning. None takes all of the state dict.
+      image_size: rows and columns that the model will see, for which a warning is exact; None is
+        any size.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
@@ -94,31 +92,35 @@ def variables_from_state(
     """
     spec = _spec_of(model)
     wanted = library.entries(spec)
-    arrays = as_arrays(state)
+    arrays = as_arrays(state, Limit.of(entry.shape for entry in wanted))
     if library.layout is TORCH:
-        arrays = {name: a for name, a in arrays.items() if not name.endswith(COUNTER)}
+        counters = {name for name in arrays if name.endswith(COUNTER) or name == AVERAGED}
+        arrays = {name: array for name, array in arrays.items() if name not in counters}
     flat: dict[str, Any] = {}
     if fresh_head is not None:
         require(_is_key(fresh_head), "fresh_head", fresh_head, "a PRNG key, None")
-        old = _head_of(wanted)
+        fresh = _fresh_entries(wanted, arrays)
+        flat = _initial(model, fresh_head, [entry.ours for entry in fresh])
+        wanted = [entry for entry in wanted if entry not in fresh]
+        old = {entry.theirs for entry in fresh} | _old_head(arrays, wanted, spec, library.layout)
         arrays = {name: array for name, array in arrays.items() if name not in old}
-        wanted = [entry for entry in wanted if entry.theirs not in old]
-        drawn = _initial_classifier(model, fresh_head)
-        flat = {f"params/{CLASSIFIER}/{name}": value for name, value in drawn.items()}
     title = f"state_dict: does not fit {spec.name} as {library.name} names it"
     shapes = {entry.theirs: entry.shape for entry in wanted}
     _require_fit(
         arrays, shapes, title, head=_head_of(wanted),
         variances={e.theirs for e in wanted if e.ours.endswith(VARIANCE)},
     )  # fmt: skip
-    _warn_of_arithmetic(spec, library)
+    _warn_of_arithmetic(spec, library, image_size)
     # A copy: on a CPU jnp.asarray may share memory with the caller's array, which can change.
     flat |= {entry.ours: jnp.array(entry.inward(arrays[entry.theirs])) for entry in wanted}
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def state_from_variables(
-    variables: Mapping[str, Any], model: MobileNet, library: Library
+    variables: Mapping[str, Any],
+    model: MobileNet,
+    library: Library,
+    image_size: Size | None = None,
 ) -> dict[str, np.ndarray]:
     """The library's state dict from our variables; the inverse of `variables_from_state`.
 
@@ -138,7 +140,7 @@ def state_from_variables(
     shapes = {entry.ours: entry.our_shape for entry in wanted}
     variances = {name for name in shapes if name.endswith(VARIANCE)}
     _require_fit(flat, shapes, f"variables: do not fit {spec.name}", variances=variances)
-    _warn_of_arithmetic(spec, library)
+    _warn_of_arithmetic(spec, library, image_size)
     state = {}
     for entry in wanted:
         state[entry.theirs] = entry.outward(flat[entry.ours])
@@ -165,6 +167,50 @@ def _spec_of(model: MobileNet) -> NetworkSpec:
 def _head_of(entries: list[Entry]) -> set[str]:
     """The library's names of the classifier's arrays."""
     return {e.theirs for e in entries if e.ours.startswith(f"params/{CLASSIFIER}/")}
+
+
+def _fresh_entries(wanted: list[Entry], arrays: Mapping[str, np.ndarray]) -> list[Entry]:
+    """What of a network a fresh head draws: the classifier, and a hidden layer that is not there.
+
+    Keras' V3 without its top has no hidden layer; a fine-tuned model may have another one.
+    """
+    behind = [e for e in wanted if e.ours.partition("/")[2].startswith(BEHIND_THE_POOL)]
+    classifier = [e for e in behind if e.theirs in _head_of(behind)]
+    hidden = [e for e in behind if e not in classifier]
+    if all(e.theirs in arrays and arrays[e.theirs].shape == e.shape for e in hidden):
+        return classifier
+    layer = hidden[0].theirs.rpartition(".")[0] or hidden[0].theirs.rpartition("/")[0]
+    warnings.warn(
+        f"state_dict: holds no {layer} {list(hidden[0].shape)}; with the fresh head this layer "
+        "before the classifier is random too",
+        stacklevel=4,
+    )
+    return behind
+
+
+def _old_head(
+    arrays: Mapping[str, np.ndarray], wanted: list[Entry], spec: NetworkSpec, layout: Layout
+) -> set[str]:
+    """The names of the arrays that stand behind the backbone, whatever they are called.
+
+    A file does not tell the order of its layers, but their widths do: a layer of the old head
+    takes the backbone's features, pooled or flattened, or what another layer of it gives. What
+    takes an image's 3 channels or 1 stands before the backbone, and is no head.
+    """
+    known = {entry.theirs for entry in wanted}
+    others = {name: array.shape for name, array in arrays.items() if name not in known}
+    kernels = {n: layout.channels_of(shape) for n, shape in others.items() if len(shape) in (2, 4)}
+    widths, before = {spec.pooled, spec.features}, {0, 1, spec.stem.inputs}
+    found: set[str] = set()
+    while more := {
+        name
+        for name in kernels.keys() - found
+        if (inputs := kernels[name][0]) not in before
+        and (inputs in widths or inputs % spec.pooled == 0)
+    }:
+        found |= more
+        widths |= {kernels[name][1] for name in more}
+    return found | {n for n, shape in others.items() if len(shape) == 1 and shape[0] in widths}
 
 
 def _require_fit(
@@ -206,50 +252,24 @@ def _require_fit(
         raise WeightsError(f"{title}: {'; '.join(clauses + remedy)}", problems=everything)
 
 
-def _warn_of_arithmetic(spec: NetworkSpec, library: Library) -> None:
-    """Warns where the network computes something else than every such network of the library.
-
-    Strides, dilation and a reduced tail are another use of the same weights, and pass.
-    """
+def _warn_of_arithmetic(spec: NetworkSpec, library: Library, image_size: Size | None) -> None:
+    """Warns where the network computes something else than every such network of the library."""
     names = library.dialects[spec.name[: len("mobilenet_vN")]]
-    ours, known = _arithmetic(spec), [_arithmetic(v) for n in names for v in variants_of(spec, n)]
-    if ours in known:
-        return
-    constants = {theirs["dialect"] for theirs in known}
-    different = [key for key in ours if all(ours[key] != theirs[key] for theirs in known)]
-    if ours["dialect"] not in constants:
-        legal = f"dialect {spec.dialect.name}, legal: {', '.join(names)}"
-    else:
-        legal = f"other {', '.join(different) or 'activations'}"
-    warnings.warn(
-        f"model: its {spec.name} does not compute what {library.name}'s does, {legal}; "
-        "the weights fit, the logits will not agree",
-        stacklevel=4,
-    )
+    if told := disagreement(spec, names, image_size):
+        warnings.warn(
+            f"model: the weights fit, but its {spec.name} does not compute what {library.name}'s "
+            f"does, {told}",
+            stacklevel=4,
+        )
 
 
-def _arithmetic(spec: NetworkSpec) -> dict[str, Any]:
-    """What a network does besides what the shapes of its weights and its strides tell."""
-    dialect, head = spec.dialect, spec.head
-    parts = [spec.stem, *spec.blocks, head.conv, head.hidden]
-
-    def each(name: str) -> tuple[Any, ...]:
-        return tuple(getattr(part, name, None) for part in parts)
-
-    return {
-        "dialect": (dialect.norm_epsilon, dialect.padding, dialect.depthwise_padding),
-        "activation": each("activation"),
-        "bottleneck": each("bottleneck"),
-        "shortcut": each("shortcut"),
-    }
-
-
-def _initial_classifier(model: MobileNet, key: jax.Array) -> dict[str, jax.Array]:
-    """The classifier's kernel and bias as `model.init(key, ...)` draws them."""
+def _initial(model: MobileNet, key: jax.Array, names: list[str]) -> dict[str, jax.Array]:
+    """Some variables, by their paths, as `model.init(key, ...)` draws them."""
 
     @jax.jit  # what is not asked for, the rest of the network, is not computed
     def draw(key: jax.Array) -> dict[str, jax.Array]:
         images = jnp.zeros((1, RESOLUTION, RESOLUTION, 3))
-        return model.init(key, images, train=False)["params"]["head"]["classifier"]
+        flat = traverse_util.flatten_dict(model.init(key, images, train=False), sep="/")
+        return {name: flat[name] for name in names}
 
     return draw(key)

@@ -1,5 +1,8 @@
 """What goes wrong with weights, and how it is said in one line."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 MOST_LISTED = 8
 
 
@@ -15,8 +18,8 @@ class WeightsError(ValueError):
         self.problems = problems
 
 
-def listing(title: str, items: list[str]) -> str:
-    """One clause, `3 missing (a, b, c)`; the first few are named."""
+def listing(title: str, items: Sequence[Any], text_of: Callable[[Any], str] = str) -> str:
+    """One clause, `3 missing (a, b, c)`; the first few are named, in the words of `text_of`."""
     more = len(items) - MOST_LISTED
-    named = ", ".join(items[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+    named = ", ".join(map(text_of, items[:MOST_LISTED])) + (f" and {more} more" if more > 0 else "")
     return f"{len(items)} {title} ({named})"

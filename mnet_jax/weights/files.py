@@ -1,34 +1,54 @@
 """Weight files of other libraries as NumPy arrays. Nothing in a file is ever executed."""
 
+import argparse
+import contextlib
 import io
+import math
 import os
 import pickle
+import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
+from mnet_jax.architectures import variable_shapes
+from mnet_jax.models import MobileNet
 from mnet_jax.validation import one_line
-from mnet_jax.weights.arrays import MOST_BYTES, as_arrays
+from mnet_jax.weights.arrays import LARGEST, Limit, Stored, as_arrays, require_few
 from mnet_jax.weights.errors import WeightsError
-from mnet_jax.weights.hdf5 import read_hdf5
+from mnet_jax.weights.hdf5 import opened_hdf5
 
 KERAS_MEMBER = "model.weights.h5"  # of the zip archive that a .keras file is
+MOST_FILE_BYTES = 2**31  # with the state of an optimizer, an average, and the metadata
+ZIP_ENTRY = b"PK\x01\x02"  # begins a member's entry in an archive's directory
+MEMBERS_PER_ARRAY = 8  # of an archive: the state of an optimizer, an average
+CHUNK = 2**20
+PICKLES = 5  # in a file of PyTorch before 1.6
+MOST_OPCODES = 500_000  # V4's largest network with AdamW and an average takes 100,000
 
 
-def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read(path: str | os.PathLike, model: MobileNet | None = None) -> dict[str, np.ndarray]:
     """The arrays in a weight file; the suffix says which kind of file it is.
 
-    `.safetensors`; `.npz`; `.pth` and `.pt` by PyTorch's `weights_only` loader, where PyTorch is
-    installed; `.keras`, `.weights.h5` and `.h5` as Keras writes them, whose arrays are named such
-    as `Conv1/kernel`. What training scripts wrap as {"state_dict": ...} or {"model": ...} is
-    unwrapped. Floating numbers of any precision become float32.
+    `.safetensors`; `.npz`; `.pth`, `.pt` and `.pth.tar` by PyTorch's `weights_only` loader, where
+    PyTorch is installed; `.keras`, `.weights.h5` and `.h5` as Keras writes them, whose arrays are
+    named such as `Conv1/kernel`. Floating numbers of any precision become float32.
+
+    What training scripts write is unwrapped: a state dict under `state_dict` or `model`, or the
+    average of the weights under `state_dict_ema` or `model_ema`, which is preferred, as
+    `timm.models.load_state_dict` prefers it; names behind `module.` and `_orig_mod.`; an
+    `argparse.Namespace` beside the weights, the one class besides PyTorch's own that is allowed.
 
     Args:
       path: of the file.
+      model: the network that the weights are for. A file that declares far more than it can use is
+        refused before its arrays are read; None allows what the largest network could use.
 
     Returns:
       Names to arrays, for `from_torchvision`, `from_timm` or `from_keras`.
@@ -38,38 +58,51 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         holds something else than arrays; one line with the path and the reason.
     """
     file = Path(path)
-    kind = file.suffix.lower()
     name = one_line(file)
-    if kind not in READERS:
-        raise WeightsError(f"{name}: got suffix {kind!r}, legal: {', '.join(READERS)}")
+    suffix = next((end for end in READERS if file.name.lower().endswith(end)), None)
+    if suffix is None:
+        legal = ", ".join(READERS)
+        raise WeightsError(f"{name}: got suffix {one_line(repr(file.suffix))}, legal: {legal}")
     if not file.is_file():
         raise WeightsError(f"{name}: no such file")
     size = file.stat().st_size
-    if size > MOST_BYTES:
-        raise WeightsError(f"{name}: got {size} bytes, legal: {MOST_BYTES} or less")
+    if size > MOST_FILE_BYTES:
+        raise WeightsError(f"{name}: got {size} bytes, legal: {MOST_FILE_BYTES} or fewer")
+    limit = LARGEST if model is None else Limit.of(variable_shapes(model.spec).values())
     try:
-        return as_arrays(READERS[kind](file))
+        with READERS[suffix](file, limit) as entries:
+            return as_arrays(entries, limit)
     except WeightsError as error:
         raise WeightsError(f"{name}: {error}") from error
     except Exception as error:  # the readers' libraries raise whatever a damaged file leads them to
         reason = one_line(str(error) or type(error).__name__)
-        raise WeightsError(f"{name}: not a readable {kind} file, {reason}") from error
+        raise WeightsError(f"{name}: not a readable {suffix} file, {reason}") from error
 
 
-def _read_safetensors(path: Path) -> Mapping:
+@contextlib.contextmanager
+def _opened_safetensors(path: Path, limit: Limit) -> Iterator[Mapping]:
     import safetensors
 
     with safetensors.safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+        names = list(file.keys())
+        require_few(names, limit)
+        sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in names}
+        yield {name: Stored(size, partial(file.get_tensor, name)) for name, size in sizes.items()}
 
 
-def _read_npz(path: Path) -> Mapping:
-    with zipfile.ZipFile(path) as archive:
-        _require_small(archive)
+@contextlib.contextmanager
+def _opened_npz(path: Path, limit: Limit) -> Iterator[Mapping]:
+    with _opened_zip(path, limit) as archive:
+        _require_small(archive, limit)
         members = archive.infolist()
         if len({m.filename for m in members}) < len(members):
             raise WeightsError("holds several arrays of one name")
-        return {m.filename.removesuffix(".npy"): _read_npy(archive, m) for m in members}
+        yield {
+            m.filename.removesuffix(".npy"): Stored(  # two bytes an element at the least
+                m.file_size // 2, partial(_read_npy, archive, m)
+            )
+            for m in members
+        }
 
 
 def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
@@ -86,53 +119,107 @@ def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         shape, fortran, dtype = headers[version](file)
         if dtype.hasobject:
             raise WeightsError(f"{name}: got Python objects, legal: numbers")
-        data = file.read()
+        data = bytearray(file.read())
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _read_torch(path: Path) -> Mapping:
+@contextlib.contextmanager
+def _opened_torch(path: Path, limit: Limit) -> Iterator[Mapping]:
     try:
         import torch
     except ImportError as error:
         raise WeightsError(
             "needs PyTorch, legal: pip install mnet_jax[torch], or the same weights as .safetensors"
         ) from error
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            _require_small(archive)
-    with warnings.catch_warnings(action="ignore"):  # of what the refusal says better
+    is_mapped = _require_loadable(path, limit)
+    # A script's arguments: PyTorch fills the namespace with nothing but what it allows otherwise.
+    allowed = torch.serialization.safe_globals([argparse.Namespace])
+    with allowed, warnings.catch_warnings(action="ignore"):  # of what the refusal says better
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
         except pickle.UnpicklingError as error:  # its message recommends to run the file
             found = re.search(r"GLOBAL ([\w.]+)", str(error))
             what = f"something else ({found[1]})" if found else "something else"
             raise WeightsError(f"holds {what} than tensors, legal: a state dict") from error
+    yield loaded
 
 
-def _read_keras(path: Path) -> Mapping:
-    with zipfile.ZipFile(path) as archive:
-        _require_small(archive)
+def _require_loadable(path: Path, limit: Limit) -> bool:
+    """Whether PyTorch may map a file, so that no more of it than is used comes into memory.
+
+    Raises:
+      WeightsError: the file unpacks to too much, or its pickles have too many opcodes: one byte of
+        a pickle can make an object.
+    """
+    if not zipfile.is_zipfile(path):  # PyTorch before 1.6: pickles, then raw data
+        size = path.stat().st_size
+        if size > limit.bytes:
+            raise WeightsError(f"got {size} bytes, legal: {limit.bytes} or fewer")
+        with path.open("rb") as file:
+            _require_few_opcodes(file, PICKLES)
+        return False
+    with _opened_zip(path, limit) as archive:
+        packed = [m for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED]
+        _require_small(archive, limit if packed else Limit(limit.arrays, MOST_FILE_BYTES))
+        for member in archive.namelist():
+            if member.endswith("data.pkl"):
+                with archive.open(member) as pickled:
+                    _require_few_opcodes(pickled, 1)
+    return not packed
+
+
+def _require_few_opcodes(file: IO[bytes], pickles: int) -> None:
+    count = 0
+    for _ in range(pickles):
+        for _ in pickletools.genops(file):
+            count += 1
+            if count > MOST_OPCODES:
+                raise WeightsError(f"holds more objects than the legal {MOST_OPCODES}")
+
+
+@contextlib.contextmanager
+def _opened_keras(path: Path, limit: Limit) -> Iterator[Mapping]:
+    with _opened_zip(path, limit) as archive:
+        _require_small(archive, limit)
         if KERAS_MEMBER not in archive.namelist():
             raise WeightsError(f"holds no {KERAS_MEMBER}")
-        return read_hdf5(io.BytesIO(archive.read(KERAS_MEMBER)))
+        content = io.BytesIO(archive.read(KERAS_MEMBER))
+    with opened_hdf5(content, limit) as entries:
+        yield entries
 
 
-def _read_h5(path: Path) -> Mapping:
-    return read_hdf5(str(path))
+@contextlib.contextmanager
+def _opened_h5(path: Path, limit: Limit) -> Iterator[Mapping]:
+    with opened_hdf5(str(path), limit) as entries:
+        yield entries
 
 
-def _require_small(archive: zipfile.ZipFile) -> None:
+@contextlib.contextmanager
+def _opened_zip(path: Path, limit: Limit) -> Iterator[zipfile.ZipFile]:
+    """An archive; WeightsError if its directory, which is read as a whole, is too long."""
+    most, count = limit.arrays * MEMBERS_PER_ARRAY, 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            count += chunk.count(ZIP_ENTRY)
+    if count > most:
+        raise WeightsError(f"holds {count} members, legal: {most} or fewer")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def _require_small(archive: zipfile.ZipFile, limit: Limit) -> None:
     """WeightsError if the archive declares too much; zipfile unpacks no more than is declared."""
     total = sum(member.file_size for member in archive.infolist())
-    if total > MOST_BYTES:
-        raise WeightsError(f"declares {total} bytes, legal: {MOST_BYTES} or less")
+    if total > limit.bytes:
+        raise WeightsError(f"declares {total} bytes, legal: {limit.bytes} or fewer")
 
 
-READERS: dict[str, Callable[[Path], Mapping]] = {
-    ".safetensors": _read_safetensors,
-    ".npz": _read_npz,
-    ".pth": _read_torch,
-    ".pt": _read_torch,
-    ".keras": _read_keras,
-    ".h5": _read_h5,
+READERS: dict[str, Callable[[Path, Limit], contextlib.AbstractContextManager[Mapping]]] = {
+    ".safetensors": _opened_safetensors,
+    ".npz": _opened_npz,
+    ".pth": _opened_torch,
+    ".pt": _opened_torch,
+    ".pth.tar": _opened_torch,
+    ".keras": _opened_keras,
+    ".h5": _opened_h5,
 }

@@ -2,25 +2,31 @@
 
 Keras 3's `.weights.h5` (which is also a member of `.keras`) has a group per layer under `layers`,
 whose `vars` bear the layer's name and hold numbered arrays. The older whole-model `.h5`, in which
-Keras' released weights come, has groups whose attribute `weight_names` lists the arrays.
+Keras' released weights come, has groups whose attribute `weight_names` lists the arrays: a group
+is a layer, or a whole model inside the model, whose arrays are then named after their own layers.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from functools import partial
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from mnet_jax.validation import one_line
-from mnet_jax.weights.arrays import MOST_BYTES
+from mnet_jax.weights.arrays import Limit, Stored, require_few
 from mnet_jax.weights.errors import WeightsError
 
 PLAIN = ("kernel", "bias")
 NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")
-MOST_OBJECTS = 100_000
+MOST_NAME_BYTES = 1000
+OBJECTS_PER_ARRAY = 16  # groups of layers that have none, and the optimizer's state
+
+T = TypeVar("T")
 
 
-def named_arrays(layer: str, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
+def named_arrays(layer: str, arrays: list[T]) -> dict[str, T]:
     """A layer's arrays, in Keras' order, under names such as `Conv1/kernel`.
 
     Four are a normalization's, one or two a convolution's or dense layer's; the arrays of any other
@@ -31,39 +37,36 @@ def named_arrays(layer: str, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
     return {f"{layer}/{name}": array for name, array in zip(names, arrays, strict=False)}
 
 
-def read_hdf5(source: str | BinaryIO) -> dict[str, np.ndarray]:
-    """The arrays of every layer in a file that Keras wrote.
+@contextlib.contextmanager
+def opened_hdf5(source: str | BinaryIO, limit: Limit) -> Iterator[dict[str, Stored]]:
+    """The arrays of every layer in a file that Keras wrote, to be read while it is open.
 
     Args:
       source: path, or an open file.
+      limit: the most arrays.
 
     Raises:
-      WeightsError: h5py is not installed, the file links elsewhere or holds no Keras layers, or
-        two layers have one name.
+      WeightsError: h5py is not installed, the file links elsewhere or holds no Keras layers or too
+        many, or two layers have one name.
     """
     try:
         import h5py
     except ImportError as error:
         raise WeightsError("needs h5py, legal: pip install mnet_jax[keras]") from error
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Stored] = {}
     with h5py.File(source, "r") as file:
         root = file["model_weights"] if _is_hard(h5py, file, "model_weights") else file
-        if "layer_names" in root.attrs:
-            layers = _released_layers(h5py, root)
-        else:
-            layers = _numbered_layers(h5py, root)
-        budget = MOST_BYTES
-        for layer, datasets in layers:
-            budget -= sum(_checked_bytes(dataset) for dataset in datasets)
-            if budget < 0:
-                raise WeightsError(f"declares more than the legal {MOST_BYTES} bytes")
-            named = named_arrays(layer, [_array(dataset) for dataset in datasets])
-            if named.keys() & found.keys():
+        released = "layer_names" in root.attrs
+        layers = _released_layers if released else _numbered_layers
+        for layer, datasets in layers(h5py, root, limit):
+            stored = {name: _stored(dataset) for name, dataset in datasets.items()}
+            if stored.keys() & found.keys():
                 raise WeightsError(f"two layers are called {one_line(layer)}")
-            found |= named
-    if not found:
-        raise WeightsError("holds no layers as Keras 3.10 or later names them")
-    return found
+            found |= stored
+            require_few(found, limit)
+        if not found:
+            raise WeightsError("holds no layers as Keras 3.10 or later names them")
+        yield found
 
 
 def _is_hard(h5py: Any, group: Any, name: str) -> bool:
@@ -74,15 +77,17 @@ def _is_hard(h5py: Any, group: Any, name: str) -> bool:
     return link is not None
 
 
-def _groups(h5py: Any, root: Any) -> Iterator[tuple[str, Any]]:
+def _groups(h5py: Any, root: Any, limit: Limit) -> Iterator[tuple[str, Any]]:
     """Path and object of every group below `root`, each once; links are refused."""
     todo = [("", root)]
     seen: set[int] = set()
+    objects, most = 0, limit.arrays * OBJECTS_PER_ARRAY
     while todo:
         path, group = todo.pop()
         address = h5py.h5o.get_info(group.id).addr
-        if address in seen or len(seen) > MOST_OBJECTS:
-            raise WeightsError("is no tree of groups, or too large a one")
+        objects += len(group)
+        if address in seen or objects > most:
+            raise WeightsError(f"is no tree of groups, or one of more than {most} objects")
         seen.add(address)
         yield path, group
         for name in reversed(group):
@@ -90,22 +95,45 @@ def _groups(h5py: Any, root: Any) -> Iterator[tuple[str, Any]]:
                 todo.append((f"{path}/{name}" if path else name, group[name]))
 
 
-def _numbered_layers(h5py: Any, root: Any) -> Iterator[tuple[str, list[Any]]]:
+def _numbered_layers(h5py: Any, root: Any, limit: Limit) -> Iterator[tuple[str, dict[str, Any]]]:
     """The layers of a `.weights.h5`; the state of an optimizer stands beside `layers`."""
     if not _is_hard(h5py, root, "layers"):
         return
-    for path, group in _groups(h5py, root["layers"]):
+    for path, group in _groups(h5py, root["layers"], limit):
         if path.rpartition("/")[2] == "vars" and "name" in group.attrs:
             numbers = sorted((name for name in group if name.isdecimal()), key=int)
-            yield str(group.attrs["name"]), [_dataset(h5py, group, n) for n in numbers]
+            layer = _text(group.attrs["name"])
+            yield layer, named_arrays(layer, [_dataset(h5py, group, n) for n in numbers])
 
 
-def _released_layers(h5py: Any, root: Any) -> Iterator[tuple[str, list[Any]]]:
-    """The layers of an older `.h5`."""
-    for path, group in _groups(h5py, root):
-        if path and "weight_names" in group.attrs:
-            names = [_text(name) for name in group.attrs["weight_names"]]
-            yield path, [_dataset(h5py, group, name) for name in names]
+def _released_layers(h5py: Any, root: Any, limit: Limit) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The layers of an older `.h5`, each of which lists its arrays.
+
+    A layer's array may be listed under other words than its own (`dense_2/dense/kernel:0`), so it
+    is named by its place. A model's arrays have their layers' names (`Conv1/kernel:0`).
+    """
+    for path, group in _groups(h5py, root, limit):
+        if not path or "weight_names" not in group.attrs:
+            continue
+        names = _weight_names(group, limit)
+        datasets = [_dataset(h5py, group, name) for name in names]
+        if len({name.rpartition("/")[0] for name in names}) > 1:
+            if len(set(names)) < len(names):
+                raise WeightsError(f"{one_line(path)}: lists an array twice")
+            named = [name.removesuffix(":0") for name in names]  # TensorFlow's number of an output
+            yield path, dict(zip(named, datasets, strict=True))
+        else:
+            yield path, named_arrays(path, datasets)
+
+
+def _weight_names(group: Any, limit: Limit) -> list[str]:
+    declared = group.attrs.get_id("weight_names")
+    count, length = math.prod(declared.shape), declared.dtype.itemsize
+    if count > limit.arrays or length > MOST_NAME_BYTES:
+        given = f"{count} of {length} bytes"
+        legal = f"{limit.arrays} of {MOST_NAME_BYTES} bytes or fewer"
+        raise WeightsError(f"weight_names: got {given}, legal: {legal}")
+    return [_text(name) for name in group.attrs["weight_names"]]
 
 
 def _text(name: Any) -> str:
@@ -123,14 +151,16 @@ def _dataset(h5py: Any, group: Any, path: str) -> Any:
     return group
 
 
-def _checked_bytes(dataset: Any) -> int:
-    """Bytes that reading a dataset takes; WeightsError where its data are in another file."""
+def _stored(dataset: Any) -> Stored:
+    """A dataset to be read; WeightsError where its data are in another file, or no numbers."""
+    name, dtype = dataset.name, dataset.dtype
     if dataset.external or dataset.is_virtual:
-        raise WeightsError(f"{one_line(dataset.name)}: its data are in another file")
-    if dataset.dtype.kind not in "fiubV":
-        kind = one_line(dataset.dtype)
-        raise WeightsError(f"{one_line(dataset.name)}: got type {kind}, legal: numbers")
-    return math.prod(dataset.shape) * max(4, dataset.dtype.itemsize)
+        raise WeightsError(f"{one_line(name)}: its data are in another file")
+    bfloat16 = _text(dataset.attrs.get("dtype", "")) == "bfloat16" and dtype == "V2"
+    if dtype.kind not in "fiub" and not bfloat16:
+        raise WeightsError(f"{one_line(name)}: got type {one_line(dtype)}, legal: numbers")
+    chunk = math.prod(dataset.chunks or ())  # of which one at least is unpacked as a whole
+    return Stored(max(math.prod(dataset.shape), chunk), partial(_array, dataset))
 
 
 def _array(dataset: Any) -> np.ndarray:

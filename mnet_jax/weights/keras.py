@@ -14,12 +14,12 @@ import numpy as np
 from mnet_jax.architectures import NetworkSpec
 from mnet_jax.models import MobileNet
 from mnet_jax.validation import one_line, require
+from mnet_jax.weights.arithmetic import pads_alike, variants_of
 from mnet_jax.weights.conversion import (
     CLASSIFIER,
     Library,
     state_from_variables,
     variables_from_state,
-    variants_of,
 )
 from mnet_jax.weights.errors import WeightsError
 from mnet_jax.weights.hdf5 import named_arrays
@@ -35,7 +35,11 @@ APPLICATIONS = {
 
 
 def from_keras(
-    keras_model: Any, model: MobileNet, *, fresh_head: jax.Array | None = None
+    keras_model: Any,
+    model: MobileNet,
+    *,
+    fresh_head: jax.Array | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Our variables from a Keras application, or from a file that Keras wrote.
 
@@ -47,8 +51,12 @@ def from_keras(
       keras_model: what has `layers` with `name` and `get_weights()`, or a mapping of names such
         as `Conv1/kernel` to arrays.
       model: the network that they are for.
-      fresh_head: PRNG key for a new classifier of the model's classes; the Keras model's is then
-        ignored, and may be absent. None takes the Keras model's, whose classes must be the same.
+      fresh_head: PRNG key for a new classifier of the model's classes; the layers that the Keras
+        model has behind its backbone are then ignored, whatever their names, and may be absent.
+        V3's hidden layer before the classifier, which `include_top=False` leaves out, is then
+        drawn too, with a warning. None takes all layers, and the classes must be the same.
+      image_size: rows and columns that the model will see: a warning says so if the logits there
+        are not Keras'. None is any size, and the warning names those that are excepted.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
@@ -61,14 +69,17 @@ def from_keras(
     if hasattr(keras_model, "layers"):
         state = {}
         for name, arrays in _layers_of(keras_model):
-            state |= named_arrays(name, arrays)
+            named = named_arrays(name, arrays)
+            if named.keys() & state.keys():
+                raise WeightsError(f"keras_model: two layers are called {one_line(name)}")
+            state |= named
     if isinstance(state, Mapping) and isinstance(model, MobileNet):
         present = {name: _present_name(name, model.spec) for name in state}
         twice = [name for name, count in Counter(present.values()).items() if count > 1]
         if twice:
             raise WeightsError(f"state_dict: holds {one_line(twice[0])} under several names")
         state = {present[name]: array for name, array in state.items()}
-    return variables_from_state(state, model, KERAS, fresh_head)
+    return variables_from_state(state, model, KERAS, fresh_head, image_size)
 
 
 def to_keras(
@@ -87,7 +98,9 @@ def to_keras(
       WeightsError: Keras is not installed or has no such network, or the variables are not the
         model's.
     """
-    state = state_from_variables(variables, model, KERAS)
+    pair = isinstance(image_size, tuple) and len(image_size) == 2
+    require(pair and min(image_size) >= 32, "image_size", image_size, "(rows, columns), 32 or more")
+    state = state_from_variables(variables, model, KERAS, image_size)
     application = _application(model.spec, image_size)
     by_layer: dict[str, list[np.ndarray]] = defaultdict(list)
     for name, array in state.items():
@@ -107,10 +120,13 @@ def _layers_of(keras_model: Any) -> Iterator[tuple[str, list[np.ndarray]]]:
 
 
 def _present_name(name: object, spec: NetworkSpec) -> object:
-    """Today's name of a layer that Keras 2 named otherwise, in files it released."""
+    """Today's name of an array that Keras 2, or TensorFlow.js after it, named otherwise."""
     if not isinstance(name, str) or "/" not in name:
         return name
     layer, _, array = name.rpartition("/")
+    array = array.removesuffix(":0")  # TensorFlow's number of an operation's output
+    if array == "depthwise_kernel":
+        array = "kernel"
     if spec.name.startswith("mobilenet_v3"):
         layer = layer.replace("/BatchNorm", "_bn").replace("/", "_").lower()
     elif spec.name == "mobilenet_v2" and layer == "Logits":
@@ -147,13 +163,14 @@ def _names(spec: NetworkSpec) -> dict[str, Names]:
 
 def _application(spec: NetworkSpec, image_size: tuple[int, int]) -> Any:
     """The application that computes what `spec` says, without weights."""
-    fitting = [_computation(one) == _computation(spec) for one in variants_of(spec, "keras")]
+    fitting = [
+        _computation(one) == _computation(spec) and pads_alike(spec, [one.dialect], image_size)
+        for one in variants_of(spec, "keras")
+    ]
     if not any(fitting):
         width = f"width {spec.width:g}, dialect {spec.dialect.name}"
         legal = "what dialect='keras' builds, without variations"
         raise WeightsError(f"model: Keras has no {spec.name} of {width}, legal: {legal}")
-    pair = isinstance(image_size, tuple) and len(image_size) == 2
-    require(pair and min(image_size) >= 32, "image_size", image_size, "(rows, columns), 32 or more")
     try:
         import keras
     except ImportError as error:
@@ -174,10 +191,8 @@ def _application(spec: NetworkSpec, image_size: tuple[int, int]) -> Any:
 
 
 def _computation(spec: NetworkSpec) -> tuple:
-    """What two specs share where they give the same logits."""
-    dialect = spec.dialect
-    constants = (dialect.norm_epsilon, dialect.padding, dialect.depthwise_padding)
-    return constants, spec.stem, spec.blocks, replace(spec.head, dropout=0.0)
+    """What two specs share where they give the same logits, if they pad alike."""
+    return spec.dialect.norm_epsilon, spec.stem, spec.blocks, replace(spec.head, dropout=0.0)
 
 
 KERAS = Library(

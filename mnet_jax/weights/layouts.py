@@ -39,12 +39,19 @@ class Layout:
       norm: suffixes of a normalization's scale, bias, mean and variance.
       kernel_form: of a layer, and of whether it is a matrix: the shape there, and the order that
         brings its axes into ours.
+      channel_axes: of a kernel of two or four axes, that of the channels in and that of those out.
     """
 
     kernel: str
     bias: str
     norm: tuple[str, str, str, str]
     kernel_form: Callable[[Layer, bool], tuple[Shape, Shape]]
+    channel_axes: tuple[int, int]
+
+    def channels_of(self, shape: Shape) -> tuple[int, int]:
+        """Channels in and out of a kernel of two or four axes."""
+        inputs, outputs = self.channel_axes
+        return shape[inputs], shape[outputs]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +138,12 @@ TORCH = Layout(
     bias=".bias",
     norm=(".weight", ".bias", ".running_mean", ".running_var"),
     kernel_form=_torch_kernel,
+    channel_axes=(1, 0),
 )
 KERAS = Layout(
     kernel="/kernel",
     bias="/bias",
     norm=("/gamma", "/beta", "/moving_mean", "/moving_variance"),
     kernel_form=_keras_kernel,
+    channel_axes=(-2, -1),
 )

@@ -40,7 +40,11 @@ STAGES = {  # blocks of each stage: the two numbers of timm's `blocks.2.0`
 
 
 def from_timm(
-    state_dict: Mapping[str, Any], model: MobileNet, *, fresh_head: jax.Array | None = None
+    state_dict: Mapping[str, Any],
+    model: MobileNet,
+    *,
+    fresh_head: jax.Array | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Our variables from a timm state dict.
 
@@ -50,8 +54,12 @@ def from_timm(
     Args:
       state_dict: timm's names to NumPy, JAX or PyTorch arrays.
       model: the network that they are for; of dialect `slim` for timm's `tf_mobilenetv3...`.
-      fresh_head: PRNG key for a new classifier of the model's classes; the state dict's classifier
-        is then ignored. None takes the state dict's, whose classes must be the model's.
+      fresh_head: PRNG key for a new classifier of the model's classes; the layers that the state
+        dict has behind its backbone are then ignored, whatever their names, and may be absent. A
+        hidden layer before the classifier is drawn too, with a warning, if the state dict's does
+        not fit. None takes all of the state dict, whose classes must be the model's.
+      image_size: rows and columns that the model will see: a warning says so if the logits there
+        are not the library's. None is any size, and the warning names those that are excepted.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
@@ -60,7 +68,7 @@ def from_timm(
       WeightsError: the state dict does not fit the model; one line with the first names and
         shapes of each kind, and all of them as its `problems`.
     """
-    return variables_from_state(state_dict, model, TIMM, fresh_head)
+    return variables_from_state(state_dict, model, TIMM, fresh_head, image_size)
 
 
 def to_timm(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.ndarray]:

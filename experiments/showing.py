@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
+from mnet_jax import lettering
 from mnet_jax.validation import one_line
 
 if TYPE_CHECKING:  # it comes with JAX
@@ -20,7 +21,8 @@ _LINE = _FONT_SIZE + 4
 def contact_sheet(preview: "Preview") -> Image.Image:
     """The first images of a batch, at most 64, in rows.
 
-    Under each is its class, and in a mixed batch, one in a line, its classes with their shares.
+    Under each is its class, and in a mixed batch, one in a line, its classes with their shares. A
+    name with letters that no font of this machine has is escaped, behind the number of its class.
     """
     images = preview.images[:MOST_IMAGES]
     count, side = len(images), images.shape[1]
@@ -30,26 +32,45 @@ def contact_sheet(preview: "Preview") -> Image.Image:
     columns = math.ceil(math.sqrt(count))
     size = columns * width + _GAP, math.ceil(count / columns) * height + _GAP
     sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
+    draw, names = ImageDraw.Draw(sheet), _names(preview, count)
     for at, image in enumerate(images):
         left, top = _GAP + at % columns * width, _GAP + at // columns * height
         large = image.repeat(factor, axis=0).repeat(factor, axis=1)
         sheet.paste(Image.fromarray(large), (left, top))
-        for line, text in enumerate(_captions(preview, at)):
+        for line, (share, at_label) in enumerate(_captions(preview, at)):
+            name, font = names[at_label]
             place = left, top + side * factor + line * _LINE
-            draw.text(place, _cut(text, font, side * factor), "black", font)
+            draw.text(place, _cut(share + name, font, side * factor), "black", font)
     return sheet
 
 
-def _captions(preview: "Preview", at: int) -> Sequence[str]:
-    name = one_line(preview.class_names[preview.labels[at]])
+def _names(preview: "Preview", count: int) -> dict[int, tuple[str, ImageFont.FreeTypeFont]]:
+    """The name of every class of the first images, by label, and the font that has its letters."""
+    found, labels = {}, {*preview.labels[:count].tolist()}
+    if preview.partners is not None:
+        labels |= {*preview.partners[:count].tolist()}
+    for at in labels:
+        name = one_line(preview.class_names[at])
+        font = lettering.font_with(name)
+        if font is None:
+            font = lettering.DEJAVU
+            name = f"{at}: {lettering.escaped(name, font)}"
+        found[at] = name, ImageFont.truetype(str(font), _FONT_SIZE)
+    return found
+
+
+def _captions(preview: "Preview", at: int) -> Sequence[tuple[str, int]]:
+    """The lines under an image: what comes before a class's name, and its label."""
+    own = int(preview.labels[at])
     if preview.partners is None:
-        return [name]
-    other = one_line(preview.class_names[preview.partners[at]])
-    return [f"{preview.share:.0%} {name}", f"{1 - preview.share:.0%} {other}"]
+        return [("", own)]
+    return [
+        (f"{preview.share:.0%} ", own),
+        (f"{1 - preview.share:.0%} ", int(preview.partners[at])),
+    ]
 
 
-def _cut(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", width: int) -> str:
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """The text, without its end where it would be wider than an image."""
     while text and font.getlength(text) > width:
         text = text[:-1]

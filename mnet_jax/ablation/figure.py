@@ -11,6 +11,7 @@ from mnet_jax.ablation import pareto
 from mnet_jax.ablation.arms import Arm, Report
 from mnet_jax.ablation.statistics import CONFIDENCE, Interval
 from mnet_jax.drawing import BLACK, COLOURS, MUTED, new_figure
+from mnet_jax.lettering import label
 
 BASELINE_COLOUR = BLACK
 DASHES = ("-", "--", ":")  # once round the colours each
@@ -56,8 +57,8 @@ def _styles(arms: Sequence[Arm]) -> list[tuple[str, str]]:
 
 
 def _name(report: Report, arm: Arm) -> str:
-    name = report.name_of(arm).replace("$", r"\$")  # or Matplotlib would typeset it
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    name = report.name_of(arm)
+    return label(name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…")
 
 
 def _draw_curves(axes: Axes, report: Report, styles: Sequence[tuple[str, str]]) -> None:

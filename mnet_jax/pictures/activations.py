@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from mnet_jax.drawing import COLOURS, add_caption, count_layers, new_figure
+from mnet_jax.lettering import label
 from mnet_jax.pictures.means import draw_means, said_of_bands
 
 if TYPE_CHECKING:  # it imports JAX
@@ -37,7 +38,7 @@ def draw(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> Figure
                 for same in zip(*(seed.activities for seed in seeds), strict=True)
             ]
             places = _places(seeds[0].activities, longest)
-            draw_means(axes, places, percents, "o-", color=colour, label=name, **looks)
+            draw_means(axes, places, percents, "o-", color=colour, label=label(name), **looks)
         axes.set_title(title, loc="left", fontsize=11)
         count_layers(axes, "non-linearity")
     panels[0].set_ylabel("channels of the layer (%)")
@@ -49,7 +50,7 @@ def draw(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> Figure
             for same in zip(*(seed.kernels for seed in seeds), strict=True)
         ]
         places = range(len(percents))
-        draw_means(panels[3], places, percents, "o-", color=colour, label=name, **looks)
+        draw_means(panels[3], places, percents, "o-", color=colour, label=label(name), **looks)
     panels[3].set_title("dead depthwise kernels", loc="left", fontsize=11)
     panels[3].set_ylabel("kernels of the layer (%)")
     count_layers(panels[3], "depthwise layer")

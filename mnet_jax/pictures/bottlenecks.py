@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from mnet_jax.drawing import BLACK, COLOURS, add_caption, count_layers, new_figure
+from mnet_jax.lettering import label
 from mnet_jax.pictures.means import draw_means, said_of_bands
 
 if TYPE_CHECKING:  # it imports JAX
@@ -32,13 +33,15 @@ def draw(networks: "Mapping[str, Sequence[Sequence[Bottleneck]]]", activation: s
         }
         ranks = [[one.rank for one in same] for same in layers]
         looks = {"color": colour, "markersize": 5}
-        draw_means(left, places, lost, "o-", label=f"{name}: {activation} behind it", **looks)
+        draw_means(
+            left, places, lost, "o-", label=label(f"{name}: {activation} behind it"), **looks
+        )
         if expanded:
             draw_means(
                 left, [*expanded], expanded.values(), "s:", color=colour, markersize=4,
-                label=f"{name}: behind its expansion",
+                label=label(f"{name}: behind its expansion"),
             )  # fmt: skip
-        draw_means(right, places, ranks, "o-", label=name, **looks)
+        draw_means(right, places, ranks, "o-", label=label(name), **looks)
     longest = max((seeds[0] for seeds in networks.values()), key=len)
     right.plot([one.channels for one in longest], ":", color=BLACK, label="channels")
     left.set_ylabel("variance that no affine map reads off (%)")

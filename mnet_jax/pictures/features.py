@@ -9,6 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from mnet_jax.drawing import add_caption, new_figure
+from mnet_jax.lettering import label
 
 SIGNED = "PuOr"  # purple to orange around white: told apart by everyone
 GROWING = "viridis"
@@ -91,7 +92,7 @@ def _draw_rows(
             _clear(axes)
             if column < tiles.shape[-1]:
                 axes.imshow(tiles[..., column], norm=scale, cmap=colours, interpolation="nearest")
-        line[0].set_ylabel(names[name], rotation=0, ha="right", va="center", fontsize=8)
+        line[0].set_ylabel(label(names[name]), rotation=0, ha="right", va="center", fontsize=8)
     figure.colorbar(
         ScalarMappable(scale, colours), ax=grid, location="bottom", fraction=0.02, pad=0.01,
         aspect=60, label=unit,

@@ -13,6 +13,7 @@ from mnet_jax.analysis.roofline import Machine
 from mnet_jax.benchmark.figure import draw_roof
 from mnet_jax.benchmark.layers import TimedLayer
 from mnet_jax.drawing import COLOURS, GREY, add_caption, label_decades, new_figure
+from mnet_jax.lettering import label
 
 MARKERS = "osD^"
 
@@ -26,7 +27,7 @@ def draw(title: str, machine: Machine, layers: Sequence[TimedLayer]) -> Figure:
       layers: those with times.
     """
     figure = new_figure(12.0, 5.6)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    figure.suptitle(label(title), x=0.01, ha="left", fontsize=12)
     left, right = figure.subplots(1, 2)
     draw_roof(left, machine, [2 * layer.madds / layer.moved_bytes for layer in layers])
     for kind, colour, marker in zip(

@@ -126,4 +126,4 @@ def make_special(path, kind, monkeypatch):
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(path.name)
     else:
-        path.symlink_to("/dev/zero")
+        path.symlink_to("/dev/zero" if kind == "a character device" else "/proc/kmsg")

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import resource
 import struct
 import threading
@@ -231,6 +232,13 @@ def test_a_file_that_is_no_image_says_what_would_be_one(tmp_path):
 def test_special_files_are_not_opened(tmp_path, monkeypatch, kind, use):
     make_special(tmp_path / "a.png", kind, monkeypatch)
     complaint(lambda: use(str(tmp_path / "a.png")), "a.png", f"is {kind}", "regular file")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/kmsg"), reason="a file that blocks is Linux's")
+@pytest.mark.parametrize("use", [read_encoded, read_size])
+def test_a_regular_file_that_says_it_is_empty_is_not_waited_for(tmp_path, monkeypatch, use):
+    make_special(tmp_path / "a.png", "an entry of /proc", monkeypatch)
+    complaint(lambda: use(str(tmp_path / "a.png")), "a.png", "cannot be decoded")
 
 
 def test_what_cannot_be_decoded_is_named():

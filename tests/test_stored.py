@@ -355,6 +355,17 @@ def test_special_files_in_a_prepared_set_are_not_opened(tmp_path, monkeypatch, n
     complaint(lambda: data.load(config), "photo_set", path.name, f"is {kind}", "regular file")
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/kmsg"), reason="a file that blocks is Linux's")
+@pytest.mark.parametrize("name", ["features.json", "label.labels.txt", "train"])
+def test_entries_of_proc_in_a_prepared_set_are_not_waited_for(tmp_path, monkeypatch, name):
+    place = Path(prepare(tmp_path, 8, {"train": (4, 0), "test": (2, 1)}).data_path)
+    (path,) = place.glob(f"*{name}*")
+    path.unlink()
+    make_special(path, "an entry of /proc", monkeypatch)
+    config = DataConfig(name="photo_set", directory=str(tmp_path))
+    complaint(lambda: data.load(config), "photo_set", path.name, "a link to an empty file")
+
+
 def test_looking_for_a_set_ends(tmp_path, monkeypatch):
     """Links that lead in a circle, hidden folders, more entries than anybody has sets."""
     (tmp_path / "a" / "b").mkdir(parents=True)

@@ -1,7 +1,8 @@
 """Folders that anybody may have filled: which of their files are opened, and how far one looks.
 
-Opening a FIFO waits for ever, and a device or an entry of /proc may never end. So a file is looked
-at before it is opened, and none but a regular one is.
+Opening a FIFO waits for ever, and a device may never end. So a file is looked at before it is
+opened, and none but a regular one is. Entries of /proc are regular files that say they have no
+bytes, and to read some of them waits for ever too: no more is read of a file than it says it has.
 """
 
 import os
@@ -49,17 +50,15 @@ def read_bounded(path: str | Path, most_bytes: int) -> bytes:
       DataError: it is no regular file, is larger, or cannot be read.
     """
     size = size_of(path)
-    if size <= most_bytes:
-        try:
-            with open(path, "rb") as file:
-                # Files of /proc say that they have no bytes, and one may grow meanwhile.
-                content = file.read(most_bytes + 1)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {reason(error)}") from error
-        size = len(content)
-        if size <= most_bytes:
-            return content
-    raise DataError(f"{path}: got {size} bytes or more, legal: up to {most_bytes}")
+    if size > most_bytes:
+        raise DataError(f"{path}: got {size} bytes, legal: up to {most_bytes}")
+    if not size:
+        return b""
+    try:
+        with open(path, "rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {reason(error)}") from error
 
 
 def holding(root: Path, name: str, most_depth: int) -> Iterator[Path]:

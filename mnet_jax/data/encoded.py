@@ -168,8 +168,8 @@ def read_encoded(path: str, max_pixels: int = MAX_IMAGE_PIXELS) -> EncodedImage:
 def read_size(path: str, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
     """(h, w) of the upright image file at `path`, from its header; DataError as `read_encoded`."""
     size, most = size_of(path), _most_bytes(max_pixels)
-    if size > most:
-        raise DataError(f"{path}: got {size} bytes, legal: up to {most}")
+    if not 0 < size <= most:
+        raise DataError(f"{path}: cannot be decoded: got {size} bytes, legal: 1 to {most}")
     try:
         with open(path, "rb") as file, _opened(file, path, max_pixels) as picture:
             return _size(picture, _orientation(picture))

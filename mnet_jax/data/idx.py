@@ -27,7 +27,8 @@ def read_idx(path: Path, rank: int) -> np.ndarray:
       DataError: the file is absent, no gzip, cut short, far too large, or not IDX bytes of that
         rank and size.
     """
-    size_of(path)
+    if not size_of(path):
+        raise DataError(f"{path}: cannot be read as gzip: it is empty")
     try:
         with gzip.open(path) as file:
             content = file.read(MOST_BYTES + 1)

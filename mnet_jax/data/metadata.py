@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 
-from mnet_jax.data.disk import kind_of, read_bounded, size_of
+from mnet_jax.data.disk import read_bounded, size_of
 from mnet_jax.data.errors import DataError, reason
 
 INFO, FEATURES = "dataset_info.json", "features.json"
@@ -61,7 +61,8 @@ def require_counted(split: Any) -> None:
     """
     paths = [Path(path) for path in split.filepaths]
     for path in paths:
-        size_of(path)
+        if not size_of(path):
+            raise DataError(f"{path}: is empty, legal: records as ArrayRecord")
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         held = list(threads.map(_count_records, paths))
     for path, claimed, count in zip(paths, split.shard_lengths, held, strict=True):
@@ -83,9 +84,10 @@ def _require_regular_files(place: Path) -> None:
         for number, path in enumerate(place.iterdir()):
             if number >= _MOST_ENTRIES:
                 raise DataError(f"{place}: has {_MOST_ENTRIES:,} entries or more, legal: fewer")
-            kind = kind_of(path.stat().st_mode) if path.exists() else None
-            if kind and not path.is_dir():
-                raise DataError(f"{path}: is {kind}, legal: a regular file")
+            if not path.exists() or path.is_dir():
+                continue
+            if not size_of(path) and path.is_symlink():  # to /proc, it may be
+                raise DataError(f"{path}: is a link to an empty file, legal: a regular file")
     except OSError as error:
         raise DataError(f"cannot read {place}: {reason(error)}") from error
 

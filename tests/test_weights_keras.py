@@ -129,6 +129,12 @@ def test_the_slim_dialect_is_told_just_where_its_logits_are_not_keras(side):
     found = compiled(lambda v, x: model.apply(v, x, train=False), variables, images)
     agree = np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
     assert agree == (side in (32, 63)) == (not caught)
+    if agree:
+        back = weights.to_keras(variables, model, image_size=(side, side))
+        assert_equal_trees(weights.from_keras(back, model, image_size=(side, side)), variables)
+    else:
+        with pytest.raises(weights.WeightsError, match="Keras has no mobilenet_v1"):
+            weights.to_keras(variables, model, image_size=(side, side))
 
 
 @pytest.mark.slow
@@ -279,16 +285,21 @@ def test_two_layers_of_one_name_are_refused(small):
         weights.from_keras(outer, model)
 
 
+def named_as_by_keras_2(application, number):
+    arrays = {}
+    for layer in application.layers:
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        for variable, array in zip(layer.weights, layer.get_weights(), strict=True):
+            kind = "depthwise_kernel" if depthwise else variable.name
+            arrays[f"{layer.name}/{kind}{number}"] = array
+    return arrays
+
+
 @pytest.mark.parametrize("number", ["", ":0"])
 def test_a_depthwise_kernel_may_be_called_one(small, number):
     """As Keras 2 and TensorFlow.js name it, and as TensorFlow numbers its variables."""
     application, model = small
-    state = {}
-    for layer in application.layers:
-        for variable, array in zip(layer.weights, layer.get_weights(), strict=True):
-            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-            kind = "depthwise_kernel" if depthwise else variable.name
-            state[f"{layer.name}/{kind}{number}"] = array
+    state = named_as_by_keras_2(application, number)
     assert sum("depthwise_kernel" in name for name in state) == len(model.spec.blocks)
     assert_equal_trees(weights.from_keras(state, model), weights.from_keras(application, model))
 
@@ -298,12 +309,7 @@ def test_names_of_keras_2_in_a_model_within_a_model_are_known(backbone, tmp_path
     """One group for the whole inner model, whose arrays are listed with their own names."""
     application, model = backbone
     path = tmp_path / "nested.h5"
-    arrays = {}
-    for layer in application.layers:
-        for variable, array in zip(layer.weights, layer.get_weights(), strict=True):
-            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-            kind = "depthwise_kernel" if depthwise else variable.name
-            arrays[f"{layer.name}/{kind}:0"] = array
+    arrays = named_as_by_keras_2(application, ":0")
     with h5py.File(path, "w") as file:
         root = file.create_group("model_weights")
         root.attrs["layer_names"] = [b"mobilenet", b"pool", b"dense"]

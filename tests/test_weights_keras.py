@@ -122,7 +122,7 @@ def test_the_slim_dialect_is_told_just_where_its_logits_are_not_keras(side):
     model = models.mobilenet_v1(width=0.25, num_classes=10, dialect="slim")
     with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", "model: the weights fit")
-        variables = weights.from_keras(application, model, image_size=(side, side))
+        variables = weights.from_keras(application, model)
     caught = [one for one in caught if "the weights fit" in str(one.message)]
     images = random_images(rng, (side, side))
     expected = np.asarray(forward(application, images))

@@ -56,7 +56,8 @@ def from_keras(
         V3's hidden layer before the classifier, which `include_top=False` leaves out, is then
         drawn too, with a warning. None takes all layers, and the classes must be the same.
       image_size: rows and columns that the model will see: a warning says so if the logits there
-        are not Keras'. None is any size, and the warning names those that are excepted.
+        are not Keras'. None is the size that the Keras model is built for, or if it is for any,
+        any size, and the warning names those that are excepted.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
@@ -67,6 +68,7 @@ def from_keras(
     """
     state = keras_model
     if hasattr(keras_model, "layers"):
+        image_size = image_size or _image_size_of(keras_model)
         state = {}
         for name, arrays in _layers_of(keras_model):
             named = named_arrays(name, arrays)
@@ -108,6 +110,15 @@ def to_keras(
     for layer, arrays in by_layer.items():
         application.get_layer(layer).set_weights(arrays)
     return application
+
+
+def _image_size_of(keras_model: Any) -> tuple[int, int] | None:
+    """Rows and columns of the images [b, h, w, c] that a model is built for; None for any."""
+    shape = getattr(keras_model, "input_shape", None)
+    sides = shape[1:3] if isinstance(shape, tuple) and len(shape) == 4 else ()
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        return None
+    return sides[0], sides[1]
 
 
 def _layers_of(keras_model: Any) -> Iterator[tuple[str, list[np.ndarray]]]:

@@ -279,6 +279,26 @@ class Dense(nn.Module):
         return ops.activate(x @ kernel.astype(dtype) + bias.astype(dtype), self.activation)
 
 
+class Dropout(nn.Module):
+    """Zeros with probability `rate`, and the rest over 1 - rate: [...] to the same shape.
+
+    The same numbers as Flax's, whose mask does not follow an input that is sharded explicitly.
+
+    Attributes:
+      rate: probability of a zero, below 1.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, *, deterministic: bool) -> Array:
+        if deterministic or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        mask = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        return jnp.where(mask, x / keep, 0)
+
+
 class SqueezeExcite(nn.Module):
     """Weighs channels by what all positions say (V3, arXiv 1905.02244, section 5.3).
 

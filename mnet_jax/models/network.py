@@ -41,7 +41,7 @@ class Head(nn.Module):
             )
         if spec.hidden:
             self.hidden = _hidden(spec.hidden, setting)
-        self.dropout = nn.Dropout(spec.dropout)
+        self.dropout = layers.Dropout(spec.dropout)
         init = kernel_init(initializer, "dense")
         self.classifier = layers.Dense(spec.num_classes, init, setting=setting)
 
@@ -238,5 +238,7 @@ def _require_images(images: Array, spec: architecture.NetworkSpec) -> None:
         got = f"shape {shape}" if hasattr(images, "shape") else type(images).__name__
         raise ValueError(f"images: got {got}, legal: [b, h, w, {channels}] with b 1 or more")
     _, rows, columns, _ = shape
+    known = isinstance(rows, int) and isinstance(columns, int)
+    require(known, "images", f"shape {shape}", "rows and columns that are no symbols")
     for _ in walk(spec, (rows, columns)):
         pass  # raises where a layer would have no output

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from mnet_jax import caches, serialization
+from mnet_jax.ops.distribution import is_constant
 from mnet_jax.ops.shifted import Geometry
 from mnet_jax.validation import one_line, require
 
@@ -203,10 +204,12 @@ def _read(path: Path, backend: str, device_kind: str) -> Table | None:
 
 
 def _class_of(x: jax.Array, geometry: Geometry) -> ShapeClass | None:
-    """None for what is not measured: uneven or dilated windows, other types."""
+    """None for what is not measured: uneven or dilated windows, other types, unknown sizes."""
     rows, columns = geometry
     even = rows.kernel == columns.kernel and rows.stride == columns.stride
     if not even or rows.dilation > 1 or columns.dilation > 1 or x.dtype not in _DTYPES:
+        return None
+    if not is_constant(x.shape):
         return None
     return class_of(x.shape, rows.kernel, rows.stride)
 

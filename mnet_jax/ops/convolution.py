@@ -126,18 +126,20 @@ def depthwise_conv(
         gradients only (of any order). "native" is a kernel in C++ for CPUs, compiled when it is
         first asked for; it is for float32, square kernels of 3 and 5 and no dilation, and
         "shifted" for the rest, on other devices and on several, as XLA would have each of these
-        gather and compute the whole batch. "auto" is what was measured to be fastest on
-        the device for such shapes (`ops.choice`), and where nothing was measured "grouped", on CPUs
-        "shifted"; it is "native" only on a single CPU device where that is compiled already, and
-        there always if the input is normalized or activated or the statistics are wanted. It is
-        reverse mode only everywhere.
+        gather and compute the whole batch. Where a program is lowered for another platform or by
+        `jax.export` it is "auto" without the kernels, as these are of this machine. "auto" is what
+        was measured to be fastest on the device for such shapes (`ops.choice`), and where nothing
+        was measured "grouped", on CPUs "shifted"; it is "native" only on a single CPU device where
+        that is compiled already, and there always if the input is normalized or activated or the
+        statistics are wanted. It is reverse mode only everywhere.
       dilation: distance of neighbouring taps, of rows and columns; more than 1 needs stride 1.
 
     Returns:
       `[b, h', w', c]` in x's dtype.
 
     Raises:
-      ValueError: an argument is not as above, shapes disagree, or the output would be empty.
+      ValueError: an argument is not as above, shapes disagree, the output would be empty, or x is
+        sharded explicitly over channels ("grouped") or over rows or columns ("shifted").
       NativeError: "native" cannot be compiled here; RuntimeError's.
     """
     return depthwise(
@@ -164,7 +166,7 @@ def _convolve(
     require_choice("lowering", lowering, Lowering)
     require(not (statistics and finish), "finish", finish, "None where statistics are wanted")
     kernel = kernel.astype(x.x.dtype)
-    layer = Layer(x.activation, geometry, statistics, portable=lowering == "auto")
+    layer = Layer(x.activation, geometry, statistics)
     if not uses_native(x, kernel, layer, lowering, alone=finish is None):
         if finish and kernel.ndim == 1:
             kernel = panels.unpack(kernel, x.x.shape[-1], finish.bias.shape[0])
@@ -199,7 +201,7 @@ def uses_native(
 
 def reads_panels(dtype: jnp.dtype, lowering: Lowering) -> bool:
     """Whether a pointwise convolution of this type is faster with its kernel in panels."""
-    layer = Layer("linear", None, statistics=False, portable=lowering == "auto")
+    layer = Layer("linear", None, statistics=False)
     x, kernel = Pending(x=jnp.zeros((1, 1), dtype)), jnp.zeros((1, 1), dtype)
     return uses_native(x, kernel, layer, lowering, alone=False)
 

@@ -16,6 +16,7 @@ from jax import lax
 
 from mnet_jax.config import Lowering
 from mnet_jax.ops import choice, shifted
+from mnet_jax.ops.distribution import alike, alike_in_channels, is_constant, sharded_axes
 from mnet_jax.ops.shifted import Axis, Geometry
 from mnet_jax.validation import require
 
@@ -26,13 +27,37 @@ Function = Callable[..., Any]
 def convolve_depthwise(
     x: jax.Array, kernel: jax.Array, geometry: Geometry, lowering: Lowering
 ) -> jax.Array:
-    """Filters each channel of x [b, h, w, c] with its kernel [kh, kw, c], both of one dtype."""
+    """Filters each channel of x [b, h, w, c] with its kernel [kh, kw, c], both of one dtype.
+
+    Raises:
+      ValueError: x is sharded as the lowering cannot have it.
+    """
+    x, kernel = alike_in_channels(*alike(x, kernel))
+    lowering = _possible(x, lowering)
     if lowering == "grouped":
         return _grouped(x, kernel, geometry)
     platforms: dict[choice.Direction, Platforms] = dict.fromkeys(get_args(choice.Direction))
     if lowering == "auto":
         platforms = {way: choice.shifted_platforms(x, geometry, way) for way in platforms}
     return _convolve_once(x, kernel, geometry, platforms["forward"], platforms["backward"])
+
+
+def _possible(x: jax.Array, lowering: Lowering) -> Lowering:
+    """The lowering; for auto, that of the others which can have x as it is sharded, if one cannot.
+
+    JAX does not derive how a grouped convolution's channels are sharded, and the windows of the
+    shifted one go round the edges of rows and columns.
+    """
+    _, *window, channels = sharded_axes(x)
+    if lowering == "auto" and (channels or any(window)):
+        lowering = "shifted" if channels else "grouped"
+    if lowering == "grouped":
+        legal = "not sharded over channels where lowering is grouped"
+        require(not channels, "x", jax.typeof(x).sharding.spec, legal)
+    if lowering == "shifted":
+        legal = "not sharded over rows or columns where lowering is shifted"
+        require(not any(window), "x", jax.typeof(x).sharding.spec, legal)
+    return lowering
 
 
 def geometry_of(
@@ -43,7 +68,8 @@ def geometry_of(
     dilation: int | Sequence[int],
 ) -> Geometry:
     """Rows and columns of a convolution whose kernel has that size; raises as `depthwise_conv`."""
-    require(x.ndim == 4 and x.size > 0, "x", x.shape, "[b, h, w, c], none of them 0")
+    known = x.ndim == 4 and is_constant(x.shape[1:])
+    require(known and x.size > 0, "x", x.shape, "[b, h, w, c], none of them 0 and only b a symbol")
     require(jnp.issubdtype(x.dtype, jnp.floating), "x", x.dtype, "a floating point dtype")
     steps, gaps = _pair("strides", strides), _pair("dilation", dilation)
     plain = all(s == 1 or d == 1 for s, d in zip(steps, gaps, strict=True))

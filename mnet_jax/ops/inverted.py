@@ -77,7 +77,6 @@ def inverted_residual(
     block = Inverted(
         activations=(before, filtering.finish.activation, project.finish.activation),
         geometry=geometry,
-        portable=lowering == "auto",
     )
     if _has_kernel(x, expand, filtering, project, block, lowering):
         return _at_once(x, expand, filtering, project, block, skip)
@@ -100,7 +99,7 @@ def _has_kernel(
 ) -> bool:
     """Whether the native kernel is for such a block."""
     columns = block.geometry[1]
-    layer = Layer(block.activations[1], block.geometry, statistics=False, portable=block.portable)
+    layer = Layer(block.activations[1], block.geometry, statistics=False)
     return (
         all(layer.kernel.ndim == 1 for layer in (expand, project) if layer)
         and min(columns.input, columns.output) >= LEAST_COLUMNS
@@ -139,5 +138,5 @@ def _at_once(
         project_bias=project.finish.bias,
         skip=skip if skip is not None and inside else nothing,
     )
-    y = native.invert(block, operands)
+    y = native.invert(block, *operands)
     return y if skip is None or inside else y + skip

@@ -11,8 +11,10 @@ from mnet_jax.architectures.spec import Activation
 from mnet_jax.config import Lowering
 from mnet_jax.ops import panels
 from mnet_jax.ops.depthwise import convolve_depthwise
+from mnet_jax.ops.distribution import sharded_axes
 from mnet_jax.ops.pending import Finish, Pending
 from mnet_jax.ops.shifted import Geometry
+from mnet_jax.validation import require
 
 Array = jax.Array
 
@@ -22,14 +24,12 @@ class Layer:
     """What is static of a layer; it is pointwise without a geometry, else its kernel says which.
 
     `activation` is what comes before the convolution; but with a bias there is nothing before, and
-    it is what comes after. `portable` leaves it to the platform that a computation is lowered for
-    whether it is native. `input_gradient` is whether anyone wants those of x and of its norm.
+    it is what comes after. `input_gradient` is whether anyone wants those of x and of its norm.
     """
 
     activation: Activation
     geometry: Geometry | None
     statistics: bool
-    portable: bool
     input_gradient: bool = True
 
 
@@ -59,6 +59,10 @@ def linear(z: Array, kernel: Array, layer: Layer, lowering: Lowering) -> Array:
     if layer.geometry and kernel.ndim == 3:
         return convolve_depthwise(z, kernel, layer.geometry, lowering)
     if layer.geometry:
+        legal = "neither of them sharded over channels"  # JAX does not derive how the result is
+        mixed = (*sharded_axes(z)[3:], *sharded_axes(kernel))
+        shardings = tuple(jax.typeof(array).sharding.spec for array in (z, kernel))
+        require(not any(mixed), "x and kernel", shardings, legal)
         return lax.conv_general_dilated(
             z,
             kernel,
@@ -67,16 +71,23 @@ def linear(z: Array, kernel: Array, layer: Layer, lowering: Lowering) -> Array:
             rhs_dilation=[axis.dilation for axis in layer.geometry],
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
+    if any(sharded_axes(z)):
+        return z @ kernel
     # Flat: a product over three batch axes has a kernel gradient that XLA's CPU compiler runs up
     # to 2.5 times slower.
     return (z.reshape(-1, z.shape[-1]) @ kernel).reshape(*z.shape[:-1], kernel.shape[-1])
 
 
 def composed(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array, ...]:
-    """What the native kernels compute, composed of what JAX can differentiate."""
+    """What the native kernels compute, composed of what JAX can differentiate.
+
+    That is y, its mean and its variance; the last two are empty where they are not wanted.
+    """
     z = Pending(x=x, norm=norm, activation=layer.activation).value()
-    convolved = measured(linear(z, kernel, layer, "auto"))
-    return tuple(part for part in convolved if part is not None)
+    y = linear(z, kernel, layer, "auto")
+    if layer.statistics:
+        return tuple(part for part in measured(y) if part is not None)
+    return y, jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.float32)
 
 
 def finished(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
@@ -93,7 +104,6 @@ class Inverted:
 
     activations: tuple[Activation, Activation, Activation]
     geometry: Geometry
-    portable: bool
 
 
 class Operands(NamedTuple):
@@ -123,7 +133,7 @@ class Operands(NamedTuple):
 def inverted(block: Inverted, of: Operands) -> Array:
     """The block [b, h', w', n], layer by layer."""
     widen, between, narrow = (
-        Layer(activation, geometry, statistics=False, portable=block.portable)
+        Layer(activation, geometry, statistics=False)
         for activation, geometry in zip(
             block.activations, (None, block.geometry, None), strict=True
         )

@@ -28,6 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mnet_jax.ops.distribution import reshape, sharded_axes
+
 Pair = tuple[int, int]
 
 # Positions that one partial sum of the kernel gradient adds up. Fewer of them and the partial sums
@@ -92,7 +94,7 @@ def _repeat(x: jax.Array, axis: int, start: int, stop: int) -> jax.Array:
     shape, copies = x.shape, -(-stop // x.shape[axis])
     if copies > 1:
         x = jnp.broadcast_to(jnp.expand_dims(x, axis), (*shape[:axis], copies, *shape[axis:]))
-        x = x.reshape(*shape[:axis], copies * shape[axis], *shape[axis + 1 :])
+        x = reshape(x, (*shape[:axis], copies * shape[axis], *shape[axis + 1 :]))
     return lax.slice_in_dim(x, start, stop, axis=axis)
 
 
@@ -109,7 +111,7 @@ def _windows(x: jax.Array, axis: int, lines: Axis, size: int) -> jax.Array:
     # Cut into lengths of 1 modulo n, each begins one position later than the one before.
     length = -(-(span - 1) // n) * n + 1
     x = _repeat(x, axis, start, start + count * length)
-    x = x.reshape(*x.shape[:axis], count, length, *x.shape[axis + 1 :])
+    x = reshape(x, (*x.shape[:axis], count, length, *x.shape[axis + 1 :]))
     return lax.slice_in_dim(x, 0, span, lines.stride, axis=axis + 1)
 
 
@@ -144,7 +146,8 @@ def gradients(
         x_phases, g_phases = _split(x, geometry, _input_span), _split(g, geometry, _output_span)
         dx, dk = gradients(x_phases, kernel, g_phases, _of_phases(geometry))
         return _join(dx, geometry, [(axis.low, axis.input) for axis in geometry]), dk
-    g = _materialized(g, kernel)
+    if not any(sharded_axes(kernel)):  # else its first number is not on every device
+        g = _materialized(g, kernel)
     return _input_gradient(kernel, g, geometry), _kernel_gradient(x, g, geometry)
 
 
@@ -167,8 +170,8 @@ def _input_gradient(kernel: jax.Array, g: jax.Array, geometry: Geometry) -> jax.
         pads[2 * axis] = (before, after)
         shape = (last + 1 - first[axis], lines.stride)
         filters = jnp.pad(filters, pads)
-        filters = filters.reshape(
-            *filters.shape[: 2 * axis], *shape, *filters.shape[2 * axis + 1 :]
+        filters = reshape(
+            filters, (*filters.shape[: 2 * axis], *shape, *filters.shape[2 * axis + 1 :])
         )
     high, wide = (-(-lines.input // lines.stride) for lines in geometry)
     dx = jnp.zeros((), gradients.dtype)
@@ -183,7 +186,7 @@ def _input_gradient(kernel: jax.Array, g: jax.Array, geometry: Geometry) -> jax.
             )
             line += tap[:, :, None, :, None] * filters[i, :, j][:, None]
         dx += _keep(line, _inside(start, high, rows.output)[:, None, None, None, None])
-    dx = dx.reshape(g.shape[0], high * rows.stride, wide * columns.stride, g.shape[3])
+    dx = reshape(dx, (g.shape[0], high * rows.stride, wide * columns.stride, g.shape[3]))
     return dx[:, : rows.input, : columns.input].astype(g.dtype)
 
 
@@ -200,12 +203,12 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Arra
     # Axes: the row and the column in a block; image, block, block, tap, tap, channel.
     b, c = x.shape[0], x.shape[3]
     windows = _windows(_windows(_wide(x), 2, columns, wide * across), 1, rows, high * down)
-    windows = windows.reshape(b, len(rows.taps), down, high, len(columns.taps), across, wide, c)
+    windows = reshape(windows, (b, len(rows.taps), down, high, len(columns.taps), across, wide, c))
     windows = windows.transpose(3, 6, 0, 2, 5, 1, 4, 7)
     # Zeros fill the last blocks.
     rest = (high * down - rows.output, wide * across - columns.output)
     gradients = jnp.pad(_wide(g), ((0, 0), (0, rest[0]), (0, rest[1]), (0, 0)))
-    gradients = gradients.reshape(b, down, high, across, wide, 1, 1, c)
+    gradients = reshape(gradients, (b, down, high, across, wide, 1, 1, c))
     gradients = gradients.transpose(2, 4, 0, 1, 3, 5, 6, 7)
     row_mask, column_mask = _block_mask(rows, high), _block_mask(columns, wide)
     total = jnp.zeros((), windows.dtype)
@@ -270,15 +273,15 @@ def _split(x: jax.Array, geometry: Geometry, span_of: Callable[[Axis], Pair]) ->
         start, length = span_of(axis)
         pads.append((start, length * axis.dilation - start - n))
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    x = x.reshape(b, x.shape[1] // dh, dh, x.shape[2] // dw, dw, c).transpose(0, 2, 4, 1, 3, 5)
-    return x.reshape(b * dh * dw, *x.shape[3:])
+    x = reshape(x, (b, x.shape[1] // dh, dh, x.shape[2] // dw, dw, c)).transpose(0, 2, 4, 1, 3, 5)
+    return reshape(x, (b * dh * dw, *x.shape[3:]))
 
 
 def _join(phases: jax.Array, geometry: Geometry, spans: Sequence[Pair]) -> jax.Array:
     """The inverse: `[b dh dw, h', w', c]` to the rows and columns of the spans (start, size)."""
     dh, dw = (axis.dilation for axis in geometry)
-    _, high, wide, c = phases.shape
-    x = phases.reshape(-1, dh, dw, high, wide, c).transpose(0, 3, 1, 4, 2, 5)
-    x = x.reshape(-1, high * dh, wide * dw, c)
+    b, high, wide, c = phases.shape
+    x = reshape(phases, (b // (dh * dw), dh, dw, high, wide, c)).transpose(0, 3, 1, 4, 2, 5)
+    x = reshape(x, (x.shape[0], high * dh, wide * dw, c))
     (top, rows), (left, columns) = spans
     return x[:, top : top + rows, left : left + columns]

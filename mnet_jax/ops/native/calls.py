@@ -45,12 +45,12 @@ def forward(
       kernel: float32: pointwise [c, n], depthwise [k, k, c] or full [kh, kw, c, n].
       activation: act.
       geometry: of one that `supports`; None for a pointwise convolution.
-      statistics: whether the last two results are wanted; they are undefined otherwise.
+      statistics: whether the last two results are wanted; they are empty otherwise.
 
     Returns:
       y [..., n], and its mean and biased variance over all axes but the last, [n] each.
     """
-    outputs, bias = kernel.shape[-1], jnp.zeros(0)
+    outputs, bias = kernel.shape[-1], jnp.zeros(0, jnp.float32)
     return _forward(x, norm, kernel, bias, outputs, geometry, statistics, activation, None)
 
 
@@ -66,7 +66,7 @@ def finish(
 
     A pointwise kernel may be panels, as `panels.pack` makes them.
     """
-    norm = jnp.zeros((3, 0))
+    norm = jnp.zeros((3, 0), jnp.float32)
     outputs = bias.shape[0]
     return _forward(x, norm, kernel, bias, outputs, geometry, False, None, activation)[0]
 
@@ -113,7 +113,7 @@ def _forward(
     shape: tuple[int, ...] = (*x.shape[:-1], outputs)
     if geometry:
         shape = (x.shape[0], *(axis.output for axis in geometry), outputs)
-    channels = _f32(shape[-1])
+    channels = _f32(outputs if statistics else 0)  # no kernel writes what nobody wants
     call = _call("forward", kernel, (_f32(*shape), channels, channels))
     return call(
         x,

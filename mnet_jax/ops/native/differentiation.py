@@ -7,36 +7,74 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.custom_derivatives import CustomVJPPrimal as Primal
 from jax.custom_derivatives import SymbolicZero
 
+from mnet_jax.ops.distribution import alike
 from mnet_jax.ops.layer import Inverted, Layer, Operands, composed, finished, inverted
 from mnet_jax.ops.native import calls
+from mnet_jax.ops.native.operation import operation
 
 Array = jax.Array
+Function = Callable[..., Any]  # of what is static, and arrays
 
 
-def _composed_gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
-    """The same of their gradients, with y and its mean computed anew."""
-    x, norm, kernel, _, _, *given = arguments
-    of_x, of_norm, of_kernel = jax.vjp(partial(composed, layer), x, norm, kernel)[1](tuple(given))
-    if layer.input_gradient:
-        return of_x, of_norm, of_kernel
-    return jnp.zeros(0), jnp.zeros(0), of_kernel
+def _once_a_shape(function: Function) -> Function:
+    """Traced once a shape however many layers share it, and one computation without a jit too."""
+
+    def compute(static: Any, *arrays: Array) -> Any:
+        return function(static, *alike(*arrays))
+
+    return jax.jit(compute, static_argnums=0)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _convolve(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array, ...]:
-    compute = partial(
-        calls.forward,
+def _forward_call(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array, ...]:
+    return calls.forward(
+        x,
+        norm,
+        kernel,
         activation=layer.activation,
         geometry=layer.geometry,
         statistics=layer.statistics,
     )
-    if not layer.portable:
-        return compute(x, norm, kernel)
-    return lax.platform_dependent(x, norm, kernel, cpu=compute, default=partial(composed, layer))
+
+
+def _gradients_call(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
+    x, norm, kernel, y, mean, of_y, of_mean, of_var = arguments
+    if layer.statistics:
+        count = y.size // y.shape[-1]
+        pull = jnp.stack([mean, of_mean / count, 2 * of_var / count])
+    else:
+        pull = jnp.zeros((3, y.shape[-1]), jnp.float32)
+    return calls.backward(
+        x,
+        norm,
+        kernel,
+        of_y,
+        y,
+        pull,
+        activation=layer.activation,
+        geometry=layer.geometry,
+        input_gradient=layer.input_gradient,
+    )
+
+
+def _composed_gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
+    """As `_gradients_call`, with y and its mean computed anew."""
+    x, norm, kernel, _, _, *given = arguments
+    of_x, of_norm, of_kernel = jax.vjp(partial(composed, layer), x, norm, kernel)[1](tuple(given))
+    if layer.input_gradient:
+        return of_x, of_norm, of_kernel
+    return jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.float32), of_kernel
+
+
+_forward_operation = operation("convolve", _forward_call, composed)
+_gradients_operation = operation("gradients", _gradients_call, _composed_gradients)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _convolve(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array, ...]:
+    return _forward_operation(layer, x, norm, kernel)
 
 
 def _convolve_forward(
@@ -54,14 +92,17 @@ def _convolve_backward(
 ) -> tuple[Array | None, ...]:
     has_gradient, *arguments = kept
     layer = dataclasses.replace(layer, input_gradient=has_gradient is not None)
-    given = (jnp.zeros(g.shape, g.dtype) if isinstance(g, SymbolicZero) else g for g in gradients)
+    *_, y, mean = arguments
+    given = (
+        jnp.zeros_like(result) if isinstance(g, SymbolicZero) else g
+        for g, result in zip(gradients, (y, mean, mean), strict=True)
+    )
     of_x, of_norm, of_kernel = _gradients(layer, *arguments, *given)
     return (of_x, of_norm, of_kernel) if layer.input_gradient else (None, None, of_kernel)
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward, symbolic_zeros=True)
-# Traced once a shape however many layers share it, and one computation outside of a jit too.
-convolve = jax.jit(_convolve, static_argnums=0)
+convolve = _once_a_shape(_convolve)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -70,38 +111,7 @@ def _gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
 
     Without an `input_gradient` the first two are empty.
     """
-
-    def compute(
-        x: Array,
-        norm: Array,
-        kernel: Array,
-        y: Array,
-        mean: Array,
-        of_y: Array,
-        of_mean: Array,
-        of_var: Array,
-    ) -> tuple[Array, ...]:
-        count = y.size // y.shape[-1]
-        if layer.statistics:
-            pull = jnp.stack([mean, of_mean / count, 2 * of_var / count])
-        else:
-            pull = jnp.zeros((3, y.shape[-1]), jnp.float32)
-        return calls.backward(
-            x,
-            norm,
-            kernel,
-            of_y,
-            y,
-            pull,
-            activation=layer.activation,
-            geometry=layer.geometry,
-            input_gradient=layer.input_gradient,
-        )
-
-    if not layer.portable:
-        return compute(*arguments)
-    default = partial(_composed_gradients, layer)
-    return lax.platform_dependent(*arguments, cpu=compute, default=default)
+    return _gradients_operation(layer, *arguments)
 
 
 def _gradients_forward(
@@ -120,30 +130,28 @@ def _gradients_backward(
 _gradients.defvjp(_gradients_forward, _gradients_backward)
 
 
-def _for_inference(
-    kernel: Callable[..., Array], composition: Callable[..., Array]
-) -> Callable[..., Array]:
-    """A kernel of (what is static, arrays) as a function with gradients.
+def _for_inference(name: str, kernel: Function, composition: Function) -> Callable[..., Array]:
+    """A kernel of (what is static, *arrays) that returns one array, as a function with gradients.
 
     They are the composition's, as inference is not where gradients are asked for often.
     """
+    either = operation(
+        name, lambda *given: (kernel(*given),), lambda *given: (composition(*given),)
+    )
 
     @partial(jax.custom_vjp, nondiff_argnums=(0,))
-    def compute(static: Any, *arrays: Any) -> Array:
-        natively = partial(kernel, static)
-        if not static.portable:
-            return natively(*arrays)
-        composed = partial(composition, static)
-        return lax.platform_dependent(*arrays, cpu=natively, default=composed)
+    def compute(static: Any, *arrays: Array) -> Array:
+        (y,) = either(static, *arrays)
+        return y
 
-    def forward(static: Any, *arrays: Any) -> tuple[Array, tuple[Any, ...]]:
+    def forward(static: Any, *arrays: Array) -> tuple[Array, tuple[Array, ...]]:
         return compute(static, *arrays), arrays
 
-    def backward(static: Any, arrays: tuple[Any, ...], gradient: Array) -> tuple[Any, ...]:
+    def backward(static: Any, arrays: tuple[Array, ...], gradient: Array) -> tuple[Array, ...]:
         return jax.vjp(partial(composition, static), *arrays)[1](gradient)
 
     compute.defvjp(forward, backward)
-    return jax.jit(compute, static_argnums=0)
+    return _once_a_shape(compute)
 
 
 def _finish(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
@@ -151,9 +159,14 @@ def _finish(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
     return calls.finish(x, kernel, bias, activation=activation, geometry=geometry)
 
 
-def _invert(block: Inverted, operands: Operands) -> Array:
-    return calls.invert(operands, activations=block.activations, geometry=block.geometry)
+def _invert(block: Inverted, *operands: Array) -> Array:
+    activations, geometry = block.activations, block.geometry
+    return calls.invert(Operands(*operands), activations=activations, geometry=geometry)
 
 
-finish = _for_inference(_finish, finished)
-invert = _for_inference(_invert, inverted)
+def _inverted(block: Inverted, *operands: Array) -> Array:
+    return inverted(block, Operands(*operands))
+
+
+finish = _for_inference("finish", _finish, finished)
+invert = _for_inference("invert", _invert, _inverted)

@@ -84,7 +84,10 @@ def command(name: str, *, goes_on: bool = False, terminated: int = TERMINATED) -
 def conclude(name: str, error: BaseException) -> int:
     """Says why the command `name` ends, in one line where it can, and returns its exit code."""
     if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 0
+        if isinstance(error.code, int | None):
+            return error.code or 0
+        tell(name, error.code)  # a library's, which leaves by its words
+        return FAILED
     failure = error.__cause__ if isinstance(error, OutputError) else _failure_of_output()
     if isinstance(failure, OSError):
         return _output_failed(name, failure)

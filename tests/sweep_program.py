@@ -54,6 +54,7 @@ def processes(log):
 
 def ablate(words):
     sys.argv = ["ablate", *words]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     runpy.run_module("experiments.ablate", run_name="__main__", alter_sys=False)
 
 

@@ -149,3 +149,8 @@ def test_an_error_about_a_file_is_one_line_and_others_are_tracebacks_without_esc
 def test_a_command_that_has_said_why_it_ends_says_no_more(code, found, capsys):
     assert entry.conclude("cost", SystemExit(code)) == found
     assert capsys.readouterr().err == ""
+
+
+def test_a_library_that_leaves_by_its_words_is_heard(capsys):
+    assert entry.conclude("cost", SystemExit("no\x07 licence")) == 1
+    assert capsys.readouterr().err == "experiments.cost: no\\x07 licence\n"

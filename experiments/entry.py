@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Iterator
 
 from mnet_jax.training.stopping import INTERRUPTED, SIGNALS, TERMINATED, Stop
-from mnet_jax.validation import printable
+from mnet_jax.validation import one_line, printable
 
 FAILED, REFUSED = 1, 2
 BROKEN_PIPE = 128 + signal.SIGPIPE  # what shells say of a process that SIGPIPE ended
@@ -91,10 +91,15 @@ def conclude(name: str, error: BaseException) -> int:
     failure = error.__cause__ if isinstance(error, OutputError) else _failure_of_output()
     if isinstance(failure, OSError):
         return _output_failed(name, failure)
+    from mnet_jax import host_memory  # here and below: for those who look for a fault
+
+    if host_memory.is_exhaustion(error):
+        tell(name, f"out of memory: {one_line(error) or 'the system gives no more'}")
+        return FAILED
     if isinstance(error, OSError):  # the disk is full, or no longer ours
         tell(name, f"{error.filename or 'a file'}: {error.strerror or error}")
         return FAILED
-    from experiments import platforms  # here: it is for those who look for a fault
+    from experiments import platforms
 
     reason = platforms.refusal()
     if reason:

@@ -1,5 +1,7 @@
 """One training in several processes: the flags that join them, and the line that ends them all.
 
+The same goes for a process whose address space is limited: where C++ finds no memory it aborts.
+
 Where a process is gone, the others must not wait for it. JAX notices within `HEARTBEAT_SECONDS`, at
 once if the connection breaks. Then either a step fails, or the runtime aborts the process with a
 page of its own; `python -m experiments.processes` reads what a process writes on standard error,
@@ -15,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from experiments import entry
+from mnet_jax import host_memory
 from mnet_jax.training.stopping import INTERRUPTED, SIGNALS, TERMINATED, blocked
 from mnet_jax.validation import require
 
@@ -23,6 +26,7 @@ JOIN_SECONDS = 300
 LEAVE_SECONDS = 60
 WATCHER_SECONDS = 10
 GONE = "another process of the run is gone, start all of them again to go on"
+EXHAUSTED = "out of memory: the system gives no more, ulimit -v may be too low"
 # Where what the runtime and Orbax write about others that are gone begins, and where any message;
 # an error of a remote call goes on in lines of its own, one of which begins with "RPC:".
 _NOISE = re.compile(
@@ -30,6 +34,10 @@ _NOISE = re.compile(
 )
 _MESSAGE = re.compile(r"[IWEF]\d{4} |(DEBUG|INFO|WARNING|ERROR|CRITICAL|FATAL):|experiments\.")
 _ABORT = "Terminating process because the JAX distributed service detected fatal errors"
+# With what C++ aborts where it finds no memory.
+_NO_MEMORY = re.compile(
+    r"^terminate called .*bad_alloc|^F\d{4} .*pthread_create\(\) failed|^LLVM ERROR: out of memory"
+)
 _LOST = re.compile(r"Gloo|CoordinationService|coordination service|UNAVAILABLE|DEADLINE_EXCEEDED")
 
 
@@ -133,9 +141,10 @@ def left_at_once(arguments: ProcessArguments, command: str) -> Iterator[None]:
     """Ends this process, if it is one of several, as soon as anything ends what runs meanwhile.
 
     To leave in order would be to wait for the others, and they wait for this one; but where all of
-    them end alike, none may leave before the others know why.
+    them end alike, none may leave before the others know why. A process whose address space is
+    limited ends in the same way, as C++ aborts it where it finds no memory.
     """
-    if not arguments.several:
+    if not arguments.several and not host_memory.has_limit():
         yield
         return
     watcher = _watch_standard_error(command)
@@ -144,7 +153,7 @@ def left_at_once(arguments: ProcessArguments, command: str) -> Iterator[None]:
     except BaseException as error:
         code = entry.conclude(command, error)
         together = code in (INTERRUPTED, TERMINATED) or _is_disagreement(error.__context__)
-        if together:  # all stop here, and none may leave others waiting
+        if arguments.several and together:  # all stop here, and none may leave others waiting
             with contextlib.suppress(Exception):
                 _leave()
         with contextlib.suppress(OSError):
@@ -194,6 +203,11 @@ def watch(command: str) -> None:
                 if not has_said_why:
                     entry.tell(command, GONE)
                 for _ in lines:  # or the writer would wait
+                    pass
+                return
+            if _NO_MEMORY.search(line):
+                entry.tell(command, EXHAUSTED)
+                for _ in lines:
                     pass
                 return
             is_noise = bool(_NOISE.search(line)) or (is_noise and not _MESSAGE.match(line))

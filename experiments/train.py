@@ -9,6 +9,9 @@ from experiments import entry
 
 if __name__ == "__main__":  # before the rest is imported, which takes a while
     with entry.command("train", goes_on=True) as stop:
+        from mnet_jax import host_memory
+
+        host_memory.require_addresses()  # what is imported next would abort or wait for ever
         from experiments import train
 
         train.main_alone(stop)

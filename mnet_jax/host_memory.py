@@ -1,11 +1,47 @@
-"""How much memory this machine has left for a process."""
+"""How much memory this machine has left for a process, and what a lack of it looks like."""
 
+import errno
+import re
 import sys
 from pathlib import Path
 
 import psutil
 
 CGROUPS = Path("/sys/fs/cgroup")
+# Bytes of addresses. On two cores, with a network of two blocks, limits of 300 to 1500 MiB ended in
+# an interrupt by OpenBLAS, in waiting without end for threads, in an import that failed, and in
+# aborts of XLA and LLVM; with this much it trained.
+FEWEST_ADDRESSES = 2 * 2**30
+# How libraries say that there is no more, who raise no MemoryError.
+_NO_MORE = re.compile(
+    r"bad_alloc|can't start new thread|Cannot allocate memory|failed to map segment"
+)
+
+
+def require_addresses() -> None:
+    """Looks at the limit on this process's address space (`ulimit -v`), before it is used up.
+
+    Raises:
+      MemoryError: it is too low to train anything; one line.
+    """
+    limit = _address_limit()
+    if limit is not None and limit < FEWEST_ADDRESSES:
+        raise MemoryError(
+            f"ulimit -v: got {limit // 2**10}, legal: {FEWEST_ADDRESSES // 2**10} KiB or more, "
+            "or no limit"
+        )
+
+
+def is_exhaustion(error: BaseException) -> bool:
+    """Whether an error of Python or of a library says that the host has no memory left."""
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, MemoryError) or bool(_NO_MORE.search(str(error)))
+
+
+def has_limit() -> bool:
+    """Whether this process may run out of addresses before the machine runs out of memory."""
+    return _address_limit() is not None
 
 
 def available_bytes() -> int:
@@ -15,14 +51,18 @@ def available_bytes() -> int:
 
 def _left_to_address() -> list[int]:
     """What this process may still ask the system for, if that is limited (`ulimit -v`)."""
+    limit = _address_limit()
+    return [] if limit is None else [max(limit - psutil.Process().memory_info().vms, 0)]
+
+
+def _address_limit() -> int | None:
+    """Bytes that this process may have addresses of, if that is limited."""
     if sys.platform == "win32":
-        return []
+        return None
     import resource
 
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return []
-    return [max(limit - psutil.Process().memory_info().vms, 0)]
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _left_in_containers() -> list[int]:

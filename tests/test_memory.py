@@ -1,7 +1,9 @@
 """What a step keeps, what it needs, and what is said where that is more than there is."""
 
+import errno
 import functools
 import math
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +11,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 import pytest
 from conftest import make_tiny_spec, one_line
 from lowerings import every_lowering
 from small_networks import SMALL, images_of, random_variables
 
-from mnet_jax import models
+from mnet_jax import host_memory, models
 from mnet_jax.config import TrainingConfig
 from mnet_jax.training import memory, optimizer
 from mnet_jax.training.memory import FittingStep, OutOfMemoryError, largest_that_fits
@@ -267,3 +270,48 @@ def test_the_command_says_in_one_line_which_batch_fits(tmp_path, data_folder):
     assert "Traceback" not in done.stderr
     assert "batch_size: got 1024, which takes" in line
     assert 0 < int(line.split("legal: ")[1].split(" or less")[0]) < 1024
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
+@pytest.mark.parametrize("limit", [300, 600, 1000])
+def test_an_address_space_too_small_to_import_in_is_refused_before_that(tmp_path, limit):
+    """The libraries would abort, or wait for threads that cannot be started."""
+    limited = ["sh", "-c", f'ulimit -v {limit * 1024}; exec "$@"', "sh"]
+    done = subprocess.run(
+        [*limited, sys.executable, "-m", "experiments.train", "--run", tmp_path / "run"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    (line,) = done.stderr.splitlines()
+    told = f"experiments.train: out of memory: ulimit -v: got {limit * 1024}, legal: "
+    assert line.startswith(told)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (MemoryError(), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (RuntimeError("can't start new thread"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (ImportError("libx.so: failed to map segment from shared object"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (ValueError("batch_size: got 0, legal: 1 or more"), False),
+    ],
+)
+def test_what_libraries_say_of_no_memory_is_known(error, is_one):
+    assert host_memory.is_exhaustion(error) == memory.is_exhaustion(error) == is_one
+
+
+def test_a_step_has_the_addresses_left_below_the_limit(monkeypatch):
+    limit = psutil.Process().memory_info().vms + 2**30
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
+    assert 0 < host_memory.available_bytes() <= 2**30 + 2**28
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (2**28, 2**28))
+    assert host_memory.available_bytes() == 0
+    one_line(MemoryError, host_memory.require_addresses, f"ulimit -v: got {2**18}, legal: ")
+    unlimited = resource.RLIM_INFINITY
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (unlimited, unlimited))
+    host_memory.require_addresses()
+    assert host_memory.available_bytes() > 0

@@ -244,6 +244,24 @@ service detected fatal errors. This most likely indicates that another task died
 """
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        "terminate called after throwing an instance of 'St9bad_alloc'\n  what():  bad_alloc\n",
+        "F1130 03:02:50.769532 1514 env.cc:93] Check failed: ret == 0 (11 vs. 0) Thread x creation "
+        "via pthread_create() failed.\n*** Check failure stack trace: ***\n    @ 0x7efd3e100634\n",
+        "LLVM ERROR: out of memory\nAllocation failed\nPLEASE submit a bug report\n",
+    ],
+)
+def test_the_runtimes_page_about_memory_becomes_one_line(page):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.processes", "train"],
+        cwd=ROOT, input=f"a warning\n{page}", capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    expected = ["a warning", f"experiments.train: {processes.EXHAUSTED}"]
+    assert (done.returncode, done.stderr.splitlines()) == (0, expected)
+
+
 @pytest.mark.parametrize("said_before", ["", f"experiments.train: {processes.GONE}\n"])
 def test_the_runtimes_page_about_others_becomes_one_line(said_before):
     """Whether or not the step has failed before the runtime aborts the process."""

@@ -166,7 +166,7 @@ def exhaustion_explained(doing: str) -> Iterator[None]:
 def is_exhaustion(error: Exception) -> bool:
     """Whether an error says that there is no memory left, on a device or on the host."""
     on_device = isinstance(error, jax.errors.JaxRuntimeError) and EXHAUSTED in str(error)
-    return on_device or isinstance(error, MemoryError)
+    return on_device or host_memory.is_exhaustion(error)
 
 
 def _shape_of(x: Any) -> Any:

@@ -29,7 +29,7 @@ from experiments import listing, opening, platforms, stored, sweeps, terminal, t
 from experiments.arguments import axis_values, parse, refusals, refuse, with_axes
 from experiments.planning import PRESUMED, look_at, require_directory
 from experiments.sweeps import Plan, SweepArguments
-from mnet_jax.ablation import axes, events, store, wording
+from mnet_jax.ablation import axes, events, runners, store, wording
 from mnet_jax.ablation.statistics import Method
 from mnet_jax.config import RunConfig
 from mnet_jax.training.stopping import Stop, StoppedError
@@ -66,6 +66,8 @@ def main(stop: Stop | None = None) -> None:
     try:
         with store.Store(arguments.store) as kept:
             failed = _ablate(arguments, kept, console, stop or Stop())
+    except runners.CrewError as error:
+        refuse(COMMAND, f"{error}; the same command goes on", entry.FAILED)
     except store.StoreError as error:
         refuse(COMMAND, str(error), entry.FAILED)
     sys.exit(entry.FAILED if failed else 0)

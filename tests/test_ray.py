@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from trial_stand_ins import FINE, KILLED, RAISING, saving, stand_in
 
-from mnet_jax.ablation.runners import LocalCrew, RayCrew, Slots, run
+from mnet_jax.ablation.runners import CrewError, LocalCrew, RayCrew, Slots, on_ray, run
 from mnet_jax.ablation.store import Store
 from mnet_jax.architectures import mobilenet_v2
 from mnet_jax.config import DataConfig, RunConfig, Sgd, TrainingConfig
@@ -143,3 +144,53 @@ def test_a_cluster_that_is_not_there_is_one_line(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2 and not list(tmp_path.iterdir())
     assert done.stderr.count("\n") == 1 and "--ray-address: got '127.0.0.1:1'" in done.stderr
+
+
+def test_a_server_that_says_nothing_is_no_cluster(monkeypatch):
+    """It takes connections, for which Ray would wait without end."""
+    monkeypatch.setattr(on_ray, "JOIN_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(
+            ValueError, match=f"^ray_address: got '{address}', legal: a run"
+        ) as told:
+            RayCrew(address, None, 1)
+    assert str(told.value).endswith("(no cluster answers within 1 seconds)")
+
+
+def test_a_cluster_whose_only_node_is_gone_ends_the_sweep(monkeypatch, capfd):
+    """Its head still answers, and would for ever; and Ray's pages are not shown."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setattr(on_ray, "GONE_SECONDS", {"own": 0.0, "other": 0.0})
+    monkeypatch.setattr(on_ray, "LOOK_SECONDS", 0.0)
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        nodes.wait_for_nodes()
+        crew = RayCrew(nodes.address, None, 1)
+        assert crew.has_room()
+        capfd.readouterr()
+        nodes.head_node.kill_raylet()
+        with pytest.raises(CrewError, match=r"^the Ray cluster has had no node for 0 seconds$"):
+            while True:
+                crew.has_room()
+        crew.end()
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+    assert "raylet" not in capfd.readouterr().out
+
+
+def test_sigterm_ends_a_sweep_as_it_ends_every_other(tmp_path):
+    """Ray's own handler would abort the process with a dump of its stack."""
+    words = "--bottleneck linear --width 0.1 --epochs 1000 --seeds 1 --runner ray"
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "experiments.ablate", *words.split(), "--results", str(tmp_path)],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (tmp_path / "leases").exists() and sweep.poll() is None:
+        time.sleep(0.1)
+    sweep.terminate()
+    _, told = sweep.communicate(timeout=300)
+    assert sweep.returncode == 130
+    assert told.count("\n") == 1 and told.endswith("the same command goes on\n")

@@ -9,10 +9,11 @@ from mnet_jax.ablation.runners.machine import Slots, slots
 from mnet_jax.ablation.runners.on_ray import RayCrew
 from mnet_jax.ablation.runners.running import Crew, run
 from mnet_jax.ablation.runners.silence import Silent
-from mnet_jax.ablation.runners.work import Lost, Outcome, TrialFunction, train
+from mnet_jax.ablation.runners.work import CrewError, Lost, Outcome, TrialFunction, train
 
 __all__ = [
     "Crew",
+    "CrewError",
     "LocalCrew",
     "Lost",
     "Outcome",

@@ -3,9 +3,13 @@
 import contextlib
 import logging
 import os
+import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,12 +18,23 @@ from typing import Any
 from mnet_jax import process
 from mnet_jax.ablation.runners.machine import THREADS
 from mnet_jax.ablation.runners.silence import SilenceWatch, Silent
-from mnet_jax.ablation.runners.work import Lost, Outcome, TrialFunction, outcome_of, train
+from mnet_jax.ablation.runners.work import (
+    CrewError,
+    Lost,
+    Outcome,
+    TrialFunction,
+    outcome_of,
+    train,
+)
 from mnet_jax.config import RunConfig
 from mnet_jax.validation import one_line, require
 
 MOST_LOSSES = 3  # of the same trial: so often its process or its node may be gone
 CONNECT_SECONDS = 10.0
+JOIN_SECONDS = 60.0  # for a whole connection to a cluster that listens
+JOIN = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='CRITICAL')"
+LOOK_SECONDS = 10.0  # how often it is asked whether the nodes are still there
+GONE_SECONDS = {"own": 15.0, "other": 60.0}  # a cluster without a node for so long has none to come
 DOUBT_SECONDS = 60.0  # after a loss: by then the cluster knows itself which nodes are there
 ACCELERATORS = ("GPU", "TPU")  # as Ray calls them
 
@@ -62,11 +77,13 @@ class RayCrew:
             legal = "local, or ray once `pip install 'mnet_jax[ray]'` has run"
             raise ValueError(f"runner: got 'ray', legal: {legal}") from error
         self._ray: Any = ray
+        _silence(ray)
         try:
             _require_reachable(address)
-            self._ray.init(
-                address=address or "local", log_to_driver=False, logging_level=logging.ERROR
-            )
+            with _own_signals():
+                self._ray.init(
+                    address=address or "local", log_to_driver=False, logging_level=logging.ERROR
+                )
         except (OSError, RuntimeError, ValueError) as error:
             legal = f"a running cluster's, such as 10.0.0.1:6379, or auto ({one_line(error)})"
             raise ValueError(f"ray_address: got {address!r}, legal: {legal}") from error
@@ -74,7 +91,9 @@ class RayCrew:
         self._running: dict[RunConfig, _Remote] = {}
         self._losses: dict[RunConfig, int] = {}
         self._silences = SilenceWatch(timeout_seconds)
-        self._doubted_until = time.monotonic()
+        self._patience_seconds = GONE_SECONDS["other" if address else "own"]
+        self._doubted_until = self._looked = self._seen = time.monotonic()
+        self._deaf: set[str] = set()
         try:
             self._options = self._resources(cores or 1, devices)
         except ValueError:
@@ -109,15 +128,28 @@ class RayCrew:
         """What each node that is there has.
 
         A cluster takes a while to miss a node, and who was sent there meanwhile would wait for
-        minutes. So after a loss the nodes are looked at.
+        minutes. So they are looked at now and then, and all the time after a loss.
+
+        Raises:
+          CrewError: there has been none for long.
         """
-        nodes = [node for node in self._ray.nodes() if node["Alive"]]
-        if time.monotonic() < self._doubted_until:
-            nodes = [node for node in nodes if _answers(node)]
+        nodes, now = [node for node in self._ray.nodes() if node["Alive"]], time.monotonic()
+        if now < self._doubted_until or now >= self._looked + LOOK_SECONDS:
+            self._deaf, self._looked = {n["NodeID"] for n in nodes if not _answers(n)}, now
+        nodes = [node for node in nodes if node["NodeID"] not in self._deaf]
+        if nodes:
+            self._seen = now
+        elif now > self._seen + self._patience_seconds:
+            seconds = f"{self._patience_seconds:.0f} seconds"
+            raise CrewError(f"the Ray cluster has had no node for {seconds}")
         return [node["Resources"] for node in nodes]
 
     def has_room(self) -> bool:
-        """Whether the nodes, which come and go, have places for more trials than run now."""
+        """Whether the nodes, which come and go, have places for more trials than run now.
+
+        Raises:
+          CrewError: there has been no node for long.
+        """
         needed = self._needed()
         places = sum(
             min(int(node.get(name, 0) // count) for name, count in needed.items())
@@ -187,11 +219,47 @@ class RayCrew:
         self._ray.shutdown()
 
 
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Puts the handlers of signals back in their places: Ray's would abort with a stack dump."""
+    if threading.current_thread() is not threading.main_thread():  # nobody else may set any
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _silence(ray: Any) -> None:
+    """Keeps what raylets say of their ends off standard output, where Ray prints it in any case."""
+    if hasattr(ray, "_private") and hasattr(ray._private.worker, "print_to_stdstream"):
+        ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
+
+
 def _require_reachable(address: str | None) -> None:
-    """Raises OSError or ValueError if nobody listens at `host:port`; Ray would try for minutes."""
-    if address not in (None, "auto", "local"):
+    """Raises OSError or ValueError if there is no cluster at an address.
+
+    Ray would try for minutes, or for ever where somebody listens who says nothing, and tell of it
+    in pages. So a process of its own tries first.
+    """
+    if address in (None, "local"):
+        return
+    if address != "auto":
         host, _, port = str(address).removeprefix("ray://").rpartition(":")
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    command = [sys.executable, "-c", JOIN, str(address)]
+    try:
+        found = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=JOIN_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"no cluster answers within {JOIN_SECONDS:.0f} seconds") from error
+    if found.returncode:
+        said = found.stderr.split("\n\n")[-1].splitlines()
+        raise ValueError(said[-1] if said else "no cluster answers")
 
 
 def _answers(node: Mapping[str, Any]) -> bool:

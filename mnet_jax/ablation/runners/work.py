@@ -33,6 +33,10 @@ class Outcome:
     environment: dict[str, str]
 
 
+class CrewError(RuntimeError):
+    """There are no workers any more, and none to come; the message is one line."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lost:
     """The process of a trial is gone.

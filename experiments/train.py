@@ -206,19 +206,19 @@ def _require_picture(path: Path) -> None:
 
 def _shown(config: RunConfig, path: Path) -> str:
     """Draws the first batch of a run into a file, and says so."""
-    from experiments.showing import contact_sheet
+    from experiments.showing import MOST_IMAGES, contact_sheet
     from mnet_jax.data import DataError
     from mnet_jax.preview import first_batch
 
     try:
-        preview = first_batch(config)
+        preview = first_batch(config, MOST_IMAGES)
         path.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(preview).save(path)
     except DataError as error:
         refuse(COMMAND, str(error), entry.FAILED)
     except OSError as error:
         refuse(COMMAND, f"{path}: {one_line(error)}", entry.FAILED)
-    count, height, width = preview.images.shape[:3]
+    count, (height, width) = config.data.batch_size, preview.images.shape[1:3]
     return f"a batch of {count} images of {width} x {height} pixels, the first of them in {path}"
 
 

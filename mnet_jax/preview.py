@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mnet_jax import data
 from mnet_jax.config import RunConfig
 from mnet_jax.program import run_keys
-from mnet_jax.training.mixing import mix
+from mnet_jax.training.mixing import drawn, weighted
 from mnet_jax.training.recipe import Numbers
 
 
@@ -17,7 +18,7 @@ class Preview:
     """A batch of training images with what the loss asks of each.
 
     Attributes:
-      images: uint8 [b, r, r, 3], augmented and mixed, as pixels.
+      images: uint8 [b, r, r, 3], augmented and mixed, as pixels; all, or the first ones.
       labels: integers [b].
       partners: the labels of what is mixed in, integers [b]; None where nothing is.
       share: of the image's own label in its target; 1 where nothing is mixed in.
@@ -31,24 +32,41 @@ class Preview:
     class_names: tuple[str, ...]
 
 
-def first_batch(config: RunConfig) -> Preview:
+def first_batch(config: RunConfig, most: int | None = None) -> Preview:
     """The images of a run's first step, after all augmentation.
 
     Mixing is that of a step that takes the batch as a whole: pmap's devices, and the parts of an
     accumulated batch, mix their own images, by other draws.
 
+    Args:
+      config: of the run.
+      most: images of the batch to read, the first ones and what is mixed into them; None for all.
+
     Raises:
       DataError: the data set cannot be had, or an image cannot be decoded.
     """
-    dataset = data.load(config.data)
-    epochs = config.training.epochs
-    batch = next(data.train_batches(dataset.train, config.data, config.seed, epochs=epochs))
-    _, dropout_key = run_keys(jax.random.key(config.seed))
-    mixed = mix(batch, jax.random.fold_in(dropout_key, 0), Numbers.of(config.training).mixing)
+    dataset, count = data.load(config.data), config.data.batch_size
+    shown = np.arange(count if most is None else min(most, count))
+
+    def read(positions: np.ndarray) -> data.Batch:
+        return data.first_images(
+            dataset.train, config.data, config.seed, positions, epochs=config.training.epochs
+        )
+
+    batch = read(shown)
+    images, partners, share = batch["image"], None, 1.0
+    if alphas := Numbers.of(config.training).mixing:
+        _, dropout_key = run_keys(jax.random.key(config.seed))
+        step_key = jax.random.fold_in(dropout_key, 0)
+        permutation, weight = drawn(step_key, count, images.shape[1:3], alphas)
+        others = read(np.asarray(permutation[: len(shown)]))
+        mixed = weighted(jnp.asarray(images), jnp.asarray(others["image"]), weight)
+        images = np.asarray(mixed)
+        partners, share = others["label"], float(weight.mean())
     return Preview(
-        images=data.pixels_of(np.asarray(mixed.images), config.data.scaling),
-        labels=np.asarray(mixed.labels),
-        partners=None if mixed.partners is None else np.asarray(mixed.partners),
-        share=1.0 if mixed.share is None else float(mixed.share),
+        images=data.pixels_of(images, config.data.scaling),
+        labels=batch["label"],
+        partners=partners,
+        share=share,
         class_names=dataset.class_names,
     )

@@ -11,6 +11,7 @@ from experiments.showing import contact_sheet
 from mnet_jax import program as programs
 from mnet_jax import run as runs
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
+from mnet_jax.data import batches
 from mnet_jax.preview import Preview, first_batch
 
 CONFIG = RunConfig(
@@ -51,6 +52,23 @@ def test_the_preview_is_the_first_batch_of_the_run(mixed, given, data_folder, tm
     np.testing.assert_allclose(preview.images, seen, atol=0.51)  # rounded
     assert (preview.partners is not None) == mixed and (preview.share < 1) == mixed
     assert preview.class_names == tuple("0123456789")
+    few = first_batch(config, most=5)
+    np.testing.assert_array_equal(few.images, preview.images[:5])
+    np.testing.assert_array_equal(few.labels, preview.labels[:5])
+    if mixed:
+        np.testing.assert_array_equal(few.partners, preview.partners[:5])
+        assert few.share == preview.share
+
+
+def test_no_more_images_are_read_than_are_shown(data_folder, monkeypatch):
+    """However large the batch, mixed or not."""
+    read, opened = [], batches.opened
+    monkeypatch.setattr(batches, "opened", lambda source, i: read.append(i) or opened(source, i))
+    data = dataclasses.replace(
+        CONFIG.data, batch_size=1_000_003, augmentation="resized_crop_flip", policy="none"
+    )
+    preview = first_batch(dataclasses.replace(CONFIG, data=data), most=7)
+    assert len(preview.images) == 7 and len(read) == 2 * 7
 
 
 def test_the_sheet_has_every_image_in_its_place():

@@ -8,7 +8,13 @@ from mnet_jax.data.batches import Batch
 from mnet_jax.data.errors import DataError
 from mnet_jax.data.loading import load
 from mnet_jax.data.order import Shard
-from mnet_jax.data.pipeline import eval_batches, steps_per_epoch, train_batches, viewed
+from mnet_jax.data.pipeline import (
+    eval_batches,
+    first_images,
+    steps_per_epoch,
+    train_batches,
+    viewed,
+)
 from mnet_jax.data.scaling import pixels_of
 from mnet_jax.data.sources import ArraySource, Dataset, Example, Source
 
@@ -21,6 +27,7 @@ __all__ = [
     "Shard",
     "Source",
     "eval_batches",
+    "first_images",
     "load",
     "pixels_of",
     "steps_per_epoch",

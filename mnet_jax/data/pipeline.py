@@ -72,6 +72,26 @@ def train_batches(
     return iter(batches.to_iter_dataset(_read_options(config, len(shard.of(config.batch_size)))))
 
 
+def first_images(
+    source: Source, config: DataConfig, seed: int, positions: np.ndarray, *, epochs: int = 1
+) -> Batch:
+    """The images at some positions of the first batch of `train_batches`, and no others.
+
+    Args:
+      source: as there, like all that is not named here.
+      config: as there.
+      seed: as there.
+      positions: in the batch, int [n].
+      epochs: as there.
+
+    Raises:
+      DataError: an image cannot be decoded.
+    """
+    batch = ShuffledBatches(len(source), config.batch_size, seed)[0]
+    places = Places(batch.batch, batch.epochs[positions], batch.indices[positions])
+    return _at_its_side(source, config, seed, epochs, places)
+
+
 def _at_its_side(
     source: Source, config: DataConfig, seed: int, epochs: int, places: Places
 ) -> Batch:

@@ -58,17 +58,34 @@ def mix(batch: Mapping[str, Any], step_key: Array, alphas: Mapping[str, Scalar])
     images, labels = batch["image"], batch["label"]
     if not alphas:
         return Mixed(images, labels)
+    permutation, weight = drawn(step_key, images.shape[0], images.shape[1:3], alphas)
+    mixed = weighted(images, images[permutation], weight)
+    return Mixed(mixed, labels, labels[permutation], jnp.mean(weight))
+
+
+def drawn(
+    step_key: Array, count: int, sides: tuple[int, int], alphas: Mapping[str, Scalar]
+) -> tuple[Array, Array]:
+    """What a step draws to mix its images: who is mixed in, and how much of an image stays.
+
+    Args:
+      step_key: as `mix`.
+      count: images of the batch.
+      sides: of an image, (h, w).
+      alphas: as `mix`, one or both.
+
+    Returns:
+      The partner of each image, int [count], and the weight of an image itself, float32 [h, w].
+    """
     keys = jax.random.split(jax.random.fold_in(step_key, _FOLD), 5)
-    permutation = jax.random.permutation(keys[0], images.shape[0])
-    sides = images.shape[1:3]
+    permutation = jax.random.permutation(keys[0], count)
     weights = [
         _mixup_weights(keys[1], sides, alphas["mixup"]) if "mixup" in alphas else None,
         _cutmix_weights(keys[2], keys[3], sides, alphas["cutmix"]) if "cutmix" in alphas else None,
     ]
     first, *others = [found for found in weights if found is not None]
     weight = jnp.where(jax.random.bernoulli(keys[4]), first, others[0]) if others else first
-    mixed = weighted(images, images[permutation], weight)
-    return Mixed(mixed, labels, labels[permutation], jnp.mean(weight))
+    return permutation, weight
 
 
 def weighted(images: Array, partners: Array, weight: Array) -> Array:

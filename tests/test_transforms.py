@@ -211,7 +211,7 @@ ILLEGAL = [
     (transforms.with_convolution, (mobilenet_v2(), "full"), ["convolution", "mobilenet_v1"]),
     (transforms.with_kernel, (mobilenet_v1(), 2), ["kernel", "2", "odd sizes"]),
     (transforms.with_kernel, (mobilenet_v1(), 0), ["kernel", "0", "odd sizes"]),
-    (transforms.with_repeats, (mobilenet_v2(), [17], 0), ["repeats", "0", "1 or more"]),
+    (transforms.with_repeats, (mobilenet_v2(), [17], 0), ["repeats", "0", "1 to 100"]),
     (transforms.with_head_activation, (mobilenet_v1(), "relu"), ["head_activation", "V2, V3, V4"]),
     (transforms.with_block_activation, (mobilenet_v1(), "elu"), ["block_activation", "elu"]),
     (transforms.with_depth, (mobilenet_v2(), "shallow"), ["depth", "mobilenet_v1"]),

@@ -27,6 +27,7 @@ Convolution = Literal["depthwise", "full"]
 Bottleneck = Literal["linear", "relu6"]
 InputStride = Literal[4, 2, 1]
 PlainActivation = Literal["relu6", "relu", "hard_swish"]
+MOST_REPEATS = 100  # blocks of a stage; the deepest residual networks of the papers' time have 36
 
 
 def _map_blocks(spec: NetworkSpec, change: Callable[[Block], Block]) -> NetworkSpec:
@@ -169,9 +170,10 @@ def with_repeats(spec: NetworkSpec, stages: Sequence[int], repeats: int) -> Netw
     Args:
       spec: of V1, V2 or V3.
       stages: the number of blocks of each stage there is, in order.
-      repeats: the number that each shall have.
+      repeats: the number that each shall have, 1 to 100.
     """
-    require(is_whole(repeats) and repeats >= 1, "repeats", repeats, "a whole number, 1 or more")
+    legal = is_whole(repeats) and 1 <= repeats <= MOST_REPEATS
+    require(legal, "repeats", repeats, f"a whole number, 1 to {MOST_REPEATS}")
     assert sum(stages) == len(spec.blocks)
     shortcut = _shortcut_of(spec)
     blocks: list[Block] = []

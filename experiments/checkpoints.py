@@ -1,5 +1,7 @@
 """Trained models and the images that they are looked at with, as command lines name them."""
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,14 +130,17 @@ class Opened:
 
     def batches(self) -> "Iterator[np.ndarray]":
         """The images, float32 [b, r, r, 3] with b 2 or more; ValueError if they cannot be had."""
-        from mnet_jax import data
+        from mnet_jax import data, inference
 
         try:
             dataset = data.load(self.images)
         except data.DataError as error:
             raise ValueError(f"dataset: {str(error).removeprefix('data set: ')}") from error
         left = min(self.count, len(dataset.test))
-        for batch in data.eval_batches(dataset.test, self.images):
+        size = max(min(self.images.batch_size, left), 1)
+        inference.require_memory(self.saved.model.spec, self.images.resolution, size)
+        images = dataclasses.replace(self.images, batch_size=size)
+        for batch in data.eval_batches(dataset.test, images):
             if left < FEWEST_IMAGES:
                 return
             yield batch["image"][:left]
@@ -168,8 +173,24 @@ def surveyed(
         spec = each.saved.model.spec
         alike = specs.setdefault(each.name, spec) == spec
         require(alike, "label", f"{each.name} for different networks", "one network's weights")
-        found.setdefault(each.name, []).append(survey(each))
+        with exhaustion_refused("batch_size"):
+            found.setdefault(each.name, []).append(survey(each))
     return found
+
+
+@contextlib.contextmanager
+def exhaustion_refused(name: str) -> Iterator[None]:
+    """Turns memory that runs out into a ValueError about the argument `name`, which asked for it.
+
+    It is for what `inference.require_memory`, which counts the least, has let through.
+    """
+    from mnet_jax.training.memory import OutOfMemoryError, exhaustion_explained
+
+    try:
+        with exhaustion_explained("the network"):
+            yield
+    except OutOfMemoryError as error:
+        raise ValueError(f"{name}: got too large a one, legal: smaller ones; {error}") from error
 
 
 def title_of(name: str, models: int) -> str:

@@ -88,12 +88,14 @@ def _require_legal(arguments: Arguments) -> None:
 def _guesses(saved: "SavedModel", view: "View", image: Path, arguments: Arguments) -> Table:
     from mnet_jax import inference
 
-    try:
-        guesses = inference.classify(
-            saved, image, view=view, top=arguments.top, max_pixels=arguments.max_image_pixels
-        )
-    except ValueError as error:
-        raise ValueError(f"image: {error}") from error
+    inference.require_memory(saved.model.spec, view.resolution, 1)
+    with checkpoints.exhaustion_refused("resolution"):
+        try:
+            guesses = inference.classify(
+                saved, image, view=view, top=arguments.top, max_pixels=arguments.max_image_pixels
+            )
+        except ValueError as error:
+            raise ValueError(f"image: {error}") from error
     table = Table(box=None, pad_edge=False)
     table.add_column("probability", justify="right")
     table.add_column("class")
@@ -115,7 +117,8 @@ def _accuracy(saved: "SavedModel", view: "View", path: Path, arguments: Argument
         listing=checkpoints.listing_for(path, arguments.dataset or ""),
     )
     try:
-        found = inference.test_accuracy(saved, config)
+        with checkpoints.exhaustion_refused("batch_size"):
+            found = inference.test_accuracy(saved, config)
     except data.DataError as error:
         raise ValueError(f"dataset: {str(error).removeprefix('data set: ')}") from error
     share = share_interval(round(found.accuracy * found.count), found.count)

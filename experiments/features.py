@@ -75,7 +75,7 @@ def _require_legal(arguments: Arguments) -> None:
 
 def _pictures(path: Path, arguments: Arguments) -> dict[str, bytes]:
     """PNG files by their names; ValueError if the model or the image cannot be had."""
-    from mnet_jax import data, drawing  # here: bad arguments are refused without JAX
+    from mnet_jax import data, drawing, inference  # here: bad arguments are refused without JAX
     from mnet_jax.analysis.features import depthwise_kernels, feature_maps
     from mnet_jax.pictures.features import draw_kernels, draw_maps
 
@@ -88,6 +88,7 @@ def _pictures(path: Path, arguments: Arguments) -> dict[str, bytes]:
     )
     if arguments.image:
         view = checkpoints.view_of(saved, arguments.resolution)
+        inference.require_memory(saved.model.spec, view.resolution, 1)
         try:
             seen = data.viewed(
                 arguments.image,
@@ -98,7 +99,8 @@ def _pictures(path: Path, arguments: Arguments) -> dict[str, bytes]:
             )
         except data.DataError as error:
             raise ValueError(f"image: {error}") from error
-        maps = feature_maps(saved.model, saved.variables, seen)
+        with checkpoints.exhaustion_refused("resolution"):
+            maps = feature_maps(saved.model, saved.variables, seen)
         if not arguments.every_layer:
             maps = {name: values for name, values in maps.items() if _is_drawn(name)}
         pixels = data.pixels_of(seen, view.scaling)

@@ -1,5 +1,7 @@
 """What a trained model says: of one image, and of a data set."""
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -7,12 +9,17 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mnet_jax import data
+from mnet_jax import data, host_memory
+from mnet_jax.analysis import cost
+from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import MAX_IMAGE_PIXELS, DataConfig
 from mnet_jax.models import SavedModel, View
+from mnet_jax.training import memory
 from mnet_jax.training.evaluation import Evaluation, evaluate
+from mnet_jax.training.memory import exhaustion_explained
 from mnet_jax.training.placement import placement
 from mnet_jax.training.step import make_eval_step
+from mnet_jax.validation import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,7 @@ def classify(
     return [Guess(class_name=names[i], probability=float(probabilities[i])) for i in best]
 
 
+@exhaustion_explained("the evaluation")
 def test_accuracy(saved: SavedModel, config: DataConfig) -> Evaluation:
     """Loss and accuracy on a data set's test split.
 
@@ -67,10 +75,15 @@ def test_accuracy(saved: SavedModel, config: DataConfig) -> Evaluation:
 
     Raises:
       DataError: the data set cannot be had.
-      ValueError: its classes are not the model's.
+      ValueError: its classes are not the model's, or the memory does not hold a batch.
+      OutOfMemoryError: it did not, although it could have.
     """
     dataset = data.load(config)
     require_same_classes(saved, dataset.class_names, config.name)
+    devices = jax.device_count()
+    whole = devices * math.ceil(len(dataset.test) / devices)  # no batch is larger than the split
+    config = dataclasses.replace(config, batch_size=min(config.batch_size, whole))
+    require_memory(saved.model.spec, config.resolution, config.batch_size)
     place = placement("jit", config.batch_size)
     return evaluate(
         place.compile_eval(make_eval_step(saved.model.apply)),
@@ -78,6 +91,27 @@ def test_accuracy(saved: SavedModel, config: DataConfig) -> Evaluation:
         jax.device_put(saved.variables),
         data.eval_batches(dataset.test, config),
     )
+
+
+def require_memory(spec: NetworkSpec, resolution: int, batch_size: int) -> None:
+    """Raises ValueError if the memory cannot hold so many images at a time.
+
+    By what they take at least: the images themselves, and the largest layer's input and output.
+
+    Args:
+      spec: the network.
+      resolution: side of the images in pixels.
+      batch_size: images at a time.
+    """
+    image = 4 * 3 * resolution**2
+    maps = max(row.activation_bytes for row in cost.count(spec, resolution).rows)
+    most, free = host_memory.available_bytes() // image, memory.free_bytes()
+    if free is not None:
+        most = min(most, jax.device_count() * free // (image + maps))
+    one = f"smaller images, one takes {(image + maps) / 2**30:.3g} GiB and there is less"
+    require(most >= 1, "resolution", resolution, one)
+    fits = f"{most:,} or fewer, which the memory holds at {resolution} pixels"
+    require(batch_size <= most, "batch_size", batch_size, fits)
 
 
 def require_same_classes(saved: SavedModel, class_names: tuple[str, ...], dataset: str) -> None:

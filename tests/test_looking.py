@@ -12,7 +12,7 @@ from small_networks import model_and_variables, random_like, small_v1, small_v2
 
 from experiments import activations, bottlenecks, cost, evaluate, features, manifold
 from experiments.checkpoints import WITHOUT_VIEW
-from mnet_jax import models
+from mnet_jax import data, models
 
 COMMANDS = {
     "activations": activations,
@@ -127,6 +127,21 @@ def test_models_of_one_name_are_told_by_their_means(call):
         np.testing.assert_allclose(halves, wanted, atol=0.11 * stats.t.ppf(0.975, 1))
 
 
+@pytest.mark.parametrize("command", ["activations", "bottlenecks"])
+def test_no_batch_is_larger_than_the_images_that_are_looked_at(call, command, monkeypatch):
+    """A batch is filled up to its size, so a large one of few images would fill the memory."""
+    sizes, batches = [], data.eval_batches
+
+    def watched(source, config):
+        sizes.append(config.batch_size)
+        return batches(source, config)
+
+    monkeypatch.setattr(data, "eval_batches", watched)
+    line = "--checkpoint {saved}/linear.safetensors --dataset digits --images 6"
+    assert call(command, f"{line} --batch-size 1200000")[0] == 0
+    assert sizes == [6]
+
+
 def test_what_a_refusal_says_of_views_is_code_that_runs(saved, tmp_path):
     loaded = models.load(saved / "blind.safetensors")
     path = tmp_path / "seeing.safetensors"
@@ -198,11 +213,35 @@ def test_cost_measures_every_convolution_and_draws_them(call, tmp_path):
             "text.png",
         ),
         ("features", "--checkpoint {saved}/v1.safetensors --kernels 0", "--kernels: got 0, legal:"),
+        (
+            "activations", f"{BOTH} --images 40 --resolution 3000",
+            "--batch-size: got 40, legal: 4 or fewer, which the memory holds at 3000 pixels",
+        ),
+        (
+            "bottlenecks", f"{BOTH} --images 40 --resolution 12000",
+            "--resolution: got 12000, legal: smaller images, one takes",
+        ),
+        (
+            "evaluate", "--checkpoint {saved}/linear.safetensors --dataset digits "
+            "--batch-size 1048576 --resolution 3000",
+            "--batch-size: got 500, legal: 4 or fewer, which the memory holds at 3000 pixels",
+        ),
+        (
+            "evaluate", "--checkpoint {saved}/linear.safetensors --image {saved}/photo.png "
+            "--resolution 12000", "--resolution: got 12000, legal: smaller images, one takes",
+        ),
+        (
+            "features", "--checkpoint {saved}/v1.safetensors --image {saved}/photo.png "
+            "--resolution 12000", "--resolution: got 12000, legal: smaller images, one takes",
+        ),
+        ("cost", "--repeats 10001", "--repeats: got 10001, legal: a whole number, 1 to 100"),
         ("cost", "--batch-size 0", "--batch-size: got 0, legal: 1 to"),
         ("cost", "--dtype bfloat16 --measure", "--dtype: got 'bfloat16', legal: float32 with"),
         ("cost", "--width 0.5 1.0 --measure", "--measure: got True, legal: one network at a time"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_in_one_line(call, tmp_path, command, words, told):
+def test_what_cannot_be_is_refused_in_one_line(call, tmp_path, command, words, told, monkeypatch):
+    # So much is left on every machine that the tests run on.
+    monkeypatch.setattr("mnet_jax.host_memory.available_bytes", lambda: 3 * 2**30)
     assert_refused(call(command, words), command, told)
     assert not list(tmp_path.iterdir())

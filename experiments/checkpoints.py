@@ -13,6 +13,7 @@ from mnet_jax import config, serialization
 from mnet_jax.ablation import wording
 from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import SPLIT_BY_POSITION, DataConfig, RunConfig
+from mnet_jax.files import read_file
 from mnet_jax.validation import one_line, require
 
 if TYPE_CHECKING:  # they import JAX, and bad arguments are refused without it
@@ -230,6 +231,7 @@ def listing_for(path: Path, dataset: str) -> str:
 def _trained_on(path: Path) -> DataConfig | None:
     """The data of the run whose directory that is, if it says so."""
     try:
-        return serialization.from_json(RunConfig, (path / config.FILE_NAME).read_text()).data
+        text = read_file(path / config.FILE_NAME).decode()
+        return serialization.from_json(RunConfig, text).data
     except (OSError, ValueError):
         return None

@@ -54,7 +54,7 @@ from mnet_jax import process, serialization
 from mnet_jax.ablation import axes
 from mnet_jax.config import FILE_NAME as CONFIG_FILE
 from mnet_jax.config import RunConfig
-from mnet_jax.files import replace_file
+from mnet_jax.files import read_file, replace_file
 from mnet_jax.result import RunResult
 from mnet_jax.training.stopping import SIGNALS, Stop, StoppedError, blocked
 from mnet_jax.validation import one_line, require
@@ -150,8 +150,8 @@ def _require_one_run(config: RunConfig, arguments: Arguments) -> None:
 def _finished(directory: Path, config: RunConfig) -> RunResult | None:
     """What this very run has found before, if it came to its end in `directory`."""
     try:
-        kept = (directory / CONFIG_FILE).read_text()
-        found = (directory / RESULT).read_text()
+        kept = read_file(directory / CONFIG_FILE).decode()
+        found = read_file(directory / RESULT).decode()
         if serialization.from_json(RunConfig, kept) != config:
             return None
         return serialization.from_json(RunResult, found)

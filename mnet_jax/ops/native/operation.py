@@ -71,7 +71,9 @@ def _lower(
 ) -> Any:
     module = context.module_context
     platforms = tuple(context.platforms or module.platforms)
-    here = platforms == ("cpu",) and not module.lowering_parameters.for_export
+    # Not of JAX's public interface: without it, programs run as before and exporting one fails.
+    exported = getattr(module.lowering_parameters, "for_export", False)
+    here = platforms == ("cpu",) and not exported
     function = _mapped(kernel if here else composition, static, axes)
     return mlir.lower_fun(function, multiple_results=True)(context, *arrays)
 

@@ -73,7 +73,8 @@ def _fold(
     _require_names([kernel, scale, bias], params)
     _require_names([mean, var], statistics)
     rate = params.pop(scale) * jax.lax.rsqrt(statistics[var] + epsilon)
-    params[kernel] = params[kernel] * rate  # channels out are the last axis of every kernel
+    # Channels out are the last axis of every kernel.
+    params[kernel] = params[kernel] * ops.over_channels(rate, params[kernel])
     params[bias] = jnp.asarray(params[bias] - statistics[mean] * rate)
 
 

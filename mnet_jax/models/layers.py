@@ -276,7 +276,8 @@ class Dense(nn.Module):
             return ops.pointwise(
                 Pending(x=x), kernel, lowering=self.setting.lowering, finish=finish
             ).y
-        return ops.activate(x @ kernel.astype(dtype) + bias.astype(dtype), self.activation)
+        bias = ops.over_channels(bias, x).astype(dtype)
+        return ops.activate(x @ kernel.astype(dtype) + bias, self.activation)
 
 
 class Dropout(nn.Module):

@@ -14,7 +14,7 @@ from mnet_jax.ops.inverted import Folded, inverted_residual
 from mnet_jax.ops.layer import Convolved, measured
 from mnet_jax.ops.native import NativeError
 from mnet_jax.ops.panels import pack, unpack
-from mnet_jax.ops.pending import Finish, Pending
+from mnet_jax.ops.pending import Finish, Pending, over_channels
 
 __all__ = [
     "Convolved",
@@ -30,6 +30,7 @@ __all__ = [
     "full",
     "inverted_residual",
     "measured",
+    "over_channels",
     "pack",
     "pointwise",
     "reads_panels",

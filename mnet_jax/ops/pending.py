@@ -34,7 +34,7 @@ class Pending:
         """The feature map, in x's dtype; the arithmetic is in float32 or wider."""
         if self.norm is None:
             return activate(self.x, self.activation)
-        mean, scale, bias = self.norm
+        mean, scale, bias = (over_channels(row, self.x) for row in self.norm)
         return activate((self.x - mean) * scale + bias, self.activation).astype(self.x.dtype)
 
 
@@ -55,10 +55,18 @@ class Finish:
 
     def of(self, y: Array) -> Array:
         """It is done to y [..., n], in y's dtype; the arithmetic is in float32 or wider."""
-        return activate(y + self.bias, self.activation).astype(y.dtype)
+        return activate(y + over_channels(self.bias, y), self.activation).astype(y.dtype)
 
 
 jax.tree_util.register_dataclass(Finish, data_fields=["bias"], meta_fields=["activation"])
+
+
+def over_channels(values: Array, x: Array) -> Array:
+    """A value for each channel, [c], in as many axes as x [..., c] has.
+
+    NumPy would add them by itself, but for programs that forbid it (`jax_numpy_rank_promotion`).
+    """
+    return jnp.expand_dims(values, range(x.ndim - 1))
 
 
 def identity_norm(channels: int) -> Array:

@@ -117,7 +117,7 @@ def _windows(x: jax.Array, axis: int, lines: Axis, size: int) -> jax.Array:
 
 def _keep(x: jax.Array, mask: np.ndarray) -> jax.Array:
     """x where the mask holds, else zero. (A product with the mask would pass on NaN and inf.)"""
-    return x if mask.all() else jnp.where(mask, x, 0)
+    return x if mask.all() else jnp.where(np.expand_dims(mask, (*range(x.ndim - mask.ndim),)), x, 0)
 
 
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
@@ -133,7 +133,7 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
         window = _window(inputs, 1, i - rows.low, rows.output, rows.stride)
         for j in columns.taps:
             tap = _window(window, 2, j - columns.low, columns.output, columns.stride)
-            line += _keep(tap, columns.inside(j)[:, None]) * filters[i, j]
+            line += _keep(tap, columns.inside(j)[:, None]) * filters[i, j][None, None, None]
         y += _keep(line, rows.inside(i)[:, None, None])
     return y.astype(x.dtype)
 
@@ -184,7 +184,7 @@ def _input_gradient(kernel: jax.Array, g: jax.Array, geometry: Geometry) -> jax.
             tap = _keep(
                 _window(window, 2, left, wide), _inside(left, wide, columns.output)[:, None]
             )
-            line += tap[:, :, None, :, None] * filters[i, :, j][:, None]
+            line += tap[:, :, None, :, None] * filters[i, :, j][None, None, :, None]
         dx += _keep(line, _inside(start, high, rows.output)[:, None, None, None, None])
     dx = reshape(dx, (g.shape[0], high * rows.stride, wide * columns.stride, g.shape[3]))
     return dx[:, : rows.input, : columns.input].astype(g.dtype)

@@ -90,7 +90,7 @@ def drawn(
 
 def weighted(images: Array, partners: Array, weight: Array) -> Array:
     """Images [b, h, w, c] with a weight [h, w] each, in their partners, which have the rest."""
-    share = weight[:, :, None].astype(images.dtype)
+    share = weight[None, :, :, None].astype(images.dtype)
     return share * images + (1 - share) * partners
 
 

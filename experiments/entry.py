@@ -12,6 +12,7 @@ Imports nothing that takes time, so that signals are taken from a command's firs
 import atexit
 import contextlib
 import functools
+import logging
 import os
 import signal
 import sys
@@ -65,6 +66,7 @@ def command(name: str, *, goes_on: bool = False, terminated: int = TERMINATED) -
     stop.listen()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     warnings.showwarning = functools.partial(_warn, name)
+    logging.getLogger("mnet_jax").addHandler(_LogLines(name))
     code = 0
     try:
         yield stop
@@ -121,6 +123,18 @@ def say(line: str) -> None:
     with contextlib.suppress(OSError):  # there is nobody else to tell
         sys.stderr.write(printable(line) + "\n")
         sys.stderr.flush()
+
+
+class _LogLines(logging.Handler):
+    """Has what our modules log said as warnings are: it may hold names of files."""
+
+    def __init__(self, command_name: str) -> None:
+        super().__init__()
+        self._command_name = command_name
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints a record as one line on standard error."""
+        tell(self._command_name, f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 def _warn(name: str, message: object, *where: object) -> None:

@@ -96,10 +96,13 @@ def restart(command: Sequence[str], variables: Mapping[str, str]) -> None:
 
 
 def quiet() -> None:
-    """Has an error said once: the threads of Orbax and TensorBoard log what is raised as well."""
+    """Keeps off the screen what libraries log: warnings of Orbax's, such as of slow saves.
+
+    An error is said once: the threads of Orbax and TensorBoard log what is raised as well.
+    """
     importlib.import_module("absl.logging")  # makes a logger of its own
     for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(lambda record: record.levelno < logging.ERROR)
+        logging.getLogger(name).addFilter(lambda record: record.levelno < logging.WARNING)
     threading.excepthook = lambda arguments: None
     sys.unraisablehook = lambda arguments: None
 

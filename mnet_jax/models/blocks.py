@@ -35,7 +35,7 @@ class DepthwiseSeparable(nn.Module):
     activation: Activation = "relu6"
     setting: Setting = Setting(dialect=_PAPER_V1)
 
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool) -> Array:
         return self.pending(x, train=train).value()
 
     @nn.compact
@@ -78,7 +78,7 @@ class FusedInvertedResidual(nn.Module):
     bottleneck: Activation = "linear"
     setting: Setting = Setting(dialect=_PAPER_V4)
 
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool) -> Array:
         return self.pending(x, train=train).value()
 
     @nn.compact
@@ -171,7 +171,7 @@ class InvertedResidual(nn.Module):
         sow(self, "projected", projected)
         return projected
 
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool) -> Array:
         return self.pending(x, train=train).value()
 
     def pending(self, x: Array | Pending, *, train: bool, skip: Array | None = None) -> Pending:

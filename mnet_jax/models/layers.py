@@ -234,7 +234,7 @@ class ConvNorm(nn.Module):
             name="conv",
         )
 
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool) -> Array:
         return self.pending(x, train=train).value()
 
     def folded(self) -> ops.Folded:

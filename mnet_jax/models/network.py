@@ -52,7 +52,7 @@ class Head(nn.Module):
             sow(self, "conv_output", x)
         return x.value()
 
-    def __call__(self, x: Pending, *, train: bool) -> Array:
+    def __call__(self, x: Pending, train: bool) -> Array:
         pooled = jnp.mean(self.last_map(x, train=train), axis=(1, 2), dtype=jnp.float32)
         self.sow("intermediates", "pooled", pooled)
         if self.spec.hidden:
@@ -114,18 +114,21 @@ class MobileNet(nn.Module):
         self.block = [_module(block, setting) for block in self.spec.blocks]
         self.head = Head(self.spec.head, setting)
 
-    def __call__(self, images: Array, *, train: bool) -> Array:
+    def __call__(self, images: Array, train: bool) -> Array:
         """Logits float32 [b, num_classes] of images [b, h, w, 3].
 
-        Training (`train=True`) needs `mutable=["batch_stats"]` and `rngs={"dropout": key}`.
+        Training (`train=True`) needs `mutable=["batch_stats"]` and `rngs={"dropout": key}`. `train`
+        may be given by position, as Flax's transformations pass it on:
+        `nn.remat(MobileNet, static_argnums=(2,))`.
 
         Raises:
-          ValueError: the images are not of that shape, or too small for the network.
+          ValueError: the images are not of that shape, or too small for the network; or in training
+            a layer has one value a channel to normalize.
         """
         *_, x = self._outputs(images, train=train)
         return self.head(x, train=train)
 
-    def features(self, images: Array, *, train: bool) -> dict[int, Array]:
+    def features(self, images: Array, train: bool) -> dict[int, Array]:
         """The last feature map of each stride: {2: [b, h/2, w/2, c], 4: ..., ...}.
 
         The coarsest is what the head pools, its pointwise layer included (C5 of the V3 paper,

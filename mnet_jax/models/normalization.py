@@ -58,7 +58,7 @@ class BatchNorm(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, convolved: Convolved, *, train: bool) -> Pending:
+    def __call__(self, convolved: Convolved, train: bool) -> Pending:
         """The feature map [..., c] with its normalization.
 
         Raises:

@@ -14,6 +14,8 @@ from mnet_jax import architectures
 from mnet_jax.architectures import ConvNorm, Head, InvertedResidual, NetworkSpec
 
 # Here, as pytest asks for a profile before it imports the tests; see test_random_specs.py.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 settings.register_profile("thousands", max_examples=5000, deadline=None)
 
 COMPILATION_CACHE = "JAX_COMPILATION_CACHE_DIR"

@@ -409,7 +409,7 @@ def test_the_grid_has_no_duplicates():
         (V2, {"dialect": "torch"}, "dialect", "legal: paper, slim, keras, torchvision, timm"),
         (V3, {"width": 0.001}, "width", "0.001, legal: 0.0625 or more"),
         (V4, {"width": -0.5}, "width", "-0.5"),
-        (V3, {"expansion": 0}, "expansion", "0, legal: a whole number, 1 to 100"),
+        (V3, {"expansion": 0}, "expansion", "0, legal: a whole number, 1 or more"),
         (V3, {"activation": "gelu"}, "activation", "'gelu', legal: relu6, relu"),
         (V4, {"bottleneck": "relu"}, "bottleneck", "'relu', legal: linear, relu6"),
         (V3, {"convolution": "full"}, "convolution", "legal: mobilenet_v1"),

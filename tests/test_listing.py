@@ -125,9 +125,11 @@ def test_trials_from_before_are_other_trials_than_those_of_today(before):
 
 def test_a_command_plans_its_runs_of_the_files_that_are_there(before):
     arguments = planning.RunArguments(dataset="folder", data_dir="images")
-    images = planning.baseline(arguments, 2).data
-    num_classes, listing = planning.look_at(images)
-    assert (num_classes, listing) == (2, data.load(images).listing)
-    assert planning.baseline(arguments, num_classes, listing).data.listing == listing
+    images = planning.baseline(arguments, planning.PRESUMED).data
+    facts, found = planning.look_at(images), data.load(images)
+    assert (facts.classes, facts.listing) == (2, found.listing)
+    counts = (len(found.train), len(found.validation), len(found.test))
+    assert (facts.train, facts.validation, facts.test) == counts
+    assert planning.baseline(arguments, facts).data.listing == facts.listing
     add_image()
-    assert planning.look_at(images)[1] != listing
+    assert planning.look_at(images).listing != facts.listing

@@ -26,6 +26,8 @@ TRUTH = (np.bool_, np.array, jnp.bool_)
 
 def kinds_of(value):
     """The types of number that a value of Python's may come as."""
+    if type(value) is int and value > np.iinfo(np.uint16).max:
+        return tuple(kind for kind in WHOLE if kind is not np.uint16)
     return {bool: TRUTH, int: WHOLE, float: REAL}.get(type(value), ())
 
 

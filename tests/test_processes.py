@@ -223,9 +223,7 @@ def test_where_there_is_no_cluster_that_is_said(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith(
-        "experiments.train: --cluster: got True, cannot join the other processes"
-    )
+    assert line.startswith("experiments.train: --cluster: got True, legal: in a process that a TPU")
 
 
 ABORTED = """\

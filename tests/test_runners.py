@@ -422,7 +422,7 @@ def test_a_real_trial(tmp_path, tiny_spec):
     assert outcome.cause is None and outcome.config == config
     assert outcome.result.test_count == 500 and len(outcome.result.history) == 1
     assert 0 <= outcome.result.test_accuracy <= 1
-    assert {event.phase for event in events} == {"train", "validation", "test"}
+    assert {event.phase for event in events} == {"train", "validation", "epoch", "test"}
     assert outcome.environment["device"]
     assert (tmp_path / "run" / "scalars.jsonl").is_file()
     assert (tmp_path / "run" / "checkpoints").is_dir()

@@ -21,10 +21,12 @@ import traceback
 import warnings
 from collections.abc import Iterator
 
+from experiments import supervision
+from experiments.messages import FAILED, REFUSED, LogLines, say, tell, warn
+from mnet_jax import host_memory
 from mnet_jax.training.stopping import INTERRUPTED, SIGNALS, TERMINATED, Stop
-from mnet_jax.validation import one_line, printable
+from mnet_jax.validation import one_line
 
-FAILED, REFUSED = 1, 2
 BROKEN_PIPE = 128 + signal.SIGPIPE  # what shells say of a process that SIGPIPE ended
 _LAST_STREAM = 2
 
@@ -49,6 +51,7 @@ def command(name: str, *, goes_on: bool = False, terminated: int = TERMINATED) -
       What the signals tell.
     """
     _require_streams(name)
+    supervision.begin(name)
     codes: dict[int, int] = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: terminated}
     leaving = threading.Lock()
 
@@ -65,10 +68,11 @@ def command(name: str, *, goes_on: bool = False, terminated: int = TERMINATED) -
     stop.watch()
     stop.listen()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    warnings.showwarning = functools.partial(_warn, name)
-    logging.getLogger("mnet_jax").addHandler(_LogLines(name))
+    warnings.showwarning = functools.partial(warn, name)
+    logging.getLogger("mnet_jax").addHandler(LogLines(name))
     code = 0
     try:
+        host_memory.require_addresses()  # what is imported next would abort or wait for ever
         yield stop
     except KeyboardInterrupt:  # see Stop.raised
         code = codes[stop.number]
@@ -93,15 +97,13 @@ def conclude(name: str, error: BaseException) -> int:
     failure = error.__cause__ if isinstance(error, OutputError) else _failure_of_output()
     if isinstance(failure, OSError):
         return _output_failed(name, failure)
-    from mnet_jax import host_memory  # here and below: for those who look for a fault
-
     if host_memory.is_exhaustion(error):
         tell(name, f"out of memory: {one_line(error) or 'the system gives no more'}")
         return FAILED
     if isinstance(error, OSError):  # the disk is full, or no longer ours
         tell(name, f"{error.filename or 'a file'}: {error.strerror or error}")
         return FAILED
-    from experiments import platforms
+    from experiments import platforms  # here: for those who look for a fault
 
     reason = platforms.refusal()
     if reason:
@@ -111,34 +113,6 @@ def conclude(name: str, error: BaseException) -> int:
     for line in "".join(traceback.format_exception(error)).splitlines():
         say(line)
     return FAILED
-
-
-def tell(name: str, reason: object) -> None:
-    """Prints the line of the command `name` that is about `reason` on standard error."""
-    say(f"experiments.{name}: {reason}")
-
-
-def say(line: str) -> None:
-    """Prints one line on standard error, whatever is in it."""
-    with contextlib.suppress(OSError):  # there is nobody else to tell
-        sys.stderr.write(printable(line) + "\n")
-        sys.stderr.flush()
-
-
-class _LogLines(logging.Handler):
-    """Has what our modules log said as warnings are: it may hold names of files."""
-
-    def __init__(self, command_name: str) -> None:
-        super().__init__()
-        self._command_name = command_name
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Prints a record as one line on standard error."""
-        tell(self._command_name, f"{record.levelname.lower()}: {record.getMessage()}")
-
-
-def _warn(name: str, message: object, *where: object) -> None:
-    tell(name, f"warning: {' '.join(str(message).split())}")
 
 
 def _require_streams(name: str) -> None:

@@ -1,43 +1,25 @@
 """One training in several processes: the flags that join them, and the line that ends them all.
 
-The same goes for a process whose address space is limited: where C++ finds no memory it aborts.
-
 Where a process is gone, the others must not wait for it. JAX notices within `HEARTBEAT_SECONDS`, at
-once if the connection breaks. Then either a step fails, or the runtime aborts the process with a
-page of its own; `python -m experiments.processes` reads what a process writes on standard error,
-and has one line in the place of that page.
+once if the connection breaks. Then either a step fails, or the runtime aborts the process
+(`supervision`).
 """
 
 import contextlib
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from experiments import entry
-from mnet_jax import host_memory
-from mnet_jax.training.stopping import INTERRUPTED, SIGNALS, TERMINATED, blocked
+from experiments.supervision import GONE
+from mnet_jax.training.stopping import INTERRUPTED, TERMINATED
 from mnet_jax.validation import require
 
 HEARTBEAT_SECONDS = 30
 JOIN_SECONDS = 300
 LEAVE_SECONDS = 60
-WATCHER_SECONDS = 10
-GONE = "another process of the run is gone, start all of them again to go on"
-EXHAUSTED = "out of memory: the system gives no more, ulimit -v may be too low"
-# Where what the runtime and Orbax write about others that are gone begins, and where any message;
-# an error of a remote call goes on in lines of its own, one of which begins with "RPC:".
-_NOISE = re.compile(
-    r"coordination_service|preemption_sync_manager|^\[Gloo\]|^ERROR:absl:\[process=\d+\] Failed"
-)
-_MESSAGE = re.compile(r"[IWEF]\d{4} |(DEBUG|INFO|WARNING|ERROR|CRITICAL|FATAL):|experiments\.")
-_ABORT = "Terminating process because the JAX distributed service detected fatal errors"
-# With what C++ aborts where it finds no memory.
-_NO_MEMORY = re.compile(
-    r"^terminate called .*bad_alloc|^F\d{4} .*pthread_create\(\) failed|^LLVM ERROR: out of memory"
-)
 _LOST = re.compile(r"Gloo|CoordinationService|coordination service|UNAVAILABLE|DEADLINE_EXCEEDED")
 
 
@@ -141,26 +123,20 @@ def left_at_once(arguments: ProcessArguments, command: str) -> Iterator[None]:
     """Ends this process, if it is one of several, as soon as anything ends what runs meanwhile.
 
     To leave in order would be to wait for the others, and they wait for this one; but where all of
-    them end alike, none may leave before the others know why. A process whose address space is
-    limited ends in the same way, as C++ aborts it where it finds no memory.
+    them end alike, none may leave before the others know why.
     """
-    if not arguments.several and not host_memory.has_limit():
+    if not arguments.several:
         yield
         return
-    watcher = _watch_standard_error(command)
     try:
         yield
     except BaseException as error:
         code = entry.conclude(command, error)
-        together = code in (INTERRUPTED, TERMINATED) or _is_disagreement(error.__context__)
-        if arguments.several and together:  # all stop here, and none may leave others waiting
+        if code in (INTERRUPTED, TERMINATED) or _is_disagreement(error.__context__):
             with contextlib.suppress(Exception):
                 _leave()
         with contextlib.suppress(OSError):
             sys.stdout.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-        with contextlib.suppress(subprocess.TimeoutExpired):  # or the last line might come too late
-            watcher.wait(WATCHER_SECONDS)
         os._exit(code)
 
 
@@ -176,45 +152,3 @@ def _leave() -> None:
     import jax
 
     jax.distributed.shutdown()
-
-
-def _watch_standard_error(command: str) -> "subprocess.Popen[bytes]":
-    """Puts a process between this one's standard error, C++'s included, and the real one."""
-    with blocked(*SIGNALS):  # a terminal's Ctrl-C goes to both; this one decides
-        watcher = subprocess.Popen(
-            [sys.executable, "-m", "experiments.processes", command], stdin=subprocess.PIPE
-        )
-    assert watcher.stdin is not None
-    sys.stderr.flush()
-    os.dup2(watcher.stdin.fileno(), sys.stderr.fileno())
-    watcher.stdin.close()
-    return watcher
-
-
-def watch(command: str) -> None:
-    """Passes standard input on to standard error, but for a page of the runtime's: one line.
-
-    The signals are blocked in this process, as long as anyone writes.
-    """
-    has_said_why = is_noise = False
-    with open(sys.stdin.fileno(), errors="replace") as lines:
-        for line in lines:
-            if _ABORT in line:
-                if not has_said_why:
-                    entry.tell(command, GONE)
-                for _ in lines:  # or the writer would wait
-                    pass
-                return
-            if _NO_MEMORY.search(line):
-                entry.tell(command, EXHAUSTED)
-                for _ in lines:
-                    pass
-                return
-            is_noise = bool(_NOISE.search(line)) or (is_noise and not _MESSAGE.match(line))
-            if not is_noise:
-                has_said_why = has_said_why or line.startswith(f"experiments.{command}: ")
-                entry.say(line.removesuffix("\n"))
-
-
-if __name__ == "__main__":
-    watch(sys.argv[1])

@@ -9,20 +9,18 @@ from experiments import entry
 
 if __name__ == "__main__":  # before the rest is imported, which takes a while
     with entry.command("train", goes_on=True) as stop:
-        from mnet_jax import host_memory
-
-        host_memory.require_addresses()  # what is imported next would abort or wait for ever
         from experiments import train
 
         train.main_alone(stop)
 
 import dataclasses
+import functools
 import math
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -169,9 +167,18 @@ def _run(config: RunConfig, arguments: Arguments, console: Console, stop: Stop |
     from mnet_jax.training.memory import OutOfMemoryError
 
     directory = arguments.run
-    try:
+
+    @functools.cache
+    def remove_result() -> None:
+        """Removes the result of another run, as soon as this one is not refused."""
         if is_first():
-            (directory / RESULT).unlink(missing_ok=True)  # another run's
+            (directory / RESULT).unlink(missing_ok=True)
+
+    def show(event: Any) -> None:
+        remove_result()
+        progress.show(event)
+
+    try:
         with RunProgress(console) as progress, losses_named():
             progress.begin(config.spec.name)
             result = run(
@@ -180,7 +187,7 @@ def _run(config: RunConfig, arguments: Arguments, console: Console, stop: Stop |
                 save_every_seconds=arguments.save_every_seconds,
                 keep=arguments.keep,
                 stop=stop,
-                report=progress.show,
+                report=show,
             )
         if is_first():
             replace_file(directory / RESULT, (serialization.to_json(result) + "\n").encode())

@@ -5,8 +5,6 @@ import re
 import sys
 from pathlib import Path
 
-import psutil
-
 CGROUPS = Path("/sys/fs/cgroup")
 # Bytes of addresses. On two cores, with a network of two blocks, limits of 300 to 1500 MiB ended in
 # an interrupt by OpenBLAS, in waiting without end for threads, in an import that failed, and in
@@ -46,11 +44,15 @@ def has_limit() -> bool:
 
 def available_bytes() -> int:
     """Memory that is left: the machine's, or less where a container or the process has a limit."""
+    import psutil  # here and below: a command begins before it is imported
+
     return min([psutil.virtual_memory().available, *_left_in_containers(), *_left_to_address()])
 
 
 def _left_to_address() -> list[int]:
     """What this process may still ask the system for, if that is limited (`ulimit -v`)."""
+    import psutil
+
     limit = _address_limit()
     return [] if limit is None else [max(limit - psutil.Process().memory_info().vms, 0)]
 

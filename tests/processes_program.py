@@ -12,6 +12,11 @@ import signal
 import sys
 from pathlib import Path
 
+from experiments import supervision
+
+if __name__ == "__main__":
+    supervision.begin("train")
+
 import jax
 
 jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))

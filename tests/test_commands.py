@@ -19,7 +19,8 @@ from experiments import ablate, cost, evaluate, manifold, train
 from experiments.arguments import LocalPath, parse
 from mnet_jax import architectures, models
 from mnet_jax.data.builders import digits_arrays
-from mnet_jax.training.checkpoint import SavingError
+from mnet_jax.training.checkpoint import CheckpointError, SavingError
+from mnet_jax.training.loop import Progress
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {"ablate": ablate, "cost": cost, "train": train}
@@ -474,11 +475,21 @@ def test_a_path_in_brackets_is_a_path(place, monkeypatch, capfd):
     assert (place / "r [/red] [bold]x" / "manifold.png").is_file()
 
 
-def test_a_run_that_fails_does_not_leave_anothers_result(place, monkeypatch, capfd):
-    def fail(*arguments, **options):
-        raise SavingError("the disk is full")
+def raising(error, *, after_steps):
+    """In the place of `run`."""
 
-    monkeypatch.setattr(mnet_jax.run, "run", fail)
+    def run(config, directory, *, report, **options):
+        for step in range(after_steps):
+            report(Progress(phase="train", epoch=1, epochs=1, step=step + 1, steps=5))
+        raise error
+
+    return run
+
+
+def test_a_run_that_fails_does_not_leave_anothers_result(place, monkeypatch, capfd):
+    monkeypatch.setattr(
+        mnet_jax.run, "run", raising(SavingError("the disk is full"), after_steps=2)
+    )
     result = place / "runs/latest/result.json"
     result.parent.mkdir(parents=True)
     result.write_text("another run's")
@@ -486,3 +497,14 @@ def test_a_run_that_fails_does_not_leave_anothers_result(place, monkeypatch, cap
     assert (code, err) == (1, "experiments.train: the disk is full\n")
     assert "parameters" not in out.splitlines()[-1], "no result"
     assert not result.exists()
+
+
+def test_a_run_that_is_refused_leaves_anothers_result(place, monkeypatch, capfd):
+    refusal = CheckpointError("runs/latest holds another run")
+    monkeypatch.setattr(mnet_jax.run, "run", raising(refusal, after_steps=0))
+    result = place / "runs/latest/result.json"
+    result.parent.mkdir(parents=True)
+    result.write_text("another run's")
+    code, _, err = call("train", [], monkeypatch, capfd)
+    assert (code, err) == (2, "experiments.train: --run: runs/latest holds another run\n")
+    assert result.read_text() == "another run's"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import one_line
 
-from experiments import processes
+from experiments import processes, supervision
 from experiments.processes import ProcessArguments, require_processes
 from mnet_jax.training.stopping import INTERRUPTED, TERMINATED
 
@@ -116,7 +116,7 @@ def assert_survivor_left(survivor, killed):
     assert code not in (0, -9)
     assert end - killed_end < NOTICE_SECONDS
     (line,) = said.splitlines()
-    assert line == f"experiments.train: {processes.GONE}"
+    assert line == f"experiments.train: {supervision.GONE}"
 
 
 def shares(orders, name):
@@ -224,49 +224,3 @@ def test_where_there_is_no_cluster_that_is_said(tmp_path):
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("experiments.train: --cluster: got True, legal: in a process that a TPU")
-
-
-ABORTED = """\
-a warning of somebody's
-ERROR:absl:[process=1] Failed to run 4 Handler Commit operations or the Commit callback
-Traceback (most recent call last):
-E1127 00:52:32.711300 17653 coordination_service_agent.cc:289] Polled an error
-whose explanation goes on:
-1
-ERROR:absl:[process=1] Failed to wait at a barrier: ABORTED: Barrier failed
-RPC: /xla.coordination.CoordinationService/Barrier [type.googleapis.com/tensorflow.BarrierError='']
-F1127 00:52:32.711309 17653 client.h:80] Terminating process because the JAX distributed \
-service detected fatal errors. This most likely indicates that another task died
-*** Check failure stack trace: ***
-    @     0x7f9bfd1f0321  tsl::RPCState<>::OnCompleted()
-"""
-
-
-@pytest.mark.parametrize(
-    "page",
-    [
-        "terminate called after throwing an instance of 'St9bad_alloc'\n  what():  bad_alloc\n",
-        "F1130 03:02:50.769532 1514 env.cc:93] Check failed: ret == 0 (11 vs. 0) Thread x creation "
-        "via pthread_create() failed.\n*** Check failure stack trace: ***\n    @ 0x7efd3e100634\n",
-        "LLVM ERROR: out of memory\nAllocation failed\nPLEASE submit a bug report\n",
-    ],
-)
-def test_the_runtimes_page_about_memory_becomes_one_line(page):
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.processes", "train"],
-        cwd=ROOT, input=f"a warning\n{page}", capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    expected = ["a warning", f"experiments.train: {processes.EXHAUSTED}"]
-    assert (done.returncode, done.stderr.splitlines()) == (0, expected)
-
-
-@pytest.mark.parametrize("said_before", ["", f"experiments.train: {processes.GONE}\n"])
-def test_the_runtimes_page_about_others_becomes_one_line(said_before):
-    """Whether or not the step has failed before the runtime aborts the process."""
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.processes", "train"],
-        cwd=ROOT, input=said_before + ABORTED, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    warning, line = sorted(done.stderr.splitlines())
-    assert (warning, line) == ("a warning of somebody's", f"experiments.train: {processes.GONE}")
-    assert (done.returncode, done.stdout) == (0, "")

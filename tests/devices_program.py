@@ -7,11 +7,7 @@ gradients' average.
 
 import functools
 import json
-import os
 import re
-
-# XLA ends devices that wait for each other for 40 seconds, as they do on two busy cores.
-os.environ["XLA_FLAGS"] = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 
 import jax
 

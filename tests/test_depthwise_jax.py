@@ -1,7 +1,5 @@
 """Depthwise convolution under what JAX does to functions: grad, vmap, platforms, devices."""
 
-import subprocess
-import sys
 import textwrap
 from functools import partial
 
@@ -9,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
+from conftest import printed_on_eight_devices
 from depthwise_taps import LOWERINGS, arrays
 
 from mnet_jax.ops import choice, depthwise_conv, native
@@ -124,7 +123,4 @@ DEVICES = """
 
 
 def test_eight_devices_sharded_and_pmapped_without_moving_images():
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(DEVICES)], capture_output=True, text=True
-    )
-    assert done.returncode == 0 and "checked" in done.stdout, done.stderr[-3000:]
+    assert "checked" in printed_on_eight_devices("-c", textwrap.dedent(DEVICES))

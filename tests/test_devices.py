@@ -1,11 +1,10 @@
 """One step, however many devices share it: jit over a mesh, pmap, a single device."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import printed_on_eight_devices
 
 PROGRAM = Path(__file__).with_name("devices_program.py")
 
@@ -18,9 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def distances():
-    done = subprocess.run([sys.executable, PROGRAM], capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(printed_on_eight_devices(PROGRAM))
 
 
 @pytest.mark.parametrize("way", ["jit", "pmap", "pmap on one"])

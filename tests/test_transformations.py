@@ -5,8 +5,6 @@ is the same function under a plain jit.
 """
 
 import json
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import transformed
-from conftest import one_line
+from conftest import one_line, printed_on_eight_devices
 from depthwise_taps import needs_compiler
 from flax import linen as nn
 from jax import export
@@ -58,9 +56,7 @@ def of_layer(name, lowering):
 
 @pytest.fixture(scope="module")
 def distances():
-    done = subprocess.run([sys.executable, PROGRAM], capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    return json.loads(printed_on_eight_devices(PROGRAM))
 
 
 @pytest.mark.slow

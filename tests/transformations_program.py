@@ -6,11 +6,7 @@ says why.
 """
 
 import json
-import os
 from functools import partial
-
-# XLA ends devices that wait for each other for 40 seconds, as they do on two busy cores.
-os.environ["XLA_FLAGS"] = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 
 import jax
 

@@ -25,6 +25,8 @@ GONE = "another process of the run is gone, start all of them again to go on"
 EXHAUSTED = "out of memory: the system gives no more, ulimit -v may be too low"
 _PARENT = "MNET_JAX_SUPERVISOR"  # an environment variable with the supervisor's process number
 _DRAIN_SECONDS = 10
+IDLE_SECONDS = 20.0
+_IDLE_SHARE = 0.02  # of a core, which is less than what a process takes to show that it works
 _JOINING = {"--coordinator", "--cluster"}
 _CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -87,9 +89,9 @@ def _supervise(command: str) -> None:
     assert child.stderr is not None
     reader = threading.Thread(target=_relay, args=(child.stderr, page), daemon=True)
     reader.start()
-    code = child.wait()
+    code = _ended(child)
     reader.join(_DRAIN_SECONDS)  # what the child has started may still hold its standard error
-    if -code in _CRASHES:
+    if code is None or -code in _CRASHES:
         if not page.has_said_why:
             tell(command, EXHAUSTED)
         code = FAILED
@@ -98,6 +100,32 @@ def _supervise(command: str) -> None:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
+
+
+def _ended(child: "subprocess.Popen[bytes]") -> int | None:
+    """Waits for the child's exit code; None if it had to be killed, as it had no memory to go on.
+
+    Libraries wait for ever for a thread that could not be started. So a child is killed where it or
+    a process of its own is about as large as it may be, and none of them computes.
+    """
+    before: dict[int, host_memory.Usage] = {}
+    while host_memory.has_limit():
+        try:
+            return child.wait(IDLE_SECONDS)
+        except subprocess.TimeoutExpired:
+            now = host_memory.usage(child.pid)
+        spent = sum(
+            used.seconds - before[number].seconds
+            for number, used in now.items()
+            if number in before
+        )
+        are_idle = now.keys() == before.keys() and spent < _IDLE_SHARE * IDLE_SECONDS
+        if are_idle and any(map(host_memory.is_full, now.values())):
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            return None
+        before = now
+    return child.wait()
 
 
 class Page:

@@ -1,19 +1,29 @@
 """How much memory this machine has left for a process, and what a lack of it looks like."""
 
+import contextlib
 import errno
 import re
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 CGROUPS = Path("/sys/fs/cgroup")
 # Bytes of addresses. On two cores, with a network of two blocks, limits of 300 to 1500 MiB ended in
 # an interrupt by OpenBLAS, in waiting without end for threads, in an import that failed, and in
 # aborts of XLA and LLVM; with this much it trained.
 FEWEST_ADDRESSES = 2 * 2**30
+_FEW_THREADS = 64 * 2**20  # bytes: eight stacks
 # How libraries say that there is no more, who raise no MemoryError.
 _NO_MORE = re.compile(
     r"bad_alloc|can't start new thread|Cannot allocate memory|failed to map segment"
 )
+
+
+class Usage(NamedTuple):
+    """What a process uses: CPU time, in seconds; addresses, in bytes."""
+
+    seconds: float
+    addresses: int
 
 
 def require_addresses() -> None:
@@ -42,9 +52,28 @@ def has_limit() -> bool:
     return _address_limit() is not None
 
 
+def usage(root: int) -> dict[int, Usage]:
+    """What the process with the number `root` uses, and every one that it has started."""
+    import psutil  # here and below: a command begins before it is imported
+
+    found = {}
+    with contextlib.suppress(psutil.Error):  # it has just ended
+        for process in (parent := psutil.Process(root), *parent.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                found[process.pid] = Usage(times.user + times.system, process.memory_info().vms)
+    return found
+
+
+def is_full(of: Usage) -> bool:
+    """Whether a process with this process's limit has no addresses left for a few threads."""
+    limit = _address_limit()
+    return limit is not None and limit - of.addresses < _FEW_THREADS
+
+
 def available_bytes() -> int:
     """Memory that is left: the machine's, or less where a container or the process has a limit."""
-    import psutil  # here and below: a command begins before it is imported
+    import psutil
 
     return min([psutil.virtual_memory().available, *_left_in_containers(), *_left_to_address()])
 

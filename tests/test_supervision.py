@@ -102,15 +102,49 @@ def test_a_command_has_a_supervisor_only_where_it_may_be_aborted():
     assert joining.communicate(timeout=60)[0].strip() == str(joining.pid)
 
 
-def test_a_command_with_few_addresses_has_a_supervisor():
-    resource = pytest.importorskip("resource")
-    limit = (2**33, resource.getrlimit(resource.RLIMIT_AS)[1])
-    program = f"import resource\nresource.setrlimit(resource.RLIMIT_AS, {limit})\n{BEGINNING}"
+LIMITED = """
+import mmap, resource, sys, time
+from experiments import supervision
+supervision.IDLE_SECONDS = 0.5
+resource.setrlimit(resource.RLIMIT_AS, (2**33, resource.getrlimit(resource.RLIMIT_AS)[1]))
+supervision.begin("train")
+free = 2**33 - 1024 * int(next(
+    line.split()[1] for line in open("/proc/self/status") if line.startswith("VmSize")
+))
+"""
+linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for what a process uses")
+
+
+def ended_with_a_limit(program):
     done = subprocess.run(
-        [sys.executable, "-c", program + "os.abort()"],
+        [sys.executable, "-c", LIMITED + program],
         cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert (done.returncode, done.stderr.splitlines()) == (1, [EXHAUSTED])
+    return done.returncode, done.stderr.splitlines()
+
+
+@linux
+def test_a_command_with_few_addresses_has_a_supervisor():
+    assert ended_with_a_limit("import os\nos.abort()") == (1, [EXHAUSTED])
+
+
+@linux
+def test_a_command_without_addresses_that_waits_for_ever_is_ended():
+    """As libraries do for threads that could not be started."""
+    full = "taken = mmap.mmap(-1, free - 2**24)\ntime.sleep(1000)"
+    assert ended_with_a_limit(full) == (1, [EXHAUSTED])
+
+
+@linux
+@pytest.mark.parametrize(
+    "program",
+    [
+        "taken = mmap.mmap(-1, free - 2**28)\ntime.sleep(3)",  # it waits, and has addresses
+        "taken = mmap.mmap(-1, free - 2**24)\nend = time.time() + 3\nwhile time.time() < end: pass",
+    ],
+)
+def test_a_command_that_waits_or_computes_is_not_ended(program):
+    assert ended_with_a_limit(program + "\nsys.exit(4)") == (4, [])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +159,7 @@ def test_a_signal_is_the_commands(number, code, word):
     assert (process.returncode, said) == (code, f"{word}\n")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a signal")
+@linux
 def test_a_command_is_told_when_its_supervisor_is_killed():
     process = started(WAITING, "--cluster")
     process.stdout.readline()

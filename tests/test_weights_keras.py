@@ -278,6 +278,29 @@ def test_what_stands_before_the_backbone_is_no_head():
         weights.from_keras(whole, model, fresh_head=jax.random.key(0))
 
 
+@pytest.mark.filterwarnings("ignore:You are saving")
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [("mobilenet_v1", plain_head), ("mobilenet_v2", plain_head), ("mobilenet_v2", flat_head)],
+    indirect=["backbone"],
+)
+@pytest.mark.parametrize("suffix", [None, ".h5", ".keras", ".weights.h5"])
+def test_a_fine_tuned_model_gives_its_own_logits(backbone, head, suffix, tmp_path):
+    application, model = backbone
+    whole = head(application)
+    if suffix:
+        path = tmp_path / f"model{suffix}"
+        (whole.save_weights if "weights" in suffix else whole.save)(path)
+    model = getattr(models, model.spec.name)(
+        width=model.spec.width, num_classes=19, dialect="keras"
+    )
+    variables = weights.from_keras(weights.read(path) if suffix else whole, model)
+    images = np.random.default_rng(1).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    expected = np.asarray(whole(images))
+    found = model.apply(variables, images, train=False)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
 def test_two_layers_of_one_name_are_refused(small):
     application, model = small
     outer = keras.Sequential([application, keras.layers.Dense(3, name="logits")])

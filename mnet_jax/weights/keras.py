@@ -54,7 +54,8 @@ def from_keras(
       fresh_head: PRNG key for a new classifier of the model's classes; the layers that the Keras
         model has behind its backbone are then ignored, whatever their names, and may be absent.
         V3's hidden layer before the classifier, which `include_top=False` leaves out, is then
-        drawn too, with a warning. None takes all layers, and the classes must be the same.
+        drawn too, with a warning. None takes all layers, and the classes must be the same; a
+        `Dense` of any name on the pooled features is the classifier of V1 and V2.
       image_size: rows and columns that the model will see: a warning says so if the logits there
         are not Keras'. None is the size that the Keras model is built for, or if it is for any,
         any size, and the warning names those that are excepted.
@@ -81,6 +82,8 @@ def from_keras(
         if twice:
             raise WeightsError(f"state_dict: holds {one_line(twice[0])} under several names")
         state = {present[name]: array for name, array in state.items()}
+        if fresh_head is None:
+            state = _with_classifier(state, model.spec)
     return variables_from_state(state, model, KERAS, fresh_head, image_size)
 
 
@@ -143,6 +146,27 @@ def _present_name(name: object, spec: NetworkSpec) -> object:
     elif spec.name == "mobilenet_v2" and layer == "Logits":
         layer = "predictions"
     return f"{layer}/{array}"
+
+
+def _with_classifier(state: Mapping[Any, Any], spec: NetworkSpec) -> dict[Any, Any]:
+    """The arrays with the application's names for a classifier of somebody's own.
+
+    Whoever trains an application further puts a `Dense` of any name on its pooled features. It is
+    the classifier if nothing else is missing or left over, and its shapes are the classifier's.
+    """
+    wanted = {entry.theirs: entry for entry in KERAS.entries(spec)}
+    extra = [name for name in state if name not in wanted]
+    missing = [entry for name, entry in wanted.items() if name not in state]
+    found = dict(state)
+    if len(extra) == len(missing) and all(CLASSIFIER in entry.ours for entry in missing):
+        by_kind = {str(name).rpartition("/")[2]: name for name in extra}
+        for entry in missing:
+            name = by_kind.get(entry.theirs.rpartition("/")[2])
+            dense = tuple(side for side in entry.shape[:-2] if side != 1) + entry.shape[-2:]
+            if name is None or np.shape(state[name]) != dense:
+                return dict(state)
+            found[entry.theirs] = np.reshape(found.pop(name), entry.shape)
+    return found
 
 
 def _names(spec: NetworkSpec) -> dict[str, Names]:

@@ -138,15 +138,21 @@ class Page:
     def __init__(self, command: str) -> None:
         self.has_said_why = False
         self._begin = f"experiments.{command}: "  # of what `tell` prints
-        self._is_noise = False
+        self._is_noise = self._is_over = False
 
     def lines(self, line: str) -> list[str]:
-        """What is printed for `line`: itself, one line for the first of a page, or nothing."""
-        for is_first, reason in ((_ABORT in line, GONE), (_NO_MEMORY.search(line), EXHAUSTED)):
-            if is_first:
-                said, self.has_said_why = self.has_said_why, True
-                self._is_noise = True
-                return [] if said else [self._begin + reason]
+        """What is printed for `line`: itself, one line for the first of a page, or nothing.
+
+        After the line that another process is gone there is nothing: several threads notice.
+        """
+        if self._is_over:
+            return []
+        if _ABORT in line or line == self._begin + GONE:
+            self.has_said_why = self._is_over = True
+            return [self._begin + GONE]
+        if _NO_MEMORY.search(line):
+            said, self.has_said_why, self._is_noise = self.has_said_why, True, True
+            return [] if said else [self._begin + EXHAUSTED]
         self._is_noise = bool(_NOISE.search(line)) or (self._is_noise and not _MESSAGE.match(line))
         if self._is_noise:
             return []

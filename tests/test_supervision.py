@@ -72,7 +72,8 @@ def test_a_page_about_memory_becomes_one_line(page):
 @pytest.mark.parametrize("said_before", ["", GONE + "\n"])
 def test_a_page_about_others_becomes_one_line(said_before):
     """Whether or not the step has failed before the runtime aborts the process."""
-    code, lines = ended(aborting(f"a warning\n{said_before}{ABOUT_OTHERS}"))
+    page = ABOUT_OTHERS + "ERROR:root:Barrier failed\n" + GONE + "\n"  # other threads notice too
+    code, lines = ended(aborting(f"a warning\n{said_before}{page}"))
     assert (code, lines) == (1, ["a warning", GONE])
 
 

@@ -92,8 +92,11 @@ def _supervise(command: str) -> None:
     code = _ended(child)
     reader.join(_DRAIN_SECONDS)  # what the child has started may still hold its standard error
     if code is None or -code in _CRASHES:
+        reason = EXHAUSTED
+        if code is not None and not host_memory.has_limit():
+            reason = f"crashed by {signal.Signals(-code).name}"
         if not page.has_said_why:
-            tell(command, EXHAUSTED)
+            tell(command, reason)
         code = FAILED
     elif code < 0:
         if -code in numbers:

@@ -1,8 +1,8 @@
-"""Options of the factories: what they mean, what is legal, and that the models' have the same."""
+"""Options of the factories: what they mean, what is legal, and that the models' relay them."""
 
 import dataclasses
-import inspect
 import math
+import re
 
 import jax.numpy as jnp
 import pytest
@@ -114,19 +114,6 @@ def test_illegal_options_are_one_line_with_name_value_and_what_is_legal(call, ar
 
 
 @networks
-def test_model_factories_take_the_architectures_options_and_how_to_compute(network):
-    options = inspect.signature(FACTORIES[network]).parameters
-    built = dict(inspect.signature(getattr(models, network)).parameters)
-    assert built.pop("dtype").default == jnp.float32
-    assert built.pop("lowering").default == "auto"
-    assert list(built) == list(options)
-    for name, parameter in built.items():
-        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        assert parameter.default == options[name].default, name
-        assert parameter.annotation == options[name].annotation, name
-
-
-@networks
 def test_model_factories_relay_every_option(network):
     @given(options_of(network))
     @settings(max_examples=20, deadline=None)
@@ -134,12 +121,8 @@ def test_model_factories_relay_every_option(network):
         model = getattr(models, network)(**chosen, dtype=jnp.bfloat16, lowering="grouped")
         assert model.spec == FACTORIES[network](**chosen)
         assert (model.dtype, model.lowering) == (jnp.bfloat16, "grouped")
+        if version := re.match(r"(mobilenet_v[34])_(.*)", network):
+            build, variant = getattr(models, version[1]), version[2]
+            assert build(variant, **chosen, dtype=jnp.bfloat16, lowering="grouped") == model
 
     check()
-
-
-@networks
-def test_model_docstrings_tell_of_every_option(network):
-    told = inspect.getdoc(getattr(models, network))
-    for name in [*inspect.signature(FACTORIES[network]).parameters, "dtype", "lowering"]:
-        assert f"\n  {name}: " in told, name

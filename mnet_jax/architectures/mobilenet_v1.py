@@ -61,7 +61,7 @@ def mobilenet_v1(
       input_stride: product of the first two strides; 1 at 32x32 pixels and below.
 
     Raises:
-      ValueError: an option is not legal; one line with its name, value and what is.
+      ValueError: an option is not legal; one line with its name, its value and the legal ones.
     """
     require_choice("activation", activation, Literal["relu6", "relu"])
     sizing = sizing_of(VERSION, dialect)

@@ -55,11 +55,11 @@ def mobilenet_v2(
       dropout: rate before the classifier; None is the dialect's.
       dialect: whose padding, rounding, normalization constants and initialization.
       norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
-        dialect's. The paper's needs tens of thousands of steps.
+        dialect's. The paper's needs thousands of steps.
       input_stride: product of the first two strides; 1 at 32x32 pixels and below.
 
     Raises:
-      ValueError: an option is not legal; one line with its name, value and what is.
+      ValueError: an option is not legal; one line with its name, its value and the legal ones.
     """
     require_choice("activation", activation, Literal["relu6", "relu"])
     sizing = sizing_of(VERSION, dialect)

@@ -126,7 +126,7 @@ def mobilenet_v3(
       input_stride: product of the first two strides; 1 at 32x32 pixels and below.
 
     Raises:
-      ValueError: an option is not legal; one line with its name, value and what is.
+      ValueError: an option is not legal; one line with its name, its value and the legal ones.
     """
     require_choice("variant", variant, Variant)
     require_choice("stem", stem, Literal[16, 32])

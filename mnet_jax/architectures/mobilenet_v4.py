@@ -164,7 +164,7 @@ def mobilenet_v4(
     """MobileNet V4, one of the convolutional models, resolved.
 
     Args:
-      variant: `conv_small`, `conv_medium` or `conv_large`.
+      variant: `conv_small`, `conv_medium` or `conv_large` (appendix D).
       width: the width multiplier.
       num_classes: number of logits.
       bottleneck: what follows a projection.
@@ -176,7 +176,7 @@ def mobilenet_v4(
       input_stride: product of the first two strides; 1 at 32x32 pixels and below.
 
     Raises:
-      ValueError: an option is not legal; one line with its name, value and what is.
+      ValueError: an option is not legal; one line with its name, its value and the legal ones.
     """
     require_choice("variant", variant, Variant)
     sizing = sizing_of(VERSION, dialect)

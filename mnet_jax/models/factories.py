@@ -1,44 +1,34 @@
-"""The papers' networks as modules: `mnet_jax.architectures`' options, and how to compute.
+"""The papers' networks as Linen modules, one factory for each version and variant.
 
-The options are written out, so that editors and type checkers see them; a test holds them equal to
-the architecture's. A variant has its version's.
+Written by `python -m tools.write_factories`, do not edit. To change an option, its default or its
+documentation, change `mnet_jax.architectures` (`dtype` and `lowering`: `MobileNet`), and run it.
 """
 
-import functools
-import inspect
-from collections.abc import Callable
-from typing import Any, Concatenate, Literal, ParamSpec
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
 from mnet_jax import architectures
-from mnet_jax.architectures.dialects import DialectName
-from mnet_jax.architectures.mobilenet_v3 import LastStage
-from mnet_jax.architectures.mobilenet_v3 import Variant as V3Variant
-from mnet_jax.architectures.mobilenet_v4 import Variant as V4Variant
-from mnet_jax.architectures.spec import Shortcut
-from mnet_jax.architectures.transforms import Bottleneck, Convolution, InputStride
 from mnet_jax.models.network import MobileNet
-from mnet_jax.ops import Lowering
-
-Options = ParamSpec("Options")
 
 
 def mobilenet_v1(
     *,
     width: float = 1.0,
     num_classes: int = 1000,
-    convolution: Convolution = "depthwise",
+    convolution: Literal["depthwise", "full"] = "depthwise",
     depth: Literal["full", "shallow"] = "full",
     activation: Literal["relu6", "relu"] = "relu6",
     dropout: float | None = None,
-    dialect: DialectName = "paper",
+    dialect: Literal["paper", "slim", "keras", "torchvision", "timm"] = "paper",
     norm_momentum: float | None = None,
-    input_stride: InputStride = 4,
+    input_stride: Literal[4, 2, 1] = 4,
     dtype: Any = jnp.float32,
-    lowering: Lowering = "auto",
+    lowering: Literal["auto", "grouped", "shifted", "native"] = "auto",
 ) -> MobileNet:
-    """MobileNet V1 (arXiv 1704.04861), a Linen module from images [b, h, w, 3] to logits.
+    """MobileNet V1 (arXiv 1704.04861) as a Linen module.
+
+    It maps images [b, h, w, 3] to logits [b, num_classes].
 
     Args:
       width: the width multiplier alpha (section 3.3).
@@ -49,13 +39,13 @@ def mobilenet_v1(
       dropout: rate before the classifier; None is the dialect's.
       dialect: whose padding, rounding, normalization constants and initialization.
       norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
-        dialect's.
+        dialect's. The paper's needs tens of thousands of steps.
       input_stride: product of the first two strides; 1 at 32x32 pixels and below.
-      dtype: type of the computation; parameters and statistics are float32.
+      dtype: type of the computation; parameters, statistics and logits are float32.
       lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
 
     Raises:
-      ValueError: an option is not legal; one line with its name, value and what is.
+      ValueError: an option is not legal; one line with its name, its value and the legal ones.
     """
     spec = architectures.mobilenet_v1(
         width=width,
@@ -76,17 +66,19 @@ def mobilenet_v2(
     width: float = 1.0,
     num_classes: int = 1000,
     expansion: int = 6,
-    bottleneck: Bottleneck = "linear",
-    shortcut: Shortcut = "bottleneck",
+    bottleneck: Literal["linear", "relu6"] = "linear",
+    shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
     activation: Literal["relu6", "relu"] = "relu6",
     dropout: float | None = None,
-    dialect: DialectName = "paper",
+    dialect: Literal["paper", "slim", "keras", "torchvision", "timm"] = "paper",
     norm_momentum: float | None = None,
-    input_stride: InputStride = 4,
+    input_stride: Literal[4, 2, 1] = 4,
     dtype: Any = jnp.float32,
-    lowering: Lowering = "auto",
+    lowering: Literal["auto", "grouped", "shifted", "native"] = "auto",
 ) -> MobileNet:
-    """MobileNet V2 (arXiv 1801.04381), a Linen module from images [b, h, w, 3] to logits.
+    """MobileNet V2 (arXiv 1801.04381) as a Linen module.
+
+    It maps images [b, h, w, 3] to logits [b, num_classes].
 
     Args:
       width: the width multiplier; the last convolution grows above 1 and does not shrink below.
@@ -98,13 +90,13 @@ def mobilenet_v2(
       dropout: rate before the classifier; None is the dialect's.
       dialect: whose padding, rounding, normalization constants and initialization.
       norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
-        dialect's.
+        dialect's. The paper's needs thousands of steps.
       input_stride: product of the first two strides; 1 at 32x32 pixels and below.
-      dtype: type of the computation; parameters and statistics are float32.
+      dtype: type of the computation; parameters, statistics and logits are float32.
       lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
 
     Raises:
-      ValueError: an option is not legal; one line with its name, value and what is.
+      ValueError: an option is not legal; one line with its name, its value and the legal ones.
     """
     spec = architectures.mobilenet_v2(
         width=width,
@@ -122,7 +114,7 @@ def mobilenet_v2(
 
 
 def mobilenet_v3(
-    variant: V3Variant,
+    variant: Literal["large", "small"],
     *,
     width: float = 1.0,
     num_classes: int = 1000,
@@ -130,17 +122,19 @@ def mobilenet_v3(
     squeeze_excite: bool | None = None,
     hard_swish_from: int | None = None,
     stem: Literal[16, 32] = 16,
-    last_stage: LastStage = "efficient",
-    bottleneck: Bottleneck = "linear",
-    shortcut: Shortcut = "bottleneck",
+    last_stage: Literal["efficient", "original"] = "efficient",
+    bottleneck: Literal["linear", "relu6"] = "linear",
+    shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
     dropout: float | None = None,
-    dialect: DialectName = "paper",
+    dialect: Literal["paper", "slim", "keras", "torchvision", "timm"] = "paper",
     norm_momentum: float | None = None,
-    input_stride: InputStride = 4,
+    input_stride: Literal[4, 2, 1] = 4,
     dtype: Any = jnp.float32,
-    lowering: Lowering = "auto",
+    lowering: Literal["auto", "grouped", "shifted", "native"] = "auto",
 ) -> MobileNet:
-    """MobileNet V3 (arXiv 1905.02244), a Linen module from images [b, h, w, 3] to logits.
+    """MobileNet V3 (arXiv 1905.02244) as a Linen module.
+
+    It maps images [b, h, w, 3] to logits [b, num_classes].
 
     Args:
       variant: `large` (Table 1) or `small` (Table 2).
@@ -150,11 +144,11 @@ def mobilenet_v3(
         is slow at the rest; unless the next two options say otherwise.
       squeeze_excite: whether the rows that the table marks have it; None is the variant's.
       hard_swish_from: the rows with that many channels or more (at width 1), the stem and the tail
-        have h-swish, the other rows ReLU (Table 5: 16, 80, 112); 0 for ReLU throughout; None is
-        the variant's.
-      stem: channels of the first convolution (section 5.1).
+        have h-swish, the other rows ReLU (Table 5: 16, 80, 112); 0 for ReLU throughout, stem and
+        tail included; None is the variant's.
+      stem: channels of the first convolution (section 5.1: 32 before, 16 with h-swish).
       last_stage: `efficient` pools before it widens for the last time, `original` is what the
-        search found (Fig. 5).
+        search found: one more inverted residual, as in V2, and a wide convolution (Fig. 5).
       bottleneck: what follows a projection.
       shortcut: what the identities connect.
       dropout: rate before the classifier; None is the dialect's.
@@ -162,11 +156,11 @@ def mobilenet_v3(
       norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
         dialect's.
       input_stride: product of the first two strides; 1 at 32x32 pixels and below.
-      dtype: type of the computation; parameters and statistics are float32.
+      dtype: type of the computation; parameters, statistics and logits are float32.
       lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
 
     Raises:
-      ValueError: an option is not legal; one line with its name, value and what is.
+      ValueError: an option is not legal; one line with its name, its value and the legal ones.
     """
     spec = architectures.mobilenet_v3(
         variant,
@@ -187,21 +181,155 @@ def mobilenet_v3(
     return MobileNet(spec=spec, dtype=dtype, lowering=lowering)
 
 
-def mobilenet_v4(
-    variant: V4Variant,
+def mobilenet_v3_large(
     *,
     width: float = 1.0,
     num_classes: int = 1000,
-    bottleneck: Bottleneck = "linear",
-    shortcut: Shortcut = "bottleneck",
+    minimalistic: bool = False,
+    squeeze_excite: bool | None = None,
+    hard_swish_from: int | None = None,
+    stem: Literal[16, 32] = 16,
+    last_stage: Literal["efficient", "original"] = "efficient",
+    bottleneck: Literal["linear", "relu6"] = "linear",
+    shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
     dropout: float | None = None,
-    dialect: DialectName = "paper",
+    dialect: Literal["paper", "slim", "keras", "torchvision", "timm"] = "paper",
     norm_momentum: float | None = None,
-    input_stride: InputStride = 4,
+    input_stride: Literal[4, 2, 1] = 4,
     dtype: Any = jnp.float32,
-    lowering: Lowering = "auto",
+    lowering: Literal["auto", "grouped", "shifted", "native"] = "auto",
 ) -> MobileNet:
-    """MobileNet V4 (arXiv 2404.10518), a Linen module from images [b, h, w, 3] to logits.
+    """MobileNet V3-Large (arXiv 1905.02244, Table 1) as a Linen module.
+
+    It maps images [b, h, w, 3] to logits [b, num_classes].
+
+    Args:
+      width: the width multiplier.
+      num_classes: number of logits.
+      minimalistic: 3x3 kernels, no squeeze-and-excitation and ReLU throughout, for hardware that
+        is slow at the rest; unless the next two options say otherwise.
+      squeeze_excite: whether the rows that the table marks have it; None is the variant's.
+      hard_swish_from: the rows with that many channels or more (at width 1), the stem and the tail
+        have h-swish, the other rows ReLU (Table 5: 16, 80, 112); 0 for ReLU throughout, stem and
+        tail included; None is the variant's.
+      stem: channels of the first convolution (section 5.1: 32 before, 16 with h-swish).
+      last_stage: `efficient` pools before it widens for the last time, `original` is what the
+        search found: one more inverted residual, as in V2, and a wide convolution (Fig. 5).
+      bottleneck: what follows a projection.
+      shortcut: what the identities connect.
+      dropout: rate before the classifier; None is the dialect's.
+      dialect: whose padding, rounding, normalization constants and initialization.
+      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
+        dialect's.
+      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+      dtype: type of the computation; parameters, statistics and logits are float32.
+      lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
+
+    Raises:
+      ValueError: an option is not legal; one line with its name, its value and the legal ones.
+    """
+    spec = architectures.mobilenet_v3(
+        "large",
+        width=width,
+        num_classes=num_classes,
+        minimalistic=minimalistic,
+        squeeze_excite=squeeze_excite,
+        hard_swish_from=hard_swish_from,
+        stem=stem,
+        last_stage=last_stage,
+        bottleneck=bottleneck,
+        shortcut=shortcut,
+        dropout=dropout,
+        dialect=dialect,
+        norm_momentum=norm_momentum,
+        input_stride=input_stride,
+    )
+    return MobileNet(spec=spec, dtype=dtype, lowering=lowering)
+
+
+def mobilenet_v3_small(
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    minimalistic: bool = False,
+    squeeze_excite: bool | None = None,
+    hard_swish_from: int | None = None,
+    stem: Literal[16, 32] = 16,
+    last_stage: Literal["efficient", "original"] = "efficient",
+    bottleneck: Literal["linear", "relu6"] = "linear",
+    shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
+    dropout: float | None = None,
+    dialect: Literal["paper", "slim", "keras", "torchvision", "timm"] = "paper",
+    norm_momentum: float | None = None,
+    input_stride: Literal[4, 2, 1] = 4,
+    dtype: Any = jnp.float32,
+    lowering: Literal["auto", "grouped", "shifted", "native"] = "auto",
+) -> MobileNet:
+    """MobileNet V3-Small (arXiv 1905.02244, Table 2) as a Linen module.
+
+    It maps images [b, h, w, 3] to logits [b, num_classes].
+
+    Args:
+      width: the width multiplier.
+      num_classes: number of logits.
+      minimalistic: 3x3 kernels, no squeeze-and-excitation and ReLU throughout, for hardware that
+        is slow at the rest; unless the next two options say otherwise.
+      squeeze_excite: whether the rows that the table marks have it; None is the variant's.
+      hard_swish_from: the rows with that many channels or more (at width 1), the stem and the tail
+        have h-swish, the other rows ReLU (Table 5: 16, 80, 112); 0 for ReLU throughout, stem and
+        tail included; None is the variant's.
+      stem: channels of the first convolution (section 5.1: 32 before, 16 with h-swish).
+      last_stage: `efficient` pools before it widens for the last time, `original` is what the
+        search found: one more inverted residual, as in V2, and a wide convolution (Fig. 5).
+      bottleneck: what follows a projection.
+      shortcut: what the identities connect.
+      dropout: rate before the classifier; None is the dialect's.
+      dialect: whose padding, rounding, normalization constants and initialization.
+      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
+        dialect's.
+      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+      dtype: type of the computation; parameters, statistics and logits are float32.
+      lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
+
+    Raises:
+      ValueError: an option is not legal; one line with its name, its value and the legal ones.
+    """
+    spec = architectures.mobilenet_v3(
+        "small",
+        width=width,
+        num_classes=num_classes,
+        minimalistic=minimalistic,
+        squeeze_excite=squeeze_excite,
+        hard_swish_from=hard_swish_from,
+        stem=stem,
+        last_stage=last_stage,
+        bottleneck=bottleneck,
+        shortcut=shortcut,
+        dropout=dropout,
+        dialect=dialect,
+        norm_momentum=norm_momentum,
+        input_stride=input_stride,
+    )
+    return MobileNet(spec=spec, dtype=dtype, lowering=lowering)
+
+
+def mobilenet_v4(
+    variant: Literal["conv_small", "conv_medium", "conv_large"],
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    bottleneck: Literal["linear", "relu6"] = "linear",
+    shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
+    dropout: float | None = None,
+    dialect: Literal["paper", "slim", "keras", "torchvision", "timm"] = "paper",
+    norm_momentum: float | None = None,
+    input_stride: Literal[4, 2, 1] = 4,
+    dtype: Any = jnp.float32,
+    lowering: Literal["auto", "grouped", "shifted", "native"] = "auto",
+) -> MobileNet:
+    """MobileNet V4 (arXiv 2404.10518) as a Linen module.
+
+    It maps images [b, h, w, 3] to logits [b, num_classes].
 
     Args:
       variant: `conv_small`, `conv_medium` or `conv_large` (appendix D).
@@ -210,15 +338,15 @@ def mobilenet_v4(
       bottleneck: what follows a projection.
       shortcut: what the identities connect.
       dropout: rate before the classifier; None is the dialect's.
-      dialect: whose padding, rounding, normalization constants and initialization.
+      dialect: whose padding, normalization constants and initialization.
       norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
         dialect's.
       input_stride: product of the first two strides; 1 at 32x32 pixels and below.
-      dtype: type of the computation; parameters and statistics are float32.
+      dtype: type of the computation; parameters, statistics and logits are float32.
       lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
 
     Raises:
-      ValueError: an option is not legal; one line with its name, value and what is.
+      ValueError: an option is not legal; one line with its name, its value and the legal ones.
     """
     spec = architectures.mobilenet_v4(
         variant,
@@ -234,39 +362,142 @@ def mobilenet_v4(
     return MobileNet(spec=spec, dtype=dtype, lowering=lowering)
 
 
-def _variant(
-    build: Callable[Concatenate[Any, Options], MobileNet], variant: str, title: str
-) -> Callable[Options, MobileNet]:
-    """`build` with its variant chosen, with a name, a signature and a docstring of its own."""
+def mobilenet_v4_conv_small(
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    bottleneck: Literal["linear", "relu6"] = "linear",
+    shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
+    dropout: float | None = None,
+    dialect: Literal["paper", "slim", "keras", "torchvision", "timm"] = "paper",
+    norm_momentum: float | None = None,
+    input_stride: Literal[4, 2, 1] = 4,
+    dtype: Any = jnp.float32,
+    lowering: Literal["auto", "grouped", "shifted", "native"] = "auto",
+) -> MobileNet:
+    """MobileNet V4-Conv-S (arXiv 2404.10518) as a Linen module.
 
-    @functools.wraps(build)
-    def network(*args: Options.args, **options: Options.kwargs) -> MobileNet:
-        return build(variant, *args, **options)
+    It maps images [b, h, w, 3] to logits [b, num_classes].
 
-    network.__name__ = network.__qualname__ = f"{build.__name__}_{variant}"
-    signature = inspect.signature(build)
-    _, *rest = signature.parameters.values()
-    network.__signature__ = signature.replace(parameters=rest)  # type: ignore[attr-defined]
-    lines = (inspect.getdoc(build) or title).splitlines()  # python -OO has no docstrings
-    told = [line for line in lines[1:] if not line.startswith("  variant: ")]
-    network.__doc__ = "\n".join(
-        [f"{title}, a Linen module from images [b, h, w, 3] to logits.", *told]
+    Args:
+      width: the width multiplier.
+      num_classes: number of logits.
+      bottleneck: what follows a projection.
+      shortcut: what the identities connect.
+      dropout: rate before the classifier; None is the dialect's.
+      dialect: whose padding, normalization constants and initialization.
+      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
+        dialect's.
+      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+      dtype: type of the computation; parameters, statistics and logits are float32.
+      lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
+
+    Raises:
+      ValueError: an option is not legal; one line with its name, its value and the legal ones.
+    """
+    spec = architectures.mobilenet_v4(
+        "conv_small",
+        width=width,
+        num_classes=num_classes,
+        bottleneck=bottleneck,
+        shortcut=shortcut,
+        dropout=dropout,
+        dialect=dialect,
+        norm_momentum=norm_momentum,
+        input_stride=input_stride,
     )
-    return network
+    return MobileNet(spec=spec, dtype=dtype, lowering=lowering)
 
 
-mobilenet_v3_large = _variant(
-    mobilenet_v3, "large", "MobileNet V3-Large (arXiv 1905.02244, Table 1)"
-)
-mobilenet_v3_small = _variant(
-    mobilenet_v3, "small", "MobileNet V3-Small (arXiv 1905.02244, Table 2)"
-)
-mobilenet_v4_conv_small = _variant(
-    mobilenet_v4, "conv_small", "MobileNet V4-Conv-S (arXiv 2404.10518)"
-)
-mobilenet_v4_conv_medium = _variant(
-    mobilenet_v4, "conv_medium", "MobileNet V4-Conv-M (arXiv 2404.10518)"
-)
-mobilenet_v4_conv_large = _variant(
-    mobilenet_v4, "conv_large", "MobileNet V4-Conv-L (arXiv 2404.10518)"
-)
+def mobilenet_v4_conv_medium(
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    bottleneck: Literal["linear", "relu6"] = "linear",
+    shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
+    dropout: float | None = None,
+    dialect: Literal["paper", "slim", "keras", "torchvision", "timm"] = "paper",
+    norm_momentum: float | None = None,
+    input_stride: Literal[4, 2, 1] = 4,
+    dtype: Any = jnp.float32,
+    lowering: Literal["auto", "grouped", "shifted", "native"] = "auto",
+) -> MobileNet:
+    """MobileNet V4-Conv-M (arXiv 2404.10518) as a Linen module.
+
+    It maps images [b, h, w, 3] to logits [b, num_classes].
+
+    Args:
+      width: the width multiplier.
+      num_classes: number of logits.
+      bottleneck: what follows a projection.
+      shortcut: what the identities connect.
+      dropout: rate before the classifier; None is the dialect's.
+      dialect: whose padding, normalization constants and initialization.
+      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
+        dialect's.
+      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+      dtype: type of the computation; parameters, statistics and logits are float32.
+      lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
+
+    Raises:
+      ValueError: an option is not legal; one line with its name, its value and the legal ones.
+    """
+    spec = architectures.mobilenet_v4(
+        "conv_medium",
+        width=width,
+        num_classes=num_classes,
+        bottleneck=bottleneck,
+        shortcut=shortcut,
+        dropout=dropout,
+        dialect=dialect,
+        norm_momentum=norm_momentum,
+        input_stride=input_stride,
+    )
+    return MobileNet(spec=spec, dtype=dtype, lowering=lowering)
+
+
+def mobilenet_v4_conv_large(
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    bottleneck: Literal["linear", "relu6"] = "linear",
+    shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
+    dropout: float | None = None,
+    dialect: Literal["paper", "slim", "keras", "torchvision", "timm"] = "paper",
+    norm_momentum: float | None = None,
+    input_stride: Literal[4, 2, 1] = 4,
+    dtype: Any = jnp.float32,
+    lowering: Literal["auto", "grouped", "shifted", "native"] = "auto",
+) -> MobileNet:
+    """MobileNet V4-Conv-L (arXiv 2404.10518) as a Linen module.
+
+    It maps images [b, h, w, 3] to logits [b, num_classes].
+
+    Args:
+      width: the width multiplier.
+      num_classes: number of logits.
+      bottleneck: what follows a projection.
+      shortcut: what the identities connect.
+      dropout: rate before the classifier; None is the dialect's.
+      dialect: whose padding, normalization constants and initialization.
+      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
+        dialect's.
+      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+      dtype: type of the computation; parameters, statistics and logits are float32.
+      lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
+
+    Raises:
+      ValueError: an option is not legal; one line with its name, its value and the legal ones.
+    """
+    spec = architectures.mobilenet_v4(
+        "conv_large",
+        width=width,
+        num_classes=num_classes,
+        bottleneck=bottleneck,
+        shortcut=shortcut,
+        dropout=dropout,
+        dialect=dialect,
+        norm_momentum=norm_momentum,
+        input_stride=input_stride,
+    )
+    return MobileNet(spec=spec, dtype=dtype, lowering=lowering)

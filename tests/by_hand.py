@@ -7,11 +7,16 @@ from mnet_jax.architectures.shapes import pad_amounts
 
 
 def convolve(x, kernel, stride, padding, dilation=1):
-    """[b, h, w, c] with [kh, kw, c] (depthwise) or [kh, kw, c, outputs]."""
+    """[b, h, w, c] with [kh, kw, c] (depthwise) or [kh, kw, c, outputs], padded by a rule."""
     pads = [
         pad_amounts(padding, k, stride, n, dilation)
         for k, n in zip(kernel.shape[:2], x.shape[1:3], strict=True)
     ]
+    return convolve_padded(x, kernel, stride, pads, dilation)
+
+
+def convolve_padded(x, kernel, stride, pads, dilation):
+    """The same, padded by so many zeros (before, after) the rows and the columns."""
     reach = [dilation * (k - 1) + 1 for k in kernel.shape[:2]]
     holed = np.zeros((*reach, *kernel.shape[2:]))
     holed[::dilation, ::dilation] = kernel

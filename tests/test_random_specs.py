@@ -17,9 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from lowerings import AVAILABLE
+from published import DIALECTS
 from random_networks import FEW, SIZES, fits, hand_made, options_of, published
 from small_networks import KEY, images_of, random_like
 
@@ -136,21 +138,23 @@ def flat(tree):
     return {"/".join(entry.key for entry in path): leaf.shape for path, leaf in leaves}
 
 
-def expected_variables(layer):
-    """Names and shapes of a layer's parameters and statistics, from what the layer is."""
-    kernels = {
-        "conv": (layer.kernel, layer.kernel, layer.inputs, layer.outputs),
-        "depthwise": (layer.kernel, layer.kernel, layer.outputs),
-        "pointwise": (layer.inputs, layer.outputs),
-        "dense": (layer.inputs, layer.outputs),
-    }
-    kernel = kernels[layer.kind]
-    vector = (layer.outputs,)
-    if not layer.normalized:
-        return {f"{layer.name}/kernel": kernel, f"{layer.name}/bias": vector}, {}
-    params = {f"{layer.name}/conv/kernel": kernel}
-    params |= {f"{layer.name}/norm/{name}": vector for name in ("scale", "bias")}
-    return params, {f"{layer.name}/norm/{name}": vector for name in ("mean", "var")}
+def built(spec, size):
+    """What `initialized_shapes` gives, and the activation that each layer applies, by its path.
+
+    But for those of squeeze-and-excitations, which have no module that knows its activation.
+    """
+    applied = {}
+
+    def watch(call, arguments, keywords, context):
+        module, result = context.module, call(*arguments, **keywords)
+        if isinstance(module, models.ConvNorm) and context.method_name == "pending":
+            applied["/".join(module.path)] = result.activation
+        elif isinstance(module, models.Dense):
+            applied["/".join(module.path)] = module.activation
+        return result
+
+    with nn.intercept_methods(watch):
+        return *initialized_shapes(spec, size), applied
 
 
 def activation_of(layer, sown):
@@ -165,27 +169,34 @@ def activation_of(layer, sown):
 
 
 def assert_built_as_walked(spec, size):
-    """Names and shapes of all variables and activations are those that `walk` and `cost` say."""
-    logits, variables = initialized_shapes(spec, size)
+    """Variables and activations have the names and shapes that `walk` and `cost` say."""
+    logits, variables, applied = built(spec, size)
     assert (logits.shape, logits.dtype) == ((2, spec.head.num_classes), jnp.float32)
-    layers, params, statistics = list(walk(spec, size)), {}, {}
+    layers, shapes = list(walk(spec, size)), variable_shapes(spec)
+    sown = variables.pop("intermediates")
+    assert flat(variables) == shapes
     for layer in layers:
-        own_params, own_statistics = expected_variables(layer)
-        params |= own_params
-        statistics |= own_statistics
-    assert flat(variables["params"]) == params
-    assert flat(variables.get("batch_stats", {})) == statistics
+        assert shapes[f"params/{layer.kernel_path}"] == layer.kernel_shape
+    gated = {layer.name for layer in layers if "squeeze_excite" in layer.name}
+    assert applied == {x.name: x.activation for x in layers if x.name not in gated}
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     counted = cost.count(spec, size)
-    assert counted.params == sum(map(math.prod, params.values()))
-    assert counted.statistics == sum(map(math.prod, statistics.values()))
+    for collection, number in (("params", counted.params), ("batch_stats", counted.statistics)):
+        own = [math.prod(s) for name, s in shapes.items() if name.startswith(f"{collection}/")]
+        assert sum(own) == number
     for layer in layers[:-1]:
-        if "squeeze_excite" not in layer.name:
+        if layer.name not in gated:
             place = layer.output_size if layer.kind != "dense" else ()
-            found = activation_of(layer, variables["intermediates"])
+            found = activation_of(layer, sown)
             assert found.shape == (2, *place, layer.outputs), layer.name
-    del variables["intermediates"]
     return variables
+
+
+@pytest.mark.parametrize(
+    ("network", "dialect"), [(name, dialect) for name in DIALECTS for dialect in DIALECTS[name]]
+)
+def test_published_networks_of_every_dialect_are_built_as_walked(network, dialect):
+    assert_built_as_walked(FACTORIES[network](width=0.5, dialect=dialect), (64, 96))
 
 
 def test_a_strided_1x1_convolution_has_the_kernel_that_variable_shapes_says():

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mnet_jax.architectures.dialects import Dialect, Padding
 from mnet_jax.architectures.spec import (
+    Activation,
     Block,
     ConvNorm,
-    FusedInvertedResidual,
+    Gate,
     InvertedResidual,
     Kind,
     NetworkSpec,
@@ -17,13 +18,35 @@ from mnet_jax.architectures.spec import (
 )
 from mnet_jax.validation import require, with_plain_arguments
 
+Size = tuple[int, int]  # rows, columns
+Role = Literal[
+    "start",
+    "expand",
+    "depthwise",
+    "pointwise",
+    "squeeze_excite/reduce",
+    "squeeze_excite/expand",
+    "project",
+    "conv",
+    "hidden",
+    "classifier",
+]
+
+
+def kernel_shape(kind: Kind, kernel: int, inputs: int, outputs: int) -> tuple[int, ...]:
+    """The shape of a kernel: [kh, kw, in, out] `conv`, [kh, kw, c] `depthwise`, else [in, out]."""
+    if kind == "conv":
+        return (kernel, kernel, inputs, outputs)
+    return (kernel, kernel, outputs) if kind == "depthwise" else (inputs, outputs)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One convolution or matrix product of a network at one resolution.
+    """One convolution or matrix product of a network at one resolution, and what follows it.
 
     Attributes:
-      name: path of the layer's parameters in the network, such as `block_3/depthwise`.
+      part: of the network: `stem`, `block_0`, `block_1` ..., `head`.
+      role: of the layer in its part; None where the part is a single convolution.
       kind: `conv` mixes channels under a window, `depthwise` filters each channel alone,
         `pointwise` mixes channels at one position, `dense` maps pooled features.
       inputs: channels in.
@@ -33,19 +56,54 @@ class Layer:
       dilation: distance of neighbouring taps.
       input_size: (rows, columns) in.
       output_size: (rows, columns) out.
+      pads: zeros (before, after) the rows, and (before, after) the columns, of the input.
       normalized: followed by batch normalization; otherwise the layer has a bias.
+      activation: function applied to the normalized or biased output. `hard_sigmoid` is that of
+        `squeeze_excite/expand` and of no other layer: the result scales the channels.
     """
 
-    name: str
+    part: str
+    role: Role | None
     kind: Kind
     inputs: int
     outputs: int
     kernel: int
     stride: int
     dilation: int
-    input_size: tuple[int, int]
-    output_size: tuple[int, int]
+    input_size: Size
+    output_size: Size
+    pads: tuple[tuple[int, int], tuple[int, int]]
     normalized: bool
+    activation: Activation | Gate
+
+    @property
+    def name(self) -> str:
+        """Path of the layer's parameters in the network, such as `block_3/depthwise`."""
+        return self.part if self.role is None else f"{self.part}/{self.role}"
+
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """[kh, kw, in, out] of a `conv`, [kh, kw, c] of a `depthwise`, [in, out] of the others."""
+        return kernel_shape(self.kind, self.kernel, self.inputs, self.outputs)
+
+    @property
+    def kernel_path(self) -> str:
+        """Path of the kernel among the network's parameters, such as `stem/conv/kernel`."""
+        return f"{self.name}/conv/kernel" if self.normalized else f"{self.name}/kernel"
+
+    @property
+    def variable_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each variable of the layer, by its path, such as `params/stem/conv/kernel`.
+
+        In order: the kernel and the bias; or the kernel and the normalization's scale, bias, mean
+        and variance.
+        """
+        name, channels = self.name, (self.outputs,)
+        shapes = {f"params/{self.kernel_path}": self.kernel_shape}
+        if not self.normalized:
+            return shapes | {f"params/{name}/bias": channels}
+        shapes |= {f"params/{name}/norm/{variable}": channels for variable in ("scale", "bias")}
+        return shapes | {f"batch_stats/{name}/norm/{v}": channels for v in ("mean", "var")}
 
 
 def pad_amounts(
@@ -67,20 +125,26 @@ def pad_amounts(
 
 
 class Window(NamedTuple):
-    """What a convolution sees: side of its kernel, its step, the distance of neighbouring taps."""
+    """The window of a convolution: side, step, distance of neighbouring taps, and padding."""
 
     kernel: int = 1
     stride: int = 1
     dilation: int = 1
+    padding: Padding = "same"
 
-    def output_size(self, size: tuple[int, int], padding: Padding) -> tuple[int, int]:
+    def pads(self, size: Size) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Zeros (before, after) the rows, and (before, after) the columns, of a map of `size`."""
+        rows, columns = (
+            pad_amounts(self.padding, self.kernel, self.stride, n, self.dilation) for n in size
+        )
+        return rows, columns
+
+    def output_size(self, size: Size) -> Size:
         """Rows and columns out; less than 1 where the window does not fit."""
         reach = self.dilation * (self.kernel - 1) + 1
         rows, columns = (
-            (n + sum(pad_amounts(padding, self.kernel, self.stride, n, self.dilation)) - reach)
-            // self.stride
-            + 1
-            for n in size
+            (n + sum(pads) - reach) // self.stride + 1
+            for n, pads in zip(size, self.pads(size), strict=True)
         )
         return rows, columns
 
@@ -89,87 +153,103 @@ POINT = Window()
 REFERENCE_RESOLUTION = 1024  # any that no network is too deep for; weights do not depend on it
 
 
-def _layer(
-    name: str,
+def _convolution(
+    part: str,
+    role: Role | None,
     kind: Kind,
     channels: tuple[int, int],
-    size: tuple[int, int],
+    activation: Activation,
+    size: Size,
     window: Window = POINT,
-    padding: Padding = "same",
 ) -> Layer:
     """A normalized convolution; ValueError if it would have no output."""
-    output_size = window.output_size(size, padding)
-    require(min(output_size) >= 1, "resolution", size, f"large enough for {name} to have output")
-    return Layer(
-        name=name,
+    layer = Layer(
+        part=part,
+        role=role,
         kind="pointwise" if kind == "conv" and window.kernel == window.stride == 1 else kind,
         inputs=channels[0],
         outputs=channels[1],
-        **window._asdict(),
+        kernel=window.kernel,
+        stride=window.stride,
+        dilation=window.dilation,
         input_size=size,
-        output_size=output_size,
+        output_size=window.output_size(size),
+        pads=window.pads(size),
         normalized=True,
+        activation=activation,
     )
+    has_output = min(layer.output_size) >= 1
+    require(has_output, "resolution", size, f"large enough for {layer.name} to have output")
+    return layer
 
 
-def _dense(name: str, inputs: int, outputs: int, *, normalized: bool = False) -> Layer:
+def _dense(
+    part: str,
+    role: Role,
+    channels: tuple[int, int],
+    activation: Activation | Gate,
+    *,
+    normalized: bool = False,
+) -> Layer:
+    """A matrix product of pooled features."""
     return Layer(
-        name=name,
+        part=part,
+        role=role,
         kind="dense",
-        inputs=inputs,
-        outputs=outputs,
+        inputs=channels[0],
+        outputs=channels[1],
         kernel=1,
         stride=1,
         dilation=1,
         input_size=(1, 1),
         output_size=(1, 1),
+        pads=((0, 0), (0, 0)),
         normalized=normalized,
+        activation=activation,
     )
 
 
-def _block_layers(
-    name: str, block: Block, dialect: Dialect, size: tuple[int, int]
-) -> Iterator[Layer]:
-    window = Window(block.kernel, block.stride, block.dilation)
-    channels = (block.inputs, block.outputs)
+def _block_layers(part: str, block: Block, dialect: Dialect, size: Size) -> Iterator[Layer]:
+    if isinstance(block, InvertedResidual):
+        yield from _inverted_layers(part, block, dialect.depthwise_padding, size)
+        return
+    window = Window(block.kernel, block.stride, block.dilation, dialect.padding)
+    inputs, outputs, activation = block.inputs, block.outputs, block.activation
     if isinstance(block, ConvNorm):
-        yield _layer(name, "conv", channels, size, window, dialect.padding)
+        yield _convolution(part, None, "conv", (inputs, outputs), activation, size, window)
     elif isinstance(block, Separable):
-        wide = (block.inputs, block.inputs)
-        depthwise = _layer(
-            f"{name}/depthwise", "depthwise", wide, size, window, dialect.depthwise_padding
-        )
-        yield depthwise
-        yield _layer(f"{name}/pointwise", "pointwise", channels, depthwise.output_size)
-    elif isinstance(block, FusedInvertedResidual):
-        wide = (block.inputs, block.expanded)
-        expand = _layer(f"{name}/expand", "conv", wide, size, window, dialect.padding)
-        yield expand
-        narrow = (block.expanded, block.outputs)
-        yield _layer(f"{name}/project", "pointwise", narrow, expand.output_size)
+        window = window._replace(padding=dialect.depthwise_padding)
+        alone = (inputs, inputs)
+        yield _convolution(part, "depthwise", "depthwise", alone, activation, size, window)
+        size = window.output_size(size)
+        channels = (inputs, outputs)
+        yield _convolution(part, "pointwise", "pointwise", channels, activation, size)
     else:
-        yield from _inverted_layers(name, block, dialect.depthwise_padding, size)
+        expanded = block.expanded
+        yield _convolution(part, "expand", "conv", (inputs, expanded), activation, size, window)
+        size = window.output_size(size)
+        narrow = (expanded, outputs)
+        yield _convolution(part, "project", "pointwise", narrow, block.bottleneck, size)
 
 
 def _inverted_layers(
-    name: str, block: InvertedResidual, padding: Padding, size: tuple[int, int]
+    part: str, block: InvertedResidual, padding: Padding, size: Size
 ) -> Iterator[Layer]:
+    inputs, wide, activation = block.inputs, block.expanded, block.activation
     if block.start_kernel:
-        window = Window(block.start_kernel, block.start_stride, block.dilation)
-        channels = (block.inputs, block.inputs)
-        yield _layer(f"{name}/start", "depthwise", channels, size, window, padding)
-        size = window.output_size(size, padding)
+        window = Window(block.start_kernel, block.start_stride, block.dilation, padding)
+        yield _convolution(part, "start", "depthwise", (inputs, inputs), "linear", size, window)
+        size = window.output_size(size)
     if block.expands:
-        yield _layer(f"{name}/expand", "pointwise", (block.inputs, block.expanded), size)
+        yield _convolution(part, "expand", "pointwise", (inputs, wide), activation, size)
     if block.kernel:
-        window = Window(block.kernel, block.stride, block.dilation)
-        channels = (block.expanded, block.expanded)
-        yield _layer(f"{name}/depthwise", "depthwise", channels, size, window, padding)
-        size = window.output_size(size, padding)
-    if block.squeeze:
-        yield _dense(f"{name}/squeeze_excite/reduce", block.expanded, block.squeeze)
-        yield _dense(f"{name}/squeeze_excite/expand", block.squeeze, block.expanded)
-    yield _layer(f"{name}/project", "pointwise", (block.expanded, block.outputs), size)
+        window = Window(block.kernel, block.stride, block.dilation, padding)
+        yield _convolution(part, "depthwise", "depthwise", (wide, wide), activation, size, window)
+        size = window.output_size(size)
+    if block.squeeze:  # V3 paper, section 5.3
+        yield _dense(part, "squeeze_excite/reduce", (wide, block.squeeze), "relu")
+        yield _dense(part, "squeeze_excite/expand", (block.squeeze, wide), "hard_sigmoid")
+    yield _convolution(part, "project", "pointwise", (wide, block.outputs), block.bottleneck, size)
 
 
 @with_plain_arguments
@@ -185,21 +265,26 @@ def walk(spec: NetworkSpec, resolution: int | tuple[int, int]) -> Iterator[Layer
     """
     size = (resolution, resolution) if isinstance(resolution, int) else resolution
     require(min(size) >= 1, "resolution", resolution, "1 pixel or more")
-    named: list[tuple[str, Block]] = [("stem", spec.stem)]
-    named += [(f"block_{i}", block) for i, block in enumerate(spec.blocks)]
-    head = spec.head
-    if head.conv:
-        named.append(("head/conv", head.conv))
-    for name, block in named:
-        for layer in _block_layers(name, block, spec.dialect, size):
+    parts: list[tuple[str, Block]] = [("stem", spec.stem)]
+    parts += [(f"block_{i}", block) for i, block in enumerate(spec.blocks)]
+    for part, block in parts:
+        for layer in _block_layers(part, block, spec.dialect, size):
             yield layer
             if layer.kind != "dense":  # those of a squeeze-and-excitation stand beside the map
                 size = layer.output_size
-    if head.hidden:
-        yield _dense(
-            "head/hidden", spec.pooled, head.hidden.channels, normalized=head.hidden.normalized
-        )
-    yield _dense("head/classifier", spec.features, head.num_classes)
+    yield from _head_layers(spec, size)
+
+
+def _head_layers(spec: NetworkSpec, size: Size) -> Iterator[Layer]:
+    conv, hidden = spec.head.conv, spec.head.hidden
+    if conv:
+        window = Window(conv.kernel, conv.stride, conv.dilation, spec.dialect.padding)
+        channels = (conv.inputs, conv.outputs)
+        yield _convolution("head", "conv", "conv", channels, conv.activation, size, window)
+    if hidden:
+        channels = (spec.pooled, hidden.channels)
+        yield _dense("head", "hidden", channels, hidden.activation, normalized=hidden.normalized)
+    yield _dense("head", "classifier", (spec.features, spec.head.num_classes), "linear")
 
 
 @with_plain_arguments
@@ -217,7 +302,7 @@ def lone_layer(spec: NetworkSpec, resolution: int, images: int, *, frozen: int =
     running = {"stem", *(f"block_{i}" for i in range(frozen - 1))} if frozen else set()
     for layer in walk(spec, resolution):
         values = images * math.prod(layer.output_size)
-        if layer.normalized and values == 1 and layer.name.split("/")[0] not in running:
+        if layer.normalized and values == 1 and layer.part not in running:
             return layer
     return None
 
@@ -225,19 +310,7 @@ def lone_layer(spec: NetworkSpec, resolution: int, images: int, *, frozen: int =
 def variable_shapes(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter and running statistic of a network, by its path.
 
-    Such as `params/stem/conv/kernel` and `batch_stats/stem/norm/mean`. Kernels are [kh, kw, in,
-    out] for a `conv`, [kh, kw, c] for a `depthwise`, [in, out] for the others.
+    Such as `params/stem/conv/kernel` and `batch_stats/stem/norm/mean`; see `Layer.kernel_shape`.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer in walk(spec, REFERENCE_RESOLUTION):
-        window, channels = (layer.kernel, layer.kernel), (layer.inputs, layer.outputs)
-        kernel = {"conv": (*window, *channels), "depthwise": (*window, layer.outputs)}
-        name, per_channel = layer.name, (layer.outputs,)
-        if layer.normalized:
-            shapes[f"params/{name}/conv/kernel"] = kernel.get(layer.kind, channels)
-            shapes |= {f"params/{name}/norm/{part}": per_channel for part in ("scale", "bias")}
-            shapes |= {f"batch_stats/{name}/norm/{part}": per_channel for part in ("mean", "var")}
-        else:
-            shapes[f"params/{name}/kernel"] = kernel.get(layer.kind, channels)
-            shapes[f"params/{name}/bias"] = per_channel
-    return shapes
+    layers = walk(spec, REFERENCE_RESOLUTION)
+    return {path: shape for layer in layers for path, shape in layer.variable_shapes.items()}

@@ -1,10 +1,12 @@
 """What is timed: a program, its sizes, and the least work that it takes."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from mnet_jax.analysis.cost import count
 from mnet_jax.architectures import NetworkSpec
+from mnet_jax.architectures.shapes import kernel_shape
 from mnet_jax.architectures.spec import Activation, Kind
 from mnet_jax.config import DataConfig
 
@@ -95,6 +97,11 @@ class LayerCase:
         return f"{self.group}, {height}x{width}x{channels}{outputs}{window} {act}{count}"
 
     @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """That of `architectures.Layer`."""
+        return kernel_shape(self.kind, self.kernel, self.shape[3], self.outputs)
+
+    @property
     def group(self) -> str:
         """What its time is summed up under."""
         return f"{self.kind} {self.direction}"
@@ -104,11 +111,10 @@ class LayerCase:
         """Input, output and kernel are touched once, backward they and their gradients."""
         batch, height, width, channels = self.shape
         rows, columns = (-(-n // self.stride) for n in (height, width))
-        outputs = batch * rows * columns * self.outputs
-        fan_in = self.kernel**2 * (1 if self.kind == "depthwise" else channels)
-        moved = batch * height * width * channels + outputs + fan_in * self.outputs
+        positions, weights = batch * rows * columns, math.prod(self.kernel_shape)
+        moved = batch * height * width * channels + positions * self.outputs + weights
         passes = 1 if self.direction == "forward" else 2
-        return Work(madds=passes * fan_in * outputs, moved_bytes=passes * FLOAT_BYTES * moved)
+        return Work(madds=passes * weights * positions, moved_bytes=passes * FLOAT_BYTES * moved)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ def layer(case: LayerCase, lowering: ops.Lowering, pointwise: Callable[..., Any]
         return tuple(convolve(pending, kernel, lowering=lowering, statistics=True))
 
     norm = jnp.zeros((3, channels)).at[1].set(1)  # mean, scale, bias
-    x, kernel = _normal(*case.shape), _normal(*_kernel_shape(case))
+    x, kernel = _normal(*case.shape), _normal(*case.kernel_shape)
     given: tuple[Any, ...] = (norm, x) if case.activation else (None, x)
     if case.direction == "forward":
         return _compiled(forward, *given, kernel)
@@ -77,12 +77,6 @@ def _convolution(case: LayerCase, pointwise: Callable[..., Any]) -> Callable[...
     if case.kind == "pointwise":
         return pointwise
     return partial(ops.depthwise if case.kind == "depthwise" else ops.full, strides=case.stride)
-
-
-def _kernel_shape(case: LayerCase) -> tuple[int, ...]:
-    window, channels = (case.kernel, case.kernel), (case.shape[3], case.outputs)
-    kinds = {"pointwise": channels, "depthwise": (*window, case.outputs)}
-    return kinds.get(case.kind, (*window, *channels))
 
 
 def pointwise_as_convolution(

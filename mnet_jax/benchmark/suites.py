@@ -1,18 +1,12 @@
 """The cases of a suite: the convolutions of some networks, the networks themselves."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from mnet_jax.architectures import FACTORIES, NetworkSpec, walk
-from mnet_jax.architectures.spec import (
-    Activation,
-    Block,
-    ConvNorm,
-    FusedInvertedResidual,
-    Separable,
-)
+from mnet_jax.architectures.spec import Activation
 from mnet_jax.architectures.transforms import with_input_stride
 from mnet_jax.benchmark.cases import (
     Case,
@@ -106,8 +100,9 @@ def layer_cases(
     counts: Counter[LayerCase] = Counter()
     for spec in networks:
         activation: Activation | None = None  # of the images
-        convolutions = (layer for layer in walk(spec, resolution) if layer.kind != "dense")
-        for layer, following in zip(convolutions, _activations(spec), strict=True):
+        for layer in walk(spec, resolution):
+            if layer.kind == "dense":
+                continue
             case = LayerCase(
                 kind=layer.kind,
                 shape=(batch_size, *layer.input_size, layer.inputs),
@@ -119,7 +114,8 @@ def layer_cases(
                 count=1,
             )
             counts[case] += 1
-            activation = following
+            assert layer.activation != "hard_sigmoid"  # which only a dense layer has
+            activation = layer.activation
     return [
         replace(case, direction=direction, count=count)
         for case, count in counts.items()
@@ -131,24 +127,3 @@ def network(name: str, resolution: int) -> NetworkSpec:
     """A network; on small images it skips the early strides."""
     spec = FACTORIES[name]()
     return with_input_stride(spec, 1) if resolution <= 32 else spec
-
-
-def _activations(spec: NetworkSpec) -> Iterator[Activation]:
-    """What follows each convolution, in the order of `walk`."""
-    head = [spec.head.conv] if spec.head.conv else []
-    for block in (spec.stem, *spec.blocks, *head):
-        yield from _block_activations(block)
-
-
-def _block_activations(block: Block) -> Iterator[Activation]:
-    if isinstance(block, ConvNorm):
-        yield block.activation
-    elif isinstance(block, Separable):
-        yield from (block.activation, block.activation)
-    elif isinstance(block, FusedInvertedResidual):
-        yield from (block.activation, block.bottleneck)
-    else:
-        if block.start_kernel:
-            yield "linear"
-        yield from [block.activation] * (block.expands + (block.kernel > 0))
-        yield block.bottleneck

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from mnet_jax import ops
-from mnet_jax.architectures import walk
+from mnet_jax.architectures import Layer, walk
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
 from mnet_jax.models.network import MobileNet
 from mnet_jax.validation import require
@@ -48,12 +48,12 @@ def fuse(
     packed = ops.reads_panels(model.dtype, model.lowering)
     for layer in walk(model.spec, REFERENCE_RESOLUTION):
         if layer.normalized:
-            _fold(params, statistics, layer.name, epsilon)
+            _fold(params, statistics, layer, epsilon)
         # The dense layers of a squeeze-and-excitation are too small for it.
-        if packed and (layer.kind == "pointwise" or layer.name.startswith("head/")):
-            place = f"{layer.name}/conv" if layer.normalized else layer.name
-            _require_names([f"{place}/kernel"], params)
-            params[f"{place}/panels"] = ops.pack(params.pop(f"{place}/kernel"))
+        if packed and (layer.kind == "pointwise" or layer.part == "head"):
+            kernel = layer.kernel_path
+            _require_names([kernel], params)
+            params[kernel.removesuffix("kernel") + "panels"] = ops.pack(params.pop(kernel))
     folded = model.clone(folded=True, packed=packed)
 
     def infer(params: Params, images: jax.Array) -> jax.Array:
@@ -65,11 +65,11 @@ def fuse(
 
 
 def _fold(
-    params: dict[str, Any], statistics: Mapping[str, Any], layer: str, epsilon: float
+    params: dict[str, Any], statistics: Mapping[str, Any], layer: Layer, epsilon: float
 ) -> None:
     """Moves a layer's normalization into its kernel, but for what stays as its bias."""
-    kernel, scale, bias = (f"{layer}/{part}" for part in ("conv/kernel", "norm/scale", "norm/bias"))
-    mean, var = f"{layer}/norm/mean", f"{layer}/norm/var"
+    kernel, norm = layer.kernel_path, f"{layer.name}/norm"
+    scale, bias, mean, var = (f"{norm}/{variable}" for variable in ("scale", "bias", "mean", "var"))
     _require_names([kernel, scale, bias], params)
     _require_names([mean, var], statistics)
     rate = params.pop(scale) * jax.lax.rsqrt(statistics[var] + epsilon)

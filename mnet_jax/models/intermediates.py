@@ -6,15 +6,10 @@ from typing import Any
 
 import jax
 
-from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, Layer, walk
-from mnet_jax.architectures.spec import (
-    Activation,
-    ConvNorm,
-    NetworkSpec,
-    Separable,
-)
+from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, Role, walk
+from mnet_jax.architectures.spec import Activation, NetworkSpec
 
-_NAMES = {
+_NAMES: dict[Role, str] = {  # of a layer's activation, among those of its part of the network
     "start": "started",
     "expand": "expanded",
     "depthwise": "filtered",
@@ -22,6 +17,8 @@ _NAMES = {
     "conv": "conv_output",
     "hidden": "hidden_output",
 }
+# Nothing is added to the output of these: it is that of their part.
+_LAST: tuple[Role | None, ...] = (None, "pointwise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,23 +53,11 @@ def places(spec: NetworkSpec) -> tuple[Place, ...]:
 
 def _places(spec: NetworkSpec) -> Iterator[Place]:
     for layer in walk(spec, REFERENCE_RESOLUTION):
-        if layer.name == "head/classifier" or "squeeze_excite" in layer.name:
+        if layer.role in _LAST:
+            path: tuple[str, ...] = (f"{layer.part}_output",)
+        elif layer.role in _NAMES:
+            path = (layer.part, _NAMES[layer.role])
+        else:
             continue
-        block, _, part = layer.name.rpartition("/")
-        # What a block ends with is the block's output, where no shortcut is added to it.
-        path = (block, _NAMES[part]) if block and part in _NAMES else (f"{block or part}_output",)
-        yield Place(layer=layer.name, activation=_activation(spec, layer), path=path)
-
-
-def _activation(spec: NetworkSpec, layer: Layer) -> Activation:
-    name, _, part = layer.name.partition("/")
-    if name == "head":
-        assert spec.head.conv or spec.head.hidden
-        following = spec.head.conv if part == "conv" else spec.head.hidden
-        assert following
-        return following.activation
-    block = spec.stem if name == "stem" else spec.blocks[int(name.removeprefix("block_"))]
-    if part == "project":
-        assert not isinstance(block, ConvNorm | Separable)
-        return block.bottleneck
-    return "linear" if part == "start" else block.activation
+        assert layer.activation != "hard_sigmoid"  # which only a squeeze-and-excitation has
+        yield Place(layer=layer.name, activation=layer.activation, path=path)

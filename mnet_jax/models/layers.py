@@ -120,7 +120,7 @@ class FullConv(nn.Module):
       kernel: side of the window.
       stride: step of the window.
       dilation: distance of neighbouring taps.
-      padding: see `mnet_jax.architectures.spec.pad_amounts`.
+      padding: see `mnet_jax.architectures.shapes.pad_amounts`.
       dtype: type of the computation; the parameter `kernel` [kernel, kernel, c, outputs] is
         float32.
       kernel_init: initializer of that parameter.

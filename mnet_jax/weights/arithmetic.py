@@ -7,7 +7,6 @@ from typing import Any
 
 from mnet_jax.architectures import FACTORIES, NetworkSpec, walk
 from mnet_jax.architectures.dialects import Dialect, DialectName
-from mnet_jax.architectures.shapes import pad_amounts
 
 Size = tuple[int, int]
 
@@ -70,16 +69,8 @@ def pads_alike(spec: NetworkSpec, dialects: Iterable[Dialect], image_size: Size)
 
 
 def _pads(spec: NetworkSpec, image_size: Size) -> list[tuple[Size, ...]]:
-    """Zeros before and after the rows and the columns of what each convolution sees."""
-    paddings = {"conv": spec.dialect.padding, "depthwise": spec.dialect.depthwise_padding}
-    return [
-        tuple(
-            pad_amounts(paddings[layer.kind], layer.kernel, layer.stride, size, layer.dilation)
-            for size in layer.input_size
-        )
-        for layer in walk(spec, image_size)
-        if layer.kind in paddings
-    ]
+    """Zeros before and after the rows and the columns that each layer sees."""
+    return [layer.pads for layer in walk(spec, image_size)]
 
 
 def _arithmetic(spec: NetworkSpec) -> dict[str, Any]:

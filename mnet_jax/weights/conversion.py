@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from mnet_jax.architectures import NetworkSpec, walk
+from mnet_jax.architectures import NetworkSpec, variable_shapes, walk
 from mnet_jax.architectures.dialects import DialectName
 from mnet_jax.models import MobileNet
 from mnet_jax.validation import one_line, require
@@ -56,12 +56,12 @@ class Library:
 
 
 def _has_published_layers(spec: NetworkSpec) -> bool:
-    """Whether a published network has layers of these names, so that a library's apply."""
+    """Whether a published network has these variables, so that a library's names apply."""
 
-    def names(one: NetworkSpec) -> list[str]:
-        return [layer.name for layer in walk(one, RESOLUTION)]
+    def paths(one: NetworkSpec) -> list[str]:
+        return list(variable_shapes(one))
 
-    return names(spec) in map(names, variants_of(spec, spec.dialect.name))
+    return paths(spec) in map(paths, variants_of(spec, spec.dialect.name))
 
 
 def variables_from_state(

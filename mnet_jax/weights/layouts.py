@@ -84,37 +84,21 @@ class Entry:
 
 def entries_of(layer: Layer, names: Names, layout: Layout) -> list[Entry]:
     """The arrays of one layer: kernel, then bias, or scale, bias, mean and variance."""
-    channels = (layer.outputs,)
-
-    def vector(ours: str, theirs: str) -> Entry:
-        return Entry(ours=ours, theirs=theirs, our_shape=channels, shape=channels, axes=(0,))
-
     shape, axes = layout.kernel_form(layer, names.matrix)
+    (ours, our_shape), *vectors = layer.variable_shapes.items()
     kernel = Entry(
-        ours=f"params/{layer.name}/{'conv/' if layer.normalized else ''}kernel",
-        theirs=names.kernel + layout.kernel,
-        our_shape=_our_kernel(layer),
-        shape=shape,
-        axes=axes,
+        ours=ours, theirs=names.kernel + layout.kernel, our_shape=our_shape, shape=shape, axes=axes
     )
-    if names.norm is None:
-        return [kernel, vector(f"params/{layer.name}/bias", names.kernel + layout.bias)]
-    ours = (
-        f"params/{layer.name}/norm/scale",
-        f"params/{layer.name}/norm/bias",
-        f"batch_stats/{layer.name}/norm/mean",
-        f"batch_stats/{layer.name}/norm/var",
-    )
-    theirs = [names.norm + suffix for suffix in layout.norm]
-    return [kernel, *(vector(*pair) for pair in zip(ours, theirs, strict=True))]
-
-
-def _our_kernel(layer: Layer) -> Shape:
-    if layer.kind == "depthwise":
-        return (layer.kernel, layer.kernel, layer.outputs)
-    if layer.kind == "conv":
-        return (layer.kernel, layer.kernel, layer.inputs, layer.outputs)
-    return (layer.inputs, layer.outputs)
+    theirs = [names.kernel + layout.bias]
+    if names.norm is not None:
+        theirs = [names.norm + suffix for suffix in layout.norm]
+    return [
+        kernel,
+        *(
+            Entry(ours=path, theirs=name, our_shape=channels, shape=channels, axes=(0,))
+            for (path, channels), name in zip(vectors, theirs, strict=True)
+        ),
+    ]
 
 
 def _torch_kernel(layer: Layer, matrix: bool) -> tuple[Shape, Shape]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from experiments import checkpoints, terminal
 from experiments.arguments import parse, refusals
 from experiments.planning import require_directory
+from mnet_jax.architectures import Layer, walk
 from mnet_jax.config import MAX_IMAGE_PIXELS, DataConfig
 from mnet_jax.files import replace_file
 from mnet_jax.validation import require
@@ -102,11 +103,13 @@ def _pictures(path: Path, arguments: Arguments) -> dict[str, bytes]:
         with checkpoints.exhaustion_refused("resolution"):
             maps = feature_maps(saved.model, saved.variables, seen)
         if not arguments.every_layer:
-            maps = {name: values for name, values in maps.items() if _is_drawn(name)}
+            layers = walk(saved.model.spec, view.resolution)
+            drawn = {layer.name for layer in layers if _is_drawn(layer)}
+            maps = {name: values for name, values in maps.items() if name in drawn}
         pixels = data.pixels_of(seen, view.scaling)
         found[MAPS] = drawing.to_png(draw_maps(pixels, maps, arguments.channels))
     return found
 
 
-def _is_drawn(layer: str) -> bool:
-    return layer in ("stem", "head/conv") or layer.endswith(("/depthwise", "/start"))
+def _is_drawn(layer: Layer) -> bool:
+    return layer.kind == "depthwise" or layer.part in ("stem", "head")

@@ -7,6 +7,7 @@ non-linearity leaves of the bottleneck that it expands. What is left is what an 
 the layer that follows is one.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mnet_jax.architectures.spec import Activation, InvertedResidual, NetworkSpec
+from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, walk
+from mnet_jax.architectures.spec import Activation, NetworkSpec
 from mnet_jax.models import MobileNet, Place, places
 from mnet_jax.ops import activate
 from mnet_jax.validation import require, require_choice
@@ -123,17 +125,15 @@ class _Pair:
 def _pairs(spec: NetworkSpec) -> list[_Pair]:
     every = {place.layer: place for place in places(spec)}
     pairs = []
-    for i, following in enumerate((*spec.blocks[1:], None)):
-        project = every.get(f"block_{i}/project")
-        plain = isinstance(following, InvertedResidual) and not following.start_kernel
-        expand = every.get(f"block_{i + 1}/expand") if plain else None
-        if project:
+    for layer, following in itertools.pairwise(walk(spec, REFERENCE_RESOLUTION)):
+        if layer.role == "project":
+            expands = following.role == "expand" and following.kind == "pointwise"
             pairs.append(
                 _Pair(
-                    project=project,
-                    channels=spec.blocks[i].outputs,
-                    output=f"block_{i}_output",
-                    expand=expand,
+                    project=every[layer.name],
+                    channels=layer.outputs,
+                    output=f"{layer.part}_output",
+                    expand=every[following.name] if expands else None,
                 )
             )
     return pairs

@@ -6,6 +6,7 @@ are left out. Compilers count otherwise: they leave out padded taps.
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 
 from mnet_jax.architectures.shapes import Layer, walk
@@ -132,8 +133,7 @@ def _separation(depthwise: Row, pointwise: Row) -> Separation:
 
 
 def _row(layer: Layer, activation_itemsize: int) -> Row:
-    fan_in = 1 if layer.kind == "depthwise" else layer.inputs
-    weights = layer.kernel**2 * fan_in * layer.outputs
+    weights = math.prod(layer.kernel_shape)
     params = weights + (2 if layer.normalized else 1) * layer.outputs
     statistics = 2 * layer.outputs if layer.normalized else 0
     pixels_in, pixels_out = (a * b for a, b in (layer.input_size, layer.output_size))

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, walk
 from mnet_jax.models import MobileNet, places
@@ -19,14 +20,12 @@ def depthwise_kernels(model: MobileNet, variables: Mapping[str, Any]) -> dict[st
       model: any network.
       variables: its `params`.
     """
-    found = {}
-    for layer in walk(model.spec, REFERENCE_RESOLUTION):
-        if layer.kind == "depthwise":
-            inner: Any = variables["params"]
-            for name in layer.name.split("/"):
-                inner = inner[name]
-            found[layer.name] = np.asarray(inner["conv"]["kernel"])
-    return found
+    params = traverse_util.flatten_dict(variables["params"], sep="/")
+    return {
+        layer.name: np.asarray(params[layer.kernel_path])
+        for layer in walk(model.spec, REFERENCE_RESOLUTION)
+        if layer.kind == "depthwise"
+    }
 
 
 def feature_maps(

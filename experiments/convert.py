@@ -22,7 +22,8 @@ from experiments.planning import takes_files
 from mnet_jax import architectures
 from mnet_jax.ablation.axes import ARCHITECTURE_AXES, with_values
 from mnet_jax.architectures import NetworkSpec
-from mnet_jax.config import RunConfig, Scaling
+from mnet_jax.config import RunConfig
+from mnet_jax.data.types import Scaling
 from mnet_jax.validation import require
 
 COMMAND = "convert"

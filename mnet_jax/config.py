@@ -6,20 +6,15 @@ at once) is an argument of the function that needs it.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from mnet_jax.architectures.spec import NetworkSpec
+from mnet_jax.data.types import Augmentation, Policy, Scaling
+from mnet_jax.models.types import Remat
+from mnet_jax.ops.types import Lowering
 from mnet_jax.serialization import added
+from mnet_jax.training.types import OnDivergence, Parallelism, Precision
 from mnet_jax.validation import make_fields_plain, require, require_choice
 
-Augmentation = Literal["none", "shift", "shift_flip", "resized_crop_flip"]
-Policy = Literal["none", "randaugment", "autoaugment"]
-Scaling = Literal["symmetric", "imagenet"]
-Precision = Literal["float32", "bfloat16"]
-Parallelism = Literal["jit", "pmap"]
-Remat = Literal["none", "blocks"]
-OnDivergence = Literal["halt", "skip", "rollback"]
-Lowering = Literal["auto", "grouped", "shifted", "native"]  # see `mnet_jax.ops.depthwise_conv`
 MAX_IMAGE_PIXELS = 50_000_000  # about what a camera's largest sensors have
 MOST_IMAGE_PIXELS = 178_956_970  # Pillow opens no larger image
 SPLIT_BY_POSITION = "by position"  # the listing of a folder from before there were listings

@@ -7,7 +7,8 @@ import pytest
 from depthwise_taps import LOWERINGS, needs_compiler
 
 from mnet_jax.architectures import walk
-from mnet_jax.config import Lowering, Precision
+from mnet_jax.ops import Lowering
+from mnet_jax.training.types import Precision
 
 (_NO_COMPILER,) = needs_compiler.args
 AVAILABLE = [name for name in get_args(Lowering) if name != "native" or not _NO_COMPILER]

@@ -24,10 +24,11 @@ import orbax.checkpoint as ocp
 from conftest import make_tiny_spec
 from lowerings import AVAILABLE
 
-from mnet_jax.config import DataConfig, Precision, RunConfig, TrainingConfig
+from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
 from mnet_jax.run import run
 from mnet_jax.training.checkpoint import Checkpoints
 from mnet_jax.training.stopping import Stop, StoppedError
+from mnet_jax.training.types import Precision
 
 CONFIG = RunConfig(
     spec=make_tiny_spec(),

@@ -31,7 +31,8 @@ from mnet_jax.benchmark.suites import (
 )
 from mnet_jax.benchmark.timing import BenchmarkResult, Comparison, Timing, compare
 from mnet_jax.ops import choice
-from mnet_jax.ops.depthwise import geometry_of
+from mnet_jax.ops.lowering import geometry_of
+from mnet_jax.ops.types import Direction
 
 MACHINE = Machine(flops_per_second=100.0, bytes_per_second=10.0, device="cpu")
 
@@ -432,7 +433,7 @@ def test_write_table_times_the_lowerings_and_auto_follows(call, tmp_path, monkey
                 for entry in table.entries
                 if entry.shapes == choice.class_of(case.shape, case.kernel, case.stride)
             )
-            for direction in get_args(choice.Direction):
+            for direction in get_args(Direction):
                 first = getattr(entry, direction).order[0]
                 assert choice.fastest(x, geometry, backend, direction, native=True) == first
     finally:

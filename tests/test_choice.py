@@ -18,7 +18,8 @@ from mnet_jax.benchmark.table import table_from
 from mnet_jax.benchmark.timing import BenchmarkResult, Comparison, Timing
 from mnet_jax.ops import choice, depthwise_conv, native
 from mnet_jax.ops.choice import Entry, Ranking, ShapeClass, Table
-from mnet_jax.ops.depthwise import geometry_of
+from mnet_jax.ops.lowering import geometry_of
+from mnet_jax.ops.types import Direction
 
 CPU, CARD = ("cpu", "cpu"), ("gpu", "NVIDIA H100 80GB HBM3")
 SHAPE = (16, 14, 14, 384)
@@ -68,7 +69,7 @@ def convolution(*, shape=SHAPE, kernel=3, stride=1, dilation=1, dtype=jnp.float3
 def fastest(*, backend="cpu", native=True, **like):
     found = {
         choice.fastest(*convolution(**like), backend, direction, native=native)
-        for direction in get_args(choice.Direction)
+        for direction in get_args(Direction)
     }
     (lowering,) = found  # the tables here but for some say the same of both directions
     return lowering

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnet_jax import data, process
-from mnet_jax.config import DataConfig, Scaling
+from mnet_jax.config import DataConfig
+from mnet_jax.data import Scaling
 from mnet_jax.data.progression import resolution_of
 
 complaint = partial(one_line, data.DataError)

@@ -9,9 +9,9 @@ from mnet_jax.architectures import NetworkSpec
 from mnet_jax.architectures.shapes import kernel_shape
 from mnet_jax.architectures.spec import Activation, Kind
 from mnet_jax.config import DataConfig
+from mnet_jax.ops.types import Direction
 
 Derivative = Literal["forward", "input gradient", "kernel gradient", "both gradients"]
-Direction = Literal["forward", "backward"]
 FLOAT_BYTES = 4
 
 

@@ -12,10 +12,10 @@ from mnet_jax.benchmark.cases import (
     Case,
     DepthwiseCase,
     Derivative,
-    Direction,
     LayerCase,
     NetworkCase,
 )
+from mnet_jax.ops.types import Direction
 
 Suite = Literal["depthwise", "layers", "inference", "training", "input", "compile"]
 # One network of each version.

@@ -7,7 +7,8 @@ from functools import partial
 
 from mnet_jax.benchmark.cases import Case, DepthwiseCase, Derivative
 from mnet_jax.benchmark.timing import BenchmarkResult, Comparison, Timing
-from mnet_jax.ops.choice import Entry, Measured, Ranking, ShapeClass, Table, class_of
+from mnet_jax.ops.choice import Entry, Ranking, ShapeClass, Table, class_of
+from mnet_jax.ops.types import Measured
 
 ORDER: tuple[Measured, ...] = ("grouped", "shifted", "native")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mnet_jax import host_memory, process
-from mnet_jax.config import MAX_IMAGE_PIXELS, DataConfig, Scaling
+from mnet_jax.config import MAX_IMAGE_PIXELS, DataConfig
 from mnet_jax.data.batches import Batch, eval_batch, train_batch
 from mnet_jax.data.encoded import read_encoded
 from mnet_jax.data.errors import DataError
@@ -21,6 +21,7 @@ from mnet_jax.data.progression import resolution_of
 from mnet_jax.data.resize import central_view
 from mnet_jax.data.scaling import scaled
 from mnet_jax.data.sources import Source
+from mnet_jax.data.types import Scaling
 from mnet_jax.validation import require
 
 if TYPE_CHECKING:  # it takes a second, and a process that only asks what there is needs none

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from mnet_jax.config import Scaling
 from mnet_jax.data.sources import rgb
+from mnet_jax.data.types import Scaling
 
 # Of ImageNet's red, green and blue, as shares of white: torchvision's transforms have them, and
 # most of timm's weights.

@@ -5,44 +5,51 @@
     logits = model.apply(variables, images, train=False)
 
 `model.spec` is the resolved architecture; `MobileNet(spec=...)` builds any other.
+
+A name is imported when it is first used: `models.types`, which configs need, costs no JAX.
 """
 
-from mnet_jax.models.blocks import DepthwiseSeparable, FusedInvertedResidual, InvertedResidual
-from mnet_jax.models.factories import (
-    mobilenet_v1,
-    mobilenet_v2,
-    mobilenet_v3,
-    mobilenet_v3_large,
-    mobilenet_v3_small,
-    mobilenet_v4,
-    mobilenet_v4_conv_large,
-    mobilenet_v4_conv_medium,
-    mobilenet_v4_conv_small,
-)
-from mnet_jax.models.fusing import fuse
-from mnet_jax.models.intermediates import Place, places
-from mnet_jax.models.layers import (
-    ConvNorm,
-    Dense,
-    DepthwiseConv,
-    Dropout,
-    FullConv,
-    PointwiseConv,
-    SqueezeExcite,
-)
-from mnet_jax.models.network import MobileNet
-from mnet_jax.models.normalization import Setting
-from mnet_jax.models.saved import (
-    FILE_NAME,
-    SavedModel,
-    SavedModelError,
-    View,
-    digest,
-    load,
-    read_spec,
-    read_view,
-    save,
-)
+from etils import epy
+
+from mnet_jax.models.types import Remat
+
+with epy.lazy_api_imports(globals()):
+    from mnet_jax.models.blocks import DepthwiseSeparable, FusedInvertedResidual, InvertedResidual
+    from mnet_jax.models.factories import (
+        mobilenet_v1,
+        mobilenet_v2,
+        mobilenet_v3,
+        mobilenet_v3_large,
+        mobilenet_v3_small,
+        mobilenet_v4,
+        mobilenet_v4_conv_large,
+        mobilenet_v4_conv_medium,
+        mobilenet_v4_conv_small,
+    )
+    from mnet_jax.models.fusing import fuse
+    from mnet_jax.models.intermediates import Place, places
+    from mnet_jax.models.layers import (
+        ConvNorm,
+        Dense,
+        DepthwiseConv,
+        Dropout,
+        FullConv,
+        PointwiseConv,
+        SqueezeExcite,
+    )
+    from mnet_jax.models.network import MobileNet
+    from mnet_jax.models.normalization import Setting
+    from mnet_jax.models.saved import (
+        FILE_NAME,
+        SavedModel,
+        SavedModelError,
+        View,
+        digest,
+        load,
+        read_spec,
+        read_view,
+        save,
+    )
 
 __all__ = [
     "FILE_NAME",
@@ -57,6 +64,7 @@ __all__ = [
     "MobileNet",
     "Place",
     "PointwiseConv",
+    "Remat",
     "SavedModel",
     "SavedModelError",
     "Setting",

@@ -11,10 +11,10 @@ from flax import linen as nn
 from mnet_jax.architectures import dense_tasks, walk
 from mnet_jax.architectures import spec as architecture
 from mnet_jax.architectures.spec import Kind
-from mnet_jax.config import Remat
 from mnet_jax.models import blocks, layers
 from mnet_jax.models.initializers import kernel_init
 from mnet_jax.models.normalization import Setting, sow
+from mnet_jax.models.types import Remat
 from mnet_jax.ops import Lowering, Pending
 from mnet_jax.validation import is_whole, require, require_choice
 

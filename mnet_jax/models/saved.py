@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from mnet_jax import serialization
 from mnet_jax.architectures import NetworkSpec, variable_shapes
-from mnet_jax.config import Scaling
+from mnet_jax.data.types import Scaling
 from mnet_jax.files import replace_file
 from mnet_jax.models.network import MobileNet
 from mnet_jax.serialization import added

@@ -1,20 +1,27 @@
-"""What XLA's own lowerings leave slow: convolutions, and what is done around them."""
+"""What XLA's own lowerings leave slow: convolutions, and what is done around them.
 
-from mnet_jax.config import Lowering
-from mnet_jax.ops.activations import activate, relu6
-from mnet_jax.ops.convolution import (
-    best_lowering,
-    depthwise,
-    depthwise_conv,
-    full,
-    pointwise,
-    reads_panels,
-)
-from mnet_jax.ops.inverted import Folded, inverted_residual
-from mnet_jax.ops.layer import Convolved, measured
-from mnet_jax.ops.native import NativeError
-from mnet_jax.ops.panels import pack, unpack
-from mnet_jax.ops.pending import Finish, Pending, over_channels
+A name is imported when it is first used: `ops.types`, which configs need, costs no JAX.
+"""
+
+from etils import epy
+
+from mnet_jax.ops.types import Lowering
+
+with epy.lazy_api_imports(globals()):
+    from mnet_jax.ops.activations import activate, relu6
+    from mnet_jax.ops.convolution import (
+        best_lowering,
+        depthwise,
+        depthwise_conv,
+        full,
+        pointwise,
+        reads_panels,
+    )
+    from mnet_jax.ops.inverted import Folded, inverted_residual
+    from mnet_jax.ops.layer import Convolved, measured
+    from mnet_jax.ops.native import NativeError
+    from mnet_jax.ops.panels import pack, unpack
+    from mnet_jax.ops.pending import Finish, Pending, over_channels
 
 __all__ = [
     "Convolved",

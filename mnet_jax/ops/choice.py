@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,9 @@ import jax.numpy as jnp
 from mnet_jax import caches, serialization
 from mnet_jax.ops.distribution import is_constant
 from mnet_jax.ops.shifted import Geometry
+from mnet_jax.ops.types import Direction, Measured
 from mnet_jax.validation import one_line, require
 
-Measured = Literal["grouped", "shifted", "native"]
-Direction = Literal["forward", "backward"]
 PACKAGED = Path(__file__).with_name("lowerings")
 WIDE = 16  # channels: a vector of the widest that CPUs have
 _DTYPES = (jnp.float32, jnp.bfloat16)

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from mnet_jax.config import Lowering
 from mnet_jax.ops import choice, native, panels
-from mnet_jax.ops.depthwise import geometry_of
 from mnet_jax.ops.layer import Convolved, Layer, linear, measured
+from mnet_jax.ops.lowering import geometry_of
 from mnet_jax.ops.pending import Finish, Pending, identity_norm
 from mnet_jax.ops.shifted import Geometry
+from mnet_jax.ops.types import Lowering
 from mnet_jax.validation import require, require_choice
 
 Array = jax.Array

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mnet_jax.config import Lowering
 from mnet_jax.ops import native, panels
 from mnet_jax.ops.convolution import depthwise, pointwise, uses_native
-from mnet_jax.ops.depthwise import geometry_of
 from mnet_jax.ops.layer import Inverted, Layer, Operands
+from mnet_jax.ops.lowering import geometry_of
 from mnet_jax.ops.pending import Finish, Pending
+from mnet_jax.ops.types import Lowering
 from mnet_jax.validation import require
 
 Array = jax.Array

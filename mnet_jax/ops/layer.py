@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from mnet_jax.architectures.spec import Activation
-from mnet_jax.config import Lowering
 from mnet_jax.ops import panels
-from mnet_jax.ops.depthwise import convolve_depthwise
 from mnet_jax.ops.distribution import sharded_axes
+from mnet_jax.ops.lowering import convolve_depthwise
 from mnet_jax.ops.pending import Finish, Pending
 from mnet_jax.ops.shifted import Geometry
+from mnet_jax.ops.types import Lowering
 from mnet_jax.validation import require
 
 Array = jax.Array

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mnet_jax.config import OnDivergence
 from mnet_jax.training.recipe import Numbers
+from mnet_jax.training.types import OnDivergence
 
 WINDOW = 100  # losses before a step that its own is compared with
 LEAST = 10  # of them, before there is anything to compare with

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from mnet_jax.config import Parallelism
 from mnet_jax.training.step import Batch, TrainState, Tree
+from mnet_jax.training.types import Parallelism
 from mnet_jax.validation import require
 
 BATCH_AXIS = "batch"

@@ -11,15 +11,10 @@ from typing import NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-from mnet_jax.config import (
-    Lowering,
-    Optimizer,
-    Parallelism,
-    Precision,
-    Remat,
-    Sgd,
-    TrainingConfig,
-)
+from mnet_jax.config import Optimizer, Sgd, TrainingConfig
+from mnet_jax.models.types import Remat
+from mnet_jax.ops.types import Lowering
+from mnet_jax.training.types import Parallelism, Precision
 
 Scalar: TypeAlias = jax.Array | np.float32 | float
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mnet_jax.config import Lowering
 from mnet_jax.ops import choice, shifted
 from mnet_jax.ops.distribution import alike, alike_in_channels, is_constant, sharded_axes
 from mnet_jax.ops.shifted import Axis, Geometry
+from mnet_jax.ops.types import Direction, Lowering
 from mnet_jax.validation import require
 
 Platforms = tuple[str, ...] | None  # where a computation is shifted and not grouped; None for all
@@ -36,7 +36,7 @@ def convolve_depthwise(
     lowering = _possible(x, lowering)
     if lowering == "grouped":
         return _grouped(x, kernel, geometry)
-    platforms: dict[choice.Direction, Platforms] = dict.fromkeys(get_args(choice.Direction))
+    platforms: dict[Direction, Platforms] = dict.fromkeys(get_args(Direction))
     if lowering == "auto":
         platforms = {way: choice.shifted_platforms(x, geometry, way) for way in platforms}
     return _convolve_once(x, kernel, geometry, platforms["forward"], platforms["backward"])

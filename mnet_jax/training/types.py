@@ -1,0 +1,7 @@
+"""The closed choices of training. Nothing here imports JAX, so a config can name them."""
+
+from typing import Literal
+
+Precision = Literal["float32", "bfloat16"]  # of the computation
+Parallelism = Literal["jit", "pmap"]  # see `training.placement`
+OnDivergence = Literal["halt", "skip", "rollback"]  # see `training.divergence`

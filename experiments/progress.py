@@ -4,20 +4,18 @@ import math
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 from rich import box
 from rich.console import Console
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-)
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
+
+from mnet_jax.progress import Progress
+from mnet_jax.result import EpochRecord
 
 COMPILING = "compiling"
 MOST_EPOCH_LINES = 100  # of a run
@@ -27,7 +25,7 @@ PARTS = 10  # of a run of fewer epochs, or a sweep of fewer trials, each of whic
 class _Shown:
     """Something on the terminal from entering to leaving, in whatever way; a context manager."""
 
-    def __init__(self, display: Live | Progress | None) -> None:
+    def __init__(self, display: Live | Bars | None) -> None:
         self._display = display
 
     def __enter__(self) -> Self:
@@ -63,17 +61,18 @@ class Pace:
         self._epochs_left = 0
         self.done = 0  # steps
 
-    def see(self, event: Any) -> None:
-        """Takes a `training.loop.Progress` event, just when it has happened."""
+    def see(self, event: Progress) -> None:
+        """Takes an event just when it has happened."""
         now, trains = self._clock(), event.phase == "train"
         spent = 0.0 if self._before is None else now - self._before
         known, self._before = self._before is not None, now
+        steps = event.steps or 0  # known where it trains
         if trains:
-            self._steps = event.steps
-            done = (event.epoch - 1) * event.steps + event.step
+            self._steps = steps
+            done = (event.epoch - 1) * steps + event.step
         else:
             done = event.epoch * self._steps
-        starts = trains and event.step == 1 and event.steps > 1  # an epoch
+        starts = trains and event.step == 1 and steps > 1  # an epoch
         fresh = event.phase != "epoch" and trains not in self._has_run
         advance, self.done = max(done - self.done, 0), done
         if event.phase != "epoch":
@@ -122,7 +121,7 @@ class Pace:
 
 
 class RunProgress(_Shown):
-    """Shows `training.loop.Progress` events of one run after the other; a context manager.
+    """Shows the `Progress` of one run after the other; a context manager.
 
     On a terminal that is a bar, which leaves nothing behind. Elsewhere it is a line for each epoch,
     at most `MOST_EPOCH_LINES` for all of them, and with few epochs one for each tenth of the
@@ -138,7 +137,7 @@ class RunProgress(_Shown):
           clock: seconds, for the time left.
         """
         self._console, self._clock = console, clock
-        self._bars = Progress(
+        self._bars = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
@@ -161,7 +160,7 @@ class RunProgress(_Shown):
         self._pace, self._from, self._ended = Pace(self._clock), None, False
         self._say(f"{COMPILING} {description} ...")
 
-    def show(self, event: Any) -> None:
+    def show(self, event: Progress) -> None:
         """Moves the bar to where an event says the run is, or leaves a line if one is due."""
         if self._task is None:
             return
@@ -172,8 +171,8 @@ class RunProgress(_Shown):
         rate = f"{event.images_per_second:,.0f} images/s" if known else ""
         if event.phase == "epoch":
             self._ended = True
-            if is_due(event.epoch, event.epochs, MOST_EPOCH_LINES):
-                self._say(_epoch_line(event, left))
+            if event.record and is_due(event.epoch, event.epochs, MOST_EPOCH_LINES):
+                self._say(_epoch_line(event, event.record, left))
             return
         epoch = f"epoch {event.epoch} of {event.epochs}"
         detail = [event.phase, epoch, rate, left]
@@ -185,7 +184,7 @@ class RunProgress(_Shown):
                 line = [f"step {done:,} of {total:,}", epoch, rate, left]
                 self._say(", ".join(filter(None, line)))
 
-    def _has_line(self, event: Any) -> bool:
+    def _has_line(self, event: Progress) -> bool:
         """Whether a step leaves a line: not the last of an epoch, which has its own."""
         done = self._pace.done
         if self._from is None:
@@ -193,8 +192,8 @@ class RunProgress(_Shown):
         taken = str(done - self._from)
         if not self._ended and taken == "1" + "0" * (len(taken) - 1):
             return True
-        few = event.epochs < PARTS
-        return few and event.step < event.steps and is_due(done, self._pace.total, PARTS)
+        few, last = event.epochs < PARTS, event.step == event.steps
+        return few and not last and is_due(done, self._pace.total, PARTS)
 
     def _say(self, line: str) -> None:
         """Prints a line where there is no bar; the console passes it on at once."""
@@ -210,8 +209,7 @@ def is_due(count: int, total: int, lines: int) -> bool:
     return count * lines // total > (count - 1) * lines // total
 
 
-def _epoch_line(event: Any, left: str) -> str:
-    record = event.record
+def _epoch_line(event: Progress, record: EpochRecord, left: str) -> str:
     parts = [
         f"epoch {event.epoch} of {event.epochs}: training loss {record.train_loss:.4f}, "
         f"{record.train_accuracy:.2%} right",
@@ -239,7 +237,7 @@ class _Trial:
 
     arm: str
     pace: Pace
-    event: Any = None
+    event: Progress | None = None
 
     @property
     def share(self) -> float:
@@ -297,8 +295,8 @@ class SweepProgress(_Shown):
             self._say(f"{COMPILING} {arm} ...")
         self._running[trial] = _Trial(arm=arm, pace=Pace(self._clock))
 
-    def show(self, trial: Hashable, event: Any) -> None:
-        """A `training.loop.Progress` event of a trial that runs."""
+    def show(self, trial: Hashable, event: Progress) -> None:
+        """Takes an event of a trial that runs."""
         if running := self._running.get(trial):
             running.event = event
             running.pace.see(event)

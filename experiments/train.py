@@ -20,7 +20,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 
@@ -53,6 +53,7 @@ from mnet_jax.ablation import axes
 from mnet_jax.config import FILE_NAME as CONFIG_FILE
 from mnet_jax.config import RunConfig
 from mnet_jax.files import read_file, replace_file
+from mnet_jax.progress import Progress
 from mnet_jax.result import RunResult
 from mnet_jax.training.stopping import SIGNALS, Stop, StoppedError, blocked
 from mnet_jax.validation import one_line, require
@@ -174,7 +175,7 @@ def _run(config: RunConfig, arguments: Arguments, console: Console, stop: Stop |
         if is_first():
             (directory / RESULT).unlink(missing_ok=True)
 
-    def show(event: Any) -> None:
+    def show(event: Progress) -> None:
         remove_result()
         progress.show(event)
 

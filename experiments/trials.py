@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 
@@ -17,6 +17,7 @@ from mnet_jax import process
 from mnet_jax.ablation import axes, runners, store
 from mnet_jax.ablation.events import Sweep
 from mnet_jax.config import RunConfig
+from mnet_jax.progress import Progress
 from mnet_jax.training.stopping import Stop, StoppedError
 from mnet_jax.validation import require
 
@@ -66,7 +67,7 @@ class _StoppableCrew:
         self._crew, self._stop = crew, stop
         self.has_room, self.begin, self.end = crew.has_room, crew.begin, crew.end
 
-    def wait(self, seconds: float) -> list[tuple[RunConfig, Any]]:
+    def wait(self, seconds: float) -> list[tuple[RunConfig, runners.Message]]:
         """Raises StoppedError if it was told to stop."""
         if self._stop.requested:
             raise StoppedError("interrupted")
@@ -111,7 +112,7 @@ def run(
         def begun(config: RunConfig) -> None:
             progress.begin(config, arm_of(config))
 
-        def said(config: RunConfig, event: Any) -> None:
+        def said(config: RunConfig, event: Progress | runners.Silent) -> None:
             if isinstance(event, runners.Silent):
                 silence = f"has said nothing for {event.seconds / 60:.0f} minutes"
                 told = f"{names[config]}, seed {config.seed} {silence}"

@@ -16,11 +16,12 @@ import jax
 from mnet_jax import data, models
 from mnet_jax.config import RunConfig
 from mnet_jax.files import locked, make_directory, read_file
+from mnet_jax.progress import ProgressCallback
 from mnet_jax.result import EpochRecord
 from mnet_jax.training.agreement import any_says
 from mnet_jax.training.checkpoint import Checkpoints
 from mnet_jax.training.epoch import Begun
-from mnet_jax.training.loop import Callbacks, History, Loop, Report
+from mnet_jax.training.loop import Callbacks, History, Loop
 from mnet_jax.training.scalars import Scalars
 from mnet_jax.training.step import TrainState
 from mnet_jax.training.stopping import Stop
@@ -114,7 +115,7 @@ class Keeper:
     due: Timer
     start: float
 
-    def callbacks(self, report: Report, stop: Stop) -> Callbacks:
+    def callbacks(self, report: ProgressCallback, stop: Stop) -> Callbacks:
         """What the loop calls."""
         return Callbacks(
             report=report,

@@ -22,13 +22,14 @@ from mnet_jax.config import SPLIT_BY_POSITION, RunConfig
 from mnet_jax.files import replace_file
 from mnet_jax.keeping import Keeper, Timer, alone_in, model_keeper
 from mnet_jax.program import Program, program_of
+from mnet_jax.progress import ProgressCallback
 from mnet_jax.result import RunResult
 from mnet_jax.training import optimizer
 from mnet_jax.training.agreement import require_alike
 from mnet_jax.training.checkpoint import Checkpoints
 from mnet_jax.training.divergence import Guard
 from mnet_jax.training.evaluation import Evaluation
-from mnet_jax.training.loop import History, Loop, Report
+from mnet_jax.training.loop import History, Loop
 from mnet_jax.training.matching import saved_config
 from mnet_jax.training.memory import exhaustion_explained
 from mnet_jax.training.recipe import Structure
@@ -98,7 +99,7 @@ def run(
     save_every_seconds: float = 0.0,
     keep: Keep = "last",
     stop: Stop | None = None,
-    report: Report = lambda progress: None,
+    report: ProgressCallback = lambda progress: None,
 ) -> RunResult:
     """Trains, evaluates on the test split once, and returns what came out.
 
@@ -141,7 +142,7 @@ def _run(
     save_every_seconds: float,
     keep: Keep,
     stop: Stop,
-    report: Report,
+    report: ProgressCallback,
 ) -> RunResult:
     """`run` in a directory of its own."""
     start = time.perf_counter()

@@ -19,8 +19,8 @@ from experiments import ablate, cost, evaluate, manifold, train
 from experiments.arguments import LocalPath, parse
 from mnet_jax import architectures, models
 from mnet_jax.data.builders import digits_arrays
+from mnet_jax.progress import Progress
 from mnet_jax.training.checkpoint import CheckpointError, SavingError
-from mnet_jax.training.loop import Progress
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {"ablate": ablate, "cost": cost, "train": train}

@@ -36,7 +36,8 @@ ROOMS = (  # from the top; a module may import from its own row and from those b
     ),
     ("mnet_jax.models",),
     ("mnet_jax.ops",),
-    ("mnet_jax.config", "mnet_jax.result"),
+    ("mnet_jax.config", "mnet_jax.progress"),
+    ("mnet_jax.result",),
     ("mnet_jax.architectures",),
     ("mnet_jax.process",),
     (
@@ -67,6 +68,7 @@ WITHOUT_JAX = (
     "mnet_jax.drawing",
     "mnet_jax.lettering",
     "mnet_jax.process",
+    "mnet_jax.progress",
     "mnet_jax.caches",
     "mnet_jax.changes",
     "mnet_jax.config",

@@ -6,9 +6,9 @@ import signal
 import threading
 import time
 
+from mnet_jax.progress import Progress
 from mnet_jax.result import EpochRecord, RunResult
 from mnet_jax.run import run
-from mnet_jax.training.loop import Progress
 
 FINE, RAISING, KILLED, LEAVING, LONG, MEETING, NOISY = 0, 100, 200, 300, 400, 500, 600
 

@@ -6,8 +6,9 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
+from mnet_jax.progress import Phase, Progress, ProgressCallback
 from mnet_jax.result import EpochRecord
 from mnet_jax.training.dead_channels import WARNING_SHARE, dead_share
 from mnet_jax.training.divergence import (
@@ -25,35 +26,6 @@ from mnet_jax.training.step import Batch, EvalStep, TrainState, TrainStep
 from mnet_jax.training.stopping import Stop, StoppedError
 
 History: TypeAlias = tuple[EpochRecord, ...]
-Phase = Literal["train", "validation", "epoch", "test"]  # "epoch": one is over and saved
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a run stands, for whoever shows it.
-
-    Attributes:
-      phase: what is going on.
-      epoch: the current one, counted from 1.
-      epochs: how many there will be.
-      step: steps taken in this phase of this epoch.
-      steps: how many there will be, or None if that is not known.
-      images_per_second: training speed in this epoch; None in an evaluation.
-      record: of the epoch, when it is over; else None.
-    """
-
-    phase: Phase
-    epoch: int
-    epochs: int
-    step: int
-    steps: int | None = None
-    images_per_second: float | None = None
-    record: EpochRecord | None = None
-
-
-Report = Callable[[Progress], None]
-
-
 Saved = Callable[[TrainState, History, Begun], object]
 
 
@@ -75,7 +47,7 @@ class Callbacks:
       stop: asked before every step and every batch of an evaluation.
     """
 
-    report: Report = lambda progress: None
+    report: ProgressCallback = lambda progress: None
     on_epoch: Saved = lambda state, history, begun: None
     save: Saved = lambda state, history, begun: None
     due: Callable[[], bool] = lambda: False
@@ -163,7 +135,7 @@ class Loop:
         batches: Iterable[Batch],
         phase: Phase,
         epoch: int,
-        report: Report,
+        report: ProgressCallback,
         stop: Stop | None = None,
     ) -> Evaluation:
         """The evaluated weights on every image of a split, once.

@@ -7,7 +7,7 @@
 from mnet_jax.ablation.runners.local import LocalCrew
 from mnet_jax.ablation.runners.machine import Slots, slots
 from mnet_jax.ablation.runners.on_ray import RayCrew
-from mnet_jax.ablation.runners.running import Crew, run
+from mnet_jax.ablation.runners.running import Crew, Message, run
 from mnet_jax.ablation.runners.silence import Silent
 from mnet_jax.ablation.runners.work import CrewError, Lost, Outcome, TrialFunction, train
 
@@ -16,6 +16,7 @@ __all__ = [
     "CrewError",
     "LocalCrew",
     "Lost",
+    "Message",
     "Outcome",
     "RayCrew",
     "Silent",

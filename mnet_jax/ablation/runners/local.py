@@ -11,16 +11,17 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import psutil
 
 from mnet_jax import process
 from mnet_jax.ablation.runners.machine import Slots
+from mnet_jax.ablation.runners.running import Message
 from mnet_jax.ablation.runners.silence import SilenceWatch, Silent
 from mnet_jax.ablation.runners.work import Lost, Outcome, TrialFunction, outcome_of, train
 from mnet_jax.config import RunConfig
 from mnet_jax.host_memory import available_bytes
+from mnet_jax.progress import Progress
 from mnet_jax.training.stopping import interrupted_alone
 
 # A worker that is ended leaves semaphores. Python's tracker, which starts with it, frees them, and
@@ -96,17 +97,17 @@ class LocalCrew:
         self._running[slot] = _Running(config, worker)
         self._silences.heard(config)
 
-    def wait(self, seconds: float) -> list[tuple[RunConfig, Any]]:
+    def wait(self, seconds: float) -> list[tuple[RunConfig, Message]]:
         """See `Crew`."""
         slots = {running.worker.pipe: slot for slot, running in self._running.items()}
-        said = []
+        said: list[tuple[RunConfig, Message]] = []
         for pipe in connection.wait(list(slots), seconds):
             assert isinstance(pipe, Connection)
             slot = slots[pipe]
             running = self._running[slot]
             self._silences.heard(running.config)
             try:
-                message = pipe.recv()
+                message: Message = pipe.recv()
             except (EOFError, ConnectionError):
                 message = Lost(cause=running.worker.cause_of_death(), again=False)
             else:
@@ -117,7 +118,7 @@ class LocalCrew:
             if isinstance(message, Outcome | Lost):
                 self._forget(slot)
             said.append((running.config, message))
-        return said + self._relieved() + self._hung()
+        return [*said, *self._relieved(), *self._hung()]
 
     def _forget(self, slot: int) -> _Running:
         running = self._running.pop(slot)
@@ -216,7 +217,7 @@ def _serve(pipe: Connection, trial: TrialFunction) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     process.quiet()  # a failure's cause is sent
 
-    def send(message: Any) -> None:
+    def send(message: Progress | Outcome) -> None:
         try:
             pipe.send(message)
         except ConnectionError:  # nobody is left to work for, and a new sweep may want the files

@@ -17,6 +17,7 @@ from typing import Any
 
 from mnet_jax import process
 from mnet_jax.ablation.runners.machine import THREADS
+from mnet_jax.ablation.runners.running import Message
 from mnet_jax.ablation.runners.silence import SilenceWatch, Silent
 from mnet_jax.ablation.runners.work import (
     CrewError,
@@ -27,6 +28,7 @@ from mnet_jax.ablation.runners.work import (
     train,
 )
 from mnet_jax.config import RunConfig
+from mnet_jax.progress import Progress
 from mnet_jax.validation import one_line, require
 
 MOST_LOSSES = 3  # of the same trial: so often its process or its node may be gone
@@ -164,17 +166,17 @@ class RayCrew:
         self._running[config] = _Remote(actor, done)
         self._silences.heard(config)
 
-    def wait(self, seconds: float) -> list[tuple[RunConfig, Any]]:
+    def wait(self, seconds: float) -> list[tuple[RunConfig, Message]]:
         """See `Crew`."""
         configs = {remote.done: config for config, remote in self._running.items()}
         self._ray.wait(list(configs), timeout=seconds)
         ended, _ = self._ray.wait(list(configs), num_returns=len(configs), timeout=0)
-        said: list[tuple[RunConfig, Any]] = []
+        said: list[tuple[RunConfig, Message]] = []
         for done in ended:
             remote = self._running.pop(config := configs[done])
             self._silences.forget(config)
             said.append((config, self._ending(config, remote)))
-        return said + self._progress() + self._hung()
+        return [*said, *self._progress(), *self._hung()]
 
     def _ending(self, config: RunConfig, remote: "_Remote") -> Outcome | Lost:
         try:
@@ -186,9 +188,9 @@ class RayCrew:
         finally:
             self._ray.kill(remote.actor)
 
-    def _progress(self) -> list[tuple[RunConfig, Any]]:
+    def _progress(self) -> list[tuple[RunConfig, Progress]]:
         """What the trials said last, of those that have said anything since."""
-        said = []
+        said: list[tuple[RunConfig, Progress]] = []
         for config, remote in self._running.items():
             remote.asked = remote.asked or remote.actor.latest.remote()
             answered, _ = self._ray.wait([remote.asked], timeout=0)
@@ -197,7 +199,7 @@ class RayCrew:
             remote.asked = None
             with contextlib.suppress(self._ray.exceptions.RayError):  # it ends with the next wait
                 remote.heard, before = self._ray.get(answered[0]), remote.heard
-                if remote.heard.count > before.count:
+                if remote.heard.count > before.count and remote.heard.last:
                     self._silences.heard(config)
                     said.append((config, remote.heard.last))
         return said
@@ -277,7 +279,7 @@ class _Heard:
     """What a trial has reported: how often, and what last."""
 
     count: int = 0
-    last: Any = None
+    last: Progress | None = None
 
 
 @dataclass
@@ -306,5 +308,5 @@ class _Host:
         """What the trial has reported so far."""
         return self._heard
 
-    def _note(self, event: Any) -> None:
+    def _note(self, event: Progress) -> None:
         self._heard = _Heard(self._heard.count + 1, event)

@@ -4,11 +4,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
+from mnet_jax.ablation.runners.silence import Silent
 from mnet_jax.ablation.runners.work import Lost, Outcome
 from mnet_jax.config import RunConfig
+from mnet_jax.progress import Progress
 
+Message: TypeAlias = Progress | Silent | Lost | Outcome  # about a trial; the last two end it
 POLL_SECONDS = 1.0  # how often it is asked again for trials that were not to be had
 
 
@@ -21,11 +24,8 @@ class Crew(Protocol):
     def begin(self, config: RunConfig, directory: Path) -> None:
         """Starts a trial; there is room."""
 
-    def wait(self, seconds: float) -> list[tuple[RunConfig, Any]]:
-        """What the workers say, each with its trial, or nothing after so many seconds.
-
-        That is a `training.loop.Progress`, an `Outcome`, or that it is `Lost` or `Silent`.
-        """
+    def wait(self, seconds: float) -> list[tuple[RunConfig, Message]]:
+        """What the workers say, each with its trial, or nothing after so many seconds."""
 
     def end(self) -> None:
         """Ends all workers, whatever they are at."""
@@ -36,7 +36,7 @@ def run(
     crew: Crew,
     directory_of: Callable[[RunConfig], Path],
     begun: Callable[[RunConfig], None],
-    report: Callable[[RunConfig, Any], None],
+    report: Callable[[RunConfig, Progress | Silent], None],
 ) -> Generator[Outcome, None, None]:
     """Runs trials on a crew, as many at once as it has room for.
 
@@ -48,7 +48,7 @@ def run(
       crew: the workers, who are ended when the trials are.
       directory_of: where a trial keeps checkpoints and scalars.
       begun: called when a trial starts, again too.
-      report: called with each `training.loop.Progress` of a trial, and where it is `Silent`.
+      report: called with each `Progress` of a trial, and where it is `Silent`.
 
     Yields:
       Each trial's outcome as it ends.

@@ -5,14 +5,13 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mnet_jax.config import RunConfig
 from mnet_jax.files import locked, replace_file
+from mnet_jax.progress import ProgressCallback
 from mnet_jax.result import RunResult
 
-Report = Callable[[Any], None]  # takes each `training.loop.Progress`
-TrialFunction = Callable[[RunConfig, Path, Report], RunResult]
+TrialFunction = Callable[[RunConfig, Path, ProgressCallback], RunResult]
 LOCK = "lock"  # in a trial's directory: held by the process that writes there
 
 
@@ -50,14 +49,16 @@ class Lost:
     again: bool
 
 
-def train(config: RunConfig, directory: Path, report: Report) -> RunResult:
+def train(config: RunConfig, directory: Path, report: ProgressCallback) -> RunResult:
     """The trial of a sweep: the run, with a checkpoint a minute."""
     from mnet_jax.run import run  # here: the workers are the only processes of a sweep with JAX
 
     return run(config, directory, save_every_seconds=60.0, report=report)
 
 
-def outcome_of(trial: TrialFunction, config: RunConfig, directory: Path, report: Report) -> Outcome:
+def outcome_of(
+    trial: TrialFunction, config: RunConfig, directory: Path, report: ProgressCallback
+) -> Outcome:
     """Runs one trial; whatever it raises becomes its cause.
 
     Whoever started a worker may die and leave it at work, until it has something to report. Its

@@ -5,7 +5,6 @@ at which the process sends itself the SIGNAL; ORDER, a file that gets a line for
 that the process puts on its devices: a digest of each image.
 """
 
-import dataclasses
 import hashlib
 import os
 import signal
@@ -23,9 +22,9 @@ jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
 
 from conftest import make_tiny_spec
 
-import mnet_jax.program
 from experiments import progress, train
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
+from mnet_jax.training import placement
 from mnet_jax.training.stopping import Stop
 
 CONFIG = RunConfig(
@@ -34,20 +33,18 @@ CONFIG = RunConfig(
     training=TrainingConfig(epochs=3, warmup_epochs=1, lowering="shifted"),
     seed=5,
 )
-place, show = mnet_jax.program.placement, progress.RunProgress.show
+show = progress.RunProgress.show
 
 
-def placement(*arguments, **options):
-    placed = place(*arguments, **options)
+class Noting(placement.JitPlacement):
+    """Writes down which images are put onto the devices to be trained on."""
 
-    def put_batch(batch):
+    def put_batch(self, batch):
         if "mask" not in batch:
             digests = [hashlib.sha256(image.tobytes()).hexdigest()[:8] for image in batch["image"]]
             with Path(os.environ["ORDER"]).open("a") as file:
                 file.write(" ".join(digests) + "\n")
-        return placed.put_batch(batch)
-
-    return dataclasses.replace(placed, put_batch=put_batch)
+        return super().put_batch(batch)
 
 
 def show_or_die(self, event):
@@ -58,7 +55,7 @@ def show_or_die(self, event):
 
 if __name__ == "__main__":
     sys.argv[0] = "train"
-    mnet_jax.program.placement = placement
+    placement.JitPlacement = Noting
     progress.RunProgress.show = show_or_die
     train._config = lambda arguments, facts: CONFIG
     stop = Stop(lambda number: os._exit(128 + number))

@@ -33,7 +33,7 @@ from mnet_jax.training.divergence import (
 )
 from mnet_jax.training.epoch import Begun
 from mnet_jax.training.loop import Callbacks, Loop
-from mnet_jax.training.placement import placement
+from mnet_jax.training.placement import JitPlacement
 from mnet_jax.training.recipe import Structure
 from mnet_jax.training.step import make_train_step
 from mnet_jax.training.stopping import Stop, StoppedError
@@ -91,6 +91,13 @@ class State:
     values = {"params": {}, "batch_stats": {}}  # noqa: RUF012
 
 
+class Unplaced(JitPlacement):
+    """Leaves the batches of these steps where they are."""
+
+    def put_batch(self, batch):
+        return batch
+
+
 def loop_of(steps=5, epochs=2, **guard):
     guard = Guard(**guard)
 
@@ -103,12 +110,11 @@ def loop_of(steps=5, epochs=2, **guard):
         metrics = {"loss": loss, "accuracy": 0.5, "finite": finite}
         return State(seen=seen, step=state.step + 1), metrics
 
-    place = dataclasses.replace(placement("jit", 8), put_batch=lambda batch: batch)
     sums = {"loss": 1.0, "correct": 1.0, "count": 2.0}
     return Loop(
-        train_step=train_step, eval_step=lambda variables, batch: sums, placement=place,
-        numbers=lambda epoch: [NUMBERS] * steps, epochs=epochs, steps_per_epoch=steps,
-        batch_size=8, guard=guard,
+        train_step=train_step, eval_step=lambda variables, batch: sums,
+        placement=Unplaced(jax.devices()), numbers=lambda epoch: [NUMBERS] * steps,
+        epochs=epochs, steps_per_epoch=steps, batch_size=8, guard=guard,
     )  # fmt: skip
 
 

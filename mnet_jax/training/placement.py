@@ -1,43 +1,52 @@
 """How devices share the batch: one jit over a mesh, of all processes' devices, or pmap."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mnet_jax.training.step import Batch, TrainState, Tree
+from mnet_jax.training.step import Batch, EvalStep, TrainState, TrainStep, Tree
 from mnet_jax.training.types import Parallelism
 from mnet_jax.validation import require
 
 BATCH_AXIS = "batch"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    """How devices share the work.
+class Placement(Protocol):
+    """How devices share the work: what is compiled for them, and what lies on them.
+
+    A batch here is a NumPy array by name, [b, ...] each, with b this process's images (its
+    `data.Shard`). The shapes on the devices are the implementation's own; `get` takes them back.
 
     Attributes:
       devices: how many share a batch.
-      compile_train: makes the pure train step run on all devices, reusing the state's memory; its
-        numbers are the same on each.
-      compile_eval: the same for the pure eval step.
-      put_state: a state onto the devices; every process has the same.
-      put_batch: a NumPy batch onto the devices: this process's share of it (`data.Shard`).
-      resized: the shapes of a batch on the devices, but for another number of images.
-      get: what the compiled steps returned, one copy: a state for a checkpoint, or metrics.
     """
 
     devices: int
-    compile_train: Callable[[Callable], Callable]
-    compile_eval: Callable[[Callable], Callable]
-    put_state: Callable[[TrainState], TrainState]
-    put_batch: Callable[[Batch], Batch]
-    resized: Callable[[Batch, int], Batch]
-    get: Callable[[Tree], Tree]
+
+    def compile_train(self, step: TrainStep) -> TrainStep:
+        """Makes the pure train step run on all devices; its numbers are the same on each.
+
+        The compiled step reuses the memory of the state that it is given.
+        """
+
+    def compile_eval(self, step: EvalStep) -> EvalStep:
+        """Makes the pure eval step run on all devices."""
+
+    def put_state(self, state: TrainState) -> TrainState:
+        """Puts a state, which every process has, onto the devices, whole on each."""
+
+    def put_batch(self, batch: Batch) -> Batch:
+        """Puts a NumPy batch onto the devices, an equal part on each."""
+
+    def resized(self, batch: Batch, images: int) -> Batch:
+        """The shapes of a batch on the devices, but for another number of images."""
+
+    def get(self, tree: Tree) -> Tree:
+        """One copy of what the compiled steps returned: of a state, or of metrics."""
 
 
 def placement(
@@ -50,12 +59,8 @@ def placement(
 ) -> Placement:
     """A placement over some devices, or all of all processes.
 
-    `jit` shards the batch over a mesh and leaves the rest to the compiler, so that batch
-    normalization sees the whole batch. `pmap` maps one step over devices; the step must then be
-    made with `axis_name=BATCH_AXIS`, as must the model.
-
     Args:
-      parallel: which of the two.
+      parallel: `jit` for a `JitPlacement`, `pmap` for a `PmapPlacement`.
       batch_size: images per optimizer step.
       devices: over which.
       accumulate: micro-batches of a step, each of which the devices share.
@@ -75,76 +80,117 @@ def placement(
     require(batch_size % (count * accumulate) == 0, "batch_size", batch_size, legal)
     whole = parallel == "jit" or norm_groups == 1 or norm_groups % count == 0
     require(whole, "norm_groups", norm_groups, f"by pmap 1 or multiples of the {count} devices")
-    return _jit_placement(devices) if parallel == "jit" else _pmap_placement(devices)
+    return JitPlacement(devices) if parallel == "jit" else PmapPlacement(devices)
 
 
-def _jit_placement(devices: list[jax.Device]) -> Placement:
-    mesh = jax.sharding.Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
-    replicated = NamedSharding(mesh, PartitionSpec())
-    sharded = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
-    return Placement(
-        devices=len(devices),
-        compile_train=lambda step: jax.jit(
-            step, donate_argnums=0, out_shardings=(replicated, replicated)
-        ),
-        compile_eval=lambda step: jax.jit(step, out_shardings=replicated),
-        put_state=lambda state: _replicated(state, replicated),
-        put_batch=lambda batch: {
-            name: jax.make_array_from_process_local_data(sharded, x) for name, x in batch.items()
-        },
-        resized=lambda batch, images: _shapes(batch, lambda x: (images, *x.shape[1:])),
-        get=lambda tree: tree,
-    )
+class JitPlacement:
+    """Shards the batch over a mesh and leaves the rest to the compiler.
+
+    Batch normalization sees the whole batch. The devices may be several processes'. On them a batch
+    is [b, ...] with all processes' images, sharded over b; a state is replicated.
+    """
+
+    def __init__(self, devices: Sequence[jax.Device]) -> None:
+        """Over devices in the order in which they have their parts of a batch."""
+        mesh = _mesh(devices)
+        self.devices = len(devices)
+        self._replicated = NamedSharding(mesh, PartitionSpec())
+        self._sharded = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
+
+    def compile_train(self, step: TrainStep) -> TrainStep:
+        """See `Placement`."""
+        replicated = self._replicated
+        return jax.jit(step, donate_argnums=0, out_shardings=(replicated, replicated))
+
+    def compile_eval(self, step: EvalStep) -> EvalStep:
+        """See `Placement`."""
+        return jax.jit(step, out_shardings=self._replicated)
+
+    def put_state(self, state: TrainState) -> TrainState:
+        """See `Placement`."""
+        everywhere = self._replicated
+        if everywhere.is_fully_addressable:
+            return jax.device_put(state, everywhere)
+        here = [d for d in everywhere.mesh.devices.flat if d.process_index == jax.process_index()]
+
+        def put(x: jax.Array) -> jax.Array:
+            if not x.is_fully_addressable:
+                return x  # it is there
+            copies = [jax.device_put(x, device) for device in here]
+            return jax.make_array_from_single_device_arrays(x.shape, everywhere, copies)
+
+        return jax.tree.map(put, state)
+
+    def put_batch(self, batch: Batch) -> Batch:
+        """See `Placement`."""
+        return {
+            name: jax.make_array_from_process_local_data(self._sharded, x)
+            for name, x in batch.items()
+        }
+
+    def resized(self, batch: Batch, images: int) -> Batch:
+        """See `Placement`."""
+        return {name: _shaped(x, (images, *x.shape[1:])) for name, x in batch.items()}
+
+    def get(self, tree: Tree) -> Tree:
+        """See `Placement`: the tree itself, as there is one copy."""
+        return tree
 
 
-def _replicated(state: TrainState, everywhere: NamedSharding) -> TrainState:
-    """A state of this process's, which is every other's too, onto all devices."""
-    if everywhere.is_fully_addressable:
-        return jax.device_put(state, everywhere)
-    here = [d for d in everywhere.mesh.devices.flat if d.process_index == jax.process_index()]
+class PmapPlacement:
+    """Maps one step over the devices of this process; batches and states are stacked for them.
 
-    def put(x: jax.Array) -> jax.Array:
-        if not x.is_fully_addressable:
-            return x  # it is there
-        copies = [jax.device_put(x, device) for device in here]
-        return jax.make_array_from_single_device_arrays(x.shape, everywhere, copies)
+    The step must be made with `axis_name=BATCH_AXIS`, as must the model, to see the whole batch. On
+    d devices a batch is [d, b / d, ...], and an array of a state [d, ...], with d equal copies.
+    """
 
-    return jax.tree.map(put, state)
+    def __init__(self, devices: Sequence[jax.Device]) -> None:
+        """Over devices in the order in which they have their parts of a batch."""
+        self.devices = len(devices)
+        self._each = list(devices)
+        self._stacked = NamedSharding(_mesh(devices), PartitionSpec(BATCH_AXIS))
 
-
-def _pmap_placement(devices: list[jax.Device]) -> Placement:
-    count = len(devices)
-    stacked = NamedSharding(
-        jax.sharding.Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,)),
-        PartitionSpec(BATCH_AXIS),
-    )
-
-    def put_state(state: TrainState) -> TrainState:
-        return jax.tree.map(
-            lambda x: jax.device_put(jnp.broadcast_to(x, (count, *x.shape)), stacked), state
+    def compile_train(self, step: TrainStep) -> TrainStep:
+        """See `Placement`."""
+        return jax.pmap(
+            step,
+            axis_name=BATCH_AXIS,
+            in_axes=(0, 0, None),
+            donate_argnums=0,
+            devices=self._each,
         )
 
-    def put_batch(batch: Batch) -> Batch:
-        shared = {k: v.reshape(count, -1, *v.shape[1:]) for k, v in batch.items()}
-        return jax.device_put(shared, stacked)
+    def compile_eval(self, step: EvalStep) -> EvalStep:
+        """See `Placement`."""
+        return jax.pmap(step, axis_name=BATCH_AXIS, devices=self._each)
 
-    return Placement(
-        devices=len(devices),
-        compile_train=lambda step: jax.pmap(
-            step, axis_name=BATCH_AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices
-        ),
-        compile_eval=lambda step: jax.pmap(step, axis_name=BATCH_AXIS, devices=devices),
-        put_state=put_state,
-        put_batch=put_batch,
-        resized=lambda batch, images: _shapes(
-            batch, lambda x: (count, images // count, *x.shape[2:])
-        ),
-        get=lambda tree: jax.tree.map(lambda x: x[0], tree),
-    )
+    def put_state(self, state: TrainState) -> TrainState:
+        """See `Placement`."""
+
+        def put(x: jax.Array) -> jax.Array:
+            return jax.device_put(jnp.broadcast_to(x, (self.devices, *x.shape)), self._stacked)
+
+        return jax.tree.map(put, state)
+
+    def put_batch(self, batch: Batch) -> Batch:
+        """See `Placement`."""
+        shared = {k: v.reshape(self.devices, -1, *v.shape[1:]) for k, v in batch.items()}
+        return jax.device_put(shared, self._stacked)
+
+    def resized(self, batch: Batch, images: int) -> Batch:
+        """See `Placement`."""
+        each = images // self.devices
+        return {name: _shaped(x, (self.devices, each, *x.shape[2:])) for name, x in batch.items()}
+
+    def get(self, tree: Tree) -> Tree:
+        """See `Placement`: the first device's copy."""
+        return jax.tree.map(lambda x: x[0], tree)
 
 
-def _shapes(batch: Batch, shape: Callable[[Any], tuple[int, ...]]) -> Batch:
-    return {
-        name: jax.ShapeDtypeStruct(shape(x), x.dtype, sharding=x.sharding)
-        for name, x in batch.items()
-    }
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+    return Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def _shaped(x: jax.Array, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """What is known of an array that is like another one, but of another shape."""
+    return jax.ShapeDtypeStruct(shape, x.dtype, sharding=x.sharding)

@@ -15,7 +15,7 @@ from typing import Any
 
 from experiments.scales import SCALES, ScaleName
 from mnet_jax.ablation import axes
-from mnet_jax.ablation.judgement import Claim, Direction
+from mnet_jax.ablation.judgement import Claim, Expectation
 from mnet_jax.config import RunConfig
 
 Values = Mapping[str, Any]  # of axes, by name
@@ -86,7 +86,9 @@ def _along(axis: str, *values: Any) -> tuple[Values, ...]:
     return tuple({axis: value} for value in values)
 
 
-def _claim(direction: Direction, text: str, source: str, margin: float = 0.0, **arms: Any) -> Claim:
+def _claim(
+    direction: Expectation, text: str, source: str, margin: float = 0.0, **arms: Any
+) -> Claim:
     """A claim about the arms with these values on axes; about all, if there are none."""
     labels = {axis: f"{value}" for axis, value in arms.items()}
     return Claim(direction=direction, text=text, source=source, arms=labels, margin=margin)

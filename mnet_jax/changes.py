@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MISSING = "-"  # a field or a block that only one of them has
+ABSENT = "-"  # the text of what is not there: a field, an axis, a number in a table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def _ranges(indices: Sequence[int]) -> str:
 def text(value: Any) -> str:
     """A value in a line: a dataclass by its class and what is not the class's default."""
     if value is None:
-        return MISSING
+        return ABSENT
     if isinstance(value, tuple):
         return ", ".join(map(text, value)) or "none"
     if isinstance(value, float):

@@ -7,8 +7,6 @@ from mnet_jax.ablation.judgement import Claim, Judgement
 from mnet_jax.ablation.statistics import Interval, Method
 from mnet_jax.config import RunConfig
 
-ABSENT = "-"  # a number that is not there, an axis that a network has no place for
-
 
 @dataclass(frozen=True, kw_only=True)
 class SeedOutcome:

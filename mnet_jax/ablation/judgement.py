@@ -8,7 +8,7 @@ from mnet_jax.ablation.comparison import Comparison
 from mnet_jax.validation import require, require_choice
 
 Judgement = Literal["supports", "contradicts", "cannot tell"]
-Direction = Literal["better", "worse", "equal"]
+Expectation = Literal["better", "worse", "equal"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +24,14 @@ class Claim:
       margin: of `equal` alone: the largest difference that still counts as equal, a share.
     """
 
-    direction: Direction
+    direction: Expectation
     text: str
     source: str
     arms: dict[str, str] = field(default_factory=dict)
     margin: float = 0.0
 
     def __post_init__(self) -> None:
-        require_choice("direction", self.direction, Direction)
+        require_choice("direction", self.direction, Expectation)
         within = 0 < self.margin < 1 if self.direction == "equal" else self.margin == 0
         require(within, "margin", self.margin, "above 0 and below 1 for equal, else 0")
 

@@ -17,9 +17,10 @@ from rich.text import Text
 
 from mnet_jax import serialization
 from mnet_jax.ablation import wording
-from mnet_jax.ablation.arms import ABSENT, Arm, Report
+from mnet_jax.ablation.arms import Arm, Report
 from mnet_jax.ablation.statistics import Interval
 from mnet_jax.ablation.store import write_file, write_text
+from mnet_jax.changes import ABSENT
 from mnet_jax.config import RunConfig
 
 VERDICT_STYLES = {"better": "green", "worse": "red"}

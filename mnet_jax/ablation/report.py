@@ -8,11 +8,12 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from mnet_jax.ablation.arms import ABSENT, Arm, Failure, JudgedClaim, Report, SeedOutcome
+from mnet_jax.ablation.arms import Arm, Failure, JudgedClaim, Report, SeedOutcome
 from mnet_jax.ablation.comparison import Comparison, compare, count_comparisons
 from mnet_jax.ablation.judgement import Claim, judge, judge_all
 from mnet_jax.ablation.statistics import Method, mean_interval, seed_differences
 from mnet_jax.ablation.store import Trial, key_of
+from mnet_jax.changes import ABSENT
 from mnet_jax.config import RunConfig
 from mnet_jax.result import RunResult
 from mnet_jax.validation import require

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from mnet_jax.ablation.arms import ABSENT, Arm, Report
+from mnet_jax.ablation.arms import Arm, Report
 from mnet_jax.ablation.power import MOST_SEEDS, POWER
 from mnet_jax.ablation.statistics import (
     ALPHA,
@@ -12,6 +12,7 @@ from mnet_jax.ablation.statistics import (
     Method,
     mean_interval,
 )
+from mnet_jax.changes import ABSENT
 
 MOST_DIGITS = 12  # behind the point: what lies closer to a border is on it, up to rounding
 SHOWN_LABELS = 8  # of those that all arms share, in a caption

@@ -9,10 +9,11 @@ import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
-from mnet_jax.ablation.axes.axis import ABSENT, Axis, text
+from mnet_jax.ablation.axes.axis import Axis, text
 from mnet_jax.ablation.axes.blocks import BLOCK_AXES
 from mnet_jax.ablation.axes.factory import FACTORY_AXES
 from mnet_jax.ablation.axes.fields import field_axes
+from mnet_jax.changes import ABSENT
 from mnet_jax.config import RunConfig
 from mnet_jax.validation import require
 

@@ -9,8 +9,6 @@ from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import RunConfig
 from mnet_jax.validation import is_number, is_whole, require, require_choice
 
-ABSENT = "-"  # what `read` gives where a network or a recipe has no place for the axis
-
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
@@ -21,7 +19,7 @@ class Axis:
       values: the type of its values, a `Literal` where the choice is closed.
       claim: what varying it shows, with the source.
       apply: the config with this value.
-      read: the value of a config, or `ABSENT`.
+      read: the value of a config, or `ABSENT` where a network or a recipe has no place for it.
       settles: axes whose values follow from this one's, so that a table of it need not show them.
     """
 

@@ -4,10 +4,11 @@ import dataclasses
 from typing import Any, Literal
 
 from mnet_jax import architectures
-from mnet_jax.ablation.axes.axis import ABSENT, Axis, only, spec_axis
+from mnet_jax.ablation.axes.axis import Axis, only, spec_axis
 from mnet_jax.ablation.axes.factory import V3, made
 from mnet_jax.architectures import InvertedResidual, NetworkSpec, Separable, transforms
 from mnet_jax.architectures.spec import Activation, Shortcut
+from mnet_jax.changes import ABSENT
 from mnet_jax.validation import require
 
 SqueezeExcite = Literal["none", "published", "all"]

@@ -10,10 +10,11 @@ from functools import cache
 from typing import Any, Literal
 
 from mnet_jax import architectures
-from mnet_jax.ablation.axes.axis import ABSENT, Axis, spec_axis
+from mnet_jax.ablation.axes.axis import Axis, spec_axis
 from mnet_jax.architectures import NetworkSpec
 from mnet_jax.architectures.dialects import DialectName
 from mnet_jax.architectures.mobilenet_v3 import LastStage
+from mnet_jax.changes import ABSENT
 from mnet_jax.validation import require
 
 V3 = ("mobilenet_v3_large", "mobilenet_v3_small")

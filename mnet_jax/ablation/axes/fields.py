@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from mnet_jax.ablation.axes.axis import ABSENT, Axis
+from mnet_jax.ablation.axes.axis import Axis
+from mnet_jax.changes import ABSENT
 from mnet_jax.config import RunConfig
 
 # Fields that other parts of the config determine, or that an axis computes the network from.

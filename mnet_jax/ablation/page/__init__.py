@@ -7,12 +7,12 @@ from collections.abc import Callable
 from importlib import resources
 
 from mnet_jax.ablation import wording
-from mnet_jax.ablation.arms import ABSENT, Arm, Report
+from mnet_jax.ablation.arms import Arm, Report
 from mnet_jax.ablation.page import charts, tradeoff
 from mnet_jax.ablation.page.looks import legend, reads, styles
 from mnet_jax.ablation.page.markup import Markup, join, tag
 from mnet_jax.ablation.statistics import Interval
-from mnet_jax.changes import changes, outline
+from mnet_jax.changes import ABSENT, changes, outline
 from mnet_jax.config import RunConfig
 
 MOST_CHANGES = 8  # shown at once; the width multiplier changes every block

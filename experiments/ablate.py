@@ -28,13 +28,12 @@ from rich.console import Console
 from experiments import listing, opening, platforms, stored, sweeps, terminal, trials
 from experiments.arguments import axis_values, parse, refusals, refuse, with_axes
 from experiments.planning import PRESUMED, look_at, require_directory
+from experiments.stored import COMMAND
 from experiments.sweeps import Plan, SweepArguments
 from mnet_jax.ablation import axes, events, runners, store, wording
 from mnet_jax.ablation.statistics import Method
 from mnet_jax.config import RunConfig
 from mnet_jax.training.stopping import Stop, StoppedError
-
-COMMAND = "ablate"
 
 
 @dataclass(frozen=True, kw_only=True)

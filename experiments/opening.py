@@ -6,6 +6,7 @@ from experiments.planning import DatasetFacts
 from mnet_jax.ablation import axes
 from mnet_jax.analysis import cost
 from mnet_jax.config import RunConfig
+from mnet_jax.training.manifest import CHECKPOINTS
 from mnet_jax.validation import one_line
 
 
@@ -63,7 +64,7 @@ def _beginning(directory: Path, steps_per_epoch: int) -> str:
 def _last_step(directory: Path) -> int | None:
     """The step of the last checkpoint in a run's directory, by its name; None without one."""
     try:
-        names = [path.name for path in (directory / "checkpoints").iterdir()]
+        names = [path.name for path in (directory / CHECKPOINTS).iterdir()]
     except OSError:
         return None
     return max((int(name) for name in names if name.isdecimal()), default=None)

@@ -20,7 +20,6 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 
@@ -56,6 +55,7 @@ from mnet_jax.files import read_file, replace_file
 from mnet_jax.progress import Progress
 from mnet_jax.result import RunResult
 from mnet_jax.training.stopping import SIGNALS, Stop, StoppedError, blocked
+from mnet_jax.training.types import Keep
 from mnet_jax.validation import one_line, require
 
 COMMAND = "train"
@@ -76,7 +76,7 @@ class Arguments(RunArguments, ProcessArguments):
     """the seed behind initialization, data order, augmentation and dropout"""
     run: Path = Path("runs/latest")
     """where checkpoints, scalars, config.json and result.json go"""
-    keep: Literal["last", "best"] = "last"
+    keep: Keep = "last"
     """the weights kept as a model: the last, or those with the best validation accuracy"""
     save_every_seconds: float = 0.0
     """seconds between checkpoints, within epochs too; with 0 there is one after every epoch"""

@@ -18,6 +18,7 @@ from mnet_jax.ablation import axes, runners, store
 from mnet_jax.ablation.events import Sweep
 from mnet_jax.config import RunConfig
 from mnet_jax.progress import Progress
+from mnet_jax.training.manifest import CHECKPOINTS
 from mnet_jax.training.stopping import Stop, StoppedError
 from mnet_jax.validation import require
 
@@ -128,7 +129,7 @@ def run(
                 trial = kept.finish(config, found, outcome.environment)
                 progress.end(config)
                 if trial.result:  # what there was to go on from is done with; its model stays
-                    shutil.rmtree(directory_of(config) / "checkpoints", ignore_errors=True)
+                    shutil.rmtree(directory_of(config) / CHECKPOINTS, ignore_errors=True)
                 name = f"{names[config]}, {arm_of(config)}, seed {config.seed}"
                 console.print(f"{name}: {_ending(trial)}", soft_wrap=True)
 

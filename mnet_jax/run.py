@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
@@ -30,15 +30,15 @@ from mnet_jax.training.checkpoint import Checkpoints
 from mnet_jax.training.divergence import Guard
 from mnet_jax.training.evaluation import Evaluation
 from mnet_jax.training.loop import History, Loop
+from mnet_jax.training.manifest import CHECKPOINTS
 from mnet_jax.training.matching import saved_config
 from mnet_jax.training.memory import exhaustion_explained
 from mnet_jax.training.recipe import Structure
 from mnet_jax.training.scalars import Scalars
 from mnet_jax.training.step import TrainState
 from mnet_jax.training.stopping import Stop
+from mnet_jax.training.types import Keep
 
-Keep = Literal["last", "best"]
-CHECKPOINTS = "checkpoints"  # in a run's directory
 _log = logging.getLogger(__name__)
 
 # What changes the speed of a process from outside; a table that does not say so is worth little.

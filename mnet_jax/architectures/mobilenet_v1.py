@@ -1,12 +1,12 @@
 """MobileNet V1 (arXiv 1704.04861), Table 1."""
 
-from typing import Literal
-
 from mnet_jax.architectures.dialects import DialectName, dialect_of, round_channels, sizing_of
 from mnet_jax.architectures.spec import ConvNorm, Head, NetworkSpec, Separable
 from mnet_jax.architectures.transforms import (
     Convolution,
+    Depth,
     InputStride,
+    Rectifier,
     with_activation,
     with_convolution,
     with_depth,
@@ -39,8 +39,8 @@ def mobilenet_v1(
     width: float = 1.0,
     num_classes: int = 1000,
     convolution: Convolution = "depthwise",
-    depth: Literal["full", "shallow"] = "full",
-    activation: Literal["relu6", "relu"] = "relu6",
+    depth: Depth = "full",
+    activation: Rectifier = "relu6",
     dropout: float | None = None,
     dialect: DialectName = "paper",
     norm_momentum: float | None = None,
@@ -63,7 +63,7 @@ def mobilenet_v1(
     Raises:
       ValueError: an option is not legal; one line with its name, its value and the legal ones.
     """
-    require_choice("activation", activation, Literal["relu6", "relu"])
+    require_choice("activation", activation, Rectifier)
     sizing = sizing_of(VERSION, dialect)
 
     def channels(count: int) -> int:

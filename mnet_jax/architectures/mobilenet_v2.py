@@ -1,12 +1,11 @@
 """MobileNet V2 (arXiv 1801.04381), Table 2."""
 
-from typing import Literal
-
 from mnet_jax.architectures.dialects import DialectName, dialect_of, round_channels, sizing_of
 from mnet_jax.architectures.spec import ConvNorm, Head, InvertedResidual, NetworkSpec, Shortcut
 from mnet_jax.architectures.transforms import (
     Bottleneck,
     InputStride,
+    Rectifier,
     with_activation,
     with_bottleneck,
     with_expansion,
@@ -37,7 +36,7 @@ def mobilenet_v2(
     expansion: int = 6,
     bottleneck: Bottleneck = "linear",
     shortcut: Shortcut = "bottleneck",
-    activation: Literal["relu6", "relu"] = "relu6",
+    activation: Rectifier = "relu6",
     dropout: float | None = None,
     dialect: DialectName = "paper",
     norm_momentum: float | None = None,
@@ -61,7 +60,7 @@ def mobilenet_v2(
     Raises:
       ValueError: an option is not legal; one line with its name, its value and the legal ones.
     """
-    require_choice("activation", activation, Literal["relu6", "relu"])
+    require_choice("activation", activation, Rectifier)
     sizing = sizing_of(VERSION, dialect)
     # Keras truncates in its blocks alone, so stem and last convolution round in one way everywhere.
     stem = round_channels(STEM, width, "divisible")

@@ -35,6 +35,7 @@ VERSION = "mobilenet_v3"
 STEM = 16
 Variant = Literal["large", "small"]
 LastStage = Literal["efficient", "original"]
+Stem = Literal[16, 32]
 
 
 class Row(NamedTuple):
@@ -93,7 +94,7 @@ def mobilenet_v3(
     minimalistic: bool = False,
     squeeze_excite: bool | None = None,
     hard_swish_from: int | None = None,
-    stem: Literal[16, 32] = 16,
+    stem: Stem = 16,
     last_stage: LastStage = "efficient",
     bottleneck: Bottleneck = "linear",
     shortcut: Shortcut = "bottleneck",
@@ -129,7 +130,7 @@ def mobilenet_v3(
       ValueError: an option is not legal; one line with its name, its value and the legal ones.
     """
     require_choice("variant", variant, Variant)
-    require_choice("stem", stem, Literal[16, 32])
+    require_choice("stem", stem, Stem)
     require_choice("last_stage", last_stage, LastStage)
     _require_options(minimalistic, squeeze_excite, hard_swish_from)
     table, hidden = _TABLES[variant]

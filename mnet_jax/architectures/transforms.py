@@ -26,6 +26,8 @@ from mnet_jax.validation import is_whole, require, require_choice, with_plain_ar
 Convolution = Literal["depthwise", "full"]
 Bottleneck = Literal["linear", "relu6"]
 InputStride = Literal[4, 2, 1]
+Depth = Literal["full", "shallow"]
+Rectifier = Literal["relu6", "relu"]  # throughout V1 and V2
 PlainActivation = Literal["relu6", "relu", "hard_swish"]
 MOST_REPEATS = 100  # blocks of a stage; the deepest residual networks of the papers' time have 36
 
@@ -223,9 +225,9 @@ def with_convolution(spec: NetworkSpec, convolution: Convolution) -> NetworkSpec
     return _map_blocks(spec, change)
 
 
-def with_depth(spec: NetworkSpec, depth: Literal["full", "shallow"]) -> NetworkSpec:
+def with_depth(spec: NetworkSpec, depth: Depth) -> NetworkSpec:
     """All blocks, or V1 without its five 14x14x512 layers (V1 paper, Table 5)."""
-    require_choice("depth", depth, Literal["full", "shallow"])
+    require_choice("depth", depth, Depth)
     if depth == "full":
         return spec
     if spec.name != "mobilenet_v1":

@@ -1,8 +1,9 @@
 """What is timed: a program, its sizes, and the least work that it takes."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mnet_jax.analysis.cost import count
 from mnet_jax.architectures import NetworkSpec
@@ -11,6 +12,7 @@ from mnet_jax.architectures.spec import Activation, Kind
 from mnet_jax.config import DataConfig
 from mnet_jax.ops.types import Direction
 
+NetworkProgram = Literal["inference", "training"]
 Derivative = Literal["forward", "input gradient", "kernel gradient", "both gradients"]
 FLOAT_BYTES = 4
 
@@ -128,7 +130,7 @@ class NetworkCase:
       batch_size: images at a time.
     """
 
-    program: Literal["inference", "training"]
+    program: NetworkProgram
     spec: NetworkSpec
     resolution: int
     batch_size: int
@@ -208,3 +210,4 @@ class CompileCase:
 
 
 Case = DepthwiseCase | LayerCase | NetworkCase | InputCase | CompileCase
+Run = Callable[[], Any]  # what a contender makes of a case: each call computes it once

@@ -13,6 +13,7 @@ from mnet_jax.benchmark.cases import (
     InputCase,
     LayerCase,
     NetworkCase,
+    Run,
 )
 
 
@@ -39,7 +40,7 @@ class Contender:
         """The packages that are not installed."""
         return tuple(p for p in self.packages if importlib.util.find_spec(p) is None)
 
-    def load(self) -> Callable[[Any], Callable[[], Any]]:
+    def load(self) -> Callable[[Any], Run]:
         """Imports the contender's framework: the function from a case to one that runs it."""
         module, _, function = self.maker.partition(":")
         return getattr(importlib.import_module(f"mnet_jax.benchmark.{module}"), function)

@@ -2,13 +2,9 @@
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from mnet_jax.benchmark.cases import NetworkCase
-
-Run = Callable[[], Any]
+from mnet_jax.benchmark.cases import NetworkCase, Run
 
 
 def onnx_runtime(case: NetworkCase) -> Run:

@@ -17,14 +17,13 @@ from flax import traverse_util
 
 from mnet_jax import architectures, data, models, ops
 from mnet_jax.benchmark import jax_layers
-from mnet_jax.benchmark.cases import DepthwiseCase, InputCase, LayerCase, NetworkCase
+from mnet_jax.benchmark.cases import DepthwiseCase, InputCase, LayerCase, NetworkCase, Run
 from mnet_jax.benchmark.contenders import SEEDS
 from mnet_jax.config import Sgd, TrainingConfig
 from mnet_jax.training import metrics, optimizer
 from mnet_jax.training.recipe import Numbers, Structure
 from mnet_jax.training.step import TrainState, initial_state, make_train_step
 
-Run = Callable[[], Any]
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 TRAINING = TrainingConfig(
     optimizer=Sgd(momentum=MOMENTUM),

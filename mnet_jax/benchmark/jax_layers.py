@@ -10,9 +10,7 @@ import numpy as np
 from jax import lax
 
 from mnet_jax import ops
-from mnet_jax.benchmark.cases import DepthwiseCase, LayerCase
-
-Run = Callable[[], Any]
+from mnet_jax.benchmark.cases import DepthwiseCase, LayerCase, Run
 
 
 def depthwise(case: DepthwiseCase, lowering: ops.Lowering) -> Run:

@@ -14,6 +14,7 @@ from mnet_jax.benchmark.cases import (
     Derivative,
     LayerCase,
     NetworkCase,
+    NetworkProgram,
 )
 from mnet_jax.ops.types import Direction
 
@@ -68,7 +69,7 @@ def _depthwise_cases(
 
 
 def network_cases(
-    program: Literal["inference", "training"],
+    program: NetworkProgram,
     networks: Iterable[str],
     sizes: Iterable[tuple[int, int]],
 ) -> list[Case]:

@@ -19,9 +19,8 @@ from mnet_jax.architectures import (
     Separable,
 )
 from mnet_jax.architectures.spec import Block
-from mnet_jax.benchmark.cases import DepthwiseCase, LayerCase, NetworkCase
+from mnet_jax.benchmark.cases import DepthwiseCase, LayerCase, NetworkCase, Run
 
-Run = Callable[[], Any]
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hard_swish": nn.Hardswish}
 

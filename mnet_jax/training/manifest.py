@@ -11,6 +11,7 @@ from pathlib import Path
 from mnet_jax.files import open_regular, read_file, replace_file, sync_directory
 from mnet_jax.validation import one_line
 
+CHECKPOINTS = "checkpoints"  # the directory of all of them, in a run's
 FILE_NAME = "manifest.json"
 # Not in it: itself, and what Orbax writes when it commits a checkpoint, of which nothing is used.
 OTHERS = (FILE_NAME, "_CHECKPOINT_METADATA", "commit_success.txt")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from mnet_jax.training import metrics
-from mnet_jax.training.microbatches import in_groups, mean_over, micro_batch
+from mnet_jax.training.microbatches import Tree, in_groups, mean_over, micro_batch
 from mnet_jax.training.mixing import mix
 from mnet_jax.training.recipe import Numbers, Scalar
 
@@ -18,7 +18,6 @@ SMALL = 2**14  # numbers in an array
 
 Array: TypeAlias = jax.Array
 Batch: TypeAlias = Mapping[str, Any]
-Tree: TypeAlias = Any
 
 
 class TrainState(flax.struct.PyTreeNode):

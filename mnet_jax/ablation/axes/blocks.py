@@ -140,7 +140,7 @@ BLOCK_AXES: tuple[Axis, ...] = (
     ),
     spec_axis(
         "depth",
-        Literal["full", "shallow"],
+        transforms.Depth,
         "all blocks, or without the five 14x14x512 ones (V1, Table 5)",
         transforms.with_depth,
         _read_depth,

@@ -27,12 +27,13 @@ from rich.console import Console
 
 from experiments import listing, opening, platforms, stored, sweeps, terminal, trials
 from experiments.arguments import axis_values, parse, refusals, refuse, with_axes
-from experiments.planning import PRESUMED, look_at, require_directory
+from experiments.planning import load, recipe_name, require_directory, require_fit
+from experiments.recipes import SIZED
 from experiments.stored import COMMAND
 from experiments.sweeps import Plan, SweepArguments
 from mnet_jax.ablation import axes, events, runners, store, wording
 from mnet_jax.ablation.statistics import Method
-from mnet_jax.config import RunConfig
+from mnet_jax.config import Arm, RunConfig
 from mnet_jax.training.stopping import Stop, StoppedError
 
 
@@ -81,7 +82,10 @@ def _ablate(arguments: Arguments, kept: store.Store, console: Console, stop: Sto
     with refusals(COMMAND, arguments):
         before = _read(kept)
         known = before.trials
-        sweep, configs = _plan(arguments, console)
+        plan, num_classes = _plan(arguments, console)
+        configs = [
+            arm.config(num_classes, seed) for seed in arguments.arm_seeds for arm in plan.arms
+        ]
         todo = store.missing(known, configs)
         tuned = arguments.tune_allocator
         if todo and arguments.runner == "local":
@@ -93,10 +97,11 @@ def _ablate(arguments: Arguments, kept: store.Store, console: Console, stop: Sto
         stored.warn(complaints := kept.complaints, console)
         record = events.sweep(
             shlex.join(["python", "-m", "experiments.ablate", *sys.argv[1:]]),
-            arms=configs,
+            arms=plan.arms,
+            num_classes=num_classes,
             seeds=arguments.arm_seeds,
-            baseline=_anchor(sweep, configs, store.comparable(known, configs)),
-            axes=sweep.axes,
+            baseline=_anchor(plan, store.comparable(known, configs)),
+            axes=plan.axes,
             preset=arguments.preset,
             interval=arguments.interval,
         )
@@ -135,25 +140,27 @@ def _asked_before(called: events.Sweep, before: store.Contents) -> events.Sweep 
     return None
 
 
-def _plan(arguments: Arguments, console: Console) -> tuple[Plan, list[RunConfig]]:
-    """The arms, and every config to have a trial of.
+def _plan(arguments: Arguments, console: Console) -> tuple[Plan, int]:
+    """The arms, and the number of classes of the data set.
 
     Raises:
       ValueError: a value is not legal, or the data set cannot be had.
     """
     values = axis_values(arguments, axes.AXES)
-    planned = sweeps.plan(arguments, values, PRESUMED)  # refuses bad values before it loads
-    arms = [arm.data for arm in planned.arms]
+    plan = sweeps.plan(arguments, values)  # refuses bad values before anything is loaded
+    every = [arm.data for arm in plan.arms]
     images = dataclasses.replace(
-        arms[0],
-        bad_images=max(arm.bad_images for arm in arms),
-        max_image_pixels=max(arm.max_image_pixels for arm in arms),
+        every[0],
+        bad_images=max(data.bad_images for data in every),
+        max_image_pixels=max(data.max_image_pixels for data in every),
     )
     console.print(opening.reading(arguments.images))
-    sweep = sweeps.plan(arguments, values, look_at(images))
-    return sweep, [
-        dataclasses.replace(arm, seed=seed) for seed in arguments.arm_seeds for arm in sweep.arms
-    ]
+    dataset = load(images)
+    if recipe_name(arguments, len(dataset.train)) in SIZED:
+        plan = sweeps.plan(arguments, values, len(dataset.train))
+    for arm in plan.arms:
+        require_fit(arm.config(dataset.num_classes))
+    return plan.of_files(dataset.listing), dataset.num_classes
 
 
 def _opening(to_run: int, asked: int, results: Path) -> str:
@@ -170,14 +177,11 @@ def _interrupted(kept: store.Store, configs: Sequence[RunConfig]) -> str:
     )
 
 
-def _anchor(
-    sweep: Plan, configs: Sequence[RunConfig], comparable: Iterable[store.Trial]
-) -> RunConfig:
+def _anchor(plan: Plan, comparable: Iterable[store.Trial]) -> Arm:
     """The arm that the others are compared with.
 
     The baseline if it is among those shown; else the arm of this call that is nearest to it: on
     each axis the baseline's value if it was named, else the first one.
     """
-    shown = {dataclasses.replace(c, seed=0) for c in configs}
-    shown |= {dataclasses.replace(t.config, seed=0) for t in comparable if t.result}
-    return sweep.baseline if sweep.baseline in shown else sweep.nearest
+    shown = {*plan.arms, *(Arm.of(trial.config) for trial in comparable if trial.result)}
+    return plan.baseline if plan.baseline in shown else plan.nearest

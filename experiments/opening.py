@@ -1,13 +1,16 @@
 """What a training command says before it trains: what it is going to do, and with what."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from experiments.planning import DatasetFacts
 from mnet_jax.ablation import axes
 from mnet_jax.analysis import cost
 from mnet_jax.config import RunConfig
 from mnet_jax.training.manifest import CHECKPOINTS
 from mnet_jax.validation import one_line
+
+if TYPE_CHECKING:
+    from mnet_jax.data import Dataset
 
 
 def reading(dataset: str) -> str:
@@ -15,27 +18,27 @@ def reading(dataset: str) -> str:
     return f"reading {one_line(dataset)} ..."
 
 
-def lines(config: RunConfig, recipe: str, facts: DatasetFacts, directory: Path) -> list[str]:
+def lines(config: RunConfig, recipe: str, dataset: "Dataset", directory: Path) -> list[str]:
     """What a run is going to do, in a line for each part of it.
 
     Args:
       config: of the run.
       recipe: the name of what it started from, before flags.
-      facts: what a look at the data set tells.
+      dataset: its images.
       directory: where the run goes.
     """
     data, training, expense = config.data, config.training, _cost(config)
     folder = f" {one_line(data.directory)}" if data.directory else ""
-    steps = data.steps_per_epoch(facts.train)
+    steps = data.steps_per_epoch(len(dataset.train))
     optimizer, schedule = (
         axis.read(config) for axis in axes.AXES if axis.name in ("optimizer", "schedule")
     )
     start = f", from the weights in {one_line(config.pretrained.path)}" if config.pretrained else ""
     frozen = f", {training.frozen} of {2 + len(config.spec.blocks)} parts frozen"
     return [
-        f"data        {one_line(data.name)}{folder}: {facts.train:,} images to train, "
-        f"{facts.validation:,} to validate, {facts.test:,} to test, {facts.classes:,} classes, "
-        f"{data.resolution} pixels",
+        f"data        {one_line(data.name)}{folder}: {len(dataset.train):,} images to train, "
+        f"{len(dataset.validation):,} to validate, {len(dataset.test):,} to test, "
+        f"{dataset.num_classes:,} classes, {data.resolution} pixels",
         f"network     {config.spec.name}, width {config.spec.width:g}, {expense.params:,} "
         f"parameters, {expense.madds:,} MAdds{start}{frozen if training.frozen else ''}",
         f"recipe      {recipe}: {_counted(training.epochs, 'epoch')} of {_counted(steps, 'step')}, "

@@ -1,10 +1,10 @@
-"""From the arguments that commands share to the config of a run."""
+"""From the arguments that commands share to an arm, and to the data set that it is trained on."""
 
 import dataclasses
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from experiments import recipes
 from experiments.arguments import LocalPath
@@ -12,8 +12,11 @@ from experiments.recipes import NAMES, RECIPES, SIZED
 from mnet_jax.ablation import axes
 from mnet_jax.analysis import cost
 from mnet_jax.architectures import NetworkSpec, lone_layer
-from mnet_jax.config import DataConfig, Pretrained, RunConfig
+from mnet_jax.config import ARM_CLASSES, Arm, DataConfig, Pretrained, RunConfig
 from mnet_jax.validation import require
+
+if TYPE_CHECKING:
+    from mnet_jax import data
 
 DATASET = "digits"
 # No MobileNet comes near these; a slip of the keyboard does, and would take the machine down.
@@ -24,28 +27,9 @@ MAX_BATCH_SIZE = 2**20
 MAX_SEED = 2**32 - 1  # NumPy's and JAX's generators take 32 bits without a thought
 
 
-@dataclass(frozen=True, kw_only=True)
-class DatasetFacts:
-    """What a config takes from its data set.
-
-    Attributes:
-      classes: of the images.
-      train: images, without those that are held out.
-      validation: images that are held out.
-      test: images.
-      listing: of the files, where they are a folder's; see `DataConfig`.
-    """
-
-    classes: int
-    train: int
-    validation: int
-    test: int
-    listing: str = ""
-
-
-# Before the set is read: with this many images a sized recipe has its largest batch and its most
-# epochs, so what is refused is refused for a set of any size.
-PRESUMED = DatasetFacts(classes=2, train=160, validation=16, test=40)
+# Before the data set is read: with this many training images a recipe of `SIZED` has its largest
+# batch and its most epochs, so what is refused is refused for a set of any size.
+PRESUMED_IMAGES = 160
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,63 +59,60 @@ class RunArguments:
         return self.recipe
 
 
-def recipe_name(arguments: RunArguments, facts: DatasetFacts) -> str:
-    """The recipe that training starts from."""
+def recipe_name(arguments: RunArguments, train_images: int = PRESUMED_IMAGES) -> str:
+    """The recipe that training starts from, on a data set with so many training images."""
     return arguments.named or recipes.recipe_for(
-        arguments.images, facts.train, pretrained=arguments.pretrained is not None
+        arguments.images, train_images, pretrained=arguments.pretrained is not None
     )
 
 
-def baseline(arguments: RunArguments, facts: DatasetFacts) -> RunConfig:
-    """Where training starts on the data set that the command line names.
+def baseline(arguments: RunArguments, train_images: int = PRESUMED_IMAGES) -> Arm:
+    """The arm that the recipe of the command line makes, before the flags of axes.
 
     Args:
-      arguments: which data set, and how.
-      facts: what a look at the data set tells.
+      arguments: which recipe and data set.
+      train_images: how many training images the data set has.
 
     Raises:
       ValueError: a value is not legal.
     """
-    name, pretrained = recipe_name(arguments, facts), arguments.pretrained
+    name, pretrained = recipe_name(arguments, train_images), arguments.pretrained
     legal = pretrained is not None or name != "fine-tuning"
     require(legal, "recipe", name, "another one, or --pretrained with it")
     if name in RECIPES:
-        config = RECIPES[name](facts.classes)
+        arm = Arm.of(RECIPES[name](ARM_CLASSES))
     else:
-        config = recipes.baseline(arguments.images, facts.classes)
-    data = dataclasses.replace(
-        config.data, name=arguments.images, directory=arguments.data_dir, listing=facts.listing
-    )
-    if arguments.images.split(":")[0] != config.data.name:  # what is held out is for its own images
+        arm = Arm.of(recipes.baseline(arguments.images, ARM_CLASSES))
+    data = dataclasses.replace(arm.data, name=arguments.images, directory=arguments.data_dir)
+    if arguments.images.split(":")[0] != arm.data.name:  # what is held out is for its own images
         data = dataclasses.replace(data, validation_fraction=DataConfig.validation_fraction)
-    config = dataclasses.replace(config, data=data)
+    arm = dataclasses.replace(arm, data=data)
     if pretrained is not None:
-        config = _started_from(config, pretrained, at_its_resolution=name in SIZED)
-    return SIZED[name](config, facts.train) if name in SIZED else config
+        arm = _started_from(arm, pretrained, at_its_resolution=name in SIZED)
+    return SIZED[name](arm, train_images) if name in SIZED else arm
 
 
-def _started_from(config: RunConfig, path: str, *, at_its_resolution: bool) -> RunConfig:
-    """The config with a saved model's network, for its own classes, and its weights and pixels."""
+def _started_from(arm: Arm, path: str, *, at_its_resolution: bool) -> Arm:
+    """The arm with a saved model's network, weights and pixels."""
     from mnet_jax import models  # here: only fine-tuning pays for JAX
 
     try:
         spec, view, sha256 = models.read_spec(path), models.read_view(path), models.digest(path)
     except models.SavedModelError as error:
         raise ValueError(f"pretrained: {error}") from error
-    head = dataclasses.replace(spec.head, num_classes=config.spec.head.num_classes)
-    data = config.data
+    data = arm.data
     if view:
         side = view.resolution if at_its_resolution else data.resolution
         data = dataclasses.replace(data, scaling=view.scaling, resolution=side)
     return dataclasses.replace(
-        config,
-        spec=dataclasses.replace(spec, head=head),
+        arm,
+        spec=spec.with_classes(ARM_CLASSES),
         data=data,
         pretrained=Pretrained(path=path, sha256=sha256),
     )
 
 
-def require_fit(config: RunConfig) -> None:
+def require_fit(config: Arm | RunConfig) -> None:
     """Raises ValueError if no machine could run the network, or no weights fit that it asks for."""
     if config.pretrained:
         from mnet_jax import pretrained
@@ -153,7 +134,7 @@ def require_fit(config: RunConfig) -> None:
     _require_normalizable(config)
 
 
-def _require_normalizable(config: RunConfig) -> None:
+def _require_normalizable(config: Arm | RunConfig) -> None:
     """Raises ValueError if a layer would be normalized by one value a channel."""
     data, training = config.data, config.training
     at_a_time = data.batch_size // training.accumulate // training.norm_groups
@@ -195,11 +176,12 @@ def takes_files(directory: Path) -> bool:
         return False
 
 
-def look_at(images: DataConfig) -> DatasetFacts:
-    """Looks at a data set, which is prepared if need be.
+def load(images: DataConfig, run: Path | None = None) -> "data.Dataset":
+    """The data set of a command, which is prepared if need be.
 
     Args:
-      images: the data set; of several configs, the one that passes most images.
+      images: the data set; of several arms, that of the one that passes most images.
+      run: the directory of the run, if there is one; see `mnet_jax.run.load_data`.
 
     Raises:
       ValueError: it cannot be had.
@@ -211,14 +193,11 @@ def look_at(images: DataConfig) -> DatasetFacts:
     from mnet_jax import data  # here: it takes seconds, and bad values should be refused first
 
     try:
-        found = data.load(images)
+        if run is None:
+            return data.load(images)
+        from mnet_jax.run import load_data
+
+        return load_data(images, run)
     except data.DataError as error:
         given = "dataset" if folder is None else f"data_dir {folder}"
         raise ValueError(f"{given}: {str(error).removeprefix('data set: ')}") from error
-    return DatasetFacts(
-        classes=found.num_classes,
-        train=len(found.train),
-        validation=len(found.validation),
-        test=len(found.test),
-        listing=found.listing,
-    )

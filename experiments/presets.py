@@ -16,7 +16,7 @@ from typing import Any
 from experiments.scales import SCALES, ScaleName
 from mnet_jax.ablation import axes
 from mnet_jax.ablation.judgement import Claim, Expectation
-from mnet_jax.config import RunConfig
+from mnet_jax.config import Arm
 
 Values = Mapping[str, Any]  # of axes, by name
 NOT_RUN = "not run yet"
@@ -53,7 +53,7 @@ class Preset:
         """What it is about, at every scale."""
         return tuple(dict.fromkeys(axis for arm in self.arms for axis in arm))
 
-    def judges(self, config: RunConfig, baseline: RunConfig) -> bool:
+    def judges(self, arm: Arm, baseline: Arm) -> bool:
         """Whether its claims are about an arm of a sweep against that sweep's baseline.
 
         Flags may cross an arm with other axes, or have another baseline than the preset's.
@@ -63,7 +63,7 @@ class Preset:
         if not any(self.arms_of(scale)[0].items() <= has.items() for scale in SCALES):
             return False
         try:
-            return config == axes.with_values(baseline, {a.name: a.read(config) for a in own})
+            return arm == axes.with_values(baseline, {axis.name: axis.read(arm) for axis in own})
         except ValueError:  # the arm has what the baseline has no place for
             return False
 

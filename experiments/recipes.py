@@ -24,6 +24,7 @@ from mnet_jax.architectures import (
 )
 from mnet_jax.config import (
     AdamW,
+    Arm,
     Cosine,
     DataConfig,
     Exponential,
@@ -34,8 +35,8 @@ from mnet_jax.config import (
 )
 
 Recipe = Callable[[int], RunConfig]  # of the number of classes
-# Of the config that the data set and the saved network make, and the number of training images.
-SizedRecipe = Callable[[RunConfig, int], RunConfig]
+# Of the arm that the data set and the saved network make, and the number of training images.
+SizedRecipe = Callable[[Arm, int], Arm]
 
 # Short recipes: the papers' BatchNorm momentum needs tens of thousands of steps, these take
 # hundreds to thousands.
@@ -268,7 +269,7 @@ def v4_conv_small_imagenet(num_classes: int = 1000) -> RunConfig:
     )  # fmt: skip
 
 
-def fine_tuning(start: RunConfig, train_images: int) -> RunConfig:
+def fine_tuning(start: Arm, train_images: int) -> Arm:
     """A saved network on other images, at its own resolution, for about 500 steps of 32 images.
 
     Source: the steps are those of BiT's rule for fewer than 20,000 images (arXiv 1912.11370,
@@ -296,7 +297,7 @@ def fine_tuning(start: RunConfig, train_images: int) -> RunConfig:
     )  # fmt: skip
 
 
-def small_set(start: RunConfig, train_images: int) -> RunConfig:
+def small_set(start: Arm, train_images: int) -> Arm:
     """From random weights, fewer than 500,000 images, for about 5,000 steps of 96.
 
     Source: ours, from `v2-imagenet`, whose network, optimizer, rate, batch and most epochs (200)

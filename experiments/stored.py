@@ -26,6 +26,7 @@ from mnet_jax.ablation import axes, export, rendering, status, store, wording
 from mnet_jax.ablation.events import Started, Sweep
 from mnet_jax.ablation.report import summarize
 from mnet_jax.ablation.statistics import Method
+from mnet_jax.config import Arm
 from mnet_jax.validation import require
 
 COMMAND = "ablate"
@@ -80,15 +81,16 @@ def report(sweep: Sweep, contents: store.Contents, directory: Path, console: Con
       StoreError: the report cannot be written.
     """
     preset = PRESETS.get(sweep.preset or "")  # None too for one that is no more
+    baseline = Arm.of(sweep.baseline)
     summary = summarize(
         store.comparable(contents.trials, sweep.configs),
         sweep.configs,
         partial(axes.labels, named=sweep.axes),
-        baseline=sweep.baseline,
+        baseline=baseline,
         named_axes=sweep.axes,
         method=sweep.interval,
         claims=preset.claims if preset else (),
-        is_judged=partial(preset.judges, baseline=sweep.baseline) if preset else None,
+        is_judged=partial(preset.judges, baseline=baseline) if preset else None,
     )
     console.print(rendering.to_table(summary))
     again = command_of_arm(sweep.command, summary.columns)

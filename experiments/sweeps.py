@@ -1,17 +1,18 @@
-"""From what `ablate` is asked for, by a preset or by flags, to the configs of a sweep."""
+"""From what `ablate` is asked for, by a preset or by flags, to the arms of a sweep."""
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.planning import DatasetFacts, RunArguments, baseline, require_fit
+from experiments.planning import PRESUMED_IMAGES, RunArguments, baseline, require_fit
 from experiments.presets import PRESETS, Values
 from experiments.recipes import RECIPES
 from experiments.scales import SCALES, ScaleName
 from mnet_jax.ablation import axes
-from mnet_jax.config import RunConfig
+from mnet_jax.config import Arm
 from mnet_jax.validation import require
 
 MAX_SEEDS = 1000
@@ -77,7 +78,7 @@ class SweepArguments(RunArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The arms of a call, each a config with seed 0.
+    """The arms of a call.
 
     Attributes:
       baseline: the arm that the others are compared with, if it is among those shown.
@@ -86,19 +87,28 @@ class Plan:
       axes: that it is about: the preset's and those with several values, else all that were named.
     """
 
-    baseline: RunConfig
-    nearest: RunConfig
-    arms: tuple[RunConfig, ...]
+    baseline: Arm
+    nearest: Arm
+    arms: tuple[Arm, ...]
     axes: tuple[str, ...]
 
+    def of_files(self, listing: str) -> "Plan":
+        """The plan for a folder that lists these files; see `DataConfig.listing`."""
+        return dataclasses.replace(
+            self,
+            baseline=self.baseline.of_files(listing),
+            nearest=self.nearest.of_files(listing),
+            arms=tuple(arm.of_files(listing) for arm in self.arms),
+        )
 
-def plan(arguments: SweepArguments, given: Named, facts: DatasetFacts) -> Plan:
+
+def plan(arguments: SweepArguments, given: Named, train_images: int = PRESUMED_IMAGES) -> Plan:
     """The arms that the arguments ask for.
 
     Args:
       arguments: the command's.
       given: the values on the command line, by axis; none for one that was not named.
-      facts: what a look at the data set tells.
+      train_images: how many training images the data set has.
 
     Raises:
       ValueError: a value is not legal, or no machine could run an arm.
@@ -107,21 +117,21 @@ def plan(arguments: SweepArguments, given: Named, facts: DatasetFacts) -> Plan:
     require(seeds is None or 1 <= seeds <= MAX_SEEDS, "seeds", seeds, f"1 to {MAX_SEEDS}")
     require(not alone, "scale", arguments.scale, "none without --preset")
     named = {name: values for name, values in given.items() if values}
-    start = baseline(arguments, facts)
+    start = baseline(arguments, train_images)
     own = axes.with_values(start, arguments.arms[0])
     read = {axis.name: axis.read(own) for axis in axes.AXES if axis.name in named}
     nearest = {n: read[n] if read[n] in values else values[0] for n, values in named.items()}
-    configs = [
-        axes.with_values(start, {**arm, **dict(zip(named, chosen, strict=True))})
-        for arm in arguments.arms
+    arms = [
+        axes.with_values(start, {**values, **dict(zip(named, chosen, strict=True))})
+        for values in arguments.arms
         for chosen in itertools.product(*named.values())
     ]
-    for config in configs:
-        require_fit(config)
+    for arm in arms:
+        require_fit(arm)
     varied = [name for name, values in named.items() if len({*values}) > 1]
     return Plan(
         baseline=own,
         nearest=axes.with_values(start, {**arguments.arms[0], **nearest}),
-        arms=tuple(dict.fromkeys(configs)),
+        arms=tuple(dict.fromkeys(arms)),
         axes=tuple(dict.fromkeys([*arguments.own_axes, *varied])) or tuple(named),
     )

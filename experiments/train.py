@@ -13,13 +13,13 @@ if __name__ == "__main__":  # before the rest is imported, which takes a while
 
         train.main_alone(stop)
 
-import dataclasses
 import functools
 import math
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -27,11 +27,10 @@ from experiments import listing, opening, terminal
 from experiments.arguments import parse, refusals, refuse, single_values, with_axes
 from experiments.planning import (
     MAX_SEED,
-    PRESUMED,
-    DatasetFacts,
+    PRESUMED_IMAGES,
     RunArguments,
     baseline,
-    look_at,
+    load,
     recipe_name,
     require_directory,
     require_fit,
@@ -47,16 +46,20 @@ from experiments.processes import (
     require_processes,
 )
 from experiments.progress import RunProgress
+from experiments.recipes import SIZED
 from mnet_jax import process, serialization
 from mnet_jax.ablation import axes
 from mnet_jax.config import FILE_NAME as CONFIG_FILE
-from mnet_jax.config import RunConfig
+from mnet_jax.config import Arm, RunConfig
 from mnet_jax.files import read_file, replace_file
 from mnet_jax.progress import Progress
 from mnet_jax.result import RunResult
 from mnet_jax.training.stopping import SIGNALS, Stop, StoppedError, blocked
 from mnet_jax.training.types import Keep
 from mnet_jax.validation import one_line, require
+
+if TYPE_CHECKING:
+    from mnet_jax.data import Dataset
 
 COMMAND = "train"
 RESULT = "result.json"
@@ -86,7 +89,27 @@ class Arguments(RunArguments, ProcessArguments):
 
 def main(stop: Stop | None = None) -> None:
     """Reads the command line, trains and prints; `stop` may tell it to save and end."""
-    arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
+    _main(_parsed(), stop)
+
+
+def main_alone(stop: Stop) -> None:
+    """`main` in a process of its own, which is started anew if its environment lacks something."""
+    arguments = _parsed()
+    with blocked(*SIGNALS):
+        process.restart(
+            [sys.executable, "-m", f"experiments.{COMMAND}", *sys.argv[1:]],
+            process.settings(tune_allocator=arguments.tune_allocator, given=os.environ),
+        )
+    process.quiet()
+    _main(arguments, stop)
+
+
+def _parsed() -> Arguments:
+    parsed: Arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
+    return parsed
+
+
+def _main(arguments: Arguments, stop: Stop | None) -> None:
     console = terminal.console(120)
     if arguments.list:
         console.print(listing.recipes_table())
@@ -95,21 +118,9 @@ def main(stop: Stop | None = None) -> None:
         _train(arguments, console, stop)
 
 
-def main_alone(stop: Stop) -> None:
-    """`main` in a process of its own, which is started anew if its environment lacks something."""
-    arguments = parse(with_axes(Arguments, axes.AXES), COMMAND)
-    with blocked(*SIGNALS):
-        process.restart(
-            [sys.executable, "-m", f"experiments.{COMMAND}", *sys.argv[1:]],
-            process.settings(tune_allocator=arguments.tune_allocator, given=os.environ),
-        )
-    process.quiet()
-    main(stop)
-
-
 def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
     with refusals(COMMAND, arguments):
-        planned = _config(arguments, PRESUMED)  # refuses bad values before it loads anything
+        arm = _arm(arguments)  # refuses bad values before anything is loaded
         require_directory("run", arguments.run)
         seconds = arguments.save_every_seconds
         require(0 <= seconds < math.inf, "save_every_seconds", seconds, "0 or more")
@@ -119,22 +130,25 @@ def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
         join(arguments)
         console.quiet = arguments.several and not is_first()
         console.print(opening.reading(arguments.images))
-        facts = look_at(planned.data)
-        config = _config(arguments, facts)
+        dataset = load(arm.data, arguments.run)
+        recipe = recipe_name(arguments, len(dataset.train))
+        if recipe in SIZED:
+            arm = _arm(arguments, len(dataset.train))
+        config = arm.of_files(dataset.listing).config(dataset.num_classes, arguments.seed)
+        require_fit(config)
         if arguments.several:
             _require_one_run(config, arguments)
     if arguments.show_batch:
-        console.print(_shown(config, arguments.show_batch))
+        console.print(_shown(config, dataset, arguments.show_batch))
         return
     result = _finished(arguments.run, config)
     if result:
         console.print("finished already, nothing to train")
     else:
-        recipe = recipe_name(arguments, facts)
-        for line in opening.lines(config, recipe, facts, arguments.run):
+        for line in opening.lines(config, recipe, dataset, arguments.run):
             console.print(line, soft_wrap=True)
         with refusals(COMMAND, arguments):
-            result = _run(config, arguments, console, stop)
+            result = _run(config, dataset, arguments, console, stop)
     for line in _lines(result, arguments.run):
         console.print(line)
 
@@ -158,7 +172,13 @@ def _finished(directory: Path, config: RunConfig) -> RunResult | None:
         return None
 
 
-def _run(config: RunConfig, arguments: Arguments, console: Console, stop: Stop | None) -> RunResult:
+def _run(
+    config: RunConfig,
+    dataset: "Dataset",
+    arguments: Arguments,
+    console: Console,
+    stop: Stop | None,
+) -> RunResult:
     """Trains, and keeps what came out; ValueError where the config does not fit the machine."""
     from mnet_jax.data import DataError
     from mnet_jax.ops import NativeError
@@ -185,6 +205,7 @@ def _run(config: RunConfig, arguments: Arguments, console: Console, stop: Stop |
             result = run(
                 config,
                 directory,
+                dataset=dataset,
                 save_every_seconds=arguments.save_every_seconds,
                 keep=arguments.keep,
                 stop=stop,
@@ -212,14 +233,14 @@ def _require_picture(path: Path) -> None:
     require(takes_files(path.parent), "show_batch", str(path), legal)
 
 
-def _shown(config: RunConfig, path: Path) -> str:
+def _shown(config: RunConfig, dataset: "Dataset", path: Path) -> str:
     """Draws the first batch of a run into a file, and says so."""
     from experiments.showing import MOST_IMAGES, contact_sheet
     from mnet_jax.data import DataError
     from mnet_jax.preview import first_batch
 
     try:
-        preview = first_batch(config, MOST_IMAGES)
+        preview = first_batch(config, dataset, MOST_IMAGES)
         path.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(preview).save(path)
     except DataError as error:
@@ -230,12 +251,13 @@ def _shown(config: RunConfig, path: Path) -> str:
     return f"a batch of {count} images of {width} x {height} pixels, the first of them in {path}"
 
 
-def _config(arguments: Arguments, facts: DatasetFacts) -> RunConfig:
+def _arm(arguments: Arguments, train_images: int = PRESUMED_IMAGES) -> Arm:
+    """What is to be trained; ValueError if it is not legal, or no machine could run it."""
     require(0 <= arguments.seed <= MAX_SEED, "seed", arguments.seed, f"from 0 to {MAX_SEED}")
     values = single_values(arguments, axes.AXES)
-    config = axes.with_values(baseline(arguments, facts), values)
-    require_fit(config)
-    return dataclasses.replace(config, seed=arguments.seed)
+    arm = axes.with_values(baseline(arguments, train_images), values)
+    require_fit(arm)
+    return arm
 
 
 def _lines(result: RunResult, directory: Path) -> list[str]:

@@ -5,7 +5,7 @@ Whatever changes a result is a field here; whatever does not (where files go, ho
 at once) is an argument of the function that needs it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mnet_jax.architectures.spec import NetworkSpec
 from mnet_jax.data.types import Augmentation, Policy, Scaling
@@ -19,6 +19,7 @@ MAX_IMAGE_PIXELS = 50_000_000  # about what a camera's largest sensors have
 MOST_IMAGE_PIXELS = 178_956_970  # Pillow opens no larger image
 SPLIT_BY_POSITION = "by position"  # the listing of a folder from before there were listings
 FILE_NAME = "config.json"  # of a run's config, in its directory
+ARM_CLASSES = 1000  # of an arm's network: ImageNet's, as in the papers
 MAX_ALPHA = 1000.0  # of a Beta distribution: beyond, every draw is one half
 
 
@@ -329,12 +330,66 @@ class RunConfig:
     def __post_init__(self) -> None:
         make_fields_plain(self)
         require(self.seed >= 0, "seed", self.seed, "0 or more")
-        parts = 1 + len(self.spec.blocks)
-        frozen = self.training.frozen
-        require(frozen <= parts, "frozen", frozen, f"0 to {parts}, the stem and all blocks")
-        images, accumulate = self.data.batch_size, self.training.accumulate
-        legal = f"what divides the batch of {images} images"
-        require(images % accumulate == 0, "accumulate", accumulate, legal)
-        images, groups = images // accumulate, self.training.norm_groups
-        legal = f"what divides the {images} images that run at a time"
-        require(images % groups == 0, "norm_groups", groups, legal)
+        _require_consistent(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One arm of an experiment: a `RunConfig` without its seed and its number of classes.
+
+    An arm can be planned, checked and compared before the data set is read.
+
+    Attributes:
+      spec: the network with `ARM_CLASSES` logits; `config` gives it the data set's number.
+      data: the images.
+      training: the recipe.
+      pretrained: weights to start from; None for the seed's random ones.
+    """
+
+    spec: NetworkSpec
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    pretrained: Pretrained | None = None
+
+    def __post_init__(self) -> None:
+        make_fields_plain(self)
+        classes = self.spec.head.num_classes
+        require(classes == ARM_CLASSES, "num_classes", classes, f"{ARM_CLASSES} in an arm")
+        _require_consistent(self)
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Arm":
+        """The arm that a config is a run of."""
+        return cls(
+            spec=config.spec.with_classes(ARM_CLASSES),
+            data=config.data,
+            training=config.training,
+            pretrained=config.pretrained,
+        )
+
+    def of_files(self, listing: str) -> "Arm":
+        """The arm on a folder that lists these files; see `DataConfig.listing`."""
+        return replace(self, data=replace(self.data, listing=listing))
+
+    def config(self, num_classes: int, seed: int = 0) -> RunConfig:
+        """The run of this arm with a seed, on a data set of so many classes."""
+        return RunConfig(
+            spec=self.spec.with_classes(num_classes),
+            data=self.data,
+            training=self.training,
+            pretrained=self.pretrained,
+            seed=seed,
+        )
+
+
+def _require_consistent(config: RunConfig | Arm) -> None:
+    """Raises ValueError where the parts of a config do not fit each other."""
+    parts = 1 + len(config.spec.blocks)
+    frozen = config.training.frozen
+    require(frozen <= parts, "frozen", frozen, f"0 to {parts}, the stem and all blocks")
+    images, accumulate = config.data.batch_size, config.training.accumulate
+    legal = f"what divides the batch of {images} images"
+    require(images % accumulate == 0, "accumulate", accumulate, legal)
+    images, groups = images // accumulate, config.training.norm_groups
+    legal = f"what divides the {images} images that run at a time"
+    require(images % groups == 0, "norm_groups", groups, legal)

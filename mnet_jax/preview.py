@@ -32,7 +32,7 @@ class Preview:
     class_names: tuple[str, ...]
 
 
-def first_batch(config: RunConfig, most: int | None = None) -> Preview:
+def first_batch(config: RunConfig, dataset: data.Dataset, most: int | None = None) -> Preview:
     """The images of a run's first step, after all augmentation.
 
     Mixing is that of a step that takes the batch as a whole: pmap's devices, and the parts of an
@@ -40,12 +40,13 @@ def first_batch(config: RunConfig, most: int | None = None) -> Preview:
 
     Args:
       config: of the run.
+      dataset: of the run.
       most: images of the batch to read, the first ones and what is mixed into them; None for all.
 
     Raises:
-      DataError: the data set cannot be had, or an image cannot be decoded.
+      DataError: an image cannot be decoded.
     """
-    dataset, count = data.load(config.data), config.data.batch_size
+    count = config.data.batch_size
     shown = np.arange(count if most is None else min(most, count))
 
     def read(positions: np.ndarray) -> data.Batch:

@@ -9,16 +9,14 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 
 import mnet_jax
 from mnet_jax import data, ops, pretrained, serialization
 from mnet_jax.analysis import cost
-from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import FILE_NAME as CONFIG_FILE
-from mnet_jax.config import SPLIT_BY_POSITION, RunConfig
+from mnet_jax.config import SPLIT_BY_POSITION, DataConfig, RunConfig
 from mnet_jax.files import replace_file
 from mnet_jax.keeping import Keeper, Timer, alone_in, model_keeper
 from mnet_jax.program import Program, program_of
@@ -38,6 +36,7 @@ from mnet_jax.training.scalars import Scalars
 from mnet_jax.training.step import TrainState
 from mnet_jax.training.stopping import Stop
 from mnet_jax.training.types import Keep
+from mnet_jax.validation import require
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +95,7 @@ def run(
     config: RunConfig,
     directory: Path,
     *,
+    dataset: data.Dataset | None = None,
     save_every_seconds: float = 0.0,
     keep: Keep = "last",
     stop: Stop | None = None,
@@ -108,9 +108,10 @@ def run(
     and a directory that all of them see; they train one network, and return the same.
 
     Args:
-      config: everything that determines the result. What a folder holds when the run begins
-        becomes part of it (`DataConfig.listing`), if it is not yet.
+      config: everything that determines the result.
       directory: for checkpoints, scalars, the model and, at the end, the config.
+      dataset: the images, as `load_data` has read them for this config. If not given, they are
+        read, and what a folder holds becomes part of the config (`DataConfig.listing`).
       save_every_seconds: how much work may be lost, within epochs too; 0 saves after every epoch
         and not within.
       keep: which weights `directory` has as a model when the run is over: the last, or those with
@@ -133,12 +134,13 @@ def run(
     """
     require_one_run(config, save_every_seconds=save_every_seconds, keep=keep)
     with alone_in(directory):
-        return _run(config, directory, save_every_seconds, keep, stop or Stop(), report)
+        return _run(config, directory, dataset, save_every_seconds, keep, stop or Stop(), report)
 
 
 def _run(
     config: RunConfig,
     directory: Path,
+    dataset: data.Dataset | None,
     save_every_seconds: float,
     keep: Keep,
     stop: Stop,
@@ -146,8 +148,10 @@ def _run(
 ) -> RunResult:
     """`run` in a directory of its own."""
     start = time.perf_counter()
-    config, dataset = _with_data(config, directory / CHECKPOINTS)
-    _require_classes(dataset, config.spec)
+    if dataset is None:
+        dataset = load_data(config.data, directory)
+        config = replace(config, data=replace(config.data, listing=dataset.listing))
+    _require_its_own(dataset, config)
     require_alike(_Images.of(dataset))
     part = data.Shard(index=jax.process_index(), count=jax.process_count())
     epochs = config.training.epochs
@@ -190,23 +194,27 @@ def _run(
     return _result(config, test, history, time.perf_counter() - start)
 
 
-def _with_data(config: RunConfig, checkpoints: Path) -> tuple[RunConfig, data.Dataset]:
-    """The config with what its data are now, if they can change, and the data.
+def load_data(images: DataConfig, directory: Path) -> data.Dataset:
+    """The data set of a run, with the listing that its config is to have.
 
-    A run of a folder that began before its files were listed goes on with the split it began with.
+    Args:
+      images: the data set.
+      directory: of the run. If it holds a run of a folder from before the files of folders were
+        listed, that goes on with the split it began with, and has no listing.
+
+    Raises:
+      DataError: the data set cannot be had.
     """
-    begun, of = saved_config(checkpoints), config.data
-    if of.name == "folder" and begun and begun.data.name == "folder" and not begun.data.listing:
+    checkpoints = directory / CHECKPOINTS
+    begun = saved_config(checkpoints) if images.name == "folder" else None
+    if begun and begun.data.name == "folder" and not begun.data.listing:
         _log.warning(
             "%s holds a run from before the files of a folder were listed: it goes on with its "
             "own test split, and whether files have changed since cannot be told",
             checkpoints,
         )
-        dataset, listing = data.load(replace(of, listing=SPLIT_BY_POSITION)), ""
-    else:
-        dataset = data.load(of)
-        listing = dataset.listing
-    return replace(config, data=replace(of, listing=listing)), dataset
+        return replace(data.load(replace(images, listing=SPLIT_BY_POSITION)), listing="")
+    return data.load(images)
 
 
 def _first_state(program: Program, loop: Loop, config: RunConfig) -> TrainState:
@@ -264,9 +272,9 @@ def _loop(program: Program, config: RunConfig, steps_per_epoch: int) -> Loop:
     )
 
 
-def _require_classes(dataset: Any, spec: NetworkSpec) -> None:
-    if dataset.num_classes != spec.head.num_classes:
-        raise ValueError(
-            f"num_classes: got {spec.head.num_classes}, legal: the {dataset.num_classes} classes "
-            f"of {dataset.name}"
-        )
+def _require_its_own(dataset: data.Dataset, config: RunConfig) -> None:
+    """Raises ValueError if a data set is not the one that a config is for."""
+    classes, listing = config.spec.head.num_classes, config.data.listing
+    legal = f"the {dataset.num_classes} classes of {dataset.name}"
+    require(classes == dataset.num_classes, "num_classes", classes, legal)
+    require(listing == dataset.listing, "listing", listing, f"{dataset.listing}, as was read")

@@ -23,7 +23,7 @@ jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
 from conftest import make_tiny_spec
 
 from experiments import progress, train
-from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
+from mnet_jax.config import Arm, DataConfig, RunConfig, TrainingConfig
 from mnet_jax.training import placement
 from mnet_jax.training.stopping import Stop
 
@@ -57,7 +57,7 @@ if __name__ == "__main__":
     sys.argv[0] = "train"
     placement.JitPlacement = Noting
     progress.RunProgress.show = show_or_die
-    train._config = lambda arguments, facts: CONFIG
+    train._arm = lambda *given: Arm.of(CONFIG)
     stop = Stop(lambda number: os._exit(128 + number))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     stop.listen()

@@ -33,7 +33,7 @@ from pathlib import Path
 from conftest import make_tiny_spec
 
 from experiments import planning
-from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
+from mnet_jax.config import Arm, DataConfig, RunConfig, TrainingConfig
 
 NUMBER = signal.Signals[sys.argv[1]]
 CONFIG = RunConfig(
@@ -156,9 +156,7 @@ def main(moment, directory):
         sys.meta_path.insert(0, AtImport("experiments.progress"))
     else:
         arm(directory, *moment.split())
-    facts = planning.DatasetFacts(classes=10, train=1167, validation=130, test=500)
-    planning.baseline = lambda arguments, facts: CONFIG
-    planning.look_at = lambda images: facts
+    planning.baseline = lambda arguments, train_images: Arm.of(CONFIG)
     print("started", flush=True)
     sys.argv = ["train", "--run", str(directory), "--tune-allocator", "False"]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored

@@ -7,7 +7,7 @@ from mnet_jax.ablation import events
 from mnet_jax.ablation.events import Trial, success
 from mnet_jax.ablation.store import Store
 from mnet_jax.architectures import mobilenet_v2
-from mnet_jax.config import RunConfig
+from mnet_jax.config import Arm, RunConfig
 
 ENVIRONMENT = {"jax": "0.7.2", "device": "cpu"}
 SPEC = mobilenet_v2(num_classes=10)
@@ -24,7 +24,15 @@ def make_trial(seed=0, accuracy=0.9, **changes):
 
 def make_sweep(seeds=(0, 1), command="ablate", **changes):
     config = make_config(**changes)
-    return events.sweep(command, [config], seeds, baseline=config, axes=["model"])
+    return sweep_of(command, [config], seeds, config, ["model"])
+
+
+def sweep_of(command, arms, seeds, baseline, axes):
+    """A sweep of the arms of some configs."""
+    (num_classes,) = {config.spec.head.num_classes for config in arms}
+    return events.sweep(
+        command, [Arm.of(config) for config in arms], num_classes, seeds, Arm.of(baseline), axes
+    )
 
 
 def journal_of(directory):

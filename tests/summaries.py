@@ -10,7 +10,7 @@ from mnet_jax.ablation import rendering
 from mnet_jax.ablation.report import summarize
 from mnet_jax.ablation.store import failure, success
 from mnet_jax.architectures import mobilenet_v2
-from mnet_jax.config import RunConfig
+from mnet_jax.config import Arm, RunConfig
 
 CPU = {"jax": "0.7.2", "device": "cpu"}
 CAUSE = "NonFiniteError: the loss is nan at step 120 of 1200, learning rate 0.1 | see `here`"
@@ -44,6 +44,7 @@ def make_arm(accuracies, bottleneck="linear", width=1.0, **options):
 
 def summary_of(trials, requested=None, baseline=make_config(), named_axes=("bottleneck",), **more):  # noqa: B008
     requested = [trial.config for trial in trials] if requested is None else requested
+    baseline = baseline and Arm.of(baseline)
     return summarize(trials, requested, labels_of, baseline=baseline, named_axes=named_axes, **more)
 
 

@@ -24,6 +24,7 @@ from trial_stand_ins import result_of
 from experiments import planning
 from mnet_jax.ablation import runners
 from mnet_jax.ablation.store import key_of
+from mnet_jax.data import Dataset
 
 
 def run_here(mode, log):
@@ -107,8 +108,11 @@ def kill_at_every_write(root, words, shares):
 
 if __name__ == "__main__":
     mode, log, *words = sys.argv[1:]
-    facts = planning.DatasetFacts(classes=10, train=1167, validation=130, test=500)
-    planning.look_at = lambda images: facts
+    images = Dataset(
+        name="digits", class_names=tuple("0123456789"),
+        train=range(1167), validation=range(130), test=range(500),
+    )  # fmt: skip
+    planning.load = lambda config: images
     if mode.startswith("kill"):
         shares = (0.0, 0.5, 1.0) if mode == "kill" else (0.5,)
         kill_at_every_write(Path(log).parent, words, shares)

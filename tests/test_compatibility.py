@@ -5,7 +5,6 @@ config, result and model of one that was not; a journal of every kind of event; 
 trials, by what their configs are.
 """
 
-import dataclasses
 import json
 import tarfile
 from pathlib import Path
@@ -20,7 +19,7 @@ from mnet_jax import models, serialization
 from mnet_jax.ablation import axes, events
 from mnet_jax.ablation.events import Started, Sweep, Trial, key_of
 from mnet_jax.ablation.store import Store
-from mnet_jax.config import RunConfig
+from mnet_jax.config import Arm, RunConfig
 from mnet_jax.result import RunResult
 from mnet_jax.run import run
 
@@ -30,7 +29,6 @@ JOURNALS = [
     STORED / "journal.jsonl",
     *sorted((STORED.parents[1] / "docs/results").glob("*/journal.jsonl")),
 ]
-TEN = dataclasses.replace(planning.PRESUMED, classes=10)
 
 
 def test_a_config_and_a_result_are_the_text_that_they_were():
@@ -96,10 +94,10 @@ def test_a_run_that_was_cut_off_ends_as_the_one_that_was_not(tmp_path):
 
 def test_every_recipe_has_the_key_that_it_had():
     found = {f"recipe {name}": key_of(make(10)) for name, make in recipes.RECIPES.items()}
-    start = recipes.baseline("folder", 7)
+    start = Arm.of(recipes.baseline("folder", 7))
     for name, sized in recipes.SIZED.items():
         for images in (20, 3000, 600_000):
-            found[f"recipe {name}, {images} images"] = key_of(sized(start, images))
+            found[f"recipe {name}, {images} images"] = key_of(sized(start, images).config(7))
     assert found == of("recipe ")
 
 
@@ -108,24 +106,24 @@ def test_every_arm_of_a_preset_has_the_key_that_it_had():
     for name in presets.PRESETS:
         for scale in presets.SCALES:
             arguments = sweeps.SweepArguments(preset=name, scale=scale)
-            for i, arm in enumerate(sweeps.plan(arguments, {}, TEN).arms):
-                found[f"preset {name}, {scale}, arm {i}"] = key_of(arm)
+            for i, arm in enumerate(sweeps.plan(arguments, {}).arms):
+                found[f"preset {name}, {scale}, arm {i}"] = key_of(arm.config(10))
     assert found == of("preset ")
 
 
 def test_every_value_of_an_axis_makes_the_key_that_it_made():
-    start, found = planning.baseline(planning.RunArguments(), TEN), {}
+    start, found = planning.baseline(planning.RunArguments()), {}
     (model,) = (axis for axis in axes.AXES if axis.name == "model")
     for name in get_args(model.values):
         own = axes.with_values(start, {"model": name})
         for axis in axes.AXES:
             for value in some_of(axis.values) if axis is not model else ():
                 try:
-                    config = axis.applied(own, value)
+                    arm = axis.applied(own, value)
                 except ValueError:
                     continue
-                if config != own:
-                    found[f"{name}, {axis.name} {value}"] = key_of(config)
+                if arm != own:
+                    found[f"{name}, {axis.name} {value}"] = key_of(arm.config(10))
     assert found == of("mobilenet")
 
 

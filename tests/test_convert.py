@@ -18,7 +18,6 @@ from mnet_jax.data.scaling import pixels_of, scaled
 from mnet_jax.models import View
 
 NARROW = ["--width", "0.25", "--num-classes", "3"]
-SIZE = planning.DatasetFacts(classes=10, train=100, validation=10, test=20)
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
 
 
@@ -121,9 +120,9 @@ def test_the_file_has_the_librarys_network_and_sees_as_it_does(place, monkeypatc
 def test_fine_tuning_takes_the_pixels_over(place, monkeypatch):
     converted(monkeypatch, "--to", "ours.safetensors")
     monkeypatch.setattr(sys, "argv", ["train", "--pretrained", "ours.safetensors"])
-    config = planning.baseline(parse(planning.RunArguments, "train"), SIZE)
-    assert config.data.scaling == "imagenet" and config.spec.head.num_classes == 10
-    assert config.spec.dialect.name == "torchvision"
+    arm = planning.baseline(parse(planning.RunArguments, "train"), 100)
+    assert arm.data.scaling == "imagenet" and arm.config(10).spec.head.num_classes == 10
+    assert arm.spec.dialect.name == "torchvision"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from summaries import CPU, LINEAR, RELU6, make_arm, make_config, pair, summary_o
 from mnet_jax.ablation import figure
 from mnet_jax.ablation.report import summarize
 from mnet_jax.ablation.store import failure
+from mnet_jax.config import Arm
 
 
 def _many_arms():
@@ -73,7 +74,7 @@ def test_a_dollar_is_no_formula():
         make_arm((0.9, 0.91)) + make_arm((0.9, 0.92), "relu6"),
         [],
         lambda config: {"path": f"$x_{config.spec.blocks[0].bottleneck}^$"},
-        baseline=make_config(),
+        baseline=Arm.of(make_config()),
     )
     assert figure.to_png(summary)
 

@@ -7,6 +7,7 @@ from mnet_jax.ablation.comparison import Comparison
 from mnet_jax.ablation.judgement import Claim, judge, judge_all
 from mnet_jax.ablation.report import summarize
 from mnet_jax.ablation.statistics import Interval
+from mnet_jax.config import Arm
 
 
 def claim(direction="worse", margin=0.0, **options):
@@ -93,7 +94,7 @@ def test_a_claim_that_is_not_about_an_arm_says_nothing_of_it():
     trials = make_arm(LINEAR) + make_arm(RELU6, "relu6")
     report = summarize(
         trials, [trial.config for trial in trials],
-        lambda config: {"a": config.spec.blocks[0].bottleneck}, baseline=make_config(),
+        lambda config: {"a": config.spec.blocks[0].bottleneck}, baseline=Arm.of(make_config()),
         claims=[claim()], is_judged=lambda config: config.spec.blocks[0].bottleneck == "linear",
     )  # fmt: skip
     assert [arm.judgement for arm in report.arms] == [None, None]
@@ -110,5 +111,5 @@ def test_one_seed_cannot_tell():
     trials = make_arm(LINEAR[:1]) + make_arm(RELU6[:1], "relu6")
     configs = [trial.config for trial in trials]
     report = summarize(trials, configs, lambda config: {"a": config.spec.blocks[0].bottleneck},
-                       baseline=make_config(), claims=[claim()])  # fmt: skip
+                       baseline=Arm.of(make_config()), claims=[claim()])  # fmt: skip
     assert report.claims[0].judgement == "cannot tell"

@@ -15,7 +15,7 @@ from mnet_jax import data, serialization
 from mnet_jax.ablation.events import success
 from mnet_jax.ablation.report import summarize
 from mnet_jax.ablation.store import Store, comparable, key_of
-from mnet_jax.config import FILE_NAME, SPLIT_BY_POSITION, RunConfig
+from mnet_jax.config import FILE_NAME, SPLIT_BY_POSITION, Arm, RunConfig
 from mnet_jax.result import RunResult
 from mnet_jax.run import run
 from mnet_jax.training.checkpoint import CheckpointError
@@ -117,7 +117,10 @@ def test_trials_from_before_are_other_trials_than_those_of_today(before):
         shown = comparable(trials, configs)
         assert {trial.config for trial in shown} == {*configs}
     report = summarize(
-        trials.values(), today, lambda config: {"model": config.spec.name}, baseline=today[0]
+        trials.values(),
+        today,
+        lambda config: {"model": config.spec.name},
+        baseline=Arm.of(today[0]),
     )
     assert [arm.seeds for arm in report.arms] == [(0, 1)] * 3, "no arm is of two listings"
     assert len({report.name_of(arm) for arm in report.arms}) == 3
@@ -125,11 +128,8 @@ def test_trials_from_before_are_other_trials_than_those_of_today(before):
 
 def test_a_command_plans_its_runs_of_the_files_that_are_there(before):
     arguments = planning.RunArguments(dataset="folder", data_dir="images")
-    images = planning.baseline(arguments, planning.PRESUMED).data
-    facts, found = planning.look_at(images), data.load(images)
-    assert (facts.classes, facts.listing) == (2, found.listing)
-    counts = (len(found.train), len(found.validation), len(found.test))
-    assert (facts.train, facts.validation, facts.test) == counts
-    assert planning.baseline(arguments, facts).data.listing == facts.listing
+    images = planning.baseline(arguments).data
+    found = planning.load(images)
+    assert found.num_classes == 2 and found.listing
     add_image()
-    assert planning.look_at(images).listing != facts.listing
+    assert planning.load(images).listing != found.listing

@@ -6,10 +6,13 @@ import pytest
 from conftest import make_tiny_spec
 
 from experiments import opening
-from experiments.planning import DatasetFacts
 from mnet_jax.config import DataConfig, Pretrained, RunConfig, TrainingConfig
+from mnet_jax.data import Dataset
 
-SIZE = DatasetFacts(classes=7, train=1234, validation=56, test=78)
+IMAGES = Dataset(
+    name="folder", class_names=tuple("abcdefg"), train=range(1234), validation=range(56),
+    test=range(78),
+)  # fmt: skip
 CONFIG = RunConfig(
     spec=make_tiny_spec(num_classes=7),
     data=DataConfig(name="folder", directory="pho\x1btos", resolution=24, batch_size=100),
@@ -17,8 +20,8 @@ CONFIG = RunConfig(
 )
 
 
-def told(config=CONFIG, directory=None, size=SIZE):
-    return "\n".join(opening.lines(config, "small-set", size, directory))
+def told(config=CONFIG, directory=None, dataset=IMAGES):
+    return "\n".join(opening.lines(config, "small-set", dataset, directory))
 
 
 def test_everything_that_is_going_to_happen_is_told(tmp_path):

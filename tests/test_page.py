@@ -28,6 +28,7 @@ from mnet_jax.ablation.page import plot
 from mnet_jax.ablation.page.markup import EMPTY, tag
 from mnet_jax.ablation.report import summarize
 from mnet_jax.ablation.store import failure
+from mnet_jax.config import Arm
 
 COMMAND = "python -m experiments.ablate --bottleneck linear relu6 --seeds 5"
 NASTY = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>${style}"
@@ -75,7 +76,7 @@ def nasty_report():
     return summarize(
         trials, [trial.config for trial in trials],
         lambda config: {NASTY: f"{config.spec.blocks[0].bottleneck} {NASTY}", "all": NASTY},
-        baseline=make_config(), named_axes=[NASTY],
+        baseline=Arm.of(make_config()), named_axes=[NASTY],
         claims=[Claim(direction="worse", text=NASTY, source=NASTY)],
     )  # fmt: skip
 

@@ -1,6 +1,5 @@
 """Every preset's arms are legal, differ in what it says, and cost what the papers' tables print."""
 
-import dataclasses
 import itertools
 import sys
 from dataclasses import fields, is_dataclass
@@ -9,18 +8,18 @@ from pathlib import Path
 import pytest
 
 from experiments import ablate, listing, recipes, sweeps
-from experiments.planning import PRESUMED
 from experiments.presets import NOT_RUN, PRESETS
 from experiments.recipes import RECIPES
 from experiments.scales import SCALES
 from mnet_jax.ablation import axes
 from mnet_jax.analysis import cost
+from mnet_jax.config import Arm
 
 EVERY = [(name, scale) for name in PRESETS for scale in SCALES]
 everywhere = pytest.mark.parametrize(("name", "scale"), EVERY)
 
 
-def plan(line, num_classes=10):
+def plan(line):
     """The sweep of a command line of flags with one value or more each."""
     words = map(str.split, line.split("--")[1:])
     given = {flag.replace("-", "_"): tuple(values) for flag, *values in words}
@@ -34,12 +33,13 @@ def plan(line, num_classes=10):
         if name not in own
     }
     arguments = sweeps.SweepArguments(**options)
-    size = dataclasses.replace(PRESUMED, classes=num_classes)
-    return arguments, sweeps.plan(arguments, named, size)
+    return arguments, sweeps.plan(arguments, named)
 
 
 def arms(name, scale):
-    return plan(f"--preset {name} --scale {scale}", 1000 if scale == "full" else 10)[1].arms
+    classes = 1000 if scale == "full" else 10
+    sweep = plan(f"--preset {name} --scale {scale}")[1]
+    return [arm.config(classes) for arm in sweep.arms]
 
 
 def expense(config):
@@ -269,7 +269,7 @@ def test_every_preset_has_a_place_of_its_own():
 
 
 def test_without_a_preset_a_sweep_is_the_grid_from_the_baseline():
-    base = recipes.baseline("digits", 10)
+    base = Arm.of(recipes.baseline("digits", 10))
     arguments, sweep = plan("--bottleneck relu6 linear --width 0.25 0.5")
     values = {"bottleneck": ["relu6", "linear"], "width": [0.25, 0.5]}
     assert [*sweep.arms] == axes.grid(base, values)

@@ -8,6 +8,7 @@ import pytest
 from conftest import make_tiny_spec
 
 from experiments.showing import contact_sheet
+from mnet_jax import data as images
 from mnet_jax import program as programs
 from mnet_jax import run as runs
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
@@ -44,7 +45,8 @@ def given(monkeypatch):
 def test_the_preview_is_the_first_batch_of_the_run(mixed, given, data_folder, tmp_path):
     alphas = {} if mixed else {"mixup": 0.0, "cutmix": 0.0}
     config = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, **alphas))
-    preview = first_batch(config)
+    dataset = images.load(config.data)
+    preview = first_batch(config, dataset)
     runs.run(config, tmp_path)
     jax.effects_barrier()
     seen = np.clip(given[0] * 127.5 + 127.5, 0, 255)
@@ -52,7 +54,7 @@ def test_the_preview_is_the_first_batch_of_the_run(mixed, given, data_folder, tm
     np.testing.assert_allclose(preview.images, seen, atol=0.51)  # rounded
     assert (preview.partners is not None) == mixed and (preview.share < 1) == mixed
     assert preview.class_names == tuple("0123456789")
-    few = first_batch(config, most=5)
+    few = first_batch(config, dataset, most=5)
     np.testing.assert_array_equal(few.images, preview.images[:5])
     np.testing.assert_array_equal(few.labels, preview.labels[:5])
     if mixed:
@@ -67,7 +69,7 @@ def test_no_more_images_are_read_than_are_shown(data_folder, monkeypatch):
     data = dataclasses.replace(
         CONFIG.data, batch_size=1_000_003, augmentation="resized_crop_flip", policy="none"
     )
-    preview = first_batch(dataclasses.replace(CONFIG, data=data), most=7)
+    preview = first_batch(dataclasses.replace(CONFIG, data=data), images.load(data), most=7)
     assert len(preview.images) == 7 and len(read) == 2 * 7
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from experiments import listing
 from experiments.arguments import parse
-from experiments.planning import PRESUMED, DatasetFacts, RunArguments, baseline, recipe_name
+from experiments.planning import PRESUMED_IMAGES, RunArguments, baseline, recipe_name
 from experiments.recipes import RECIPES, SIZED, notes_of, recipe_for
 from mnet_jax import architectures, models
 from mnet_jax.analysis import cost
@@ -82,10 +82,6 @@ def test_the_recipe_is_the_published_one(name):
     assert million == pytest.approx(PUBLISHED[re.split("-imagenet", name)[0]], rel=0.02)
 
 
-def sized(train, classes=10):
-    return DatasetFacts(classes=classes, train=train, validation=2, test=4)
-
-
 def arguments(line, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train", *line.split()])
     return parse(RunArguments, "train")
@@ -93,7 +89,7 @@ def arguments(line, monkeypatch):
 
 def test_flags_take_the_place_of_a_recipes_data(monkeypatch):
     given = arguments("--recipe v3-small-imagenet --dataset folder --data-dir photos", monkeypatch)
-    config, own = baseline(given, sized(FEW, classes=7)), RECIPES["v3-small-imagenet"](7)
+    config, own = baseline(given, FEW).config(7), RECIPES["v3-small-imagenet"](7)
     assert (config.spec, config.training) == (own.spec, own.training)
     assert (config.data.name, config.data.directory) == ("folder", "photos")
     assert config.data.validation_fraction == 0.1  # a hundredth is for a million images
@@ -116,9 +112,9 @@ def test_flags_take_the_place_of_a_recipes_data(monkeypatch):
 def test_a_data_set_has_its_recipe_and_a_recipe_its_data_set(
     line, train, name, dataset, monkeypatch
 ):
-    given, size = arguments(line, monkeypatch), sized(train)
-    assert (recipe_name(given, size), given.images) == (name, dataset)
-    config = baseline(given, size)
+    given = arguments(line, monkeypatch)
+    assert (recipe_name(given, train), given.images) == (name, dataset)
+    config = baseline(given, train)
     assert config.data.name == dataset
     if name in RECIPES:
         assert config.training == RECIPES[name](10).training
@@ -138,20 +134,20 @@ def saved(tmp_path):
 
 def test_a_saved_network_is_fine_tuned_unless_a_recipe_is_named(saved, monkeypatch):
     line = f"--dataset folder --data-dir x --pretrained {saved}"
-    given, size = arguments(line, monkeypatch), sized(FEW)
-    config, own = baseline(given, size), RECIPES["v2-imagenet"](10)
-    assert recipe_name(given, size) == "fine-tuning" and config.pretrained.path == saved
+    given = arguments(line, monkeypatch)
+    config, own = baseline(given, FEW), RECIPES["v2-imagenet"](10)
+    assert recipe_name(given, FEW) == "fine-tuning" and config.pretrained.path == saved
     assert (config.data.resolution, config.data.scaling) == (24, "imagenet")
     assert config.training != own.training
     given = arguments(f"{line} --recipe v2-imagenet", monkeypatch)
-    config = baseline(given, size)
-    assert recipe_name(given, size) == "v2-imagenet" and config.training == own.training
+    config = baseline(given, FEW)
+    assert recipe_name(given, FEW) == "v2-imagenet" and config.training == own.training
     assert (config.data.resolution, config.data.batch_size) == (224, 96)
 
 
 def test_fine_tuning_without_a_saved_network_is_refused(monkeypatch):
     given = arguments("--recipe fine-tuning", monkeypatch)
-    one_line(ValueError, lambda: baseline(given, PRESUMED), "recipe: got 'fine-tuning'")
+    one_line(ValueError, lambda: baseline(given), "recipe: got 'fine-tuning'")
 
 
 @pytest.mark.parametrize("name", SIZED)
@@ -159,7 +155,7 @@ def test_fine_tuning_without_a_saved_network_is_refused(monkeypatch):
 def test_a_sized_recipe_fits_its_set(name, train):
     """Batches, steps and rates by arithmetic."""
     start = RECIPES["v2-imagenet"](10)
-    config, most = SIZED[name](start, train), SIZED[name](start, PRESUMED.train)
+    config, most = SIZED[name](start, train), SIZED[name](start, PRESUMED_IMAGES)
     batch_size, epochs = config.data.batch_size, config.training.epochs
     assert batch_size <= train
     rates = [c.training.learning_rate / c.data.batch_size for c in (config, most)]

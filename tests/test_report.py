@@ -26,7 +26,7 @@ from mnet_jax.ablation import rendering
 from mnet_jax.ablation.report import summarize
 from mnet_jax.ablation.store import failure
 from mnet_jax.architectures import mobilenet_v1
-from mnet_jax.config import Pretrained, RunConfig, TrainingConfig
+from mnet_jax.config import Arm, Pretrained, RunConfig, TrainingConfig
 
 
 def test_rows_against_scipy():
@@ -100,7 +100,7 @@ def test_axes_that_some_networks_lack():
         [*make_arm((0.9,)), make_trial(v1, 0.8)],
         [make_config(), v1],
         lambda config: {k: v for k, v in labels_of(config).items() if v != "-"},
-        baseline=v1,
+        baseline=Arm.of(v1),
     )
     assert summary.columns == ("model", "bottleneck")
     assert summary.arms[1].labels["bottleneck"] == "-"

@@ -142,6 +142,6 @@ def test_a_command_counts_a_set_as_its_runs_will_read_them(photographs):
     for path in photographs[1:]:
         Image.open(path).resize((60, 40)).save(path)  # of one size: every header is read
     config = config_of(photographs, bad_images=1)
-    assert planning.look_at(config).classes == CLASSES
+    assert planning.load(config).num_classes == CLASSES
     strict = dataclasses.replace(config, bad_images=0)
-    one_line(ValueError, lambda: planning.look_at(strict), photographs[0])
+    one_line(ValueError, lambda: planning.load(strict), photographs[0])

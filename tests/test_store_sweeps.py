@@ -18,9 +18,9 @@ from stored_trials import (
     make_sweep,
     make_trial,
     recorded,
+    sweep_of,
 )
 
-from mnet_jax.ablation import events
 from mnet_jax.ablation.events import Started, Sweep, Trial, failure, key_of, success
 from mnet_jax.ablation.store import Store
 from mnet_jax.architectures import mobilenet_v2
@@ -226,7 +226,7 @@ def test_a_grid_may_change_between_calls(tmp_path):
     accuracies = {}
     for arms, seeds in calls:
         with Store(tmp_path) as store:
-            sweep = events.sweep("ablate", arms, seeds, baseline=arms[0], axes=["bottleneck"])
+            sweep = sweep_of("ablate", arms, seeds, arms[0], ["bottleneck"])
             known = store.read().trials
             store.append(sweep)
             ran = []

@@ -13,6 +13,7 @@ import pytest
 from conftest import call_command
 from run_results import make_result
 from stored_trials import ENVIRONMENT, journal_of, snapshot
+from stored_trials import sweep_of as make_sweep
 from test_store_damage import seal
 
 from experiments import ablate, recipes
@@ -31,7 +32,7 @@ CAUSE = "NonFiniteError: step 4, 'nan' | 1"
 
 
 def sweep_of(arms, seeds, baseline=ARMS[0], command=COMMAND):
-    return events.sweep(command, arms, seeds, baseline=baseline, axes=["bottleneck", "width"])
+    return make_sweep(command, arms, seeds, baseline, ["bottleneck", "width"])
 
 
 def trial_of(arm, seed, accuracy):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mnet_jax.ablation.comparison import Comparison, Verdict
 from mnet_jax.ablation.judgement import Claim, Judgement
 from mnet_jax.ablation.statistics import Interval, Method
-from mnet_jax.config import RunConfig
+from mnet_jax.config import Arm, RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,12 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
-    """A row: a config without its seed, and what its seeds found.
+class ArmResult:
+    """A row: an arm, and what its seeds found.
 
     Attributes:
-      config: of its runs, with the seed 0.
+      arm: what was trained.
+      config: of its run with seed 0.
       labels: the text of each axis's value.
       baseline: whether the others are compared with this one.
       requested: part of this call, or else found in the store.
@@ -55,6 +56,7 @@ class Arm:
       not_run: the seeds that were asked for and have no trial, in order.
     """
 
+    arm: Arm
     config: RunConfig
     labels: dict[str, str]
     baseline: bool
@@ -116,7 +118,7 @@ class Report:
       environment: versions and devices, every distinct value over the trials.
     """
 
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmResult, ...]
     columns: tuple[str, ...]
     common: dict[str, str]
     recipe: str
@@ -127,10 +129,10 @@ class Report:
     environment: dict[str, tuple[str, ...]]
 
     @property
-    def anchor(self) -> Arm | None:
+    def anchor(self) -> ArmResult | None:
         """The baseline's arm."""
         return next((arm for arm in self.arms if arm.baseline), None)
 
-    def name_of(self, arm: Arm) -> str:
+    def name_of(self, arm: ArmResult) -> str:
         """What tells an arm apart, such as `relu6, 0.5`."""
         return ", ".join(arm.labels[axis] for axis in self.columns) or "the only arm"

@@ -21,7 +21,7 @@ from typing import Any
 from mnet_jax import serialization
 from mnet_jax.ablation.axes import AXES
 from mnet_jax.ablation.statistics import Method
-from mnet_jax.config import RunConfig
+from mnet_jax.config import Arm, RunConfig
 from mnet_jax.result import RunResult
 from mnet_jax.validation import require
 
@@ -42,9 +42,9 @@ class Sweep:
     Attributes:
       command: the line that was typed.
       preset: the claim of a paper that was asked for by name; None where axes were named.
-      arms: the configs that are compared, with seed 0, in the order of the table's rows.
+      arms: of each arm its run with seed 0, in the order of the table's rows.
       seeds: what every arm is trained with.
-      baseline: the arm that the others are compared with, with seed 0; not always one of `arms`.
+      baseline: the arm that the others are compared with, as `arms`; not always one of them.
       axes: the names of the axes that were varied.
       started: when it was called, ISO 8601 in UTC.
       interval: of the report's means and differences.
@@ -154,19 +154,20 @@ def _now() -> str:
 
 def sweep(
     command: str,
-    arms: Sequence[RunConfig],
+    arms: Sequence[Arm],
+    num_classes: int,
     seeds: Sequence[int],
-    baseline: RunConfig,
+    baseline: Arm,
     axes: Sequence[str],
     preset: str | None = None,
     interval: Method = "t",
 ) -> Sweep:
-    """The sweep that is called just now; the configs' own seeds do not count."""
+    """The sweep that is called just now, on a data set of so many classes."""
     return Sweep(
         command=command, preset=preset, seeds=tuple(seeds), axes=tuple(axes), started=_now(),
         interval=interval,
-        arms=tuple(dict.fromkeys(replace(arm, seed=0) for arm in arms)),
-        baseline=replace(baseline, seed=0),
+        arms=tuple(arm.config(num_classes) for arm in dict.fromkeys(arms)),
+        baseline=baseline.config(num_classes),
     )  # fmt: skip
 
 

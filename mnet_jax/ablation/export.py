@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 
 from mnet_jax import serialization
 from mnet_jax.ablation.events import Trial
-from mnet_jax.config import RunConfig
+from mnet_jax.config import Arm
 
 MEASURES = ("accuracy", "loss", "test_count", "params", "madds", "images_per_second", "seconds")
 
-Labels = Callable[[RunConfig], Mapping[str, str]]
+Labels = Callable[[Arm], Mapping[str, str]]
 
 
 def to_csv(trials: Iterable[Trial], labels_of: Labels) -> str:
@@ -20,7 +20,7 @@ def to_csv(trials: Iterable[Trial], labels_of: Labels) -> str:
     Accuracy and loss are of the test split, the accuracy as a share from 0 to 1; time is in
     seconds. A trial that failed has its cause, and no numbers.
     """
-    labelled = [(trial, labels_of(trial.config)) for trial in trials]
+    labelled = [(trial, labels_of(Arm.of(trial.config))) for trial in trials]
     axes = list(dict.fromkeys(axis for _, labels in labelled for axis in labels))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -47,7 +47,7 @@ def _measures(trial: Trial) -> tuple[float | None, ...]:
 def to_json(trials: Iterable[Trial], labels_of: Labels) -> str:
     """A list of the trials with everything that is stored of them, and their `labels`."""
     plain = [
-        {**serialization.to_plain(trial), "labels": dict(labels_of(trial.config))}
+        {**serialization.to_plain(trial), "labels": dict(labels_of(Arm.of(trial.config)))}
         for trial in trials
     ]
     return json.dumps(plain, indent=1, allow_nan=False) + "\n"

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mnet_jax import drawing
 from mnet_jax.ablation import pareto
-from mnet_jax.ablation.arms import Arm, Report
+from mnet_jax.ablation.arms import ArmResult, Report
 from mnet_jax.ablation.statistics import CONFIDENCE, Interval
 from mnet_jax.drawing import BLACK, COLOURS, MUTED, new_figure
 from mnet_jax.lettering import label
@@ -43,7 +43,7 @@ def pareto_to_png(report: Report) -> bytes:
     return drawing.to_png(figure)
 
 
-def _styles(arms: Sequence[Arm]) -> list[tuple[str, str]]:
+def _styles(arms: Sequence[ArmResult]) -> list[tuple[str, str]]:
     """A colour and a dash for each arm."""
     styles, others = [], 0
     for arm in arms:
@@ -56,7 +56,7 @@ def _styles(arms: Sequence[Arm]) -> list[tuple[str, str]]:
     return styles
 
 
-def _name(report: Report, arm: Arm) -> str:
+def _name(report: Report, arm: ArmResult) -> str:
     name = report.name_of(arm)
     return label(name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…")
 
@@ -179,7 +179,7 @@ def _draw_pareto(
         )  # fmt: skip
 
 
-def _row_name(report: Report, arm: Arm) -> str:
+def _row_name(report: Report, arm: ArmResult) -> str:
     """The arm's name, with the number of its seeds where some are not there."""
     tried = len(arm.outcomes) + len(arm.failures) + len(arm.not_run)
     counts = "" if tried == len(arm.outcomes) else f"\n{len(arm.outcomes)} of {tried} seeds"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mnet_jax.ablation.arms import Arm, Report
+from mnet_jax.ablation.arms import ArmResult, Report
 from mnet_jax.ablation.statistics import Interval
 
 WIDE = 5  # a range of costs, the largest over the smallest, that a linear axis would crowd
@@ -20,7 +20,7 @@ class Point:
       on_frontier: no other arm costs as little and is as accurate, and is better in one of both.
     """
 
-    arm: Arm
+    arm: ArmResult
     accuracy: Interval
     cost: float
     on_frontier: bool
@@ -38,7 +38,7 @@ class Cost:
 
     title: str
     unit: str
-    of: Callable[[Arm], float | None]
+    of: Callable[[ArmResult], float | None]
 
 
 COSTS = (

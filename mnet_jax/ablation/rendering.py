@@ -17,7 +17,7 @@ from rich.text import Text
 
 from mnet_jax import serialization
 from mnet_jax.ablation import wording
-from mnet_jax.ablation.arms import Arm, Report
+from mnet_jax.ablation.arms import ArmResult, Report
 from mnet_jax.ablation.statistics import Interval
 from mnet_jax.ablation.store import write_file, write_text
 from mnet_jax.changes import ABSENT
@@ -26,7 +26,7 @@ from mnet_jax.config import RunConfig
 VERDICT_STYLES = {"better": "green", "worse": "red"}
 
 
-def _cells(report: Report, arm: Arm) -> list[str]:
+def _cells(report: Report, arm: ArmResult) -> list[str]:
     """A row's texts below `_headers`."""
     difference = "baseline" if arm.baseline else ABSENT
     if arm.difference:

@@ -1,20 +1,20 @@
 """From trials to the rows of a report.
 
-A row is an arm: a config without its seed. Accuracies are shares from 0 to 1.
+A row is an arm. Accuracies are shares from 0 to 1.
 """
 
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from mnet_jax.ablation.arms import Arm, Failure, JudgedClaim, Report, SeedOutcome
+from mnet_jax.ablation.arms import ArmResult, Failure, JudgedClaim, Report, SeedOutcome
 from mnet_jax.ablation.comparison import Comparison, compare, count_comparisons
 from mnet_jax.ablation.judgement import Claim, judge, judge_all
 from mnet_jax.ablation.statistics import Method, mean_interval, seed_differences
 from mnet_jax.ablation.store import Trial, key_of
 from mnet_jax.changes import ABSENT
-from mnet_jax.config import RunConfig
+from mnet_jax.config import Arm, RunConfig
 from mnet_jax.result import RunResult
 from mnet_jax.validation import require
 
@@ -22,51 +22,45 @@ from mnet_jax.validation import require
 def summarize(
     trials: Iterable[Trial],
     requested: Sequence[RunConfig],
-    labels_of: Callable[[RunConfig], Mapping[str, str]],
+    labels_of: Callable[[Arm], Mapping[str, str]],
     *,
-    baseline: RunConfig | None,
+    baseline: Arm | None,
     named_axes: Sequence[str] = (),
     method: Method = "t",
     claims: Sequence[Claim] = (),
-    is_judged: Callable[[RunConfig], bool] | None = None,
+    is_judged: Callable[[Arm], bool] | None = None,
 ) -> Report:
     """The report on some trials.
 
     Args:
       trials: of this call and, to show beside them, from the store; one of each key counts.
       requested: the configs of this call, seeds included, whether they have a trial or not.
-      labels_of: the axes of a config and its value on each, as text; the seed is none of them.
-      baseline: the arm to compare with, whatever its seed; None for no differences.
+      labels_of: the axes of an arm and its value on each, as text.
+      baseline: the arm to compare with; None for no differences.
       named_axes: shown as columns even where all arms agree.
       method: of the intervals.
       claims: of a paper, on the arms of this call; an arm is judged by the first about it.
-      is_judged: whether they are about an arm's config at all; None for all arms.
+      is_judged: whether they are about an arm at all; None for all arms.
 
     Raises:
       ValueError: a named axis is none of the labels.
     """
     by_key = {trial.key: trial for trial in trials}
-    wanted: dict[RunConfig, list[int]] = {}
-    for config in requested:
-        wanted.setdefault(_unseeded(config), []).append(config.seed)
-    grouped: dict[RunConfig, list[Trial]] = {arm: [] for arm in wanted}
-    for trial in by_key.values():
-        grouped.setdefault(_unseeded(trial.config), []).append(trial)
-    anchor = _unseeded(baseline) if baseline else None
-    reference = _accuracies(grouped.get(anchor, ())) if anchor else {}
-    labels = _told_apart({arm: dict(labels_of(arm)) for arm in grouped})
-    others = [arm for arm in grouped if arm != anchor]
-    values = [_accuracies(grouped[arm]) for arm in others]
+    groups = _grouped(by_key.values(), requested)
+    reference = _accuracies(groups[baseline].trials) if baseline in groups else {}
+    labels = _told_apart(groups, labels_of)
+    others = [arm for arm in groups if arm != baseline]
+    values = [_accuracies(groups[arm].trials) for arm in others]
     compared = dict(zip(others, compare(values, reference, method=method), strict=True))
-    judged = [arm for arm in wanted if is_judged is None or is_judged(arm)]
+    judged = [arm for arm in groups if groups[arm].wanted and (not is_judged or is_judged(arm))]
     claimed = {arm: next((c for c in claims if c.is_about(labels[arm])), None) for arm in judged}
     arms = tuple(
         _judged(
-            _arm(arm, found, labels[arm], wanted.get(arm), reference, compared.get(arm), method),
+            _result_of(group, labels[arm], reference, compared.get(arm), method),
             claimed.get(arm),
-            baseline=arm == anchor,
+            baseline=arm == baseline,
         )
-        for arm, found in grouped.items()
+        for arm, group in groups.items()
     )
     axes = list(dict.fromkeys(axis for arm in arms for axis in arm.labels))
     columns = _columns(arms, axes, named_axes)
@@ -75,30 +69,32 @@ def summarize(
         columns=columns,
         common={axis: arms[0].labels[axis] for axis in axes if axis not in columns},
         recipe=_recipe(requested) if requested else "",
-        note=None if reference else _no_reference(labels_of(anchor) if anchor else None, columns),
+        note=None if reference else _no_reference(baseline, labels_of, columns),
         method=method,
         family=count_comparisons(values, reference, method),
         claims=tuple(
-            _together(claim, [arm for arm in arms if claimed.get(arm.config) is claim])
+            _together(claim, [arm for arm in arms if claimed.get(arm.arm) is claim])
             for claim in claims
         ),
         environment=_environment(by_key.values()),
     )
 
 
-def _judged(arm: Arm, claim: Claim | None, *, baseline: bool) -> Arm:
+def _judged(arm: ArmResult, claim: Claim | None, *, baseline: bool) -> ArmResult:
     """The arm with what its comparison says of the claim about it."""
     judged = judge(claim, arm.comparison) if claim and arm.comparison else None
     return replace(arm, baseline=baseline, judgement=judged)
 
 
-def _together(claim: Claim, arms: Sequence[Arm]) -> JudgedClaim:
+def _together(claim: Claim, arms: Sequence[ArmResult]) -> JudgedClaim:
     """What the arms that a claim is about say of it; one that was not compared cannot tell."""
     judgements = [arm.judgement or "cannot tell" for arm in arms if not arm.baseline]
     return JudgedClaim(claim=claim, judgement=judge_all(judgements))
 
 
-def _columns(arms: Sequence[Arm], axes: Sequence[str], named: Sequence[str]) -> tuple[str, ...]:
+def _columns(
+    arms: Sequence[ArmResult], axes: Sequence[str], named: Sequence[str]
+) -> tuple[str, ...]:
     """The named axes and those whose label varies; ValueError for a name that is no axis."""
     for axis in named if arms else ():
         require(axis in axes, "axis", axis, ", ".join(axes))
@@ -112,62 +108,97 @@ def _recipe(configs: Sequence[RunConfig]) -> str:
     return f"{configs[0].data.name}, from {' or '.join(dict.fromkeys(starts))}"
 
 
-def _no_reference(anchor: Mapping[str, str] | None, columns: Sequence[str]) -> str:
-    """Why there are no differences, from the baseline's labels, if there is a baseline."""
-    if anchor is None:
+def _no_reference(
+    baseline: Arm | None, labels_of: Callable[[Arm], Mapping[str, str]], columns: Sequence[str]
+) -> str:
+    """Why there are no differences."""
+    if baseline is None:
         return "no differences: no baseline was given"
+    anchor = labels_of(baseline)
     name = ", ".join(f"{axis} {anchor[axis]}" for axis in columns if axis in anchor)
     return f"no differences: the baseline{name and f' ({name})'} has no finished trial"
-
-
-def _unseeded(config: RunConfig) -> RunConfig:
-    return replace(config, seed=0)
 
 
 def _accuracies(trials: Iterable[Trial]) -> dict[int, float]:
     return {t.config.seed: t.result.test_accuracy for t in trials if t.result is not None}
 
 
-def _told_apart(labels: dict[RunConfig, dict[str, str]]) -> dict[RunConfig, dict[str, str]]:
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """An arm with its trials of all seeds.
+
+    Attributes:
+      arm: of the trials.
+      config: of its run with seed 0.
+      trials: in the order of their seeds.
+      wanted: the seeds that the call asked for; none of an arm that it did not.
+    """
+
+    arm: Arm
+    config: RunConfig
+    trials: Sequence[Trial]
+    wanted: Sequence[int]
+
+
+def _grouped(trials: Iterable[Trial], requested: Sequence[RunConfig]) -> dict[Arm, _Group]:
+    """The arms that were asked for, in their order, then those that have trials besides."""
+    wanted: dict[Arm, list[RunConfig]] = {}
+    for config in requested:
+        wanted.setdefault(Arm.of(config), []).append(config)
+    found: dict[Arm, list[Trial]] = {}
+    for trial in trials:
+        found.setdefault(Arm.of(trial.config), []).append(trial)
+    return {
+        arm: _Group(
+            arm=arm,
+            config=replace(wanted[arm][0] if arm in wanted else found[arm][0].config, seed=0),
+            trials=sorted(found.get(arm, ()), key=lambda trial: trial.config.seed),
+            wanted=[config.seed for config in wanted.get(arm, ())],
+        )
+        for arm in (wanted | found)
+    }
+
+
+def _told_apart(
+    groups: Mapping[Arm, _Group], labels_of: Callable[[Arm], Mapping[str, str]]
+) -> dict[Arm, dict[str, str]]:
     """Every arm's labels on every arm's axes; where two arms agree on all, also their hashes."""
+    labels = {arm: dict(labels_of(arm)) for arm in groups}
     axes = dict.fromkeys(axis for own in labels.values() for axis in own)
     full = {arm: {axis: own.get(axis, ABSENT) for axis in axes} for arm, own in labels.items()}
     if len({tuple(own.values()) for own in full.values()}) < len(full):
-        full = {arm: {**own, "config": key_of(arm)[:6]} for arm, own in full.items()}
+        full = {arm: {**own, "config": key_of(groups[arm].config)[:6]} for arm, own in full.items()}
     return full
 
 
-def _arm(
-    config: RunConfig,
-    trials: Sequence[Trial],
+def _result_of(
+    group: _Group,
     labels: dict[str, str],
-    wanted: Sequence[int] | None,
     reference: Mapping[int, float],
     comparison: Comparison | None,
     method: Method,
-) -> Arm:
+) -> ArmResult:
     """The row of one arm, not yet judged.
 
     Args:
-      config: its own, without a seed.
-      trials: its own, of all seeds.
+      group: the arm and its trials.
       labels: its values on the axes.
-      wanted: the seeds that the call asked for; None for an arm that it did not.
       reference: the baseline's accuracy for each seed.
       comparison: with the baseline.
       method: of the accuracy's interval.
     """
-    trials = sorted(trials, key=lambda trial: trial.config.seed)
+    trials = group.trials
     accuracies = _accuracies(trials)
     differences = seed_differences(accuracies, reference) if comparison else {}
     results = [(trial.config.seed, trial.result) for trial in trials if trial.result]
     seconds = [result.seconds for _, result in results]
     speeds = [result.images_per_second for _, result in results]
-    return Arm(
-        config=config,
+    return ArmResult(
+        arm=group.arm,
+        config=group.config,
         labels=labels,
         baseline=False,
-        requested=wanted is not None,
+        requested=bool(group.wanted),
         params=results[0][1].params if results else None,
         madds=results[0][1].madds if results else None,
         accuracy=mean_interval(accuracies.values(), method=method) if results else None,
@@ -180,7 +211,7 @@ def _arm(
         failures=tuple(
             Failure(seed=trial.config.seed, cause=trial.cause) for trial in trials if trial.cause
         ),
-        not_run=tuple(sorted({*(wanted or ())} - {trial.config.seed for trial in trials})),
+        not_run=tuple(sorted({*group.wanted} - {trial.config.seed for trial in trials})),
     )
 
 

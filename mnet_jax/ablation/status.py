@@ -1,11 +1,11 @@
 """How far a sweep is: of every arm, which seeds finished, failed, run now or have yet to run."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mnet_jax.ablation.events import Started, Sweep, key_of
 from mnet_jax.ablation.store import Contents
-from mnet_jax.config import RunConfig
+from mnet_jax.config import Arm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,25 +28,23 @@ class ArmStatus:
 
 
 def status_of(
-    sweep: Sweep, contents: Contents, labels_of: Callable[[RunConfig], Mapping[str, str]]
+    sweep: Sweep, contents: Contents, labels_of: Callable[[Arm], Mapping[str, str]]
 ) -> tuple[ArmStatus, ...]:
     """The arms of a sweep, in its order.
 
     Args:
       sweep: which arms and seeds.
       contents: of the store.
-      labels_of: the axes of a config and its value on each, as text.
+      labels_of: the axes of an arm and its value on each, as text.
     """
-    return tuple(_status_of(arm, sweep.seeds, contents, labels_of) for arm in sweep.arms)
+    rows: dict[Arm, dict[int, str]] = {}
+    for config in sweep.configs:
+        rows.setdefault(Arm.of(config), {})[config.seed] = key_of(config)
+    return tuple(_status_of(keys, contents, dict(labels_of(arm))) for arm, keys in rows.items())
 
 
-def _status_of(
-    arm: RunConfig,
-    seeds: tuple[int, ...],
-    contents: Contents,
-    labels_of: Callable[[RunConfig], Mapping[str, str]],
-) -> ArmStatus:
-    keys = {seed: key_of(replace(arm, seed=seed)) for seed in seeds}
+def _status_of(keys: Mapping[int, str], contents: Contents, labels: dict[str, str]) -> ArmStatus:
+    """Of one arm, from the key of each seed's trial."""
     trials = {s: contents.trials[key] for s, key in keys.items() if key in contents.trials}
     finished = tuple(seed for seed, trial in trials.items() if trial.result)
     running = {
@@ -56,9 +54,9 @@ def _status_of(
     }
     failed = {s: trial.cause for s, trial in trials.items() if trial.cause and s not in running}
     return ArmStatus(
-        labels=dict(labels_of(arm)),
+        labels=labels,
         finished=finished,
         running=running,
         failed=failed,
-        not_run=tuple(s for s in seeds if s not in {*finished, *running, *failed}),
+        not_run=tuple(s for s in keys if s not in {*finished, *running, *failed}),
     )

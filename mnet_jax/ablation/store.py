@@ -198,10 +198,10 @@ def missing(trials: Mapping[str, Trial], configs: Iterable[RunConfig]) -> tuple[
 
 
 def comparable(trials: Mapping[str, Trial], configs: Iterable[RunConfig]) -> tuple[Trial, ...]:
-    """The trials, finished or failed, with the data, recipe and start of any of the configs."""
+    """The trials, finished or failed, with the data, recipe, start and classes of any config."""
 
     def setting(config: RunConfig) -> tuple[object, ...]:
-        return config.data, config.training, config.pretrained
+        return config.data, config.training, config.pretrained, config.spec.head.num_classes
 
     settings = {setting(config) for config in configs}
     return tuple(trial for trial in trials.values() if setting(trial.config) in settings)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from mnet_jax.ablation.arms import Arm, Report
+from mnet_jax.ablation.arms import ArmResult, Report
 from mnet_jax.ablation.power import MOST_SEEDS, POWER
 from mnet_jax.ablation.statistics import (
     ALPHA,
@@ -81,7 +81,7 @@ def p_value(value: float | None) -> str:
     return f"{value:.{digits}f}"
 
 
-def judgement(report: Report, arm: Arm) -> str:
+def judgement(report: Report, arm: ArmResult) -> str:
     """The verdict on an arm, what it says of the claim, and where pairs are missing their number.
 
     Empty for the baseline and where nothing is compared.
@@ -117,13 +117,13 @@ def trials(count: int) -> str:
     return f"{count} trial" if count == 1 else f"{count} trials"
 
 
-def seeds(arm: Arm) -> str:
+def seeds(arm: ArmResult) -> str:
     """How many finished, and of how many, where some did not."""
     finished = len(arm.outcomes)
     return str(finished) if finished == arm.tried else f"{finished}/{arm.tried}"
 
 
-def mishaps(report: Report) -> list[tuple[Arm, str]]:
+def mishaps(report: Report) -> list[tuple[ArmResult, str]]:
     """The trials that are not there: a line for each that failed, and one for those never run."""
     found = []
     for arm in report.arms:

@@ -6,7 +6,7 @@ axis maps it to another one, a checkpoint stores it as JSON.
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mnet_jax import serialization
@@ -276,6 +276,10 @@ class NetworkSpec:
     def pooled(self) -> int:
         """Channels of the last feature map."""
         return self.head.conv.outputs if self.head.conv else self.blocks[-1].outputs
+
+    def with_classes(self, num_classes: int) -> "NetworkSpec":
+        """The network with another number of logits."""
+        return replace(self, head=replace(self.head, num_classes=num_classes))
 
     def to_json(self) -> str:
         """The spec as one line of JSON; `from_json` is the inverse."""

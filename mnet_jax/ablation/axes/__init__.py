@@ -1,4 +1,4 @@
-"""Axes: what a sweep can vary. Each is a function on a run's config, the same for every model.
+"""Axes: what a sweep can vary. Each is a function on an arm or a run's config, for every model.
 
 `factory` has those that compute the network anew, `blocks` those that map it, and `fields` finds
 nearly all others in the config's dataclasses. `grid` crosses them.
@@ -9,12 +9,11 @@ import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
-from mnet_jax.ablation.axes.axis import Axis, text
+from mnet_jax.ablation.axes.axis import Axis, C, Varied, text
 from mnet_jax.ablation.axes.blocks import BLOCK_AXES
 from mnet_jax.ablation.axes.factory import FACTORY_AXES
 from mnet_jax.ablation.axes.fields import field_axes
 from mnet_jax.changes import ABSENT
-from mnet_jax.config import RunConfig
 from mnet_jax.validation import require
 
 __all__ = ["ABSENT", "ARCHITECTURE_AXES", "AXES", "Axis", "grid", "labels", "with_values"]
@@ -22,14 +21,14 @@ __all__ = ["ABSENT", "ARCHITECTURE_AXES", "AXES", "Axis", "grid", "labels", "wit
 InitialWeights = Literal["random", "pretrained"]
 
 
-def _with_epochs(config: RunConfig, epochs: int) -> RunConfig:
+def _with_epochs(config: Varied, epochs: int) -> Varied:
     """A run of that many epochs; a warm-up that does not fit into it becomes shorter."""
     warmup = min(config.training.warmup_epochs, max(epochs, 0))
     training = dataclasses.replace(config.training, epochs=epochs, warmup_epochs=warmup)
     return dataclasses.replace(config, training=training)
 
 
-def _with_initial_weights(config: RunConfig, weights: InitialWeights) -> RunConfig:
+def _with_initial_weights(config: Varied, weights: InitialWeights) -> Varied:
     """A run that starts at random, or where the config's weights are."""
     if weights == "random":
         return dataclasses.replace(config, pretrained=None)
@@ -59,8 +58,8 @@ AXES: tuple[Axis, ...] = (
 )
 
 
-def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """The config with one value on each axis that has one; None leaves an axis as it is.
+def with_values(config: C, values: Mapping[str, Any]) -> C:
+    """The arm or config with one value on each axis that has one; None leaves an axis as it is.
 
     Raises:
       ValueError: an axis is unknown, or a value is not legal for the network it meets.
@@ -75,8 +74,8 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def grid(baseline: RunConfig, values: Mapping[str, Sequence[Any]]) -> list[RunConfig]:
-    """Every combination of the values, each a config with the baseline's seed.
+def grid(baseline: C, values: Mapping[str, Sequence[Any]]) -> list[C]:
+    """Every combination of the values, each otherwise like the baseline, its seed included.
 
     Args:
       baseline: what every axis that is not named stays at.
@@ -93,11 +92,11 @@ def grid(baseline: RunConfig, values: Mapping[str, Sequence[Any]]) -> list[RunCo
     return list(dict.fromkeys(configs))
 
 
-def labels(config: RunConfig, named: Collection[str] = ()) -> dict[str, str]:
+def labels(config: Varied, named: Collection[str] = ()) -> dict[str, str]:
     """The value of every axis, as text for a table.
 
     Args:
-      config: of the arm.
+      config: an arm, or a run of it.
       named: the axes that the table is about; what they settle is left out.
     """
     settled = {name for axis in AXES if axis.name in named for name in axis.settles}

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, TypeVar, get_origin
 
 from mnet_jax.architectures import NetworkSpec
-from mnet_jax.config import RunConfig
+from mnet_jax.config import Arm, RunConfig
 from mnet_jax.validation import is_number, is_whole, require, require_choice
+
+Varied = Arm | RunConfig  # what has a value on every axis
+C = TypeVar("C", Arm, RunConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,28 +21,31 @@ class Axis:
       name: its flag on the command line, and its column in the table.
       values: the type of its values, a `Literal` where the choice is closed.
       claim: what varying it shows, with the source.
-      apply: the config with this value.
-      read: the value of a config, or `ABSENT` where a network or a recipe has no place for it.
+      apply: the arm, or the config, with this value.
+      read: the value that an arm or a config has, or `ABSENT` where a network or a recipe has no
+        place for it.
       settles: axes whose values follow from this one's, so that a table of it need not show them.
     """
 
     name: str
     values: Any
     claim: str
-    apply: Callable[[RunConfig, Any], RunConfig]
-    read: Callable[[RunConfig], Any]
+    apply: Callable[[Varied, Any], Varied]
+    read: Callable[[Varied], Any]
     settles: tuple[str, ...] = ()
 
-    def applied(self, config: RunConfig, value: Any) -> RunConfig:
-        """The config with this value, which may be of a related type: 1 is a float too.
+    def applied(self, config: C, value: Any) -> C:
+        """The arm or config with this value, which may be of a related type: 1 is a float too.
 
         Raises:
           ValueError: the value is not legal, or not for this config; one line with the axis.
         """
         try:
-            return self.apply(config, _of_its_type(self, value))
+            changed = self.apply(config, _of_its_type(self, value))
         except OverflowError as error:
             raise ValueError(f"{self.name}: got {value!r}, legal: smaller numbers") from error
+        assert isinstance(changed, type(config))
+        return changed
 
 
 def _of_its_type(axis: Axis, value: Any) -> Any:

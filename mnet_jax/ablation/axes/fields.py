@@ -13,13 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from mnet_jax.ablation.axes.axis import Axis
+from mnet_jax.ablation.axes.axis import Axis, Varied
 from mnet_jax.changes import ABSENT
-from mnet_jax.config import RunConfig
+from mnet_jax.config import Arm
 
 # Fields that other parts of the config determine, or that an axis computes the network from.
 DETERMINED = (
-    "seed",  # pairs the arms
     "spec.width", "spec.dialect.name",  # see `factory`
     "spec.stem.inputs", "spec.stem.outputs", "spec.stem.stride", "spec.stem.dilation",
     "spec.head.num_classes",  # the data set's
@@ -53,7 +52,7 @@ def field_axes(taken: Sequence[str]) -> tuple[Axis, ...]:
         bears that of its dataclass too: `stem_kernel`.
     """
     fields: dict[tuple[str, ...], _Field] = {}
-    for field in _fields(RunConfig):
+    for field in _fields(Arm):
         first = fields.setdefault(field.path, field)
         owners = tuple(dict.fromkeys([*first.owners, *field.owners]))
         fields[field.path] = dataclasses.replace(first, owners=owners)
@@ -103,17 +102,17 @@ def _descriptions(cls: type) -> dict[str, str]:
 def _axis(field: _Field, name: str) -> Axis:
     *parents, last = field.path
 
-    def owner(config: RunConfig) -> Any:
+    def owner(config: Varied) -> Any:
         node: Any = config
         for parent in parents:
             node = getattr(node, parent)
         return node
 
-    def read(config: RunConfig) -> Any:
+    def read(config: Varied) -> Any:
         value = getattr(owner(config), last, ABSENT)
         return _kind(type(value)) if field.members else value
 
-    def apply(config: RunConfig, value: Any) -> RunConfig:
+    def apply(config: Varied, value: Any) -> Varied:
         if not hasattr(owner(config), last):
             there, having = _kind(type(owner(config))), ", ".join(map(_kind, field.owners))
             raise ValueError(f"{name}: the {parents[-1]} {there} has none, legal: {having}")
@@ -124,7 +123,7 @@ def _axis(field: _Field, name: str) -> Axis:
                 value = member()
         return _replaced(config, field.path, value)
 
-    def applied_by_name(config: RunConfig, value: Any) -> RunConfig:
+    def applied_by_name(config: Varied, value: Any) -> Varied:
         try:
             return apply(config, value)
         except ValueError as error:  # of a dataclass, which knows the field's own name alone

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import resources
 
 from mnet_jax.ablation import wording
-from mnet_jax.ablation.arms import Arm, Report
+from mnet_jax.ablation.arms import ArmResult, Report
 from mnet_jax.ablation.page import charts, tradeoff
 from mnet_jax.ablation.page.looks import legend, reads, styles
 from mnet_jax.ablation.page.markup import Markup, join, tag
@@ -96,7 +96,7 @@ def _table(report: Report) -> Markup:
     return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="Results")
 
 
-def _table_row(report: Report, arm: Arm, look: str) -> Markup:
+def _table_row(report: Report, arm: ArmResult, look: str) -> Markup:
     names = [tag("td", arm.labels[axis], data_v=arm.labels[axis]) for axis in report.columns]
     if names:
         swatch = tag("span", class_=f"swatch {look}")
@@ -163,7 +163,7 @@ def _failures(report: Report) -> Markup:
     return _section("Failed or not run", _list(lines))
 
 
-def _arm(report: Report, arm: Arm, command: str | None) -> Markup:
+def _arm(report: Report, arm: ArmResult, command: str | None) -> Markup:
     """What an arm has otherwise than the baseline, how to train it again, and all of its config."""
     anchor = report.anchor
     if arm.baseline:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 from mnet_jax.ablation import wording
-from mnet_jax.ablation.arms import Arm, Report
+from mnet_jax.ablation.arms import ArmResult, Report
 from mnet_jax.ablation.page import plot
 from mnet_jax.ablation.page.looks import Styles, reads, short_name, styles
 from mnet_jax.ablation.page.markup import Markup, tag
@@ -54,7 +54,7 @@ def curves(report: Report) -> Markup | None:
     )
 
 
-def _epochs(arm: Arm, report: Report) -> list[Interval]:
+def _epochs(arm: ArmResult, report: Report) -> list[Interval]:
     """The mean over seeds after each epoch that all seeds have."""
     curves = [outcome.validation_accuracy for outcome in arm.outcomes]
     return [mean_interval(values, method=report.method) for values in zip(*curves, strict=False)]
@@ -143,14 +143,14 @@ def outcomes(report: Report) -> Markup | None:
     )
 
 
-def _seeds(arm: Arm, compared: bool) -> dict[int, float]:
+def _seeds(arm: ArmResult, compared: bool) -> dict[int, float]:
     """In percent or points, for each seed."""
     values = {o.seed: o.difference if compared else o.accuracy for o in arm.outcomes}
     return {seed: 100 * value for seed, value in values.items() if value is not None}
 
 
 def _row(
-    report: Report, arm: Arm, interval: Interval, look: str, x: plot.Scale, top: float,
+    report: Report, arm: ArmResult, interval: Interval, look: str, x: plot.Scale, top: float,
     compared: bool,
 ) -> Markup:  # fmt: skip
     """Name and verdict, below them bar and diamond, below those a dot for each seed."""

@@ -1,7 +1,7 @@
 """How an arm looks in every chart, and how its numbers read there."""
 
 from mnet_jax.ablation import wording
-from mnet_jax.ablation.arms import Arm, Report
+from mnet_jax.ablation.arms import ArmResult, Report
 from mnet_jax.ablation.page.markup import Markup, tag
 from mnet_jax.ablation.statistics import Interval
 
@@ -24,7 +24,7 @@ def styles(report: Report) -> Styles:
     return found
 
 
-def short_name(report: Report, arm: Arm) -> str:
+def short_name(report: Report, arm: ArmResult) -> str:
     """The arm's name, cut where it is long."""
     name = report.name_of(arm)
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"

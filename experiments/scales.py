@@ -16,7 +16,6 @@ class Scale:
       train_images: that it trains on in an epoch.
       madds_per_second: that training does, a step being three times the forward pass.
       arm_seconds: that an arm's first trial takes besides, to compile.
-      time_of: whose time that makes.
     """
 
     dataset: str
@@ -24,7 +23,6 @@ class Scale:
     train_images: int
     madds_per_second: float
     arm_seconds: float
-    time_of: str
 
     def seconds(self, madds: float, epochs: int) -> float:
         """An estimate of what training a network of so many MAdds takes."""
@@ -41,7 +39,6 @@ SCALES: dict[ScaleName, Scale] = {
         train_images=1_168,
         madds_per_second=3.0e10,
         arm_seconds=15,
-        time_of="two CPU cores",
     ),
     "desk": Scale(
         dataset="fashion_mnist",
@@ -49,7 +46,6 @@ SCALES: dict[ScaleName, Scale] = {
         train_images=54_000,
         madds_per_second=3.0e10,
         arm_seconds=15,
-        time_of="two CPU cores",
     ),
     "full": Scale(
         dataset="imagenet2012",
@@ -57,6 +53,5 @@ SCALES: dict[ScaleName, Scale] = {
         train_images=1_268_355,
         madds_per_second=2.0e12,
         arm_seconds=0,
-        time_of="one accelerator",
     ),
 }

@@ -181,7 +181,7 @@ def _cases(suite: Suite, arguments: Arguments, photographs: Path) -> list[Case]:
 
 def _input_cases(dataset: str, photographs: Path) -> list[Case]:
     """What comes in and what the step consumes, of a data set and of a folder of photographs."""
-    config = recipes.baseline(dataset, num_classes=10)
+    config = recipes.baseline(dataset).config(10)
     data = dataclasses.replace(config.data, name=dataset)
     step = NetworkCase(
         program="training",
@@ -189,7 +189,7 @@ def _input_cases(dataset: str, photographs: Path) -> list[Case]:
         resolution=data.resolution,
         batch_size=data.batch_size,
     )
-    recipe = recipes.baseline("imagenet2012", num_classes=10).data
+    recipe = recipes.baseline("imagenet2012").data
     decoding = InputCase(
         data=dataclasses.replace(recipe, name="folder", directory=str(photographs)),
         batches=PHOTOGRAPH_BATCHES,

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.presets import PRESETS, Preset
-from experiments.recipes import RECIPES, SIZED, notes_of
+from experiments.recipes import RECIPES, SIZED, Recipe, RecipeNotes
 from experiments.scales import SCALES, ScaleName
 from mnet_jax.ablation import axes
 from mnet_jax.analysis import cost
@@ -18,7 +18,7 @@ CLASSES: Mapping[ScaleName, int] = {"smoke": 10, "desk": 10, "full": 1000}
 
 def configs_of(preset: Preset, scale: ScaleName) -> list[RunConfig]:
     """Each arm's config on the scale's own data set."""
-    start = RECIPES[preset.recipe_at(scale)](CLASSES[scale])
+    start = RECIPES[preset.recipe_at(scale)].arm.config(CLASSES[scale])
     return [axes.with_values(start, values) for values in preset.values(scale)]
 
 
@@ -66,21 +66,21 @@ def rows() -> list[tuple[str, str, str, list[str], list[str], str]]:
     ]
 
 
+def recipe_expense(recipe: RecipeNotes) -> str:
+    """What a recipe costs, and an estimate of the time where that is long."""
+    full = SCALES["full"]
+    if not isinstance(recipe, Recipe) or recipe.data.name != full.dataset:
+        return recipe.cost
+    madds = cost.count(recipe.config(CLASSES["full"]).spec, recipe.data.resolution).madds
+    return f"{recipe.cost}, {duration(full.seconds(madds, recipe.training.epochs))}"
+
+
 def recipe_rows() -> list[tuple[str, str, str, str, str]]:
     """Of each recipe: name, title, source, cost and, where that is long, time, and target."""
-    found = []
-    for name, recipe in RECIPES.items():
-        notes, config = notes_of(recipe), recipe(1000)
-        madds = cost.count(config.spec, config.data.resolution).madds
-        seconds = SCALES["full"].seconds(madds, config.training.epochs)
-        large = config.data.name == SCALES["full"].dataset
-        expense = notes["cost"].rstrip(".") + (f", {duration(seconds)}" if large else "")
-        found.append((name, notes["title"], notes["source"], expense, notes["target"]))
-    for name, sized in SIZED.items():
-        notes = notes_of(sized)
-        expense = notes["cost"].rstrip(".")
-        found.append((name, notes["title"], notes["source"], expense, notes["target"]))
-    return found
+    return [
+        (name, recipe.title, recipe.source, recipe_expense(recipe), recipe.target)
+        for name, recipe in (*RECIPES.items(), *SIZED.items())
+    ]
 
 
 def recipes_table() -> Table:

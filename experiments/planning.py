@@ -50,7 +50,7 @@ class RunArguments:
     @property
     def images(self) -> str:
         """The data set's name."""
-        own = RECIPES[self.recipe](2).data.name if self.recipe in RECIPES else DATASET
+        own = RECIPES[self.recipe].data.name if self.recipe in RECIPES else DATASET
         return self.dataset or own
 
     @property
@@ -80,16 +80,16 @@ def baseline(arguments: RunArguments, train_images: int = PRESUMED_IMAGES) -> Ar
     legal = pretrained is not None or name != "fine-tuning"
     require(legal, "recipe", name, "another one, or --pretrained with it")
     if name in RECIPES:
-        arm = Arm.of(RECIPES[name](ARM_CLASSES))
+        arm = RECIPES[name].arm
     else:
-        arm = Arm.of(recipes.baseline(arguments.images, ARM_CLASSES))
+        arm = recipes.baseline(arguments.images)
     data = dataclasses.replace(arm.data, name=arguments.images, directory=arguments.data_dir)
     if arguments.images.split(":")[0] != arm.data.name:  # what is held out is for its own images
         data = dataclasses.replace(data, validation_fraction=DataConfig.validation_fraction)
     arm = dataclasses.replace(arm, data=data)
     if pretrained is not None:
         arm = _started_from(arm, pretrained, at_its_resolution=name in SIZED)
-    return SIZED[name](arm, train_images) if name in SIZED else arm
+    return SIZED[name].fit(arm, train_images) if name in SIZED else arm
 
 
 def _started_from(arm: Arm, path: str, *, at_its_resolution: bool) -> Arm:

@@ -45,7 +45,7 @@ class SweepArguments(RunArguments):
     def images(self) -> str:
         """The data set's name: if none was given, the recipe's, which a preset has by its scale."""
         named = self.named
-        return self.dataset or (RECIPES[named](2).data.name if named in RECIPES else super().images)
+        return self.dataset or (RECIPES[named].data.name if named in RECIPES else super().images)
 
     @property
     def named(self) -> str | None:

@@ -19,7 +19,7 @@ from mnet_jax import models, serialization
 from mnet_jax.ablation import axes, events
 from mnet_jax.ablation.events import Started, Sweep, Trial, key_of
 from mnet_jax.ablation.store import Store
-from mnet_jax.config import Arm, RunConfig
+from mnet_jax.config import RunConfig
 from mnet_jax.result import RunResult
 from mnet_jax.run import run
 
@@ -93,11 +93,13 @@ def test_a_run_that_was_cut_off_ends_as_the_one_that_was_not(tmp_path):
 
 
 def test_every_recipe_has_the_key_that_it_had():
-    found = {f"recipe {name}": key_of(make(10)) for name, make in recipes.RECIPES.items()}
-    start = Arm.of(recipes.baseline("folder", 7))
+    found = {
+        f"recipe {name}": key_of(recipe.arm.config(10)) for name, recipe in recipes.RECIPES.items()
+    }
+    start = recipes.baseline("folder")
     for name, sized in recipes.SIZED.items():
         for images in (20, 3000, 600_000):
-            found[f"recipe {name}, {images} images"] = key_of(sized(start, images).config(7))
+            found[f"recipe {name}, {images} images"] = key_of(sized.fit(start, images).config(7))
     assert found == of("recipe ")
 
 

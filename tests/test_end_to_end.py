@@ -90,7 +90,7 @@ def arms(place, axis="activation"):
 def key_of_first(place):
     """The key of the baseline's trial with seed 0."""
     trials = Store(place / "R").read().trials
-    rate = recipes.baseline("digits", 10).training.learning_rate
+    rate = recipes.baseline("digits").training.learning_rate
     wanted = {"activation": "relu6", "learning_rate": f"{rate:g}"}
     return next(
         key

@@ -13,7 +13,6 @@ from experiments.recipes import RECIPES
 from experiments.scales import SCALES
 from mnet_jax.ablation import axes
 from mnet_jax.analysis import cost
-from mnet_jax.config import Arm
 
 EVERY = [(name, scale) for name in PRESETS for scale in SCALES]
 everywhere = pytest.mark.parametrize(("name", "scale"), EVERY)
@@ -113,7 +112,7 @@ def test_arms_differ_in_what_the_preset_varies_and_in_nothing_else(name, scale):
 
 @everywhere
 def test_the_recipe_is_the_named_one_but_for_what_the_preset_names(name, scale):
-    start, first = RECIPES[PRESETS[name].recipe_at(scale)](10), arms(name, scale)[0]
+    start, first = RECIPES[PRESETS[name].recipe_at(scale)].arm.config(10), arms(name, scale)[0]
     found = changed(start.training, first.training) | changed(start.data, first.data)
     assert {path.split(".")[-1] for path in found} <= PRESETS[name].values(scale)[0].keys()
 
@@ -269,7 +268,7 @@ def test_every_preset_has_a_place_of_its_own():
 
 
 def test_without_a_preset_a_sweep_is_the_grid_from_the_baseline():
-    base = Arm.of(recipes.baseline("digits", 10))
+    base = recipes.baseline("digits")
     arguments, sweep = plan("--bottleneck relu6 linear --width 0.25 0.5")
     values = {"bottleneck": ["relu6", "linear"], "width": [0.25, 0.5]}
     assert [*sweep.arms] == axes.grid(base, values)

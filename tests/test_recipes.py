@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from experiments import listing
 from experiments.arguments import parse
 from experiments.planning import PRESUMED_IMAGES, RunArguments, baseline, recipe_name
-from experiments.recipes import RECIPES, SIZED, notes_of, recipe_for
+from experiments.recipes import RECIPES, SIZED, recipe_for
 from mnet_jax import architectures, models
 from mnet_jax.analysis import cost
 from mnet_jax.config import AdamW, RmsProp, Sgd
@@ -49,29 +49,29 @@ def train_images(data):
 
 @everywhere
 def test_the_cost_is_three_forward_passes_of_every_image(name):
-    config = RECIPES[name](1000 if RECIPES[name](1000).data.name == "imagenet2012" else 10)
+    config = RECIPES[name].arm.config(1000 if RECIPES[name].data.name == "imagenet2012" else 10)
     madds = cost.count(config.spec, config.data.resolution).madds
     expected = 3 * madds * train_images(config.data) * config.training.epochs
-    stated = re.fullmatch(r"(\S+) multiply-adds\.", notes_of(RECIPES[name])["cost"])
+    stated = re.fullmatch(r"(\S+) multiply-adds", RECIPES[name].cost)
     assert stated and float(stated[1]) == pytest.approx(expected, rel=0.05)
 
 
 @pytest.mark.parametrize("name", [*RECIPES, *SIZED])
 def test_a_recipe_says_where_it_is_from_and_what_it_is_to_reach(name):
-    notes = notes_of(RECIPES.get(name) or SIZED[name])
-    assert notes.keys() == {"title", "source", "cost", "target"} and all(notes.values())
+    recipe = RECIPES.get(name) or SIZED[name]
+    assert all((recipe.title, recipe.source, recipe.cost, recipe.target))
 
 
 @everywhere
 def test_a_recipes_own_data_set_is_trained_by_a_fixed_recipe_whatever_its_size(name):
     for images in (FEW, MANY):
-        assert recipe_for(RECIPES[name](10).data.name, images) in RECIPES
+        assert recipe_for(RECIPES[name].data.name, images) in RECIPES
 
 
 @pytest.mark.parametrize("name", RATES)
 def test_the_recipe_is_the_published_one(name):
     batch_size, rule, epoch, rate = RATES[name]
-    config = RECIPES[name](1000)
+    config = RECIPES[name].arm.config(1000)
     assert config.data.batch_size == batch_size and isinstance(config.training.optimizer, rule)
     steps = train_images(config.data) // batch_size
     found = optimizer.learning_rate(config.training, steps)(epoch * steps)
@@ -89,7 +89,7 @@ def arguments(line, monkeypatch):
 
 def test_flags_take_the_place_of_a_recipes_data(monkeypatch):
     given = arguments("--recipe v3-small-imagenet --dataset folder --data-dir photos", monkeypatch)
-    config, own = baseline(given, FEW).config(7), RECIPES["v3-small-imagenet"](7)
+    config, own = baseline(given, FEW), RECIPES["v3-small-imagenet"].arm
     assert (config.spec, config.training) == (own.spec, own.training)
     assert (config.data.name, config.data.directory) == ("folder", "photos")
     assert config.data.validation_fraction == 0.1  # a hundredth is for a million images
@@ -117,7 +117,7 @@ def test_a_data_set_has_its_recipe_and_a_recipe_its_data_set(
     config = baseline(given, train)
     assert config.data.name == dataset
     if name in RECIPES:
-        assert config.training == RECIPES[name](10).training
+        assert config.training == RECIPES[name].training
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def saved(tmp_path):
 def test_a_saved_network_is_fine_tuned_unless_a_recipe_is_named(saved, monkeypatch):
     line = f"--dataset folder --data-dir x --pretrained {saved}"
     given = arguments(line, monkeypatch)
-    config, own = baseline(given, FEW), RECIPES["v2-imagenet"](10)
+    config, own = baseline(given, FEW), RECIPES["v2-imagenet"].arm
     assert recipe_name(given, FEW) == "fine-tuning" and config.pretrained.path == saved
     assert (config.data.resolution, config.data.scaling) == (24, "imagenet")
     assert config.training != own.training
@@ -154,8 +154,8 @@ def test_fine_tuning_without_a_saved_network_is_refused(monkeypatch):
 @given_any(train=st.integers(2, 499_999))
 def test_a_sized_recipe_fits_its_set(name, train):
     """Batches, steps and rates by arithmetic."""
-    start = RECIPES["v2-imagenet"](10)
-    config, most = SIZED[name](start, train), SIZED[name](start, PRESUMED_IMAGES)
+    start, fit = RECIPES["v2-imagenet"].arm, SIZED[name].fit
+    config, most = fit(start, train), fit(start, PRESUMED_IMAGES)
     batch_size, epochs = config.data.batch_size, config.training.epochs
     assert batch_size <= train
     rates = [c.training.learning_rate / c.data.batch_size for c in (config, most)]

@@ -9,7 +9,7 @@ from experiments import recipes
 from experiments.repeating import command_of_arm
 from mnet_jax.ablation import axes
 
-BASE = recipes.baseline("digits", 10)
+BASE = recipes.baseline("digits")
 SWEEP = (
     "python -m experiments.ablate --bottleneck linear relu6 --width=1 0.1234567 "
     "--results 'my results' --seeds 5"

@@ -25,7 +25,7 @@ from mnet_jax.ablation.store import Store
 
 ROOT = Path(__file__).parents[1]
 ARMS = axes.grid(
-    recipes.baseline("digits", 10), {"bottleneck": ["linear", "relu6"], "width": [0.25, 0.5]}
+    recipes.baseline("digits").config(10), {"bottleneck": ["linear", "relu6"], "width": [0.25, 0.5]}
 )
 COMMAND = "python -m experiments.ablate --bottleneck linear relu6"
 CAUSE = "NonFiniteError: step 4, 'nan' | 1"

@@ -71,7 +71,7 @@ def recipe_expense(recipe: RecipeNotes) -> str:
     full = SCALES["full"]
     if not isinstance(recipe, Recipe) or recipe.data.name != full.dataset:
         return recipe.cost
-    madds = cost.count(recipe.config(CLASSES["full"]).spec, recipe.data.resolution).madds
+    madds = cost.count(recipe.arm.spec, recipe.data.resolution).madds
     return f"{recipe.cost}, {duration(full.seconds(madds, recipe.training.epochs))}"
 
 

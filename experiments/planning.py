@@ -129,8 +129,6 @@ def require_fit(config: Arm | RunConfig) -> None:
             f"{config.spec.head.num_classes} classes, legal: {MAX_PARAMS:,} parameters or fewer"
         )
     require_runnable(config.spec, config.data.resolution)
-    if config.data.start_resolution:
-        require_runnable(config.spec, config.data.start_resolution)
     _require_normalizable(config)
 
 
@@ -138,8 +136,7 @@ def _require_normalizable(config: Arm | RunConfig) -> None:
     """Raises ValueError if a layer would be normalized by one value a channel."""
     data, training = config.data, config.training
     at_a_time = data.batch_size // training.accumulate // training.norm_groups
-    smallest = data.start_resolution or data.resolution
-    layer = lone_layer(config.spec, smallest, at_a_time, frozen=training.frozen)
+    layer = lone_layer(config.spec, data.resolution, at_a_time, frozen=training.frozen)
     if layer:
         raise ValueError(
             f"batch_size: got {data.batch_size}, which is normalized {at_a_time} at a time, legal: "

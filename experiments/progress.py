@@ -41,8 +41,8 @@ class _Shown:
 class Pace:
     """How long a run still takes, by what it has taken so far, without what compiled.
 
-    The first step of the training and the first batch of an evaluation compile, and so does the
-    first step of an epoch whose images have grown: their time says nothing of the steps to come.
+    The first step of the training and the first batch of an evaluation compile, and the first step
+    of an epoch is waited for: their time says nothing of the steps to come.
     What an epoch takes beside its steps, to validate and to save, is counted by the epoch.
     """
 

@@ -32,8 +32,9 @@ class DataConfig:
       directory: where the files are: those that are published of a set, the root of `folder`,
         else TFDS's `data_dir`. None means the usual places.
       resolution: side of the square images the model sees, in pixels (V1 paper, Table 7).
-      start_resolution: side of the training images in the first epoch, growing to `resolution` in
-        the last (arXiv 2104.00298); 0 for `resolution` throughout.
+      start_resolution: retired, always 0. An earlier version trained on images that grew from this
+        side in the first epoch to `resolution` in the last (arXiv 2104.00298); its trials are read
+        and reported.
       batch_size: images per optimizer step, over all devices.
       validation_fraction: share of the train split held out for validation.
       augmentation: what happens to a training image: which part of it is seen.
@@ -73,12 +74,6 @@ class DataConfig:
         make_fields_plain(self)
         require(bool(self.name), "dataset", self.name, "the name of a data set")
         require(self.resolution >= 1, "resolution", self.resolution, "1 pixel or more")
-        require(
-            0 <= self.start_resolution <= self.resolution,
-            "start_resolution",
-            self.start_resolution,
-            f"0 to the resolution ({self.resolution})",
-        )
         require(self.batch_size >= 1, "batch_size", self.batch_size, "1 image or more")
         require(
             0 < self.validation_fraction < 1,

@@ -50,9 +50,7 @@ def first_batch(config: RunConfig, dataset: data.Dataset, most: int | None = Non
     shown = np.arange(count if most is None else min(most, count))
 
     def read(positions: np.ndarray) -> data.Batch:
-        return data.first_images(
-            dataset.train, config.data, config.seed, positions, epochs=config.training.epochs
-        )
+        return data.first_images(dataset.train, config.data, config.seed, positions)
 
     batch = read(shown)
     images, partners, share = batch["image"], None, 1.0

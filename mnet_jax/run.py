@@ -154,8 +154,7 @@ def _run(
     _require_its_own(dataset, config)
     require_alike(_Images.of(dataset))
     part = data.Shard(index=jax.process_index(), count=jax.process_count())
-    epochs = config.training.epochs
-    batches = data.train_batches(dataset.train, config.data, config.seed, epochs=epochs, shard=part)
+    batches = data.train_batches(dataset.train, config.data, config.seed, shard=part)
     program = program_of(
         config.spec, Structure.of(config.training), config.data.batch_size, config.data.resolution
     )
@@ -187,7 +186,7 @@ def _run(
         kept = best or loop.placement.get(state)
         keeper.keep_model(kept.evaluated)  # an earlier call may have kept another, or none
     tested = data.eval_batches(dataset.test, config.data, shard=part)
-    test = loop.evaluate(state, tested, "test", epochs, report)
+    test = loop.evaluate(state, tested, "test", config.training.epochs, report)
     if jax.process_index() == 0:
         text = serialization.to_json(config) + "\n"
         replace_file(directory / CONFIG_FILE, text.encode())

@@ -36,10 +36,10 @@ CONFIG = RunConfig(
     training=TrainingConfig(epochs=3, warmup_epochs=1),
     seed=5,
 )
-DRAWN = dataclasses.replace(  # with all that a step and its images draw, cut off as they have grown
+DRAWN = dataclasses.replace(  # with all that a step and its images draw
     CONFIG,
     data=dataclasses.replace(
-        CONFIG.data, resolution=16, start_resolution=8, augmentation="resized_crop_flip",
+        CONFIG.data, resolution=16, augmentation="resized_crop_flip",
         policy="randaugment", colour_jitter=0.4, erasing=0.5,
     ),
     training=dataclasses.replace(CONFIG.training, mixup=0.4, cutmix=1.0),

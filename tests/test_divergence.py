@@ -258,11 +258,12 @@ BAD = STEPS + 3  # the batch that is not finite, from 1
 @pytest.fixture
 def poisoned(monkeypatch):
     """The batches, one of them not finite."""
-    make = pipeline.train_batch
+    make, take = pipeline.train_batch, order.ShuffledBatches.__getitem__
 
-    def make_batch(source, config, seed, places, side):
-        batch = make(source, config, seed, places, side)
-        if places.batch == BAD - 1:
+    def make_batch(source, config, seed, places):
+        batch = make(source, config, seed, places)
+        bad = take(order.ShuffledBatches(len(source), config.batch_size, seed), BAD - 1)
+        if np.array_equal(places, bad):
             batch["image"] = np.full_like(batch["image"], NAN)
         return batch
 

@@ -115,7 +115,6 @@ def test_groups_of_one_image_are_refused():
         ("--batch-size 64 --accumulate 64 --model mobilenet_v4_conv_small", "head/hidden"),
         ("--batch-size 64 --norm-groups 64 --model mobilenet_v4_conv_small", "head/hidden"),
         ("--batch-size 1 --input-stride 4 --model mobilenet_v2", "block_"),
-        ("--batch-size 1 --start-resolution 4 --model mobilenet_v2", "block_"),
     ],
 )
 def test_a_command_refuses_it_before_it_trains(words, layer, tmp_path, monkeypatch, capfd):

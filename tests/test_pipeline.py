@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from mnet_jax import data, process
 from mnet_jax.config import DataConfig
 from mnet_jax.data import Scaling
-from mnet_jax.data.progression import resolution_of
 
 complaint = partial(one_line, data.DataError)
 AUGMENTATIONS = ("none", "shift", "shift_flip", "resized_crop_flip")
@@ -195,46 +194,6 @@ def test_an_iterator_resumes_through_orbax(tmp_path):
         args = ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(fresh))
         restored = manager.restore(7, args=args)["data"]
     assert_same(take(restored, 5), expected)
-
-
-@pytest.mark.parametrize(
-    ("start", "resolution", "epochs", "sides"),
-    [
-        (0, 32, 3, [32, 32, 32]),
-        (128, 224, 4, [128, 160, 192, 224]),
-        (128, 224, 7, [128, 128, 160, 192, 192, 192, 224]),  # 144 is as near to 128
-        (100, 224, 3, [100, 160, 224]),
-        (16, 32, 3, [16, 24, 32]),
-        (7, 30, 4, [7, 16, 24, 30]),  # 14.7 and 22.3
-        (32, 32, 2, [32, 32]),
-        (16, 32, 1, [32]),
-    ],
-)
-def test_images_grow_linearly_to_the_resolution(start, resolution, epochs, sides):
-    config = DataConfig(resolution=resolution, start_resolution=start)
-    assert [resolution_of(config, epoch, epochs) for epoch in range(epochs)] == sides
-    assert resolution_of(config, epochs + 3, epochs) == resolution
-
-
-@pytest.mark.parametrize("augmentation", ["shift_flip", "resized_crop_flip"])
-def test_growing_batches_resume_at_their_side(augmentation):
-    config = DataConfig(
-        batch_size=16, resolution=32, start_resolution=16, augmentation=augmentation
-    )
-    source = numbered(50, side=40)  # 3 steps an epoch, and 2 images left over
-
-    def batches():
-        return data.train_batches(source, config, 1, epochs=3)
-
-    whole = take(batches(), 11)
-    sides = [batch["image"].shape for batch in whole]
-    assert sides == [(16, side, side, 3) for side in 3 * [16] + 3 * [24] + 5 * [32]]
-    for done in (2, 3, 5):
-        cut, fresh = batches(), batches()
-        take(cut, done)
-        fresh.set_state(cut.get_state())
-        assert_same(take(fresh, 11 - done), whole[done:])
-    assert all(x["image"].shape[1] == 32 for x in data.eval_batches(source, config))
 
 
 @pytest.mark.parametrize(("count", "batch", "steps"), [(100, 32, 3), (96, 32, 3), (5, 32, 1)])

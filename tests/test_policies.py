@@ -236,8 +236,8 @@ def test_an_image_looks_the_same_in_every_batch(changes, channels, seed):
     config = DataConfig(**{"resolution": 28, "augmentation": "none"} | changes)
 
     def batch(*indices, epoch=0):
-        places = Places(0, np.full(len(indices), epoch), np.array(indices))
-        return batches.train_batch(source, config, seed, places, 28)["image"]
+        places = Places(np.full(len(indices), epoch), np.array(indices))
+        return batches.train_batch(source, config, seed, places)["image"]
 
     whole = batch(*range(12))
     assert whole.shape == (12, 28, 28, 3) and whole.dtype == np.float32

@@ -265,16 +265,6 @@ def test_runs_that_differ_in_seeds_and_numbers_share_one_executable(tmp_path, da
     assert len({history[0].validation_loss for history in histories}) == 5
 
 
-def test_growing_images_have_an_executable_for_each_side(tmp_path, data_folder, traced):
-    grown = replace(RUN.data, resolution=12, start_resolution=8)
-    config = replace(RUN, data=grown, training=replace(BASE, epochs=4))
-    history = runs.run(config, tmp_path / "first").history
-    sides = [batch["image"].shape[1] for _, batch, _ in traced]
-    assert sides == [8, 12] and len(history) == 4  # 9.3 and 10.7 pixels are multiples of 4
-    runs.run(replace(config, seed=1), tmp_path / "second")
-    assert len(traced) == 2
-
-
 def test_another_width_or_optimizer_has_an_executable_of_its_own(traced):
     def prepare(config):
         """What a run does before it compiles."""

@@ -64,7 +64,7 @@ def test_a_run_stopped_behind_any_step_and_any_batch_equals_the_uninterrupted_on
     assert {name for name in found if found[name] != found["whole"]} == without
 
 
-def test_a_resumed_run_goes_on_augmenting_growing_and_mixing(tmp_path):
+def test_a_resumed_run_goes_on_augmenting_and_mixing(tmp_path):
     done = call("drawn", tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mnet_jax import serialization
-from mnet_jax.ablation.axes import AXES
+from mnet_jax.ablation.axes import AXES, RETIRED_AXES
 from mnet_jax.ablation.statistics import Method
 from mnet_jax.config import Arm, RunConfig
 from mnet_jax.result import RunResult
@@ -63,7 +63,7 @@ class Sweep:
         require(bool(self.arms), "arms", (), "one or more")
         require(bool(self.seeds), "seeds", (), "one or more")
         require(min(self.seeds) >= 0, "seeds", self.seeds, "0 or more each")
-        known = {axis.name for axis in AXES}
+        known = {axis.name for axis in (*AXES, *RETIRED_AXES)}
         unknown = next((name for name in self.axes if name not in known), None)
         require(unknown is None, "axes", unknown, "names of axes, such as width")
         seeded = next((arm for arm in (*self.arms, self.baseline) if arm.seed), None)

@@ -31,8 +31,9 @@ class Batch(TypedDict, total=False):
 _CROP, _SHIFT, _FLIP, _POLICY, _JITTER, _ERASING = range(6)
 
 
-def train_batch(source: Source, config: DataConfig, seed: int, places: Places, side: int) -> Batch:
-    """The augmented batch of the images at `places`, [b, side, side, 3]."""
+def train_batch(source: Source, config: DataConfig, seed: int, places: Places) -> Batch:
+    """The augmented batch of the images at `places`."""
+    side = config.resolution
     draws = Draws.of(seed, places.epochs, places.indices)
     if config.augmentation == "resized_crop_flip":
         images, labels = _crops(source, places.indices, side, draws.fold(_CROP))

@@ -42,9 +42,8 @@ WHOLE = Shard()
 
 
 class Places(NamedTuple):
-    """The images of a batch: its number from 0, and int [b] epochs and indices of each."""
+    """The images of a batch: int [b], the epoch and the index of each."""
 
-    batch: int
     epochs: np.ndarray
     indices: np.ndarray
 
@@ -69,7 +68,7 @@ class ShuffledBatches:
         first = int(batch) * self._batch_size + self._share.start
         epochs, at = np.divmod(np.arange(first, first + len(self._share)), self._count)
         parts = [self._permutation(epoch)[at[epochs == epoch]] for epoch in _runs(epochs)]
-        return Places(int(batch), epochs, np.concatenate(parts))
+        return Places(epochs, np.concatenate(parts))
 
     def _permuted(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self._seed, epoch]).permutation(self._count)

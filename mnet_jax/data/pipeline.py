@@ -17,7 +17,6 @@ from mnet_jax.data.batches import Batch, eval_batch, train_batch
 from mnet_jax.data.encoded import read_encoded
 from mnet_jax.data.errors import DataError
 from mnet_jax.data.order import WHOLE, Places, Shard, ShuffledBatches
-from mnet_jax.data.progression import resolution_of
 from mnet_jax.data.resize import central_view
 from mnet_jax.data.scaling import scaled
 from mnet_jax.data.sources import Source
@@ -38,7 +37,7 @@ def steps_per_epoch(source: Source, config: DataConfig) -> int:
 
 
 def train_batches(
-    source: Source, config: DataConfig, seed: int, shard: Shard = WHOLE, *, epochs: int = 1
+    source: Source, config: DataConfig, seed: int, shard: Shard = WHOLE
 ) -> "grain.DatasetIterator":
     """An endless iterator over shuffled, augmented batches (`image` and `label`).
 
@@ -54,28 +53,24 @@ def train_batches(
       config: its resolution, batch size (over all hosts) and augmentation.
       seed: 0 or more.
       shard: this host's share of every batch; the shares side by side are the whole batch.
-      epochs: how many the run has, over which images grow from `config.start_resolution`; all
-        images of a batch have one side.
 
     Raises:
       DataError: the source is empty; while iterating, an image cannot be decoded.
-      ValueError: the hosts cannot share a batch evenly, or memory holds no batch.
+      ValueError: the hosts cannot share a batch evenly, memory holds no batch, or the config is
+        one that only an earlier version trains.
     """
     if not len(source):
         raise DataError("train_batches: got a source without images, legal: 1 or more")
+    _require_one_side(config)
     _require_room(config, len(shard.of(config.batch_size)))
     import grain
 
     order = ShuffledBatches(len(source), config.batch_size, seed, shard)
-    batches = grain.MapDataset.source(order).map(
-        partial(_at_its_side, source, config, seed, epochs)
-    )
+    batches = grain.MapDataset.source(order).map(partial(train_batch, source, config, seed))
     return iter(batches.to_iter_dataset(_read_options(config, len(shard.of(config.batch_size)))))
 
 
-def first_images(
-    source: Source, config: DataConfig, seed: int, positions: np.ndarray, *, epochs: int = 1
-) -> Batch:
+def first_images(source: Source, config: DataConfig, seed: int, positions: np.ndarray) -> Batch:
     """The images at some positions of the first batch of `train_batches`, and no others.
 
     Args:
@@ -83,22 +78,20 @@ def first_images(
       config: as there.
       seed: as there.
       positions: in the batch, int [n].
-      epochs: as there.
 
     Raises:
       DataError: an image cannot be decoded.
+      ValueError: the config is one that only an earlier version trains.
     """
+    _require_one_side(config)
     batch = ShuffledBatches(len(source), config.batch_size, seed)[0]
-    places = Places(batch.batch, batch.epochs[positions], batch.indices[positions])
-    return _at_its_side(source, config, seed, epochs, places)
+    places = Places(batch.epochs[positions], batch.indices[positions])
+    return train_batch(source, config, seed, places)
 
 
-def _at_its_side(
-    source: Source, config: DataConfig, seed: int, epochs: int, places: Places
-) -> Batch:
-    """The batch at the resolution of the epoch of training that it belongs to."""
-    epoch = places.batch // steps_per_epoch(source, config)
-    return train_batch(source, config, seed, places, resolution_of(config, epoch, epochs))
+def _require_one_side(config: DataConfig) -> None:
+    start = config.start_resolution
+    require(not start, "start_resolution", start, "0, as images no longer grow in training")
 
 
 class EvalBatches(Iterable[Batch]):

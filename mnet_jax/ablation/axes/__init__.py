@@ -16,7 +16,16 @@ from mnet_jax.ablation.axes.fields import field_axes
 from mnet_jax.changes import ABSENT
 from mnet_jax.validation import require
 
-__all__ = ["ABSENT", "ARCHITECTURE_AXES", "AXES", "Axis", "grid", "labels", "with_values"]
+__all__ = [
+    "ABSENT",
+    "ARCHITECTURE_AXES",
+    "AXES",
+    "RETIRED_AXES",
+    "Axis",
+    "grid",
+    "labels",
+    "with_values",
+]
 
 InitialWeights = Literal["random", "pretrained"]
 
@@ -45,6 +54,10 @@ INITIAL_WEIGHTS = Axis(
     read=lambda config: "pretrained" if config.pretrained else "random",
 )
 ARCHITECTURE_AXES: tuple[Axis, ...] = (*FACTORY_AXES, *BLOCK_AXES)
+_FIELD_AXES = field_axes([axis.name for axis in ARCHITECTURE_AXES])
+_RETIRED = ("start_resolution",)
+# No run takes a value on these; trials of earlier versions have one, which reports show.
+RETIRED_AXES: tuple[Axis, ...] = tuple(axis for axis in _FIELD_AXES if axis.name in _RETIRED)
 # In the order in which they are applied: what computes a network anew comes first.
 AXES: tuple[Axis, ...] = (
     *ARCHITECTURE_AXES,
@@ -52,7 +65,8 @@ AXES: tuple[Axis, ...] = (
         dataclasses.replace(axis, apply=_with_epochs, settles=("warmup_epochs",))
         if axis.name == "epochs"
         else axis
-        for axis in field_axes([axis.name for axis in ARCHITECTURE_AXES])
+        for axis in _FIELD_AXES
+        if axis not in RETIRED_AXES
     ),
     INITIAL_WEIGHTS,
 )
@@ -93,7 +107,7 @@ def grid(baseline: C, values: Mapping[str, Sequence[Any]]) -> list[C]:
 
 
 def labels(config: Varied, named: Collection[str] = ()) -> dict[str, str]:
-    """The value of every axis, as text for a table.
+    """The value of every axis, as text for a table; of a retired one where it is used or named.
 
     Args:
       config: an arm, or a run of it.
@@ -101,4 +115,5 @@ def labels(config: Varied, named: Collection[str] = ()) -> dict[str, str]:
     """
     settled = {name for axis in AXES if axis.name in named for name in axis.settles}
     shown = [axis for axis in AXES if axis.name in named or axis.name not in settled]
+    shown += [axis for axis in RETIRED_AXES if axis.name in named or axis.read(config)]
     return {axis.name: text(axis.read(config)) for axis in shown}

@@ -3,11 +3,9 @@
 import contextlib
 import dataclasses
 import difflib
-import io
-import itertools
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import (
     Annotated,
@@ -34,6 +32,7 @@ PATHS = (Path, LocalPath)
 LEGAL = {int: "whole numbers", float: "numbers", bool: "True, False"} | dict.fromkeys(
     PATHS, "a local path"
 )
+_SHORT_FLAG = re.compile("-(?!inf|nan)[A-Za-z]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -77,26 +76,19 @@ def parse(arguments: type[T], command: str, leading: str | None = None) -> T:
     words = sys.argv[1:]
     if leading and words and not words[0].startswith("-"):
         words = [flag_of(leading), *words]
-    if not {"-h", "--help"} & {*words}:
-        try:
-            _require_legal(arguments, words)
-            words = _with_homes(arguments, words)
-        except ValueError as error:
-            refuse(command, str(error))
-    captured = io.StringIO()
+    asks_for_help = bool({"-h", "--help"} & {*words})
     try:
-        with contextlib.redirect_stderr(captured):
-            return tyro.cli(
-                arguments,
-                prog=f"python -m experiments.{command}",
-                description=arguments.__doc__,
-                args=_with_truth(arguments, words),
-                config=(tyro.conf.FlagConversionOff,),
-            )
-    except SystemExit as leaving:
-        if leaving.code == REFUSED:
-            refuse(command, " ".join(captured.getvalue().split()))
-        raise
+        words = ["--help"] if asks_for_help else _checked(words, get_type_hints(arguments))
+    except ValueError as error:
+        refuse(command, str(error))
+    try:
+        return tyro.cli(
+            arguments,
+            prog=f"python -m experiments.{command}",
+            description=arguments.__doc__,
+            args=words,
+            config=(tyro.conf.FlagConversionOff,),
+        )
     except OSError as error:  # it prints what was asked for by --help
         raise OutputError(str(error)) from error
 
@@ -125,93 +117,62 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _require_legal(arguments: type, words: Sequence[str]) -> None:
-    """Checks the words before tyro does, whose complaints fill a box.
+def _checked(words: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
+    """The words as tyro takes them without a complaint.
 
-    tyro also takes the last of a flag's repetitions and passes over a flag without values: either
-    would leave a sweep without arms that were asked for.
+    tyro 1.0 cannot refuse in one line by itself: its complaints fill a box, and the hook that tells
+    them apart is private. Two mistakes are none to it: it takes the last of a flag's repetitions
+    and passes over a flag without values, and either would leave a sweep without arms that were
+    asked for.
+
+    Args:
+      words: of the command line.
+      hints: the type of each field.
 
     Raises:
       ValueError: a flag is unknown, repeated or without its values, or a value is not legal.
     """
-    types = {flag_of(name): hint for name, hint in get_type_hints(arguments).items()}
-    given: dict[str, list[str]] = {}
-    flag = None
-    for word in words:
-        if not word.startswith("--"):
-            require(flag is not None, "arguments", word, "flags with their values")
-            given[flag or ""].append(word)
-            continue
-        name, equals, value = word.partition("=")
-        flag = name.replace("_", "-")
-        if flag not in types:
-            close = difflib.get_close_matches(flag, types, n=3) or sorted(types)
-            raise ValueError(f"{name}: no such flag, the nearest: {', '.join(close)}")
-        require(flag not in given, flag, word, "each flag once, all its values behind it")
-        given[flag] = [value] if equals else []
-    for flag, values in given.items():
-        _require_values(flag, values, types[flag])
-
-
-def _kind_of(annotation: Any) -> Any:
-    """The type of one of a flag's values."""
-    several = get_origin(annotation) is tuple
-    return get_args(annotation)[0] if several or type(None) in get_args(annotation) else annotation
-
-
-def _with_homes(arguments: type, words: Sequence[str]) -> list[str]:
-    """The words with a home directory for the ~ that a path begins with.
-
-    Shells do so themselves where a word begins with it, and not in `--run=~/mine`.
-
-    Raises:
-      ValueError: there is no such home.
-    """
-    hints = get_type_hints(arguments)
-    paths = {flag_of(name) for name, hint in hints.items() if _kind_of(hint) in PATHS}
-    found, flag = [], ""
-    for word in words:
-        name, equals, value = word.partition("=")
-        if word.startswith("--"):
-            flag = name.replace("_", "-")
-            is_path = bool(equals) and flag in paths
-            found.append(f"{name}={_with_home(flag, value)}" if is_path else word)
-        else:
-            found.append(_with_home(flag, word) if flag in paths else word)
+    types = {flag_of(name): hint for name, hint in hints.items()}
+    found = []
+    for flag, given in _values_by_flag(words, types).items():
+        first, *rest = _legal_values(flag, given, types[flag])
+        found += [f"{flag}={first}", *rest]
     return found
 
 
-def _with_home(flag: str, path: str) -> str:
-    if not path.startswith("~"):
-        return path
-    try:
-        return str(Path(path).expanduser())
-    except RuntimeError as error:
-        legal = "a local path, with ~ for the home of a user who has one"
-        raise ValueError(f"{flag}: got {path!r}, legal: {legal}") from error
+def _values_by_flag(words: Sequence[str], flags: Collection[str]) -> dict[str, list[str]]:
+    """The values behind each flag; ValueError for a flag that is unknown or repeated."""
+    given: dict[str, list[str]] = {}
+    flag = ""
+    for word in words:
+        if not word.startswith("--"):
+            is_value = bool(given) and not _SHORT_FLAG.match(word)
+            require(is_value, "arguments", word, "flags with their values")
+            given[flag].append(word)
+            continue
+        name, equals, value = word.partition("=")
+        flag = name.replace("_", "-")
+        if flag not in flags:
+            close = difflib.get_close_matches(flag, flags, n=3) or sorted(flags)
+            raise ValueError(f"{name}: no such flag, the nearest: {', '.join(close)}")
+        require(flag not in given, flag, word, "each flag once, all its values behind it")
+        given[flag] = [value] if equals else []
+    return given
 
 
-def _require_values(flag: str, values: Sequence[str], annotation: Any) -> None:
-    """ValueError unless the words behind a flag are as many and of the kind that it takes."""
-    several, kind = get_origin(annotation) is tuple, _kind_of(annotation)
+def _legal_values(flag: str, values: Sequence[str], hint: Any) -> Sequence[str]:
+    """The values of a flag; ValueError unless they are as many and of the kind that it takes."""
+    several = get_origin(hint) is tuple
+    kind = get_args(hint)[0] if several or type(None) in get_args(hint) else hint
     if kind is bool and not values:
-        return  # see _with_truth
+        return ["True"]
     legal = ", ".join(get_args(kind)) if get_origin(kind) is Literal else LEGAL.get(kind, "")
     counted = "one value or more" if several else "one value"
     count_is_legal = len(values) >= 1 if several else len(values) == 1
     require(count_is_legal, flag, " ".join(values), f"{counted}{legal and f' of {legal}'}")
     for value in values:
         require(_is_legal(value, kind), flag, value, legal)
-
-
-def _with_truth(arguments: type, words: Sequence[str]) -> list[str]:
-    """The words with True behind every flag that stands alone, and says yes or no."""
-    truths = {flag_of(name) for name, hint in get_type_hints(arguments).items() if hint is bool}
-    found = []
-    for word, following in itertools.pairwise([*words, "--"]):
-        alone = word.replace("_", "-") in truths and following.startswith("--")
-        found += [word, "True"] if alone else [word]
-    return found
+    return [_with_home(flag, value) for value in values] if kind in PATHS else values
 
 
 def _is_legal(word: str, kind: Any) -> bool:
@@ -226,3 +187,20 @@ def _is_legal(word: str, kind: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _with_home(flag: str, path: str) -> str:
+    """The path with a home directory for the ~ that it begins with.
+
+    Shells do so themselves where a word begins with it, and not in `--run=~/mine`.
+
+    Raises:
+      ValueError: there is no such home.
+    """
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        legal = "a local path, with ~ for the home of a user who has one"
+        raise ValueError(f"{flag}: got {path!r}, legal: {legal}") from error

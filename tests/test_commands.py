@@ -57,6 +57,7 @@ BAD = [
     ("--zzz", "--zzz: no such flag, the nearest: --accumulate, --activation,"),
     ("linear", "got 'linear', legal: flags"),
     ("-w 1", "got '-w', legal: flags"),
+    ("--dataset -x", "got '-x', legal: flags"),
     ("--bottleneck", "--bottleneck: got '', legal: one value or more of linear, relu6"),
     ("--width --epochs 2", "--width: got '', legal: one value or more of numbers"),
     ("--epochs", "--epochs: got '', legal: one value or more of whole numbers"),
@@ -253,26 +254,29 @@ def test_bad_input_in_a_process_of_its_own(command, words, told, place):
 
 @dataclass(frozen=True)
 class Switches:
-    """Two of them."""
+    """Three of them, one of which takes several values."""
 
     on: bool = True
     very_off: bool = False
+    varied: tuple[bool, ...] = ()
 
 
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("", (True, False)),
-        ("--on False", (False, False)),
-        ("--on=False --very-off=True", (False, True)),
-        ("--very-off --on False", (False, True)),
-        ("--on False --very_off", (False, True)),
+        ("", (True, False, ())),
+        ("--on False", (False, False, ())),
+        ("--on=False --very-off=True", (False, True, ())),
+        ("--very-off --on False", (False, True, ())),
+        ("--on False --very_off", (False, True, ())),
+        ("--varied --on False", (False, False, (True,))),
+        ("--varied=False True --very-off", (True, True, (False, True))),
     ],
 )
 def test_a_switch_takes_true_or_false_and_alone_it_is_true(line, found, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["command", *line.split()])
     switches = parse(Switches, "command")
-    assert (switches.on, switches.very_off) == found
+    assert (switches.on, switches.very_off, switches.varied) == found
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "evaluate"])

@@ -5,6 +5,11 @@ run is gone. Both print a page of their own. The supervisor prints one line inst
 exit code 1. It is there where this can happen: where addresses are limited (`ulimit -v`), and where
 one training runs in several processes.
 
+Only another process can say why, as an abort runs nothing of Python. No option of JAX 0.10.2 avoids
+it: `jax.distributed` passes no callback on, jaxlib's for missed heartbeats aborts by itself
+(`std::bad_cast`), and with `jax_enable_recoverability` a lost coordinator is as fatal.
+`TF_CPP_MIN_LOG_LEVEL` leaves the fatal page as it is, and would hide errors that are to be seen.
+
 Imports nothing that takes time.
 """
 

@@ -66,7 +66,7 @@ def main(stop: Stop | None = None) -> None:
     try:
         with store.Store(arguments.store) as kept:
             failed = _ablate(arguments, kept, console, stop or Stop())
-    except runners.CrewError as error:
+    except runners.RunnerError as error:
         refuse(COMMAND, f"{error}; the same command goes on", entry.FAILED)
     except store.StoreError as error:
         refuse(COMMAND, str(error), entry.FAILED)
@@ -92,7 +92,7 @@ def _ablate(arguments: Arguments, kept: store.Store, console: Console, stop: Sto
             platforms.require_platform()
     with stop.deferred():  # as there will be workers to end, and trials to store
         with refusals(COMMAND, arguments):
-            crew = trials.crew_of(arguments, len(todo), tune_allocator=tuned) if todo else None
+            runner = trials.runner_of(arguments, len(todo), tune_allocator=tuned) if todo else None
         console.print(_opening(len(todo), len(configs), arguments.store))
         stored.warn(complaints := kept.complaints, console)
         record = events.sweep(
@@ -111,8 +111,8 @@ def _ablate(arguments: Arguments, kept: store.Store, console: Console, stop: Sto
         else:
             kept.append(record)
         try:
-            if crew:
-                trials.run(record, known, kept, crew, console, stop)
+            if runner:
+                trials.run(record, known, kept, runner, console, stop)
         except StoppedError:
             refuse(COMMAND, _interrupted(kept, configs), entry.INTERRUPTED)
         contents = kept.read()

@@ -39,7 +39,7 @@ class RunnerArguments:
     """of the cluster; if not given, one is started on this machine for the sweep"""
 
 
-def crew_of(arguments: RunnerArguments, trials: int, *, tune_allocator: bool) -> runners.Crew:
+def runner_of(arguments: RunnerArguments, trials: int, *, tune_allocator: bool) -> runners.Runner:
     """Those who run so many trials.
 
     Raises:
@@ -53,33 +53,33 @@ def crew_of(arguments: RunnerArguments, trials: int, *, tune_allocator: bool) ->
         arguments.cores_per_trial, arguments.devices_per_trial, arguments.ray_address
     )  # fmt: skip
     if arguments.runner == "ray":
-        return runners.RayCrew(
+        return runners.RayRunner(
             address, cores, devices, environment=settings, timeout_seconds=timeout
         )
     require(address is None, "ray_address", address, "none without --runner ray")
     slots = runners.slots(trials, cores, devices)
-    return runners.LocalCrew(slots, environment=settings, timeout_seconds=timeout)
+    return runners.LocalRunner(slots, environment=settings, timeout_seconds=timeout)
 
 
-class _StoppableCrew:
-    """A crew that is waited for until the process is told to stop; see `Crew`."""
+class _StoppableRunner:
+    """A runner that is waited for until the process is told to stop; see `Runner`."""
 
-    def __init__(self, crew: runners.Crew, stop: Stop) -> None:
-        self._crew, self._stop = crew, stop
-        self.has_room, self.begin, self.end = crew.has_room, crew.begin, crew.end
+    def __init__(self, runner: runners.Runner, stop: Stop) -> None:
+        self._runner, self._stop = runner, stop
+        self.has_room, self.begin, self.end = runner.has_room, runner.begin, runner.end
 
     def wait(self, seconds: float) -> list[tuple[RunConfig, runners.Message]]:
         """Raises StoppedError if it was told to stop."""
         if self._stop.requested:
             raise StoppedError("interrupted")
-        return self._crew.wait(seconds)
+        return self._runner.wait(seconds)
 
 
 def run(
     sweep: Sweep,
     known: Mapping[str, store.Trial],
     kept: store.Store,
-    crew: runners.Crew,
+    runner: runners.Runner,
     console: Console,
     stop: Stop,
 ) -> None:
@@ -89,7 +89,7 @@ def run(
       sweep: what was asked for.
       known: the trials that were stored before.
       kept: where results go.
-      crew: who runs them.
+      runner: who runs them.
       console: for the progress, and a line when a trial ends.
       stop: what may tell it to end the trials.
 
@@ -113,15 +113,18 @@ def run(
         def begun(config: RunConfig) -> None:
             progress.begin(config, arm_of(config))
 
-        def said(config: RunConfig, event: Progress | runners.Silent) -> None:
-            if isinstance(event, runners.Silent):
+        def said(config: RunConfig, event: Progress | runners.Stalled) -> None:
+            if isinstance(event, runners.Stalled):
                 silence = f"has said nothing for {event.seconds / 60:.0f} minutes"
                 told = f"{names[config]}, seed {config.seed} {silence}"
                 console.print(told, soft_wrap=True)
             else:
                 progress.show(config, event)
 
-        leased, stoppable = _told(kept.take_each(known, todo), console), _StoppableCrew(crew, stop)
+        leased, stoppable = (
+            _told(kept.take_each(known, todo), console),
+            _StoppableRunner(runner, stop),
+        )
         outcomes = runners.run(leased, stoppable, directory_of, begun, said)
         with contextlib.closing(outcomes):  # no worker may outlive an interruption here
             for outcome in outcomes:

@@ -20,7 +20,7 @@ from mnet_jax.progress import ProgressCallback
 from mnet_jax.result import EpochRecord
 from mnet_jax.training.agreement import any_says
 from mnet_jax.training.checkpoint import Checkpoints
-from mnet_jax.training.epoch import Begun
+from mnet_jax.training.epoch import EpochProgress
 from mnet_jax.training.loop import Callbacks, History, Loop
 from mnet_jax.training.scalars import Scalars
 from mnet_jax.training.step import TrainState
@@ -93,7 +93,7 @@ class Timer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keeper:
+class RunDirectory:
     """What a run leaves in its directory while it goes on.
 
     Attributes:
@@ -126,25 +126,25 @@ class Keeper:
             stop=stop,
         )
 
-    def save(self, state: TrainState, history: History, begun: Begun) -> None:
+    def save(self, state: TrainState, history: History, progress: EpochProgress) -> None:
         """Saves the run, within an epoch or behind it."""
         elapsed, state = time.perf_counter() - self.start, self.loop.placement.get(state)
-        self.checkpoints.save(state, self.batches, history, elapsed, begun)
+        self.checkpoints.save(state, self.batches, history, elapsed, progress)
 
-    def on_epoch(self, state: TrainState, history: History, begun: Begun) -> None:
+    def on_epoch(self, state: TrainState, history: History, progress: EpochProgress) -> None:
         """Writes an epoch's scalars, and if it is time or the last one all the rest."""
         self.log.write(history[-1].step, _scalars_of(history[-1]))
         is_over = len(history) == self.loop.epochs
-        if self.due.passed() or is_over or self.loop.guard.on_divergence == "rollback":
-            self.save(state, history, begun)
+        if self.due.passed() or is_over or self.loop.divergence.on_divergence == "rollback":
+            self.save(state, history, progress)
             self.keep_model(self.loop.placement.get(state.evaluated))
 
-    def go_back(self, step: int) -> tuple[TrainState, Begun]:
+    def go_back(self, step: int) -> tuple[TrainState, EpochProgress]:
         """What was saved behind that step, an epoch's last."""
-        state, _, _, begun = self.checkpoints.go_back(step, self.begin())
-        if begun.steps:  # it was saved before the epoch's validation
-            begun = begun.next
-        return self.loop.placement.put_state(state), begun
+        state, _, _, progress = self.checkpoints.go_back(step, self.begin())
+        if progress.steps:  # it was saved before the epoch's validation
+            progress = progress.next
+        return self.loop.placement.put_state(state), progress
 
 
 def model_keeper(

@@ -10,7 +10,7 @@ from mnet_jax import data
 from mnet_jax.config import RunConfig
 from mnet_jax.program import run_keys
 from mnet_jax.training.mixing import drawn, weighted
-from mnet_jax.training.recipe import Numbers
+from mnet_jax.training.recipe import Hyperparameters
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,7 +54,7 @@ def first_batch(config: RunConfig, dataset: data.Dataset, most: int | None = Non
 
     batch = read(shown)
     images, partners, share = batch["image"], None, 1.0
-    if alphas := Numbers.of(config.training).mixing:
+    if alphas := Hyperparameters.of(config.training).mixing:
         _, dropout_key = run_keys(jax.random.key(config.seed))
         step_key = jax.random.fold_in(dropout_key, 0)
         permutation, weight = drawn(step_key, count, images.shape[1:3], alphas)

@@ -12,9 +12,9 @@ import optax
 from mnet_jax import models, ops
 from mnet_jax.architectures import NetworkSpec
 from mnet_jax.training import optimizer
-from mnet_jax.training.memory import FittingStep
+from mnet_jax.training.memory import MemoryCheckedStep
 from mnet_jax.training.placement import BATCH_AXIS, Placement, placement
-from mnet_jax.training.recipe import Numbers, Structure
+from mnet_jax.training.recipe import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import (
     EvalStep,
     TrainState,
@@ -36,7 +36,7 @@ class Program:
       placement: how the devices share the work.
     """
 
-    initial_state: Callable[[int, Numbers], TrainState]
+    initial_state: Callable[[int, Hyperparameters], TrainState]
     train_step: TrainStep
     eval_step: EvalStep
     placement: Placement
@@ -44,7 +44,7 @@ class Program:
 
 @lru_cache(maxsize=8)  # trials that share a program need not follow each other in a sweep
 def program_of(
-    spec: NetworkSpec, structure: Structure, batch_size: int, resolution: int
+    spec: NetworkSpec, structure: StaticRecipe, batch_size: int, resolution: int
 ) -> Program:
     """The functions, compiled once in a process for all seeds and numbers.
 
@@ -83,7 +83,7 @@ def program_of(
     eval_step = make_eval_step(model.apply, axis_name=axis_name, accumulate=accumulate)
     return Program(
         initial_state=_initializer(model, update, resolution, averages=structure.averages),
-        train_step=FittingStep(
+        train_step=MemoryCheckedStep(
             place.compile_train(train_step),
             place.resized,
             batch_size,
@@ -102,11 +102,11 @@ def run_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _initializer(
     model: models.MobileNet,
-    update: Callable[[Numbers], optax.GradientTransformation],
+    update: Callable[[Hyperparameters], optax.GradientTransformation],
     resolution: int,
     *,
     averages: bool,
-) -> Callable[[int, Numbers], TrainState]:
+) -> Callable[[int, Hyperparameters], TrainState]:
     """A function from the seed and the numbers to the first state, compiled once.
 
     It runs once a trial and draws dozens of random arrays, each of which XLA takes longer to
@@ -114,11 +114,11 @@ def _initializer(
     """
 
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    def state_of(key: jax.Array, numbers: Numbers) -> TrainState:
+    def state_of(key: jax.Array, hyperparams: Hyperparameters) -> TrainState:
         image = jnp.zeros((1, resolution, resolution, 3))
         init_key, dropout_key = run_keys(key)
         variables = model.init(init_key, image, train=False)
-        state = initial_state(variables, update(numbers), dropout_key)
+        state = initial_state(variables, update(hyperparams), dropout_key)
         return state.averaging() if averages else state
 
-    return lambda seed, numbers: state_of(jax.random.key(seed), numbers)
+    return lambda seed, hyperparams: state_of(jax.random.key(seed), hyperparams)

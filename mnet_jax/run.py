@@ -18,20 +18,20 @@ from mnet_jax.analysis import cost
 from mnet_jax.config import FILE_NAME as CONFIG_FILE
 from mnet_jax.config import SPLIT_BY_POSITION, DataConfig, RunConfig
 from mnet_jax.files import replace_file
-from mnet_jax.keeping import Keeper, Timer, alone_in, model_keeper
+from mnet_jax.keeping import RunDirectory, Timer, alone_in, model_keeper
 from mnet_jax.program import Program, program_of
 from mnet_jax.progress import ProgressCallback
 from mnet_jax.result import RunResult
 from mnet_jax.training import optimizer
 from mnet_jax.training.agreement import require_alike
 from mnet_jax.training.checkpoint import Checkpoints
-from mnet_jax.training.divergence import Guard
+from mnet_jax.training.divergence import DivergencePolicy
 from mnet_jax.training.evaluation import Evaluation
 from mnet_jax.training.loop import History, Loop
 from mnet_jax.training.manifest import CHECKPOINTS
 from mnet_jax.training.matching import saved_config
 from mnet_jax.training.memory import exhaustion_explained
-from mnet_jax.training.recipe import Structure
+from mnet_jax.training.recipe import StaticRecipe
 from mnet_jax.training.scalars import Scalars
 from mnet_jax.training.step import TrainState
 from mnet_jax.training.stopping import Stop
@@ -156,15 +156,18 @@ def _run(
     part = data.Shard(index=jax.process_index(), count=jax.process_count())
     batches = data.train_batches(dataset.train, config.data, config.seed, shard=part)
     program = program_of(
-        config.spec, Structure.of(config.training), config.data.batch_size, config.data.resolution
+        config.spec,
+        StaticRecipe.of(config.training),
+        config.data.batch_size,
+        config.data.resolution,
     )
     loop = _loop(program, config, data.steps_per_epoch(dataset.train, config.data))
     begin = partial(_first_state, program, loop, config)
     with stop.deferred(), Checkpoints(directory / CHECKPOINTS, config) as checkpoints:
-        state, history, seconds, begun = checkpoints.restore(begin(), batches)
+        state, history, seconds, progress = checkpoints.restore(begin(), batches)
         start -= seconds
         with Scalars(directory, from_step=history[-1].step if history else 0) as log:
-            keeper = Keeper(
+            run_directory = RunDirectory(
                 loop=loop,
                 batches=batches,
                 begin=begin,
@@ -179,12 +182,12 @@ def _run(
                 batches,
                 lambda: data.eval_batches(dataset.validation, config.data, shard=part),
                 history,
-                keeper.callbacks(report, stop),
-                begun,
+                run_directory.callbacks(report, stop),
+                progress,
             )
         best = checkpoints.best(begin()) if keep == "best" else None
         kept = best or loop.placement.get(state)
-        keeper.keep_model(kept.evaluated)  # an earlier call may have kept another, or none
+        run_directory.keep_model(kept.evaluated)  # an earlier call may have kept another, or none
     tested = data.eval_batches(dataset.test, config.data, shard=part)
     test = loop.evaluate(state, tested, "test", config.training.epochs, report)
     if jax.process_index() == 0:
@@ -205,8 +208,8 @@ def load_data(images: DataConfig, directory: Path) -> data.Dataset:
       DataError: the data set cannot be had.
     """
     checkpoints = directory / CHECKPOINTS
-    begun = saved_config(checkpoints) if images.name == "folder" else None
-    if begun and begun.data.name == "folder" and not begun.data.listing:
+    saved = saved_config(checkpoints) if images.name == "folder" else None
+    if saved and saved.data.name == "folder" and not saved.data.listing:
         _log.warning(
             "%s holds a run from before the files of a folder were listed: it goes on with its "
             "own test split, and whether files have changed since cannot be told",
@@ -218,7 +221,7 @@ def load_data(images: DataConfig, directory: Path) -> data.Dataset:
 
 def _first_state(program: Program, loop: Loop, config: RunConfig) -> TrainState:
     """The state before the first step, where a checkpoint is restored to."""
-    state = program.initial_state(config.seed, loop.numbers(1)[0])
+    state = program.initial_state(config.seed, loop.hyperparams(1)[0])
     if config.pretrained:
         state = pretrained.started_from(config.pretrained, state, config.spec)
     return loop.placement.get(loop.placement.put_state(state))
@@ -260,8 +263,8 @@ def _loop(program: Program, config: RunConfig, steps_per_epoch: int) -> Loop:
         train_step=program.train_step,
         eval_step=program.eval_step,
         placement=program.placement,
-        numbers=optimizer.numbers(config.training, steps_per_epoch),
-        guard=Guard(
+        hyperparams=optimizer.hyperparams(config.training, steps_per_epoch),
+        divergence=DivergencePolicy(
             on_divergence=config.training.on_divergence,
             spike_factor=config.training.spike_factor,
         ),

@@ -22,7 +22,7 @@ from mnet_jax.config import TrainingConfig
 from mnet_jax.training import optimizer
 from mnet_jax.training.microbatches import in_groups
 from mnet_jax.training.placement import BATCH_AXIS, placement
-from mnet_jax.training.recipe import Numbers, Structure
+from mnet_jax.training.recipe import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import initial_state, make_eval_step, make_train_step
 
 TRAINING = TrainingConfig(learning_rate=0.1, label_smoothing=0.0, ema_decay=0.5)
@@ -51,11 +51,14 @@ def trained(parallel, devices, *, pooled=True, accumulate=1, norm_groups=1):
     axis_name = BATCH_AXIS if parallel == "pmap" else None
     pooled = pooled and norm_groups == 1
     model = models.MobileNet(spec=SPEC, axis_name=axis_name if pooled else None)
-    update, numbers = optimizer.make(Structure.of(TRAINING)), Numbers.of(TRAINING)
+    update, hyperparams = (
+        optimizer.make(StaticRecipe.of(TRAINING)),
+        Hyperparameters.of(TRAINING),
+    )
     place = placement(parallel, BATCH, devices, **parts)
     state = place.put_state(
         initial_state(
-            jax.tree.map(jnp.asarray, first_variables()), update(numbers), jax.random.key(1)
+            jax.tree.map(jnp.asarray, first_variables()), update(hyperparams), jax.random.key(1)
         ).averaging()
     )
     step = make_train_step(model.apply, update, axis_name=axis_name, **parts)
@@ -64,7 +67,7 @@ def trained(parallel, devices, *, pooled=True, accumulate=1, norm_groups=1):
         make_eval_step(model.apply, axis_name=axis_name, accumulate=accumulate)
     )
     for seed in range(3):
-        state, metrics = step(state, place.put_batch(batch_of(seed)), numbers)
+        state, metrics = step(state, place.put_batch(batch_of(seed)), hyperparams)
     mask = (np.arange(BATCH) < 29).astype(np.float32)
     sums = evaluate(state.average, place.put_batch({**batch_of(9), "mask": mask}))
     state = place.get(state)

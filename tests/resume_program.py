@@ -165,8 +165,8 @@ def forgetting(piece):
             batches.set_state(start)
             return restored
         if piece == "losses":
-            lost = (0.0,) * restored.begun.steps
-            return restored._replace(begun=dataclasses.replace(restored.begun, losses=lost))
+            lost = (0.0,) * restored.progress.steps
+            return restored._replace(progress=dataclasses.replace(restored.progress, losses=lost))
         return restored._replace(state=restored.state.replace(**{piece: getattr(first, piece)}))
 
     return forgetful

@@ -30,7 +30,7 @@ from mnet_jax.data import Dataset
 def run_here(mode, log):
     """What stands in for `runners.run`."""
 
-    def run(configs, crew, directory_of, begun, report):
+    def run(configs, runner, directory_of, begun, report):
         for config in configs:
             if config is None:
                 time.sleep(0.01)
@@ -39,7 +39,7 @@ def run_here(mode, log):
             with log.open("a") as file:
                 file.write(f"{os.getpid()} {key_of(config)}\n")
             while mode == "stuck":
-                crew.wait(0.01)
+                runner.wait(0.01)
             while mode == "together" and len(processes(log)) < 3:
                 time.sleep(0.01)
             yield runners.Outcome(

@@ -27,10 +27,10 @@ from mnet_jax.config import Constant, DataConfig, RunConfig, TrainingConfig
 from mnet_jax.training import manifest, optimizer
 from mnet_jax.training.checkpoint import CheckpointError, Checkpoints, SavingError
 from mnet_jax.training.divergence import NonFiniteStateError
-from mnet_jax.training.epoch import Begun
+from mnet_jax.training.epoch import EpochProgress
 from mnet_jax.training.position import FILE_NAME as POSITION
 from mnet_jax.training.position import PositionHandler, RestorePosition
-from mnet_jax.training.recipe import Numbers, Structure
+from mnet_jax.training.recipe import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import initial_state
 from mnet_jax.validation import one_line
 
@@ -45,7 +45,7 @@ def state_of(spec):
     shapes = jax.eval_shape(lambda k: model.init(k, image, train=False), jax.random.key(0))
     variables = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), shapes)
     config = TrainingConfig()
-    update = optimizer.make(Structure.of(config))(Numbers.of(config))
+    update = optimizer.make(StaticRecipe.of(config))(Hyperparameters.of(config))
     return initial_state(variables, update, jax.random.key(1)).averaging()
 
 
@@ -66,14 +66,14 @@ def saved(tmp_path, batches):
 def test_an_empty_directory_has_nothing_to_restore(tmp_path, batches):
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         first = state_of(CONFIG.spec)
-        assert checkpoints.restore(first, batches) == (first, (), 0.0, Begun())
+        assert checkpoints.restore(first, batches) == (first, (), 0.0, EpochProgress())
 
 
 def test_what_was_saved_comes_back(saved, batches):
     like = jax.tree.map(jnp.zeros_like, state_of(CONFIG.spec))
     with Checkpoints(saved, CONFIG) as checkpoints:
-        state, history, seconds, begun = checkpoints.restore(like, batches)
-    assert (history, seconds, begun) == ((), 12.5, Begun())
+        state, history, seconds, progress = checkpoints.restore(like, batches)
+    assert (history, seconds, progress) == ((), 12.5, EpochProgress())
     expected = state_of(CONFIG.spec).replace(step=jnp.int32(3))
     chex.assert_trees_all_equal(
         state.replace(dropout_key=jax.random.key_data(state.dropout_key)),
@@ -383,10 +383,12 @@ def test_the_last_two_and_of_whole_epochs_the_last_and_the_best_are_kept(tmp_pat
     state, history = state_of(CONFIG.spec), records(0.1, 0.7, 0.2, 0.7, 0.3)
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
 
-        def save(step, epochs, begun):
+        def save(step, epochs, progress):
             params = jax.tree.map(lambda p: p * step, state.params)
             of = state.replace(step=jnp.int32(step), params=params)
-            checkpoints.save(of, batches, history[:epochs], 1.0, Begun(losses=(0.5,) * begun))
+            checkpoints.save(
+                of, batches, history[:epochs], 1.0, EpochProgress(losses=(0.5,) * progress)
+            )
 
         for epoch in range(1, 6):
             save(10 * epoch, epoch, 0)
@@ -399,7 +401,7 @@ def test_the_last_two_and_of_whole_epochs_the_last_and_the_best_are_kept(tmp_pat
         chex.assert_trees_all_equal(best.params, jax.tree.map(lambda p: p * 20, state.params))
     with Checkpoints(tmp_path, CONFIG) as checkpoints:  # it knows them again
         restored = checkpoints.restore(state, batches)
-        assert restored.begun.losses == (0.5,) * 3
+        assert restored.progress.losses == (0.5,) * 3
         assert int(checkpoints.best(state).step) == 20
 
 
@@ -408,7 +410,7 @@ def test_what_was_saved_before_its_epochs_validation_stays_and_counts_once_that_
 ):
     """To make room for another would be to have none for a while."""
     state = state_of(CONFIG.spec).replace(step=jnp.int32(10))
-    waiting = Begun(losses=(0.5,) * 10)
+    waiting = EpochProgress(losses=(0.5,) * 10)
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         checkpoints.save(state, batches, (), 1.0, waiting)
         assert checkpoints.best(state) is None
@@ -418,7 +420,7 @@ def test_what_was_saved_before_its_epochs_validation_stays_and_counts_once_that_
     assert as_written(tmp_path / "10" / manifest.FILE_NAME) == written
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         restored = checkpoints.restore(state, batches)
-    assert (restored.history, restored.begun, restored.seconds) == ((), waiting, 1.0)
+    assert (restored.history, restored.progress, restored.seconds) == ((), waiting, 1.0)
 
 
 def test_no_memory_is_no_damage(saved, batches, monkeypatch):

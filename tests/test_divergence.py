@@ -26,15 +26,15 @@ from mnet_jax.training.divergence import (
     MOST_SKIPPED,
     WINDOW,
     DivergenceError,
-    Guard,
+    DivergencePolicy,
     NonFiniteError,
     NonFiniteStateError,
     SpikeError,
 )
-from mnet_jax.training.epoch import Begun
+from mnet_jax.training.epoch import EpochProgress
 from mnet_jax.training.loop import Callbacks, Loop
 from mnet_jax.training.placement import JitPlacement
-from mnet_jax.training.recipe import Structure
+from mnet_jax.training.recipe import StaticRecipe
 from mnet_jax.training.step import make_train_step
 from mnet_jax.training.stopping import Stop, StoppedError
 
@@ -58,10 +58,10 @@ def test_a_step_that_skips_changes_nothing_but_its_number(tiny_spec):
     chex.assert_trees_all_close(plain(good), plain(expected), rtol=1e-5, atol=1e-6)
 
 
-def skipping_step(spec, **numbers):
-    update = optimizer.make(Structure.of(TrainingConfig(ema_decay=0.0)))
+def skipping_step(spec, **hyperparams):
+    update = optimizer.make(StaticRecipe.of(TrainingConfig(ema_decay=0.0)))
     step = make_train_step(models.MobileNet(spec=spec).apply, update, skips=True)
-    return functools.partial(step, numbers=NUMBERS._replace(**numbers))
+    return functools.partial(step, hyperparams=NUMBERS._replace(**hyperparams))
 
 
 def plain(state):
@@ -98,14 +98,14 @@ class Unplaced(JitPlacement):
         return batch
 
 
-def loop_of(steps=5, epochs=2, **guard):
-    guard = Guard(**guard)
+def loop_of(steps=5, epochs=2, **divergence):
+    divergence = DivergencePolicy(**divergence)
 
-    def train_step(state, batch, numbers):
+    def train_step(state, batch, hyperparams):
         loss = batch["loss"]
         finite = np.isfinite(loss)
-        limit = np.inf if numbers.loss_limit is None else numbers.loss_limit
-        applied = guard.on_divergence != "skip" or (finite and loss <= limit)
+        limit = np.inf if hyperparams.loss_limit is None else hyperparams.loss_limit
+        applied = divergence.on_divergence != "skip" or (finite and loss <= limit)
         seen = (*state.seen, batch["number"]) if applied else state.seen
         metrics = {"loss": loss, "accuracy": 0.5, "finite": finite}
         return State(seen=seen, step=state.step + 1), metrics
@@ -113,8 +113,8 @@ def loop_of(steps=5, epochs=2, **guard):
     sums = {"loss": 1.0, "correct": 1.0, "count": 2.0}
     return Loop(
         train_step=train_step, eval_step=lambda variables, batch: sums,
-        placement=Unplaced(jax.devices()), numbers=lambda epoch: [NUMBERS] * steps,
-        epochs=epochs, steps_per_epoch=steps, batch_size=8, guard=guard,
+        placement=Unplaced(jax.devices()), hyperparams=lambda epoch: [NUMBERS] * steps,
+        epochs=epochs, steps_per_epoch=steps, batch_size=8, divergence=divergence,
     )  # fmt: skip
 
 
@@ -127,13 +127,13 @@ class Kept:
     """States by their number, as checkpoints would have them."""
 
     def __init__(self):
-        self._kept = {0: (State(), Begun())}
+        self._kept = {0: (State(), EpochProgress())}
 
     def callbacks(self):
         return Callbacks(on_epoch=self._keep, go_back=self._kept.__getitem__)
 
-    def _keep(self, state, history, begun):
-        self._kept[history[-1].step] = state, begun
+    def _keep(self, state, history, progress):
+        self._kept[history[-1].step] = state, progress
 
 
 def fitted(loop, losses):
@@ -184,7 +184,7 @@ def test_too_many_rollbacks_stop_the_run():
 
 
 def test_a_state_that_is_not_finite_stops_the_run_whenever_it_is_seen():
-    def save(state, history, begun):
+    def save(state, history, progress):
         raise NonFiniteStateError(2, "the state is not finite and is not saved")
 
     callbacks = dataclasses.replace(Kept().callbacks(), save=save, due=lambda: True)
@@ -195,10 +195,10 @@ def test_a_state_that_is_not_finite_stops_the_run_whenever_it_is_seen():
 
 def test_the_limit_is_a_multiple_of_the_median_of_the_last_losses():
     losses = list(np.random.default_rng(0).uniform(0, 1, 3 * WINDOW))
-    guard = Guard(spike_factor=2.5)
-    assert guard.limit(losses) == pytest.approx(2.5 * np.median(losses[-WINDOW:]))
-    assert guard.limit(losses[: LEAST - 1]) == float("inf")
-    assert Guard().limit(losses) == float("inf")
+    divergence = DivergencePolicy(spike_factor=2.5)
+    assert divergence.limit(losses) == pytest.approx(2.5 * np.median(losses[-WINDOW:]))
+    assert divergence.limit(losses[: LEAST - 1]) == float("inf")
+    assert DivergencePolicy().limit(losses) == float("inf")
 
 
 SPIKED = [*[1.0] * (LEAST + 1), 3.1]
@@ -234,10 +234,10 @@ def test_an_epoch_cut_in_two_is_the_epoch():
         callbacks = Callbacks(report=report, save=save, stop=stop)
         with pytest.raises(StoppedError):
             loop.fit(State(), batches, lambda: [{}], (), callbacks)
-        ((state, history, begun),) = saved
+        ((state, history, progress),) = saved
         assert state.step == cut
-        begun = serialization.from_json(Begun, serialization.to_json(begun))
-        state, history = loop.fit(state, batches, lambda: [{}], history, Callbacks(), begun)
+        progress = serialization.from_json(EpochProgress, serialization.to_json(progress))
+        state, history = loop.fit(state, batches, lambda: [{}], history, Callbacks(), progress)
         assert state == whole[0]
         for found, expected in zip(history, whole[1], strict=True):
             times = {"seconds": 0.0, "images_per_second": 0.0}

@@ -11,11 +11,11 @@ from conftest import make_tiny_spec
 
 from mnet_jax import models
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
-from mnet_jax.keeping import Keeper, Timer
+from mnet_jax.keeping import RunDirectory, Timer
 from mnet_jax.run import run
 from mnet_jax.training import loop
 from mnet_jax.training.checkpoint import Restored
-from mnet_jax.training.epoch import Begun
+from mnet_jax.training.epoch import EpochProgress
 from mnet_jax.training.evaluation import Evaluation
 
 CONFIG = RunConfig(
@@ -71,8 +71,8 @@ def test_a_finished_run_that_is_called_again_keeps_what_it_is_asked_for(tmp_path
 
 def test_to_go_back_to_a_state_saved_before_its_validation_is_to_begin_the_next_epoch(tmp_path):
     state = SimpleNamespace(step=5)
-    waiting = Begun(losses=(1.0,) * 5, recent=(1.0,), in_row=2)
-    keeper = Keeper(
+    waiting = EpochProgress(losses=(1.0,) * 5, recent=(1.0,), in_row=2)
+    run_directory = RunDirectory(
         loop=SimpleNamespace(placement=SimpleNamespace(put_state=lambda s: s)),
         batches=None,
         begin=lambda: state,
@@ -82,7 +82,7 @@ def test_to_go_back_to_a_state_saved_before_its_validation_is_to_begin_the_next_
         due=Timer(0.0),
         start=0.0,
     )
-    assert keeper.go_back(5) == (state, Begun(recent=(1.0,), in_row=2))
+    assert run_directory.go_back(5) == (state, EpochProgress(recent=(1.0,), in_row=2))
 
 
 class KilledError(Exception):

@@ -20,14 +20,14 @@ from small_networks import SMALL, images_of, random_variables
 from mnet_jax import host_memory, models
 from mnet_jax.config import TrainingConfig
 from mnet_jax.training import memory, optimizer
-from mnet_jax.training.memory import FittingStep, OutOfMemoryError, largest_that_fits
+from mnet_jax.training.memory import MemoryCheckedStep, OutOfMemoryError, largest_that_fits
 from mnet_jax.training.placement import placement
-from mnet_jax.training.recipe import Numbers, Structure
+from mnet_jax.training.recipe import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import initial_state, make_train_step
 
 ROOT = Path(__file__).parents[1]
 TRAINING = TrainingConfig()
-NUMBERS = Numbers.of(TRAINING)
+NUMBERS = Hyperparameters.of(TRAINING)
 
 
 def batch_of(count):
@@ -114,7 +114,7 @@ def parts():
     model = models.MobileNet(spec=make_tiny_spec())
     image = jnp.zeros((1, 16, 16, 3))
     variables = jax.jit(lambda k: model.init(k, image, train=False))(jax.random.key(0))
-    update = optimizer.make(Structure.of(TRAINING))
+    update = optimizer.make(StaticRecipe.of(TRAINING))
     place = placement("jit", 64, jax.devices()[:1])
     steps = {
         accumulate: place.compile_train(make_train_step(model.apply, update, accumulate=accumulate))
@@ -148,7 +148,7 @@ def test_the_largest_that_fits_is_what_trying_all_finds(needed, limit):
 
 def test_a_step_that_fits_is_the_step():
     place, steps, _ = parts()
-    step = FittingStep(steps[1], place.resized, 64, 1)
+    step = MemoryCheckedStep(steps[1], place.resized, 64, 1)
     expected, _ = steps[1](*placed(64))
     first, _ = step(*placed(64))
     again, _ = step(*placed(64))
@@ -159,10 +159,10 @@ def test_a_step_that_fits_is_the_step():
 def test_numbers_of_another_structure_are_another_step():
     """A run with a limit on its loss may share the step of one without."""
     place, steps, _ = parts()
-    step = FittingStep(steps[1], place.resized, 64, 1)
+    step = MemoryCheckedStep(steps[1], place.resized, 64, 1)
     step(*placed(64))
-    state, batch, numbers = placed(64)
-    state, _ = step(state, batch, numbers._replace(loss_limit=np.float32(1)))
+    state, batch, hyperparams = placed(64)
+    state, _ = step(state, batch, hyperparams._replace(loss_limit=np.float32(1)))
     assert int(state.step) == 1
 
 
@@ -184,20 +184,20 @@ def test_a_batch_that_does_not_fit_is_refused_with_the_largest_that_does():
         )  # fmt: skip
     held = steps[1].lower(*placed(64)).compile().memory_analysis().argument_size_in_bytes
     middle = (needs[24] + needs[28]) // 2
-    step = FittingStep(steps[1], place.resized, 64, 4, free=lambda: middle - held)
+    step = MemoryCheckedStep(steps[1], place.resized, 64, 4, free=lambda: middle - held)
     assert refused(step) == 24
 
 
 def test_where_nothing_fits_that_is_said():
     place, steps, _ = parts()
-    step = FittingStep(steps[1], place.resized, 64, 32, free=lambda: 1)
+    step = MemoryCheckedStep(steps[1], place.resized, 64, 32, free=lambda: 1)
     one_line(OutOfMemoryError, lambda: step(*placed(64)), "legal: none, 32 is too large as well")
 
 
 def test_a_batch_too_small_to_be_normalized_does_not_fit_either():
     """At 2 pixels the last map is 1x1, so that one image has one value a channel."""
     place, steps, state = parts()
-    step = FittingStep(steps[1], place.resized, 2, 1, free=lambda: 1)
+    step = MemoryCheckedStep(steps[1], place.resized, 2, 1, free=lambda: 1)
     images = np.ones((2, 2, 2, 3), np.float32)
     batch = place.put_batch({"image": images, "label": np.zeros(2, np.int32)})
     given = place.put_state(jax.tree.map(jnp.copy, state)), batch, NUMBERS
@@ -225,7 +225,7 @@ class Exhausted:
 @pytest.mark.parametrize("free", [None, 2**40])
 def test_memory_that_runs_out_all_the_same_is_refused_alike(free):
     place, steps, _ = parts()
-    step = FittingStep(Exhausted(steps[1]), place.resized, 64, 1, free=lambda: free)
+    step = MemoryCheckedStep(Exhausted(steps[1]), place.resized, 64, 1, free=lambda: free)
     assert refused(step) == 63
 
 

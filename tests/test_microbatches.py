@@ -13,7 +13,7 @@ from mnet_jax.config import DataConfig, RunConfig, Sgd, TrainingConfig
 from mnet_jax.training import optimizer
 from mnet_jax.training.microbatches import in_groups
 from mnet_jax.training.placement import placement
-from mnet_jax.training.recipe import Numbers, Structure
+from mnet_jax.training.recipe import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import initial_state, make_eval_step, make_train_step
 
 # Relative to an array's largest value: float32 sums over the batch, taken in another order.
@@ -22,7 +22,7 @@ BATCH = 24
 TRAINING = TrainingConfig(
     optimizer=Sgd(momentum=0.0), learning_rate=0.5, weight_decay=0.0, label_smoothing=0.0
 )
-NUMBERS = Numbers.of(TRAINING)
+NUMBERS = Hyperparameters.of(TRAINING)
 
 
 def batch_of(seed, count=BATCH):
@@ -56,12 +56,12 @@ def tiny():
 
 def started(variables):
     return initial_state(
-        variables, optimizer.make(Structure.of(TRAINING))(NUMBERS), jax.random.key(1)
+        variables, optimizer.make(StaticRecipe.of(TRAINING))(NUMBERS), jax.random.key(1)
     )
 
 
 def step_of(apply, **how):
-    return jax.jit(make_train_step(apply, optimizer.make(Structure.of(TRAINING)), **how))
+    return jax.jit(make_train_step(apply, optimizer.make(StaticRecipe.of(TRAINING)), **how))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 24])

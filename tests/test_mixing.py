@@ -12,7 +12,7 @@ from scipy import special, stats
 from mnet_jax.config import TrainingConfig
 from mnet_jax.training import optimizer
 from mnet_jax.training.mixing import Mixed, mix, outside_box
-from mnet_jax.training.recipe import Numbers, Structure
+from mnet_jax.training.recipe import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import initial_state, make_train_step
 
 LIKELY = 1e-4
@@ -144,25 +144,25 @@ def linear(variables, images, *, train, mutable, rngs):
 
 def parts_of(config, axis_name=None):
     """A step (state, batch, numbers), its first state, and numbers."""
-    update = optimizer.make(Structure.of(config), ("head",))
-    numbers = Numbers.of(config)
+    update = optimizer.make(StaticRecipe.of(config), ("head",))
+    hyperparams = Hyperparameters.of(config)
     variables = {"params": {"head": {"kernel": jnp.asarray(KERNEL)}}, "batch_stats": BATCH["image"]}
-    state = initial_state(variables, update(numbers), jax.random.key(3))
-    return make_train_step(linear, update, axis_name=axis_name), state, numbers
+    state = initial_state(variables, update(hyperparams), jax.random.key(3))
+    return make_train_step(linear, update, axis_name=axis_name), state, hyperparams
 
 
 @pytest.mark.parametrize("alphas", [{"mixup": 0.4}, {"cutmix": 1.0}, BOTH], ids=str)
 def test_a_step_learns_the_mixed_batch(alphas):
     config = dataclasses.replace(BASE, **alphas)
-    step, state, numbers = parts_of(config)
+    step, state, hyperparams = parts_of(config)
     chex.clear_trace_counter()
     step = jax.jit(chex.assert_max_traces(step, n=1))
     seen = set()
     for n in range(4):
         before = np.asarray(state.params["head"]["kernel"], np.float64)
         key = jax.random.fold_in(state.dropout_key, n)
-        mixed = jax.tree.map(np.asarray, mix(BATCH, key, numbers.mixing))
-        state, found = step(state, BATCH, numbers)
+        mixed = jax.tree.map(np.asarray, mix(BATCH, key, hyperparams.mixing))
+        state, found = step(state, BATCH, hyperparams)
         np.testing.assert_allclose(state.batch_stats, mixed.images, atol=1e-5)
         logits = mixed.images.reshape(COUNT, -1) @ before
         log_p = logits - special.logsumexp(logits, axis=1, keepdims=True)
@@ -174,25 +174,29 @@ def test_a_step_learns_the_mixed_batch(alphas):
         seen.add(float(mixed.share))
     assert len(seen) == 4, "each step draws anew"
     others = {name: alpha * 2 for name, alpha in alphas.items()}
-    step(state, BATCH, Numbers.of(dataclasses.replace(BASE, **others)))  # the same executable
+    step(
+        state, BATCH, Hyperparameters.of(dataclasses.replace(BASE, **others))
+    )  # the same executable
 
 
 def test_without_mixing_a_step_draws_nothing():
-    step, state, numbers = parts_of(BASE)
-    assert not numbers.mixing and Structure.of(BASE).mixing == ()
-    assert "random_bits" not in str(jax.make_jaxpr(step)(state, BATCH, numbers))
-    after, _ = jax.jit(step)(state, BATCH, numbers)
+    step, state, hyperparams = parts_of(BASE)
+    assert not hyperparams.mixing and StaticRecipe.of(BASE).mixing == ()
+    assert "random_bits" not in str(jax.make_jaxpr(step)(state, BATCH, hyperparams))
+    after, _ = jax.jit(step)(state, BATCH, hyperparams)
     np.testing.assert_array_equal(after.batch_stats, BATCH["image"])
-    step, state, numbers = parts_of(dataclasses.replace(BASE, mixup=0.2))
-    assert "random_bits" in str(jax.make_jaxpr(step)(state, BATCH, numbers))
+    step, state, hyperparams = parts_of(dataclasses.replace(BASE, mixup=0.2))
+    assert "random_bits" in str(jax.make_jaxpr(step)(state, BATCH, hyperparams))
 
 
 def test_devices_mix_their_own_images_in_proportions_of_their_own():
     """The axis of vmap stands for pmap's."""
-    step, state, numbers = parts_of(dataclasses.replace(BASE, mixup=1.0), axis_name="batch")
+    step, state, hyperparams = parts_of(dataclasses.replace(BASE, mixup=1.0), axis_name="batch")
     shared = jax.tree.map(lambda x: x.reshape(2, 4, *x.shape[1:]), BATCH)
     state = state.replace(batch_stats=shared["image"][0])
-    after, _ = jax.vmap(step, axis_name="batch", in_axes=(None, 0, None))(state, shared, numbers)
+    after, _ = jax.vmap(step, axis_name="batch", in_axes=(None, 0, None))(
+        state, shared, hyperparams
+    )
     first, second = np.asarray(after.batch_stats)
     assert first.min() >= 0 and first.max() <= 3 and second.min() >= 4 and second.max() <= 7
     assert np.abs(second - first - 4).max() > 1e-3

@@ -15,7 +15,7 @@ from small_networks import KEY, SMALL, mixed
 from mnet_jax import models, ops
 from mnet_jax.config import Sgd, TrainingConfig
 from mnet_jax.training import optimizer
-from mnet_jax.training.recipe import Numbers, Structure
+from mnet_jax.training.recipe import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import initial_state, make_eval_step, make_train_step
 
 IMAGES = jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.float32)
@@ -87,15 +87,15 @@ def test_depthwise_convolutions_broadcast_explicitly(lowering, dilation, strides
 )
 def test_steps_broadcast_explicitly(options):
     training = TrainingConfig(optimizer=Sgd(), **options)
-    spec, structure = SMALL["v3"](), Structure.of(training)
+    spec, structure = SMALL["v3"](), StaticRecipe.of(training)
     model = models.MobileNet(spec=spec)
     parts = ["stem", *(f"block_{i}" for i in range(len(spec.blocks))), "head"]
-    update, numbers = optimizer.make(structure, parts), Numbers.of(training)
+    update, hyperparams = optimizer.make(structure, parts), Hyperparameters.of(training)
     counts = {"accumulate": training.accumulate, "norm_groups": training.norm_groups}
     step = make_train_step(model.apply, update, **counts, skips=True)
     batch = {"image": jnp.zeros((8, 32, 32, 3)), "label": jnp.zeros(8, jnp.int32)}
     variables = variables_of(shapes_of(model))
-    state = initial_state(variables, update(numbers), KEY).averaging()
-    jax.eval_shape(step, state, batch, numbers)
+    state = initial_state(variables, update(hyperparams), KEY).averaging()
+    jax.eval_shape(step, state, batch, hyperparams)
     evaluate = make_eval_step(model.apply, accumulate=2)
     jax.eval_shape(evaluate, variables, batch | {"mask": jnp.ones(8)})

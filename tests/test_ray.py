@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from trial_stand_ins import FINE, KILLED, RAISING, saving, stand_in
 
-from mnet_jax.ablation.runners import CrewError, LocalCrew, RayCrew, Slots, on_ray, run
+from mnet_jax.ablation.runners import LocalRunner, RayRunner, RunnerError, Slots, on_ray, run
 from mnet_jax.ablation.store import Store
 from mnet_jax.architectures import mobilenet_v2
 from mnet_jax.config import DataConfig, RunConfig, Sgd, TrainingConfig
@@ -64,8 +64,8 @@ def test_a_node_that_dies_loses_no_trial(cluster, tmp_path):
     """The trial that it ran goes on elsewhere, from its checkpoint, to the same result."""
     wanted = {seed: config_of(seed) for seed in (0, 1)}
     begun = []
-    crew = RayCrew(cluster.address, None, 1, trial=saving)
-    assert crew.has_room()
+    runner = RayRunner(cluster.address, None, 1, trial=saving)
+    assert runner.has_room()
 
     def kill_a_node():
         """Once both trials have something to go on from."""
@@ -77,7 +77,7 @@ def test_a_node_that_dies_loses_no_trial(cluster, tmp_path):
     killer.start()
     outcomes = list(
         run(
-            iter(wanted.values()), crew, lambda c: tmp_path / str(c.seed), begun.append,
+            iter(wanted.values()), runner, lambda c: tmp_path / str(c.seed), begun.append,
             lambda c, e: None,
         )
     )  # fmt: skip
@@ -92,8 +92,8 @@ def test_a_node_that_dies_loses_no_trial(cluster, tmp_path):
     undisturbed = {
         outcome.config: outcome.result
         for outcome in run(
-            iter(wanted.values()), LocalCrew(core, saving), lambda c: tmp_path / f"alone-{c.seed}",
-            lambda c: None, lambda c, e: None,
+            iter(wanted.values()), LocalRunner(core, saving),
+            lambda c: tmp_path / f"alone-{c.seed}", lambda c: None, lambda c, e: None,
         )
     }  # fmt: skip
     for outcome in outcomes:
@@ -104,11 +104,11 @@ def test_a_node_that_dies_loses_no_trial(cluster, tmp_path):
 def test_a_trial_that_fails_is_not_lost_and_one_that_crashes_is_tried_again(cluster, tmp_path):
     configs = [dataclasses.replace(config_of(0), seed=seed) for seed in (FINE, RAISING, KILLED)]
     begun = []
-    crew = RayCrew(cluster.address, 1, 1, trial=stand_in)
+    runner = RayRunner(cluster.address, 1, 1, trial=stand_in)
     found = {
         outcome.config.seed: outcome
         for outcome in run(
-            iter(configs), crew, lambda c: tmp_path / str(c.seed), begun.append, lambda c, e: None
+            iter(configs), runner, lambda c: tmp_path / str(c.seed), begun.append, lambda c, e: None
         )
     }
     assert found[FINE].result.test_loss == FINE
@@ -119,9 +119,9 @@ def test_a_trial_that_fails_is_not_lost_and_one_that_crashes_is_tried_again(clus
 
 def test_what_no_node_has_is_refused(cluster):
     with pytest.raises(ValueError, match="cores_per_trial: got 2, legal: 1 to 1, as the nodes"):
-        RayCrew(cluster.address, 2, 1)
+        RayRunner(cluster.address, 2, 1)
     with pytest.raises(ValueError, match="devices_per_trial: got 2, legal: 1, as there are no acc"):
-        RayCrew(cluster.address, 1, 2)
+        RayRunner(cluster.address, 1, 2)
 
 
 def test_a_sweep_on_a_cluster_of_its_own(tmp_path):
@@ -154,7 +154,7 @@ def test_a_server_that_says_nothing_is_no_cluster(monkeypatch):
         with pytest.raises(
             ValueError, match=f"^ray_address: got '{address}', legal: a run"
         ) as told:
-            RayCrew(address, None, 1)
+            RayRunner(address, None, 1)
     assert str(told.value).endswith("(no cluster answers within 1 seconds)")
 
 
@@ -167,14 +167,14 @@ def test_a_cluster_whose_only_node_is_gone_ends_the_sweep(monkeypatch, capfd):
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         nodes.wait_for_nodes()
-        crew = RayCrew(nodes.address, None, 1)
-        assert crew.has_room()
+        runner = RayRunner(nodes.address, None, 1)
+        assert runner.has_room()
         capfd.readouterr()
         nodes.head_node.kill_raylet()
-        with pytest.raises(CrewError, match=r"^the Ray cluster has had no node for 0 seconds$"):
+        with pytest.raises(RunnerError, match=r"^the Ray cluster has had no node for 0 seconds$"):
             while True:
-                crew.has_room()
-        crew.end()
+                runner.has_room()
+        runner.end()
     finally:
         ray.shutdown()
         nodes.shutdown()

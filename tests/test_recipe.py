@@ -24,7 +24,7 @@ from mnet_jax.config import (
     TrainingConfig,
 )
 from mnet_jax.training import optimizer
-from mnet_jax.training.recipe import Structure
+from mnet_jax.training.recipe import StaticRecipe
 from mnet_jax.training.step import initial_state, make_train_step
 
 replace = dataclasses.replace
@@ -66,18 +66,18 @@ def stepper(config):
     three steps.
     """
     chex.clear_trace_counter()  # it takes functions of one source for the same
-    structure = Structure.of(config)
+    structure = StaticRecipe.of(config)
     update = optimizer.make(structure, ("head",))
     step = jax.jit(chex.assert_max_traces(make_train_step(linear, update), n=1))
 
     def call(config):
-        assert Structure.of(config) == structure
-        of_epoch = optimizer.numbers(config, steps_per_epoch=2)
-        numbers = [*of_epoch(1), *of_epoch(2)]
+        assert StaticRecipe.of(config) == structure
+        of_epoch = optimizer.hyperparams(config, steps_per_epoch=2)
+        hyperparams = [*of_epoch(1), *of_epoch(2)]
         variables = {"params": {"head": {"kernel": jnp.asarray(KERNEL)}}, "batch_stats": {}}
-        state, found = initial_state(variables, update(numbers[0]), jax.random.key(0)), []
+        state, found = initial_state(variables, update(hyperparams[0]), jax.random.key(0)), []
         state = state.averaging() if structure.averages else state
-        for given in numbers[:3]:
+        for given in hyperparams[:3]:
             state, metrics = step(state, {"image": IMAGES, "label": LABELS}, given)
             kernel, average = (
                 p["head"]["kernel"] for p in (state.params, state.evaluated["params"])
@@ -135,7 +135,7 @@ def test_one_executable_trains_every_recipe_as_by_hand():
 
 def test_without_averaging_the_weights_are_evaluated_and_no_average_is_computed():
     plain = replace(BASE, schedule=Constant(), ema_decay=0.0)
-    assert Structure.of(plain) != Structure.of(replace(plain, ema_decay=0.1))
+    assert StaticRecipe.of(plain) != StaticRecipe.of(replace(plain, ema_decay=0.1))
     for (_, kernel, evaluated), (_, expected, _) in zip(
         stepper(plain)(plain), by_hand(plain, [plain.learning_rate] * 3), strict=True
     ):
@@ -161,18 +161,20 @@ def test_every_number_of_an_optimizer_is_given_to_one_executable(kind):
 def test_how_much_depth_decays_is_a_number():
     chex.clear_trace_counter()
     base = replace(BASE, depth_decay=0.5, weight_decay=0.0, optimizer=Sgd(momentum=0.0))
-    update = optimizer.make(Structure.of(base), ("stem", "block", "head"))
+    update = optimizer.make(StaticRecipe.of(base), ("stem", "block", "head"))
     params = {part: {"kernel": jnp.ones((2, 2))} for part in ("stem", "block", "head")}
 
     @jax.jit
     @chex.assert_max_traces(n=1)
-    def changes_of(numbers):
-        rule = update(numbers)
+    def changes_of(hyperparams):
+        rule = update(hyperparams)
         return rule.update(params, rule.init(params), params)[0]
 
     for decay in (0.5, 0.9):
-        numbers = optimizer.numbers(replace(base, depth_decay=decay), steps_per_epoch=1)(1)[0]
-        changes = changes_of(numbers)
+        hyperparams = optimizer.hyperparams(replace(base, depth_decay=decay), steps_per_epoch=1)(1)[
+            0
+        ]
+        changes = changes_of(hyperparams)
         for part, depth in (("head", 0), ("block", 1), ("stem", 2)):
             want = -base.learning_rate * decay**depth
             np.testing.assert_allclose(changes[part]["kernel"], want, rtol=1e-6)
@@ -195,15 +197,15 @@ def test_how_much_depth_decays_is_a_number():
     ids=str,
 )
 def test_what_is_no_number_is_structure(changes):
-    assert Structure.of(replace(BASE, **changes)) != Structure.of(BASE)
+    assert StaticRecipe.of(replace(BASE, **changes)) != StaticRecipe.of(BASE)
 
 
 @pytest.mark.parametrize("warmup", [0, 2])
 def test_every_step_has_the_rate_of_its_schedule(warmup):
     """Half a cosine after a straight line, by the formula."""
     config = TrainingConfig(epochs=5, learning_rate=0.4, warmup_epochs=warmup, schedule=Cosine())
-    of_epoch = optimizer.numbers(config, steps_per_epoch=3)
-    rates = [numbers.learning_rate for epoch in range(1, 6) for numbers in of_epoch(epoch)]
+    of_epoch = optimizer.hyperparams(config, steps_per_epoch=3)
+    rates = [hyperparams.learning_rate for epoch in range(1, 6) for hyperparams in of_epoch(epoch)]
     rest = 15 - 3 * warmup
     for n, rate in zip(range(15), rates, strict=True):
         after = n - 3 * warmup
@@ -214,8 +216,10 @@ def test_every_step_has_the_rate_of_its_schedule(warmup):
 
 def test_a_constant_rate_is_every_steps():
     config = replace(BASE, schedule=Constant())
-    of_epoch = optimizer.numbers(config, steps_per_epoch=2)
-    assert [float(numbers.learning_rate) for numbers in of_epoch(2)] == [float(np.float32(0.1))] * 2
+    of_epoch = optimizer.hyperparams(config, steps_per_epoch=2)
+    assert [float(hyperparams.learning_rate) for hyperparams in of_epoch(2)] == [
+        float(np.float32(0.1))
+    ] * 2
 
 
 # Whole runs.
@@ -268,13 +272,13 @@ def test_runs_that_differ_in_seeds_and_numbers_share_one_executable(tmp_path, da
 def test_another_width_or_optimizer_has_an_executable_of_its_own(traced):
     def prepare(config):
         """What a run does before it compiles."""
-        data, structure = config.data, Structure.of(config.training)
+        data, structure = config.data, StaticRecipe.of(config.training)
         program = programs.program_of(config.spec, structure, data.batch_size, data.resolution)
-        numbers = optimizer.numbers(config.training, steps_per_epoch=2)(1)[0]
-        state = program.initial_state(config.seed, numbers)
+        hyperparams = optimizer.hyperparams(config.training, steps_per_epoch=2)(1)[0]
+        state = program.initial_state(config.seed, hyperparams)
         image = np.zeros((data.batch_size, data.resolution, data.resolution, 3), np.float32)
         label = np.zeros(data.batch_size, np.int32)
-        program.train_step.step.trace(state, {"image": image, "label": label}, numbers)
+        program.train_step.step.trace(state, {"image": image, "label": label}, hyperparams)
 
     wider = replace(RUN.spec.head, conv=replace(RUN.spec.head.conv, outputs=24))
     others = [trained_anew(optimizer=RmsProp()), replace(RUN, spec=replace(RUN.spec, head=wider))]

@@ -19,18 +19,18 @@ from experiments.checkpoints import ModelArguments
 from mnet_jax import host_memory
 from mnet_jax import process as settings
 from mnet_jax.ablation.runners import (
-    LocalCrew,
+    LocalRunner,
     Lost,
     Outcome,
-    Silent,
     Slots,
+    Stalled,
     machine,
     run,
     running,
     train,
 )
 from mnet_jax.ablation.runners.local import LEAST_BYTES, RESERVE_BYTES
-from mnet_jax.ablation.runners.silence import SilenceWatch
+from mnet_jax.ablation.runners.silence import StallMonitor
 from mnet_jax.ablation.runners.work import outcome_of
 from mnet_jax.architectures import mobilenet_v2
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
@@ -45,15 +45,15 @@ def configs(*seeds):
     return [RunConfig(spec=SPEC, seed=seed) for seed in seeds]
 
 
-def crew_of(places=1, **options):
+def runner_of(places=1, **options):
     slots = Slots(environments=({},) * places)
-    return LocalCrew(slots, **{"trial": stand_in, "available": lambda: PLENTY, **options})
+    return LocalRunner(slots, **{"trial": stand_in, "available": lambda: PLENTY, **options})
 
 
-def outcomes_of(crew, root, seeds, report=lambda event: None, begun=lambda config: None):
+def outcomes_of(runner, root, seeds, report=lambda event: None, begun=lambda config: None):
     return run(
         iter(configs(*seeds)),
-        crew,
+        runner,
         lambda config: root / str(config.seed),
         begun,
         lambda config, event: report(event),
@@ -61,7 +61,7 @@ def outcomes_of(crew, root, seeds, report=lambda event: None, begun=lambda confi
 
 
 def run_stand_in(root, seeds, report=lambda event: None):
-    return list(outcomes_of(crew_of(), root, seeds, report))
+    return list(outcomes_of(runner_of(), root, seeds, report))
 
 
 def is_alive(process):
@@ -124,8 +124,8 @@ def test_a_trial_that_hangs_is_ended_and_the_next_one_runs(tmp_path):
         now += 30.0 * (len(said) == len(begun) == 1)
         return now
 
-    crew = crew_of(timeout_seconds=90, clock=clock)
-    hung, fine = outcomes_of(crew, tmp_path, [LONG, FINE], said.append, begun.append)
+    runner = runner_of(timeout_seconds=90, clock=clock)
+    hung, fine = outcomes_of(runner, tmp_path, [LONG, FINE], said.append, begun.append)
     assert hung.result is None
     assert hung.cause == "it said nothing for 90 seconds, and was ended"
     assert fine.result is not None
@@ -137,7 +137,7 @@ def test_a_trial_that_hangs_is_ended_and_the_next_one_runs(tmp_path):
 def test_a_silence_is_told_once_and_counts_while_it_is_listened_to():
     now = [0.0]
     first, second = configs(1, 2)
-    watch = SilenceWatch(None, lambda: now[0])
+    watch = StallMonitor(None, lambda: now[0])
 
     def looks(count, seconds):
         found = []
@@ -150,18 +150,18 @@ def test_a_silence_is_told_once_and_counts_while_it_is_listened_to():
     watch.heard(second)
     assert looks(59, 10.0) == []
     watch.heard(second)
-    assert looks(59, 10.0) == [(first, Silent(seconds=600.0))]
-    assert looks(1, 1e6) == [(second, Silent(seconds=620.0))], "it was suspended for most of that"
+    assert looks(59, 10.0) == [(first, Stalled(seconds=600.0))]
+    assert looks(1, 1e6) == [(second, Stalled(seconds=620.0))], "it was suspended for most of that"
     watch.forget(first)
     watch.heard(second)
-    assert looks(60, 10.0) == [(second, Silent(seconds=600.0))]
+    assert looks(60, 10.0) == [(second, Stalled(seconds=600.0))]
     assert looks(600, 10.0) == []
 
 
 def test_a_silence_with_a_limit_ends_there():
     now = [0.0]
     (config,) = configs(1)
-    watch = SilenceWatch(45.0, lambda: now[0])
+    watch = StallMonitor(45.0, lambda: now[0])
     watch.heard(config)
     found = []
     while not found:
@@ -188,7 +188,9 @@ def test_who_leaves_early_leaves_no_process(tmp_path):
 
 def test_closing_between_trials_leaves_no_process(tmp_path):
     processes = []
-    outcomes = outcomes_of(crew_of(), tmp_path, (0, 1), lambda event: processes.append(event.step))
+    outcomes = outcomes_of(
+        runner_of(), tmp_path, (0, 1), lambda event: processes.append(event.step)
+    )
     assert next(outcomes).result is not None
     outcomes.close()
     assert processes and not any(map(is_alive, processes))
@@ -198,7 +200,7 @@ def test_trials_run_side_by_side(tmp_path):
     """Each ends only if another one is there at the same time."""
     begun = []
     seeds = [MEETING, MEETING + 1]
-    outcomes = list(outcomes_of(crew_of(2), tmp_path, seeds, begun=begun.append))
+    outcomes = list(outcomes_of(runner_of(2), tmp_path, seeds, begun=begun.append))
     assert begun == configs(*seeds)
     assert {outcome.config.seed for outcome in outcomes} == set(seeds)
     assert len({outcome.result.params for outcome in outcomes}) == 2, "in a process each"
@@ -207,26 +209,26 @@ def test_trials_run_side_by_side(tmp_path):
 def test_a_trial_begins_only_if_there_is_memory_for_it(tmp_path):
     """With too little for two they run one after the other, though there are places."""
     begun, ended = [], []
-    crew = crew_of(3, available=lambda: LEAST_BYTES)
-    for outcome in outcomes_of(crew, tmp_path, (0, 1, 2), begun=begun.append):
+    runner = runner_of(3, available=lambda: LEAST_BYTES)
+    for outcome in outcomes_of(runner, tmp_path, (0, 1, 2), begun=begun.append):
         assert len(begun) == len(ended) + 1
         ended.append(outcome.config)
     assert ended == begun == configs(0, 1, 2)
 
 
 def test_what_a_trial_has_taken_is_what_the_next_one_needs(tmp_path):
-    crew = crew_of(2, available=lambda: LEAST_BYTES + RESERVE_BYTES)
+    runner = runner_of(2, available=lambda: LEAST_BYTES + RESERVE_BYTES)
     (first,) = configs(LONG)
     try:
-        crew.begin(first, tmp_path / "first")
-        assert not crew.has_room(), "nothing is known of its memory yet"
-        while not crew.wait(60):
+        runner.begin(first, tmp_path / "first")
+        assert not runner.has_room(), "nothing is known of its memory yet"
+        while not runner.wait(60):
             pass
-        assert crew.has_room()
-        crew._need_bytes += 1
-        assert not crew.has_room()
+        assert runner.has_room()
+        runner._need_bytes += 1
+        assert not runner.has_room()
     finally:
-        crew.end()
+        runner.end()
 
 
 def test_when_memory_runs_out_the_last_trial_waits_its_turn(tmp_path):
@@ -242,15 +244,15 @@ def test_when_memory_runs_out_the_last_trial_waits_its_turn(tmp_path):
 
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "here").touch()  # so that the first one ends
-    crew, outcomes = crew_of(2, available=lambda: left[0]), []
+    runner, outcomes = runner_of(2, available=lambda: left[0]), []
     with pytest.raises(KeyboardInterrupt):
-        for outcome in outcomes_of(crew, tmp_path, (MEETING, LONG), begun=begin):
+        for outcome in outcomes_of(runner, tmp_path, (MEETING, LONG), begun=begin):
             outcomes.append(outcome.config.seed)
     assert begun == [MEETING, LONG, LONG] and outcomes == [MEETING]
 
 
 def test_a_lost_trial_is_run_again_if_that_was_no_fault_of_its(tmp_path):
-    class Crew:
+    class Runner:
         """Loses each trial as often as its seed says."""
 
         def __init__(self):
@@ -273,21 +275,21 @@ def test_a_lost_trial_is_run_again_if_that_was_no_fault_of_its(tmp_path):
         def end(self):
             self.begun.append("end")
 
-    crew = Crew()
+    runner = Runner()
     outcomes = {}
     for seed in (0, 2, 3):
-        (outcome,) = outcomes_of(crew, tmp_path, [seed])
+        (outcome,) = outcomes_of(runner, tmp_path, [seed])
         outcomes[seed] = outcome.cause
     assert outcomes == {0: "fine", 2: "fine", 3: "gone"}
     zero, two, three = configs(0, 2, 3)
-    assert crew.begun == [zero, "end", two, two, two, "end", three, "end"]
+    assert runner.begun == [zero, "end", two, two, two, "end", three, "end"]
 
 
 def test_trials_that_are_not_to_be_had_yet_are_asked_for_again(tmp_path, monkeypatch):
     monkeypatch.setattr(running, "POLL_SECONDS", 0.01)
     first, second = configs(0, 1)
     offers = iter([None, first, None, None, second])
-    found = run(offers, crew_of(), lambda c: tmp_path, lambda c: None, lambda c, e: None)
+    found = run(offers, runner_of(), lambda c: tmp_path, lambda c: None, lambda c, e: None)
     assert [outcome.config for outcome in found] == [first, second]
 
 
@@ -344,9 +346,9 @@ def test_places_share_the_accelerators_out(monkeypatch):
 def test_the_threads_of_a_worker_are_those_of_its_place(tmp_path):
     """XLA starts as many as it is told; all else of a trial is the same."""
     slots = Slots(environments=({"PJRT_NPROC": "1"},))
-    (outcome,) = outcomes_of(crew_of(trial=stand_in), tmp_path, [0])
+    (outcome,) = outcomes_of(runner_of(trial=stand_in), tmp_path, [0])
     assert "PJRT_NPROC" not in outcome.environment
-    (outcome,) = outcomes_of(LocalCrew(slots, stand_in), tmp_path, [0])
+    (outcome,) = outcomes_of(LocalRunner(slots, stand_in), tmp_path, [0])
     assert outcome.environment["PJRT_NPROC"] == "1"
 
 
@@ -416,7 +418,7 @@ def test_a_real_trial(tmp_path, tiny_spec):
     )
     events = []
     (outcome,) = run(
-        iter([config]), crew_of(trial=train), lambda c: tmp_path / "run", lambda c: None,
+        iter([config]), runner_of(trial=train), lambda c: tmp_path / "run", lambda c: None,
         lambda c, event: events.append(event),
     )  # fmt: skip
     assert outcome.cause is None and outcome.config == config

@@ -25,7 +25,7 @@ from mnet_jax.training import metrics, optimizer
 from mnet_jax.training.divergence import NonFiniteError
 from mnet_jax.training.loop import Callbacks, Loop
 from mnet_jax.training.placement import placement
-from mnet_jax.training.recipe import Numbers, Structure
+from mnet_jax.training.recipe import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import initial_state, make_eval_step, make_train_step
 
 
@@ -53,7 +53,7 @@ def test_the_exponential_steps_down_by_its_factor_each_period():
 
 def trajectory(config, gradients, start):
     """The parameters after each gradient."""
-    update = optimizer.make(Structure.of(config))(Numbers.of(config))
+    update = optimizer.make(StaticRecipe.of(config))(Hyperparameters.of(config))
     params = {"kernel": jnp.asarray(start)}
     state, seen = update.init(params), []
     for gradient in gradients:
@@ -140,7 +140,7 @@ def test_decay_leaves_out_normalization_biases_and_unless_told_depthwise_kernels
     image = jnp.zeros((1, 8, 8, 3))
     shapes = jax.eval_shape(lambda k: model.init(k, image, train=False), jax.random.key(0))
     params = jax.tree.map(lambda s: jnp.ones(s.shape), shapes["params"])
-    update = optimizer.make(Structure.of(config))(Numbers.of(config))
+    update = optimizer.make(StaticRecipe.of(config))(Hyperparameters.of(config))
     changes, _ = update.update(jax.tree.map(jnp.zeros_like, params), update.init(params), params)
     touched = {
         jax.tree_util.keystr(path)
@@ -207,19 +207,26 @@ def variables_of(spec):
 
 
 PLAIN = TrainingConfig(learning_rate=0.1, label_smoothing=0.0, ema_decay=0.0)
-NUMBERS = Numbers.of(PLAIN)
+NUMBERS = Hyperparameters.of(PLAIN)
 
 
-def parts_of(spec, **numbers):
+def parts_of(spec, **hyperparams):
     """A model, a first state and a pure step (state, batch) with these numbers.
 
     There are averages if a number is their decay.
     """
     model = models.MobileNet(spec=spec)
-    update, numbers = optimizer.make(Structure.of(PLAIN)), NUMBERS._replace(**numbers)
-    state = initial_state(variables_of(spec), update(numbers), jax.random.key(1))
-    state = state.averaging() if numbers.ema_decay else state
-    return model, state, functools.partial(make_train_step(model.apply, update), numbers=numbers)
+    update, hyperparams = (
+        optimizer.make(StaticRecipe.of(PLAIN)),
+        NUMBERS._replace(**hyperparams),
+    )
+    state = initial_state(variables_of(spec), update(hyperparams), jax.random.key(1))
+    state = state.averaging() if hyperparams.ema_decay else state
+    return (
+        model,
+        state,
+        functools.partial(make_train_step(model.apply, update), hyperparams=hyperparams),
+    )
 
 
 def test_a_step_learns_its_batch_and_moves_every_part_of_the_state():
@@ -290,13 +297,13 @@ def test_dropout_differs_from_step_to_step(tiny_spec):
 @functools.cache
 def compiled_loop(spec):
     model = models.MobileNet(spec=spec)
-    step = make_train_step(model.apply, optimizer.make(Structure.of(PLAIN)))
+    step = make_train_step(model.apply, optimizer.make(StaticRecipe.of(PLAIN)))
     place = placement("jit", 8)
     return Loop(
         train_step=place.compile_train(step),
         eval_step=place.compile_eval(make_eval_step(model.apply)),
         placement=place,
-        numbers=lambda epoch: [NUMBERS] * 3,
+        hyperparams=lambda epoch: [NUMBERS] * 3,
         epochs=2,
         steps_per_epoch=3,
         batch_size=8,

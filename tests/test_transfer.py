@@ -14,7 +14,7 @@ from mnet_jax import models, pretrained
 from mnet_jax.architectures import mobilenet_v1
 from mnet_jax.config import AdamW, Constant, Pretrained, RunConfig, Sgd, TrainingConfig
 from mnet_jax.training import optimizer
-from mnet_jax.training.recipe import Numbers, Structure
+from mnet_jax.training.recipe import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import initial_state, make_train_step
 
 PARTS = ("stem", "block_0", "block_1", "head")
@@ -29,14 +29,17 @@ def batch_of(seed=0):
 def stepped(training, frozen=0):
     """The state before and after two steps."""
     model = models.MobileNet(spec=make_tiny_spec(), frozen=frozen)
-    update, numbers = optimizer.make(Structure.of(training), PARTS), Numbers.of(training)
+    update, hyperparams = (
+        optimizer.make(StaticRecipe.of(training), PARTS),
+        Hyperparameters.of(training),
+    )
     variables = jax.jit(lambda key: model.init(key, batch_of()["image"], train=False))(
         jax.random.key(0)
     )
-    before = initial_state(variables, update(numbers), jax.random.key(1)).averaging()
+    before = initial_state(variables, update(hyperparams), jax.random.key(1)).averaging()
     step, after = jax.jit(make_train_step(model.apply, update)), before
     for seed in range(2):
-        after, metrics = step(after, batch_of(seed), numbers)
+        after, metrics = step(after, batch_of(seed), hyperparams)
         assert metrics["finite"]
     return before, after
 
@@ -93,9 +96,12 @@ def test_one_step_of_sgd_with_depth_decay_is_the_plain_step_scaled():
     variables = model.init(jax.random.key(0), batch_of()["image"], train=False)
     moves = []
     for training in (base, scaled):
-        update, numbers = optimizer.make(Structure.of(training), PARTS), Numbers.of(training)
-        state = initial_state(variables, update(numbers), jax.random.key(1))
-        after, _ = jax.jit(make_train_step(model.apply, update))(state, batch_of(), numbers)
+        update, hyperparams = (
+            optimizer.make(StaticRecipe.of(training), PARTS),
+            Hyperparameters.of(training),
+        )
+        state = initial_state(variables, update(hyperparams), jax.random.key(1))
+        after, _ = jax.jit(make_train_step(model.apply, update))(state, batch_of(), hyperparams)
         moves.append(jax.tree.map(lambda a, b: a - b, after.params, state.params))
     for part, factor in zip(PARTS, (0.125, 0.25, 0.5, 1.0), strict=True):
         expected = jax.tree.map(lambda x, f=factor: f * x, moves[0][part])

@@ -21,7 +21,7 @@ from mnet_jax.benchmark.cases import DepthwiseCase, InputCase, LayerCase, Networ
 from mnet_jax.benchmark.contenders import SEEDS
 from mnet_jax.config import Sgd, TrainingConfig
 from mnet_jax.training import metrics, optimizer
-from mnet_jax.training.recipe import Numbers, Structure
+from mnet_jax.training.recipe import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import TrainState, initial_state, make_train_step
 
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
@@ -140,19 +140,22 @@ def _network(case: NetworkCase, apply: Callable[..., Any]) -> Run:
 
 def _training(case: NetworkCase, apply: Callable[..., Any], seeds: int | None = None) -> Run:
     """A step of one network, or of some under one vmap."""
-    update, numbers = optimizer.make(Structure.of(TRAINING)), Numbers.of(TRAINING)
+    update, hyperparams = (
+        optimizer.make(StaticRecipe.of(TRAINING)),
+        Hyperparameters.of(TRAINING),
+    )
 
     @partial(jax.jit, donate_argnums=0)  # nothing is copied
     def state_of(variables: Any, key: jax.Array) -> TrainState:
-        return initial_state(variables, update(numbers), key)
+        return initial_state(variables, update(hyperparams), key)
 
     step = make_train_step(apply, update)
     state, batch = state_of(random_variables(case.spec), jax.random.key(0)), _batch(case)
     if seeds:
         step = jax.vmap(step, in_axes=(0, 0, None))
         state, batch = jax.tree.map(lambda x: jnp.stack([x] * seeds), (state, batch))
-    call = jax.jit(step, donate_argnums=0).lower(state, batch, numbers).compile()
-    return _stepping(lambda state, batch: call(state, batch, numbers)[0], state, batch)
+    call = jax.jit(step, donate_argnums=0).lower(state, batch, hyperparams).compile()
+    return _stepping(lambda state, batch: call(state, batch, hyperparams)[0], state, batch)
 
 
 def _stepping(step: Callable[[Any, Any], Any], state: Any, batch: Any) -> Run:

@@ -21,7 +21,7 @@ from mnet_jax.result import EpochRecord
 from mnet_jax.training import manifest
 from mnet_jax.training.agreement import any_says, require_alike
 from mnet_jax.training.divergence import NonFiniteStateError
-from mnet_jax.training.epoch import Begun
+from mnet_jax.training.epoch import EpochProgress
 from mnet_jax.training.matching import (
     CheckpointError,
     require_same_config,
@@ -49,13 +49,13 @@ class Restored(NamedTuple):
       state: after the last epoch, and what there is of the next one.
       history: the epochs.
       seconds: wall time up to then.
-      begun: the next epoch as far as it was.
+      progress: of the next epoch.
     """
 
     state: TrainState
     history: tuple[EpochRecord, ...]
     seconds: float
-    begun: Begun = Begun()
+    progress: EpochProgress = EpochProgress()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class _Past:
 
     history: tuple[EpochRecord, ...]
     seconds: float
-    begun: Begun
+    begun: EpochProgress  # the name that stored checkpoints have
 
     def __post_init__(self) -> None:
         require(0 <= self.seconds < math.inf, "seconds", self.seconds, "0 or more")
@@ -132,7 +132,7 @@ class Checkpoints:
         batches: Iterator[Any],
         history: tuple[EpochRecord, ...],
         seconds: float,
-        begun: Begun = Begun(),
+        progress: EpochProgress = EpochProgress(),
     ) -> None:
         """Saves the run in the background, if there is no checkpoint of this step.
 
@@ -144,14 +144,14 @@ class Checkpoints:
           batches: the grain iterator, after the last batch that the state has seen.
           history: the epochs so far.
           seconds: wall time of the run so far.
-          begun: the next epoch as far as it is.
+          progress: of the next epoch.
 
         Raises:
           NonFiniteStateError: the state is not finite; nothing is written.
           SavingError: this checkpoint cannot be written, or the one before could not.
         """
         step = int(state.step)
-        past = serialization.to_plain(_Past(history=history, seconds=seconds, begun=begun))
+        past = serialization.to_plain(_Past(history=history, seconds=seconds, begun=progress))
         run = {"config": serialization.to_plain(self._config), **past}
         with self._saving_errors():
             self._manager.wait_until_finished()

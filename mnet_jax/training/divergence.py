@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mnet_jax.training.recipe import Numbers
+from mnet_jax.training.recipe import Hyperparameters
 from mnet_jax.training.types import OnDivergence
 
 WINDOW = 100  # losses before a step that its own is compared with
@@ -43,7 +43,7 @@ class SpikeError(DivergenceError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guard:
+class DivergencePolicy:
     """What counts as divergence, and what is done about it: as in `TrainingConfig`."""
 
     on_divergence: OnDivergence = "halt"
@@ -63,8 +63,8 @@ class Guard:
             return float("inf")
         return float(np.float32(self.spike_factor * statistics.median(losses[-WINDOW:])))
 
-    def numbers(self, numbers: Numbers, limit: float) -> Numbers:
+    def hyperparams(self, hyperparams: Hyperparameters, limit: float) -> Hyperparameters:
         """A step's numbers, with the limit where the step itself is to keep to it."""
         if self.on_divergence == "skip" and self.spike_factor:
-            return numbers._replace(loss_limit=np.float32(limit))
-        return numbers
+            return hyperparams._replace(loss_limit=np.float32(limit))
+        return hyperparams

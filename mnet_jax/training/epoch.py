@@ -1,4 +1,4 @@
-"""An epoch under way: what of it is kept, its losses and its time."""
+"""One epoch of training: its progress, the check of its losses, and its time."""
 
 import time
 from collections import deque
@@ -10,25 +10,25 @@ from mnet_jax.training.divergence import (
     MOST_SKIPPED,
     WINDOW,
     DivergenceError,
-    Guard,
+    DivergencePolicy,
     NonFiniteError,
     SpikeError,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Begun:
-    """How far an epoch is, to the last bit of what comes of it; at its start with what it inherits.
+class EpochProgress:
+    """Progress within an epoch: everything needed to continue it exactly.
 
     Attributes:
-      losses: of its steps, but for those that were skipped.
-      accuracies: the same.
-      skipped: steps of the run whose updates were not applied.
-      rolled_back: steps of the run that led back to the epoch's start.
-      recent: the last losses, of the epochs before too; empty where no spikes are watched.
-      in_row: updates that were skipped since the last one that was not.
-      seconds: wall time of its steps.
-      images_per_second: in them.
+      losses: training loss of each step whose update was applied.
+      accuracies: training accuracy of the same steps, 0 to 1.
+      skipped: numbers of the steps whose updates were skipped, counted over the whole run from 1.
+      rolled_back: numbers of the steps after which training went back to the start of this epoch.
+      recent: the last losses, earlier epochs included; empty if loss spikes are not checked.
+      in_row: number of updates skipped since the last one that was applied.
+      seconds: wall time of the steps so far.
+      images_per_second: training speed so far.
     """
 
     losses: tuple[float, ...] = ()
@@ -42,31 +42,36 @@ class Begun:
 
     @property
     def steps(self) -> int:
-        """How many of its steps are done."""
+        """Number of steps done."""
         return len(self.losses) + len(self.skipped)
 
     @property
-    def next(self) -> "Begun":
-        """The epoch behind this one, before its first step."""
-        return Begun(recent=self.recent, in_row=self.in_row)
+    def next(self) -> "EpochProgress":
+        """Progress at the start of the next epoch."""
+        return EpochProgress(recent=self.recent, in_row=self.in_row)
 
 
-class Watch:
-    """Reads each step's metrics when the next one is under way, so that the device never waits."""
+class LossMonitor:
+    """Checks the loss of each step for divergence.
 
-    def __init__(self, guard: Guard, steps_before: int, begun: Begun) -> None:
-        self._guard = guard
+    Metrics are read while the next step runs, so that the device never waits.
+    """
+
+    def __init__(
+        self, divergence: DivergencePolicy, steps_before: int, progress: EpochProgress
+    ) -> None:
+        self._divergence = divergence
         self._steps_before = steps_before
-        self._begun = begun
-        self._losses, self._accuracies = list(begun.losses), list(begun.accuracies)
-        self._skipped, self._in_row = list(begun.skipped), begun.in_row
-        self._recent = deque(begun.recent, maxlen=WINDOW)
+        self._progress = progress
+        self._losses, self._accuracies = list(progress.losses), list(progress.accuracies)
+        self._skipped, self._in_row = list(progress.skipped), progress.in_row
+        self._recent = deque(progress.recent, maxlen=WINDOW)
         self._pending: dict[str, jax.Array] | None = None
 
     @property
     def limit(self) -> float:
         """The highest loss of the next step that is no spike."""
-        return self._guard.limit([*self._recent])
+        return self._divergence.limit([*self._recent])
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
         """Takes a step's metrics and checks those of the step before.
@@ -76,7 +81,7 @@ class Watch:
         """
         self.settle()
         self._pending = metrics
-        if self._guard.prompt:
+        if self._divergence.prompt:
             self.settle()
 
     def settle(self) -> None:
@@ -91,21 +96,21 @@ class Watch:
             self._losses.append(loss)
             self._accuracies.append(accuracy)
             self._in_row = 0
-            if self._guard.spike_factor:
+            if self._divergence.spike_factor:
                 self._recent.append(loss)
-        elif self._guard.on_divergence == "skip" and self._in_row < MOST_SKIPPED:
+        elif self._divergence.on_divergence == "skip" and self._in_row < MOST_SKIPPED:
             self._skipped.append(error.step)
             self._in_row += 1
         else:
             raise error
 
-    def begun(self, seconds: float, images_per_second: float) -> Begun:
-        """How far the epoch is, after `settle`."""
-        return Begun(
+    def progress(self, seconds: float, images_per_second: float) -> EpochProgress:
+        """The progress of the epoch; call `settle` first."""
+        return EpochProgress(
             losses=tuple(self._losses),
             accuracies=tuple(self._accuracies),
             skipped=tuple(self._skipped),
-            rolled_back=self._begun.rolled_back,
+            rolled_back=self._progress.rolled_back,
             recent=tuple(self._recent),
             in_row=self._in_row,
             seconds=seconds,
@@ -121,7 +126,7 @@ class Watch:
                 step, f"loss {loss:g}{behind} a loss or gradient that is not finite stops the run"
             )
         if loss > self.limit:
-            factor = self._guard.spike_factor
+            factor = self._divergence.spike_factor
             return SpikeError(
                 step, f"loss {loss:g}{behind} more than {factor:g} times those before stops the run"
             )
@@ -131,10 +136,10 @@ class Watch:
 class Clock:
     """Seconds and images per second of an epoch; the rate leaves its first step out if it can."""
 
-    def __init__(self, batch_size: int, begun: Begun) -> None:
-        self.seconds = begun.seconds
-        self.rate = begun.images_per_second
-        self._before = begun.seconds
+    def __init__(self, batch_size: int, progress: EpochProgress) -> None:
+        self.seconds = progress.seconds
+        self.rate = progress.images_per_second
+        self._before = progress.seconds
         self._batch_size = batch_size
         self._start = time.perf_counter()
         self._after_first: float | None = None

@@ -14,22 +14,22 @@ from mnet_jax.training.dead_channels import WARNING_SHARE, dead_share
 from mnet_jax.training.divergence import (
     MOST_ROLLBACKS,
     DivergenceError,
-    Guard,
+    DivergencePolicy,
     NonFiniteError,
     NonFiniteStateError,
 )
-from mnet_jax.training.epoch import Begun, Clock, Watch
+from mnet_jax.training.epoch import Clock, EpochProgress, LossMonitor
 from mnet_jax.training.evaluation import Evaluation, evaluate
 from mnet_jax.training.placement import Placement
-from mnet_jax.training.recipe import Numbers
+from mnet_jax.training.recipe import Hyperparameters
 from mnet_jax.training.step import Batch, EvalStep, TrainState, TrainStep
 from mnet_jax.training.stopping import Stop, StoppedError
 
 History: TypeAlias = tuple[EpochRecord, ...]
-Saved = Callable[[TrainState, History, Begun], object]
+Saved = Callable[[TrainState, History, EpochProgress], object]
 
 
-def _cannot_go_back(step: int) -> tuple[TrainState, Begun]:
+def _cannot_go_back(step: int) -> tuple[TrainState, EpochProgress]:
     raise NotImplementedError(f"nothing is kept of step {step}")
 
 
@@ -48,10 +48,10 @@ class Callbacks:
     """
 
     report: ProgressCallback = lambda progress: None
-    on_epoch: Saved = lambda state, history, begun: None
-    save: Saved = lambda state, history, begun: None
+    on_epoch: Saved = lambda state, history, progress: None
+    save: Saved = lambda state, history, progress: None
     due: Callable[[], bool] = lambda: False
-    go_back: Callable[[int], tuple[TrainState, Begun]] = _cannot_go_back
+    go_back: Callable[[int], tuple[TrainState, EpochProgress]] = _cannot_go_back
     stop: Stop = field(default_factory=Stop)
 
 
@@ -67,17 +67,17 @@ class Loop:
       epochs: how many to train.
       steps_per_epoch: optimizer steps in each.
       batch_size: images a step.
-      guard: what is divergence, and what is done about it.
+      divergence: what counts as divergence, and what is done about it.
     """
 
     train_step: TrainStep
     eval_step: EvalStep
     placement: Placement
-    numbers: Callable[[int], Sequence[Numbers]]
+    hyperparams: Callable[[int], Sequence[Hyperparameters]]
     epochs: int
     steps_per_epoch: int
     batch_size: int
-    guard: Guard = field(default_factory=Guard)
+    divergence: DivergencePolicy = field(default_factory=DivergencePolicy)
 
     def fit(
         self,
@@ -86,9 +86,9 @@ class Loop:
         validation: Callable[[], Iterable[Batch]],
         history: History,
         callbacks: Callbacks,
-        begun: Begun = Begun(),
+        progress: EpochProgress = EpochProgress(),
     ) -> tuple[TrainState, History]:
-        """Trains from where `history` and `begun` end to the last epoch.
+        """Trains from where `history` and `progress` end to the last epoch.
 
         Args:
           state: on the devices, after that; its memory is reused.
@@ -109,23 +109,23 @@ class Loop:
         while len(history) < self.epochs:
             epoch = len(history) + 1
             try:
-                state, begun = self._train(state, batches, history, begun, callbacks)
-                validated = self._validate(state, validation(), history, begun, callbacks)
+                state, progress = self._train(state, batches, history, progress, callbacks)
+                validated = self._validate(state, validation(), history, progress, callbacks)
             except NonFiniteStateError:
                 raise
             except DivergenceError as error:
-                rolled_back = self._rolled_back(error, history, begun)
-                state, begun = callbacks.go_back((epoch - 1) * self.steps_per_epoch)
-                begun = dataclasses.replace(begun, rolled_back=rolled_back)
+                rolled_back = self._rolled_back(error, history, progress)
+                state, progress = callbacks.go_back((epoch - 1) * self.steps_per_epoch)
+                progress = dataclasses.replace(progress, rolled_back=rolled_back)
                 continue
             dead = dead_share(self.placement.get(state.values))
             if dead > WARNING_SHARE:
                 warnings.warn(
                     f"epoch {epoch}: {dead:.0%} of the depthwise channels are dead", stacklevel=2
                 )
-            history = (*history, self._record(epoch, begun, validated, dead))
-            begun = begun.next
-            callbacks.on_epoch(state, history, begun)
+            history = (*history, self._record(epoch, progress, validated, dead))
+            progress = progress.next
+            callbacks.on_epoch(state, history, progress)
             callbacks.report(self._over(history[-1]))
         return state, history
 
@@ -171,26 +171,26 @@ class Loop:
         state: TrainState,
         batches: Iterator[Batch],
         history: History,
-        begun: Begun,
+        progress: EpochProgress,
         callbacks: Callbacks,
-    ) -> tuple[TrainState, Begun]:
+    ) -> tuple[TrainState, EpochProgress]:
         """The rest of an epoch's steps."""
-        epoch, steps, first = len(history) + 1, self.steps_per_epoch, begun.steps
-        numbers = self.numbers(epoch)
-        watch = Watch(self.guard, (epoch - 1) * steps, begun)
-        clock = Clock(self.batch_size, begun)
+        epoch, steps, first = len(history) + 1, self.steps_per_epoch, progress.steps
+        hyperparams = self.hyperparams(epoch)
+        monitor = LossMonitor(self.divergence, (epoch - 1) * steps, progress)
+        clock = Clock(self.batch_size, progress)
         for i in range(first, steps):
             if callbacks.stop.told() or (i > first and callbacks.due()):
-                watch.settle()
-                callbacks.save(state, history, watch.begun(clock.seconds, clock.rate))
+                monitor.settle()
+                callbacks.save(state, history, monitor.progress(clock.seconds, clock.rate))
                 callbacks.stop.check()
             batch = self.placement.put_batch(next(batches))
             state, metrics = self.train_step(
-                state, batch, self.guard.numbers(numbers[i], watch.limit)
+                state, batch, self.divergence.hyperparams(hyperparams[i], monitor.limit)
             )
-            watch.add(self.placement.get(metrics))
+            monitor.add(self.placement.get(metrics))
             if i == first:
-                watch.settle()  # the first step may compile, which is no training speed
+                monitor.settle()  # the first step may compile, which is no training speed
             clock.tick()
             callbacks.report(
                 Progress(
@@ -202,19 +202,19 @@ class Loop:
                     images_per_second=clock.rate,
                 )
             )
-        watch.settle()
+        monitor.settle()
         clock.stop()
-        begun = watch.begun(clock.seconds, clock.rate)
-        if not begun.losses:
+        progress = monitor.progress(clock.seconds, clock.rate)
+        if not progress.losses:
             raise NonFiniteError(epoch * steps, f"every update of epoch {epoch} was skipped")
-        return state, begun
+        return state, progress
 
     def _validate(
         self,
         state: TrainState,
         batches: Iterable[Batch],
         history: History,
-        begun: Begun,
+        progress: EpochProgress,
         callbacks: Callbacks,
     ) -> Evaluation:
         """The evaluation behind an epoch; one that is stopped is done again from its start."""
@@ -223,22 +223,24 @@ class Loop:
                 state, batches, "validation", len(history) + 1, callbacks.report, callbacks.stop
             )
         except StoppedError:
-            callbacks.save(state, history, begun)
+            callbacks.save(state, history, progress)
             raise
 
-    def _record(self, epoch: int, begun: Begun, validated: Evaluation, dead: float) -> EpochRecord:
+    def _record(
+        self, epoch: int, progress: EpochProgress, validated: Evaluation, dead: float
+    ) -> EpochRecord:
         return EpochRecord(
             epoch=epoch,
             step=epoch * self.steps_per_epoch,
-            learning_rate=float(self.numbers(epoch)[-1].learning_rate),
-            train_loss=statistics.fmean(begun.losses),
-            train_accuracy=statistics.fmean(begun.accuracies),
+            learning_rate=float(self.hyperparams(epoch)[-1].learning_rate),
+            train_loss=statistics.fmean(progress.losses),
+            train_accuracy=statistics.fmean(progress.accuracies),
             validation_loss=validated.loss,
             validation_accuracy=validated.accuracy,
-            seconds=begun.seconds,
-            images_per_second=begun.images_per_second,
-            skipped=begun.skipped,
-            rolled_back=begun.rolled_back,
+            seconds=progress.seconds,
+            images_per_second=progress.images_per_second,
+            skipped=progress.skipped,
+            rolled_back=progress.rolled_back,
             dead_share=dead,
         )
 
@@ -250,10 +252,10 @@ class Loop:
         )  # fmt: skip
 
     def _rolled_back(
-        self, error: DivergenceError, history: History, begun: Begun
+        self, error: DivergenceError, history: History, progress: EpochProgress
     ) -> tuple[int, ...]:
         """The steps that led back to an epoch's start, with this one; `error` if it may not."""
-        before = sum(len(record.rolled_back) for record in history) + len(begun.rolled_back)
-        if self.guard.on_divergence != "rollback" or before >= MOST_ROLLBACKS:
+        before = sum(len(record.rolled_back) for record in history) + len(progress.rolled_back)
+        if self.divergence.on_divergence != "rollback" or before >= MOST_ROLLBACKS:
             raise error
-        return (*begun.rolled_back, error.step)
+        return (*progress.rolled_back, error.step)

@@ -8,7 +8,7 @@ import jax
 
 from mnet_jax import host_memory
 from mnet_jax.training.agreement import least
-from mnet_jax.training.recipe import Numbers
+from mnet_jax.training.recipe import Hyperparameters
 from mnet_jax.training.step import Batch, TrainState, TrainStep
 from mnet_jax.validation import one_line
 
@@ -63,7 +63,7 @@ def largest_that_fits(needed: Callable[[int], int], limit: int, too_large: int) 
     return low
 
 
-class FittingStep:
+class MemoryCheckedStep:
     """A training step that is compiled when it is first taken, and refused if it does not fit.
 
     A refusal compiles the step for smaller batches, to say which is the largest that fits.
@@ -94,7 +94,7 @@ class FittingStep:
         self._compiled: dict[Any, TrainStep] = {}  # by the numbers and the shapes
 
     def __call__(
-        self, state: TrainState, batch: Batch, numbers: Numbers
+        self, state: TrainState, batch: Batch, hyperparams: Hyperparameters
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """The step.
 
@@ -102,11 +102,11 @@ class FittingStep:
           OutOfMemoryError: it does not fit.
         """
         shapes = tuple((name, x.shape) for name, x in batch.items())
-        kind = jax.tree.structure(numbers), shapes
+        kind = jax.tree.structure(hyperparams), shapes
         if kind in self._compiled:
-            return self._compiled[kind](state, batch, numbers)
-        arguments = jax.tree.map(_shape_of, (state, batch, numbers))
-        compiled = self.step.lower(state, batch, numbers).compile()
+            return self._compiled[kind](state, batch, hyperparams)
+        arguments = jax.tree.map(_shape_of, (state, batch, hyperparams))
+        compiled = self.step.lower(state, batch, hyperparams).compile()
         held, on_top = needed_bytes(compiled)
         free = self._free()
         if free is not None:
@@ -114,7 +114,7 @@ class FittingStep:
         if free is not None and on_top > free:
             raise self._refusal(arguments, held + free)
         try:
-            taken: tuple[TrainState, dict[str, jax.Array]] = compiled(state, batch, numbers)
+            taken: tuple[TrainState, dict[str, jax.Array]] = compiled(state, batch, hyperparams)
             jax.block_until_ready(taken)
         except Exception as error:
             if not is_exhaustion(error) or jax.process_count() > 1:
@@ -126,12 +126,12 @@ class FittingStep:
         return taken
 
     def _refusal(self, arguments: tuple[Any, Any, Any], limit: int) -> OutOfMemoryError:
-        state, batch, numbers = arguments
+        state, batch, hyperparams = arguments
 
         def needed(multiples: int) -> int:
             shapes = self._resized(batch, multiples * self._multiple)
             try:
-                lowered = self.step.lower(state, shapes, numbers)
+                lowered = self.step.lower(state, shapes, hyperparams)
             except ValueError:  # so few images cannot be normalized, which is no better
                 return limit + 1
             return sum(needed_bytes(lowered.compile()))

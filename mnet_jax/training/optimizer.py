@@ -7,7 +7,7 @@ import numpy as np
 import optax
 
 from mnet_jax.config import AdamW, Constant, Cosine, Sgd, TrainingConfig
-from mnet_jax.training.recipe import Numbers, Scalar, Structure
+from mnet_jax.training.recipe import Hyperparameters, Scalar, StaticRecipe
 
 
 def learning_rate(config: TrainingConfig, steps_per_epoch: int) -> optax.Schedule:
@@ -27,15 +27,17 @@ def learning_rate(config: TrainingConfig, steps_per_epoch: int) -> optax.Schedul
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), course], [warmup])
 
 
-def numbers(config: TrainingConfig, steps_per_epoch: int) -> Callable[[int], list[Numbers]]:
+def hyperparams(
+    config: TrainingConfig, steps_per_epoch: int
+) -> Callable[[int], list[Hyperparameters]]:
     """The numbers of every step of an epoch, counted from 1.
 
     The rates are computed here, an epoch's at once, so that no schedule is in the compiled step.
     """
     rates = jax.jit(jax.vmap(learning_rate(config, steps_per_epoch)))
-    others = Numbers.of(config)
+    others = Hyperparameters.of(config)
 
-    def of_epoch(epoch: int) -> list[Numbers]:
+    def of_epoch(epoch: int) -> list[Hyperparameters]:
         steps = np.arange((epoch - 1) * steps_per_epoch, epoch * steps_per_epoch, dtype=np.int32)
         return [others._replace(learning_rate=rate) for rate in np.asarray(rates(steps))]
 
@@ -79,8 +81,8 @@ def by_depth(
 
 
 def make(
-    structure: Structure, parts: Sequence[str] = ()
-) -> Callable[[Numbers], optax.GradientTransformation]:
+    structure: StaticRecipe, parts: Sequence[str] = ()
+) -> Callable[[Hyperparameters], optax.GradientTransformation]:
     """The update rule of a run, as a function of its numbers, which may be traced.
 
     Weight decay is L2 on the gradient, but decoupled in AdamW.
@@ -90,23 +92,23 @@ def make(
       parts: as `by_depth`; needed where the recipe treats depths differently.
     """
 
-    def update_of(numbers: Numbers) -> optax.GradientTransformation:
-        rule = _rule(structure, numbers)
+    def update_of(hyperparams: Hyperparameters) -> optax.GradientTransformation:
+        rule = _rule(structure, hyperparams)
         if not structure.scales_by_depth:
             return rule
-        depth = by_depth(parts, frozen=structure.frozen, depth_decay=numbers.depth_decay)
+        depth = by_depth(parts, frozen=structure.frozen, depth_decay=hyperparams.depth_decay)
         return optax.chain(rule, depth)
 
     return update_of
 
 
-def _rule(structure: Structure, numbers: Numbers) -> optax.GradientTransformation:
-    rule = numbers.rule
+def _rule(structure: StaticRecipe, hyperparams: Hyperparameters) -> optax.GradientTransformation:
+    rule = hyperparams.rule
 
     def rate(count: jax.Array) -> Scalar:
         """The step's, whatever Optax counts; as a schedule it leaves the count in the state."""
         del count
-        return numbers.learning_rate
+        return hyperparams.learning_rate
 
     def mask(params: optax.Params) -> optax.Params:
         return decayed(params, depthwise=structure.decay_depthwise)
@@ -117,7 +119,7 @@ def _rule(structure: Structure, numbers: Numbers) -> optax.GradientTransformatio
             b1=rule["beta1"],
             b2=rule["beta2"],
             eps=rule["epsilon"],
-            weight_decay=numbers.weight_decay,
+            weight_decay=hyperparams.weight_decay,
             mask=mask,
         )
     if structure.optimizer is Sgd:
@@ -131,4 +133,4 @@ def _rule(structure: Structure, numbers: Numbers) -> optax.GradientTransformatio
             eps_in_sqrt=True,
             momentum=rule["momentum"],
         )
-    return optax.chain(optax.add_decayed_weights(numbers.weight_decay, mask), update)
+    return optax.chain(optax.add_decayed_weights(hyperparams.weight_decay, mask), update)

@@ -1,6 +1,6 @@
-"""A training recipe in its two parts: what decides the compiled step, and the numbers it is given.
+"""A training recipe in two parts: what is compiled into the step, and the numbers passed to it.
 
-Runs that differ in nothing but numbers share one executable.
+Runs that differ only in these numbers share one executable.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ Scalar: TypeAlias = jax.Array | np.float32 | float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Structure:
-    """What of a recipe the step is compiled for.
+class StaticRecipe:
+    """The part of a recipe that is compiled into the training step.
 
     Attributes:
       optimizer: the kind of update rule.
@@ -50,8 +50,8 @@ class Structure:
     remat: Remat
 
     @classmethod
-    def of(cls, config: TrainingConfig) -> "Structure":
-        """The structure of a recipe."""
+    def of(cls, config: TrainingConfig) -> "StaticRecipe":
+        """The static part of a recipe."""
         rule = config.optimizer
         return cls(
             optimizer=type(rule),
@@ -71,13 +71,13 @@ class Structure:
         )
 
 
-class Numbers(NamedTuple):
-    """What of a recipe a compiled step is given: float32 scalars.
+class Hyperparameters(NamedTuple):
+    """The numbers of a recipe that a compiled step takes as arguments: float32 scalars.
 
     Attributes:
       learning_rate: of this one step.
       weight_decay, label_smoothing, ema_decay, depth_decay: as in `TrainingConfig`.
-      mixing: the alphas of `Structure.mixing`, by its names.
+      mixing: the alphas of `StaticRecipe.mixing`, by its names.
       rule: the update rule's own, by the names of its config's fields.
       loss_limit: a loss above it has its update left out, where updates may be; None for no limit.
     """
@@ -92,8 +92,8 @@ class Numbers(NamedTuple):
     loss_limit: Scalar | None = None
 
     @classmethod
-    def of(cls, config: TrainingConfig) -> "Numbers":
-        """The numbers of a recipe at its peak rate; `optimizer.numbers` gives each step's."""
+    def of(cls, config: TrainingConfig) -> "Hyperparameters":
+        """The numbers of a recipe at its peak rate; `optimizer.hyperparams` gives each step's."""
         rule = dataclasses.asdict(config.optimizer)
         return cls(
             learning_rate=np.float32(config.learning_rate),

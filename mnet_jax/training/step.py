@@ -12,7 +12,7 @@ import optax
 from mnet_jax.training import metrics
 from mnet_jax.training.microbatches import Tree, in_groups, mean_over, micro_batch
 from mnet_jax.training.mixing import mix
-from mnet_jax.training.recipe import Numbers, Scalar
+from mnet_jax.training.recipe import Hyperparameters, Scalar
 
 SMALL = 2**14  # numbers in an array
 
@@ -57,7 +57,9 @@ class TrainState(flax.struct.PyTreeNode):
         return self.replace(average=jax.tree.map(jnp.copy, self.values))
 
 
-TrainStep: TypeAlias = Callable[[TrainState, Batch, Numbers], tuple[TrainState, dict[str, Array]]]
+TrainStep: TypeAlias = Callable[
+    [TrainState, Batch, Hyperparameters], tuple[TrainState, dict[str, Array]]
+]
 EvalStep: TypeAlias = Callable[[Tree, Batch], metrics.Sums]
 
 
@@ -93,8 +95,8 @@ def all_finite(tree: Tree) -> Array:
 
     The small arrays are joined: each alone is a function to compile.
     """
-    numbers = (x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating))
-    leaves = [number.ravel() for number in numbers]
+    hyperparams = (x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating))
+    leaves = [number.ravel() for number in hyperparams]
     small = [leaf for leaf in leaves if leaf.size <= SMALL]
     large = [leaf for leaf in leaves if leaf.size > SMALL]
     return jnp.isfinite(optax.tree.norm([*large, jnp.concatenate(small)] if small else large))
@@ -107,7 +109,7 @@ def _either(first: Array, this: TrainState, that: TrainState) -> TrainState:
 
 def make_train_step(
     apply: Callable[..., Any],
-    optimizer: Callable[[Numbers], optax.GradientTransformation],
+    optimizer: Callable[[Hyperparameters], optax.GradientTransformation],
     *,
     axis_name: str | None = None,
     skips: bool = False,
@@ -134,7 +136,7 @@ def make_train_step(
     """
 
     def train_step(
-        state: TrainState, batch: Batch, numbers: Numbers
+        state: TrainState, batch: Batch, hyperparams: Hyperparameters
     ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(state.dropout_key, state.step)
         if axis_name:
@@ -147,7 +149,7 @@ def make_train_step(
             batch_stats: Tree, batch: Batch, key: Array
         ) -> tuple[Tree, tuple[Tree, Array, Array]]:
             def loss_of(params: Tree) -> tuple[Array, tuple[Array, Tree]]:
-                mixed = mix(batch, key, numbers.mixing)
+                mixed = mix(batch, key, hyperparams.mixing)
                 logits, updates = apply_groups(
                     {"params": params, "batch_stats": batch_stats},
                     mixed.images,
@@ -155,7 +157,7 @@ def make_train_step(
                     mutable=["batch_stats"],
                     rngs={"dropout": key},
                 )
-                losses = mixed.losses(logits, numbers.label_smoothing)
+                losses = mixed.losses(logits, hyperparams.label_smoothing)
                 return jnp.mean(losses), (logits, updates["batch_stats"])
 
             (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
@@ -171,17 +173,17 @@ def make_train_step(
             gradients, loss, accuracy = jax.lax.pmean((gradients, loss, accuracy), axis_name)
             if norm_groups > 1:
                 batch_stats = jax.lax.pmean(batch_stats, axis_name)
-        update = optimizer(numbers).update
+        update = optimizer(hyperparams).update
         changes, opt_state = update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, changes)
         step = state.step + 1
         new = state.replace(step=step, params=params, batch_stats=batch_stats, opt_state=opt_state)
         if state.average is not None:
-            average = _averaged(state.average, new.values, numbers.ema_decay, step)
+            average = _averaged(state.average, new.values, hyperparams.ema_decay, step)
             new = new.replace(average=average)
         finite = jnp.isfinite(loss) & all_finite(gradients)
         if skips:
-            limit = jnp.inf if numbers.loss_limit is None else numbers.loss_limit
+            limit = jnp.inf if hyperparams.loss_limit is None else hyperparams.loss_limit
             new = _either(finite & (loss <= limit), new, state.replace(step=step))
         return new, {"loss": loss, "accuracy": accuracy, "finite": finite}
 

@@ -1,26 +1,26 @@
 """Where trials run: side by side, each in a process of its own.
 
-`run` is what all ways have in common. A crew has the workers: `LocalCrew` on this machine,
-`RayCrew` on a cluster. A trial that crashes takes nothing with it.
+`run` is common to all of them. A runner has the workers: `LocalRunner` on this machine,
+`RayRunner` on a cluster. A trial that crashes takes nothing with it.
 """
 
-from mnet_jax.ablation.runners.local import LocalCrew
+from mnet_jax.ablation.runners.local import LocalRunner
 from mnet_jax.ablation.runners.machine import Slots, slots
-from mnet_jax.ablation.runners.on_ray import RayCrew
-from mnet_jax.ablation.runners.running import Crew, Message, run
-from mnet_jax.ablation.runners.silence import Silent
-from mnet_jax.ablation.runners.work import CrewError, Lost, Outcome, TrialFunction, train
+from mnet_jax.ablation.runners.on_ray import RayRunner
+from mnet_jax.ablation.runners.running import Message, Runner, run
+from mnet_jax.ablation.runners.silence import Stalled
+from mnet_jax.ablation.runners.work import Lost, Outcome, RunnerError, TrialFunction, train
 
 __all__ = [
-    "Crew",
-    "CrewError",
-    "LocalCrew",
+    "LocalRunner",
     "Lost",
     "Message",
     "Outcome",
-    "RayCrew",
-    "Silent",
+    "RayRunner",
+    "Runner",
+    "RunnerError",
     "Slots",
+    "Stalled",
     "TrialFunction",
     "run",
     "slots",

@@ -17,7 +17,7 @@ import psutil
 from mnet_jax import process
 from mnet_jax.ablation.runners.machine import Slots
 from mnet_jax.ablation.runners.running import Message
-from mnet_jax.ablation.runners.silence import SilenceWatch, Silent
+from mnet_jax.ablation.runners.silence import Stalled, StallMonitor
 from mnet_jax.ablation.runners.work import Lost, Outcome, TrialFunction, outcome_of, train
 from mnet_jax.config import RunConfig
 from mnet_jax.host_memory import available_bytes
@@ -41,7 +41,7 @@ class _Running:
     shown: bool = False
 
 
-class LocalCrew:
+class LocalRunner:
     """As many workers as there are slots, each a process with the slot's cores or accelerators.
 
     A worker stays from trial to trial, so that those that differ in seeds and numbers alone share
@@ -77,7 +77,7 @@ class LocalCrew:
         self._idle: dict[int, _Worker] = {}
         self._running: dict[int, _Running] = {}  # by slot, in the order in which they began
         self._need_bytes = LEAST_BYTES
-        self._silences = SilenceWatch(timeout_seconds, clock)
+        self._silences = StallMonitor(timeout_seconds, clock)
 
     def has_room(self) -> bool:
         """Whether there is a slot, and memory for one more trial beside those that run."""
@@ -98,7 +98,7 @@ class LocalCrew:
         self._silences.heard(config)
 
     def wait(self, seconds: float) -> list[tuple[RunConfig, Message]]:
-        """See `Crew`."""
+        """See `Runner`."""
         slots = {running.worker.pipe: slot for slot, running in self._running.items()}
         said: list[tuple[RunConfig, Message]] = []
         for pipe in connection.wait(list(slots), seconds):
@@ -134,7 +134,7 @@ class LocalCrew:
         running.worker.join()
         return [(running.config, Lost(cause="memory ran out", again=True))]
 
-    def _hung(self) -> list[tuple[RunConfig, Silent | Lost]]:
+    def _hung(self) -> list[tuple[RunConfig, Stalled | Lost]]:
         """The trials that have said nothing for long; those past the limit are ended."""
         found = self._silences.look()
         ended = {config for config, message in found if isinstance(message, Lost)}
@@ -146,7 +146,7 @@ class LocalCrew:
         return found
 
     def end(self) -> None:
-        """See `Crew`: a run can be killed anywhere."""
+        """See `Runner`: a run can be killed anywhere."""
         workers = [*self._idle.values(), *(running.worker for running in self._running.values())]
         for worker in workers:
             worker.terminate()

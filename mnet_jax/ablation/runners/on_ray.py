@@ -18,11 +18,11 @@ from typing import Any
 from mnet_jax import process
 from mnet_jax.ablation.runners.machine import THREADS
 from mnet_jax.ablation.runners.running import Message
-from mnet_jax.ablation.runners.silence import SilenceWatch, Silent
+from mnet_jax.ablation.runners.silence import Stalled, StallMonitor
 from mnet_jax.ablation.runners.work import (
-    CrewError,
     Lost,
     Outcome,
+    RunnerError,
     TrialFunction,
     outcome_of,
     train,
@@ -41,7 +41,7 @@ DOUBT_SECONDS = 60.0  # after a loss: by then the cluster knows itself which nod
 ACCELERATORS = ("GPU", "TPU")  # as Ray calls them
 
 
-class RayCrew:
+class RayRunner:
     """Workers of a cluster, each with the cores and accelerators that a trial is given.
 
     A trial whose process or node is lost is run again; lost three times, it has failed. It goes on
@@ -61,7 +61,7 @@ class RayCrew:
 
         Args:
           address: of the cluster, as `ray.init` takes it; None for one of this machine alone, which
-            ends with the crew.
+            ends with the runner.
           cores: CPU cores of each trial; None for 1.
           devices: accelerators of each trial, on a cluster that has any.
           trial: what a worker does; a function that the nodes can import.
@@ -92,7 +92,7 @@ class RayCrew:
         self._trial = trial
         self._running: dict[RunConfig, _Remote] = {}
         self._losses: dict[RunConfig, int] = {}
-        self._silences = SilenceWatch(timeout_seconds)
+        self._silences = StallMonitor(timeout_seconds)
         self._patience_seconds = GONE_SECONDS["other" if address else "own"]
         self._doubted_until = self._looked = self._seen = time.monotonic()
         self._deaf: set[str] = set()
@@ -143,7 +143,7 @@ class RayCrew:
             self._seen = now
         elif now > self._seen + self._patience_seconds:
             seconds = f"{self._patience_seconds:.0f} seconds"
-            raise CrewError(f"the Ray cluster has had no node for {seconds}")
+            raise RunnerError(f"the Ray cluster has had no node for {seconds}")
         return [node["Resources"] for node in nodes]
 
     def has_room(self) -> bool:
@@ -160,14 +160,14 @@ class RayCrew:
         return len(self._running) < places
 
     def begin(self, config: RunConfig, directory: Path) -> None:
-        """See `Crew`; the cluster starts the process where there is room."""
+        """See `Runner`; the cluster starts the process where there is room."""
         actor = self._host.remote()
         done = actor.run.remote(self._trial, config, str(directory.absolute()))
         self._running[config] = _Remote(actor, done)
         self._silences.heard(config)
 
     def wait(self, seconds: float) -> list[tuple[RunConfig, Message]]:
-        """See `Crew`."""
+        """See `Runner`."""
         configs = {remote.done: config for config, remote in self._running.items()}
         self._ray.wait(list(configs), timeout=seconds)
         ended, _ = self._ray.wait(list(configs), num_returns=len(configs), timeout=0)
@@ -204,7 +204,7 @@ class RayCrew:
                     said.append((config, remote.heard.last))
         return said
 
-    def _hung(self) -> list[tuple[RunConfig, Silent | Lost]]:
+    def _hung(self) -> list[tuple[RunConfig, Stalled | Lost]]:
         """The trials that have said nothing for long; those past the limit are ended."""
         found = self._silences.look()
         for config, message in found:
@@ -214,7 +214,7 @@ class RayCrew:
         return found
 
     def end(self) -> None:
-        """See `Crew`; a cluster that was started for it ends too."""
+        """See `Runner`; a cluster that was started for it ends too."""
         for remote in self._running.values():
             self._ray.kill(remote.actor)
         self._running = {}

@@ -6,16 +6,16 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from mnet_jax.ablation.runners.silence import Silent
+from mnet_jax.ablation.runners.silence import Stalled
 from mnet_jax.ablation.runners.work import Lost, Outcome
 from mnet_jax.config import RunConfig
 from mnet_jax.progress import Progress
 
-Message: TypeAlias = Progress | Silent | Lost | Outcome  # about a trial; the last two end it
+Message: TypeAlias = Progress | Stalled | Lost | Outcome  # about a trial; the last two end it
 POLL_SECONDS = 1.0  # how often it is asked again for trials that were not to be had
 
 
-class Crew(Protocol):
+class Runner(Protocol):
     """Workers, each a process that runs one trial at a time."""
 
     def has_room(self) -> bool:
@@ -33,22 +33,22 @@ class Crew(Protocol):
 
 def run(
     configs: Iterator[RunConfig | None],
-    crew: Crew,
+    runner: Runner,
     directory_of: Callable[[RunConfig], Path],
     begun: Callable[[RunConfig], None],
-    report: Callable[[RunConfig, Progress | Silent], None],
+    report: Callable[[RunConfig, Progress | Stalled], None],
 ) -> Generator[Outcome, None, None]:
-    """Runs trials on a crew, as many at once as it has room for.
+    """Runs trials on a runner, as many at once as it has room for.
 
-    Whoever leaves before the last outcome closes the generator, which ends the crew.
+    Close the generator to leave before the last outcome: that ends the runner.
 
     Args:
       configs: the trials, each asked for when there is room for it; None where there is none just
         now, but may be later.
-      crew: the workers, who are ended when the trials are.
+      runner: has the workers; it is ended when the trials are.
       directory_of: where a trial keeps checkpoints and scalars.
       begun: called when a trial starts, again too.
-      report: called with each `Progress` of a trial, and where it is `Silent`.
+      report: called with each `Progress` of a trial, and where it is `Stalled`.
 
     Yields:
       Each trial's outcome as it ends.
@@ -58,7 +58,7 @@ def run(
     exhausted, asked = False, -POLL_SECONDS
     try:
         while True:
-            while crew.has_room():
+            while runner.has_room():
                 if again:
                     config = again.popleft()
                 elif exhausted or time.monotonic() < asked + POLL_SECONDS:
@@ -73,12 +73,12 @@ def run(
                         asked = time.monotonic()
                         break
                     config = offered
-                crew.begin(config, directory_of(config))
+                runner.begin(config, directory_of(config))
                 running.add(config)
                 begun(config)
             if exhausted and not running and not again:
                 return
-            for config, message in crew.wait(POLL_SECONDS):
+            for config, message in runner.wait(POLL_SECONDS):
                 if isinstance(message, Lost):
                     running.remove(config)
                     if message.again:
@@ -93,4 +93,4 @@ def run(
                 else:
                     report(config, message)
     finally:
-        crew.end()
+        runner.end()

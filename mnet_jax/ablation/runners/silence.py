@@ -12,13 +12,13 @@ MOST_SECONDS = 30.0  # of a single look that count: a machine or a process may h
 
 
 @dataclass(frozen=True, kw_only=True)
-class Silent:
+class Stalled:
     """A trial runs, and has said nothing for so many seconds; told once for each silence."""
 
     seconds: float
 
 
-class SilenceWatch:
+class StallMonitor:
     """The silences of the trials that run now."""
 
     def __init__(
@@ -43,16 +43,16 @@ class SilenceWatch:
         """A trial runs no more."""
         self._silences.pop(config, None)
 
-    def look(self) -> list[tuple[RunConfig, Silent | Lost]]:
+    def look(self) -> list[tuple[RunConfig, Stalled | Lost]]:
         """The trials whose silence has become long since the last look; Lost are to be ended."""
         now = self._clock()
         step, self._looked = min(now - self._looked, MOST_SECONDS), now
-        found: list[tuple[RunConfig, Silent | Lost]] = []
+        found: list[tuple[RunConfig, Stalled | Lost]] = []
         for config, before in self._silences.items():
             after = self._silences[config] = before + step
             if self._limit_seconds is not None and after >= self._limit_seconds:
                 cause = f"it said nothing for {self._limit_seconds:g} seconds, and was ended"
                 found.append((config, Lost(cause=cause, again=False)))
             elif before < TOLD_SECONDS <= after:
-                found.append((config, Silent(seconds=after)))
+                found.append((config, Stalled(seconds=after)))
         return found

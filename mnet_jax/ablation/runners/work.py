@@ -32,7 +32,7 @@ class Outcome:
     environment: dict[str, str]
 
 
-class CrewError(RuntimeError):
+class RunnerError(RuntimeError):
     """There are no workers any more, and none to come; the message is one line."""
 
 

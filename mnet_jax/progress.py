@@ -1,4 +1,4 @@
-"""The progress of a run, for whoever shows it. Displays have no JAX, so nothing here imports it."""
+"""The progress of a run. Displays and sweeps use this module, so it does not import JAX."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

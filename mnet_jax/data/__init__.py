@@ -3,7 +3,7 @@
 `load(config)` gives the three splits, `train_batches` and `eval_batches` turn a split into batches.
 Nothing here starts a JAX backend: reading images must not take an accelerator.
 
-A name is imported when it is first used: `data.types`, which configs need, costs little.
+Each name is imported when it is first used, so configs can import `data.types` without TFDS.
 """
 
 from etils import epy

@@ -6,7 +6,7 @@
 
 `model.spec` is the resolved architecture; `MobileNet(spec=...)` builds any other.
 
-A name is imported when it is first used: `models.types`, which configs need, costs no JAX.
+Each name is imported when it is first used, so configs can import `models.types` without JAX.
 """
 
 from etils import epy

@@ -1,6 +1,6 @@
 """What XLA's own lowerings leave slow: convolutions, and what is done around them.
 
-A name is imported when it is first used: `ops.types`, which configs need, costs no JAX.
+Each name is imported when it is first used, so configs can import `ops.types` without JAX.
 """
 
 from etils import epy

@@ -1,8 +1,9 @@
-"""A pointwise convolution's kernel in the order in which the native kernels read it.
+"""Panels: a pointwise convolution's kernel in the order in which the native kernels read it.
 
-A product takes some columns of the kernel at a time and goes through all their rows. Rows of a
-matrix lie far apart, which costs more than the arithmetic when there are few pixels to multiply
-them with; panels of columns lie one after the other. The layout is the same on every machine.
+A native kernel multiplies with at most `PANEL_COLUMNS` columns at a time, and reads all rows of
+them. In a matrix [c, n] those rows lie far apart; with few pixels, loading them costs more than the
+arithmetic. A panel is those columns alone, row after row. The layout is the same on every machine;
+`native/product.h` has the same two constants.
 """
 
 import jax
@@ -12,19 +13,36 @@ from mnet_jax.validation import require
 
 Array = jax.Array
 
-PANEL = 48  # columns; as in product.h
-STEP = 16  # what the last panel's columns are rounded up to
+PANEL_COLUMNS = 48
+PANEL_STEP = 16  # the last panel may be narrower: its columns are rounded up to a multiple of this
 
 
 def pack(kernel: Array) -> Array:
-    """The panels of a kernel [c, n], one after the other: [c * n'], n' n rounded up to `STEP`."""
-    padded = jnp.pad(kernel, ((0, 0), (0, -kernel.shape[1] % STEP)))
-    starts = range(PANEL, padded.shape[1], PANEL)
+    """Packs a pointwise kernel into panels.
+
+    Args:
+      kernel: [c, n].
+
+    Returns:
+      The panels, one after the other: [c * n'], where n' is n rounded up to a multiple of 16. The
+      columns from n on are zero.
+    """
+    padded = jnp.pad(kernel, ((0, 0), (0, -kernel.shape[1] % PANEL_STEP)))
+    starts = range(PANEL_COLUMNS, padded.shape[1], PANEL_COLUMNS)
     return jnp.concatenate([panel.reshape(-1) for panel in jnp.split(padded, [*starts], axis=1)])
 
 
 def unpack(panels: Array, inputs: int, outputs: int) -> Array:
-    """The kernel [inputs, outputs] of panels."""
+    """The inverse of `pack`.
+
+    Args:
+      panels: what `pack` returned.
+      inputs: c.
+      outputs: n.
+
+    Returns:
+      The kernel, [c, n].
+    """
     widths = _widths(outputs)
     ends = [inputs * sum(widths[: i + 1]) for i in range(len(widths))]
     parts = jnp.split(panels, ends[:-1])
@@ -33,10 +51,10 @@ def unpack(panels: Array, inputs: int, outputs: int) -> Array:
 
 
 def require_fit(panels: Array, inputs: int, outputs: int) -> None:
-    """That these are the panels of a kernel [inputs, outputs].
+    """Requires panels to be of the size that a kernel [inputs, outputs] has.
 
     Raises:
-      ValueError: they are not as many numbers.
+      ValueError: they are of another size.
     """
     numbers = size(inputs, outputs)
     legal = f"{numbers} numbers in panels of {inputs} x {outputs}"
@@ -44,11 +62,11 @@ def require_fit(panels: Array, inputs: int, outputs: int) -> None:
 
 
 def size(inputs: int, outputs: int) -> int:
-    """Numbers in the panels of a kernel [inputs, outputs]."""
+    """How many numbers the panels of a kernel [inputs, outputs] have."""
     return inputs * sum(_widths(outputs))
 
 
 def _widths(outputs: int) -> list[int]:
-    """Columns of each panel."""
-    rounded = outputs + -outputs % STEP
-    return [min(PANEL, rounded - start) for start in range(0, rounded, PANEL)]
+    """The columns of each panel."""
+    padded = outputs + -outputs % PANEL_STEP
+    return [min(PANEL_COLUMNS, padded - start) for start in range(0, padded, PANEL_COLUMNS)]

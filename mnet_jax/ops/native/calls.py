@@ -1,25 +1,76 @@
-"""The kernels as functions of JAX arrays."""
+"""The kernels as functions of JAX arrays: each is one foreign function call.
 
-from typing import Any
+The order of the arrays and the names of the attributes are those of the structs in `handlers.h` and
+in the `.cc` files.
+"""
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mnet_jax.architectures.spec import Activation
-from mnet_jax.ops.layer import Operands
+from mnet_jax.ops.layer import Inverted, Layer, Operands
 from mnet_jax.ops.shifted import Geometry
 
 Array = jax.Array
 Outputs = tuple[Array, Array, Array]
+Attributes = dict[str, np.generic]
 
-_ACTIVATIONS = {None: -1, "linear": 0, "relu": 1, "relu6": 2, "hard_swish": 3}
-_KINDS = {1: "pointwise", 2: "pointwise", 3: "depthwise", 4: "full"}  # by a kernel's axes
 DEPTHWISE_SIZES = (3, 5)
+_ACTIVATIONS = {None: -1, "linear": 0, "relu": 1, "relu6": 2, "hard_swish": 3}  # as in vectors.h
+# The kind of convolution by the number of axes of its kernel: packed in panels, [c, n], [k, k, c],
+# [kh, kw, c, n].
+_KINDS = {1: "pointwise", 2: "pointwise", 3: "depthwise", 4: "full"}
+
+
+class ForwardOperands(NamedTuple):
+    """The arrays of a forward call, float32.
+
+    Attributes:
+      x: [..., c]; [b, h, w, c] if the convolution is not pointwise.
+      norm: [3, c]: mean, scale, bias; empty if x is not normalized.
+      kernel: pointwise [c, n] or its panels (`panels.pack`), depthwise [k, k, c] or full
+        [kh, kw, c, n].
+      bias: [n]; empty if nothing is added to y.
+    """
+
+    x: Array
+    norm: Array
+    kernel: Array
+    bias: Array
+
+
+class BackwardOperands(NamedTuple):
+    """The arrays of a backward call, float32.
+
+    The whole gradient of y is `gradient + offset + slope * (y - mean)`.
+
+    Attributes:
+      x: as in `ForwardOperands`.
+      norm: as in `ForwardOperands`.
+      kernel: as in `ForwardOperands`, not in panels.
+      gradient: of y itself, [..., n].
+      y: what `forward` returned, [..., n].
+      correction: [3, n]: mean, offset, slope; what arrives through the statistics of y.
+    """
+
+    x: Array
+    norm: Array
+    kernel: Array
+    gradient: Array
+    y: Array
+    correction: Array
 
 
 def supports(kernel: Array, geometry: Geometry | None) -> bool:
-    """Whether there is a function in C++ for a layer."""
+    """Whether there is a native kernel for a convolution.
+
+    Args:
+      kernel: as in `ForwardOperands`.
+      geometry: of the convolution; None if it is pointwise.
+    """
     if geometry is None:
         return True
     rows, columns = geometry
@@ -28,141 +79,100 @@ def supports(kernel: Array, geometry: Geometry | None) -> bool:
     return plain and (kernel.ndim == 4 or (square and rows.kernel in DEPTHWISE_SIZES))
 
 
-def forward(
-    x: Array,
-    norm: Array,
-    kernel: Array,
-    *,
-    activation: Activation,
-    geometry: Geometry | None,
-    statistics: bool,
-) -> Outputs:
+def forward(layer: Layer, x: Array, norm: Array, kernel: Array) -> Outputs:
     """The convolution of `z = act((x - mean) * scale + bias)`.
 
     Args:
-      x: float32 [..., c]; [b, h, w, c] if not pointwise.
-      norm: float32 [3, c]: mean, scale, bias.
-      kernel: float32: pointwise [c, n], depthwise [k, k, c] or full [kh, kw, c, n].
-      activation: act.
-      geometry: of one that `supports`; None for a pointwise convolution.
-      statistics: whether the last two results are wanted; they are empty otherwise.
+      layer: its activation is act; its geometry is one that `supports`.
+      x: as in `ForwardOperands`.
+      norm: as in `ForwardOperands`.
+      kernel: as in `ForwardOperands`, not in panels.
 
     Returns:
-      y [..., n], and its mean and biased variance over all axes but the last, [n] each.
+      y [..., n], and its mean and biased variance over all axes but the last, [n] each; the last
+      two are empty if the layer has no statistics.
     """
-    outputs, bias = kernel.shape[-1], jnp.zeros(0, jnp.float32)
-    return _forward(x, norm, kernel, bias, outputs, geometry, statistics, activation, None)
+    operands = ForwardOperands(x, norm, kernel, bias=jnp.zeros(0, jnp.float32))
+    return _forward(layer, operands, kernel.shape[-1], layer.activation, None)
 
 
-def finish(
-    x: Array,
-    kernel: Array,
-    bias: Array,
-    *,
-    activation: Activation,
-    geometry: Geometry | None,
-) -> Array:
-    """`act(convolution of x + bias)`, of shapes as `forward`; bias is float32 [n].
+def finish(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
+    """`act(y + bias)`, where y is the convolution of x.
 
-    A pointwise kernel may be panels, as `panels.pack` makes them.
+    Args:
+      layer: its activation is act; its geometry is one that `supports`; without statistics.
+      x: as in `ForwardOperands`.
+      kernel: as in `ForwardOperands`.
+      bias: float32 [n].
+
+    Returns:
+      [..., n].
     """
-    norm = jnp.zeros((3, 0), jnp.float32)
-    outputs = bias.shape[0]
-    return _forward(x, norm, kernel, bias, outputs, geometry, False, None, activation)[0]
+    operands = ForwardOperands(x, jnp.zeros((3, 0), jnp.float32), kernel, bias)
+    return _forward(layer, operands, bias.shape[0], None, layer.activation)[0]
 
 
-def invert(
-    operands: Operands,
-    *,
-    activations: tuple[Activation, Activation, Activation],
-    geometry: Geometry,
-) -> Array:
+def backward(layer: Layer, operands: BackwardOperands) -> Outputs:
+    """The gradients of x, norm and kernel.
+
+    The first two are empty if the layer is a full convolution without an `input_gradient`.
+    """
+    kind = _KINDS[operands.kernel.ndim]
+    attributes = _window_attributes(layer.geometry)
+    attributes["input_activation"] = _activation_attribute(layer.activation)
+    shapes = [_f32(*array.shape) for array in operands[:3]]
+    if kind == "full":
+        attributes["input_gradient"] = np.bool_(layer.input_gradient)
+        if not layer.input_gradient:
+            shapes[:2] = [_f32(0), _f32(0)]
+    return _call(f"mnet_{kind}_backward", tuple(shapes))(*operands, **attributes)
+
+
+def invert(block: Inverted, operands: Operands) -> Array:
     """Expansion, depthwise convolution and projection, each with a bias and an activation.
 
     Args:
+      block: its geometry is one that `supports`.
       operands: float32; the pointwise kernels are panels, as `panels.pack` makes them.
-      activations: of the three.
-      geometry: of the depthwise convolution, one that `supports`.
 
     Returns:
       [b, h', w', n].
     """
     images, outputs = operands.x.shape[0], operands.project_bias.shape[0]
-    shape = _f32(images, *(axis.output for axis in geometry), outputs)
-    call = jax.ffi.ffi_call("mnet_inverted_forward", shape, vmap_method="sequential")
-    widen, between, narrow = activations
-    return call(
+    shape = _f32(images, *(axis.output for axis in block.geometry), outputs)
+    expand, depthwise, project = map(_activation_attribute, block.activations)
+    return _call("mnet_inverted_forward", shape)(
         *operands,
-        expand_act=np.int64(_ACTIVATIONS[widen]),
-        project_act=np.int64(_ACTIVATIONS[narrow]),
-        **_attributes(between, geometry),
+        expand_activation=expand,
+        depthwise_activation=depthwise,
+        project_activation=project,
+        **_window_attributes(block.geometry),
     )
 
 
 def _forward(
-    x: Array,
-    norm: Array,
-    kernel: Array,
-    bias: Array,
+    layer: Layer,
+    operands: ForwardOperands,
     outputs: int,
-    geometry: Geometry | None,
-    statistics: bool,
-    before: Activation | None,
-    after: Activation | None,
+    input_activation: Activation | None,
+    output_activation: Activation | None,
 ) -> Outputs:
-    shape: tuple[int, ...] = (*x.shape[:-1], outputs)
-    if geometry:
-        shape = (x.shape[0], *(axis.output for axis in geometry), outputs)
-    channels = _f32(outputs if statistics else 0)  # no kernel writes what nobody wants
-    call = _call("forward", kernel, (_f32(*shape), channels, channels))
-    return call(
-        x,
-        norm,
-        kernel,
-        bias,
-        statistics=np.bool_(statistics),
-        after=np.int64(_ACTIVATIONS[after]),
-        **_attributes(before, geometry),
+    positions = operands.x.shape[:-1]
+    if layer.geometry:
+        positions = (positions[0], *(axis.output for axis in layer.geometry))
+    y = _f32(*positions, outputs)
+    channels = _f32(outputs if layer.statistics else 0)
+    name = f"mnet_{_KINDS[operands.kernel.ndim]}_forward"
+    return _call(name, (y, channels, channels))(
+        *operands,
+        input_activation=_activation_attribute(input_activation),
+        output_activation=_activation_attribute(output_activation),
+        statistics=np.bool_(layer.statistics),
+        **_window_attributes(layer.geometry),
     )
 
 
-def backward(
-    x: Array,
-    norm: Array,
-    kernel: Array,
-    gradient: Array,
-    y: Array,
-    pull: Array,
-    *,
-    activation: Activation,
-    geometry: Geometry | None,
-    input_gradient: bool,
-) -> Outputs:
-    """The gradients of x, norm and kernel, given `gradient + a + b * (y - mean)` as that of y.
-
-    Args:
-      x: as `forward`.
-      norm: as `forward`.
-      kernel: as `forward`.
-      gradient: shaped as y.
-      y: what `forward` returned.
-      pull: float32 [3, n]: mean, a, b.
-      activation: as `forward`.
-      geometry: as `forward`.
-      input_gradient: whether the first two are wanted; they are empty otherwise, which only a full
-        convolution can have.
-    """
-    attributes = _attributes(activation, geometry)
-    shapes = [_f32(*x.shape), _f32(*norm.shape), _f32(*kernel.shape)]
-    if kernel.ndim == 4:
-        attributes["input_gradient"] = np.bool_(input_gradient)
-        shapes[:2] = shapes[:2] if input_gradient else [_f32(0), _f32(0)]
-    call = _call("backward", kernel, tuple(shapes))
-    return call(x, norm, kernel, gradient, y, pull, **attributes)
-
-
-def _call(direction: str, kernel: Array, shapes: tuple) -> Any:
-    name = f"mnet_{_KINDS[kernel.ndim]}_{direction}"
+def _call(name: str, shapes: Any) -> Any:
     return jax.ffi.ffi_call(name, shapes, vmap_method="sequential")
 
 
@@ -170,13 +180,14 @@ def _f32(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def _attributes(activation: Activation | None, geometry: Geometry | None) -> dict[str, np.generic]:
-    attributes: dict[str, np.generic] = {"act": np.int64(_ACTIVATIONS[activation])}
-    if geometry:
-        rows, columns = geometry
-        attributes |= {
-            "stride": np.int64(rows.stride),
-            "top": np.int64(rows.low),
-            "left": np.int64(columns.low),
-        }
-    return attributes
+def _activation_attribute(activation: Activation | None) -> np.int64:
+    return np.int64(_ACTIVATIONS[activation])
+
+
+def _window_attributes(geometry: Geometry | None) -> Attributes:
+    """What the shapes of the arrays do not say of the windows."""
+    if geometry is None:
+        return {}
+    rows, columns = geometry
+    window = {"stride": rows.stride, "top": rows.low, "left": columns.low}
+    return {name: np.int64(value) for name, value in window.items()}

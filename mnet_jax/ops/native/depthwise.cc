@@ -1,36 +1,41 @@
 // The calls of the depthwise convolution.
 
+#include "depthwise.h"
+
 #include <cstdint>
 
-#include "depthwise.h"
 #include "handlers.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace mnet {
+
+struct DepthwiseBackwardAttributes {
+  int64_t input_activation;
+  WindowAttributes window;
+};
+
 namespace {
 
-ffi::Error DepthwiseForwardCall(ffi::ThreadPool pool, In x, In norm, In kernel, In bias, Out y,
-                                Out mean, Out variance, int64_t act, int64_t after,
-                                bool statistics, int64_t stride, int64_t top, int64_t left) {
-  Window w = WindowOf(x, y->dimensions(), stride, top, left);
-  return WithSize(kernel.dimensions()[0], [&](auto size) {
-    return WithActivations(act, after, [&](auto a, auto b) {
-      DepthwiseForward<a, b, size>(pool, w, x.typed_data(), norm.typed_data(), kernel.typed_data(),
-                                   bias.typed_data(), statistics, y->typed_data(),
-                                   mean->typed_data(), variance->typed_data());
+ffi::Error ForwardCall(ffi::ThreadPool& pool, const WindowForwardAttributes& attributes,
+                       ForwardBuffers buffers) {
+  Geometry geometry =
+      GeometryOf(buffers.x.dimensions(), buffers.y->dimensions(), attributes.window);
+  ForwardArrays arrays = ArraysOf(buffers, attributes.statistics);
+  int64_t input = attributes.input_activation, output = attributes.output_activation;
+  return WithSize(buffers.kernel.dimensions()[0], [&](auto size) {
+    return WithActivations(input, output, [&](auto input_act, auto output_act) {
+      DepthwiseForward<input_act, output_act, size>(pool, geometry, arrays);
     });
   });
 }
 
-ffi::Error DepthwiseBackwardCall(ffi::ThreadPool pool, In x, In norm, In kernel, In g, In y,
-                                 In pull, Out dx, Out dnorm, Out dk, int64_t act, int64_t stride,
-                                 int64_t top, int64_t left) {
-  Window w = WindowOf(x, y.dimensions(), stride, top, left);
-  return WithSize(kernel.dimensions()[0], [&](auto size) {
-    return WithActivation(act, [&](auto a) {
-      DepthwiseBackward<a, size>(pool, w, x.typed_data(), norm.typed_data(), kernel.typed_data(),
-                                 g.typed_data(), y.typed_data(), pull.typed_data(),
-                                 dx->typed_data(), dnorm->typed_data(), dk->typed_data());
+ffi::Error BackwardCall(ffi::ThreadPool& pool, const DepthwiseBackwardAttributes& attributes,
+                        BackwardBuffers buffers) {
+  Geometry geometry = GeometryOf(buffers.x.dimensions(), buffers.y.dimensions(), attributes.window);
+  BackwardArrays arrays = ArraysOf(buffers);
+  return WithSize(buffers.kernel.dimensions()[0], [&](auto size) {
+    return WithActivation(attributes.input_activation, [&](auto input_act) {
+      DepthwiseBackward<input_act, size>(pool, geometry, arrays);
     });
   });
 }
@@ -38,7 +43,10 @@ ffi::Error DepthwiseBackwardCall(ffi::ThreadPool pool, In x, In norm, In kernel,
 }  // namespace
 }  // namespace mnet
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(mnet_depthwise_forward, mnet::DepthwiseForwardCall,
-                              mnet::WithWindow(mnet::Forward()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(mnet_depthwise_backward, mnet::DepthwiseBackwardCall,
-                              mnet::WithWindow(mnet::Backward()));
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(mnet::DepthwiseBackwardAttributes,
+                                      StructMember<int64_t>("input_activation"),
+                                      MNET_WINDOW_MEMBERS);
+MNET_DEFINE_HANDLER(mnet_depthwise_forward, mnet::ForwardCall, mnet::ForwardBuffers,
+                    mnet::WindowForwardAttributes);
+MNET_DEFINE_HANDLER(mnet_depthwise_backward, mnet::BackwardCall, mnet::BackwardBuffers,
+                    mnet::DepthwiseBackwardAttributes);

@@ -1,315 +1,378 @@
-// The depthwise convolution: a window that slides over rows which are normalized once.
+// The depthwise convolution: windows that slide over rows which are normalized once.
 
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
-#include <type_traits>
 #include <vector>
 
+#include "layer.h"
 #include "passes.h"
 #include "runtime.h"
 #include "vectors.h"
 
 namespace mnet {
 
-struct Window {
-  int64_t images, rows, columns, channels;  // in
-  int64_t out_rows, out_columns;
-  int64_t stride, top, left;
-  int64_t wide() const { return RoundUp(channels, kLanes); }
-  // Columns of zeros behind a row that the last window of a kernel of this side reads.
-  int64_t right(int64_t size) const {
-    return std::max<int64_t>(0, stride * (out_columns - 1) + size - left - columns);
-  }
-};
-
-inline int64_t FloorDivide(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
-
-// Rows that slide over an image: each is made when it is first asked for, and kept until the rows
-// that follow need its place. Rows outside of the image are zero, as are the margins.
-class SlidingRows {
- public:
-  SlidingRows(int64_t count, int64_t before, int64_t columns, int64_t after, int64_t wide)
-      : count_(count),
-        size_((before + columns + after) * wide),
-        start_(before * wide),
-        held_(count, -1),
-        scratch_((count + 1) * size_) {
-    std::memset(scratch_.get() + count * size_, 0, 4 * size_);  // a row outside of the image
-    int64_t end = start_ + columns * wide;
-    for (int64_t slot = 0; slot < count; ++slot) {
-      std::memset(scratch_.get() + slot * size_, 0, 4 * start_);
-      std::memset(scratch_.get() + slot * size_ + end, 0, 4 * (size_ - end));
-    }
-  }
-
-  // The first column of row `row` of image `image`; make(pointer) writes its columns.
-  template <typename Make>
-  const float* Row(int64_t image, int64_t row, int64_t rows, const Make& make) {
-    if (row < 0 || row >= rows) return scratch_.get() + count_ * size_ + start_;
-    int64_t slot = row % count_, id = image * rows + row;
-    float* to = scratch_.get() + slot * size_ + start_;
-    if (held_[slot] != id) {
-      make(to);
-      held_[slot] = id;
-    }
-    return to;
-  }
-
- private:
-  int64_t count_, size_, start_;
-  std::vector<int64_t> held_;
-  Scratch scratch_;
-};
-
-// A kernel's taps [size, size, channels] in whole vectors.
-inline void PackTaps(const float* kernel, int64_t taps, int64_t channels, int64_t wide,
-                     float* packed) {
+// A kernel's taps [size, size, channels] as [size, size, padded channels].
+inline void PackTaps(const float* kernel, int64_t taps, const Geometry& g, float* packed) {
+  int64_t channels = g.channels, padded = g.padded_channels();
   for (int64_t t = 0; t < taps; ++t)
-    for (int64_t c = 0; c < wide; ++c)
-      packed[t * wide + c] = c < channels ? kernel[t * channels + c] : 0;
+    for (int64_t c = 0; c < padded; ++c)
+      packed[t * padded + c] = c < channels ? kernel[t * channels + c] : 0;
 }
 
-constexpr int kColumns = 4;  // of y at a time: what is read serves all that need it
+constexpr int kColumns = 4;  // of y at a time: each column of z is loaded once for all of them
 
-// One row of y: what lies under a window that slides over `size` lines, each of w.wide() numbers a
-// column. Only from first_inner to last_inner the window stays within the columns; elsewhere what it
-// reads besides is skipped. Columns of `to` lie `step` numbers apart. Meanwhile `next`, if it is not
-// null, is asked for; `sum` and `square`, if they are not null, take those of the row before anything
-// is done to it.
-template <int64_t after, int size>
-void FilterRow(const Window& w, const float* const* lines, int64_t first_inner,
-               int64_t last_inner, const float* taps, const Finish<after>& finish,
-               const float* next, float* to, int64_t step, bool stream, float* sum,
-               float* square) {
-  int64_t wide = w.wide();
-  for (int64_t c = 0; c < wide; c += kLanes) {
-    Vec k[size * size];
-#pragma GCC unroll 64
-    for (int i = 0; i < size * size; ++i) k[i] = Load(taps + i * wide + c);
-    Vec s{}, q{}, shift = finish.Bias(c);
-    int64_t n = w.channels - c;
-    // Some columns of y; where they are several, the stride is a constant.
-    auto slide = [&](int64_t column, auto columns, auto stride, bool at_margin) INLINE {
-      constexpr int count = columns;
-      int64_t move = stride;
-      Vec acc[count] = {};
-      for (int64_t i = 0; next && i < count * move * move; ++i)
-        Ahead(next + (column * move * move + i) * w.channels + c);
-#pragma GCC unroll 8
-      for (int i = 0; i < size; ++i) {
-        const float* from = lines[i] + column * move * wide + c;
-#pragma GCC unroll 64
-        for (int64_t j = 0; j < (count - 1) * move + size; ++j) {
-          if (at_margin) {
-            int64_t read = column * move + j - w.left;
-            if (read < 0 || read >= w.columns) continue;
-          }
-          Vec value = InRegister(Load(from + j * wide));
-#pragma GCC unroll 8
-          for (int o = 0; o < count; ++o) {
-            int64_t tap = j - o * move;
-            if (tap >= 0 && tap < size) acc[o] += k[i * size + tap] * value;
-          }
-        }
+// What the rows of one feature map y have in common while they are computed.
+template <Activation output_act>
+struct RowFilter {
+  Geometry geometry;
+  const float* taps;  // as `PackTaps` makes them
+  Finish<output_act> finish;
+  // The columns of y whose windows lie within the columns of z. In the others, taps outside are
+  // skipped.
+  int64_t first_inner, last_inner;
+  int64_t step;  // numbers from one column of y to the next
+  bool stream;
+};
+
+// One row of y.
+struct FilteredRow {
+  // The rows of z under the kernel's rows, from the first window's first column on; their columns
+  // are padded.
+  const float* const* lines;
+  const float* next;  // prefetched meanwhile; or null
+  float* y;
+  float *sum, *square;  // over the columns, before anything is added to y; or null
+};
+
+// The registers of one vector of channels.
+template <int size>
+struct FilterState {
+  int64_t c;  // its first channel
+  Vec taps[size * size];
+  Vec bias, sum, square;
+};
+
+// `count` columns of y. The stride is a constant if they are several.
+template <int count, int size, Activation output_act, typename Stride>
+ALWAYS_INLINE void FilterColumns(const RowFilter<output_act>& filter, const FilteredRow& row,
+                                 FilterState<size>& state, int64_t column, Stride stride_of,
+                                 bool at_margin) {
+  const Geometry& g = filter.geometry;
+  int64_t c = state.c, stride = stride_of, padded = g.padded_channels();
+  Vec y[count] = {};
+  for (int64_t i = 0; row.next && i < count * stride * stride; ++i)
+    Prefetch(row.next + (column * stride * stride + i) * g.channels + c);
+  UNROLL_ROWS
+  for (int i = 0; i < size; ++i) {
+    const float* line = row.lines[i] + column * stride * padded + c;
+    UNROLL_TAPS
+    for (int64_t j = 0; j < (count - 1) * stride + size; ++j) {
+      if (at_margin) {
+        int64_t read = column * stride + j - g.left;
+        if (read < 0 || read >= g.columns) continue;
       }
-#pragma GCC unroll 8
+      Vec value = InRegister(Load(line + j * padded));
+      UNROLL_ROWS
       for (int o = 0; o < count; ++o) {
-        s += acc[o];
-        q += acc[o] * acc[o];
-        StoreOut(to + (column + o) * step + c, finish.Apply(acc[o], shift), n, stream);
+        int64_t tap = j - o * stride;
+        if (tap >= 0 && tap < size) y[o] += state.taps[i * size + tap] * value;
       }
-    };
-    int64_t column = 0;
-    auto one_by_one = [&](int64_t end, bool at_margin) INLINE {
-      for (; column < end; ++column) slide(column, Number<1>{}, w.stride, at_margin);
-    };
-    auto by_several = [&](auto stride) INLINE {
-      int64_t first = column;
-      for (; column + kColumns <= last_inner; column += kColumns)
-        slide(column, Number<kColumns>{}, stride, false);
-      if (sum || column == first || column == last_inner) return;
-      slide(last_inner - kColumns, Number<kColumns>{}, stride, false);  // some of them again
-      column = last_inner;
-    };
-    one_by_one(first_inner, true);
-    if (w.stride == 1) by_several(Number<1>{});
-    if (w.stride == 2) by_several(Number<2>{});
-    one_by_one(last_inner, false);
-    one_by_one(w.out_columns, true);
-    if (!sum) continue;
-    Store(sum + c, s);
-    Store(square + c, q);
+    }
+  }
+  UNROLL_ROWS
+  for (int o = 0; o < count; ++o) {
+    state.sum += y[o];
+    state.square += y[o] * y[o];
+    StoreOutput(row.y + (column + o) * filter.step + c, filter.finish.Apply(y[o], state.bias),
+                g.channels - c, filter.stream);
   }
 }
 
-template <int64_t act, int64_t after, int size>
-void DepthwiseForward(xla::ffi::ThreadPool& pool, Window w, const float* x, const float* norm,
-                      const float* kernel, const float* bias, bool statistics, float* y,
-                      float* mean, float* variance) {
-  int64_t wide = w.wide(), units = w.images * w.out_rows;
-  int64_t parts = PartsFor(pool, units);
-  bool stream = ShouldStream(y, units * w.out_columns, w.channels);
-  Finish<after> finish{bias, w.channels};
-  // Rows that need no change are read where they are, but for the columns that meet a margin.
-  bool direct = act == kNone && w.channels == wide;
-  int64_t first_inner = 0, last_inner = w.out_columns;
-  if (direct) {
-    first_inner = std::min((w.left + w.stride - 1) / w.stride, w.out_columns);
-    last_inner = FloorDivide(w.columns - size + w.left, w.stride) + 1;
-    last_inner = std::clamp(last_inner, first_inner, w.out_columns);
+// All columns of y for one vector of channels: most of them several at a time.
+template <int size, Activation output_act>
+ALWAYS_INLINE void FilterChannels(const RowFilter<output_act>& filter, const FilteredRow& row,
+                                  FilterState<size>& state) {
+  int64_t column = 0, last_inner = filter.last_inner, stride = filter.geometry.stride;
+  auto one_by_one = [&](int64_t end, bool at_margin) __attribute__((always_inline)) {
+    for (; column < end; ++column) FilterColumns<1>(filter, row, state, column, stride, at_margin);
+  };
+  auto by_several = [&](auto constant_stride) __attribute__((always_inline)) {
+    int64_t first = column;
+    for (; column + kColumns <= last_inner; column += kColumns)
+      FilterColumns<kColumns>(filter, row, state, column, constant_stride, false);
+    if (row.sum || column == first || column == last_inner) return;
+    // No sums: the rest can be the last kColumns columns, some of them once more.
+    FilterColumns<kColumns>(filter, row, state, last_inner - kColumns, constant_stride, false);
+    column = last_inner;
+  };
+  one_by_one(filter.first_inner, true);
+  if (stride == 1) by_several(Constant<1>{});
+  if (stride == 2) by_several(Constant<2>{});
+  one_by_one(last_inner, false);
+  one_by_one(filter.geometry.out_columns, true);
+}
+
+// Computes one row of y.
+template <int size, Activation output_act>
+void FilterRow(const RowFilter<output_act> filter, const FilteredRow row) {
+  int64_t padded = filter.geometry.padded_channels();
+  for (int64_t c = 0; c < padded; c += kLanes) {
+    FilterState<size> state;
+    state.c = c;
+    UNROLL_TAPS
+    for (int i = 0; i < size * size; ++i) state.taps[i] = Load(filter.taps + i * padded + c);
+    state.bias = filter.finish.Bias(c);
+    state.sum = state.square = Vec{};
+    FilterChannels(filter, row, state);
+    if (!row.sum) continue;
+    Store(row.sum + c, state.sum);
+    Store(row.square + c, state.square);
   }
-  Scratch taps(size * size * wide);
-  PackTaps(kernel, size * size, w.channels, wide, taps.get());
-  Sums sums(parts, 2, w.channels);
+}
+
+// Finds the rows of z under one row of y, for `FilteredRow`. find(row) returns the first column of
+// a row of z, which may lie outside of the image.
+template <int size, typename Find>
+ALWAYS_INLINE void FindLines(const Geometry& g, int64_t out_row, const Find& find,
+                             const float* (&lines)[size]) {
+  for (int i = 0; i < size; ++i)
+    lines[i] = find(g.stride * out_row + i - g.top) - g.left * g.padded_channels();
+}
+
+template <Activation input_act, Activation output_act, int size>
+void DepthwiseForward(xla::ffi::ThreadPool& pool, const Geometry& g, const ForwardArrays& arrays) {
+  int64_t padded = g.padded_channels(), units = g.out_units(), parts = PartsFor(pool, units);
+  Scratch taps(size * size * padded);
+  PackTaps(arrays.kernel, size * size, g, taps.get());
+  bool stream = ShouldStream(arrays.y, units * g.out_columns, g.channels);
+  Finish<output_act> finish{arrays.bias, g.channels};
+  RowFilter<output_act> filter{g, taps.get(), finish, 0, g.out_columns, g.channels, stream};
+  // Rows that need no change are read from x itself, which has no zeros on its sides.
+  bool direct = input_act == kNone && g.channels == padded;
+  if (direct) {
+    filter.first_inner = std::min((g.left + g.stride - 1) / g.stride, g.out_columns);
+    int64_t end = FloorDivide(g.columns - size + g.left, g.stride) + 1;
+    filter.last_inner = std::clamp(end, filter.first_inner, g.out_columns);
+  }
+  Sums sums(parts, g.channels);
   Parallel(pool, parts, [&](int64_t part) {
-    SlidingRows inputs(size, w.left, w.columns, w.right(size), wide);
-    Scratch moments(2 * wide);
-    for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
-      int64_t image = unit / w.out_rows, row = unit % w.out_rows;
-      const float* lines[size];
-      for (int i = 0; i < size; ++i) {
-        int64_t from = w.stride * row + i - w.top;
-        const float* line = x + (image * w.rows + from) * w.columns * w.channels;
-        bool inside = from >= 0 && from < w.rows;
-        lines[i] = direct && inside ? line : inputs.Row(image, from, w.rows, [&](float* to) {
-          NormalizeRows<act>(line, norm, w.columns, w.columns, w.channels, wide, to);
+    SlidingRows normalized({size, g.left, g.columns, g.right(size), padded});
+    Scratch moments(2 * padded);
+    float* sum = arrays.statistics ? moments.get() : nullptr;
+    float* square = arrays.statistics ? sum + padded : nullptr;
+    Range range = ShareOf(units, part, parts);
+    for (int64_t unit = range.begin; unit < range.end; ++unit) {
+      int64_t image = unit / g.out_rows, out_row = unit % g.out_rows;
+      auto row_of_x = [&](int64_t row) { return arrays.x + (image * g.rows + row) * g.row_size(); };
+      auto find = [&](int64_t row) -> const float* {
+        if (direct && row >= 0 && row < g.rows) return row_of_x(row);
+        return normalized.Row(image, row, g.rows, [&](float* to) {
+          PaddedRows shape{g.columns, g.columns, g.channels, padded};
+          NormalizeRows<input_act>(row_of_x(row), arrays.norm, shape, to);
         });
-        lines[i] -= w.left * wide;
-      }
-      // What the next row of y reads first: stride rows of x.
-      int64_t following = w.stride * (row + 1) + size - w.stride - w.top;
-      const float* next = x + (image * w.rows + following) * w.columns * w.channels;
-      float* sum = statistics ? moments.get() : nullptr;
-      float* square = statistics ? sum + wide : nullptr;
-      FilterRow<after, size>(w, lines, first_inner, last_inner, taps.get(), finish, next,
-                             y + unit * w.out_columns * w.channels, w.channels, stream, sum,
-                             square);
-      if (statistics) sums.Add(part, sum, square);
+      };
+      const float* lines[size];
+      FindLines(g, out_row, find, lines);
+      // The next row of y reads `stride` more rows of x.
+      const float* next = row_of_x(g.stride * out_row + size - g.top);
+      float* y = arrays.y + unit * g.out_columns * g.channels;
+      FilterRow<size>(filter, FilteredRow{lines, next, y, sum, square});
+      if (arrays.statistics) sums.Add(part, sum, square);
     }
   });
-  if (statistics) WriteMoments(sums, units * w.out_columns, mean, variance);
+  if (arrays.statistics) WriteStatistics(sums, units * g.out_columns, arrays.mean, arrays.variance);
 }
 
-// One row of taps onto one row of the input's gradient, at the columns of one phase:
-//     dz[phase + stride q] += sum over t of k[t] g[q + offset[t]]
-//     dk[t] += sum over q of z[phase + stride q] g[q + offset[t]]
-//
-// Meanwhile a line of `next` is asked for, for each of its columns.
-template <int count>
-ALWAYS_INLINE void PullRow(const float* g, int64_t wide, const int64_t* offset,
-                           const float* const* k, float* const* dk, const float* z, float* dz,
-                           int64_t stride, int64_t columns, const float* next,
-                           int64_t next_step) {
+// The columns of x of one remainder modulo the stride. All of them meet the same taps of a row of
+// the kernel: tap taps[t] at column q + offsets[t] of y, for the q-th of them.
+template <int size>
+struct Phase {
+  Phase(const Geometry& g, int64_t first_column)
+      : first(first_column), columns((g.columns - first + g.stride - 1) / g.stride) {
+    for (int tap = 0; tap < size; ++tap) {
+      int64_t scaled = first + g.left - tap, offset = FloorDivide(scaled, g.stride);
+      if (offset * g.stride != scaled) continue;
+      taps[count] = tap;
+      offsets[count++] = offset;
+    }
+  }
+  int64_t first, columns;
+  int count = 0;
+  int64_t taps[size], offsets[size];
+};
+
+// A row of the kernel, and the rows that it meets; all of one vector of channels.
+struct KernelRow {
+  const float* gradient;  // the whole gradient of y; columns are `padded` apart
+  const float *taps, *z;  // likewise
+  float *dtaps, *dz;      // dtaps likewise; columns of dz are kLanes apart
+  const float* next;      // prefetched meanwhile; columns are `channels` apart
+  const Geometry* geometry;
+};
+
+// Adds what a row of the kernel gives to the gradients, at the columns of one phase:
+//     dz[first + stride q] += sum over t of taps[t] gradient[q + offsets[t]]
+//     dtaps[t] += sum over q of z[first + stride q] gradient[q + offsets[t]]
+template <int count, int size>
+ALWAYS_INLINE void AddPhase(const Phase<size>& phase, const KernelRow& row) {
+  int64_t padded = row.geometry->padded_channels(), channels = row.geometry->channels;
+  int64_t stride = row.geometry->stride, next_step = stride * channels;
   Vec tap[count], sum[count];
   const float* from[count];
-#pragma GCC unroll 8
+  UNROLL_ROWS
   for (int t = 0; t < count; ++t) {
-    tap[t] = Load(k[t]);
-    sum[t] = Load(dk[t]);
-    from[t] = g + offset[t] * wide;
+    tap[t] = Load(row.taps + phase.taps[t] * padded);
+    sum[t] = Load(row.dtaps + phase.taps[t] * padded);
+    from[t] = row.gradient + phase.offsets[t] * padded;
   }
-  for (int64_t q = 0; q < columns; ++q) {
-    Vec value = Load(z + q * stride * wide), total = Load(dz + q * stride * kLanes);
-#pragma GCC unroll 8
+  const float* z = row.z + phase.first * padded;
+  const float* next = row.next + phase.first * channels;
+  float* dz = row.dz + phase.first * kLanes;
+  for (int64_t q = 0, end = phase.columns; q < end; ++q) {
+    Vec value = Load(z + q * stride * padded), total = Load(dz + q * stride * kLanes);
+    UNROLL_ROWS
     for (int t = 0; t < count; ++t) {
-      Vec gradient = Load(from[t] + q * wide);
+      Vec gradient = Load(from[t] + q * padded);
       total += tap[t] * gradient;
       sum[t] += value * gradient;
     }
-    Ahead(next + q * next_step);
+    Prefetch(next + q * next_step);
     Store(dz + q * stride * kLanes, total);
   }
-#pragma GCC unroll 8
-  for (int t = 0; t < count; ++t) Store(dk[t], sum[t]);
+  UNROLL_ROWS
+  for (int t = 0; t < count; ++t) Store(row.dtaps + phase.taps[t] * padded, sum[t]);
 }
 
-template <int64_t act, int size>
-void DepthwiseBackward(xla::ffi::ThreadPool& pool, Window w, const float* x, const float* norm,
-                       const float* kernel, const float* g, const float* y, const float* pull,
-                       float* dx, float* dnorm, float* dk) {
-  int64_t wide = w.wide(), units = w.images * w.rows;
-  int64_t lowest = FloorDivide(w.left - (size - 1), w.stride);
-  int64_t highest = FloorDivide(w.columns - 1 + w.left, w.stride);
-  int64_t before = std::max<int64_t>(0, -lowest);
-  int64_t after = std::max<int64_t>(0, highest - (w.out_columns - 1));
-  int64_t parts = PartsFor(pool, units);
-  bool stream = ShouldStream(dx, units * w.columns, w.channels);
-  Scratch taps(size * size * wide), products(parts * size * size * wide);
-  PackTaps(kernel, size * size, w.channels, wide, taps.get());
-  Sums sums(parts, 2, w.channels);
-  Parallel(pool, parts, [&](int64_t part) {
-    SlidingRows gradients(size, before, w.out_columns, after, wide);
-    Scratch moments(2 * wide), normalized(w.columns * wide), line(w.columns * kLanes);
-    float* dz = line.get();
-    float* product = products.get() + part * size * size * wide;
-    std::memset(product, 0, 4 * size * size * wide);
-    for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
-      int64_t image = unit / w.rows, row = unit % w.rows;
-      const float* lines[size];  // of the gradient that the taps of kernel row i meet, or null
-      for (int i = 0; i < size; ++i) {
-        int64_t scaled = row + w.top - i, from = FloorDivide(scaled, w.stride);
-        lines[i] = nullptr;
-        if (from * w.stride != scaled || from < 0 || from >= w.out_rows) continue;
-        lines[i] = gradients.Row(image, from, w.out_rows, [&](float* to) {
-          int64_t start = (image * w.out_rows + from) * w.out_columns * w.channels;
-          PullRows(g + start, y + start, pull, w.out_columns, w.out_columns, w.channels, wide, to);
-        });
+// Calls `AddPhase` with the number of taps as a constant.
+template <int count, int size>
+ALWAYS_INLINE void AddPhaseOf(const Phase<size>& phase, const KernelRow& row) {
+  if constexpr (count > 0) {
+    if (phase.count == count) return AddPhase<count>(phase, row);
+    AddPhaseOf<count - 1>(phase, row);
+  }
+}
+
+// The gradients of a depthwise convolution. A unit of work is a row of x.
+template <Activation input_act, int size>
+class DepthwiseGradients {
+ public:
+  DepthwiseGradients(const Geometry& geometry, const BackwardArrays& arrays, int64_t parts)
+      : g_(geometry),
+        arrays_(arrays),
+        parts_(parts),
+        padded_(g_.padded_channels()),
+        stream_(ShouldStream(arrays.dx, g_.in_units() * g_.columns, g_.channels)),
+        taps_(kTaps * padded_),
+        products_(parts * kTaps * padded_),
+        sums_(parts, g_.channels) {
+    PackTaps(arrays.kernel, kTaps, g_, taps_.get());
+    for (int64_t first = 0; first < std::min(g_.stride, g_.columns); ++first)
+      phases_.emplace_back(g_, first);
+  }
+
+  void RunPart(int64_t part) {
+    int64_t lowest = FloorDivide(g_.left - (size - 1), g_.stride);
+    int64_t highest = FloorDivide(g_.columns - 1 + g_.left, g_.stride);
+    int64_t before = std::max<int64_t>(0, -lowest);
+    int64_t after = std::max<int64_t>(0, highest - (g_.out_columns - 1));
+    SlidingRows gradients({size, before, g_.out_columns, after, padded_});
+    Scratch moments(2 * padded_), normalized(g_.columns * padded_), dz(g_.columns * kLanes);
+    float* first = moments.get();
+    float* second = first + padded_;
+    Row row;
+    row.z = normalized.get();
+    row.dz = dz.get();
+    row.dtaps = products_.get() + part * kTaps * padded_;
+    ZeroFloats(row.dtaps, kTaps * padded_);
+    Range range = ShareOf(g_.in_units(), part, parts_);
+    for (int64_t unit = range.begin; unit < range.end; ++unit) {
+      FindGradients(unit, gradients, row);
+      InputRow input{arrays_.x + unit * g_.row_size(), arrays_.dx + unit * g_.row_size(),
+                     g_.columns, g_.channels, stream_};
+      PaddedRows shape{g_.columns, g_.columns, g_.channels, padded_};
+      NormalizeRows<input_act>(input.x, arrays_.norm, shape, normalized.get());
+      for (int64_t c = 0; c < padded_; c += kLanes) {
+        ZeroFloats(row.dz, g_.columns * kLanes);
+        AddKernelRows(row, c);
+        WriteInputGradient<input_act>(input, {row.dz, kLanes}, Norm(arrays_.norm, g_.channels, c),
+                                      c, first, second);
       }
-      const float* from = x + unit * w.columns * w.channels;
-      float* to = dx + unit * w.columns * w.channels;
-      // What the next row of dx reads first; each row of taps asks for one of them.
-      int64_t following = image * w.out_rows + FloorDivide(row + w.top, w.stride) + 1;
-      const float* next[] = {from + w.columns * w.channels,
-                             g + following * w.out_columns * w.channels,
-                             y + following * w.out_columns * w.channels};
-      NormalizeRows<act>(from, norm, w.columns, w.columns, w.channels, wide, normalized.get());
-      for (int64_t c = 0; c < wide; c += kLanes) {
-        Norm constants(norm, w.channels, c);
-        int64_t n = w.channels - c;
-        const float* z = normalized.get() + c;
-        std::memset(dz, 0, 4 * w.columns * kLanes);
-        for (int i = 0, met = 0; i < size; ++i) {
-          if (!lines[i]) continue;
-          const float* ahead = next[met++ % 3] + c;
-          for (int64_t phase = 0; phase < std::min(w.stride, w.columns); ++phase) {
-            int64_t offset[size];
-            const float* k[size];
-            float* d[size];
-            int count = 0;
-            for (int j = 0; j < size; ++j) {
-              int64_t scaled = phase + w.left - j;
-              if (FloorDivide(scaled, w.stride) * w.stride != scaled) continue;
-              offset[count] = FloorDivide(scaled, w.stride);
-              k[count] = taps.get() + (i * size + j) * wide + c;
-              d[count++] = product + (i * size + j) * wide + c;
-            }
-            int64_t columns = (w.columns - phase + w.stride - 1) / w.stride;
-            auto run = [&](auto taps_of_phase) {
-              PullRow<taps_of_phase>(lines[i] + c, wide, offset, k, d, z + phase * wide,
-                                     dz + phase * kLanes, w.stride, columns,
-                                     ahead + phase * w.channels, w.stride * w.channels);
-            };
-            switch (count) {
-              case 1: run(std::integral_constant<int, 1>{}); break;
-              case 2: run(std::integral_constant<int, 2>{}); break;
-              case 3: run(std::integral_constant<int, 3>{}); break;
-              case 4: run(std::integral_constant<int, 4>{}); break;
-              case 5: run(std::integral_constant<int, 5>{}); break;
-              default: break;
-            }
-          }
-        }
-        PushLine<act>(constants, from + c, dz, kLanes, to + c, w.channels, w.columns, n, stream,
-                      moments.get() + c, moments.get() + wide + c);
-      }
-      sums.Add(part, moments.get(), moments.get() + wide);
+      sums_.Add(part, first, second);
     }
-  });
-  WriteNormGradient(sums, norm, dnorm);
-  JoinProducts(products.get(), parts, size * size * wide, size * size, w.channels, wide, dk);
+  }
+
+  void Join() {
+    WriteNormGradient(sums_, arrays_.norm, arrays_.dnorm);
+    JoinMatrices({products_.get(), parts_, kTaps * padded_, padded_}, kTaps, g_.channels,
+                 arrays_.dkernel);
+  }
+
+ private:
+  static constexpr int kTaps = size * size;
+  static constexpr int kNext = 3;
+
+  // One row of x.
+  struct Row {
+    const float* gradients[size];  // the row of y that each row of the kernel meets, or null
+    const float* next[kNext];      // what the next row reads first; each kernel row prefetches one
+    const float* z;
+    float *dz, *dtaps;
+  };
+
+  void FindGradients(int64_t unit, SlidingRows& gradients, Row& row) {
+    int64_t image = unit / g_.rows, in_row = unit % g_.rows;
+    int64_t out_size = g_.out_columns * g_.channels;
+    for (int i = 0; i < size; ++i) {
+      int64_t scaled = in_row + g_.top - i, out_row = FloorDivide(scaled, g_.stride);
+      row.gradients[i] = nullptr;
+      if (out_row * g_.stride != scaled || out_row < 0 || out_row >= g_.out_rows) continue;
+      row.gradients[i] = gradients.Row(image, out_row, g_.out_rows, [&](float* to) {
+        int64_t start = (image * g_.out_rows + out_row) * out_size;
+        PaddedRows shape{g_.out_columns, g_.out_columns, g_.channels, padded_};
+        CorrectRows(arrays_.gradient + start, arrays_.y + start, arrays_.correction, shape, to);
+      });
+    }
+    int64_t next_out = image * g_.out_rows + FloorDivide(in_row + g_.top, g_.stride) + 1;
+    row.next[0] = arrays_.x + (unit + 1) * g_.row_size();
+    row.next[1] = arrays_.gradient + next_out * out_size;
+    row.next[2] = arrays_.y + next_out * out_size;
+  }
+
+  // For the vector of channels from c on.
+  void AddKernelRows(const Row& row, int64_t c) const {
+    for (int i = 0, met = 0; i < size; ++i) {
+      if (!row.gradients[i]) continue;
+      int64_t at = i * size * padded_ + c;
+      KernelRow kernel_row;
+      kernel_row.gradient = row.gradients[i] + c;
+      kernel_row.taps = taps_.get() + at;
+      kernel_row.z = row.z + c;
+      kernel_row.dtaps = row.dtaps + at;
+      kernel_row.dz = row.dz;
+      kernel_row.next = row.next[met++ % kNext] + c;
+      kernel_row.geometry = &g_;
+      for (const Phase<size>& phase : phases_) AddPhaseOf<size>(phase, kernel_row);
+    }
+  }
+
+  Geometry g_;
+  BackwardArrays arrays_;
+  int64_t parts_, padded_;
+  bool stream_;
+  Scratch taps_, products_;  // a gradient of the kernel for each part
+  Sums sums_;
+  std::vector<Phase<size>> phases_;
+};
+
+template <Activation input_act, int size>
+void DepthwiseBackward(xla::ffi::ThreadPool& pool, const Geometry& geometry,
+                       const BackwardArrays& arrays) {
+  int64_t parts = PartsFor(pool, geometry.in_units());
+  DepthwiseGradients<input_act, size> gradients(geometry, arrays, parts);
+  Parallel(pool, parts, [&](int64_t part) { gradients.RunPart(part); });
+  gradients.Join();
 }
 
 }  // namespace mnet

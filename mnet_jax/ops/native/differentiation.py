@@ -1,4 +1,9 @@
-"""A layer by the kernels, with its first and second derivatives."""
+"""The kernels with their derivatives.
+
+`convolve` is a layer in training. Its forward and its backward pass are a kernel each, and its
+second derivatives are those of the composition in `ops.layer`. `finish` and `invert` are for
+inference: their derivatives are those of the composition.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,11 +21,14 @@ from mnet_jax.ops.native import calls
 from mnet_jax.ops.native.operation import operation
 
 Array = jax.Array
-Function = Callable[..., Any]  # of what is static, and arrays
+Function = Callable[..., Any]  # of (what is static, *arrays)
 
 
-def _once_a_shape(function: Function) -> Function:
-    """Traced once a shape however many layers share it, and one computation without a jit too."""
+def _jitted(function: Function) -> Function:
+    """The function under `jax.jit`, so that layers of equal shapes are traced once.
+
+    All of its arrays vary over the same manual axes of a mesh, as custom gradients require.
+    """
 
     def compute(static: Any, *arrays: Array) -> Any:
         return function(static, *alike(*arrays))
@@ -28,48 +36,28 @@ def _once_a_shape(function: Function) -> Function:
     return jax.jit(compute, static_argnums=0)
 
 
-def _forward_call(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array, ...]:
-    return calls.forward(
-        x,
-        norm,
-        kernel,
-        activation=layer.activation,
-        geometry=layer.geometry,
-        statistics=layer.statistics,
-    )
-
-
-def _gradients_call(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
+def _native_gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
     x, norm, kernel, y, mean, of_y, of_mean, of_var = arguments
     if layer.statistics:
         count = y.size // y.shape[-1]
-        pull = jnp.stack([mean, of_mean / count, 2 * of_var / count])
+        correction = jnp.stack([mean, of_mean / count, 2 * of_var / count])
     else:
-        pull = jnp.zeros((3, y.shape[-1]), jnp.float32)
-    return calls.backward(
-        x,
-        norm,
-        kernel,
-        of_y,
-        y,
-        pull,
-        activation=layer.activation,
-        geometry=layer.geometry,
-        input_gradient=layer.input_gradient,
-    )
+        correction = jnp.zeros((3, y.shape[-1]), jnp.float32)
+    return calls.backward(layer, calls.BackwardOperands(x, norm, kernel, of_y, y, correction))
 
 
 def _composed_gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
-    """As `_gradients_call`, with y and its mean computed anew."""
-    x, norm, kernel, _, _, *given = arguments
-    of_x, of_norm, of_kernel = jax.vjp(partial(composed, layer), x, norm, kernel)[1](tuple(given))
+    """The same by JAX, which computes y and its mean again."""
+    x, norm, kernel, _, _, *of_outputs = arguments
+    _, pull = jax.vjp(partial(composed, layer), x, norm, kernel)
+    of_x, of_norm, of_kernel = pull(tuple(of_outputs))
     if layer.input_gradient:
         return of_x, of_norm, of_kernel
     return jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.float32), of_kernel
 
 
-_forward_operation = operation("convolve", _forward_call, composed)
-_gradients_operation = operation("gradients", _gradients_call, _composed_gradients)
+_forward_operation = operation("convolve", calls.forward, composed)
+_gradients_operation = operation("gradients", _native_gradients, _composed_gradients)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -81,35 +69,39 @@ def _convolve_forward(
     layer: Layer, x: Primal, norm: Primal, kernel: Primal
 ) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
     y, mean, var = _convolve(layer, x.value, norm.value, kernel.value)
-    # Images have no gradient to compute. That is no array to keep, but a tree without leaves.
-    wanted = x.perturbed or norm.perturbed or kernel.value.ndim != 4
-    has_gradient = () if wanted else None
-    return (y, mean, var), (has_gradient, x.value, norm.value, kernel.value, y, mean)
+    # The gradient of a network's input images is not computed. Residuals are a tree of arrays, in
+    # which a truth value has to be a node without leaves.
+    input_gradient = x.perturbed or norm.perturbed or kernel.value.ndim != 4
+    flag = () if input_gradient else None
+    return (y, mean, var), (flag, x.value, norm.value, kernel.value, y, mean)
 
 
 def _convolve_backward(
-    layer: Layer, kept: tuple[Any, ...], gradients: tuple[Any, ...]
+    layer: Layer, residuals: tuple[Any, ...], gradients: tuple[Any, ...]
 ) -> tuple[Array | None, ...]:
-    has_gradient, *arguments = kept
-    layer = dataclasses.replace(layer, input_gradient=has_gradient is not None)
+    flag, *arguments = residuals
+    layer = dataclasses.replace(layer, input_gradient=flag is not None)
     *_, y, mean = arguments
-    given = (
-        jnp.zeros_like(result) if isinstance(g, SymbolicZero) else g
-        for g, result in zip(gradients, (y, mean, mean), strict=True)
+    of_outputs = (
+        jnp.zeros_like(output) if isinstance(g, SymbolicZero) else g
+        for g, output in zip(gradients, (y, mean, mean), strict=True)
     )
-    of_x, of_norm, of_kernel = _gradients(layer, *arguments, *given)
+    of_x, of_norm, of_kernel = _gradients(layer, *arguments, *of_outputs)
     return (of_x, of_norm, of_kernel) if layer.input_gradient else (None, None, of_kernel)
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward, symbolic_zeros=True)
-convolve = _once_a_shape(_convolve)
+convolve = _jitted(_convolve)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
-    """Gradients of x, norm and kernel, given these, y, its mean and the gradients of results.
+    """The gradients of x, norm and kernel. The first two are empty without an `input_gradient`.
 
-    Without an `input_gradient` the first two are empty.
+    Args:
+      layer: what is static.
+      arguments: x, norm, kernel, y, its mean, and the gradients of y, of its mean and of its
+        variance.
     """
     return _gradients_operation(layer, *arguments)
 
@@ -123,7 +115,7 @@ def _gradients_forward(
 def _gradients_backward(
     layer: Layer, arguments: tuple[Array, ...], gradients: tuple[Array, ...]
 ) -> tuple[Array, ...]:
-    """Second derivatives, by way of the composition."""
+    """Second derivatives, those of the composition."""
     return jax.vjp(partial(_composed_gradients, layer), *arguments)[1](gradients)
 
 
@@ -131,17 +123,22 @@ _gradients.defvjp(_gradients_forward, _gradients_backward)
 
 
 def _for_inference(name: str, kernel: Function, composition: Function) -> Callable[..., Array]:
-    """A kernel of (what is static, *arrays) that returns one array, as a function with gradients.
+    """An operation with one result and with the gradients of its composition.
 
-    They are the composition's, as inference is not where gradients are asked for often.
+    Args:
+      name: of the primitive.
+      kernel: (what is static, *arrays) to an array, on this process's CPU.
+      composition: the same composed of JAX's operations.
     """
-    either = operation(
-        name, lambda *given: (kernel(*given),), lambda *given: (composition(*given),)
+    primitive = operation(
+        name,
+        lambda *arguments: (kernel(*arguments),),
+        lambda *arguments: (composition(*arguments),),
     )
 
     @partial(jax.custom_vjp, nondiff_argnums=(0,))
     def compute(static: Any, *arrays: Array) -> Array:
-        (y,) = either(static, *arrays)
+        (y,) = primitive(static, *arrays)
         return y
 
     def forward(static: Any, *arrays: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -151,22 +148,16 @@ def _for_inference(name: str, kernel: Function, composition: Function) -> Callab
         return jax.vjp(partial(composition, static), *arrays)[1](gradient)
 
     compute.defvjp(forward, backward)
-    return _once_a_shape(compute)
+    return _jitted(compute)
 
 
-def _finish(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
-    activation, geometry = layer.activation, layer.geometry
-    return calls.finish(x, kernel, bias, activation=activation, geometry=geometry)
+def _native_inverted(block: Inverted, *operands: Array) -> Array:
+    return calls.invert(block, Operands(*operands))
 
 
-def _invert(block: Inverted, *operands: Array) -> Array:
-    activations, geometry = block.activations, block.geometry
-    return calls.invert(Operands(*operands), activations=activations, geometry=geometry)
-
-
-def _inverted(block: Inverted, *operands: Array) -> Array:
+def _composed_inverted(block: Inverted, *operands: Array) -> Array:
     return inverted(block, Operands(*operands))
 
 
-finish = _for_inference("finish", _finish, finished)
-invert = _for_inference("invert", _invert, _inverted)
+finish = _for_inference("finish", calls.finish, finished)
+invert = _for_inference("invert", _native_inverted, _composed_inverted)

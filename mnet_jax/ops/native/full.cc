@@ -1,45 +1,57 @@
-// The calls of the convolution that mixes channels and positions.
+// The calls of the full convolution.
+
+#include "full.h"
 
 #include <cstdint>
 
-#include "full.h"
 #include "handlers.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace mnet {
+
+struct FullBackwardAttributes {
+  int64_t input_activation;
+  bool input_gradient;
+  WindowAttributes window;
+};
+
 namespace {
 
-Filter FilterOf(Window window, In kernel) {
-  auto shape = kernel.dimensions();
-  return {window, shape[0], shape[1], shape[3]};
+FullShape ShapeOf(const Geometry& geometry, const In& kernel) {
+  auto sizes = kernel.dimensions();
+  return {geometry, sizes[0], sizes[1], sizes[3]};
 }
 
-ffi::Error FullForwardCall(ffi::ThreadPool pool, In x, In norm, In kernel, In bias, Out y,
-                           Out mean, Out variance, int64_t act, int64_t after, bool statistics,
-                           int64_t stride, int64_t top, int64_t left) {
-  Filter f = FilterOf(WindowOf(x, y->dimensions(), stride, top, left), kernel);
-  return WithActivations(act, after, [&](auto a, auto b) {
-    FullForward<a, b>(pool, f, x.typed_data(), norm.typed_data(), kernel.typed_data(),
-                      bias.typed_data(), statistics, y->typed_data(), mean->typed_data(),
-                      variance->typed_data());
+ffi::Error ForwardCall(ffi::ThreadPool& pool, const WindowForwardAttributes& attributes,
+                       ForwardBuffers buffers) {
+  FullShape shape =
+      ShapeOf(GeometryOf(buffers.x.dimensions(), buffers.y->dimensions(), attributes.window),
+              buffers.kernel);
+  ForwardArrays arrays = ArraysOf(buffers, attributes.statistics);
+  int64_t input = attributes.input_activation, output = attributes.output_activation;
+  return WithActivations(input, output, [&](auto input_act, auto output_act) {
+    FullForward<input_act, output_act>(pool, shape, arrays);
   });
 }
 
-ffi::Error FullBackwardCall(ffi::ThreadPool pool, In x, In norm, In kernel, In g, In y, In pull,
-                            Out dx, Out dnorm, Out dk, int64_t act, int64_t stride, int64_t top,
-                            int64_t left, bool input_gradient) {
-  Filter f = FilterOf(WindowOf(x, y.dimensions(), stride, top, left), kernel);
-  return WithActivation(act, [&](auto a) {
-    FullBackward<a>(pool, f, x.typed_data(), norm.typed_data(), kernel.typed_data(), g.typed_data(),
-                    y.typed_data(), pull.typed_data(), input_gradient, dx->typed_data(),
-                    dnorm->typed_data(), dk->typed_data());
+ffi::Error BackwardCall(ffi::ThreadPool& pool, const FullBackwardAttributes& attributes,
+                        BackwardBuffers buffers) {
+  FullShape shape =
+      ShapeOf(GeometryOf(buffers.x.dimensions(), buffers.y.dimensions(), attributes.window),
+              buffers.kernel);
+  BackwardArrays arrays = ArraysOf(buffers);
+  return WithActivation(attributes.input_activation, [&](auto input_act) {
+    FullBackward<input_act>(pool, shape, arrays, attributes.input_gradient);
   });
 }
 
 }  // namespace
 }  // namespace mnet
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(mnet_full_forward, mnet::FullForwardCall,
-                              mnet::WithWindow(mnet::Forward()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(mnet_full_backward, mnet::FullBackwardCall,
-                              mnet::WithWindow(mnet::Backward()).Attr<bool>("input_gradient"));
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(mnet::FullBackwardAttributes,
+                                      StructMember<int64_t>("input_activation"),
+                                      StructMember<bool>("input_gradient"), MNET_WINDOW_MEMBERS);
+MNET_DEFINE_HANDLER(mnet_full_forward, mnet::ForwardCall, mnet::ForwardBuffers,
+                    mnet::WindowForwardAttributes);
+MNET_DEFINE_HANDLER(mnet_full_backward, mnet::BackwardCall, mnet::BackwardBuffers,
+                    mnet::FullBackwardAttributes);

@@ -1,17 +1,6 @@
-// The convolutions of a MobileNet for training on a CPU, each in one pass over memory.
+// From XLA's foreign function calls to the kernels: arrays, attributes, and template arguments.
 //
-// An operation reads x, normalizes and activates it on the way,
-//     z = act((x - mean) * scale + bias)                          (`norm`: mean, scale, bias),
-// convolves z, pointwise, depthwise or in full, and gathers mean and variance of what it writes. So
-// a layer reads each feature map once and writes it once, as the convolution left it. The gradient
-// does the same: it takes the gradient of the output together with that of its mean and variance,
-// and computes anew what it needs of z.
-//
-// Without training there is nothing to measure: then x is z, and y is activated on the way out,
-//     y = after(convolve(x) + bias).
-//
-// Arrays are float32 and dense, channels last. Work is cut into parts by rows; each part has sums
-// of its own, added in order at the end, so results do not depend on which thread ran what.
+// See README.md for how a call comes here.
 
 #pragma once
 
@@ -19,7 +8,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "depthwise.h"
+#include "layer.h"
 #include "vectors.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -30,45 +19,89 @@ namespace ffi = xla::ffi;
 using In = ffi::Buffer<ffi::F32>;
 using Out = ffi::ResultBuffer<ffi::F32>;
 
+// The arrays of a call, in its order.
+struct ForwardBuffers {
+  static constexpr int kIn = 4, kOut = 3;
+  In x, norm, kernel, bias;
+  Out y, mean, variance;
+};
+
+struct BackwardBuffers {
+  static constexpr int kIn = 6, kOut = 3;
+  In x, norm, kernel, gradient, y, correction;
+  Out dx, dnorm, dkernel;
+};
+
+inline ForwardArrays ArraysOf(ForwardBuffers b, bool statistics) {
+  return {b.x.typed_data(),  b.norm.typed_data(),  b.kernel.typed_data(),    b.bias.typed_data(),
+          b.y->typed_data(), b.mean->typed_data(), b.variance->typed_data(), statistics};
+}
+
+inline BackwardArrays ArraysOf(BackwardBuffers b) {
+  return {b.x.typed_data(),        b.norm.typed_data(),   b.kernel.typed_data(),
+          b.gradient.typed_data(), b.y.typed_data(),      b.correction.typed_data(),
+          b.dx->typed_data(),      b.dnorm->typed_data(), b.dkernel->typed_data()};
+}
+
+// What the arrays of a call do not say. Names are those of ops/native/calls.py.
+struct WindowAttributes {
+  int64_t stride, top, left;
+};
+
+struct PointwiseForwardAttributes {
+  int64_t input_activation, output_activation;
+  bool statistics;
+};
+
+struct PointwiseBackwardAttributes {
+  int64_t input_activation;
+};
+
+// Of a depthwise or a full convolution.
+struct WindowForwardAttributes {
+  int64_t input_activation, output_activation;
+  bool statistics;
+  WindowAttributes window;
+};
+
+inline Geometry GeometryOf(ffi::AnyBuffer::Dimensions x, ffi::AnyBuffer::Dimensions y,
+                           const WindowAttributes& window) {
+  return {x[0], x[1], x[2], x[3], y[1], y[2], window.stride, window.top, window.left};
+}
+
 // Calls body with the activation as a constant.
 template <typename Body>
-ffi::Error WithActivation(int64_t act, const Body& body) {
-  switch (act) {
-    case kLinear: body(std::integral_constant<int64_t, kLinear>{}); break;
-    case kRelu: body(std::integral_constant<int64_t, kRelu>{}); break;
-    case kRelu6: body(std::integral_constant<int64_t, kRelu6>{}); break;
-    case kHardSwish: body(std::integral_constant<int64_t, kHardSwish>{}); break;
+ffi::Error WithActivation(int64_t activation, const Body& body) {
+  switch (activation) {
+    case kLinear: body(std::integral_constant<Activation, kLinear>{}); break;
+    case kRelu: body(std::integral_constant<Activation, kRelu>{}); break;
+    case kRelu6: body(std::integral_constant<Activation, kRelu6>{}); break;
+    case kHardSwish: body(std::integral_constant<Activation, kHardSwish>{}); break;
     default: return ffi::Error::InvalidArgument("unknown activation");
   }
   return ffi::Error::Success();
 }
 
-// The same for the activations on the way in and on the way out, of which one is.
+// Calls body with the activations on the way in and on the way out, of which exactly one is kNone.
 template <typename Body>
-ffi::Error WithActivations(int64_t act, int64_t after, const Body& body) {
-  using None = std::integral_constant<int64_t, kNone>;
-  if (after == kNone) return WithActivation(act, [&](auto a) { body(a, None{}); });
-  if (act == kNone) return WithActivation(after, [&](auto a) { body(None{}, a); });
+ffi::Error WithActivations(int64_t input_act, int64_t output_act, const Body& body) {
+  using None = std::integral_constant<Activation, kNone>;
+  if (output_act == kNone) return WithActivation(input_act, [&](auto a) { body(a, None{}); });
+  if (input_act == kNone) return WithActivation(output_act, [&](auto a) { body(None{}, a); });
   return ffi::Error::InvalidArgument("activations on both sides");
 }
 
-// The same for the side of a depthwise kernel.
+// Calls body with the side of a depthwise kernel as a constant.
 template <typename Body>
 ffi::Error WithSize(int64_t size, const Body& body) {
   switch (size) {
-    case 3: return body(std::integral_constant<int, 3>{});
-    case 5: return body(std::integral_constant<int, 5>{});
+    case 3: return body(Constant<3>{});
+    case 5: return body(Constant<5>{});
     default: return ffi::Error::InvalidArgument("unknown kernel size");
   }
 }
 
-inline Window WindowOf(In x, ffi::AnyBuffer::Dimensions y, int64_t stride, int64_t top,
-                       int64_t left) {
-  auto shape = x.dimensions();
-  return {shape[0], shape[1], shape[2], shape[3], y[1], y[2], stride, top, left};
-}
-
-// A binding with so many more arrays in, one or more.
+// A binding with `count` more arrays in, at least one.
 template <int count, typename Binding>
 auto WithArguments(Binding binding) {
   if constexpr (count == 1) {
@@ -78,7 +111,7 @@ auto WithArguments(Binding binding) {
   }
 }
 
-// The same with arrays out.
+// A binding with `count` more arrays out, at least one.
 template <int count, typename Binding>
 auto WithResults(Binding binding) {
   if constexpr (count == 1) {
@@ -88,25 +121,38 @@ auto WithResults(Binding binding) {
   }
 }
 
-// What all calls share: threads, arrays, and the activation of the convolution.
-template <int arguments, int results>
-auto Call() {
-  return WithResults<results>(WithArguments<arguments>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()))
-      .template Attr<int64_t>("act");
+// What a `Handler` takes from XLA.
+template <typename Buffers, typename Attributes>
+auto Signature() {
+  return WithResults<Buffers::kOut>(
+      WithArguments<Buffers::kIn>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attrs<Attributes>()));
 }
 
-inline auto Forward() {
-  return Call<4, 3>().Attr<int64_t>("after").Attr<bool>("statistics");
-}
-
-inline auto Backward() { return Call<6, 3>(); }
-
-template <typename Binding>
-auto WithWindow(Binding binding) {
-  return std::move(binding)
-      .template Attr<int64_t>("stride")
-      .template Attr<int64_t>("top")
-      .template Attr<int64_t>("left");
+// Calls a function with its arrays as one struct.
+template <typename Buffers, typename Attributes>
+auto Handler(ffi::Error (*call)(ffi::ThreadPool&, const Attributes&, Buffers)) {
+  return [call](ffi::ThreadPool pool, Attributes attributes, auto... arrays) -> ffi::Error {
+    return call(pool, attributes, Buffers{arrays...});
+  };
 }
 
 }  // namespace mnet
+
+// Lets XLA fill such a struct, by the names of its members.
+#define MNET_WINDOW_MEMBERS \
+  StructMember<int64_t>("stride"), StructMember<int64_t>("top"), StructMember<int64_t>("left")
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(mnet::PointwiseForwardAttributes,
+                                      StructMember<int64_t>("input_activation"),
+                                      StructMember<int64_t>("output_activation"),
+                                      StructMember<bool>("statistics"));
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(mnet::PointwiseBackwardAttributes,
+                                      StructMember<int64_t>("input_activation"));
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(mnet::WindowForwardAttributes,
+                                      StructMember<int64_t>("input_activation"),
+                                      StructMember<int64_t>("output_activation"),
+                                      StructMember<bool>("statistics"), MNET_WINDOW_MEMBERS);
+
+// Defines the symbol by which ops/native/compilation.py finds a call.
+#define MNET_DEFINE_HANDLER(symbol, call, Buffers, Attributes)                      \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(symbol, (mnet::Handler<Buffers, Attributes>(call)), \
+                                (mnet::Signature<Buffers, Attributes>()))

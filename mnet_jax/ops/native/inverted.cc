@@ -1,47 +1,71 @@
 // The call of the inverted residual.
 
+#include "inverted.h"
+
 #include <cstdint>
 
-#include "depthwise.h"
 #include "handlers.h"
-#include "inverted.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace mnet {
+
+// As `Operands` in ops/layer.py: what there is not is empty.
+struct InvertedBuffers {
+  static constexpr int kIn = 8, kOut = 1;
+  In x, expand, expand_bias, kernel, bias, project, project_bias, skip;
+  Out y;
+};
+
+struct InvertedAttributes {
+  int64_t expand_activation, depthwise_activation, project_activation;
+  WindowAttributes window;
+};
+
 namespace {
 
-// `expand` is empty where x is expanded already, `skip` where nothing is added.
-ffi::Error InvertedForwardCall(ffi::ThreadPool pool, In x, In expand, In expand_bias, In kernel,
-                               In bias, In project, In project_bias, In skip, Out y, int64_t act,
-                               int64_t stride, int64_t top, int64_t left, int64_t expand_act,
-                               int64_t project_act) {
-  auto shape = x.dimensions(), taps = kernel.dimensions(), out = y->dimensions();
-  int64_t inputs = shape[3], expanded = taps[2], outputs = out[3];
-  Window w{shape[0], shape[1], shape[2], expanded, out[1], out[2], stride, top, left};
-  const float* added = skip.element_count() ? skip.typed_data() : nullptr;
-  Multiply widen, narrow;
-  ffi::Error known = WithActivation(project_act, [&](auto a) {
-    narrow = Pointwise<a>(expanded, outputs, project.typed_data(), project_bias.typed_data());
+InvertedBlock BlockOf(InvertedBuffers b, const WindowAttributes& window) {
+  InvertedBlock block{};
+  auto y = b.y->dimensions();
+  block.geometry = GeometryOf(b.x.dimensions(), y, window);
+  block.geometry.channels = b.kernel.dimensions()[2];
+  block.inputs = b.x.dimensions()[3];
+  block.outputs = y[3];
+  block.x = b.x.typed_data();
+  block.kernel = b.kernel.typed_data();
+  block.bias = b.bias.typed_data();
+  block.skip = b.skip.element_count() ? b.skip.typed_data() : nullptr;
+  block.y = b.y->typed_data();
+  return block;
+}
+
+ffi::Error ForwardCall(ffi::ThreadPool& pool, const InvertedAttributes& attributes,
+                       InvertedBuffers b) {
+  InvertedBlock block = BlockOf(b, attributes.window);
+  int64_t inputs = block.inputs, expanded = block.geometry.channels, outputs = block.outputs;
+  ffi::Error known = WithActivation(attributes.project_activation, [&](auto act) {
+    const float *kernel = b.project.typed_data(), *bias = b.project_bias.typed_data();
+    block.project = PanelProduct<act>(expanded, outputs, kernel, bias);
   });
-  if (known.success() && expand.element_count()) {
-    known = WithActivation(expand_act, [&](auto a) {
-      widen = Pointwise<a>(inputs, expanded, expand.typed_data(), expand_bias.typed_data());
+  if (known.success() && b.expand.element_count()) {
+    known = WithActivation(attributes.expand_activation, [&](auto act) {
+      const float *kernel = b.expand.typed_data(), *bias = b.expand_bias.typed_data();
+      block.expand = PanelProduct<act>(inputs, expanded, kernel, bias);
     });
   }
   if (known.failure()) return known;
-  return WithSize(taps[0], [&](auto size) {
-    return WithActivation(act, [&](auto a) {
-      InvertedForward<a, size>(pool, w, inputs, outputs, widen, kernel.typed_data(),
-                               bias.typed_data(), narrow, x.typed_data(), added, y->typed_data());
-    });
+  return WithSize(b.kernel.dimensions()[0], [&](auto size) {
+    return WithActivation(attributes.depthwise_activation,
+                          [&](auto act) { InvertedForward<act, size>(pool, block); });
   });
-}
-
-auto Inverted() {
-  return WithWindow(Call<8, 1>()).Attr<int64_t>("expand_act").Attr<int64_t>("project_act");
 }
 
 }  // namespace
 }  // namespace mnet
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(mnet_inverted_forward, mnet::InvertedForwardCall, mnet::Inverted());
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(mnet::InvertedAttributes,
+                                      StructMember<int64_t>("expand_activation"),
+                                      StructMember<int64_t>("depthwise_activation"),
+                                      StructMember<int64_t>("project_activation"),
+                                      MNET_WINDOW_MEMBERS);
+MNET_DEFINE_HANDLER(mnet_inverted_forward, mnet::ForwardCall, mnet::InvertedBuffers,
+                    mnet::InvertedAttributes);

@@ -1,15 +1,15 @@
-// An inverted residual in one pass: a row of the expanded map is made when the window of the
-// depthwise convolution comes to it, and none of it leaves the caches.
+// An inverted residual in one pass: a row of the expanded feature map is made when the window of
+// the depthwise convolution comes to it. The map never leaves the caches.
 
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <functional>
 #include <vector>
 
 #include "depthwise.h"
+#include "layer.h"
 #include "passes.h"
 #include "pointwise.h"
 #include "product.h"
@@ -18,87 +18,126 @@
 
 namespace mnet {
 
-constexpr int64_t kPixels = 56;  // that are projected at a time: they share the reading of the kernel
-constexpr int64_t kRowsOfPart = 7;  // at least, where each thread has as many
+constexpr int64_t kProjectedPixels = 56;  // at a time: they share one reading of the kernel
+constexpr int64_t kLeastPartRows = 7;     // if each thread has as many
 
-// after(z w + bias + skip) with the kernel w in blocks.
-template <int64_t after>
-struct Pointwise {
-  Pointwise(int64_t inputs, int64_t outputs, const float* w, const float* bias)
-      : inputs(inputs), outputs(outputs), w(w), bias(bias), panels(PanelsOf(outputs, kBlock)) {}
-
-  // At least kRows rows; those of z and of the result lie so many numbers apart. `skip` is dense, or
-  // null where nothing is added.
-  void operator()(const float* z, int64_t z_step, const float* skip, float* to, int64_t to_step,
-                  int64_t rows) const {
-    Product p{rows, inputs, outputs, true};
-    Finish<after> finish{bias, outputs};
-    for (const Panel& panel : panels) WithVectors(panel, [&](auto size) NOT_INLINE {
-      constexpr int vectors = size;
-      int64_t column = panel.column();
-      PanelRows b = RowsInBlocks(p, panel, w);
-      Vec s[vectors] = {}, q[vectors] = {};
-      for (int64_t r = 0; r < rows; r += kRows) {
-        int64_t first = std::min(r, rows - kRows);  // the last tile is whole too
-        Vec acc[kRows][vectors] = {};
-        for (int64_t i = 0; skip && i < kRows; ++i) {
-          for (int v = 0; v < vectors; ++v) {
-            int64_t c = column + v * kLanes;
-            acc[i][v] = Load(skip + (first + i) * outputs + c, outputs - c);
-          }
-        }
-        Accumulate<vectors>(z + first * z_step, z_step, 1, b.from, b.width, inputs, acc);
-        StoreTile(acc, kRows, finish, column, to + first * to_step, to_step, false, s, q);
-      }
-    });
-  }
-
-  int64_t inputs, outputs;
-  const float *w, *bias;
-  std::vector<Panel> panels;
+// Rows of z and of y, `z_step` and `y_step` numbers apart. `skip` is dense, or null where nothing
+// is added. There are at least kTileRows rows.
+struct ProductRows {
+  const float* z;
+  int64_t z_step;
+  const float* skip;
+  float* y;
+  int64_t y_step, count;
 };
 
-// Any of them.
-using Multiply = std::function<void(const float* z, int64_t z_step, const float* skip, float* to,
-                                    int64_t to_step, int64_t rows)>;
+// y = output_act(z kernel + bias + skip), with a kernel in panels.
+template <Activation output_act>
+class PanelProduct {
+ public:
+  PanelProduct(int64_t inputs, int64_t outputs, const float* kernel, const float* bias)
+      : inputs_(inputs),
+        outputs_(outputs),
+        kernel_(kernel),
+        bias_(bias),
+        strips_(StripsOf(outputs, kPanelColumns)) {}
 
-// y = project(depthwise(expand(x)), skip): `w` is the window of the depthwise convolution, `inputs` the
-// channels of x, which is expanded already where `expand` is empty, and `outputs` those of y.
-template <int64_t act, int size>
-void InvertedForward(xla::ffi::ThreadPool& pool, Window w, int64_t inputs, int64_t outputs,
-                     const Multiply& expand, const float* kernel, const float* bias,
-                     const Multiply& project, const float* x, const float* skip, float* y) {
-  int64_t wide = w.wide(), units = w.images * w.out_rows, pixels = w.out_columns;
-  int64_t together = std::clamp<int64_t>(kPixels / pixels, 1, w.out_rows);
-  // Each part makes some rows that the one before it made too, so it is to have more of its own.
-  int64_t rows = units / std::max<int64_t>(pool.num_threads(), 1);  // of a thread
-  int64_t parts = PartsFor(pool, units, std::clamp<int64_t>(rows / kRowsOfPart, 1, 4));
-  Scratch taps(size * size * wide);
-  PackTaps(kernel, size * size, w.channels, wide, taps.get());
-  Finish<act> finish{bias, w.channels};
-  Parallel(pool, parts, [&](int64_t part) {
-    SlidingRows expanded(size, w.left, w.columns, w.right(size), wide);
-    Scratch filtered(together * pixels * wide);
-    int64_t end = units * (part + 1) / parts;
-    for (int64_t unit = units * part / parts, count; unit < end; unit += count) {
-      count = std::min(together, end - unit);
-      for (int64_t i = 0; i < count; ++i) {
-        int64_t image = (unit + i) / w.out_rows, row = (unit + i) % w.out_rows;
-        const float* lines[size];
-        for (int j = 0; j < size; ++j) {
-          int64_t from = w.stride * row + j - w.top;
-          lines[j] = expanded.Row(image, from, w.rows, [&](float* to) {
-            const float* line = x + (image * w.rows + from) * w.columns * inputs;
-            if (expand) return expand(line, inputs, nullptr, to, wide, w.columns);
-            NormalizeRows<kNone>(line, nullptr, w.columns, w.columns, inputs, wide, to);
-          });
-          lines[j] -= w.left * wide;
-        }
-        FilterRow<act, size>(w, lines, 0, pixels, taps.get(), finish, nullptr,
-                             filtered.get() + i * pixels * wide, wide, false, nullptr, nullptr);
+  void operator()(const ProductRows& rows) const {
+    for (const Strip& strip : strips_)
+      WithVectors(strip, [&](auto vectors) { MultiplyStrip<vectors>(rows, strip); });
+  }
+
+ private:
+  template <int vectors>
+  NOINLINE void MultiplyStrip(const ProductRows rows, const Strip strip) const {
+    KernelStrip kernel = StripInPanel(kernel_, inputs_, outputs_, strip);
+    StripOutput<output_act> output{{bias_, outputs_}, rows.y, rows.y_step, strip.column(), false};
+    StripSums<vectors> sums;
+    for (int64_t r = 0; r < rows.count; r += kTileRows) {
+      int64_t first = std::min(r, rows.count - kTileRows);  // the last tile is whole too
+      Tile<vectors> tile = {};
+      if (rows.skip) LoadSkip(rows.skip + first * outputs_, strip.column(), tile);
+      const float* z = rows.z + first * rows.z_step;
+      TileFactors factors{z, rows.z_step, 1, kernel.from, kernel.row_step, inputs_};
+      Multiply(factors, tile);
+      StoreTile(tile, first, kTileRows, output, sums);
+    }
+  }
+
+  template <int vectors>
+  ALWAYS_INLINE void LoadSkip(const float* skip, int64_t column, Tile<vectors>& tile) const {
+    for (int64_t r = 0; r < kTileRows; ++r) {
+      for (int v = 0; v < vectors; ++v) {
+        int64_t c = column + v * kLanes;
+        tile[r][v] = Load(skip + r * outputs_ + c, outputs_ - c);
       }
-      int64_t at = unit * pixels * outputs;
-      project(filtered.get(), wide, skip ? skip + at : nullptr, y + at, outputs, count * pixels);
+    }
+  }
+
+  int64_t inputs_, outputs_;
+  const float *kernel_, *bias_;
+  std::vector<Strip> strips_;
+};
+
+// A PanelProduct of any activation.
+using RowProduct = std::function<void(const ProductRows&)>;
+
+// y = project(depthwise(expand(x)), skip)
+struct InvertedBlock {
+  Geometry geometry;        // of the depthwise convolution; its channels are the expanded ones
+  int64_t inputs, outputs;  // channels of x and of y
+  RowProduct expand;        // empty where x is expanded already
+  RowProduct project;
+  const float *x, *kernel, *bias;  // the last two of the depthwise convolution
+  const float* skip;               // null where nothing is added
+  float* y;
+};
+
+// The rows of the expanded feature map that one row of y is made of.
+template <int size>
+void FindExpanded(const InvertedBlock& block, int64_t unit, SlidingRows& expanded,
+                  const float* (&lines)[size]) {
+  const Geometry& g = block.geometry;
+  int64_t image = unit / g.out_rows, inputs = block.inputs, padded = g.padded_channels();
+  auto find = [&](int64_t row) {
+    return expanded.Row(image, row, g.rows, [&](float* to) {
+      const float* x = block.x + (image * g.rows + row) * g.columns * inputs;
+      if (block.expand) return block.expand({x, inputs, nullptr, to, padded, g.columns});
+      NormalizeRows<kNone>(x, nullptr, {g.columns, g.columns, inputs, padded}, to);
+    });
+  };
+  FindLines(g, unit % g.out_rows, find, lines);
+}
+
+// A unit of work is a row of y.
+template <Activation output_act, int size>
+void InvertedForward(xla::ffi::ThreadPool& pool, const InvertedBlock& block) {
+  const Geometry& g = block.geometry;
+  int64_t padded = g.padded_channels(), units = g.out_units(), pixels = g.out_columns;
+  int64_t together = std::clamp<int64_t>(kProjectedPixels / pixels, 1, g.out_rows);  // rows of y
+  // Each part makes some rows that the one before it made too, so it should have more of its own.
+  int64_t thread_rows = units / std::max<int64_t>(pool.num_threads(), 1);
+  int64_t per_thread = std::clamp<int64_t>(thread_rows / kLeastPartRows, 1, kPartsPerThread);
+  int64_t parts = PartsFor(pool, units, per_thread);
+  Scratch taps(size * size * padded);
+  PackTaps(block.kernel, size * size, g, taps.get());
+  Finish<output_act> finish{block.bias, g.channels};
+  RowFilter<output_act> filter{g, taps.get(), finish, 0, pixels, padded, false};
+  Parallel(pool, parts, [&](int64_t part) {
+    SlidingRows expanded({size, g.left, g.columns, g.right(size), padded});
+    Scratch filtered(together * pixels * padded);
+    Range range = ShareOf(units, part, parts);
+    for (int64_t unit = range.begin, count; unit < range.end; unit += count) {
+      count = std::min(together, range.end - unit);
+      for (int64_t i = 0; i < count; ++i) {
+        const float* lines[size];
+        FindExpanded(block, unit + i, expanded, lines);
+        float* z = filtered.get() + i * pixels * padded;
+        FilterRow<size>(filter, FilteredRow{lines, nullptr, z, nullptr, nullptr});
+      }
+      int64_t at = unit * pixels * block.outputs;
+      const float* skip = block.skip ? block.skip + at : nullptr;
+      block.project({filtered.get(), padded, skip, block.y + at, block.outputs, count * pixels});
     }
   });
 }

@@ -1,8 +1,8 @@
-"""Operations that are a kernel in C++ where their program runs, and a composition elsewhere.
+"""JAX primitives that are a native kernel on this machine's CPU, and a composition elsewhere.
 
-Which of the two is decided when a program is lowered, as it cannot be known before: what is traced
-once may be lowered for this machine's CPU, for another platform, and for export. What is exported
-may run where there are no kernels, so it has the composition whether or not they are compiled here.
+The choice is made when a program is lowered. It cannot be made earlier: a function is traced once,
+and may then be lowered for this CPU, for another platform, and for export. An exported program may
+run where there are no kernels, so it always contains the composition.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -19,16 +19,18 @@ Function = Callable[..., tuple[jax.Array, ...]]
 
 
 def operation(name: str, kernel: Function, composition: Function) -> Function:
-    """Two functions of (what is static, *arrays) that return equal arrays of one type, as one.
+    """One function out of two that compute the same.
+
+    Both take (what is static, *arrays) and return a tuple of arrays of equal shapes and dtypes.
 
     Args:
-      name: in a printed program.
-      kernel: what it is on the CPU of this process.
-      composition: what it is elsewhere and in an exported program, composed of what JAX has.
+      name: of the primitive, after "mnet_", as printed programs show it.
+      kernel: used on the CPU of this process.
+      composition: used on other platforms and in exported programs; JAX's operations only.
     """
     primitive = Primitive(f"mnet_{name}")
     primitive.multiple_results = True
-    # `axes` are those of every `vmap` that the operation went through, from the inside out.
+    # The parameter `axes` has the `in_axes` of each `vmap` around the operation, innermost first.
     primitive.def_impl(partial(_run, kernel))
     primitive.def_abstract_eval(partial(_types, kernel, composition))
     mlir.register_lowering(primitive, partial(_lower, kernel, composition))
@@ -42,20 +44,24 @@ def operation(name: str, kernel: Function, composition: Function) -> Function:
 
 def _mapped(function: Function, static: Hashable, axes: Sequence[Any]) -> Function:
     mapped = partial(function, static)
-    for of_one in axes:
-        mapped = jax.vmap(mapped, in_axes=of_one)
+    for in_axes in axes:
+        mapped = jax.vmap(mapped, in_axes=in_axes)
     return mapped
 
 
 def _run(kernel: Function, *arrays: jax.Array, static: Hashable, axes: Sequence[Any]) -> Any:
-    """Outside of any program, where `jax.disable_jit` is."""
+    """Evaluates the operation outside of any program, as under `jax.disable_jit`."""
     return _mapped(kernel, static, axes)(*arrays)
 
 
 def _types(
     kernel: Function, composition: Function, *types: Any, static: Hashable, axes: Sequence[Any]
 ) -> Any:
-    """Of the results. The kernel's are found faster, but a foreign call's say only shapes."""
+    """The types of the results.
+
+    Tracing the kernel is faster, but the types of a foreign function call's results have no
+    shardings and no symbolic sizes.
+    """
     plain = not any(is_distributed(each) or not is_constant(each.shape) for each in types)
     function = kernel if plain else composition
     return jax.make_jaxpr(_mapped(function, static, axes))(*types).out_avals
@@ -71,20 +77,22 @@ def _lower(
 ) -> Any:
     module = context.module_context
     platforms = tuple(context.platforms or module.platforms)
-    # Not of JAX's public interface: without it, programs run as before and exporting one fails.
+    # JAX's public interface does not tell. Should a later version lack this field, programs run as
+    # before, and exporting one fails.
     exported = getattr(module.lowering_parameters, "for_export", False)
-    here = platforms == ("cpu",) and not exported
-    function = _mapped(kernel if here else composition, static, axes)
+    native = platforms == ("cpu",) and not exported
+    function = _mapped(kernel if native else composition, static, axes)
     return mlir.lower_fun(function, multiple_results=True)(context, *arrays)
 
 
 def _batch(
     primitive: Primitive,
     arrays: Sequence[jax.Array],
-    axes_now: Sequence[int | None],
+    in_axes: Sequence[int | None],
     *,
     static: Hashable,
     axes: Sequence[Any],
 ) -> tuple[list[jax.Array], list[int]]:
-    results = primitive.bind(*arrays, static=static, axes=(*axes, tuple(axes_now)))
+    """Adds a `vmap` to the operation's parameters."""
+    results = primitive.bind(*arrays, static=static, axes=(*axes, tuple(in_axes)))
     return results, [0] * len(results)

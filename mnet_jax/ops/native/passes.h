@@ -1,73 +1,91 @@
-// What is done to a feature map on the way in and on the way out of a convolution.
+// Element-wise work on feature maps, on their way into and out of a convolution.
 
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "vectors.h"
 
 namespace mnet {
 
-// Sums per channel in double precision, of `count` kinds.
-struct Sums {
-  Sums(int64_t parts, int64_t count, int64_t channels)
-      : size(count * channels), channels(channels), values(parts * size, 0.0) {}
-  double* at(int64_t part, int64_t kind) { return &values[part * size + kind * channels]; }
-  // Two kinds at once.
+// Two sums per channel in double precision, for each part of the work.
+class Sums {
+ public:
+  Sums(int64_t parts, int64_t channels)
+      : channels_(channels), values_(static_cast<size_t>(2 * parts * channels), 0.0) {}
+
+  int64_t channels() const { return channels_; }
+  const double* first() const { return values_.data(); }
+  const double* second() const { return values_.data() + channels_; }
+
   void Add(int64_t part, const float* first, const float* second) {
-    for (int64_t c = 0; c < channels; ++c) {
-      at(part, 0)[c] += first[c];
-      at(part, 1)[c] += second[c];
+    double* to = values_.data() + 2 * part * channels_;
+    for (int64_t c = 0; c < channels_; ++c) {
+      to[c] += first[c];
+      to[channels_ + c] += second[c];
     }
   }
-  // The parts added up, into part 0.
+
+  // Adds all parts to the first one, in order.
   void Join() {
-    for (size_t i = size; i < values.size(); ++i) values[i % size] += values[i];
+    size_t size = static_cast<size_t>(2 * channels_);
+    for (size_t i = size; i < values_.size(); ++i) values_[i % size] += values_[i];
   }
-  int64_t size, channels;
-  std::vector<double> values;
+
+ private:
+  int64_t channels_;
+  std::vector<double> values_;
 };
 
-inline void WriteMoments(Sums& sums, int64_t count, float* mean, float* variance) {
+// Mean and biased variance of y, from the sums of y and of its square over `count` positions.
+inline void WriteStatistics(Sums& sums, int64_t count, float* mean, float* variance) {
   sums.Join();
-  for (int64_t c = 0; c < sums.channels; ++c) {
-    double m = sums.at(0, 0)[c] / count;
+  double n = static_cast<double>(count);
+  for (int64_t c = 0; c < sums.channels(); ++c) {
+    double m = sums.first()[c] / n;
     mean[c] = static_cast<float>(m);
-    variance[c] = static_cast<float>(std::max(0.0, sums.at(0, 1)[c] / count - m * m));
+    variance[c] = static_cast<float>(std::max(0.0, sums.second()[c] / n - m * m));
   }
 }
 
-// The gradient of mean, scale and bias, from the sums of that of u and of its product with the
-// centred input.
+// The gradient of norm, from the sums of the gradient of u and of its product with (x - mean).
 inline void WriteNormGradient(Sums& sums, const float* norm, float* gradient) {
   sums.Join();
-  int64_t channels = sums.channels;
+  int64_t channels = sums.channels();
+  const float* scale = norm + channels;
   for (int64_t c = 0; c < channels; ++c) {
-    double shift = sums.at(0, 0)[c];
-    gradient[c] = static_cast<float>(-shift * norm[channels + c]);
-    gradient[channels + c] = static_cast<float>(sums.at(0, 1)[c]);
-    gradient[2 * channels + c] = static_cast<float>(shift);
+    double of_bias = sums.first()[c];
+    gradient[c] = static_cast<float>(-of_bias * scale[c]);
+    gradient[channels + c] = static_cast<float>(sums.second()[c]);
+    gradient[2 * channels + c] = static_cast<float>(of_bias);
   }
 }
 
-// Adds the parts' kernel gradients, matrices whose rows are `wide`, in order.
-inline void JoinProducts(const float* products, int64_t parts, int64_t size, int64_t rows,
-                         int64_t columns, int64_t wide, float* to) {
+// A matrix [rows, columns] from each part of the work: `part_step` numbers apart, and their rows
+// `row_step`.
+struct PartialMatrices {
+  const float* data;
+  int64_t parts, part_step, row_step;
+};
+
+// Adds the parts' matrices in order, into a dense one.
+inline void JoinMatrices(const PartialMatrices& matrices, int64_t rows, int64_t columns,
+                         float* to) {
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < columns; ++c) {
       float total = 0;
-      for (int64_t part = 0; part < parts; ++part) total += products[part * size + r * wide + c];
+      for (int64_t part = 0; part < matrices.parts; ++part)
+        total += matrices.data[part * matrices.part_step + r * matrices.row_step + c];
       to[r * columns + c] = total;
     }
   }
 }
 
-// Channels c0 ... of one of the rows of a [3, channels] array: a pass's constants.
-struct Constants {
-  Constants(const float* p, int64_t channels, int64_t c)
+// A vector of channels from channel c on, of each row of an array [3, channels].
+struct ChannelConstants {
+  ChannelConstants(const float* p, int64_t channels, int64_t c)
       : first(Load(p + c, channels - c)),
         second(Load(p + channels + c, channels - c)),
         third(Load(p + 2 * channels + c, channels - c)) {}
@@ -75,102 +93,129 @@ struct Constants {
 };
 
 // u = (x - mean) * scale + bias
-struct Norm : Constants {
-  using Constants::Constants;
+struct Norm : ChannelConstants {
+  using ChannelConstants::ChannelConstants;
   ALWAYS_INLINE Vec Centred(Vec x) const { return x - first; }
   ALWAYS_INLINE Vec Apply(Vec centred) const { return centred * second + third; }
+  ALWAYS_INLINE Vec Scale() const { return second; }
 };
 
-// The gradient of y with what comes by its mean and its variance:
-//     g + of_mean + of_variance * (y - mean)
-struct Pull : Constants {
-  using Constants::Constants;
+// The whole gradient of y, with what arrives through its mean and its variance:
+//     g + offset + slope * (y - mean)
+struct Correction : ChannelConstants {
+  using ChannelConstants::ChannelConstants;
   ALWAYS_INLINE Vec Apply(Vec g, Vec y) const { return g + second + third * (y - first); }
 };
 
-// One vector of channels along a line: from the gradient of z to that of x, and its sums.
-template <int64_t act>
-ALWAYS_INLINE void PushLine(const Norm& norm, const float* x, const float* dz, int64_t dz_step,
-                            float* dx, int64_t channels, int64_t columns, int64_t n, bool stream,
-                            float* shift, float* slope) {
-  Vec s{}, q{};
-  for (int64_t column = 0; column < columns; ++column) {
-    Vec centred = norm.Centred(Load(x + column * channels, n));
-    Vec d = Passed<act>(Load(dz + column * dz_step), norm.Apply(centred));
-    s += d;
-    q += d * centred;
-    StoreOut(dx + column * channels, d * norm.second, n, stream);
-  }
-  Store(shift, s);
-  Store(slope, q);
-}
-
-// What is done to y on the way out, `after` being its activation: act(y + bias).
-template <int64_t after>
+// What is done to y on the way out: nothing, or the activation of y + bias.
+template <Activation output_act>
 struct Finish {
   const float* bias;
   int64_t channels;
   ALWAYS_INLINE Vec Bias(int64_t c) const {
-    return after == kNone ? Vec{} : Load(bias + c, channels - c);
+    return output_act == kNone ? Vec{} : Load(bias + c, channels - c);
   }
-  ALWAYS_INLINE static Vec Apply(Vec y, Vec bias) {
-    return after == kNone ? y : Activate<after>(y + bias);
+  ALWAYS_INLINE static Vec Apply(Vec y, Vec bias_vector) {
+    return output_act == kNone ? y : Activate<output_act>(y + bias_vector);
   }
 };
 
-// A vector of channels of z, given one of x.
-template <int64_t act>
+// A vector of channels of z, given that of x. Lanes past the last channel stay zero.
+template <Activation input_act>
 ALWAYS_INLINE Vec Normalize(Vec x, const float* norm, int64_t channels, int64_t c) {
-  if (act == kNone) return x;
+  if (input_act == kNone) return x;
   Norm constants(norm, channels, c);
-  return Activate<act>(constants.Apply(constants.Centred(x)));  // 0 behind the channels
+  return Activate<input_act>(constants.Apply(constants.Centred(x)));
 }
 
-// Rows of z, normalized and activated: [rows, width] with zeros behind the channels and the rows.
-template <int64_t act>
-void NormalizeRows(const float* x, const float* norm, int64_t rows, int64_t padded_rows,
-                   int64_t channels, int64_t width, float* z) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < width; c += kLanes) {
+// Dense rows [rows, channels], and how a copy of them is filled up with zeros.
+struct PaddedRows {
+  int64_t rows, padded_rows, channels, padded_channels;
+};
+
+// z [padded_rows, padded_channels] from x [rows, channels].
+template <Activation input_act>
+void NormalizeRows(const float* x, const float* norm, const PaddedRows& shape, float* z) {
+  int64_t channels = shape.channels, padded = shape.padded_channels;
+  for (int64_t r = 0; r < shape.rows; ++r) {
+    for (int64_t c = 0; c < padded; c += kLanes) {
       Vec value = Load(x + r * channels + c, channels - c);
-      Store(z + r * width + c, Normalize<act>(value, norm, channels, c));
+      Store(z + r * padded + c, Normalize<input_act>(value, norm, channels, c));
     }
   }
-  std::memset(z + rows * width, 0, 4 * (padded_rows - rows) * width);
+  ZeroFloats(z + shape.rows * padded, (shape.padded_rows - shape.rows) * padded);
 }
 
-// Constants of channels that lie densely, repeated until whole vectors of numbers have their own.
+// The whole gradient of y [padded_rows, padded_channels] from g and y [rows, channels].
+inline void CorrectRows(const float* g, const float* y, const float* correction,
+                        const PaddedRows& shape, float* to) {
+  int64_t channels = shape.channels, padded = shape.padded_channels;
+  for (int64_t r = 0; r < shape.rows; ++r) {
+    for (int64_t c = 0; c < padded; c += kLanes) {
+      Correction constants(correction, channels, c);
+      int64_t at = r * channels + c, n = channels - c;
+      Store(to + r * padded + c, constants.Apply(Load(g + at, n), Load(y + at, n)));
+    }
+  }
+  ZeroFloats(to + shape.rows * padded, (shape.padded_rows - shape.rows) * padded);
+}
+
+// Constants for channels without padding between the columns: [3, period], repeated until each
+// vector of a row begins at a multiple of kLanes.
 struct RepeatedNorm {
   RepeatedNorm(const float* norm, int64_t channels)
-      : period(channels % kLanes ? channels * kLanes : channels), values(3 * period) {
+      : period(channels % kLanes ? channels * kLanes : channels),
+        values(static_cast<size_t>(3 * period)) {
     for (int64_t i = 0; i < 3 * period; ++i)
-      values[i] = norm[i / period * channels + i % period % channels];
+      values[static_cast<size_t>(i)] = norm[i / period * channels + i % period % channels];
   }
   int64_t period;
   std::vector<float> values;
 };
 
-// `count` numbers of a line of z, without gaps between the channels.
-template <int64_t act>
-void NormalizeLine(const float* x, const RepeatedNorm& norm, int64_t count, float* z) {
+// `count` numbers of z without padding between the columns.
+template <Activation input_act>
+void NormalizeDense(const float* x, const RepeatedNorm& norm, int64_t count, float* z) {
   for (int64_t i = 0, c = 0; i < count; i += kLanes) {
     int64_t n = count - i;
-    Store(z + i, Normalize<act>(Load(x + i, n), norm.values.data(), norm.period, c), n);
+    Vec value = Load(x + i, n);
+    Store(z + i, Normalize<input_act>(value, norm.values.data(), norm.period, c), n);
     c = c + kLanes == norm.period ? 0 : c + kLanes;
   }
 }
 
-// Rows of the gradient of y: [rows, width] with zeros behind the channels and the rows.
-inline void PullRows(const float* g, const float* y, const float* pull, int64_t rows,
-              int64_t padded_rows, int64_t channels, int64_t width, float* to) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < width; c += kLanes) {
-      Pull constants(pull, channels, c);
-      int64_t at = r * channels + c, n = channels - c;
-      Store(to + r * width + c, constants.Apply(Load(g + at, n), Load(y + at, n)));
-    }
+// One row of x and of its gradient.
+struct InputRow {
+  const float* x;
+  float* dx;
+  int64_t columns, channels;
+  bool stream;
+};
+
+// The gradient of z in one row, `step` numbers from column to column.
+struct RowGradient {
+  const float* dz;
+  int64_t step;
+};
+
+// From the gradient of z to that of x, for the vector of channels from c on. The row's sums for
+// `WriteNormGradient` go to first + c and second + c.
+template <Activation input_act>
+ALWAYS_INLINE void WriteInputGradient(const InputRow& row, const RowGradient& gradient,
+                                      const Norm& norm, int64_t c, float* first, float* second) {
+  Vec sum{}, product_sum{};
+  int64_t n = row.channels - c;
+  for (int64_t column = 0; column < row.columns; ++column) {
+    int64_t at = column * row.channels + c;
+    Vec centred = norm.Centred(Load(row.x + at, n));
+    Vec du = ActivationGradient<input_act>(Load(gradient.dz + column * gradient.step),
+                                           norm.Apply(centred));
+    sum += du;
+    product_sum += du * centred;
+    StoreOutput(row.dx + at, du * norm.Scale(), n, row.stream);
   }
-  std::memset(to + rows * width, 0, 4 * (padded_rows - rows) * width);
+  Store(first + c, sum);
+  Store(second + c, product_sum);
 }
 
 }  // namespace mnet

@@ -1,42 +1,43 @@
 // The calls of the pointwise convolution.
 
+#include "pointwise.h"
+
 #include <cstdint>
 
 #include "handlers.h"
-#include "pointwise.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace mnet {
 namespace {
 
-Product ProductOf(In x, In w, ffi::AnyBuffer::Dimensions y) {
+ProductShape ShapeOf(const In& x, const In& kernel, ffi::AnyBuffer::Dimensions y) {
   int64_t inputs = x.dimensions().back(), outputs = y.back();
-  return {static_cast<int64_t>(x.element_count()) / inputs, inputs, outputs,
-          w.dimensions().size() == 1};
+  bool in_panels = kernel.dimensions().size() == 1;
+  return {static_cast<int64_t>(x.element_count()) / inputs, inputs, outputs, in_panels};
 }
 
-ffi::Error PointwiseForwardCall(ffi::ThreadPool pool, In x, In norm, In w, In bias, Out y,
-                                Out mean, Out variance, int64_t act, int64_t after,
-                                bool statistics) {
-  return WithActivations(act, after, [&](auto a, auto b) {
-    PointwiseForward<a, b>(pool, ProductOf(x, w, y->dimensions()), x.typed_data(),
-                           norm.typed_data(), w.typed_data(), bias.typed_data(), statistics,
-                           y->typed_data(), mean->typed_data(), variance->typed_data());
+ffi::Error ForwardCall(ffi::ThreadPool& pool, const PointwiseForwardAttributes& attributes,
+                       ForwardBuffers buffers) {
+  ProductShape shape = ShapeOf(buffers.x, buffers.kernel, buffers.y->dimensions());
+  ForwardArrays arrays = ArraysOf(buffers, attributes.statistics);
+  int64_t input = attributes.input_activation, output = attributes.output_activation;
+  return WithActivations(input, output, [&](auto input_act, auto output_act) {
+    PointwiseForward<input_act, output_act>(pool, shape, arrays);
   });
 }
 
-ffi::Error PointwiseBackwardCall(ffi::ThreadPool pool, In x, In norm, In w, In g, In y, In pull,
-                                 Out dx, Out dnorm, Out dw, int64_t act) {
-  return WithActivation(act, [&](auto a) {
-    PointwiseBackward<a>(pool, ProductOf(x, w, y.dimensions()), x.typed_data(), norm.typed_data(),
-                         w.typed_data(), g.typed_data(), y.typed_data(), pull.typed_data(),
-                         dx->typed_data(), dnorm->typed_data(), dw->typed_data());
-  });
+ffi::Error BackwardCall(ffi::ThreadPool& pool, const PointwiseBackwardAttributes& attributes,
+                        BackwardBuffers buffers) {
+  ProductShape shape = ShapeOf(buffers.x, buffers.kernel, buffers.y.dimensions());
+  BackwardArrays arrays = ArraysOf(buffers);
+  return WithActivation(attributes.input_activation,
+                        [&](auto input_act) { PointwiseBackward<input_act>(pool, shape, arrays); });
 }
 
 }  // namespace
 }  // namespace mnet
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(mnet_pointwise_forward, mnet::PointwiseForwardCall, mnet::Forward());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(mnet_pointwise_backward, mnet::PointwiseBackwardCall,
-                              mnet::Backward());
+MNET_DEFINE_HANDLER(mnet_pointwise_forward, mnet::ForwardCall, mnet::ForwardBuffers,
+                    mnet::PointwiseForwardAttributes);
+MNET_DEFINE_HANDLER(mnet_pointwise_backward, mnet::BackwardCall, mnet::BackwardBuffers,
+                    mnet::PointwiseBackwardAttributes);

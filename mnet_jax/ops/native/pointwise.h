@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
+#include "layer.h"
 #include "passes.h"
 #include "product.h"
 #include "runtime.h"
@@ -15,188 +15,305 @@
 namespace mnet {
 
 constexpr int64_t kFewRows = 512;  // up to here a copy of the kernel costs more than it saves
+constexpr int64_t kBlockFloats = 48 * 1024;  // of z and y: a block stays in a second-level cache
+constexpr int64_t kLeastBlockRows = 2 * kTileRows;
+constexpr int64_t kMostBlockRows = 128;
+constexpr int64_t kBlocksPerThread = 2;  // at least
 
-struct Product {
+// y [rows, outputs] = z [rows, inputs] kernel [inputs, outputs]
+struct ProductShape {
   int64_t rows, inputs, outputs;
-  bool in_blocks;  // the order of the kernel's numbers; see ops/panels.py
-  int64_t wide_in() const { return RoundUp(inputs, kLanes); }
-  int64_t wide_out() const { return RoundUp(outputs, kLanes); }
-  // Rows of a tile whose z and y stay in the second cache.
-  int64_t tile() const {
-    int64_t fit = 49152 / (wide_in() + wide_out()) / kRows * kRows;
-    return std::clamp<int64_t>(fit, 2 * kRows, 128);
+  bool in_panels;  // whether the kernel is packed; see ops/panels.py
+  int64_t padded_inputs() const { return RoundUp(inputs, kLanes); }
+  int64_t padded_outputs() const { return RoundUp(outputs, kLanes); }
+  // Rows that are normalized and multiplied at a time.
+  int64_t block_rows() const {
+    int64_t fit = kBlockFloats / (padded_inputs() + padded_outputs()) / kTileRows * kTileRows;
+    return std::clamp(fit, kLeastBlockRows, kMostBlockRows);
   }
 };
 
-// Where the rows of a panel of the kernel are, how far apart, and what the next panels read.
-struct PanelRows {
+// A strip of a kernel: where it is, how far its rows are apart, and what the next strips read.
+struct KernelStrip {
   const float* from;
-  int64_t width;
-  const float* following;
+  int64_t row_step;
+  const float* next;
 };
 
-inline PanelRows RowsInBlocks(const Product& p, const Panel& panel, const float* w) {
-  int64_t start = panel.column() / kBlock * kBlock, within = panel.column() - start;
-  int64_t width = std::min(kBlock, RoundUp(p.outputs, kBlockStep) - start);
-  const float* block = w + start * p.inputs;
-  return {block + within, width, block + (width + within) * p.inputs};
+// A strip of a kernel [inputs, outputs] in panels.
+inline KernelStrip StripInPanel(const float* kernel, int64_t inputs, int64_t outputs,
+                                const Strip& strip) {
+  int64_t start = strip.column() / kPanelColumns * kPanelColumns, within = strip.column() - start;
+  int64_t width = std::min(kPanelColumns, RoundUp(outputs, kPanelStep) - start);
+  const float* panel = kernel + start * inputs;
+  return {panel + within, width, panel + (width + within) * inputs};
 }
 
-template <int64_t act, int64_t after>
-void PointwiseForward(xla::ffi::ThreadPool& pool, Product p, const float* x, const float* norm,
-                      const float* w, const float* bias, bool statistics, float* y, float* mean,
-                      float* variance) {
-  int64_t wide = p.wide_in(), out = p.wide_out(), tile = p.tile();
-  Finish<after> finish{bias, p.outputs};
-  std::vector<Panel> panels = PanelsOf(p.outputs, p.in_blocks ? kBlock : p.outputs);
-  bool few = p.rows <= kFewRows, direct = few && out == p.outputs;
-  Scratch copy(p.in_blocks || direct ? 0 : p.inputs * out);
-  if (!p.in_blocks && !direct) Pack(pool, panels, w, p.inputs, p.outputs, false, copy.get());
-  auto rows_of = [&](const Panel& panel) -> PanelRows {
-    if (p.in_blocks) return RowsInBlocks(p, panel, w);
-    if (direct) return {w + panel.column(), p.outputs, nullptr};
-    return {copy.get() + panel.column() * p.inputs, panel.width(), nullptr};
+// The forward pass. A unit of work is a block of rows by a group of strips.
+template <Activation input_act, Activation output_act>
+class PointwiseProduct {
+ public:
+  PointwiseProduct(xla::ffi::ThreadPool& pool, const ProductShape& shape,
+                   const ForwardArrays& arrays)
+      : p_(shape),
+        arrays_(arrays),
+        strips_(StripsOf(p_.outputs, p_.in_panels ? kPanelColumns : p_.outputs)),
+        few_(p_.rows <= kFewRows),
+        copied_(!p_.in_panels && !(few_ && p_.padded_outputs() == p_.outputs)),
+        stream_(ShouldStream(arrays.y, p_.rows, p_.outputs)),
+        copy_(copied_ ? p_.inputs * p_.padded_outputs() : 0) {
+    if (copied_) Pack(pool, strips_, {arrays.kernel, p_.inputs, p_.outputs, false}, copy_.get());
+    // Blocks of equal size, so that all threads have the same to do. If there are few of them, they
+    // are divided by columns as well.
+    int64_t most = p_.block_rows(), blocks = (p_.rows + most - 1) / most;
+    int64_t wanted = kBlocksPerThread * pool.num_threads();
+    block_rows_ = RoundUp((p_.rows + blocks - 1) / blocks, kTileRows);
+    groups_ = std::clamp<int64_t>((wanted + blocks - 1) / blocks, 1, strip_count());
+    units_ = blocks * groups_;
+  }
+
+  int64_t units() const { return units_; }
+
+  void RunPart(int64_t part, int64_t parts, Sums& sums) const {
+    int64_t padded = p_.padded_outputs();
+    Scratch z(block_rows_ * p_.padded_inputs()), moments(2 * padded);
+    int64_t normalized = -1;  // the block that z holds
+    Range units = ShareOf(units_, part, parts);
+    for (int64_t unit = units.begin; unit < units.end; ++unit) {
+      int64_t block = unit / groups_, group = unit % groups_;
+      Rows rows = RowsOf(block, z.get());
+      if (block != normalized) NormalizeBlock(rows, z.get());
+      normalized = block;
+      float* totals = moments.Zeroed(2 * padded);
+      Range strips = ShareOf(strip_count(), group, groups_);
+      for (int64_t i = strips.begin; i < strips.end; ++i) {
+        WithVectors(strips_[static_cast<size_t>(i)],
+                    [&](auto vectors) { MultiplyStrip<vectors>(rows, i, totals); });
+      }
+      if (arrays_.statistics) sums.Add(part, totals, totals + padded);
+    }
+  }
+
+ private:
+  // The rows of a block: from `first` on, of which the first `direct` are read from x itself.
+  struct Rows {
+    int64_t first, count, direct;
+    const float* z;
   };
-  // Tiles of a size, so that threads have the same to do, and shared by columns if they are few.
-  int64_t tiles = (p.rows + tile - 1) / tile, wanted = 2 * pool.num_threads();
-  tile = RoundUp((p.rows + tiles - 1) / tiles, kRows);
-  int64_t groups = std::clamp<int64_t>((wanted + tiles - 1) / tiles, 1, panels.size());
-  int64_t units = tiles * groups, parts = PartsFor(pool, units);
-  bool stream = ShouldStream(y, p.rows, p.outputs);
-  Sums sums(parts, 2, p.outputs);
-  Parallel(pool, parts, [&](int64_t part) {
-    Scratch z(tile * wide), moments(2 * out);
-    int64_t normalized = -1;  // the tile that z holds
-    for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
-      int64_t t = unit / groups, group = unit % groups;
-      int64_t first = t * tile, rows = std::min(tile, p.rows - first);
-      // Rows that need no change are read where they are, if they make whole tiles of the product.
-      int64_t kept = act == kNone && p.inputs == wide ? rows / kRows * kRows : 0;
-      if (t != normalized) {
-        NormalizeRows<act>(x + (first + kept) * p.inputs, norm, rows - kept,
-                           RoundUp(rows - kept, kRows), p.inputs, wide, z.get() + kept * wide);
-        normalized = t;
+
+  int64_t strip_count() const { return static_cast<int64_t>(strips_.size()); }
+
+  Rows RowsOf(int64_t block, const float* z) const {
+    int64_t first = block * block_rows_, count = std::min(block_rows_, p_.rows - first);
+    // Rows that need no change are read in place, if they make whole tiles.
+    bool unchanged = input_act == kNone && p_.inputs == p_.padded_inputs();
+    return {first, count, unchanged ? count / kTileRows * kTileRows : 0, z};
+  }
+
+  void NormalizeBlock(const Rows& rows, float* z) const {
+    int64_t count = rows.count - rows.direct, padded = p_.padded_inputs();
+    NormalizeRows<input_act>(arrays_.x + (rows.first + rows.direct) * p_.inputs, arrays_.norm,
+                             {count, RoundUp(count, kTileRows), p_.inputs, padded},
+                             z + rows.direct * padded);
+  }
+
+  KernelStrip KernelStripOf(const Strip& strip) const {
+    if (p_.in_panels) return StripInPanel(arrays_.kernel, p_.inputs, p_.outputs, strip);
+    if (!copied_) return {arrays_.kernel + strip.column(), p_.outputs, nullptr};
+    return {copy_.get() + strip.column() * p_.inputs, strip.width(), nullptr};
+  }
+
+  // The i-th strip of y, for the rows of a block.
+  template <int vectors>
+  NOINLINE void MultiplyStrip(const Rows rows, int64_t i, float* totals) const {
+    const Strip& strip = strips_[static_cast<size_t>(i)];
+    KernelStrip kernel = KernelStripOf(strip);
+    int64_t inputs = p_.inputs, padded = p_.padded_inputs(), column = strip.column();
+    const float* x = arrays_.x;
+    const float* next_x = x + (rows.first + block_rows_) * inputs;
+    bool prefetch_kernel = few_ && p_.in_panels, prefetch_x = i == 0;
+    // Each row of tiles prefetches its share of the strip that follows.
+    int64_t share = inputs * strip.width() * kTileRows / rows.count;
+    Finish<output_act> finish{arrays_.bias, p_.outputs};
+    float* y = arrays_.y + rows.first * p_.outputs;
+    StripOutput<output_act> output{finish, y, p_.outputs, column, stream_};
+    StripSums<vectors> sums;
+    for (int64_t r = 0; r < rows.count; r += kTileRows) {
+      Tile<vectors> tile = {};
+      const float* z = r < rows.direct ? x + (rows.first + r) * padded : rows.z + r * padded;
+      TileFactors factors{z, padded, 1, kernel.from, kernel.row_step, inputs};
+      if (prefetch_kernel) {
+        Prefetched next{kernel.next + r / kTileRows * share, (share + inputs - 1) / inputs};
+        Multiply(factors, tile, next);
+      } else if (prefetch_x) {
+        Multiply(factors, tile, Prefetched{next_x + r * inputs});
+      } else {
+        Multiply(factors, tile);
       }
-      float* sum = moments.Zeroed(2 * out);
-      float* square = sum + out;
-      int64_t last = panels.size() * (group + 1) / groups;
-      for (int64_t i = panels.size() * group / groups; i < last; ++i) {
-        WithVectors(panels[i], [&](auto size) NOT_INLINE {
-          constexpr int vectors = size;
-          int64_t column = panels[i].column();
-          PanelRows b = rows_of(panels[i]);
-          // Each row of tiles asks for its share of the panel that follows.
-          int64_t share = p.inputs * panels[i].width() * kRows / rows;
-          Vec s[vectors] = {}, q[vectors] = {};
-          for (int64_t r = 0; r < rows; r += kRows) {
-            Vec acc[kRows][vectors] = {};
-            const float* z_rows = r < kept ? x + (first + r) * wide : z.get() + r * wide;
-            auto multiply = [&](auto... next) INLINE {
-              Accumulate<vectors>(z_rows, wide, 1, b.from, b.width, p.inputs, acc, next...);
-            };
-            if (few && p.in_blocks) {
-              multiply(Soon{b.following + r / kRows * share, (share + p.inputs - 1) / p.inputs});
-            } else if (i == 0) {
-              multiply(Soon{x + (first + tile + r) * p.inputs});
-            } else {
-              multiply();
-            }
-            StoreTile(acc, rows - r, finish, column, y + (first + r) * p.outputs, p.outputs,
-                      stream, s, q);
-          }
-          for (int j = 0; j < vectors; ++j) {
-            Store(sum + column + j * kLanes, s[j]);
-            Store(square + column + j * kLanes, q[j]);
-          }
-        });
-      }
-      if (statistics) sums.Add(part, sum, square);
+      StoreTile(tile, r, rows.count - r, output, sums);
     }
-  });
-  if (statistics) WriteMoments(sums, p.rows, mean, variance);
+    sums.StoreTo(totals + column, totals + p_.padded_outputs() + column);
+  }
+
+  ProductShape p_;
+  ForwardArrays arrays_;
+  std::vector<Strip> strips_;
+  bool few_, copied_, stream_;
+  Scratch copy_;  // of the kernel, strip after strip
+  int64_t block_rows_, groups_, units_;
+};
+
+template <Activation input_act, Activation output_act>
+void PointwiseForward(xla::ffi::ThreadPool& pool, const ProductShape& shape,
+                      const ForwardArrays& arrays) {
+  PointwiseProduct<input_act, output_act> product(pool, shape, arrays);
+  int64_t parts = PartsFor(pool, product.units());
+  Sums sums(parts, shape.outputs);
+  Parallel(pool, parts, [&](int64_t part) { product.RunPart(part, parts, sums); });
+  if (arrays.statistics) WriteStatistics(sums, shape.rows, arrays.mean, arrays.variance);
 }
 
-template <int64_t act>
-void PointwiseBackward(xla::ffi::ThreadPool& pool, Product p, const float* x, const float* norm,
-                       const float* w, const float* g, const float* y, const float* pull,
-                       float* dx, float* dnorm, float* dw) {
-  int64_t wide = p.wide_in(), out = p.wide_out(), tile = p.tile();
-  std::vector<Panel> in_panels = PanelsOf(p.inputs), out_panels = PanelsOf(p.outputs);
-  Scratch packed(p.outputs * wide);
-  Pack(pool, in_panels, w, p.outputs, p.inputs, true, packed.get());
-  int64_t tiles = (p.rows + tile - 1) / tile;
-  int64_t parts = PartsFor(pool, tiles, wide * out > 1 << 15 ? 1 : 4);
-  bool stream = ShouldStream(dx, p.rows, p.inputs);
-  Sums sums(parts, 2, p.inputs);
-  Scratch products(parts * wide * out);
-  Parallel(pool, parts, [&](int64_t part) {
-    Scratch z(tile * wide), gradient(tile * out), moments(2 * wide);
-    float* product = products.get() + part * wide * out;
-    std::memset(product, 0, 4 * wide * out);
-    for (int64_t t = tiles * part / parts; t < tiles * (part + 1) / parts; ++t) {
-      int64_t first = t * tile, rows = std::min(tile, p.rows - first);
-      const float* from = x + first * p.inputs;
-      int64_t padded = RoundUp(rows, kRows);
-      NormalizeRows<act>(from, norm, rows, padded, p.inputs, wide, z.get());
-      PullRows(g + first * p.outputs, y + first * p.outputs, pull, rows, padded, p.outputs, out,
-               gradient.get());
-      float* shift = moments.Zeroed(2 * wide);
-      float* slope = shift + wide;
-      for (const Panel& in : in_panels) WithVectors(in, [&](auto size) {
-        constexpr int vectors = size;
-        int64_t column = in.column(), width = in.width();
-        const float* panel = packed.get() + column * p.outputs;
-        for (int64_t r = 0; r < rows; r += kRows) {
-          Vec acc[kRows][vectors] = {};
-          const float* rows_of_g = gradient.get() + r * out;
-          if (column == 0) {
-            int64_t next = (first + tile + r) * p.outputs;
-            Accumulate<vectors>(rows_of_g, out, 1, panel, width, p.outputs, acc, Soon{g + next},
-                                Soon{y + next});
-          } else {
-            Accumulate<vectors>(rows_of_g, out, 1, panel, width, p.outputs, acc);
-          }
-          int64_t count = std::min(kRows, rows - r);
-#pragma GCC unroll 4
-          for (int j = 0; j < vectors; ++j) {
-            int64_t c = column + j * kLanes, n = p.inputs - c;
-            Norm constants(norm, p.inputs, c);
-            Vec s{}, q{};
-#pragma GCC unroll 8
-            for (int i = 0; i < kRows; ++i) {
-              if (i >= count) break;
-              Vec centred = constants.Centred(Load(from + (r + i) * p.inputs + c, n));
-              Vec d = Passed<act>(acc[i][j], constants.Apply(centred));
-              s += d;
-              q += d * centred;
-              StoreOut(dx + (first + r + i) * p.inputs + c, d * constants.second, n, stream);
-            }
-            Store(shift + c, Load(shift + c) + s);
-            Store(slope + c, Load(slope + c) + q);
-          }
-        }
-      });
-      sums.Add(part, shift, slope);
-      for (const Panel& panel : out_panels) WithVectors(panel, [&](auto size) {
-        constexpr int vectors = size;
-        int64_t column = panel.column();
-        for (int64_t k = 0; k < p.inputs; k += kRows) {
-          Vec acc[kRows][vectors] = {};
-          const float* columns_of_z = z.get() + k;
-          const float* columns_of_g = gradient.get() + column;
-          if (column == 0) {
-            const float* next = x + (first + tile) * p.inputs + k * rows;
-            Accumulate<vectors>(columns_of_z, 1, wide, columns_of_g, out, rows, acc, Soon{next});
-          } else {
-            Accumulate<vectors>(columns_of_z, 1, wide, columns_of_g, out, rows, acc);
-          }
-          AddTile(acc, kRows, product + k * out + column, out, out);
-        }
-      });
+// The gradients of a pointwise convolution. A unit of work is a block of rows.
+template <Activation input_act>
+class PointwiseGradients {
+ public:
+  PointwiseGradients(xla::ffi::ThreadPool& pool, const ProductShape& shape,
+                     const BackwardArrays& arrays)
+      : p_(shape),
+        arrays_(arrays),
+        padded_in_(p_.padded_inputs()),
+        padded_out_(p_.padded_outputs()),
+        block_rows_(p_.block_rows()),
+        blocks_((p_.rows + block_rows_ - 1) / block_rows_),
+        parts_(PartsFor(pool, blocks_, PartsWithGradient(padded_in_ * padded_out_))),
+        stream_(ShouldStream(arrays.dx, p_.rows, p_.inputs)),
+        in_strips_(StripsOf(p_.inputs)),
+        out_strips_(StripsOf(p_.outputs)),
+        transposed_(p_.outputs * padded_in_),
+        sums_(parts_, p_.inputs),
+        products_(parts_ * padded_in_ * padded_out_) {
+    Pack(pool, in_strips_, {arrays.kernel, p_.outputs, p_.inputs, true}, transposed_.get());
+  }
+
+  int64_t parts() const { return parts_; }
+
+  void RunPart(int64_t part) {
+    Scratch z(block_rows_ * padded_in_), gradient(block_rows_ * padded_out_);
+    Scratch moments(2 * padded_in_);
+    float* product = products_.get() + part * padded_in_ * padded_out_;
+    ZeroFloats(product, padded_in_ * padded_out_);
+    Range blocks = ShareOf(blocks_, part, parts_);
+    for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+      int64_t first = block * block_rows_, count = std::min(block_rows_, p_.rows - first);
+      int64_t padded_count = RoundUp(count, kTileRows), out = first * p_.outputs;
+      NormalizeRows<input_act>(arrays_.x + first * p_.inputs, arrays_.norm,
+                               {count, padded_count, p_.inputs, padded_in_}, z.get());
+      CorrectRows(arrays_.gradient + out, arrays_.y + out, arrays_.correction,
+                  {count, padded_count, p_.outputs, padded_out_}, gradient.get());
+      Rows rows{first, count, z.get(), gradient.get()};
+      float* totals = moments.Zeroed(2 * padded_in_);
+      for (const Strip& strip : in_strips_)
+        WithVectors(strip, [&](auto vectors) { MultiplyInputs<vectors>(rows, strip, totals); });
+      sums_.Add(part, totals, totals + padded_in_);
+      for (const Strip& strip : out_strips_)
+        WithVectors(strip, [&](auto vectors) { MultiplyKernel<vectors>(rows, strip, product); });
     }
-  });
-  WriteNormGradient(sums, norm, dnorm);
-  JoinProducts(products.get(), parts, wide * out, p.inputs, p.outputs, out, dw);
+  }
+
+  void Join() {
+    WriteNormGradient(sums_, arrays_.norm, arrays_.dnorm);
+    JoinMatrices({products_.get(), parts_, padded_in_ * padded_out_, padded_out_}, p_.inputs,
+                 p_.outputs, arrays_.dkernel);
+  }
+
+ private:
+  // The rows of a block, from `first` on.
+  struct Rows {
+    int64_t first, count;
+    const float *z, *gradient;  // padded; the whole gradient of y
+  };
+
+  // A strip of dx = gradient kernel^T, past the activation and the normalization.
+  template <int vectors>
+  NOINLINE void MultiplyInputs(const Rows rows, const Strip strip, float* totals) const {
+    int64_t column = strip.column(), outputs = p_.outputs;
+    const float* kernel = transposed_.get() + column * outputs;
+    TileFactors factors{nullptr, padded_out_, 1, kernel, strip.width(), outputs};
+    int64_t next = (rows.first + block_rows_) * outputs;
+    for (int64_t r = 0; r < rows.count; r += kTileRows) {
+      Tile<vectors> tile = {};
+      factors.a = rows.gradient + r * padded_out_;
+      if (column == 0) {
+        int64_t at = next + r * outputs;
+        Multiply(factors, tile, Prefetched{arrays_.gradient + at}, Prefetched{arrays_.y + at});
+      } else {
+        Multiply(factors, tile);
+      }
+      StoreInputs(tile, rows.first + r, std::min(kTileRows, rows.count - r), column, totals);
+    }
+  }
+
+  // Writes `count` rows of dx from a tile of the gradient of z, and adds to the sums.
+  template <int vectors>
+  ALWAYS_INLINE void StoreInputs(const Tile<vectors>& tile, int64_t first, int64_t count,
+                                 int64_t column, float* totals) const {
+    int64_t inputs = p_.inputs, padded = padded_in_;
+    bool stream = stream_;
+    const float* x = arrays_.x + first * inputs;
+    float* dx = arrays_.dx + first * inputs;
+    UNROLL_VECTORS
+    for (int v = 0; v < vectors; ++v) {
+      int64_t c = column + v * kLanes, n = inputs - c;
+      Norm norm(arrays_.norm, inputs, c);
+      Vec sum{}, product_sum{};
+      UNROLL_ROWS
+      for (int r = 0; r < kTileRows; ++r) {
+        if (r >= count) break;
+        Vec centred = norm.Centred(Load(x + r * inputs + c, n));
+        Vec du = ActivationGradient<input_act>(tile[r][v], norm.Apply(centred));
+        sum += du;
+        product_sum += du * centred;
+        StoreOutput(dx + r * inputs + c, du * norm.Scale(), n, stream);
+      }
+      Store(totals + c, Load(totals + c) + sum);
+      Store(totals + padded + c, Load(totals + padded + c) + product_sum);
+    }
+  }
+
+  // Adds a strip of z^T gradient to the part's gradient of the kernel.
+  template <int vectors>
+  NOINLINE void MultiplyKernel(const Rows rows, const Strip strip, float* product) const {
+    int64_t column = strip.column(), inputs = p_.inputs, row_step = padded_out_;
+    TileFactors factors{nullptr, 1, padded_in_, rows.gradient + column, row_step, rows.count};
+    const float* next = arrays_.x + (rows.first + block_rows_) * inputs;
+    for (int64_t c = 0; c < inputs; c += kTileRows) {
+      Tile<vectors> tile = {};
+      factors.a = rows.z + c;
+      if (column == 0) {
+        Multiply(factors, tile, Prefetched{next + c * rows.count});
+      } else {
+        Multiply(factors, tile);
+      }
+      AddTile(tile, kTileRows, row_step, product + c * row_step + column, row_step);
+    }
+  }
+
+  ProductShape p_;
+  BackwardArrays arrays_;
+  int64_t padded_in_, padded_out_, block_rows_, blocks_, parts_;
+  bool stream_;
+  std::vector<Strip> in_strips_, out_strips_;
+  Scratch transposed_;  // the kernel, strip after strip
+  Sums sums_;
+  Scratch products_;  // a gradient of the kernel for each part
+};
+
+template <Activation input_act>
+void PointwiseBackward(xla::ffi::ThreadPool& pool, const ProductShape& shape,
+                       const BackwardArrays& arrays) {
+  PointwiseGradients<input_act> gradients(pool, shape, arrays);
+  Parallel(pool, gradients.parts(), [&](int64_t part) { gradients.RunPart(part); });
+  gradients.Join();
 }
 
 }  // namespace mnet

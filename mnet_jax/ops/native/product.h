@@ -1,11 +1,12 @@
-// Tiles of matrix products, in registers.
+// Matrix products, a tile at a time in registers.
+//
+// A tile is kTileRows rows of the product by the columns of one strip. A kernel that ops/panels.py
+// has packed comes in panels of kPanelColumns columns; no strip crosses the end of a panel.
 
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
-#include <type_traits>
 #include <vector>
 
 #include "passes.h"
@@ -14,133 +15,194 @@
 
 namespace mnet {
 
-// A tile of the product and a row of b fit into the registers: AVX-512 has 32, others have 16.
+// A tile and a row of b fit into the registers: AVX-512 has 32, others have 16.
 #if defined(__AVX512F__)
-constexpr int64_t kRows = 8;
+constexpr int64_t kTileRows = 8;
 #else
-constexpr int64_t kRows = 4;
+constexpr int64_t kTileRows = 4;
 #endif
-constexpr int64_t kVectors = 3;
-constexpr int64_t kBlock = 48;  // columns that ops/panels.py puts together: whole panels
-constexpr int64_t kBlockStep = 16;  // what the last of them are rounded up to
-constexpr int64_t kPackAlone = 1 << 15;  // numbers that are copied before another thread is awake
+constexpr int64_t kStripVectors = 3;   // at most
+constexpr int64_t kPanelColumns = 48;  // as in ops/panels.py; whole strips
+constexpr int64_t kPanelStep = 16;     // as in ops/panels.py
+static_assert(kPanelColumns % (kStripVectors * kLanes) == 0 && kPanelStep % kLanes == 0,
+              "a strip would cross the end of a panel");
+constexpr int64_t kSerialPack = 1 << 15;     // numbers that are copied before another thread wakes
+constexpr int64_t kSmallGradient = 1 << 15;  // numbers that fit a cache several times
 
-// A place in memory that is read soon, and how many numbers of it there are for each step.
-struct Soon {
+// Parts of each thread, where each part has a kernel gradient of so many numbers for itself.
+inline int64_t PartsWithGradient(int64_t size) {
+  return size > kSmallGradient ? 1 : kPartsPerThread;
+}
+
+// A place in memory to prefetch from, and how many numbers of it for each step of a product.
+struct Prefetched {
   const float* from;
-  int64_t step = kRows;
+  int64_t step = kTileRows;
 };
 
-// acc[r] += sum over t of a[r * row + t * step] * b[t * width ...]
+// What a tile is the product of: kTileRows rows of a, `a_row_step` numbers apart, and a strip of b,
+// whose rows are `b_row_step` apart. The sum has `count` terms, which in a lie `a_term_step` apart.
+struct TileFactors {
+  const float* a;
+  int64_t a_row_step, a_term_step;
+  const float* b;
+  int64_t b_row_step, count;
+};
+
+template <int vectors>
+using Tile = Vec[kTileRows][vectors];
+
+// tile[r] += sum over t of a[r * a_row_step + t * a_term_step] * b[t * b_row_step ...]
 //
-// Meanwhile a line a step is asked for from each of the places `next`, which are read after this
-// tile: else nothing would be read while there is something to multiply.
+// Each step also prefetches a cache line from each of the places `next`, which are read after this
+// tile. Without it memory would be idle during the product.
 template <int vectors, typename... Next>
-ALWAYS_INLINE void Accumulate(const float* __restrict a, int64_t row, int64_t step,
-                              const float* __restrict b, int64_t width, int64_t count,
-                              Vec (&acc)[kRows][vectors], Next... next) {
-  for (int64_t t = 0; t < count; ++t) {
+ALWAYS_INLINE void Multiply(const TileFactors& factors, Tile<vectors>& tile, Next... next) {
+  const float *a = factors.a, *b = factors.b;
+  for (int64_t t = 0; t < factors.count; ++t) {
     Vec line[vectors];
-#pragma GCC unroll 4
+    UNROLL_VECTORS
     for (int v = 0; v < vectors; ++v) line[v] = InRegister(Load(b + v * kLanes));
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      Vec value = Fill(a[r * row]);
-#pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) acc[r][v] += value * line[v];
+    UNROLL_ROWS
+    for (int r = 0; r < kTileRows; ++r) {
+      Vec value = Broadcast(a[r * factors.a_row_step]);
+      UNROLL_VECTORS
+      for (int v = 0; v < vectors; ++v) tile[r][v] += value * line[v];
     }
-    (Ahead(next.from + t * next.step), ...);
-    a += step;
-    b += width;
+    (Prefetch(next.from + t * next.step), ...);
+    a += factors.a_term_step;
+    b += factors.b_row_step;
   }
 }
 
-// Writes the first `rows` of a tile from column c on, `step` numbers apart, and adds all of it to the
-// sums: behind these rows it is zero. A loop that ended there would not be unrolled.
-template <int vectors, int64_t after>
-ALWAYS_INLINE void StoreTile(const Vec (&acc)[kRows][vectors], int64_t rows,
-                             const Finish<after>& finish, int64_t c, float* to, int64_t step,
-                             bool stream, Vec (&sum)[vectors], Vec (&square)[vectors]) {
-  to += c;
-#pragma GCC unroll 4
+// Sums over the rows of a strip of y, and over their squares.
+template <int vectors>
+struct StripSums {
+  Vec sum[vectors] = {}, square[vectors] = {};
+  void StoreTo(float* sums, float* squares) const {
+    for (int v = 0; v < vectors; ++v) {
+      Store(sums + v * kLanes, sum[v]);
+      Store(squares + v * kLanes, square[v]);
+    }
+  }
+};
+
+// Where a strip of y goes: to its columns from `column` on, in rows `row_step` numbers apart.
+template <Activation output_act>
+struct StripOutput {
+  Finish<output_act> finish;
+  float* y;
+  int64_t row_step, column;
+  bool stream;
+};
+
+// Writes the first `rows` rows of a tile, from row `first` of the output on. The sums take all rows
+// of it, as those after `rows` are zero; a loop that ended there would not be unrolled.
+template <int vectors, Activation output_act>
+ALWAYS_INLINE void StoreTile(const Tile<vectors>& tile, int64_t first, int64_t rows,
+                             const StripOutput<output_act>& output, StripSums<vectors>& sums) {
+  float* to = output.y + first * output.row_step + output.column;
+  UNROLL_VECTORS
   for (int v = 0; v < vectors; ++v) {
-    int64_t first = v * kLanes, n = finish.channels - c - first;
-    Vec bias = finish.Bias(c + first);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      if (after == kNone) {
-        sum[v] += acc[r][v];
-        square[v] += acc[r][v] * acc[r][v];
+    int64_t start = v * kLanes, n = output.finish.channels - output.column - start;
+    Vec bias = output.finish.Bias(output.column + start);
+    UNROLL_ROWS
+    for (int r = 0; r < kTileRows; ++r) {
+      if (output_act == kNone) {
+        sums.sum[v] += tile[r][v];
+        sums.square[v] += tile[r][v] * tile[r][v];
       }
       if (r < rows)
-        StoreOut(to + r * step + first, finish.Apply(acc[r][v], bias), n, stream);
+        StoreOutput(to + r * output.row_step + start, output.finish.Apply(tile[r][v], bias), n,
+                    output.stream);
     }
   }
 }
 
-// Adds them to what is there.
+// Adds the first `rows` rows and `columns` columns of a tile to a matrix; its rows are `row_step`
+// apart.
 template <int vectors>
-ALWAYS_INLINE void AddTile(const Vec (&acc)[kRows][vectors], int64_t rows, float* to, int64_t row,
-                           int64_t columns) {
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
+ALWAYS_INLINE void AddTile(const Tile<vectors>& tile, int64_t rows, int64_t columns, float* to,
+                           int64_t row_step) {
+  UNROLL_ROWS
+  for (int r = 0; r < kTileRows; ++r) {
     if (r >= rows) break;
-#pragma GCC unroll 4
+    UNROLL_VECTORS
     for (int v = 0; v < vectors; ++v) {
-      float* at = to + r * row + v * kLanes;
+      float* at = to + r * row_step + v * kLanes;
       int64_t n = columns - v * kLanes;
-      Store(at, Load(at, n) + acc[r][v], n);
+      Store(at, Load(at, n) + tile[r][v], n);
     }
   }
 }
 
-// Columns of a matrix that a tile of the product takes at a time, in vectors.
-struct Panel {
+// The columns of one tile, in vectors.
+struct Strip {
   int64_t first, vectors;
   int64_t column() const { return first * kLanes; }
   int64_t width() const { return vectors * kLanes; }
 };
 
-// All columns in panels, none of which goes over the end of a block.
-inline std::vector<Panel> PanelsOf(int64_t columns, int64_t block) {
-  std::vector<Panel> panels;
-  for (int64_t start = 0; start < columns; start += block) {
-    int64_t v = start / kLanes, end = RoundUp(std::min(start + block, columns), kLanes) / kLanes;
-    for (; v < end; v += panels.back().vectors) {
-      int64_t left = end - v;
-      panels.push_back({v, left >= 5 || left == kVectors ? kVectors : std::min<int64_t>(left, 2)});
+// All columns of a matrix in strips, none of which crosses a multiple of `panel`.
+inline std::vector<Strip> StripsOf(int64_t columns, int64_t panel) {
+  std::vector<Strip> strips;
+  for (int64_t start = 0; start < columns; start += panel) {
+    int64_t v = start / kLanes, end = RoundUp(std::min(start + panel, columns), kLanes) / kLanes;
+    while (v < end) {
+      int64_t left = end - v;  // four vectors are two strips of two, not of three and one
+      bool full = left == kStripVectors || left >= kStripVectors + 2;
+      strips.push_back({v, full ? kStripVectors : std::min<int64_t>(left, 2)});
+      v += strips.back().vectors;
     }
   }
-  return panels;
+  return strips;
 }
 
-inline std::vector<Panel> PanelsOf(int64_t columns) { return PanelsOf(columns, columns); }
+inline std::vector<Strip> StripsOf(int64_t columns) { return StripsOf(columns, columns); }
 
-// Calls body with the panel's number of vectors as a constant.
+// Calls body with the number of a strip's vectors as a constant.
 template <typename Body>
-ALWAYS_INLINE void WithVectors(const Panel& panel, const Body& body) {
-  switch (panel.vectors) {
-    case 1: return body(std::integral_constant<int, 1>{});
-    case 2: return body(std::integral_constant<int, 2>{});
-    default: return body(std::integral_constant<int, 3>{});
+ALWAYS_INLINE void WithVectors(const Strip& strip, const Body& body) {
+  static_assert(kStripVectors == 3, "a case for each number of vectors");
+  switch (strip.vectors) {
+    case 1: return body(Constant<1>{});
+    case 2: return body(Constant<2>{});
+    default: return body(Constant<3>{});
   }
 }
 
-// [rows, columns] (or its transpose) as panels of columns, each [rows, width], padded with zeros.
-inline void Pack(xla::ffi::ThreadPool& pool, const std::vector<Panel>& panels, const float* w,
-                 int64_t rows, int64_t columns, bool transposed, float* packed) {
+// A dense matrix: data [rows, columns], or [columns, rows] if it is transposed.
+struct Matrix {
+  const float* data;
+  int64_t rows, columns;
+  bool transposed;
+};
+
+// Copies one strip of a matrix to [rows, width], with zeros after the last column.
+inline void PackStrip(const Matrix& matrix, const Strip& strip, float* to) {
+  int64_t width = strip.width(), first = strip.column();
+  int64_t count = std::min(width, matrix.columns - first);
+  if (count < width) ZeroFloats(to, matrix.rows * width);
+  if (matrix.transposed) {
+    for (int64_t c = 0; c < count; ++c)
+      for (int64_t r = 0; r < matrix.rows; ++r)
+        to[r * width + c] = matrix.data[(first + c) * matrix.rows + r];
+  } else {
+    for (int64_t r = 0; r < matrix.rows; ++r)
+      CopyFloats(to + r * width, matrix.data + r * matrix.columns + first, count);
+  }
+}
+
+// Copies the strips of a matrix, one after the other.
+inline void Pack(xla::ffi::ThreadPool& pool, const std::vector<Strip>& strips, const Matrix& matrix,
+                 float* packed) {
   auto pack = [&](int64_t i) {
-    int64_t width = panels[i].width(), first = panels[i].column();
-    int64_t count = std::min(width, columns - first);
-    float* to = packed + first * rows;
-    if (count < width) std::memset(to, 0, 4 * rows * width);
-    for (int64_t r = 0; r < rows && !transposed; ++r)
-      std::memcpy(to + r * width, w + r * columns + first, 4 * count);
-    for (int64_t c = 0; c < count && transposed; ++c)
-      for (int64_t r = 0; r < rows; ++r) to[r * width + c] = w[(first + c) * rows + r];
+    const Strip& strip = strips[static_cast<size_t>(i)];
+    PackStrip(matrix, strip, packed + strip.column() * matrix.rows);
   };
-  if (rows * columns > kPackAlone) return Parallel(pool, panels.size(), pack);
-  for (size_t i = 0; i < panels.size(); ++i) pack(i);
+  int64_t count = static_cast<int64_t>(strips.size());
+  if (matrix.rows * matrix.columns > kSerialPack) return Parallel(pool, count, pack);
+  for (int64_t i = 0; i < count; ++i) pack(i);
 }
 
 }  // namespace mnet

@@ -1,4 +1,4 @@
-// Threads, scratch memory, and sums that do not depend on which thread ran what.
+// Threads, and scratch memory that calls reuse.
 
 #pragma once
 
@@ -6,12 +6,10 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "vectors.h"
@@ -19,69 +17,76 @@
 
 namespace mnet {
 
-// Blocks that calls hand on to each other, as fresh pages cost more than what is done on them.
-class Blocks {
+// Buffers that calls hand on to each other. Freshly mapped pages cost more than the work on them.
+class BufferPool {
  public:
-  float* Take(int64_t floats) {
+  float* Acquire(int64_t floats) {
     std::lock_guard<std::mutex> lock(mutex_);
-    for (size_t i = 0; i < free_.size(); ++i) {
-      if (free_[i].second >= floats) {
-        float* block = free_[i].first;
-        taken_.push_back(free_[i]);
-        free_.erase(free_.begin() + i);
-        return block;
+    for (auto it = free_.begin(); it != free_.end(); ++it) {
+      if (it->floats >= floats) {
+        Buffer buffer = *it;
+        free_.erase(it);
+        used_.push_back(buffer);
+        return buffer.data;
       }
     }
-    float* block = static_cast<float*>(std::aligned_alloc(64, RoundUp(4 * floats, 64)));
-    taken_.emplace_back(block, floats);
-    return block;
+    int64_t bytes = RoundUp(kFloatBytes * floats, kCacheLineBytes);
+    void* data = std::aligned_alloc(kCacheLineBytes, static_cast<size_t>(bytes));
+    used_.push_back({static_cast<float*>(data), floats});
+    return used_.back().data;
   }
 
-  void Give(float* block) {
+  void Release(float* data) {
     std::lock_guard<std::mutex> lock(mutex_);
-    for (size_t i = 0; i < taken_.size(); ++i) {
-      if (taken_[i].first == block) {
-        free_.push_back(taken_[i]);
-        taken_.erase(taken_.begin() + i);
-        break;
-      }
-    }
+    auto released = std::find_if(used_.begin(), used_.end(),
+                                 [data](const Buffer& buffer) { return buffer.data == data; });
+    free_.push_back(*released);
+    used_.erase(released);
     std::sort(free_.begin(), free_.end(),
-              [](const auto& a, const auto& b) { return a.second < b.second; });
-    while (free_.size() > 32) {  // the smallest go
-      std::free(free_.front().first);
+              [](const Buffer& a, const Buffer& b) { return a.floats < b.floats; });
+    while (free_.size() > kMaxFree) {  // the smallest go
+      std::free(free_.front().data);
       free_.erase(free_.begin());
     }
   }
 
  private:
+  struct Buffer {
+    float* data;
+    int64_t floats;
+  };
+  static constexpr size_t kMaxFree = 32;
+
   std::mutex mutex_;
-  std::vector<std::pair<float*, int64_t>> free_, taken_;
+  std::vector<Buffer> free_, used_;
 };
 
-inline Blocks& AllBlocks() {
-  static Blocks* blocks = new Blocks;
-  return *blocks;
+inline BufferPool& Buffers() {
+  static BufferPool* buffers = new BufferPool;  // never destroyed: threads may outlive `main`
+  return *buffers;
 }
 
-// Scratch memory of one call or one part.
+// Scratch memory, for as long as this object lives.
 class Scratch {
  public:
-  explicit Scratch(int64_t floats) : data_(AllBlocks().Take(std::max<int64_t>(floats, 16))) {}
-  ~Scratch() { AllBlocks().Give(data_); }
+  explicit Scratch(int64_t floats) : data_(Buffers().Acquire(std::max(floats, kMinFloats))) {}
+  ~Scratch() { Buffers().Release(data_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   float* get() const { return data_; }
   float* Zeroed(int64_t floats) const {
-    std::memset(data_, 0, 4 * floats);
+    ZeroFloats(data_, floats);
     return data_;
   }
 
  private:
+  static constexpr int64_t kMinFloats = 16;
+
   float* data_;
 };
 
-constexpr int64_t kSpins = 20000;  // a few microseconds, before another thread is let in
+constexpr int64_t kSpins = 20000;       // a few microseconds, before another thread may run
+constexpr int64_t kPartsPerThread = 4;  // if they are small, threads finish at the same time
 
 // Calls body(0) ... body(parts - 1) on the threads of the pool and on this one.
 inline void Parallel(xla::ffi::ThreadPool& pool, int64_t parts,
@@ -92,9 +97,9 @@ inline void Parallel(xla::ffi::ThreadPool& pool, int64_t parts,
   auto state = std::make_shared<State>();
   const auto* run = &body;  // alive until all parts are done, and not touched later
   auto work = [state, parts, run] {
-    for (int64_t i; (i = state->next.fetch_add(1)) < parts;) {
-      (*run)(i);
-      FinishStreams();
+    for (int64_t part; (part = state->next.fetch_add(1)) < parts;) {
+      (*run)(part);
+      FenceStreams();
       state->done.fetch_add(1);
     }
   };
@@ -106,9 +111,22 @@ inline void Parallel(xla::ffi::ThreadPool& pool, int64_t parts,
   }
 }
 
-inline int64_t PartsFor(xla::ffi::ThreadPool& pool, int64_t units, int64_t per_thread = 4) {
+// Into how many parts to divide `units` of work. It depends on the number of threads only, so
+// results do not depend on which thread runs what.
+inline int64_t PartsFor(xla::ffi::ThreadPool& pool, int64_t units,
+                        int64_t per_thread = kPartsPerThread) {
   int64_t threads = std::max<int64_t>(pool.num_threads(), 1);
   return std::max<int64_t>(1, std::min(units, threads > 1 ? per_thread * threads : 1));
+}
+
+// Consecutive units of work, or strips of a matrix.
+struct Range {
+  int64_t begin, end;
+};
+
+// Which of `count` things belong to part `part` of `parts`.
+inline Range ShareOf(int64_t count, int64_t part, int64_t parts) {
+  return {count * part / parts, count * (part + 1) / parts};
 }
 
 }  // namespace mnet

@@ -1,5 +1,8 @@
 """The kernels in C++: against NumPy in float64, and inside of whole networks."""
 
+import platform
+import shutil
+import subprocess
 from functools import partial
 from itertools import product
 
@@ -13,6 +16,7 @@ from depthwise_taps import needs_compiler
 from small_networks import random_variables
 
 from mnet_jax import models, ops
+from mnet_jax.ops.native import compilation
 
 pytestmark = needs_compiler
 ACTIVATIONS = ("linear", "relu", "relu6", "hard_swish")
@@ -370,3 +374,18 @@ def test_networks_train_and_infer_as_with_other_lowerings(network):
     found = (jax.device_get(results(lowering)) for lowering in ("native", "shifted"))
     for got, want in zip(*map(jax.tree.leaves, found), strict=True):
         assert np.linalg.norm(got - want) <= 5e-2 * np.linalg.norm(want) + 1e-4
+
+
+# Processors without AVX2, with it, and with AVX-512: the kernels have code for each.
+@pytest.mark.parametrize("processor", ["x86-64", "haswell", "skylake-avx512"])
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_they_compile_without_a_warning(compiler, processor):
+    if not shutil.which(compiler):
+        pytest.skip(f"there is no {compiler}")
+    if platform.machine() != "x86_64":
+        pytest.skip("the processors are x86-64")
+    command = [compiler, *compilation.FLAGS, f"-march={processor}", "-Werror", "-fsyntax-only"]
+    sources = [compilation.DIRECTORY / unit for unit in compilation.UNITS]
+    command += [*compilation.includes(), *map(str, sources)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Compiles and loads the kernels, once for a machine."""
+"""Compiles and loads the native kernels, once for each machine."""
 
 import contextlib
 import ctypes
@@ -22,8 +22,11 @@ from mnet_jax.validation import one_line
 DIRECTORY = Path(__file__).parent
 UNITS = ("depthwise.cc", "full.cc", "inverted.cc", "pointwise.cc")
 COMPILERS = ("c++", "g++", "clang++")
+# The tests allow none of these warnings. Here they are not errors, as other compilers have others.
+# GCC's note on the ABI of vector arguments is off: no vector is passed between libraries.
+WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wno-psabi")
 # Not -ffast-math: sums keep their order, and NaN and infinity their meaning.
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-w")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", *WARNINGS)
 HANDLERS = (
     "mnet_pointwise_forward",
     "mnet_pointwise_backward",
@@ -37,17 +40,20 @@ BUILD_SECONDS = 300
 
 
 class NativeError(RuntimeError):
-    """The kernels cannot be had on this machine; one line that says why."""
+    """The native kernels cannot be compiled or loaded on this machine; one line says why."""
 
 
 def build() -> Path:
-    """Compiles the kernels unless that is done already, and loads them into this process.
+    """Compiles the kernels if they are not in the cache, and loads them into this process.
 
-    They lie in `caches.cache_directory`, under a name that tells source, compiler and jaxlib apart.
-    Damaged ones are compiled anew.
+    The cache is in `caches.cache_directory`. A library's name there is a digest of the source, the
+    flags, the compiler's version and jaxlib's. A damaged library is compiled again.
+
+    Returns:
+      The library's path.
 
     Raises:
-      NativeError: there is no C++ compiler, it failed, or there is no room for what it made.
+      NativeError: there is no C++ compiler, it failed, or its output could not be stored.
     """
     try:
         path = library()
@@ -62,9 +68,9 @@ def build() -> Path:
 
 @cache
 def is_built() -> bool:
-    """Whether the kernels were compiled on this machine, by `build`; loads them if so.
+    """Whether the kernels are in the cache, where `build` put them; loads them if so.
 
-    What was compiled and cannot be used is passed over, and said once.
+    A library that is there and cannot be used gives one warning.
     """
     try:
         path = library()
@@ -81,11 +87,11 @@ def is_built() -> bool:
 
 @cache
 def library() -> Path:
-    """Where the compiled kernels lie, or will.
+    """The path of the compiled kernels in the cache, whether they are there or not.
 
     Raises:
       NativeError: there is no compiler.
-      OSError: there is no place, or the kernels' source cannot be read.
+      OSError: there is no cache directory, or the kernels' source cannot be read.
     """
     version = _output_of([*compiler(), "--version"])
     sources = [*(DIRECTORY / unit for unit in UNITS), *sorted(DIRECTORY.glob("*.h"))]
@@ -95,7 +101,7 @@ def library() -> Path:
 
 
 def compiler() -> list[str]:
-    """The command that compiles C++: CXX, which may have words of its own, or what there is.
+    """The command of the C++ compiler: CXX with its arguments, or the first of `COMPILERS`.
 
     Raises:
       NativeError: there is none.
@@ -115,7 +121,11 @@ def compiler() -> list[str]:
 
 @cache
 def failure(path: Path) -> str:
-    """Has the kernels compiled and loaded, once in a process: why they are not, or ""."""
+    """Compiles and loads the kernels, at the first call of a process.
+
+    Returns:
+      Why that failed, in one line, or "".
+    """
     try:
         compile_library(path)
         _load(path)
@@ -131,12 +141,17 @@ def _unusable(error: OSError) -> str:
 
 
 def say_unavailable(complaint: str) -> None:
-    """Warns that a process goes on without the kernels."""
+    """Warns once that this process continues without the kernels, and why."""
     caches.say_once(f"{complaint}; everything is computed without it, more slowly")
 
 
 def compile_library(path: Path) -> None:
-    """Compiles the units side by side, unless that is done; of processes, the first one does it.
+    """Compiles the kernels into a library unless it exists; the units in parallel.
+
+    Of several processes, the first one compiles and the others wait.
+
+    Args:
+      path: of the library.
 
     Raises:
       NativeError: the compiler failed.
@@ -146,30 +161,35 @@ def compile_library(path: Path) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # without locks each compiles for itself
+        with contextlib.suppress(OSError):  # without locks each process compiles for itself
             stack.enter_context(locked(path.with_suffix(".lock")))
         if caches.is_intact(path):
             return
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent)))
         pool = stack.enter_context(ThreadPoolExecutor(len(UNITS)))
         objects = [*pool.map(partial(_compile_unit, work), UNITS)]
-        made = work / path.name
-        _output_of([*compiler(), "-shared", *objects, "-o", str(made)])
-        caches.keep(made, path)
+        linked = work / path.name
+        _output_of([*compiler(), "-shared", *objects, "-o", str(linked)])
+        caches.keep(linked, path)
 
 
 def _compile_unit(work: Path, unit: str) -> str:
-    """The path of a unit's object file, which it makes."""
-    made, include = str((work / unit).with_suffix(".o")), f"-I{jax.ffi.include_dir()}"
-    _output_of([*compiler(), "-c", *FLAGS, include, str(DIRECTORY / unit), "-o", made])
-    return made
+    """Compiles one unit; returns the path of its object file."""
+    target = str((work / unit).with_suffix(".o"))
+    _output_of([*compiler(), "-c", *FLAGS, *includes(), str(DIRECTORY / unit), "-o", target])
+    return target
+
+
+def includes() -> tuple[str, str]:
+    """The compiler's arguments for XLA's headers: as a system's, whose warnings are not shown."""
+    return "-isystem", jax.ffi.include_dir()
 
 
 def _output_of(command: list[str]) -> str:
-    """What the compiler prints.
+    """The standard output of a compiler.
 
     Raises:
-      NativeError: it failed or took too long; its first message.
+      NativeError: it failed, with its first error; or it took too long.
     """
     try:
         done = subprocess.run(
@@ -185,14 +205,19 @@ def _output_of(command: list[str]) -> str:
     except OSError as error:  # no program, or one for another machine
         raise NativeError(f"lowering: {command[0]} cannot be run: {error.strerror}") from error
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
-        cause = one_line(lines[0])
+        errors = (line for line in done.stderr.splitlines() if _is_error(line))
+        cause = one_line(next(errors, "no message"))
         raise NativeError(f"lowering: {command[0]} could not compile the kernels: {cause}")
     return done.stdout
 
 
+def _is_error(line: str) -> bool:
+    """Whether a compiler's line is an error, and no warning that is about something so named."""
+    return "error" in line and "warning:" not in line
+
+
 def _load(path: Path) -> None:
-    """Makes the kernels known to XLA.
+    """Loads a library of the kernels and registers them with XLA.
 
     Raises:
       OSError: the system does not load them, as from a file system mounted with `noexec`.
@@ -203,9 +228,8 @@ def _load(path: Path) -> None:
 
 @cache
 def _register() -> None:
-    """Of this process's library; XLA takes them once in a process."""
+    """Registers the handlers of this process's library, once: XLA refuses a second time."""
     handlers = ctypes.cdll.LoadLibrary(str(library()))
     for name in HANDLERS:
-        jax.ffi.register_ffi_target(
-            name, jax.ffi.pycapsule(getattr(handlers, name)), platform="cpu"
-        )
+        capsule = jax.ffi.pycapsule(getattr(handlers, name))
+        jax.ffi.register_ffi_target(name, capsule, platform="cpu")

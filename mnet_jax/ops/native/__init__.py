@@ -1,8 +1,14 @@
-"""Kernels in C++ for training on a CPU, compiled on the machine that runs them.
+"""Native kernels: convolutions in C++ for a CPU, compiled on the machine that runs them.
 
-XLA runs a convolution, its normalization and its activation as loops of their own, each of which
-reads and writes feature maps that do not fit a cache. The kernels have one pass for them. They
-are optional: without them everything computes the same, more slowly.
+XLA runs a convolution, its normalization and its activation as separate loops, and each of them
+reads and writes feature maps that do not fit a cache. A native kernel does all three in one pass.
+The kernels are optional: without them everything computes the same, more slowly. README.md in this
+directory is the overview.
+
+- `calls`: each kernel as a function of JAX arrays;
+- `operation`: a primitive that is a kernel here and a composition elsewhere;
+- `differentiation`: those primitives with their gradients;
+- `compilation`: the compiler, the cache, and loading.
 """
 
 from mnet_jax.ops.native.calls import supports

@@ -16,7 +16,7 @@ def convolve(x, kernel, stride, padding, dilation=1):
 
 
 def convolve_padded(x, kernel, stride, pads, dilation):
-    """The same, padded by so many zeros (before, after) the rows and the columns."""
+    """A convolution, as `convolve`; `pads` are zeros (before, after) the rows and the columns."""
     reach = [dilation * (k - 1) + 1 for k in kernel.shape[:2]]
     holed = np.zeros((*reach, *kernel.shape[2:]))
     holed[::dilation, ::dilation] = kernel

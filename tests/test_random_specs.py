@@ -139,9 +139,9 @@ def flat(tree):
 
 
 def built(spec, size):
-    """What `initialized_shapes` gives, and the activation that each layer applies, by its path.
+    """Logits and variables as `initialized_shapes`, and the activation of each layer by its path.
 
-    But for those of squeeze-and-excitations, which have no module that knows its activation.
+    The layers of a squeeze-and-excitation are left out: test_walk.py computes them.
     """
     applied = {}
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,13 @@ def small():
     model = small_model()
     variables = jax.tree.map(jnp.asarray, random_variables(model))
     return model, variables, weights.to_timm(variables, model)
+
+
+def with_hidden(model, **changes):
+    """The model with another dense layer before its classifier."""
+    head = model.spec.head
+    head = replace(head, hidden=replace(head.hidden, **changes))
+    return model.clone(spec=replace(model.spec, head=head))
 
 
 def refusal(state, model, **options):
@@ -378,6 +386,8 @@ def test_variables_of_another_model_are_refused(small):
         (weights.to_timm, models.mobilenet_v1(depth="shallow")),
         (weights.to_timm, models.mobilenet_v1(convolution="full")),
         (weights.to_keras, models.mobilenet_v4_conv_large()),
+        (weights.to_timm, with_hidden(models.mobilenet_v4_conv_small(), normalized=False)),
+        (weights.to_torchvision, with_hidden(models.mobilenet_v3_small(), normalized=True)),
     ],
 )
 def test_networks_that_a_library_has_not_are_refused(convert, model):

@@ -100,7 +100,7 @@ class LayerCase:
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
-        """That of `architectures.Layer`."""
+        """[kh, kw, in, out] of a `conv`, [kh, kw, c] of a `depthwise`, else [in, out]."""
         return kernel_shape(self.kind, self.kernel, self.shape[3], self.outputs)
 
     @property

@@ -94,8 +94,9 @@ def report(sweep: Sweep, contents: store.Contents, directory: Path, console: Con
     )
     console.print(rendering.to_table(summary))
     again = command_of_arm(sweep.command, summary.columns)
-    rendering.write(summary, directory, command=sweep.command, command_of=again)
-    console.print(f"the same, with curves: {directory / 'report.html'}")
+    obstacle = rendering.write(summary, directory, command=sweep.command, command_of=again)
+    with_curves = f"without curves ({obstacle})" if obstacle else "with curves"
+    console.print(f"the same, {with_curves}: {directory / 'report.html'}")
 
 
 def warn(complaints: Iterable[str], console: Console) -> None:

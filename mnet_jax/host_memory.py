@@ -52,6 +52,12 @@ def has_limit() -> bool:
     return _address_limit() is not None
 
 
+def may_address(count: int) -> bool:
+    """Whether this process may have so many bytes of addresses in all."""
+    limit = _address_limit()
+    return limit is None or limit >= count
+
+
 def usage(root: int) -> dict[int, Usage]:
     """What the process with the number `root` uses, and every one that it has started."""
     import psutil  # here and below: a command begins before it is imported

@@ -3,7 +3,9 @@
 from mnet_jax.result import EpochRecord, RunResult
 
 
-def make_result(accuracy=0.9, *, params=2_236_682, speed=600.0, epochs=2):
+def make_result(
+    accuracy=0.9, *, params=2_236_682, madds=5_900_000, speed=600.0, seconds=30.5, epochs=2
+):
     """A result whose validation accuracy comes half as near to `accuracy` with each epoch."""
     history = tuple(
         EpochRecord(
@@ -14,6 +16,6 @@ def make_result(accuracy=0.9, *, params=2_236_682, speed=600.0, epochs=2):
         for i in range(epochs)
     )  # fmt: skip
     return RunResult(
-        params=params, madds=5_900_000, test_loss=0.2, test_accuracy=accuracy,
-        test_count=360, history=history, images_per_second=speed, seconds=30.5,
+        params=params, madds=madds, test_loss=0.2, test_accuracy=accuracy,
+        test_count=360, history=history, images_per_second=speed, seconds=seconds,
     )  # fmt: skip

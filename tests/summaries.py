@@ -3,6 +3,7 @@
 import functools
 import io
 
+import numpy as np
 from rich.console import Console
 from run_results import make_result
 
@@ -52,6 +53,18 @@ def summary_of(trials, requested=None, baseline=make_config(), named_axes=("bott
 def pair():
     """The report of two arms of five seeds each."""
     return summary_of(make_arm(LINEAR) + make_arm(RELU6, "relu6"))
+
+
+def many_arms(epochs=20):
+    """Twelve arms on two axes, of any accuracy."""
+    rng = np.random.default_rng(0)
+    trials = [
+        trial
+        for bottleneck in ("linear", "relu6")
+        for width in (1.4, 1.0, 0.75, 0.5, 0.35, 0.25)
+        for trial in make_arm(rng.uniform(0.9, 0.99, 5), bottleneck, width, epochs=epochs)
+    ]
+    return summary_of(trials)
 
 
 @functools.cache

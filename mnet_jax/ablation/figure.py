@@ -1,217 +1,112 @@
-"""The picture of a report: learning curves, and what every seed says about every arm."""
+"""The charts of a report as PNG, as SVG, and as the script that draws them in a browser."""
 
-import math
+import io
+import re
+import textwrap
 from collections.abc import Sequence
+from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+import altair as alt
+import vl_convert
+from PIL import Image
 
-from mnet_jax import drawing
-from mnet_jax.ablation import pareto
-from mnet_jax.ablation.arms import ArmResult, Report
-from mnet_jax.ablation.statistics import CONFIDENCE, Interval
-from mnet_jax.drawing import BLACK, COLOURS, MUTED, new_figure
-from mnet_jax.lettering import label
+from mnet_jax import host_memory
+from mnet_jax.ablation.charts import Chart, configuration
+from mnet_jax.ablation.themes import LIGHT, Theme
+from mnet_jax.lettering import DEJAVU
 
-BASELINE_COLOUR = BLACK
-DASHES = ("-", "--", ":")  # once round the colours each
-LONGEST_NAME = 28  # letters
-FEWEST_ROWS = 4  # a single row is no higher than one of four
+SCALE = 1.5  # pixels of a PNG for one of the plot
+LEGEND_LETTERS = 88  # of a line of what the signs mean
+AXIS_TITLE = 27  # pixels, of the title above a vertical axis
+STILL_WIDTH = 480  # pixels, of the SVG in a page that runs no script
+VERSION = ".".join(alt.SCHEMA_VERSION.split(".")[:2])  # of Vega-Lite, as the converter names it
 
-
-def to_png(report: Report) -> bytes:
-    """The picture as a PNG of 1200 x 500 pixels.
-
-    Left: validation accuracy after each epoch, the mean over seeds and thin lines for each seed.
-    Right: the difference to the baseline of each seed and their mean with its interval; where no
-    arm has one, the test accuracies instead.
-    """
-    figure = new_figure()
-    left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
-    styles = _styles(report.arms)
-    _draw_curves(left, report, styles)
-    _draw_outcomes(right, report, styles)
-    return drawing.to_png(figure)
+# Bytes. The JavaScript engine in the converter reserves 64 GiB of addresses, whatever it uses, and
+# ends the process where it does not get them.
+ADDRESSES = 72 * 2**30
 
 
-def pareto_to_png(report: Report) -> bytes:
-    """Accuracy with its interval against each cost of `pareto.COSTS`, 1200 x 500 pixels."""
-    figure = new_figure()
-    styles = _styles(report.arms)
-    for axes, cost in zip(figure.subplots(1, 2), pareto.COSTS, strict=True):
-        _draw_pareto(axes, report, cost, styles)
-    return drawing.to_png(figure)
-
-
-def _styles(arms: Sequence[ArmResult]) -> list[tuple[str, str]]:
-    """A colour and a dash for each arm."""
-    styles, others = [], 0
-    for arm in arms:
-        if arm.baseline:
-            styles.append((BASELINE_COLOUR, DASHES[0]))
-            continue
-        cycle, colour = divmod(others, len(COLOURS))
-        styles.append((COLOURS[colour], DASHES[cycle % len(DASHES)]))
-        others += 1
-    return styles
-
-
-def _name(report: Report, arm: ArmResult) -> str:
-    name = report.name_of(arm)
-    return label(name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…")
-
-
-def _draw_curves(axes: Axes, report: Report, styles: Sequence[tuple[str, str]]) -> None:
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("validation accuracy (%)")
-    _title(axes, "Learning curves", "thick: mean over seeds; thin: each seed")
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    drawn, late = 0, []
-    for arm, (colour, dash) in zip(report.arms, styles, strict=True):
-        curves = [outcome.validation_accuracy for outcome in arm.outcomes]
-        epochs = range(1, 1 + min(map(len, curves), default=0))
-        if not epochs:
-            continue
-        mean = [100 * math.fsum(curve[i - 1] for curve in curves) / len(curves) for i in epochs]
-        marker = "o" if len(epochs) == 1 else ""
-        if len(curves) > 1:
-            for curve in curves:
-                percents = [100 * accuracy for accuracy in curve[: len(epochs)]]
-                axes.plot(epochs, percents, color=colour, linewidth=0.7, alpha=0.35)
-        axes.plot(
-            epochs, mean, dash, color=colour, linewidth=1.9, marker=marker, markersize=5,
-            label=_name(report, arm), zorder=3,
-        )  # fmt: skip
-        drawn += 1
-        late += [100 * value for curve in curves for value in curve[len(epochs) // 3 :]]
-    if not drawn:
-        axes.text(0.5, 0.5, "no trial has finished", transform=axes.transAxes, ha="center")
-        axes.set(xticks=[], yticks=[])
-        return
-    # The first epochs' rise would leave the arms' differences a hair's breadth: cut it off.
-    reach = max(max(late) - min(late), 0.5)
-    axes.set_ylim(min(late) - 0.2 * reach, max(late) + 0.1 * reach)
-    if report.columns:
-        axes.legend(
-            title=", ".join(report.columns), loc="lower right", fontsize=8 if drawn > 6 else 9,
-            title_fontsize=9, ncols=1 if drawn < 7 else 2, frameon=True, framealpha=0.9,
-        )  # fmt: skip
-
-
-def _draw_outcomes(axes: Axes, report: Report, styles: Sequence[tuple[str, str]]) -> None:
-    """One row for each arm, the first on top."""
-    compared = any(arm.difference for arm in report.arms)
-    rows = [
-        (arm, colour)
-        for arm, (colour, _) in zip(report.arms, styles, strict=True)
-        if not (compared and arm.baseline)
-    ]
-    axes.grid(axis="x", alpha=0.25, linewidth=0.6)
-    axes.set_yticks(range(len(rows)), [_row_name(report, arm) for arm, _ in rows])
-    middle, half = (len(rows) - 1) / 2, max(len(rows), FEWEST_ROWS) / 2
-    axes.set_ylim(middle + half, middle - half)
-    axes.margins(x=0.06)
-    axes.tick_params(axis="y", length=0)
-    if compared:
-        axes.axvline(0, color=BASELINE_COLOUR, linewidth=1.2)
-        axes.set_xlabel("percentage points of test accuracy")
-        its = f", {_name(report, report.anchor)}" if report.anchor else ""
-        title = f"Difference to the baseline{its}, paired by seed"
-    else:
-        axes.set_xlabel("test accuracy (%)")
-        title = "Test accuracy"
-    several = ", corrected for their number" if compared and report.family > 1 else ""
-    _title(axes, title, f"dots: each seed; bar: mean and {CONFIDENCE:.0%} interval{several}")
-    if not any(arm.outcomes for arm, _ in rows):
-        axes.set_xticks([])
-    for row, (arm, colour) in enumerate(rows):
-        if compared:
-            values = [o.difference for o in arm.outcomes if o.difference is not None]
-        else:
-            values = [outcome.accuracy for outcome in arm.outcomes]
-        interval = arm.difference if compared else arm.accuracy
-        if interval:
-            _draw_row(axes, row, [100 * value for value in values], interval, colour)
-        if arm.verdict:
-            _say_beside(axes, row, arm.verdict)
-        elif not values:
-            _say_beside(axes, row, "no common seed" if arm.outcomes else "nothing finished")
-
-
-def _draw_pareto(
-    axes: Axes, report: Report, cost: pareto.Cost, styles: Sequence[tuple[str, str]]
-) -> None:
-    """A dot and an interval for each arm, and steps along the frontier."""
-    axes.set_xlabel(cost.unit)
-    axes.set_ylabel("test accuracy (%)")
-    _title(axes, cost.title, f"bar: {CONFIDENCE:.0%} interval; line: no arm is above and left")
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.margins(x=0.12, y=0.12)
-    found = pareto.points(report, cost)
-    if not found:
-        axes.text(0.5, 0.5, "no trial has finished", transform=axes.transAxes, ha="center")
-        axes.set(xticks=[], yticks=[])
-        return
-    if pareto.is_wide(found):
-        axes.set_xscale("log")
-        drawing.label_decades(axes.xaxis)
-    best = pareto.frontier(found)
-    axes.step(
-        [p.cost for p in best],
-        [100 * p.accuracy.mean for p in best],
-        where="post",
-        color="0.6",
-        zorder=1,
+def obstacle() -> str | None:
+    """Why no chart can be drawn in this process, in one line; None where it can."""
+    if host_memory.may_address(ADDRESSES):
+        return None
+    return (
+        f"no charts: to draw them takes {ADDRESSES // 2**30} GiB of addresses, ulimit -v is lower"
     )
-    colours = {id(arm): colour for arm, (colour, _) in zip(report.arms, styles, strict=True)}
-    for point in found:
-        interval, colour = point.accuracy, colours[id(point.arm)]
-        if interval.low is not None and interval.high is not None:
-            ends = [100 * interval.low, 100 * interval.high]
-            axes.plot([point.cost] * 2, ends, color=colour, linewidth=4, alpha=0.4, zorder=2)
-        axes.plot(
-            [point.cost], [100 * point.accuracy.mean], "o", color=colour, markersize=7, zorder=3
-        )
-        axes.annotate(
-            _name(report, point.arm), (point.cost, 100 * point.accuracy.mean), (7, 5),
-            textcoords="offset points", fontsize=8, color=colour,
-        )  # fmt: skip
 
 
-def _row_name(report: Report, arm: ArmResult) -> str:
-    """The arm's name, with the number of its seeds where some are not there."""
-    tried = len(arm.outcomes) + len(arm.failures) + len(arm.not_run)
-    counts = "" if tried == len(arm.outcomes) else f"\n{len(arm.outcomes)} of {tried} seeds"
-    return _name(report, arm) + counts
+def to_png(charts: Sequence[Chart], otherwise: str, theme: Theme = LIGHT) -> bytes:
+    """The charts side by side, with their titles, in a PNG of 256 colours.
 
-
-def _draw_row(
-    axes: Axes, row: int, percents: Sequence[float], interval: Interval, colour: str
-) -> None:
-    """Dots for the seeds below the line of the row, mean and interval (of shares) on it."""
-    axes.scatter(
-        percents, [row + 0.24] * len(percents), s=26, color=colour, alpha=0.6,
-        linewidth=0, zorder=3,
+    Args:
+      charts: what to show.
+      otherwise: what to say where there is none.
+      theme: in which they were made.
+    """
+    lines = max((len(_legend(chart)) for chart in charts), default=0)
+    tallest = max((chart.plot.height for chart in charts), default=0)
+    titled = [_titled(chart, lines, tallest, theme.narrowest) for chart in charts]
+    plot: alt.TopLevelMixin = (
+        alt.hconcat(*titled, spacing=50) if titled else _words(otherwise, theme)
+    )
+    # Letters that the font lacks are taken from another that is there: from one that always is.
+    vl_convert.register_font_directory(str(DEJAVU.parent))
+    content = vl_convert.vegalite_to_png(
+        _specification(plot, theme) | {"background": theme.ground, "padding": 16},
+        vl_version=VERSION, scale=SCALE,
     )  # fmt: skip
-    if interval.low is not None and interval.high is not None:
-        ends = [100 * interval.low, 100 * interval.high]
-        axes.plot(
-            ends, [row, row], color=colour, linewidth=5, alpha=0.45, solid_capstyle="butt", zorder=2
-        )
-        axes.plot([100 * interval.mean], [row], marker="D", markersize=6, color=colour, zorder=4)
+    pixels = Image.open(io.BytesIO(content)).convert("RGB")
+    # 256 colours are plenty for lines, dots and their edges, and take a third of the bytes.
+    small = io.BytesIO()
+    pixels.quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
-def _say_beside(axes: Axes, row: int, text: str) -> None:
-    axes.text(
-        1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8,
-        color=MUTED,
-    )  # fmt: skip
+def to_svg(chart: Chart, theme: Theme) -> str:
+    """The chart without its title, as an SVG element."""
+    plot = chart.plot.properties(width=STILL_WIDTH)
+    svg = vl_convert.vegalite_to_svg(_specification(plot, theme), vl_version=VERSION)
+    # The converter counts clip paths on from chart to chart; the same chart is to be the same text.
+    names = re.findall(r'<clipPath id="(\w+)"', svg)
+    own = {name: f"clip{index}" for index, name in enumerate(names)}
+    pattern = r'(<clipPath id="|url\(#)(\w+)'
+    return re.sub(pattern, lambda found: found[1] + own.get(found[2], found[2]), svg)
 
 
-def _title(axes: Axes, title: str, legend: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, pad=20)
-    axes.annotate(
-        legend, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", fontsize=8.5,
-        color=MUTED,
-    )  # fmt: skip
+def to_vega_lite(chart: Chart, theme: Theme) -> dict[str, Any]:
+    """The chart without its title, as wide as the element that it is put into."""
+    autosize = alt.AutoSizeParams(type="fit-x", contains="padding")
+    return _specification(chart.plot.properties(width="container", autosize=autosize), theme)
+
+
+def script_with_vega(script: str) -> str:
+    """A script that needs no other: with Vega, Vega-Lite and Vega-Embed, as `vegaEmbed`, inside."""
+    return vl_convert.javascript_bundle(script, vl_version=VERSION)
+
+
+def _specification(plot: alt.TopLevelMixin, theme: Theme) -> dict[str, Any]:
+    found = plot.to_dict() | {"config": configuration(theme)}
+    del found["$schema"]  # an address, which nothing here is to ask
+    return found
+
+
+def _titled(chart: Chart, lines: int, height: int, width: int) -> alt.LayerChart:
+    """The plot with its words above it in so many lines, level with those of others beside it."""
+    legend = _legend(chart)
+    title = alt.Title(
+        chart.title,
+        subtitle=legend + [""] * (lines - len(legend)),
+        offset=14 if chart.plane else 14 + AXIS_TITLE,
+    )
+    return chart.plot.properties(
+        title=title, width=width, height=height if chart.plane else chart.plot.height
+    )
+
+
+def _legend(chart: Chart) -> list[str]:
+    return textwrap.wrap(chart.legend, LEGEND_LETTERS)
+
+
+def _words(text: str, theme: Theme) -> alt.Chart:
+    layer = alt.Chart(alt.Data(values=[{}])).mark_text(text=text, fontSize=14, color=theme.soft)
+    return layer.properties(width=theme.narrowest, height=100)

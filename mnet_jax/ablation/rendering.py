@@ -4,6 +4,7 @@ Accuracies are shares from 0 to 1 in CSV and in JSON; percent, and percentage po
 differences, where people read them.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -20,9 +21,14 @@ from mnet_jax.ablation import wording
 from mnet_jax.ablation.arms import ArmResult, Report
 from mnet_jax.ablation.statistics import Interval
 from mnet_jax.ablation.store import write_file, write_text
+from mnet_jax.ablation.themes import LIGHT
 from mnet_jax.changes import ABSENT
 from mnet_jax.config import RunConfig
 
+PICTURES = (
+    "![Learning curves, and the difference of every seed](report.png)", "",
+    "![Accuracy against multiply-adds and training time](pareto.png)", "",
+)  # fmt: skip
 VERDICT_STYLES = {"better": "green", "worse": "red"}
 
 
@@ -151,7 +157,7 @@ def write(
     directory: Path,
     command: str,
     command_of: Callable[[RunConfig], str | None] = lambda config: None,
-) -> None:
+) -> str | None:
     """Writes report.md, .csv, .json, .html and .png, and pareto.png, each whole or not at all.
 
     Args:
@@ -160,21 +166,34 @@ def write(
       command: the line that was typed.
       command_of: the line that trains one arm again, where there is one.
 
+    Returns:
+      Why there are no charts, in one line, if this process cannot draw any: then both pictures are
+      missing, and the files say so in their place.
+
     Raises:
       StoreError: the directory cannot be written.
     """
-    from mnet_jax.ablation import figure, page  # here: Matplotlib costs who only prints a second
+    from mnet_jax.ablation import charts, figure, page  # here: they cost who only prints a second
 
-    write_file(directory / "report.png", figure.to_png(report))
-    write_file(directory / "pareto.png", figure.pareto_to_png(report))
+    obstacle = figure.obstacle()
+    for name, draw, otherwise in (
+        ("report.png", charts.over_seeds, "no trial has finished"),
+        ("pareto.png", charts.against_costs, "no two arms differ in cost"),
+    ):
+        if obstacle:  # an earlier picture would not be of this report
+            with contextlib.suppress(OSError):
+                (directory / name).unlink()
+        else:
+            write_file(directory / name, figure.to_png(draw(report, LIGHT), otherwise))
     write_text(directory / "report.csv", to_csv(report))
     write_text(directory / "report.json", to_json(report))
     write_text(directory / "report.html", page.to_html(report, command, command_of))
     # Last, so that what it shows is never older than itself.
-    write_text(directory / "report.md", _page(report, command))
+    write_text(directory / "report.md", _page(report, command, obstacle))
+    return obstacle
 
 
-def _page(report: Report, command: str) -> str:
+def _page(report: Report, command: str, obstacle: str | None) -> str:
     """report.md: the command, the table, the figures, the seeds and the environment."""
     longest = max((len(run) for run in re.findall("`+", command)), default=0)
     fence = "`" * max(3, longest + 1)  # what is within may have as many, and closes nothing
@@ -182,7 +201,6 @@ def _page(report: Report, command: str) -> str:
         f"# {_escaped(wording.title(report))}", "",
         f"{fence}sh", command, fence, "",
         to_markdown(report),
-        "![Learning curves, and the difference of every seed](report.png)", "",
-        "![Accuracy against multiply-adds and training time](pareto.png)", "",
+        *([_escaped(obstacle), ""] if obstacle else PICTURES),
         *(f"- {_escaped(fact)}" for fact in wording.facts(report)), "",
     ])  # fmt: skip

@@ -1,17 +1,22 @@
-"""report.html: one file that needs no network, for a phone as for a desk, light and dark."""
+"""report.html: one file that needs no network, for a phone as for a desk, light and dark.
+
+Its charts are drawn in the browser by Vega, which is inside the file. Where no script runs, they
+are drawings of one width.
+"""
 
 import base64
 import hashlib
+import json
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 
-from mnet_jax.ablation import wording
+from mnet_jax.ablation import figure, wording
 from mnet_jax.ablation.arms import ArmResult, Report
-from mnet_jax.ablation.page import charts, tradeoff
-from mnet_jax.ablation.page.looks import legend, reads, styles
+from mnet_jax.ablation.charts import Chart, against_costs, hue_indices, over_seeds
 from mnet_jax.ablation.page.markup import Markup, join, tag
 from mnet_jax.ablation.statistics import Interval
+from mnet_jax.ablation.themes import DARK, LIGHT, PAGE
 from mnet_jax.changes import ABSENT, changes, outline
 from mnet_jax.config import RunConfig
 
@@ -24,24 +29,30 @@ def to_html(
     command: str,
     command_of: Callable[[RunConfig], str | None] = lambda config: None,
 ) -> str:
-    """The page, with its style sheet, its script and its drawings inside.
+    """The page, with its style sheet, its script and its charts inside.
 
     Args:
       report: what it says.
       command: the line that was typed.
       command_of: the line that trains one arm again, where there is one.
     """
+    obstacle = figure.obstacle()
+    drawn = [] if obstacle else [*over_seeds(report, PAGE), *against_costs(report, PAGE)]
     script = _file("script.js")
+    if drawn:  # Vega is nearly all of the file
+        script = figure.script_with_vega(script)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return string.Template(_file("template.html")).substitute(
         title=join([wording.title(report)]),
         script_hash=digest,
+        light=LIGHT.css(),
+        dark=DARK.css(),
         style=_file("style.css"),
         script=script,
         body=join([
             _top(report),
             _section("Results", _table(report), _remarks(report)),
-            _section("Charts", _charts(report)),
+            _section("Charts", _charts(drawn, obstacle or "No trial has finished.")),
             _failures(report),
             _section("Arms", *(_arm(report, arm, command_of(arm.config)) for arm in report.arms)),
             _section("Run it again", tag("p", "The whole sweep; what is stored is not trained "
@@ -90,29 +101,30 @@ def _table(report: Report) -> Markup:
         tag("th", tag("button", name, type="button"), scope="col", aria_sort="none", class_=kind)
         for name, kind in heads
     ]
-    looks = styles(report)
-    rows = [_table_row(report, arm, looks[index]) for index, arm in enumerate(report.arms)]
+    hues = hue_indices(report, len(PAGE.hues))
+    rows = [_table_row(report, arm, hue) for arm, hue in zip(report.arms, hues, strict=True)]
     table = tag("table", tag("thead", tag("tr", *cells)), tag("tbody", *rows))
     return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="Results")
 
 
-def _table_row(report: Report, arm: ArmResult, look: str) -> Markup:
+def _table_row(report: Report, arm: ArmResult, hue: int) -> Markup:
     names = [tag("td", arm.labels[axis], data_v=arm.labels[axis]) for axis in report.columns]
     if names:
-        swatch = tag("span", class_=f"swatch {look}")
+        swatch = tag("span", class_=f"swatch s{hue}")
         star = "" if arm.requested else "*"
         first = next(iter(report.columns))
         names[0] = tag("td", swatch, arm.labels[first] + star, data_v=arm.labels[first])
     speed, seconds = arm.images_per_second, arm.seconds_per_seed
     p_value = arm.comparison.p_value if arm.comparison else None
     said = wording.judgement(report, arm)
+    accuracy = wording.percent(arm.accuracy, report.method) if arm.accuracy else ABSENT
     difference = "baseline" if arm.baseline else ABSENT
     if arm.difference:
-        difference = reads(arm.difference, report, "+")
+        difference = wording.percent(arm.difference, report.method, "+")
     return tag(
         "tr",
         *names,
-        _number(reads(arm.accuracy, report) if arm.accuracy else ABSENT, _mean(arm.accuracy)),
+        _number(accuracy, _mean(arm.accuracy)),
         _number(difference, 0.0 if arm.baseline else _mean(arm.difference)),
         _number(wording.p_value(p_value), p_value),
         tag("td", tag("span", said, class_=f"verdict {MARKS.get(arm.verdict or '', '')}"),
@@ -146,12 +158,23 @@ def _remarks(report: Report) -> Markup:
     return _list(lines) if lines else Markup()
 
 
-def _charts(report: Report) -> Markup:
-    drawn = [charts.curves(report), charts.outcomes(report), tradeoff.costs(report)]
-    found = [chart for chart in drawn if chart]
-    if not found:
-        return tag("p", "No trial has finished.")
-    return join([legend(report), tag("div", *found, class_="charts")])
+def _charts(drawn: Sequence[Chart], otherwise: str) -> Markup:
+    if not drawn:
+        return tag("p", otherwise)
+    return tag("div", *map(_chart, drawn), class_="charts")
+
+
+def _chart(chart: Chart) -> Markup:
+    """A figure with the words above, what the script draws, and a drawing for want of a script."""
+    caption = tag("figcaption", tag("h3", chart.title), tag("p", chart.legend))
+    # No letter of a name may end the element, in which HTML knows no other escapes.
+    source = json.dumps(figure.to_vega_lite(chart, PAGE), separators=(",", ":")).replace(
+        "<", "\\u003c"
+    )
+    specification = tag("script", Markup(source), type="application/json")
+    drawing = tag("div", class_="drawing", role="group", aria_label=chart.title)
+    still = tag("noscript", Markup(figure.to_svg(chart, PAGE)))
+    return tag("figure", caption, specification, drawing, still)
 
 
 def _failures(report: Report) -> Markup:

@@ -23,72 +23,47 @@ function sortBy(head) {
   body.append(...rows);
 }
 
-// What a mark says appears beside it when it is pointed at, touched or focused.
-const tip = document.getElementById("tip");
-let shown = null;
-
-function show(mark, x, y) {
-  if (mark !== shown) {
-    hide();
-    shown = mark;
-    mark.classList.add("on");
-    const [title, ...rows] = JSON.parse(mark.dataset.tip);
-    const head = document.createElement("b");
-    head.textContent = title;
-    tip.append(head, ...rows.map(line));
-    tip.hidden = false;
-  }
-  const box = tip.getBoundingClientRect();
-  const left = Math.min(x + 14, innerWidth - box.width - 8);
-  const above = y - box.height - 14;
-  tip.style.left = `${Math.max(8, left)}px`;
-  tip.style.top = `${above > 8 ? above : Math.min(y + 18, innerHeight - box.height - 8)}px`;
+// The charts, by Vega-Embed, which comes before this script. Its interpreter needs no `eval`, which
+// the page does not allow.
+const options = {
+  actions: false, ast: true, defaultStyle: false, mode: "vega-lite", renderer: "svg",
+  tooltip: { disableDefaultStyle: true },
+};
+for (const figure of document.querySelectorAll("figure")) {
+  const drawing = figure.querySelector(".drawing");
+  const chart = JSON.parse(figure.querySelector("script").textContent);
+  vegaEmbed(drawing, chart, options).then(() => walkable(drawing));
 }
 
-function line([style, name, value]) {
-  const row = document.createElement("div");
-  const parts = ["swatch " + style, "", ""].map((classes) => {
-    const part = document.createElement("span");
-    part.className = classes;
-    return part;
+// Vega says what a mark has to say when a pointer moves over it, which neither a tap nor a key does.
+// The Tab key gets to a chart, and the arrow keys to those of its marks that say something.
+function walkable(drawing) {
+  const described = ".role-mark > [aria-label]";
+  drawing.tabIndex = 0;
+  drawing.addEventListener("click", (event) => {
+    if (event.target.matches(described)) show(event.target);
   });
-  parts[1].textContent = name;
-  parts[2].textContent = value;
-  row.append(...parts);
-  return row;
+  drawing.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") hide(event.target);
+    const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const marks = [...drawing.querySelectorAll(described)];
+    const next = marks.indexOf(event.target) + step;
+    const mark = marks[Math.max(0, Math.min(next, marks.length - 1))];
+    mark.tabIndex = -1;
+    mark.focus();
+    show(mark);
+  });
+  drawing.addEventListener("focusout", (event) => hide(event.target));
 }
 
-function hide() {
-  if (shown) shown.classList.remove("on");
-  shown = null;
-  tip.hidden = true;
-  tip.replaceChildren();
-}
-
-function beside(mark) {
+function show(mark) {
   const box = mark.getBoundingClientRect();
-  show(mark, box.x + box.width / 2, box.y + Math.min(box.height / 2, 60));
+  const [clientX, clientY] = [box.x + box.width / 2, box.y + Math.min(box.height / 2, 60)];
+  mark.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX, clientY }));
 }
 
-for (const kind of ["pointerover", "pointermove", "pointerdown"]) {
-  document.addEventListener(kind, (event) => {
-    const mark = event.target.closest("[data-tip]");
-    if (mark) show(mark, event.clientX, event.clientY);
-    else if (kind !== "pointermove") hide();
-  });
+function hide(mark) {
+  mark.dispatchEvent(new MouseEvent("mouseout", { bubbles: true }));
 }
-document.documentElement.addEventListener("mouseleave", hide);
-document.addEventListener("focusin", (event) => {
-  if (event.target.matches("[data-tip]") && event.target !== shown) beside(event.target);
-});
-document.addEventListener("focusout", hide);
-document.addEventListener("scroll", hide, { passive: true });
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") hide();
-  const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (!step || !event.target.matches("svg.columns")) return;
-  event.preventDefault();
-  const columns = [...event.target.querySelectorAll(".column")];
-  const next = columns.indexOf(shown) + step;
-  beside(columns[Math.max(0, Math.min(next, columns.length - 1))]);
-});

@@ -1,4 +1,4 @@
-"""The papers' networks as data. No module here imports JAX."""
+"""The architectures of the MobileNet papers as data. No module here imports JAX."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +19,7 @@ from mnet_jax.architectures.spec import (
     Separable,
 )
 
-# A network's factory by the name that its spec bears.
+# The factory of each network, by the name in its spec.
 FACTORIES: dict[str, Callable[..., NetworkSpec]] = {
     "mobilenet_v1": mobilenet_v1,
     "mobilenet_v2": mobilenet_v2,

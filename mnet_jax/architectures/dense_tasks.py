@@ -1,4 +1,4 @@
-"""Networks for dense tasks: finer feature maps by dilation, and a lighter tail."""
+"""Transformations for dense tasks: finer feature maps by dilation, and a lighter tail."""
 
 import dataclasses
 from typing import Literal
@@ -13,12 +13,20 @@ OutputStride = Literal[8, 16, 32]
 
 @with_plain_arguments
 def with_output_stride(spec: NetworkSpec, output_stride: OutputStride) -> NetworkSpec:
-    """Feature maps no coarser than 1/`output_stride` of the image, by dilation.
+    """Limits the output stride of a network by dilation (arXiv 1706.05587, section 3.1).
 
-    Strides beyond it become 1, and every window behind such a layer is dilated in their place, so
-    that it sees what it saw (arXiv 1706.05587, section 3.1). The weights keep their shapes: where
-    the padding is symmetric, the coarse map is the fine one at every other position, up to what a
-    squeeze-and-excitation averages over the map.
+    The coarsest feature map is then 1/`output_stride` of the image's size. A stride that would make
+    it coarser becomes 1, and the windows of all later convolutions are dilated by the same factor,
+    which preserves their receptive fields. The weights keep their shapes. With symmetric padding,
+    the original coarse map is a subsampling of the new one. Only squeeze-and-excitation, which
+    averages over the whole map, can make a difference.
+
+    Args:
+      spec: the network.
+      output_stride: the largest allowed product of strides: 8, 16 or 32.
+
+    Raises:
+      ValueError: `output_stride` is not one of these.
     """
     require_choice("output_stride", output_stride, OutputStride)
     stride, dilation, blocks = spec.stem.stride, 1, []
@@ -33,16 +41,20 @@ def with_output_stride(spec: NetworkSpec, output_stride: OutputStride) -> Networ
 
 
 def with_reduced_tail(spec: NetworkSpec) -> NetworkSpec:
-    """Half the channels from the last strided block on (V3 paper, sections 6.3 and 6.4).
+    """Halves the channels of the tail, for dense tasks (V3 paper, sections 6.3 and 6.4).
 
-    What comes out of that block, what later blocks have inside and out, and the head's layers; for
-    dense tasks, whose few classes leave a tail made for 1000 of them idle.
+    The tail begins with the last strided block. This halves the output channels of that block, the
+    expanded and output channels of all later blocks, and the channels of the head's layers. A tail
+    that was designed for 1000 classes is redundant for the few classes of a dense task.
+
+    Raises:
+      ValueError: the network is dilated already, or no strided block follows another block.
     """
     legal = "reduce the tail before strides become dilation"
     require(all(b.dilation == 1 for b in spec.blocks), "reduced_tail", "dilated blocks", legal)
     strided = [i for i, block in enumerate(spec.blocks) if block.stride == 2]
     if not strided or strided[-1] == 0:
-        raise ValueError(f"reduced_tail: {spec.name} has no strided block behind another block")
+        raise ValueError(f"reduced_tail: {spec.name} has no strided block after another block")
     first = strided[-1]
     blocks = list(spec.blocks)
     blocks[first] = dataclasses.replace(blocks[first], outputs=_half(blocks[first].outputs))

@@ -1,12 +1,12 @@
-"""What the reference implementations do differently: one table, a row per version and dialect.
+"""The conventions in which reference implementations differ, as a table by version and dialect.
 
-Sources: `paper` is what the papers print and, where they are silent, what the authors released;
-`slim` is that release (TF-slim; weights that timm calls `tf_mobilenet...`); `keras` is
-`keras.applications`; `torchvision` and `timm` are the PyTorch libraries. V4's authors released in
-TensorFlow's Model Garden, whose constants are `paper`'s there.
+The dialects: `paper` follows the papers, and the authors' released code where the papers are
+silent. `slim` is that released code (TF-slim; timm calls its weights `tf_mobilenet...`). `keras` is
+`keras.applications`. `torchvision` and `timm` are the PyTorch libraries. The authors of V4 released
+their code in TensorFlow's Model Garden, from which V4's `paper` takes its constants.
 
-At stride 2 the paddings give the same shapes and different values, the classic fault of weight
-converters.
+At stride 2 the padding schemes give outputs of the same shape but with different values: a classic
+bug of weight converters.
 """
 
 from dataclasses import dataclass
@@ -19,23 +19,23 @@ Padding = Literal["same", "symmetric", "end"]
 Rounding = Literal["truncate", "truncate_at_least_8", "divisible", "truncate_divisible"]
 Initializer = Literal[
     "truncated_normal_0.09",  # every kernel: standard deviation 0.09 before truncation
-    "variance_scaling",  # truncated normal of variance 1 / fan in, a depthwise one counts kh kw
-    "glorot_uniform",  # Keras' default; a depthwise kernel counts kh kw c in, kh kw out
-    "normal_fan_out",  # He's normal; a depthwise kernel counts kh kw c out; dense normal 0.01
-    "normal_group_fan_out",  # the same with kh kw out for a depthwise kernel; dense uniform
+    "variance_scaling",  # truncated normal, variance 1 / fan in; depthwise: fan in kh * kw
+    "glorot_uniform",  # Keras' default; depthwise: fan in kh * kw * c, fan out kh * kw
+    "normal_fan_out",  # He normal; depthwise: fan out kh * kw * c; dense: deviation 0.01
+    "normal_group_fan_out",  # He normal; depthwise: fan out kh * kw; dense: uniform
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """One implementation's conventions for one version, as far as the built network has them.
+    """The conventions by which an implementation computes a version.
 
     Attributes:
       name: the implementation.
-      norm_epsilon: added to the variance in batch normalization.
-      norm_momentum: share of the running statistics that is kept at each step.
-      padding: of full convolutions; see `shapes.pad_amounts`.
-      depthwise_padding: of depthwise convolutions.
+      norm_epsilon: constant added to the variance in batch normalization.
+      norm_momentum: fraction of the running statistics that is kept at each step.
+      padding: padding scheme of full convolutions; see `shapes.pad_amounts`.
+      depthwise_padding: padding scheme of depthwise convolutions.
       initializer: distribution of the initial kernels.
     """
 
@@ -60,19 +60,23 @@ class Dialect:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizing:
-    """One implementation's conventions for one version that the factories resolve into a spec.
+    """The conventions by which an implementation chooses the channels and dropout of a version.
+
+    The factories resolve them into a `NetworkSpec`, which holds only the results.
 
     Attributes:
-      dropout: rate before the classifier.
-      rounding: how a width multiplier makes whole channels; see `round_channels`.
-      stem_scales_from: the width from which on the stem is scaled too; below, it stays.
-      expansion: whether an expanded width is the `ratio` to the block's real inputs, rounded, or
-        the table's number `scaled` by the width. This is the one of V3's two 0.75 rules that
-        changes the blocks; `last` is the other.
-      last: the widest layer of the tail. `grows`: scaled above width 1, never below. `scaled`:
-        always. `fixed`: never.
-      pooled: V3's and V4's convolution before the pool: six times its real inputs (`ratio`), or
-        the table's number `scaled`.
+      dropout: dropout rate before the classifier.
+      rounding: how channels times the width multiplier are rounded; see `round_channels`.
+      stem_scales_from: smallest width multiplier that scales the stem; below it, the stem keeps its
+        channels.
+      expansion: how expanded channels depend on the width multiplier. `ratio`: the block's actual
+        input channels times the table's expansion ratio. `scaled`: the table's expanded channels
+        times the width multiplier. At width 0.75, implementations of V3 differ in this rule, which
+        changes the blocks, and in `last`.
+      last: how the widest layer of the tail depends on the width multiplier. `grows`: scaled above
+        width 1, never below. `scaled`: always scaled. `fixed`: never scaled.
+      pooled: channels of the convolution before the pool in V3 and V4. `ratio`: six times its
+        actual input channels. `scaled`: the table's channels times the width multiplier.
     """
 
     dropout: float
@@ -130,15 +134,15 @@ _SIZINGS: dict[tuple[str, DialectName], tuple] = {
 
 
 def dialect_of(version: str, name: DialectName, norm_momentum: float | None = None) -> Dialect:
-    """The conventions of implementation `name` for `version`, such as `mobilenet_v2`.
+    """Returns the conventions by which an implementation computes a version.
 
     Args:
-      version: without its variant: `mobilenet_v3`, not `mobilenet_v3_large`.
+      version: a version without its variant: `mobilenet_v3`, not `mobilenet_v3_large`.
       name: the implementation.
-      norm_momentum: another share of BatchNorm's running statistics to keep; None is its own.
+      norm_momentum: overrides the implementation's `Dialect.norm_momentum`, unless None.
 
     Raises:
-      ValueError: the implementation is unknown or has no such network.
+      ValueError: the implementation is unknown or does not have this version.
     """
     _require_row(version, name)
     epsilon, momentum, (padding, depthwise_padding), initializer = _DIALECTS[version, name]
@@ -153,7 +157,10 @@ def dialect_of(version: str, name: DialectName, norm_momentum: float | None = No
 
 
 def sizing_of(version: str, name: DialectName) -> Sizing:
-    """The other half of the table; arguments and errors as `dialect_of`."""
+    """Returns the conventions by which an implementation chooses channels and dropout.
+
+    Arguments and errors are those of `dialect_of`.
+    """
     _require_row(version, name)
     fields = (
         "dropout",
@@ -173,13 +180,17 @@ def _require_row(version: str, name: str) -> None:
 
 
 def stem_channels(channels: int, width: float, sizing: Sizing) -> int:
-    """Channels of the stem, of `channels` at width 1; ValueError as `round_channels`."""
+    """Returns the channels of the stem at `width`, given its `channels` at width 1.
+
+    Raises:
+      ValueError: as `round_channels`.
+    """
     scaled = round_channels(channels, width, sizing.rounding)
     return scaled if width >= sizing.stem_scales_from else channels
 
 
 def last_channels(channels: int, width: float, sizing: Sizing) -> int:
-    """The widest layer of the tail, of `channels` at width 1."""
+    """Returns the channels of the tail's widest layer, given its `channels` at width 1."""
     if sizing.last == "fixed":
         return channels
     return round_channels(
@@ -188,22 +199,22 @@ def last_channels(channels: int, width: float, sizing: Sizing) -> int:
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
-    """The multiple of `divisor` nearest to `value`, not below `divisor` nor 90 % of `value`."""
+    """Rounds to the nearest multiple of `divisor`, at least `divisor` and 90 % of `value`."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
 def round_channels(channels: int, width: float, rounding: Rounding) -> int:
-    """Whole channels of a layer of `channels` under the width multiplier.
+    """Scales a layer's channels by the width multiplier and rounds them.
 
     Raises:
-      ValueError: the width is not positive, or leaves no channel.
+      ValueError: the width is not positive and finite, or leaves less than one channel.
     """
     positive = is_number(width) and 0 < width < float("inf")
     require(positive, "width", width, "a finite multiplier above 0")
     scaled = channels * width
     require(
-        scaled >= 1, "width", width, f"{1 / channels:g} or more, to leave {channels} channels one"
+        scaled >= 1, "width", width, f"{1 / channels:g} or more, to keep 1 of {channels} channels"
     )
     if rounding == "truncate":
         return int(scaled)

@@ -46,22 +46,25 @@ def mobilenet_v1(
     norm_momentum: float | None = None,
     input_stride: InputStride = 4,
 ) -> NetworkSpec:
-    """MobileNet V1, resolved.
+    """Returns the spec of MobileNet V1 (arXiv 1704.04861).
 
     Args:
       width: the width multiplier alpha (section 3.3).
       num_classes: number of logits.
-      convolution: `full` is the control of Table 4.
+      convolution: `depthwise` for depthwise separable blocks; `full` for full convolutions, the
+        baseline of Table 4.
       depth: `shallow` leaves out the five 14x14x512 layers (Table 5).
-      activation: the paper says ReLU; every released implementation has ReLU6.
-      dropout: rate before the classifier; None is the dialect's.
-      dialect: whose padding, rounding, normalization constants and initialization.
-      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
-        dialect's. The paper's needs tens of thousands of steps.
-      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+      activation: activation of every layer; the paper says ReLU, but every released implementation
+        has ReLU6.
+      dropout: dropout rate before the classifier; None takes the dialect's.
+      dialect: the implementation whose padding, channel rounding, normalization constants and
+        initialization are used.
+      norm_momentum: fraction of BatchNorm's running statistics kept at each step; None takes the
+        dialect's. The paper's value needs tens of thousands of training steps.
+      input_stride: product of the first two strides; use 1 for images of 32x32 pixels or less.
 
     Raises:
-      ValueError: an option is not legal; one line with its name, its value and the legal ones.
+      ValueError: an option is not legal; the message gives its name, its value and legal values.
     """
     require_choice("activation", activation, Rectifier)
     sizing = sizing_of(VERSION, dialect)

@@ -17,7 +17,7 @@ from mnet_jax.validation import require_choice, with_plain_arguments
 VERSION = "mobilenet_v2"
 STEM = 32
 LAST = 1280
-ROWS = (  # (t, c, n, s): expansion, channels, repeats, stride of the first
+ROWS = (  # (t, c, n, s): expansion, channels, repeats, stride of the first block
     (1, 16, 1, 1),
     (6, 24, 2, 2),
     (6, 32, 3, 2),
@@ -42,27 +42,29 @@ def mobilenet_v2(
     norm_momentum: float | None = None,
     input_stride: InputStride = 4,
 ) -> NetworkSpec:
-    """MobileNet V2, resolved.
+    """Returns the spec of MobileNet V2 (arXiv 1801.04381).
 
     Args:
-      width: the width multiplier; the last convolution grows above 1 and does not shrink below.
+      width: the width multiplier; the last convolution grows with it above 1, and keeps its size
+        below 1.
       num_classes: number of logits.
-      expansion: t of every block but the first, which has none.
-      bottleneck: what follows a projection (Fig. 6a).
-      shortcut: what the identities connect (Fig. 6b).
-      activation: of every layer that is not linear.
-      dropout: rate before the classifier; None is the dialect's.
-      dialect: whose padding, rounding, normalization constants and initialization.
-      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
-        dialect's. The paper's needs thousands of steps.
-      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+      expansion: expansion factor t of every block but the first, which has no expansion layer.
+      bottleneck: activation after each projection (Fig. 6a).
+      shortcut: the tensors that identity shortcuts connect (Fig. 6b).
+      activation: activation of every layer that is not linear.
+      dropout: dropout rate before the classifier; None takes the dialect's.
+      dialect: the implementation whose padding, channel rounding, normalization constants and
+        initialization are used.
+      norm_momentum: fraction of BatchNorm's running statistics kept at each step; None takes the
+        dialect's. The paper's value needs thousands of training steps.
+      input_stride: product of the first two strides; use 1 for images of 32x32 pixels or less.
 
     Raises:
-      ValueError: an option is not legal; one line with its name, its value and the legal ones.
+      ValueError: an option is not legal; the message gives its name, its value and legal values.
     """
     require_choice("activation", activation, Rectifier)
     sizing = sizing_of(VERSION, dialect)
-    # Keras truncates in its blocks alone, so stem and last convolution round in one way everywhere.
+    # Keras truncates only in its blocks: all dialects round the stem and last convolution alike.
     stem = round_channels(STEM, width, "divisible")
     last = round_channels(LAST, max(1.0, width), "divisible")
     blocks, inputs = [], stem

@@ -39,7 +39,7 @@ Stem = Literal[16, 32]
 
 
 class Row(NamedTuple):
-    """A block as the tables print it."""
+    """A block, as a row of the paper's tables describes it."""
 
     kernel: int
     expanded: int
@@ -80,9 +80,9 @@ SMALL = (
     Row(5, 576, 96, True, True, 1),
     Row(5, 576, 96, True, True, 1),
 )
-SMALL_HIDDEN = 1024  # the table says 1280; every implementation that was released has 1024
+SMALL_HIDDEN = 1024  # the table says 1280; every released implementation has 1024
 _TABLES = {"large": (LARGE, LARGE_HIDDEN), "small": (SMALL, SMALL_HIDDEN)}
-LAST_EXPANSION = 6  # of the 1x1 convolution before the pool: 960 of 160, 576 of 96
+LAST_EXPANSION = 6  # of the 1x1 convolution before the pool: 160 to 960 channels, 96 to 576
 
 
 @with_plain_arguments
@@ -103,31 +103,33 @@ def mobilenet_v3(
     norm_momentum: float | None = None,
     input_stride: InputStride = 4,
 ) -> NetworkSpec:
-    """MobileNet V3, resolved.
+    """Returns the spec of MobileNet V3 (arXiv 1905.02244).
 
     Args:
       variant: `large` (Table 1) or `small` (Table 2).
       width: the width multiplier.
       num_classes: number of logits.
-      minimalistic: 3x3 kernels, no squeeze-and-excitation and ReLU throughout, for hardware that
-        is slow at the rest; unless the next two options say otherwise.
-      squeeze_excite: whether the rows that the table marks have it; None is the variant's.
-      hard_swish_from: the rows with that many channels or more (at width 1), the stem and the tail
-        have h-swish, the other rows ReLU (Table 5: 16, 80, 112); 0 for ReLU throughout, stem and
-        tail included; None is the variant's.
-      stem: channels of the first convolution (section 5.1: 32 before, 16 with h-swish).
-      last_stage: `efficient` pools before it widens for the last time, `original` is what the
-        search found: one more inverted residual, as in V2, and a wide convolution (Fig. 5).
-      bottleneck: what follows a projection.
-      shortcut: what the identities connect.
-      dropout: rate before the classifier; None is the dialect's.
-      dialect: whose padding, rounding, normalization constants and initialization.
-      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
+      minimalistic: 3x3 kernels, no squeeze-and-excitation and ReLU throughout, for hardware where
+        the alternatives are slow. The next two options override it.
+      squeeze_excite: whether the rows marked in the table have squeeze-and-excitation; None means
+        yes, unless `minimalistic`.
+      hard_swish_from: rows with at least this many channels (at width 1) have h-swish, the others
+        ReLU (Table 5: 16, 80, 112); the stem and the tail also have h-swish. 0 means ReLU
+        throughout. None takes the table's value, or 0 if `minimalistic`.
+      stem: channels of the first convolution; h-swish allows 16 instead of 32 (section 5.1).
+      last_stage: `efficient` pools before the last widening of the channels. `original` is the
+        result of the search: another inverted residual, as in V2, then a wide convolution (Fig. 5).
+      bottleneck: activation after each projection.
+      shortcut: the tensors that identity shortcuts connect.
+      dropout: dropout rate before the classifier; None takes the dialect's.
+      dialect: the implementation whose padding, channel rounding, normalization constants and
+        initialization are used.
+      norm_momentum: fraction of BatchNorm's running statistics kept at each step; None takes the
         dialect's.
-      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+      input_stride: product of the first two strides; use 1 for images of 32x32 pixels or less.
 
     Raises:
-      ValueError: an option is not legal; one line with its name, its value and the legal ones.
+      ValueError: an option is not legal; the message gives its name, its value and legal values.
     """
     require_choice("variant", variant, Variant)
     require_choice("stem", stem, Stem)
@@ -177,7 +179,7 @@ def mobilenet_v3(
 def _require_options(
     minimalistic: bool, squeeze_excite: bool | None, hard_swish_from: int | None
 ) -> None:
-    """Raises ValueError unless what says which rows have what is legal."""
+    """Raises ValueError unless the options that change the table's rows are legal."""
     whole = hard_swish_from is None or (is_whole(hard_swish_from) and hard_swish_from >= 0)
     require(whole, "hard_swish_from", hard_swish_from, "a number of channels, or 0 for nowhere")
     require(isinstance(minimalistic, bool), "minimalistic", minimalistic, "True, False")
@@ -186,12 +188,13 @@ def _require_options(
 
 
 def _pooled_channels(row_channels: int, outputs: int, width: float, sizing: Sizing) -> int:
-    """Channels before the pool of the efficient last stage.
+    """Returns the channels of the convolution before the pool, for the efficient last stage.
 
     Args:
-      row_channels: of the last row, as the table prints it.
-      outputs: the same at this width.
-      width, sizing: of the network.
+      row_channels: output channels of the last row, as in the table.
+      outputs: output channels of the last row at this width.
+      width: the width multiplier.
+      sizing: conventions of the dialect.
     """
     if sizing.pooled == "ratio":
         return LAST_EXPANSION * outputs
@@ -201,8 +204,8 @@ def _pooled_channels(row_channels: int, outputs: int, width: float, sizing: Sizi
 def _blocks(
     rows: tuple[Row, ...], inputs: int, width: float, sizing: Sizing
 ) -> list[InvertedResidual]:
-    """The blocks of a table's rows behind a stem of `inputs` channels."""
-    blocks, before = [], STEM  # `before` are the channels of the table, `inputs` the real ones
+    """Returns the blocks of a table's rows; the stem before them has `inputs` channels."""
+    blocks, before = [], STEM  # input channels: in the table `before`, at this width `inputs`
     for row in rows:
         wide = _expanded(row.expanded, before, inputs, width, sizing)
         block = InvertedResidual(
@@ -220,7 +223,7 @@ def _blocks(
 
 
 def _last_block(inputs: int, activation: Activation) -> InvertedResidual:
-    """The block that the efficient last stage saves (Fig. 5), as V2's last."""
+    """Returns the last block of the original last stage (Fig. 5), built like V2's last block."""
     return InvertedResidual(
         inputs=inputs,
         expanded=LAST_EXPANSION * inputs,
@@ -230,7 +233,17 @@ def _last_block(inputs: int, activation: Activation) -> InvertedResidual:
 
 
 def _expanded(expanded: int, before: int, inputs: int, width: float, sizing: Sizing) -> int:
-    """A row's expanded width; `inputs` where the table does not expand, as in its first row."""
+    """Returns the expanded channels of a row at this width.
+
+    If the row does not expand in the table, as in the first row, these are its `inputs`.
+
+    Args:
+      expanded: expanded channels in the table.
+      before: input channels in the table.
+      inputs: input channels at this width.
+      width: the width multiplier.
+      sizing: conventions of the dialect.
+    """
     if expanded == before:
         return inputs
     if sizing.expansion == "scaled":

@@ -1,4 +1,4 @@
-"""MobileNet V4 (arXiv 2404.10518): the convolutional models of its appendix D."""
+"""MobileNet V4 (arXiv 2404.10518): the convolutional models of appendix D."""
 
 from typing import Literal, NamedTuple
 
@@ -33,13 +33,13 @@ from mnet_jax.validation import require_choice, with_plain_arguments
 
 VERSION = "mobilenet_v4"
 POOLED = 960  # channels of the 1x1 convolution before the pool
-HIDDEN = 1280  # and of the dense layer behind it
+HIDDEN = 1280  # channels of the dense layer after the pool
 ACTIVATION: Activation = "relu"
 Variant = Literal["conv_small", "conv_medium", "conv_large"]
 
 
 class Conv(NamedTuple):
-    """A row of the tables that is a full convolution."""
+    """A table row for a full convolution."""
 
     kernel: int
     stride: int
@@ -47,7 +47,7 @@ class Conv(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """A row that is a fused inverted residual."""
+    """A table row for a fused inverted residual."""
 
     kernel: int
     stride: int
@@ -56,7 +56,7 @@ class Fused(NamedTuple):
 
 
 class Uib(NamedTuple):
-    """A row that is a universal inverted bottleneck; a kernel of 0 is not there."""
+    """A table row for a universal inverted bottleneck; kernel size 0 omits that convolution."""
 
     start_kernel: int
     kernel: int
@@ -161,22 +161,23 @@ def mobilenet_v4(
     norm_momentum: float | None = None,
     input_stride: InputStride = 4,
 ) -> NetworkSpec:
-    """MobileNet V4, one of the convolutional models, resolved.
+    """Returns the spec of a convolutional MobileNet V4 (arXiv 2404.10518).
 
     Args:
       variant: `conv_small`, `conv_medium` or `conv_large` (appendix D).
       width: the width multiplier.
       num_classes: number of logits.
-      bottleneck: what follows a projection.
-      shortcut: what the identities connect.
-      dropout: rate before the classifier; None is the dialect's.
-      dialect: whose padding, normalization constants and initialization.
-      norm_momentum: share of BatchNorm's running statistics kept at each step; None is the
+      bottleneck: activation after each projection.
+      shortcut: the tensors that identity shortcuts connect.
+      dropout: dropout rate before the classifier; None takes the dialect's.
+      dialect: the implementation whose padding, normalization constants and initialization are
+        used.
+      norm_momentum: fraction of BatchNorm's running statistics kept at each step; None takes the
         dialect's.
-      input_stride: product of the first two strides; 1 at 32x32 pixels and below.
+      input_stride: product of the first two strides; use 1 for images of 32x32 pixels or less.
 
     Raises:
-      ValueError: an option is not legal; one line with its name, its value and the legal ones.
+      ValueError: an option is not legal; the message gives its name, its value and legal values.
     """
     require_choice("variant", variant, Variant)
     sizing = sizing_of(VERSION, dialect)
@@ -213,7 +214,7 @@ def mobilenet_v4(
 
 
 def _block(row: Row, inputs: int, outputs: int) -> Block:
-    """The block of a row of the tables."""
+    """Returns the block that a table row describes."""
     if isinstance(row, Conv):
         return ConvNorm(
             inputs=inputs,

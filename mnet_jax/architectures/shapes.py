@@ -1,4 +1,4 @@
-"""The layers of a network with their shapes at a resolution, by arithmetic."""
+"""The layers of a network and their shapes at a resolution, computed without building it."""
 
 import math
 from collections.abc import Iterator
@@ -34,7 +34,10 @@ Role = Literal[
 
 
 def kernel_shape(kind: Kind, kernel: int, inputs: int, outputs: int) -> tuple[int, ...]:
-    """The shape of a kernel: [kh, kw, in, out] `conv`, [kh, kw, c] `depthwise`, else [in, out]."""
+    """Returns the shape of a kernel.
+
+    It is [kh, kw, in, out] for `conv`, [kh, kw, c] for `depthwise` and [in, out] for other kinds.
+    """
     if kind == "conv":
         return (kernel, kernel, inputs, outputs)
     return (kernel, kernel, outputs) if kind == "depthwise" else (inputs, outputs)
@@ -42,24 +45,24 @@ def kernel_shape(kind: Kind, kernel: int, inputs: int, outputs: int) -> tuple[in
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One convolution or matrix product of a network at one resolution, and what follows it.
+    """A convolution or matrix product at one resolution, with its normalization and activation.
 
     Attributes:
-      part: of the network: `stem`, `block_0`, `block_1` ..., `head`.
-      role: of the layer in its part; None where the part is a single convolution.
-      kind: `conv` mixes channels under a window, `depthwise` filters each channel alone,
+      part: part of the network: `stem`, `block_0`, `block_1` ..., `head`.
+      role: role of the layer in its part; None where the part is a single convolution.
+      kind: `conv` mixes channels in a window, `depthwise` filters each channel separately,
         `pointwise` mixes channels at one position, `dense` maps pooled features.
-      inputs: channels in.
-      outputs: channels out.
+      inputs: input channels.
+      outputs: output channels.
       kernel: side of the window.
       stride: step of the window.
-      dilation: distance of neighbouring taps.
-      input_size: (rows, columns) in.
-      output_size: (rows, columns) out.
-      pads: zeros (before, after) the rows, and (before, after) the columns, of the input.
-      normalized: followed by batch normalization; otherwise the layer has a bias.
-      activation: function applied to the normalized or biased output. `hard_sigmoid` is that of
-        `squeeze_excite/expand` and of no other layer: the result scales the channels.
+      dilation: distance between neighbouring taps.
+      input_size: (rows, columns) of the input.
+      output_size: (rows, columns) of the output.
+      pads: zeros around the input: (before, after) the rows, and (before, after) the columns.
+      normalized: whether batch normalization follows; otherwise the layer has a bias.
+      activation: function applied after the normalization or bias. Only `squeeze_excite/expand` has
+        `hard_sigmoid`: its output scales the channels.
     """
 
     part: str
@@ -83,20 +86,20 @@ class Layer:
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
-        """[kh, kw, in, out] of a `conv`, [kh, kw, c] of a `depthwise`, [in, out] of the others."""
+        """Shape of the kernel; see the function `kernel_shape`."""
         return kernel_shape(self.kind, self.kernel, self.inputs, self.outputs)
 
     @property
     def kernel_path(self) -> str:
-        """Path of the kernel among the network's parameters, such as `stem/conv/kernel`."""
+        """Path of the kernel in the network's parameters, such as `stem/conv/kernel`."""
         return f"{self.name}/conv/kernel" if self.normalized else f"{self.name}/kernel"
 
     @property
     def variable_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each variable of the layer, by its path, such as `params/stem/conv/kernel`.
+        """Shapes of the layer's variables, by paths such as `params/stem/conv/kernel`.
 
-        In order: the kernel and the bias; or the kernel and the normalization's scale, bias, mean
-        and variance.
+        The order is: kernel, then bias; or kernel, then the normalization's scale, bias, mean and
+        variance.
         """
         name, channels = self.name, (self.outputs,)
         shapes = {f"params/{self.kernel_path}": self.kernel_shape}
@@ -109,11 +112,17 @@ class Layer:
 def pad_amounts(
     padding: Padding, kernel: int, stride: int, size: int, dilation: int = 1
 ) -> tuple[int, int]:
-    """Rows (or columns) of zeros before and after an axis of `size`.
+    """Returns the number of zeros (before, after) an axis of length `size`.
 
-    `same`: TensorFlow's SAME, ceil(size / stride) outputs, the odd zero at the end. `symmetric`:
-    kernel // 2 on both sides, as in PyTorch. `end`: all of it at the end where the stride is 2,
-    as Keras pads MobileNet V1; as `same` otherwise. A dilated kernel counts as long as it reaches.
+    Args:
+      padding: `same` is TensorFlow's SAME: ceil(size / stride) outputs, the odd zero at the end.
+        `symmetric` puts kernel // 2 zeros on both sides, as is usual in PyTorch. `end` is Keras'
+        padding of MobileNet V1: kernel // 2 zeros, all at the end, if the stride is 2; otherwise
+        `same`.
+      kernel: side of the window; a dilated one counts as dilation * (kernel - 1) + 1.
+      stride: step of the window.
+      size: length of the axis.
+      dilation: distance between neighbouring taps.
     """
     reach = dilation * (kernel - 1) + 1
     if padding == "symmetric":
@@ -125,7 +134,7 @@ def pad_amounts(
 
 
 class Window(NamedTuple):
-    """The window of a convolution: side, step, distance of neighbouring taps, and padding."""
+    """The window of a convolution: side, step, distance between neighbouring taps, and padding."""
 
     kernel: int = 1
     stride: int = 1
@@ -133,14 +142,14 @@ class Window(NamedTuple):
     padding: Padding = "same"
 
     def pads(self, size: Size) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Zeros (before, after) the rows, and (before, after) the columns, of a map of `size`."""
+        """Returns the zeros (before, after) the rows, and (before, after) the columns, of a map."""
         rows, columns = (
             pad_amounts(self.padding, self.kernel, self.stride, n, self.dilation) for n in size
         )
         return rows, columns
 
     def output_size(self, size: Size) -> Size:
-        """Rows and columns out; less than 1 where the window does not fit."""
+        """Returns the rows and columns of the output; less than 1 if the window does not fit."""
         reach = self.dilation * (self.kernel - 1) + 1
         rows, columns = (
             (n + sum(pads) - reach) // self.stride + 1
@@ -150,7 +159,7 @@ class Window(NamedTuple):
 
 
 POINT = Window()
-REFERENCE_RESOLUTION = 1024  # any that no network is too deep for; weights do not depend on it
+REFERENCE_RESOLUTION = 1024  # large enough for every network; weights do not depend on it
 
 
 def _convolution(
@@ -162,7 +171,7 @@ def _convolution(
     size: Size,
     window: Window = POINT,
 ) -> Layer:
-    """A normalized convolution; ValueError if it would have no output."""
+    """Returns a normalized convolution; ValueError if its output would be empty."""
     layer = Layer(
         part=part,
         role=role,
@@ -191,7 +200,7 @@ def _dense(
     *,
     normalized: bool = False,
 ) -> Layer:
-    """A matrix product of pooled features."""
+    """Returns a dense layer on pooled features."""
     return Layer(
         part=part,
         role=role,
@@ -254,14 +263,14 @@ def _inverted_layers(
 
 @with_plain_arguments
 def walk(spec: NetworkSpec, resolution: int | tuple[int, int]) -> Iterator[Layer]:
-    """Every layer with weights, in order, with its shapes at a resolution in pixels.
+    """Yields every layer with weights, in order, with its shapes at a resolution.
 
     Args:
       spec: the network.
-      resolution: side of a square image, or (rows, columns).
+      resolution: side of a square image, or (rows, columns), in pixels.
 
     Raises:
-      ValueError: the image is too small for some layer to have an output.
+      ValueError: the image is so small that a layer would have an empty output.
     """
     size = (resolution, resolution) if isinstance(resolution, int) else resolution
     require(min(size) >= 1, "resolution", resolution, "1 pixel or more")
@@ -270,7 +279,7 @@ def walk(spec: NetworkSpec, resolution: int | tuple[int, int]) -> Iterator[Layer
     for part, block in parts:
         for layer in _block_layers(part, block, spec.dialect, size):
             yield layer
-            if layer.kind != "dense":  # those of a squeeze-and-excitation stand beside the map
+            if layer.kind != "dense":  # squeeze-and-excitation keeps the map's size
                 size = layer.output_size
     yield from _head_layers(spec, size)
 
@@ -289,15 +298,15 @@ def _head_layers(spec: NetworkSpec, size: Size) -> Iterator[Layer]:
 
 @with_plain_arguments
 def lone_layer(spec: NetworkSpec, resolution: int, images: int, *, frozen: int = 0) -> Layer | None:
-    """The first layer that has one value a channel to normalize in training, if any.
+    """Returns the first layer that would normalize a single value per channel in training, if any.
 
-    Nothing would be left of it: one value is its own mean.
+    Normalization would erase a single value, since it equals its own mean.
 
     Args:
       spec: the network.
       resolution: side of the training images, in pixels.
-      images: how many are normalized together.
-      frozen: leading parts that run as in inference.
+      images: number of images over which batch statistics are computed.
+      frozen: number of leading parts (the stem, then blocks) that run in inference mode.
     """
     running = {"stem", *(f"block_{i}" for i in range(frozen - 1))} if frozen else set()
     for layer in walk(spec, resolution):
@@ -308,9 +317,10 @@ def lone_layer(spec: NetworkSpec, resolution: int, images: int, *, frozen: int =
 
 
 def variable_shapes(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter and running statistic of a network, by its path.
+    """Returns the shape of every parameter and running statistic of a network, by path.
 
-    Such as `params/stem/conv/kernel` and `batch_stats/stem/norm/mean`; see `Layer.kernel_shape`.
+    Examples of paths: `params/stem/conv/kernel`, `batch_stats/stem/norm/mean`. For the axes of
+    kernels see `Layer.kernel_shape`.
     """
     layers = walk(spec, REFERENCE_RESOLUTION)
     return {path: shape for layer in layers for path, shape in layer.variable_shapes.items()}

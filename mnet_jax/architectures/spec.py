@@ -1,8 +1,8 @@
-"""A network as resolved data: frozen dataclasses of plain integers and literals.
+"""A network architecture as data: frozen dataclasses of plain numbers and literals.
 
-The factories of this package do the papers' arithmetic and yield a `NetworkSpec`. Everything else
-interprets it: `mnet_jax.models` builds the network, `mnet_jax.analysis.cost` counts it, an ablation
-axis maps it to another one, a checkpoint stores it as JSON.
+The factories of this package resolve the papers' tables and options into a `NetworkSpec`. All other
+code reads it: `mnet_jax.models` builds the network, `mnet_jax.analysis.cost` counts its operations,
+ablation axes transform it, and checkpoints store it as JSON.
 """
 
 import itertools
@@ -20,7 +20,7 @@ Kind = Literal["conv", "depthwise", "pointwise", "dense"]
 
 
 def _require_block(block: "Block") -> None:
-    """Checks what the kinds of block have in common, and makes their numbers Python's own."""
+    """Checks the fields that all kinds of block share, and makes their numbers Python's own."""
     make_fields_plain(block)
     for name in ("inputs", "expanded", "outputs"):
         if hasattr(block, name):
@@ -40,15 +40,15 @@ def _require_block(block: "Block") -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvNorm:
-    """A full convolution, batch normalization and an activation.
+    """A full convolution, then batch normalization and an activation.
 
     Attributes:
-      inputs: channels in.
-      outputs: channels out.
+      inputs: input channels.
+      outputs: output channels.
       kernel: side of the square kernel; 1 is a pointwise convolution.
-      stride: both of rows and of columns.
-      dilation: distance of neighbouring taps.
-      activation: what follows the normalization.
+      stride: step in rows and in columns.
+      dilation: distance between neighbouring taps.
+      activation: activation after the normalization.
     """
 
     inputs: int
@@ -66,8 +66,8 @@ class ConvNorm:
 class Separable:
     """V1's depthwise separable convolution (arXiv 1704.04861, Fig. 3).
 
-    A depthwise convolution, normalization and activation; a pointwise one, normalization and
-    activation. The stride and the dilation are the depthwise convolution's.
+    A depthwise and then a pointwise convolution, each followed by batch normalization and the
+    activation. The stride and the dilation apply to the depthwise convolution.
     """
 
     inputs: int
@@ -83,17 +83,17 @@ class Separable:
 
 @dataclass(frozen=True, kw_only=True)
 class FusedInvertedResidual:
-    """V4's fused block (arXiv 2404.10518, section 3): a full convolution expands, then project.
+    """V4's fused block (arXiv 2404.10518, section 3): expand by a full convolution, then project.
 
     Attributes:
-      inputs: channels in.
-      expanded: channels of the full convolution.
-      outputs: channels out.
-      kernel: side of the full convolution.
-      stride: the full convolution's.
-      dilation: the full convolution's.
-      activation: what follows the expansion.
-      bottleneck: what follows the projection.
+      inputs: input channels.
+      expanded: output channels of the full convolution.
+      outputs: output channels of the block.
+      kernel: kernel side of the full convolution.
+      stride: stride of the full convolution.
+      dilation: dilation of the full convolution.
+      activation: activation after the expansion.
+      bottleneck: activation after the projection.
     """
 
     inputs: int
@@ -113,25 +113,27 @@ class FusedInvertedResidual:
 class InvertedResidual:
     """The block of V2, V3 and V4: expand, filter depthwise, project to a bottleneck.
 
-    V2's (arXiv 1801.04381, Table 1) is the plain one. V3's (arXiv 1905.02244, Fig. 4) weighs the
-    filtered channels by squeeze-and-excitation. V4's universal one (arXiv 2404.10518, Fig. 4) may
-    filter before the expansion too, and may leave either filter out.
+    V2's block (arXiv 1801.04381, Table 1) does just this. V3's (arXiv 1905.02244, Fig. 4) applies
+    squeeze-and-excitation after the depthwise convolution. V4's universal inverted bottleneck
+    (arXiv 2404.10518, Fig. 4) can have a depthwise convolution before the expansion, after it, at
+    both places or at neither.
 
     Attributes:
-      inputs: channels of the bottleneck in.
-      expanded: channels between; equal to `inputs` leaves the expansion layer out, as in V2's
-        first block.
-      outputs: channels of the bottleneck out.
-      kernel: side of the depthwise kernel behind the expansion; 0 for none.
-      start_kernel: side of a linear depthwise convolution before the expansion; 0 for none.
-      stride: of the depthwise convolution behind the expansion, or else of that before it.
-      dilation: of the depthwise convolutions.
-      activation: what follows the expansion and the depthwise convolution behind it.
-      squeeze: channels between the two dense layers of the squeeze-and-excitation; 0 for none.
-      bottleneck: what follows the projection; `linear` in the papers.
-      shortcut: where an identity connection runs. `bottleneck`: from the block's input to its
-        output. `expansion`: from this block's expanded tensor around the projection to the next
-        block's expanded tensor. Both need stride 1 and `inputs` equal to `outputs`.
+      inputs: input channels.
+      expanded: channels between expansion and projection; if equal to `inputs`, there is no
+        expansion layer, as in V2's first block.
+      outputs: output channels.
+      kernel: side of the depthwise kernel after the expansion; 0 for none.
+      start_kernel: side of the linear depthwise kernel before the expansion; 0 for none.
+      stride: stride of the depthwise convolution after the expansion or, if that is absent, of the
+        one before it.
+      dilation: dilation of the depthwise convolutions.
+      activation: activation after the expansion and the depthwise convolution that follows it.
+      squeeze: channels between the two dense layers of squeeze-and-excitation; 0 for none.
+      bottleneck: activation after the projection; `linear` in the papers.
+      shortcut: the ends of the identity shortcut. `bottleneck`: from the block's input to its
+        output. `expansion`: from this block's expanded tensor to the next block's expanded tensor.
+        Both need stride 1 and `inputs` equal to `outputs`.
     """
 
     inputs: int
@@ -161,17 +163,17 @@ class InvertedResidual:
 
     @property
     def expands(self) -> bool:
-        """Whether there is an expansion layer."""
+        """Whether the block has an expansion layer."""
         return self.expanded != self.inputs
 
     @property
     def start_stride(self) -> int:
-        """The stride of the depthwise convolution before the expansion."""
+        """Stride of the depthwise convolution before the expansion."""
         return 1 if self.kernel else self.stride
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether the output has the shape of the input, so that a shortcut can run."""
+        """Whether input and output have the same shape, which a shortcut needs."""
         return self.stride == 1 and self.inputs == self.outputs
 
 
@@ -179,7 +181,10 @@ Block = ConvNorm | Separable | FusedInvertedResidual | InvertedResidual
 
 
 def can_span(block: InvertedResidual, following: Block | None) -> bool:
-    """Whether this block's expanded tensor has the shape of the next one's, to be added to it."""
+    """Returns whether the expanded tensors of two successive blocks have the same shape.
+
+    An `expansion` shortcut needs this in order to add one to the other.
+    """
     return (
         isinstance(following, InvertedResidual)
         and following.expanded == block.expanded
@@ -192,9 +197,9 @@ class Hidden:
     """A dense layer between the pool and the classifier.
 
     Attributes:
-      channels: its outputs.
-      activation: what follows.
-      normalized: by batch normalization (V4); otherwise it has a bias (V3).
+      channels: output channels.
+      activation: activation after the normalization or bias.
+      normalized: whether batch normalization follows (V4); otherwise the layer has a bias (V3).
     """
 
     channels: int
@@ -209,12 +214,12 @@ class Hidden:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """What turns the last feature map into logits: pool over space, drop out, classify.
+    """The layers from the last block to the logits: spatial pooling, dropout and classifier.
 
     Attributes:
       conv: the pointwise layer before the pool, or None (V1).
-      hidden: the dense layer behind the pool (V3's efficient last stage, V4), or None.
-      dropout: rate on what the classifier sees, in training.
+      hidden: the dense layer after the pool (V3's efficient last stage, V4), or None.
+      dropout: dropout rate before the classifier, in training.
       num_classes: number of logits.
     """
 
@@ -233,14 +238,14 @@ class Head:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """A whole network, resolved.
+    """A complete network architecture.
 
     Attributes:
-      name: the factory's, such as `mobilenet_v2`.
+      name: name of the network's factory, such as `mobilenet_v2`.
       width: the width multiplier that the channels were computed with.
       dialect: padding, normalization constants and initialization.
       stem: the first convolution.
-      blocks: the body, in order.
+      blocks: the blocks between stem and head, in order.
       head: pooling and classifier.
     """
 
@@ -264,28 +269,28 @@ class NetworkSpec:
             )
         for block, following in zip(self.blocks, [*self.blocks[1:], None], strict=True):
             if isinstance(block, InvertedResidual) and block.shortcut == "expansion":
-                legal = "a next block expanded as widely as this, and at this size"
+                legal = "a next block with as many expanded channels, at the same resolution"
                 require(can_span(block, following), "shortcut", "expansion", legal)
 
     @property
     def features(self) -> int:
-        """Channels that the classifier sees."""
+        """Number of features that the classifier takes."""
         return self.head.hidden.channels if self.head.hidden else self.pooled
 
     @property
     def pooled(self) -> int:
-        """Channels of the last feature map."""
+        """Channels of the last feature map, which the head pools."""
         return self.head.conv.outputs if self.head.conv else self.blocks[-1].outputs
 
     def with_classes(self, num_classes: int) -> "NetworkSpec":
-        """The network with another number of logits."""
+        """Returns the network with `num_classes` logits."""
         return replace(self, head=replace(self.head, num_classes=num_classes))
 
     def to_json(self) -> str:
-        """The spec as one line of JSON; `from_json` is the inverse."""
+        """Returns the spec as one line of JSON; `from_json` is the inverse."""
         return serialization.to_json(self)
 
     @classmethod
     def from_json(cls, text: str) -> "NetworkSpec":
-        """The spec that `to_json` wrote; ValueError for anything else."""
+        """Returns the spec that `to_json` wrote; ValueError for any other text."""
         return serialization.from_json(cls, text)

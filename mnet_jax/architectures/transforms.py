@@ -1,8 +1,8 @@
-"""One network to another: the variations that the papers study, on any spec.
+"""Transformations of a network into another: the variations that the papers study, for any spec.
 
-Each function returns a new spec and leaves its argument alone. The factories build their options
-from these, and an ablation axis is one of them, so a claim is toggled by the same code everywhere.
-A variation that a network has no place for is a ValueError.
+Each function returns a new spec and leaves its argument unchanged. Factory options and ablation
+axes both call these functions, so a variation is made by the same code everywhere. A function
+raises ValueError if its variation does not apply to the network.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ Convolution = Literal["depthwise", "full"]
 Bottleneck = Literal["linear", "relu6"]
 InputStride = Literal[4, 2, 1]
 Depth = Literal["full", "shallow"]
-Rectifier = Literal["relu6", "relu"]  # throughout V1 and V2
+Rectifier = Literal["relu6", "relu"]  # in all layers of V1 or V2
 PlainActivation = Literal["relu6", "relu", "hard_swish"]
-MOST_REPEATS = 100  # blocks of a stage; the deepest residual networks of the papers' time have 36
+MOST_REPEATS = 100  # blocks in a stage; the deepest residual networks of that time have 36
 
 
 def _map_blocks(spec: NetworkSpec, change: Callable[[Block], Block]) -> NetworkSpec:
@@ -39,14 +39,14 @@ def _map_blocks(spec: NetworkSpec, change: Callable[[Block], Block]) -> NetworkS
 def _map_inverted(
     spec: NetworkSpec, option: str, change: Callable[[InvertedResidual], Block]
 ) -> NetworkSpec:
-    """Changes every inverted residual; ValueError if there is none."""
+    """Applies `change` to every inverted residual; ValueError if there is none."""
     if not any(isinstance(block, InvertedResidual) for block in spec.blocks):
         raise ValueError(f"{option}: {spec.name} has no inverted residuals, legal: V2, V3, V4")
     return _map_blocks(spec, lambda b: change(b) if isinstance(b, InvertedResidual) else b)
 
 
 def with_bottleneck(spec: NetworkSpec, bottleneck: Bottleneck) -> NetworkSpec:
-    """What follows every projection: nothing, or a ReLU6 (V2 paper, Fig. 6a)."""
+    """Sets the activation after every projection: none, or ReLU6 (V2 paper, Fig. 6a)."""
     require_choice("bottleneck", bottleneck, Bottleneck)
     spec = _map_inverted(
         spec, "bottleneck", lambda block: dataclasses.replace(block, bottleneck=bottleneck)
@@ -62,22 +62,22 @@ def with_bottleneck(spec: NetworkSpec, bottleneck: Bottleneck) -> NetworkSpec:
 
 
 def squeezed(expanded: int) -> int:
-    """Channels between the dense layers of V3's squeeze-and-excitation: a quarter, rounded."""
+    """Returns the channels between the dense layers of V3's squeeze-and-excitation: a quarter."""
     return make_divisible(expanded / 4)
 
 
 @with_plain_arguments
 def resized(block: InvertedResidual, expanded: int) -> InvertedResidual:
-    """The block with another expanded width, and the squeeze that goes with it."""
+    """Returns the block with other expanded channels, and its squeeze channels adapted to them."""
     squeeze = squeezed(expanded) if block.squeeze else 0
     return dataclasses.replace(block, expanded=expanded, squeeze=squeeze)
 
 
 @with_plain_arguments
 def with_expansion(spec: NetworkSpec, expansion: int) -> NetworkSpec:
-    """Every expansion layer `expansion` times as wide as its input (V2 paper, Table 1's t).
+    """Makes the expanded channels `expansion` times the input channels (V2 paper, Table 1's t).
 
-    A block without an expansion layer, as V2's first, stays without.
+    Blocks without an expansion layer, such as V2's first, stay without one.
     """
     legal = "a whole number, 1 or more"
     require(is_whole(expansion) and expansion >= 1, "expansion", expansion, legal)
@@ -89,10 +89,10 @@ def with_expansion(spec: NetworkSpec, expansion: int) -> NetworkSpec:
 
 
 def with_shortcut(spec: NetworkSpec, shortcut: Shortcut) -> NetworkSpec:
-    """Where identities run in the blocks that keep their shape (V2 paper, Fig. 6b).
+    """Sets where shortcuts run in the blocks that keep their shape (V2 paper, Fig. 6b).
 
-    `expansion` also needs a next block expanded as widely, which narrow networks lack behind V2's
-    first block: it keeps its shape at widths up to 0.27, and has no expansion layer.
+    `expansion` also needs a next block with as many expanded channels. V2's first block therefore
+    gets none: at widths up to 0.27 it keeps its shape, but it has no expansion layer.
     """
     require_choice("shortcut", shortcut, Shortcut)
     spec = _map_inverted(spec, "shortcut", lambda b: dataclasses.replace(b, shortcut="none"))
@@ -109,7 +109,7 @@ def with_shortcut(spec: NetworkSpec, shortcut: Shortcut) -> NetworkSpec:
 
 
 def with_activation(spec: NetworkSpec, activation: PlainActivation) -> NetworkSpec:
-    """The non-linearity of every layer; what follows a projection is `with_bottleneck`'s."""
+    """Sets the activation of every layer except projections; for these see `with_bottleneck`."""
     require_choice("activation", activation, PlainActivation)
     stem = dataclasses.replace(spec.stem, activation=activation)
     spec = with_block_activation(dataclasses.replace(spec, stem=stem), activation)
@@ -117,13 +117,17 @@ def with_activation(spec: NetworkSpec, activation: PlainActivation) -> NetworkSp
 
 
 def with_block_activation(spec: NetworkSpec, activation: Activation) -> NetworkSpec:
-    """What follows the blocks' expansions and depthwise convolutions; V1's pointwise ones too."""
+    """Sets the activation after all expansions, depthwise convolutions and V1's pointwise ones."""
     require_choice("block_activation", activation, Activation)
     return _map_blocks(spec, lambda block: dataclasses.replace(block, activation=activation))
 
 
 def with_head_activation(spec: NetworkSpec, activation: Activation) -> NetworkSpec:
-    """What follows the layers between the blocks and the classifier, which V1 has none of."""
+    """Sets the activation of the layers between the blocks and the classifier.
+
+    Raises:
+      ValueError: the network has no such layers, like V1.
+    """
     require_choice("head_activation", activation, Activation)
     if not head_layers(spec):
         raise ValueError(
@@ -135,13 +139,13 @@ def with_head_activation(spec: NetworkSpec, activation: Activation) -> NetworkSp
 
 
 def head_layers(spec: NetworkSpec) -> dict[str, Any]:
-    """The layers between the blocks and the classifier, by their names in the head."""
+    """Returns the layers between the blocks and the classifier, by their field names in `Head`."""
     layers = {"conv": spec.head.conv, "hidden": spec.head.hidden}
     return {name: layer for name, layer in layers.items() if layer}
 
 
 def depthwise_kernels(block: Block) -> dict[str, Any]:
-    """The sides of a block's depthwise kernels, by their names in the block."""
+    """Returns the sides of a block's depthwise kernels, by their field names in the block."""
     names = {Separable: ("kernel",), InvertedResidual: ("kernel", "start_kernel")}
     sizes = {name: getattr(block, name) for name in names.get(type(block), ())}
     return {name: size for name, size in sizes.items() if size}
@@ -149,11 +153,11 @@ def depthwise_kernels(block: Block) -> dict[str, Any]:
 
 @with_plain_arguments
 def with_kernel(spec: NetworkSpec, kernel: int) -> NetworkSpec:
-    """Every depthwise kernel of this side; blocks that filter nowhere stay as they are."""
+    """Sets the side of every depthwise kernel; blocks without one stay as they are."""
     odd = is_whole(kernel) and kernel >= 1 and kernel % 2 == 1
     require(odd, "kernel", kernel, "odd sizes")
     if not any(depthwise_kernels(block) for block in spec.blocks):
-        raise ValueError(f"kernel: {spec.name} has no depthwise convolutions to be of {kernel}")
+        raise ValueError(f"kernel: {spec.name} has no depthwise convolutions to resize to {kernel}")
 
     def change(block: Block) -> Block:
         sizes: dict[str, Any] = dict.fromkeys(depthwise_kernels(block), kernel)
@@ -164,15 +168,15 @@ def with_kernel(spec: NetworkSpec, kernel: int) -> NetworkSpec:
 
 @with_plain_arguments
 def with_repeats(spec: NetworkSpec, stages: Sequence[int], repeats: int) -> NetworkSpec:
-    """Every stage with `repeats` blocks (V2 paper, Table 2's n).
+    """Sets the number of blocks in every stage to `repeats` (V2 paper, Table 2's n).
 
-    A stage's last blocks go, or its last block is repeated at stride 1; where only its first
-    is there, that one's expansion, kernels and the like are.
+    Longer stages lose their last blocks. Shorter stages repeat their last block at stride 1, with
+    its expansion ratio, kernels and other options.
 
     Args:
-      spec: of V1, V2 or V3.
-      stages: the number of blocks of each stage there is, in order.
-      repeats: the number that each shall have, 1 to 100.
+      spec: a network of V1, V2 or V3.
+      stages: the current number of blocks in each stage, in order.
+      repeats: the new number of blocks in each stage, 1 to 100.
     """
     legal = is_whole(repeats) and 1 <= repeats <= MOST_REPEATS
     require(legal, "repeats", repeats, f"a whole number, 1 to {MOST_REPEATS}")
@@ -192,7 +196,7 @@ def with_repeats(spec: NetworkSpec, stages: Sequence[int], repeats: int) -> Netw
 
 
 def _repeated(block: Block) -> Block:
-    """A block to stand behind `block`, in its stage."""
+    """Returns a copy of `block` that can follow it in its stage."""
     same = dataclasses.replace(block, inputs=block.outputs, stride=1)
     if isinstance(same, InvertedResidual) and isinstance(block, InvertedResidual):
         expanded = make_divisible(block.outputs * block.expanded / block.inputs)
@@ -201,14 +205,17 @@ def _repeated(block: Block) -> Block:
 
 
 def _shortcut_of(spec: NetworkSpec) -> Shortcut | None:
-    """Where a network's identities run; None if it has no blocks for them."""
+    """Returns where a network's shortcuts run; None if it has no inverted residuals."""
     found = {b.shortcut for b in spec.blocks if isinstance(b, InvertedResidual)}
     kinds: tuple[Shortcut, ...] = ("expansion", "bottleneck", "none")
     return next((kind for kind in kinds if kind in found), None)
 
 
 def with_convolution(spec: NetworkSpec, convolution: Convolution) -> NetworkSpec:
-    """Depthwise separable blocks, or full convolutions of the same shape (V1 paper, Table 4)."""
+    """Replaces depthwise separable blocks by full convolutions, if `full` (V1 paper, Table 4).
+
+    The full convolutions have the same channels, kernel size and stride.
+    """
     require_choice("convolution", convolution, Convolution)
     if not any(isinstance(block, Separable) for block in spec.blocks):
         raise ValueError(
@@ -226,7 +233,7 @@ def with_convolution(spec: NetworkSpec, convolution: Convolution) -> NetworkSpec
 
 
 def with_depth(spec: NetworkSpec, depth: Depth) -> NetworkSpec:
-    """All blocks, or V1 without its five 14x14x512 layers (V1 paper, Table 5)."""
+    """Removes V1's five 14x14x512 layers, if `shallow` (V1 paper, Table 5)."""
     require_choice("depth", depth, Depth)
     if depth == "full":
         return spec
@@ -239,10 +246,11 @@ def with_depth(spec: NetworkSpec, depth: Depth) -> NetworkSpec:
 
 @with_plain_arguments
 def with_input_stride(spec: NetworkSpec, input_stride: InputStride) -> NetworkSpec:
-    """The product of the first two strides: 4 as published, 2 or 1 for small images.
+    """Sets the product of the first two strides: 4 as published, 2 or 1 for small images.
 
-    The published networks reduce an image 32 times, which leaves nothing of a small one. 2 takes
-    the stem's stride away, 1 also that of the first strided block: the usual change at 32x32.
+    The published networks downsample an image 32 times, which leaves nothing of a small one. 2
+    removes the stem's stride. 1 also removes that of the first strided block, as is usual at 32x32
+    pixels.
     """
     require_choice("input_stride", input_stride, InputStride)
     strided = next((i for i, block in enumerate(spec.blocks) if block.stride == 2), None)
@@ -257,9 +265,9 @@ def with_input_stride(spec: NetworkSpec, input_stride: InputStride) -> NetworkSp
 
 @with_plain_arguments
 def with_squeeze_excite(spec: NetworkSpec, squeeze_excite: bool) -> NetworkSpec:
-    """Squeeze-and-excitation in every block that filters, or in none (V3 paper, section 5.3).
+    """Adds squeeze-and-excitation to all inverted residuals, or removes it (V3 paper, section 5.3).
 
-    Which rows of V3's tables have it is an option of the factory.
+    To change only the rows that V3's tables mark, use the factory's option `squeeze_excite`.
     """
     require(isinstance(squeeze_excite, bool), "squeeze_excite", squeeze_excite, "True, False")
     return _map_inverted(

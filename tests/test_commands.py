@@ -157,7 +157,7 @@ BAD_EVALUATION = [
     ("--checkpoint model", "--image: got '', legal: one image file or more, or --dataset"),
     ("--checkpoint model --image x.png", "--image: got 'x.png', legal: a file that exists"),
     ("--checkpoint model --image noise", "--image: noise: cannot be decoded"),
-    ("--checkpoint noise --image noise", "--checkpoint: noise: no model of ours, "),
+    ("--checkpoint noise --image noise", "--checkpoint: noise: not a saved model, "),
     ("--checkpoint empty --image noise", "--checkpoint: empty: holds no model.safetensors"),
     ("--checkpoint model --image noise --top 0", "--top: got 0, legal: 1 or more"),
     (

@@ -173,7 +173,7 @@ def test_cost_measures_every_convolution_and_draws_them(call, tmp_path):
         ("manifold", "--points {saved}/words.csv", "words.csv cannot be read as rows of two"),
         ("activations", "", "--checkpoint: got '', legal: one run's directory or saved model"),
         ("activations", "--checkpoint no", "--checkpoint: got 'no', legal: a path that exists"),
-        ("activations", "--checkpoint {saved}/photo.png", "photo.png: no model of ours"),
+        ("activations", "--checkpoint {saved}/photo.png", "photo.png: not a saved model"),
         (
             "activations", "--checkpoint {saved}/v1.safetensors",
             "--dataset: got None, legal: a data set: the model does not know its own",

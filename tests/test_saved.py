@@ -241,7 +241,7 @@ def wrong_view(tensors, metadata):
         (drop_spec, "its metadata are not those of a saved model"),
         (break_spec, "not a NetworkSpec"),
         (few_names, "it names 1 of 10 classes"),
-        (wrong_names, "its class names are no list of names"),
+        (wrong_names, "its class names are not a list of texts"),
         (deep_names, "its class names are not JSON"),
         (long_names, "its class names are not JSON"),
         (unknown_fields, "field 0"),
@@ -257,7 +257,7 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(saved, change, told):
     with pytest.raises(models.SavedModelError) as caught:
         models.load(file)
     line = str(caught.value)
-    assert line.startswith(f"{file}: no model of ours, ") and told in line
+    assert line.startswith(f"{file}: not a saved model, ") and told in line
     assert line.isprintable() and len(line) < len(str(file)) + 600
 
 

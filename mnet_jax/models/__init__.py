@@ -4,7 +4,7 @@
     variables = model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)), train=False)
     logits = model.apply(variables, images, train=False)
 
-`model.spec` is the resolved architecture; `MobileNet(spec=...)` builds any other.
+`model.spec` is the resolved architecture; `MobileNet(spec=...)` builds a network from any spec.
 
 Each name is imported when it is first used, so configs can import `models.types` without JAX.
 """

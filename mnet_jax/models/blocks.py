@@ -1,4 +1,4 @@
-"""The blocks of V1 to V4 as Linen modules, usable by themselves. Feature maps are NHWC."""
+"""The blocks of V1 to V4 as Linen modules, usable on their own. Feature maps are NHWC."""
 
 import jax
 from flax import linen as nn
@@ -17,15 +17,17 @@ _PAPER_V4 = dialect_of("mobilenet_v4", "paper")
 
 
 class DepthwiseSeparable(nn.Module):
-    """V1's block (arXiv 1704.04861, Fig. 3): [b, h, w, c] to [b, h', w', outputs].
+    """The depthwise separable block of V1 (arXiv 1704.04861, Fig. 3).
+
+    It maps [b, h, w, c] to [b, h', w', outputs].
 
     Attributes:
-      outputs: channels out.
+      outputs: output channels.
       kernel: side of the depthwise window.
       stride: step of the depthwise window.
-      dilation: distance of its neighbouring taps.
-      activation: what follows both normalizations.
-      setting: what all layers share.
+      dilation: distance between neighbouring taps of the depthwise window.
+      activation: activation after both normalizations.
+      setting: settings shared by all layers of a network.
     """
 
     outputs: int
@@ -40,7 +42,7 @@ class DepthwiseSeparable(nn.Module):
 
     @nn.compact
     def pending(self, x: Array | Pending, *, train: bool) -> Pending:
-        """The same, with the last normalization and activation left to who reads the map."""
+        """Returns the output; its last normalization and activation may still be pending."""
         depthwise = ConvNorm(
             None, self.kernel, self.stride, self.dilation, self.activation, self.setting,
             name="depthwise",
@@ -56,17 +58,19 @@ class DepthwiseSeparable(nn.Module):
 
 
 class FusedInvertedResidual(nn.Module):
-    """V4's fused block (arXiv 2404.10518, section 3): [b, h, w, c] to [b, h', w', outputs].
+    """The fused block of V4 (arXiv 2404.10518, section 3).
+
+    It maps [b, h, w, c] to [b, h', w', outputs].
 
     Attributes:
-      outputs: channels out.
-      expanded: channels of the full convolution.
-      kernel: side of its window.
-      stride: its step.
-      dilation: distance of its neighbouring taps.
-      activation: what follows it.
-      bottleneck: what follows the projection.
-      setting: what all layers share.
+      outputs: output channels.
+      expanded: output channels of the full convolution.
+      kernel: side of the full convolution's window.
+      stride: step of the full convolution's window.
+      dilation: distance between neighbouring taps of the full convolution.
+      activation: activation after the full convolution.
+      bottleneck: activation after the projection.
+      setting: settings shared by all layers of a network.
     """
 
     outputs: int
@@ -83,7 +87,7 @@ class FusedInvertedResidual(nn.Module):
 
     @nn.compact
     def pending(self, x: Array | Pending, *, train: bool) -> Pending:
-        """The same, with the last normalization and activation left to who reads the map."""
+        """Returns the output; its last normalization and activation may still be pending."""
         expand = ConvNorm(
             self.expanded, self.kernel, self.stride, self.dilation, self.activation, self.setting,
             name="expand",
@@ -99,23 +103,25 @@ class FusedInvertedResidual(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """The block of V2, V3 and V4 (see `architectures.InvertedResidual`).
+    """The inverted residual block of V2, V3 and V4; see `architectures.InvertedResidual`.
 
-    [b, h, w, c] to [b, h', w', outputs].
+    It maps [b, h, w, c] to [b, h', w', outputs].
 
     Attributes:
-      outputs: channels of the bottleneck out.
-      expanded: channels between; None leaves the expansion layer out.
-      kernel: side of the depthwise window behind the expansion; 0 for none.
+      outputs: output channels.
+      expanded: channels between expansion and projection; None omits the expansion layer.
+      kernel: side of the depthwise window after the expansion; 0 for none.
       start_kernel: side of the linear depthwise window before the expansion; 0 for none.
-      stride: of the depthwise convolution behind the expansion, or else of that before it.
-      dilation: distance of neighbouring taps of both.
-      activation: what follows the expansion and the depthwise convolution behind it.
-      squeeze: channels between the dense layers of the squeeze-and-excitation; 0 for none.
-      bottleneck: what follows the projection.
-      shortcut: `bottleneck` adds the input to the output, whose shapes must agree. `expansion`
-        spans two blocks, so the caller passes one block's `widen` to the next one's.
-      setting: what all layers share.
+      stride: step of the depthwise window after the expansion or, if that is absent, of the one
+        before it.
+      dilation: distance between neighbouring taps of both depthwise windows.
+      activation: activation after the expansion and the depthwise convolution that follows it.
+      squeeze: channels between the dense layers of squeeze-and-excitation; 0 for none.
+      bottleneck: activation after the projection.
+      shortcut: `bottleneck` adds the input to the output, which must have the same shape.
+        `expansion` spans two blocks: the caller passes the result of one block's `widen` to the
+        next block as `skip`.
+      setting: settings shared by all layers of a network.
     """
 
     outputs: int
@@ -146,7 +152,13 @@ class InvertedResidual(nn.Module):
         self.project = ConvNorm(self.outputs, activation=self.bottleneck, setting=setting)
 
     def widen(self, x: Array | Pending, *, train: bool, skip: Array | None = None) -> Pending:
-        """What is projected, [b, h', w', expanded]; `skip` of that shape joins the expansion."""
+        """Returns the input of the projection, [b, h', w', expanded].
+
+        Args:
+          x: feature map [b, h, w, c].
+          train: whether batch normalization uses the statistics of the batch.
+          skip: array to add to the output of the expansion layer, or None.
+        """
         dtype = self.setting.dtype
         x = as_pending(x, dtype)
         if self.start_kernel:
@@ -166,7 +178,7 @@ class InvertedResidual(nn.Module):
         return x
 
     def narrow(self, wide: Pending, *, train: bool) -> Pending:
-        """Projects [b, h', w', expanded] to the bottleneck, [b, h', w', outputs]."""
+        """Projects [b, h', w', expanded] to [b, h', w', outputs]."""
         projected = self.project.pending(wide, train=train)
         sow(self, "projected", projected)
         return projected
@@ -175,10 +187,13 @@ class InvertedResidual(nn.Module):
         return self.pending(x, train=train).value()
 
     def pending(self, x: Array | Pending, *, train: bool, skip: Array | None = None) -> Pending:
-        """The same, with the last normalization and activation left to who reads the map."""
+        """Returns the output; its last normalization and activation may still be pending.
+
+        `skip` is added to the output of the expansion layer; see `widen`.
+        """
         dtype = self.setting.dtype
         x, adds = as_pending(x, dtype), self.shortcut == "bottleneck"
-        if adds:  # read twice, so it is computed once
+        if adds:  # x is read twice, so apply what is pending once
             x = as_pending(x.value(), dtype)
         if (
             self.kernel
@@ -194,7 +209,10 @@ class InvertedResidual(nn.Module):
 
 
 def _is_one_operation(block: nn.Module, *, train: bool) -> bool:
-    """Whether a block is folded, and nobody asks for what is between its layers."""
+    """Returns whether a folded block can run as one operation.
+
+    It cannot in training, nor if activations between its layers are requested.
+    """
     asked = ("intermediates", "preactivations", "params")
     return block.setting.packed and not train and not any(map(block.is_mutable_collection, asked))
 
@@ -206,7 +224,7 @@ def _at_once(
     project: ConvNorm,
     skip: Array | None = None,
 ) -> Pending:
-    """Some layers of a folded block as one operation."""
+    """Runs the layers of a folded block as one operation."""
     setting, kernel = depthwise.setting, depthwise.kernel
     x = as_pending(x, setting.dtype).value()
     stride, dilation = depthwise.stride, depthwise.dilation

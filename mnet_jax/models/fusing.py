@@ -1,4 +1,4 @@
-"""Batch normalization folded into the convolutions, for inference."""
+"""Folding of batch normalization into convolutions, for inference."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -19,27 +19,29 @@ Params = Mapping[str, Any]
 def fuse(
     model: MobileNet, variables: Mapping[str, Any]
 ) -> tuple[Callable[[Params, jax.Array], jax.Array], Params]:
-    """A trained network without batch normalization, as a pure function and its parameters.
+    """Folds the batch normalization of a trained network into its convolutions.
 
         infer, params = models.fuse(model, variables)
         logits = jax.jit(infer)(params, images)
 
-    Once its statistics stand still, a normalization is a product and a sum per channel: the product
-    goes into the kernel before it, the sum stays as a bias. Where pointwise convolutions run in the
-    native kernels, their kernels are put into the order in which they are read, and a block without
-    squeeze-and-excitation is one operation (`mnet_jax.ops.inverted_residual`).
+    With fixed statistics, batch normalization scales and shifts each channel. The scale is
+    multiplied into the preceding kernel, and the shift becomes a bias. If the native kernels run
+    the pointwise convolutions, the pointwise kernels are also packed into the order in which the
+    native kernels read them, and each block without squeeze-and-excitation runs as one operation
+    (`mnet_jax.ops.inverted_residual`).
 
     Args:
       model: the network.
       variables: its `params` and `batch_stats`.
 
     Returns:
-      (params, images [b, h, w, 3]) -> float32 logits [b, num_classes], equal to
-      `model.apply(variables, images, train=False)` but for rounding; and params, named as the
-      model's, but for `panels` (`mnet_jax.ops.pack`) in the place of a `kernel`.
+      A pair `(infer, params)`. `infer(params, images)` maps images [b, h, w, 3] to float32 logits
+      [b, num_classes]; they equal `model.apply(variables, images, train=False)` up to rounding.
+      `params` has the names of the model's parameters, except that a packed kernel is called
+      `panels` (`mnet_jax.ops.pack`) instead of `kernel`.
 
     Raises:
-      ValueError: the model is folded already, or the variables are not the model's.
+      ValueError: the model is folded already, or the variables do not belong to it.
     """
     require(not model.folded, "model", "a folded one", "one with batch normalization")
     params = traverse_util.flatten_dict(variables["params"], sep="/")
@@ -49,7 +51,7 @@ def fuse(
     for layer in walk(model.spec, REFERENCE_RESOLUTION):
         if layer.normalized:
             _fold(params, statistics, layer, epsilon)
-        # The dense layers of a squeeze-and-excitation are too small for it.
+        # The dense layers of squeeze-and-excitation are too small for packing to pay off.
         if packed and (layer.kind == "pointwise" or layer.part == "head"):
             kernel = layer.kernel_path
             _require_names([kernel], params)
@@ -58,7 +60,7 @@ def fuse(
 
     def infer(params: Params, images: jax.Array) -> jax.Array:
         logits = folded.apply({"params": params}, images, train=False)
-        assert isinstance(logits, jax.Array)  # and no state, as nothing is mutable
+        assert isinstance(logits, jax.Array)  # no state is returned, since nothing is mutable
         return logits
 
     return infer, traverse_util.unflatten_dict(params, sep="/")
@@ -67,13 +69,13 @@ def fuse(
 def _fold(
     params: dict[str, Any], statistics: Mapping[str, Any], layer: Layer, epsilon: float
 ) -> None:
-    """Moves a layer's normalization into its kernel, but for what stays as its bias."""
+    """Folds a layer's normalization into its kernel and a bias, in place."""
     kernel, norm = layer.kernel_path, f"{layer.name}/norm"
     scale, bias, mean, var = (f"{norm}/{variable}" for variable in ("scale", "bias", "mean", "var"))
     _require_names([kernel, scale, bias], params)
     _require_names([mean, var], statistics)
     rate = params.pop(scale) * jax.lax.rsqrt(statistics[var] + epsilon)
-    # Channels out are the last axis of every kernel.
+    # The last axis of every kernel is that of the output channels.
     params[kernel] = params[kernel] * ops.over_channels(rate, params[kernel])
     params[bias] = jnp.asarray(params[bias] - statistics[mean] * rate)
 

@@ -1,4 +1,4 @@
-"""The initial kernels of each dialect."""
+"""Initializers of kernels, by dialect."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ KernelInit = Callable[[Array, tuple[int, ...], Any], Array]
 
 
 def kernel_init(initializer: Initializer, kind: Kind) -> KernelInit:
-    """The initializer of a layer's kernel.
+    """Returns the kernel initializer of a dialect for a kind of layer.
 
     Kernels are [kh, kw, in, out] for `conv`, [kh, kw, c] for `depthwise`, [in, out] for the others.
     """
@@ -28,7 +28,7 @@ def kernel_init(initializer: Initializer, kind: Kind) -> KernelInit:
         outputs = shape[-1]
         if initializer == "variance_scaling":
             fan_in = window * (1 if kind == "depthwise" else shape[-2])
-            # Of a normal cut off at two deviations, this share of the deviation is left.
+            # The standard deviation of a standard normal that is truncated at -2 and 2.
             deviation = 1 / (0.87962566103423978 * math.sqrt(fan_in))
             return deviation * jax.random.truncated_normal(key, -2, 2, shape, dtype)
         if initializer == "glorot_uniform":

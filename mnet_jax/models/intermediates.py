@@ -1,4 +1,4 @@
-"""Where a network's activations lie among what it returns with `mutable=["intermediates"]`."""
+"""Paths of a network's activations in what it returns with `mutable=["intermediates"]`."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import jax
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, Role, walk
 from mnet_jax.architectures.spec import Activation, NetworkSpec
 
-_NAMES: dict[Role, str] = {  # of a layer's activation, among those of its part of the network
+_NAMES: dict[Role, str] = {  # under which a part of the network sows the activation of a role
     "start": "started",
     "expand": "expanded",
     "depthwise": "filtered",
@@ -17,18 +17,18 @@ _NAMES: dict[Role, str] = {  # of a layer's activation, among those of its part 
     "conv": "conv_output",
     "hidden": "hidden_output",
 }
-# Nothing is added to the output of these: it is that of their part.
+# The output of a layer with one of these roles is the output of its part of the network.
 _LAST: tuple[Role | None, ...] = (None, "pointwise")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """What a layer with weights gives, its normalization and activation included.
+    """Where to find the output of a layer, after its normalization and activation.
 
     Attributes:
-      layer: path of its parameters, as `architectures.walk` names it.
-      activation: the non-linearity that follows it.
-      path: of names in the collections `intermediates` and `preactivations`.
+      layer: path of the layer's parameters, as `architectures.walk` names it.
+      activation: the layer's activation function.
+      path: names that lead to the output in the collections `intermediates` and `preactivations`.
     """
 
     layer: str
@@ -36,7 +36,7 @@ class Place:
     path: tuple[str, ...]
 
     def of(self, collection: Mapping[str, Any]) -> jax.Array:
-        """The activation, [b, h, w, c], or [b, c] of a dense layer."""
+        """Returns the layer's entry in a collection: [b, h, w, c], or [b, c] for a dense layer."""
         found: Any = collection
         for name in self.path:
             found = found[name]
@@ -44,9 +44,9 @@ class Place:
 
 
 def places(spec: NetworkSpec) -> tuple[Place, ...]:
-    """Every layer whose output is among the intermediates, in order.
+    """Returns the place of every layer whose output is among the intermediates, in order.
 
-    These are all but the classifier and the dense layers of squeeze-and-excitation.
+    These are all layers but the classifier and the dense layers of squeeze-and-excitation.
     """
     return tuple(_places(spec))
 
@@ -59,5 +59,5 @@ def _places(spec: NetworkSpec) -> Iterator[Place]:
             path = (layer.part, _NAMES[layer.role])
         else:
             continue
-        assert layer.activation != "hard_sigmoid"  # which only a squeeze-and-excitation has
+        assert layer.activation != "hard_sigmoid"  # only squeeze-and-excitation has it
         yield Place(layer=layer.name, activation=layer.activation, path=path)

@@ -1,4 +1,4 @@
-"""The layers of the family as Linen modules, usable by themselves. Feature maps are NHWC."""
+"""The layers of MobileNets as Linen modules, usable on their own. Feature maps are NHWC."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ Array = jax.Array
 def pads(
     padding: Padding, kernel: int, stride: int, dilation: int, x: Array
 ) -> tuple[tuple[int, int], ...]:
-    """The zeros around rows and columns of x [b, h, w, c]."""
+    """Returns the zeros (before, after) rows and columns of x [b, h, w, c]."""
     return tuple(pad_amounts(padding, kernel, stride, size, dilation) for size in x.shape[1:3])
 
 
@@ -31,7 +31,7 @@ class DepthwiseConv(nn.Module):
     Attributes:
       kernel: side of the window.
       stride: step of the window.
-      dilation: distance of neighbouring taps; 1 where the stride is not.
+      dilation: distance between neighbouring taps; must be 1 if the stride is not 1.
       padding: see `mnet_jax.architectures.shapes.pad_amounts`.
       lowering: see `mnet_jax.ops.depthwise_conv`.
       dtype: type of the computation; the parameter `kernel` [kernel, kernel, c] is float32.
@@ -53,7 +53,13 @@ class DepthwiseConv(nn.Module):
     def convolve(
         self, x: Pending, *, statistics: bool = False, finish: Finish | None = None
     ) -> Convolved:
-        """The same of a pending map, with statistics of what comes out, or something done to it."""
+        """Convolves a feature map that may have pending operations.
+
+        Args:
+          x: [b, h, w, c].
+          statistics: whether to return the mean and variance of the output too.
+          finish: bias and activation to apply to the output; None if `statistics`.
+        """
         shape = (self.kernel, self.kernel, x.x.shape[-1])
         return ops.depthwise(
             x,
@@ -68,7 +74,7 @@ class DepthwiseConv(nn.Module):
 
 
 def _mixing(module: "PointwiseConv | Dense", inputs: int, *, packed: bool) -> Array:
-    """The parameter `kernel` [inputs, outputs] of a module, or in its place `panels`."""
+    """Returns a module's parameter `kernel` [inputs, outputs], or instead `panels` if packed."""
 
     def initial(key: Array) -> Array:
         kernel = module.kernel_init(key, (inputs, module.outputs), jnp.float32)
@@ -81,12 +87,12 @@ class PointwiseConv(nn.Module):
     """A 1x1 convolution without bias, as a matrix product: [..., c] to [..., outputs].
 
     Attributes:
-      outputs: channels out.
+      outputs: output channels.
       dtype: type of the computation; the parameter `kernel` [c, outputs] is float32.
       kernel_init: initializer of that parameter.
-      lowering: `native` or `auto` for the kernels of `mnet_jax.ops.native`; see
+      lowering: `native` or `auto` to use the kernels of `mnet_jax.ops.native`; see
         `mnet_jax.ops.depthwise_conv`.
-      packed: the parameter is not `kernel` but its `panels`, of `mnet_jax.ops.pack`.
+      packed: whether the parameter is `panels` (`mnet_jax.ops.pack`) instead of `kernel`.
     """
 
     outputs: int
@@ -102,7 +108,13 @@ class PointwiseConv(nn.Module):
     def convolve(
         self, x: Pending, *, statistics: bool = False, finish: Finish | None = None
     ) -> Convolved:
-        """The same of a pending map, with statistics of what comes out, or something done to it."""
+        """Convolves a feature map that may have pending operations.
+
+        Args:
+          x: [..., c].
+          statistics: whether to return the mean and variance of the output too.
+          finish: bias and activation to apply to the output; None if `statistics`.
+        """
         return ops.pointwise(
             x,
             _mixing(self, x.x.shape[-1], packed=self.packed),
@@ -113,14 +125,15 @@ class PointwiseConv(nn.Module):
 
 
 class FullConv(nn.Module):
-    """A convolution that mixes all channels, without bias: [b, h, w, c] to [b, h', w', outputs].
+    """A full convolution without bias: [b, h, w, c] to [b, h', w', outputs].
 
     Attributes:
-      outputs: channels out.
+      outputs: output channels.
       kernel: side of the window.
       stride: step of the window.
-      dilation: distance of neighbouring taps.
+      dilation: distance between neighbouring taps.
       padding: see `mnet_jax.architectures.shapes.pad_amounts`.
+      lowering: see `mnet_jax.ops.depthwise_conv`; all but the native one are XLA's convolution.
       dtype: type of the computation; the parameter `kernel` [kernel, kernel, c, outputs] is
         float32.
       kernel_init: initializer of that parameter.
@@ -142,7 +155,13 @@ class FullConv(nn.Module):
     def convolve(
         self, x: Pending, *, statistics: bool = False, finish: Finish | None = None
     ) -> Convolved:
-        """The same of a pending map, with statistics of what comes out, or something done to it."""
+        """Convolves a feature map that may have pending operations.
+
+        Args:
+          x: [b, h, w, c].
+          statistics: whether to return the mean and variance of the output too.
+          finish: bias and activation to apply to the output; None if `statistics`.
+        """
         shape = (self.kernel, self.kernel, x.x.shape[-1], self.outputs)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         return ops.full(
@@ -165,7 +184,11 @@ def convolve_normed(
     *,
     train: bool,
 ) -> Pending:
-    """A convolution and what follows it, the latter a module called `norm` of who calls this."""
+    """Applies a convolution, then batch normalization (its bias, if folded) and an activation.
+
+    The normalization is a submodule `norm` of the calling module. In the result, normalization and
+    activation may still be pending.
+    """
     if setting.folded:
         require(not train, "train", train, "False, as batch normalization is folded")
         depthwise = isinstance(convolution, DepthwiseConv)
@@ -186,15 +209,15 @@ def convolve_normed(
 class ConvNorm(nn.Module):
     """A convolution, batch normalization and an activation: [b, h, w, c] to [b, h', w', outputs].
 
-    A pointwise one takes [..., c], such as images that are pooled.
+    A pointwise convolution also takes [..., c], such as pooled features.
 
     Attributes:
-      outputs: channels out; None filters every channel by itself (depthwise).
+      outputs: output channels; None for a depthwise convolution.
       kernel: side of the window.
       stride: step of the window.
-      dilation: distance of neighbouring taps.
-      activation: what follows the normalization.
-      setting: what all layers share.
+      dilation: distance between neighbouring taps.
+      activation: activation after the normalization.
+      setting: settings shared by all layers of a network.
     """
 
     outputs: int | None
@@ -238,14 +261,14 @@ class ConvNorm(nn.Module):
         return self.pending(x, train=train).value()
 
     def folded(self) -> ops.Folded:
-        """The layer without its input, where batch normalization is folded into the kernel."""
+        """Returns the kernel, bias and activation of a layer whose normalization is folded."""
         params = self.variables["params"]
         (kernel,) = params["conv"].values()
         return ops.Folded(kernel, Finish(bias=params["norm"]["bias"], activation=self.activation))
 
     @nn.compact
     def pending(self, x: Array | Pending, *, train: bool) -> Pending:
-        """The same, with normalization and activation left to who reads the map."""
+        """Returns the output; its normalization and activation may still be pending."""
         x = as_pending(x, self.setting.dtype)
         return convolve_normed(self._convolution(), x, self.activation, self.setting, train=train)
 
@@ -254,10 +277,11 @@ class Dense(nn.Module):
     """A dense layer with a bias and an activation: [..., c] to [..., outputs].
 
     Attributes:
-      outputs: channels out.
-      kernel_init: initializer of the parameter `kernel` [c, outputs], which is `panels` if packed.
-      activation: what follows.
-      setting: what all layers share.
+      outputs: output channels.
+      kernel_init: initializer of the parameter `kernel` [c, outputs]; if packed, the parameter is
+        `panels` instead.
+      activation: activation after the bias.
+      setting: settings shared by all layers of a network.
     """
 
     outputs: int
@@ -281,9 +305,10 @@ class Dense(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Zeros with probability `rate`, and the rest over 1 - rate: [...] to the same shape.
+    """Dropout: zeros elements with probability `rate`, and divides the others by 1 - rate.
 
-    The same numbers as Flax's, whose mask does not follow an input that is sharded explicitly.
+    Any shape is mapped to itself. The results equal those of Flax's `Dropout`, whose mask does not
+    take over the sharding of an explicitly sharded input.
 
     Attributes:
       rate: probability of a zero, below 1.
@@ -301,14 +326,14 @@ class Dropout(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Weighs channels by what all positions say (V3, arXiv 1905.02244, section 5.3).
+    """Squeeze-and-excitation of V3 (arXiv 1905.02244, section 5.3): [b, h, w, c] to the same shape.
 
-    Mean over space, a dense layer with ReLU, one with a hard sigmoid, a product with the input:
-    [b, h, w, c] to the same shape.
+    The mean over space passes through a dense layer with ReLU and one with a hard sigmoid. The
+    result scales the channels of the input.
 
     Attributes:
       squeeze: channels between the dense layers.
-      setting: what all layers share.
+      setting: settings shared by all layers of a network.
     """
 
     squeeze: int

@@ -1,4 +1,4 @@
-"""The interpreter: a Linen module that builds any network from its spec."""
+"""A Linen module that builds any network from its spec."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -22,11 +22,12 @@ Array = jax.Array
 
 
 class Head(nn.Module):
-    """From the last block's output [b, h, w, c] to logits [b, num_classes].
+    """Maps the last block's output [b, h, w, c] to logits [b, num_classes].
 
-    A pointwise layer if any, mean over space, a hidden layer if any, dropout, classifier. A hidden
-    layer's parameters are named as a convolution's if it is normalized (V4), `conv` and `norm`, and
-    with a bias (V3) as the classifier's, `kernel` and `bias`.
+    The layers are: a pointwise convolution (optional), the mean over space, a hidden layer
+    (optional), dropout and the classifier. A normalized hidden layer (V4) has the parameters of a
+    convolution, `conv` and `norm`. One with a bias (V3) has those of the classifier, `kernel` and
+    `bias`.
     """
 
     spec: architecture.Head
@@ -46,7 +47,7 @@ class Head(nn.Module):
         self.classifier = layers.Dense(spec.num_classes, init, setting=setting)
 
     def last_map(self, x: Pending, *, train: bool) -> Array:
-        """The feature map before the pool."""
+        """Returns the feature map before the pool."""
         if self.spec.conv:
             x = self.conv.pending(x, train=train)
             sow(self, "conv_output", x)
@@ -68,24 +69,28 @@ class Head(nn.Module):
 class MobileNet(nn.Module):
     """Any network of the family, built from its spec.
 
-    Parameters lie under the names of `architectures.walk`: `stem`, `block_0` ..., `head`. Applied
-    with `mutable=["intermediates"]` it also returns named activations: `stem_output`,
-    `block_0_output` ...; under `block_0` ... those inside: `started`, `expanded`, `filtered`,
-    `weighed` and `projected`; under `head` `conv_output`, `pooled` and `hidden_output`. As with
-    Flax's `sow`, each is a tuple of one array. `mutable=["preactivations"]` returns what the
-    activations of convolutions are applied to, under the same names; `models.places` lists them.
+    The names of the parameters are those of `architectures.walk`: `stem`, `block_0` ..., `head`.
+
+    Applied with `mutable=["intermediates"]`, the network also returns named activations. At the top
+    are `stem_output`, `block_0_output` ...; in each block (`block_0` ...) `started`, `expanded`,
+    `filtered`, `weighed` and `projected`; in `head` `conv_output`, `pooled` and `hidden_output`. As
+    with Flax's `sow`, each is a tuple of one array. With `mutable=["preactivations"]` the network
+    returns, under the same names, the values to which convolutions apply their activations.
+    `models.places` lists the names.
 
     Attributes:
       spec: the architecture.
       dtype: type of the computation; parameters, statistics and logits are float32.
-      lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
-      axis_name: pmap axis over which batch normalization pools its statistics, if any.
-      frozen: leading parts (the stem, then blocks) that run as in inference even where
-        `train=True`, and get no gradient: the rest is fine-tuned on what they see.
-      folded: batch normalization is in the kernels, for inference only; see `models.fuse`.
-      packed: pointwise kernels are panels, which the native kernels read faster; see `models.fuse`.
-      remat: `blocks` keeps of each block only its input for the way back, and computes the rest
-        once more: less memory, a third more arithmetic.
+      lowering: how convolutions are computed; see `mnet_jax.ops.depthwise_conv`.
+      axis_name: pmap axis over which batch normalization averages its statistics, or None.
+      frozen: number of leading parts (the stem, then blocks) that run in inference mode even if
+        `train=True`, and get no gradient, for fine-tuning of the other parts.
+      folded: whether batch normalization is folded into the kernels, for inference only; see
+        `models.fuse`.
+      packed: whether pointwise kernels are stored as panels, which the native kernels read faster;
+        see `models.fuse`.
+      remat: `blocks` stores only the input of each block for the backward pass and recomputes the
+        rest: less memory, a third more arithmetic.
     """
 
     spec: architecture.NetworkSpec
@@ -115,24 +120,24 @@ class MobileNet(nn.Module):
         self.head = Head(self.spec.head, setting)
 
     def __call__(self, images: Array, train: bool) -> Array:
-        """Logits float32 [b, num_classes] of images [b, h, w, 3].
+        """Returns the float32 logits [b, num_classes] of images [b, h, w, 3].
 
         Training (`train=True`) needs `mutable=["batch_stats"]` and `rngs={"dropout": key}`. `train`
-        may be given by position, as Flax's transformations pass it on:
+        can be positional, because Flax's transformations pass it on by position:
         `nn.remat(MobileNet, static_argnums=(2,))`.
 
         Raises:
-          ValueError: the images are not of that shape, or too small for the network; or in training
-            a layer has one value a channel to normalize.
+          ValueError: the images have another shape or are too small for the network; or in training
+            a layer would normalize a single value per channel.
         """
         *_, x = self._outputs(images, train=train)
         return self.head(x, train=train)
 
     def features(self, images: Array, train: bool) -> dict[int, Array]:
-        """The last feature map of each stride: {2: [b, h/2, w/2, c], 4: ..., ...}.
+        """Returns the last feature map of each stride: {2: [b, h/2, w/2, c], 4: ..., ...}.
 
-        The coarsest is what the head pools, its pointwise layer included (C5 of the V3 paper,
-        section 6.3). Apply with `method="features"`; see `as_backbone` for finer maps.
+        The coarsest map is the one that the head pools, after its pointwise layer (C5 of the V3
+        paper, section 6.3). Apply with `method="features"`; see `as_backbone` for finer maps.
 
         Raises:
           ValueError: as `__call__`.
@@ -147,12 +152,13 @@ class MobileNet(nn.Module):
     def as_backbone(
         self, *, output_stride: dense_tasks.OutputStride = 32, reduced_tail: bool = False
     ) -> "MobileNet":
-        """The network for dense tasks; apply it with `method="features"`.
+        """Returns the network for dense tasks; apply it with `method="features"`.
 
         Args:
-          output_stride: of the coarsest map: 32, or 16 or 8 by dilation, with the same variables.
-          reduced_tail: half the channels from the last strided block on (V3 paper, section 6.3);
-            variables of their own shapes.
+          output_stride: stride of the coarsest map: 32, or 16 or 8 by dilation. The shapes of the
+            variables do not depend on it.
+          reduced_tail: whether to halve the channels from the last strided block on (V3 paper,
+            section 6.3). This changes the shapes of the variables.
 
         Raises:
           ValueError: an argument is not legal, or the network has no tail to reduce.
@@ -161,7 +167,7 @@ class MobileNet(nn.Module):
         return self.clone(spec=dense_tasks.with_output_stride(spec, output_stride))
 
     def _outputs(self, images: Array, *, train: bool) -> Iterator[Pending]:
-        """What the stem and each block give, in order."""
+        """Yields the outputs of the stem and of each block, in order."""
         _require_images(images, self.spec)
         x = self.stem.pending(images, train=train and self.frozen < 1)
         x = jax.lax.stop_gradient(x) if self.frozen == 1 else x
@@ -188,7 +194,7 @@ def _through(
     spec: architecture.Block,
     train: bool,
 ) -> tuple[Pending, Array | None]:
-    """What a block gives, and what skips to the expansion of the next one, if anything does."""
+    """Returns a block's output, and the tensor to add to the next block's expansion, if any."""
     if not isinstance(spec, architecture.InvertedResidual):
         return block.pending(x, train=train), skip
     if spec.shortcut == "expansion":
@@ -198,17 +204,17 @@ def _through(
 
 
 def _hidden(spec: architecture.Hidden, setting: Setting) -> layers.ConvNorm | layers.Dense:
-    """The dense layer between pool and classifier."""
+    """Returns the dense layer between pool and classifier."""
     if spec.normalized:
         return layers.ConvNorm(spec.channels, activation=spec.activation, setting=setting)
-    # A 1x1 convolution in every implementation but torchvision, and initialized as such.
+    # All implementations but torchvision use a 1x1 convolution here, and initialize it as one.
     kind: Kind = "dense" if setting.dialect.name == "torchvision" else "pointwise"
     init = kernel_init(setting.dialect.initializer, kind)
     return layers.Dense(spec.channels, init, spec.activation, setting)
 
 
 def _module(spec: architecture.Block, setting: Setting) -> Any:
-    """The module of one block."""
+    """Returns the module of one block."""
     window: dict[str, Any] = {
         "kernel": spec.kernel,
         "stride": spec.stride,
@@ -244,4 +250,4 @@ def _require_images(images: Array, spec: architecture.NetworkSpec) -> None:
     known = isinstance(rows, int) and isinstance(columns, int)
     require(known, "images", f"shape {shape}", "rows and columns that are no symbols")
     for _ in walk(spec, (rows, columns)):
-        pass  # raises where a layer would have no output
+        pass  # raises ValueError if a layer would have an empty output

@@ -1,4 +1,4 @@
-"""Normalization as Linen modules, and the settings and feature maps that layers hand on."""
+"""Normalization as Linen modules, and helpers for the settings and feature maps of layers."""
 
 import dataclasses
 import math
@@ -19,15 +19,16 @@ _PAPER_V2 = dialect_of("mobilenet_v2", "paper")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all layers of a network share.
+    """Settings shared by all layers of a network.
 
     Attributes:
       dialect: padding, normalization constants and initialization.
       dtype: type of the computation; parameters and statistics are float32.
-      lowering: of convolutions; see `mnet_jax.ops.depthwise_conv`.
-      axis_name: the pmap axis over which batch normalization pools its statistics, if any.
-      folded: whether batch normalization is in the kernels already, but for its bias.
-      packed: whether pointwise kernels are panels (`mnet_jax.ops.pack`); folded ones can be.
+      lowering: how convolutions are computed; see `mnet_jax.ops.depthwise_conv`.
+      axis_name: the pmap axis over which batch normalization averages its statistics, or None.
+      folded: whether batch normalization is folded into the kernels, so that only a bias is left.
+      packed: whether pointwise kernels are stored as panels (`mnet_jax.ops.pack`); only folded
+        kernels can be.
     """
 
     dialect: Dialect = _PAPER_V2
@@ -39,17 +40,17 @@ class Setting:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization (arXiv 1502.03167) and an activation, left to who reads the map.
+    """Batch normalization (arXiv 1502.03167) and an activation, returned as pending operations.
 
-    In training by the statistics of the batch, which also move the running ones. Of one value a
-    channel nothing would be left: it is its own mean, so the output is the bias whatever the input,
-    and no gradient gets past it. That is refused, but for `init`, which keeps no statistics.
+    In training it uses the statistics of the batch, and updates the running statistics with them.
+    A single value per channel equals its own mean: the output would be the bias for any input, and
+    the gradient zero. Training on it raises an error, except in `init`, which keeps no statistics.
 
     Attributes:
-      momentum: share of the running statistics that is kept at each step.
-      epsilon: added to the variance.
-      activation: what follows.
-      axis_name: the pmap axis over which the statistics are pooled, if any.
+      momentum: fraction of the running statistics that is kept at each step.
+      epsilon: constant added to the variance.
+      activation: activation after the normalization.
+      axis_name: the pmap axis over which the statistics are averaged, or None.
     """
 
     momentum: float
@@ -59,10 +60,10 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, convolved: Convolved, train: bool) -> Pending:
-        """The feature map [..., c] with its normalization.
+        """Returns the feature map [..., c] with normalization and activation pending.
 
         Raises:
-          ValueError: in training there is one value a channel.
+          ValueError: in training there is a single value per channel.
         """
         shape = convolved.y.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
@@ -81,7 +82,7 @@ class BatchNorm(nn.Module):
         return Pending(x=convolved.y, norm=norm, activation=self.activation)
 
     def _statistics(self, convolved: Convolved) -> tuple[Array, Array]:
-        """Of the batch, on all devices."""
+        """Returns the mean and variance [c] of the batch, over all devices."""
         mean, var = convolved.mean, convolved.var
         assert mean is not None and var is not None
         if self.is_initializing():
@@ -101,11 +102,11 @@ class BatchNorm(nn.Module):
 
 
 class Bias(nn.Module):
-    """What is left of `BatchNorm` once the rest is folded into the kernel before it.
+    """The bias that is left of `BatchNorm` after folding it into the preceding kernel.
 
     Attributes:
-      channels: of what the kernel gives.
-      activation: what follows.
+      channels: output channels of the kernel.
+      activation: activation after the bias.
     """
 
     channels: int
@@ -118,14 +119,14 @@ class Bias(nn.Module):
 
 
 def as_pending(x: Array | Pending, dtype: Any) -> Pending:
-    """x as a feature map of that type on which nothing is left to do, unless it is one already."""
+    """Returns x as a `Pending`; an array is cast to `dtype` and has nothing pending."""
     return x if isinstance(x, Pending) else Pending(x=x.astype(dtype))
 
 
 def sow(module: nn.Module, name: str, x: Pending) -> None:
-    """Keeps x where asked to: in `intermediates`, and not activated in `preactivations`."""
+    """Stores x in `intermediates`, and without activation in `preactivations`, where mutable."""
     if module.is_mutable_collection("intermediates"):
         module.sow("intermediates", name, x.value())
-    # `init` lets every collection grow but `intermediates`, and would return this one.
+    # In `init` every collection but `intermediates` is mutable, so it would return this one.
     if module.is_mutable_collection("preactivations") and not module.is_initializing():
         module.sow("preactivations", name, dataclasses.replace(x, activation="linear").value())

@@ -1,9 +1,9 @@
-"""Models on disk: one safetensors file with the weights, the spec and the names of the classes.
+"""Models on disk: one safetensors file with the weights, the spec and the class names.
 
-The file holds no code and loading it runs none. Its tensors are named by the paths of
-`architectures.variable_shapes`; the spec is JSON in the file's metadata, so that a saved model
-rebuilds itself. The metadata also have a digest of everything in the file, so that damage is
-noticed; files of earlier versions have none, and load all the same.
+The file contains no code, and loading it runs none. Its tensors are named by the paths of
+`architectures.variable_shapes`. Its metadata contain the spec as JSON, from which the model is
+rebuilt, and a digest of everything in the file, which reveals damage. Files of earlier versions
+have no digest; they load nevertheless.
 """
 
 import contextlib
@@ -30,26 +30,26 @@ from mnet_jax.serialization import added
 from mnet_jax.validation import make_fields_plain, one_line, require, require_choice
 
 FILE_NAME = "model.safetensors"
-MOST_SPEC_CHARACTERS = 2**17  # V4's largest network takes 8,000; a block takes some 200
+MOST_SPEC_CHARACTERS = 2**17  # V4's largest network takes 8,000; a block takes about 200
 _METADATA = {"spec", "class_names", "view"}
-_SEAL = "sha256"  # the metadata's digest of all the rest
+_SEAL = "sha256"  # metadata key of the digest of everything else
 _MAX_LISTED = 4
 
 Variables = Mapping[str, Any]
 
 
 class SavedModelError(ValueError):
-    """A file that is no model of ours; the message is one line with its path and the reason."""
+    """A file that is not a readable saved model; the message is one line with path and reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How a model sees an image: the central square of it, resized.
+    """How a model preprocesses an image: it resizes the central square.
 
     Attributes:
       resolution: side of the square in pixels.
-      photographs: whether it was trained on images of many sizes, whose border is cut off.
-      scaling: of its pixels; see `config.DataConfig`.
+      photographs: whether the model was trained on images of many sizes; their border is cut off.
+      scaling: scaling of pixel values; see `config.DataConfig`.
     """
 
     resolution: int
@@ -63,13 +63,13 @@ class View:
 
 
 class SavedModel(NamedTuple):
-    """A model from disk.
+    """A model loaded from disk.
 
     Attributes:
       model: the module.
       variables: its `params` and `batch_stats`, float32.
-      class_names: by label; empty if they were not saved.
-      view: how it sees an image; None if that was not saved.
+      class_names: names in the order of the labels; empty if they were not saved.
+      view: how the model preprocesses images; None if that was not saved.
     """
 
     model: MobileNet
@@ -86,17 +86,18 @@ def save(
     class_names: Sequence[str] = (),
     view: View | None = None,
 ) -> None:
-    """Writes a model to a file, whole or not at all.
+    """Writes a model to a file, atomically.
 
-    Equal models give equal bytes. A file that already holds the model stays untouched, even if an
-    earlier version wrote it in another form: its `digest` is part of what was trained from it.
+    Equal models give equal bytes. A file that already holds the model is left untouched, even if an
+    earlier version wrote it in another form, because trials that were trained from it are stored
+    with its `digest`.
 
     Args:
-      path: of the file.
-      model: its spec is saved.
-      variables: `params` and `batch_stats`.
-      class_names: by label, as many as there are logits, or none.
-      view: how it sees an image.
+      path: path of the file.
+      model: the network; only its spec is saved.
+      variables: its `params` and `batch_stats`.
+      class_names: one name for each logit, in order, or none at all.
+      view: how the model preprocesses images.
 
     Raises:
       ValueError: the variables are not the model's, there are too many or too few names, or the
@@ -129,11 +130,11 @@ def load(path: str | os.PathLike[str]) -> SavedModel:
     """Reads a model: `model, variables, class_names, view = load("runs/digits")`.
 
     Args:
-      path: a file that `save` wrote, or a directory with a `model.safetensors` of its own, such as
-        that of a run.
+      path: a file that `save` wrote, or a directory with a `model.safetensors`, such as that of
+        a run.
 
     Raises:
-      SavedModelError: there is none, or it is damaged, or not a model of ours.
+      SavedModelError: there is no such file, it is damaged, or it is not a saved model.
     """
     file = _file_of(path)
     with _one_line(file):
@@ -141,7 +142,7 @@ def load(path: str | os.PathLike[str]) -> SavedModel:
 
 
 def read_spec(path: str | os.PathLike[str]) -> NetworkSpec:
-    """The architecture of a saved model, without its weights and without starting a device.
+    """Reads the architecture of a saved model, without its weights or initializing a device.
 
     Raises:
       SavedModelError: as `load`.
@@ -152,20 +153,25 @@ def read_spec(path: str | os.PathLike[str]) -> NetworkSpec:
 
 
 def read_view(path: str | os.PathLike[str]) -> View | None:
-    """How a saved model sees an image, if it knows; as `read_spec`."""
+    """Reads how a saved model preprocesses images; None if that was not saved.
+
+    Raises:
+      SavedModelError: as `load`.
+    """
     file = _file_of(path)
     with _one_line(file), safe_open(file, framework="numpy") as opened:
         return _view_of(opened.metadata() or {})
 
 
 def digest(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of the file that `load(path)` would read, in hexadecimal digits.
+    """Returns the SHA-256 of the file that `load(path)` would read, in hexadecimal digits.
 
-    It names the weights in `config.Pretrained`, and so in stored trials and checkpoints. It is of
-    the bytes, not of what they mean, so that files of earlier versions keep theirs.
+    `config.Pretrained` identifies weights by this digest, and so do stored trials and checkpoints.
+    It is computed from the bytes, not from the model, so that files of earlier versions keep their
+    digests.
 
     Raises:
-      SavedModelError: there is none, or it cannot be read.
+      SavedModelError: there is no such file, or it cannot be read.
     """
     file = _file_of(path)
     try:
@@ -177,7 +183,7 @@ def digest(path: str | os.PathLike[str]) -> str:
 
 @contextlib.contextmanager
 def _one_line(file: Path) -> Iterator[None]:
-    """Turns what a bad file makes readers raise into one line."""
+    """Turns the errors that readers raise for a bad file into a `SavedModelError` of one line."""
     try:
         yield
     except SavedModelError:
@@ -187,7 +193,7 @@ def _one_line(file: Path) -> Iterator[None]:
 
 
 def _refusal(file: Path, reason: str) -> SavedModelError:
-    return SavedModelError(f"{file}: no model of ours, {reason}")
+    return SavedModelError(f"{file}: not a saved model, {reason}")
 
 
 def _file_of(path: str | os.PathLike[str]) -> Path:
@@ -204,7 +210,7 @@ def _view_of(metadata: Mapping[str, str]) -> View | None:
 
 
 def _read(file: Path) -> SavedModel:
-    """What a file says; ValueError or SafetensorError where it is not what `save` writes."""
+    """Reads a model; ValueError or SafetensorError if the content is not what `save` writes."""
     with safe_open(file, framework="numpy") as opened:
         metadata = opened.metadata() or {}
         spec = _spec_of(metadata)
@@ -213,7 +219,7 @@ def _read(file: Path) -> SavedModel:
         if problem := _misfit(
             spec, set(opened.keys()), lambda name: tuple(opened.get_slice(name).get_shape())
         ):
-            raise _refusal(file, problem)  # longer than other reasons may be
+            raise _refusal(file, problem)  # a ValueError's message would be cut short
         slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
         if others := {s.get_dtype() for s in slices.values()} - {"F32"}:
             raise ValueError(f"its tensors are {', '.join(sorted(others))}, legal: F32")
@@ -235,7 +241,7 @@ def _spec_of(metadata: Mapping[str, str]) -> NetworkSpec:
 
 
 def _require_short(spec: str) -> None:
-    """ValueError for a spec of which building the network alone would take minutes."""
+    """Raises ValueError if the spec is so long that building its network would take minutes."""
     if len(spec) > MOST_SPEC_CHARACTERS:
         raise ValueError(f"spec: got {len(spec)} characters, legal: up to {MOST_SPEC_CHARACTERS}")
 
@@ -246,14 +252,14 @@ def _class_names_of(metadata: Mapping[str, str], spec: NetworkSpec) -> tuple[str
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its class names are not JSON, {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("its class names are no list of names")
+        raise ValueError("its class names are not a list of texts")
     if len(names) not in (0, spec.head.num_classes):
         raise ValueError(f"it names {len(names)} of {spec.head.num_classes} classes")
     return tuple(names)
 
 
 def _seal(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    """The SHA-256 of all that a file holds besides this, in whatever order it holds it."""
+    """Returns the SHA-256 of everything else in a file; it does not depend on the order there."""
     described = {name: metadata[name] for name in _METADATA}
     shapes = {name: array.shape for name, array in tensors.items()}
     found = hashlib.sha256(json.dumps([described, shapes], sort_keys=True).encode())
@@ -267,9 +273,9 @@ def _little_endian(array: np.ndarray) -> bytes:
 
 
 def _to_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file: 8 bytes of the header's length, the header as JSON, the arrays.
+    """Returns a safetensors file: the header's length in 8 bytes, the header as JSON, the arrays.
 
-    The library's writer puts the metadata in another order each time.
+    The library's own writer orders the metadata differently each time.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     parts, end = [], 0
@@ -284,7 +290,7 @@ def _to_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) ->
 
 
 def _holds(file: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bool:
-    """Whether a file has just these tensors, to the last bit, and these metadata."""
+    """Returns whether a file holds exactly these tensors, bit for bit, and these metadata."""
     if not file.is_file():
         return False
     try:
@@ -297,19 +303,19 @@ def _holds(file: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str,
                     for name, array in tensors.items()
                 )
             )
-    except (SafetensorError, OSError):  # a damaged one
+    except (SafetensorError, OSError):  # a damaged file
         return False
 
 
 def _misfit(
     spec: NetworkSpec, names: Collection[str], shape_of: Callable[[str], tuple[int, ...]]
 ) -> str:
-    """What tells variables apart from the spec's, in one line; empty if nothing does.
+    """Describes in one line how variables differ from those of the spec; empty if they do not.
 
     Args:
-      spec: of the network.
-      names: of the variables.
-      shape_of: the shape of a variable that there is.
+      spec: the network.
+      names: names of the variables.
+      shape_of: function that returns the shape of one of these variables.
     """
     expected = variable_shapes(spec)
     missing = [name for name in expected if name not in names]

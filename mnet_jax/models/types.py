@@ -1,5 +1,5 @@
-"""The closed choices of models. Nothing here imports JAX, so a config can name them."""
+"""The option types of models. Nothing here imports JAX, so configs can use them."""
 
 from typing import Literal
 
-Remat = Literal["none", "blocks"]  # what is computed again for the gradients; see `MobileNet`
+Remat = Literal["none", "blocks"]  # what the backward pass recomputes; see `MobileNet`

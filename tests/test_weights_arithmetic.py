@@ -47,7 +47,7 @@ def both_ways(model, library="timm"):
 def test_another_arithmetic_is_told(options, difference):
     for lines in both_ways(v2(dialect="timm", **options)):
         (line,) = lines
-        assert f"other {difference}" in line and "will not agree" in line
+        assert f"different {difference}" in line and "will not agree" in line
 
 
 @pytest.mark.parametrize("dialect", ["paper", "slim", "keras"])

@@ -1,11 +1,11 @@
-"""Weights of torchvision, timm and Keras as our variables, and back.
+"""Conversion of weights between torchvision, timm or Keras and this package.
 
     model = models.mobilenet_v4_conv_small(dialect="timm")
     variables = weights.from_timm(weights.read("mobilenetv4.safetensors"), model)
     logits = model.apply(variables, images, train=False)
 
-The logits are the library's own where the model's dialect is the library's; `read` lists the kinds
-of files. PyTorch and Keras are needed only for what says so.
+The logits equal the library's if the dialect of the model is the library's. `read` lists the file
+formats. PyTorch and Keras are needed only where the documentation says so.
 """
 
 from mnet_jax.weights.errors import WeightsError

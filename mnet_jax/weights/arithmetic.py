@@ -1,4 +1,4 @@
-"""Whether a network computes what a library's network computes from the same weights."""
+"""Comparison of a network with a library's network that has the same weights."""
 
 import math
 from collections.abc import Iterable
@@ -10,11 +10,14 @@ from mnet_jax.architectures.dialects import Dialect, DialectName
 
 Size = tuple[int, int]
 
-FAR = 1024  # a multiple of every network's stride, where every map is larger than its kernel
+FAR = 1024  # pixels: a multiple of every network's stride; every map exceeds its kernel
 
 
 def variants_of(spec: NetworkSpec, dialect: DialectName) -> list[NetworkSpec]:
-    """The published networks of a spec's name, width and classes; V3 has a minimalistic one too."""
+    """Returns the published networks with a spec's name, width and classes.
+
+    V3 has two, the normal and the minimalistic one; other versions have one.
+    """
     options: list[dict[str, Any]] = [{}]
     if spec.name.startswith("mobilenet_v3"):
         options.append({"minimalistic": True})
@@ -29,15 +32,16 @@ def variants_of(spec: NetworkSpec, dialect: DialectName) -> list[NetworkSpec]:
 def disagreement(
     spec: NetworkSpec, dialects: tuple[DialectName, ...], image_size: Size | None
 ) -> str:
-    """What a network does that none of a library's networks does; empty if there is one.
+    """Describes how a network's computation differs from that of a library; empty if it does not.
 
-    Strides, dilation and a reduced tail are another use of the same weights, and pass.
+    The network is compared with each of the library's networks. Differences in strides, dilation
+    and a reduced tail are ignored: they are other uses of the same weights.
 
     Args:
       spec: the network.
-      dialects: those of ours that compute what the library does.
-      image_size: rows and columns that the network is for: some paddings are the same at some
-        sizes. None is any size.
+      dialects: our dialects that compute what the library does.
+      image_size: (rows, columns) of the images, since some paddings are equal at some sizes. None
+        means any size.
     """
     ours = _arithmetic(spec)
     known = [(v.dialect, _arithmetic(v)) for name in dialects for v in variants_of(spec, name)]
@@ -46,7 +50,7 @@ def disagreement(
     constants = {theirs["dialect"] for _, theirs in known}
     if ours["dialect"] in constants:
         different = [key for key in ours if all(ours[key] != theirs[key] for _, theirs in known)]
-        return f"other {', '.join(different) or 'activations'}; the logits will not agree"
+        return f"different {', '.join(different) or 'activations'}; the logits will not agree"
     told = f"dialect {spec.dialect.name}, legal: {', '.join(dialects)}; the logits will not agree"
     fitting = [dialect for dialect, theirs in known if _without_padding(theirs, ours)]
     if image_size is not None:
@@ -61,7 +65,13 @@ def disagreement(
 
 
 def pads_alike(spec: NetworkSpec, dialects: Iterable[Dialect], image_size: Size) -> bool:
-    """Whether one of some dialects pads a network's every map as its own does, at a size."""
+    """Returns whether one of the dialects pads every map as the spec's own dialect does.
+
+    Args:
+      spec: the network.
+      dialects: the dialects to compare with the network's own.
+      image_size: (rows, columns) of the images.
+    """
     return any(
         _pads(spec, image_size) == _pads(replace(spec, dialect=dialect), image_size)
         for dialect in dialects
@@ -69,12 +79,12 @@ def pads_alike(spec: NetworkSpec, dialects: Iterable[Dialect], image_size: Size)
 
 
 def _pads(spec: NetworkSpec, image_size: Size) -> list[tuple[Size, ...]]:
-    """Zeros before and after the rows and the columns that each layer sees."""
+    """Returns the zeros (before, after) the rows and the columns of each layer's input."""
     return [layer.pads for layer in walk(spec, image_size)]
 
 
 def _arithmetic(spec: NetworkSpec) -> dict[str, Any]:
-    """What a network does besides what the shapes of its weights and its strides tell."""
+    """Returns what determines a computation besides strides and the shapes of weights."""
     dialect, head = spec.dialect, spec.head
     parts = [spec.stem, *spec.blocks, head.conv, head.hidden]
 
@@ -90,6 +100,6 @@ def _arithmetic(spec: NetworkSpec) -> dict[str, Any]:
 
 
 def _without_padding(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two networks' arithmetic differs in nothing but the padding."""
+    """Returns whether two networks' arithmetic is equal or differs in padding only."""
     epsilons = {one["dialect"][0], other["dialect"][0]}
     return len(epsilons) == 1 and one | {"dialect": other["dialect"]} == other

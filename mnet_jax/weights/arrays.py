@@ -1,4 +1,4 @@
-"""A state dict of any library as NumPy arrays, no more of them than a network can use."""
+"""State dicts of any library as NumPy arrays, limited to the size that a network can use."""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -9,18 +9,18 @@ import numpy as np
 from mnet_jax.validation import one_line
 from mnet_jax.weights.errors import WeightsError, listing
 
-# What training scripts put a state dict under, beside others; the first that is there is taken, as
-# `timm.models.load_state_dict` does: an average of the weights before the weights.
+# Keys under which training scripts store a state dict. The first one that is present is used, as in
+# `timm.models.load_state_dict`: averaged weights are preferred to the weights themselves.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel, AveragedModel; torch.compile
 
 
 class Limit(NamedTuple):
-    """How much a state dict may hold, whatever of it is used.
+    """The largest allowed size of a state dict, including the parts that are not used.
 
     Attributes:
       arrays: number of arrays.
-      bytes: of all of them as float32.
+      bytes: total size of the arrays as float32.
     """
 
     arrays: int
@@ -28,13 +28,13 @@ class Limit(NamedTuple):
 
     @classmethod
     def of(cls, shapes: Iterable[tuple[int, ...]]) -> "Limit":
-        """For a network with arrays of these shapes: four times as much, and any old head."""
+        """Returns the limit for a network: four times its arrays, and room for any old head."""
         sizes = [4 * math.prod(shape) for shape in shapes]
         return cls(arrays=4 * len(sizes) + 100, bytes=4 * sum(sizes) + MOST_HEAD_BYTES)
 
 
 MOST_HEAD_BYTES = 2**27  # a classifier of ImageNet-21k's 21,843 classes takes 112 MB
-# Without a network at hand: the largest of the family has 700 arrays and 131 MB.
+# If the network is not known. The largest of the family has 700 arrays and 131 MB.
 LARGEST = Limit(arrays=10_000, bytes=2**29)
 
 
@@ -42,8 +42,8 @@ class Stored(NamedTuple):
     """An array in an open file of which only the header has been read.
 
     Attributes:
-      size: number of elements that reading it takes memory for.
-      read: reads it.
+      size: number of elements for which reading allocates memory.
+      read: function that reads the array.
     """
 
     size: int
@@ -51,14 +51,14 @@ class Stored(NamedTuple):
 
 
 def unwrapped(state: object) -> Mapping:
-    """The mapping of names to arrays, without what training scripts put around it and its names.
+    """Returns the mapping of names to arrays, without the wrapping that training scripts add.
 
-    Of several state dicts, an average of the weights (`state_dict_ema`, `model_ema`) is taken
-    before the weights themselves (`state_dict`, `model`), as timm takes it. Prefixes `module.` and
-    `_orig_mod.` are taken off the names.
+    If there are several state dicts, averaged weights (`state_dict_ema`, `model_ema`) are preferred
+    to the weights themselves (`state_dict`, `model`), as in timm. The prefixes `module.` and
+    `_orig_mod.` are removed from the names.
 
     Raises:
-      WeightsError: `state` is no mapping, or two names are one without their prefixes.
+      WeightsError: `state` is not a mapping, or two names are equal without their prefixes.
     """
     if not isinstance(state, Mapping):
         kind = type(state).__name__
@@ -80,16 +80,18 @@ def _without_prefixes(name: Any) -> Any:
 
 
 def as_arrays(state: object, limit: Limit = LARGEST) -> dict[str, np.ndarray]:
-    """A state dict as NumPy arrays: floating ones as float32, whole numbers as they are.
+    """Converts a state dict to NumPy arrays: floating ones to float32, whole numbers unchanged.
 
-    A float32 array of NumPy's is not copied.
+    A NumPy array of float32 is not copied.
 
     Args:
-      state: mapping of names to NumPy, JAX or PyTorch arrays or to `Stored`, or one wrapped once.
-      limit: what all of them together may come to; nothing is read or copied before that is known.
+      state: mapping of names to NumPy, JAX or PyTorch arrays or to `Stored`; it may be wrapped as
+        described in `unwrapped`.
+      limit: largest size of all arrays together, checked before any of them is read or copied.
 
     Raises:
-      WeightsError: it is no such mapping, an entry is no numeric array, or it is over the limit.
+      WeightsError: it is not such a mapping, an entry is not a numeric array, or the limit is
+        exceeded.
     """
     entries = unwrapped(state)
     require_few(entries, limit)
@@ -110,7 +112,7 @@ def as_arrays(state: object, limit: Limit = LARGEST) -> dict[str, np.ndarray]:
 
 
 def require_few(names: Collection[Any], limit: Limit) -> None:
-    """WeightsError, with the first names and the count, if there are more than the limit."""
+    """Raises WeightsError, with the count and the first names, if the limit is exceeded."""
     if len(names) > limit.arrays:
         clause = listing("arrays", list(names), one_line)
         raise WeightsError(f"state_dict: got {clause}, legal: {limit.arrays} or fewer")
@@ -125,7 +127,7 @@ def _as_array(name: str, value: Any) -> np.ndarray:
         value = np.array((value.float() if value.is_floating_point() else value).numpy())
     array = np.asarray(value)
     if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
-        with np.errstate(over="ignore"):  # what overflows is refused as not finite
+        with np.errstate(over="ignore"):  # overflows become infinite, and are refused later
             return array.astype(np.float32, copy=False)
     if array.dtype.kind not in "iub":
         dtype = one_line(array.dtype)

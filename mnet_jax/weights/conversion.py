@@ -1,4 +1,4 @@
-"""From a library's state dict to our variables and back, whichever the library."""
+"""Conversion between the state dict of a library and our variables, for any library."""
 
 import warnings
 from collections.abc import Callable, Mapping, Set
@@ -22,21 +22,21 @@ from mnet_jax.weights.layouts import TORCH, Entry, Layout, Names, Shape, entries
 CLASSIFIER = "head/classifier"
 BEHIND_THE_POOL = ("head/hidden/", f"{CLASSIFIER}/")
 COUNTER = ".num_batches_tracked"  # PyTorch counts training steps beside the running statistics
-AVERAGED = "n_averaged"  # and those behind an AveragedModel
+AVERAGED = "n_averaged"  # AveragedModel counts the models that it has averaged
 VARIANCE = "/norm/var"
 RESOLUTION = 224  # names and weights do not depend on it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Library:
-    """What a converter knows of a library.
+    """A library's networks and names, as a converter needs them.
 
     Attributes:
-      name: as people write it.
-      networks: those of ours that it has, by the names of their specs.
-      dialects: for each version (`mobilenet_v2`), those of ours that compute what the library does.
-      layout: of its framework.
-      names: for one of those networks, the library's names of every layer of ours.
+      name: name of the library, for messages.
+      networks: names of our specs for which the library has a network.
+      dialects: by version (`mobilenet_v2`), our dialects that compute what the library does.
+      layout: layout of the library's framework.
+      names: function that returns the library's names of every layer of a network.
     """
 
     name: str
@@ -46,7 +46,11 @@ class Library:
     names: Callable[[NetworkSpec], dict[str, Names]]
 
     def entries(self, spec: NetworkSpec) -> list[Entry]:
-        """Every array of a network, in order; WeightsError if the library has no such network."""
+        """Returns every array of a network, in order.
+
+        Raises:
+          WeightsError: the library has no such network.
+        """
         if spec.name not in self.networks or not _has_published_layers(spec):
             legal = f"{', '.join(self.networks)}, with the papers' layers"
             raise WeightsError(f"model: {self.name} has no such {spec.name}, legal: {legal}")
@@ -56,7 +60,7 @@ class Library:
 
 
 def _has_published_layers(spec: NetworkSpec) -> bool:
-    """Whether a published network has these variables, so that a library's names apply."""
+    """Returns whether a published network has these variables, so that a library's names apply."""
 
     def paths(one: NetworkSpec) -> list[str]:
         return list(variable_shapes(one))
@@ -71,24 +75,24 @@ def variables_from_state(
     fresh_head: jax.Array | None,
     image_size: Size | None,
 ) -> dict[str, Any]:
-    """Our variables from a library's state dict.
+    """Converts a library's state dict to our variables.
 
     Args:
-      state: the library's names to arrays.
-      model: the network that they are for.
-      library: whose names they are.
-      fresh_head: PRNG key from which the model's own initializer draws the classifier; the layers
-        that the state dict has behind its backbone are then ignored, whatever their names. The
-        hidden layer before the classifier, where the model has one, is the state dict's if it
-        fits, and else drawn too, with a warning. None takes all of the state dict.
-      image_size: rows and columns that the model will see, for which a warning is exact; None is
-        any size.
+      state: mapping of the library's names to arrays.
+      model: the network to convert for.
+      library: the library.
+      fresh_head: PRNG key with which the model's own initializer draws the classifier. The state
+        dict's layers after its backbone are then ignored, whatever their names. A hidden layer
+        before the classifier is taken from the state dict if it fits; otherwise it is drawn too,
+        with a warning. None converts all of the state dict.
+      image_size: (rows, columns) of the images that the model will see. A warning tells if the
+        logits differ at this size. None means any size.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
 
     Raises:
-      WeightsError: the state dict does not fit; one line. Nothing is loaded then.
+      WeightsError: the state dict does not fit; the message is one line. Nothing is loaded then.
     """
     spec = _spec_of(model)
     wanted = library.entries(spec)
@@ -122,10 +126,10 @@ def state_from_variables(
     library: Library,
     image_size: Size | None = None,
 ) -> dict[str, np.ndarray]:
-    """The library's state dict from our variables; the inverse of `variables_from_state`.
+    """Converts our variables to the library's state dict; the inverse of `variables_from_state`.
 
-    Arrays are new, contiguous and float32. For PyTorch the step counters, which we do not keep,
-    are int64 zeros.
+    Arrays are new, contiguous and float32. PyTorch's step counters, which we do not keep, become
+    int64 zeros.
 
     Raises:
       WeightsError: the library has no such network, or the variables are not the model's.
@@ -165,14 +169,15 @@ def _spec_of(model: MobileNet) -> NetworkSpec:
 
 
 def _head_of(entries: list[Entry]) -> set[str]:
-    """The library's names of the classifier's arrays."""
+    """Returns the library's names of the classifier's arrays."""
     return {e.theirs for e in entries if e.ours.startswith(f"params/{CLASSIFIER}/")}
 
 
 def _fresh_entries(wanted: list[Entry], arrays: Mapping[str, np.ndarray]) -> list[Entry]:
-    """What of a network a fresh head draws: the classifier, and a hidden layer that is not there.
+    """Returns the entries that a fresh head draws.
 
-    Keras' V3 without its top has no hidden layer; a fine-tuned model may have another one.
+    They are the classifier, and the hidden layer if the state dict has none that fits: Keras' V3
+    without its top has no hidden layer, and a fine-tuned model may have another one.
     """
     behind = [e for e in wanted if e.ours.partition("/")[2].startswith(BEHIND_THE_POOL)]
     classifier = [e for e in behind if e.theirs in _head_of(behind)]
@@ -191,11 +196,11 @@ def _fresh_entries(wanted: list[Entry], arrays: Mapping[str, np.ndarray]) -> lis
 def _old_head(
     arrays: Mapping[str, np.ndarray], wanted: list[Entry], spec: NetworkSpec, layout: Layout
 ) -> set[str]:
-    """The names of the arrays that stand behind the backbone, whatever they are called.
+    """Returns the names of all arrays after the backbone, whatever these names are.
 
-    A file does not tell the order of its layers, but their widths do: a layer of the old head
-    takes the backbone's features, pooled or flattened, or what another layer of it gives. What
-    takes an image's 3 channels or 1 stands before the backbone, and is no head.
+    A file does not record the order of its layers, but their channels reveal the head: its layers
+    take the backbone's features, pooled or flattened, or the outputs of another layer of the head.
+    A layer that takes an image's 3 channels, or 1, is before the backbone.
     """
     known = {entry.theirs for entry in wanted}
     others = {name: array.shape for name, array in arrays.items() if name not in known}
@@ -221,14 +226,15 @@ def _require_fit(
     variances: Set[str],
     head: Set[str] = frozenset(),
 ) -> None:
-    """WeightsError with all that is wrong, unless names and shapes agree and values are finite.
+    """Raises WeightsError with all problems unless names and shapes agree and values are finite.
 
     Args:
-      arrays: what there is.
-      shapes: what there should be.
-      title: how the message begins.
-      variances: names of the running variances.
-      head: the classifier's names, where another number of classes has a remedy.
+      arrays: the given arrays.
+      shapes: the expected shapes.
+      title: beginning of the message.
+      variances: names of the running variances, which must not be negative.
+      head: names of the classifier's arrays; if only these have other shapes, the message suggests
+        `fresh_head`.
     """
     missing = [f"{name} {list(shapes[name])}" for name in shapes if name not in arrays]
     extra = [f"{one_line(n)} {list(arrays[n].shape)}" for n in arrays if n not in shapes]
@@ -253,7 +259,7 @@ def _require_fit(
 
 
 def _warn_of_arithmetic(spec: NetworkSpec, library: Library, image_size: Size | None) -> None:
-    """Warns where the network computes something else than every such network of the library."""
+    """Warns if the network computes something different from every such network of the library."""
     names = library.dialects[spec.name[: len("mobilenet_vN")]]
     if told := disagreement(spec, names, image_size):
         warnings.warn(
@@ -264,9 +270,9 @@ def _warn_of_arithmetic(spec: NetworkSpec, library: Library, image_size: Size | 
 
 
 def _initial(model: MobileNet, key: jax.Array, names: list[str]) -> dict[str, jax.Array]:
-    """Some variables, by their paths, as `model.init(key, ...)` draws them."""
+    """Returns some variables, by their paths, as `model.init(key, ...)` draws them."""
 
-    @jax.jit  # what is not asked for, the rest of the network, is not computed
+    @jax.jit  # variables that are not returned are not computed
     def draw(key: jax.Array) -> dict[str, jax.Array]:
         images = jnp.zeros((1, RESOLUTION, RESOLUTION, 3))
         flat = traverse_util.flatten_dict(model.init(key, images, train=False), sep="/")

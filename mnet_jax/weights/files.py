@@ -24,38 +24,42 @@ from mnet_jax.weights.arrays import LARGEST, Limit, Stored, as_arrays, require_f
 from mnet_jax.weights.errors import WeightsError
 from mnet_jax.weights.hdf5 import opened_hdf5
 
-KERAS_MEMBER = "model.weights.h5"  # of the zip archive that a .keras file is
-MOST_FILE_BYTES = 2**31  # with the state of an optimizer, an average, and the metadata
-ZIP_ENTRY = b"PK\x01\x02"  # begins a member's entry in an archive's directory
-MEMBERS_PER_ARRAY = 8  # of an archive: the state of an optimizer, an average
+KERAS_MEMBER = "model.weights.h5"  # in a .keras file, which is a zip archive
+MOST_FILE_BYTES = 2**31  # with optimizer state, averaged weights and metadata
+ZIP_ENTRY = b"PK\x01\x02"  # first bytes of a member's entry in the directory of an archive
+MEMBERS_PER_ARRAY = 8  # in an archive, with optimizer state and averaged weights
 CHUNK = 2**20
-PICKLES = 5  # in a file of PyTorch before 1.6
-MOST_OPCODES = 500_000  # V4's largest network with AdamW and an average takes 100,000
+PICKLES = 5  # number of pickles in a file of PyTorch before 1.6
+MOST_OPCODES = 500_000  # V4's largest network with AdamW state and averaged weights takes 100,000
 
 
 def read(path: str | os.PathLike, model: MobileNet | None = None) -> dict[str, np.ndarray]:
-    """The arrays in a weight file; the suffix says which kind of file it is.
+    """Reads the arrays of a weight file, whose suffix determines the format.
 
-    `.safetensors`; `.npz`; `.pth`, `.pt` and `.pth.tar` by PyTorch's `weights_only` loader, where
-    PyTorch is installed; `.keras`, `.weights.h5` and `.h5` as Keras writes them, whose arrays are
-    named such as `Conv1/kernel`. Floating numbers of any precision become float32.
+    The formats are `.safetensors`; `.npz`; `.pth`, `.pt` and `.pth.tar`, by PyTorch's
+    `weights_only` loader, if PyTorch is installed; and `.keras`, `.weights.h5` and `.h5` as Keras
+    writes them, whose arrays get names such as `Conv1/kernel`. Floating-point numbers of any
+    precision become float32.
 
-    What training scripts write is unwrapped: a state dict under `state_dict` or `model`, or the
-    average of the weights under `state_dict_ema` or `model_ema`, which is preferred, as
-    `timm.models.load_state_dict` prefers it; names behind `module.` and `_orig_mod.`; an
-    `argparse.Namespace` beside the weights, the one class besides PyTorch's own that is allowed.
+    The wrapping that training scripts add is removed. A state dict may be stored under `state_dict`
+    or `model`. Averaged weights, under `state_dict_ema` or `model_ema`, are preferred, as in
+    `timm.models.load_state_dict`. The prefixes `module.` and `_orig_mod.` are removed from names.
+    An `argparse.Namespace` is allowed beside the weights; it is the only class besides PyTorch's
+    own.
 
     Args:
-      path: of the file.
-      model: the network that the weights are for. A file that declares far more than it can use is
-        refused before its arrays are read; None allows what the largest network could use.
+      path: path of the file.
+      model: the network that the weights are for. A file that declares far more data than the
+        network can use is refused before its arrays are read. None allows what the largest network
+        can use.
 
     Returns:
-      Names to arrays, for `from_torchvision`, `from_timm` or `from_keras`.
+      Arrays by name, for `from_torchvision`, `from_timm` or `from_keras`.
 
     Raises:
-      WeightsError: the file is absent, of another kind than its suffix says, damaged, too large, or
-        holds something else than arrays; one line with the path and the reason.
+      WeightsError: the file does not exist, is damaged or too large, does not have the format of
+        its suffix, or contains something other than arrays. The message is one line with the path
+        and the reason.
     """
     file = Path(path)
     name = one_line(file)
@@ -74,7 +78,7 @@ def read(path: str | os.PathLike, model: MobileNet | None = None) -> dict[str, n
             return as_arrays(entries, limit)
     except WeightsError as error:
         raise WeightsError(f"{name}: {error}") from error
-    except Exception as error:  # the readers' libraries raise whatever a damaged file leads them to
+    except Exception as error:  # on a damaged file, the libraries raise errors of any type
         reason = one_line(str(error) or type(error).__name__)
         raise WeightsError(f"{name}: not a readable {suffix} file, {reason}") from error
 
@@ -98,7 +102,7 @@ def _opened_npz(path: Path, limit: Limit) -> Iterator[Mapping]:
         if len({m.filename for m in members}) < len(members):
             raise WeightsError("holds several arrays of one name")
         yield {
-            m.filename.removesuffix(".npy"): Stored(  # two bytes an element at the least
+            m.filename.removesuffix(".npy"): Stored(  # an element takes two bytes or more
                 m.file_size // 2, partial(_read_npy, archive, m)
             )
             for m in members
@@ -106,7 +110,7 @@ def _opened_npz(path: Path, limit: Limit) -> Iterator[Mapping]:
 
 
 def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """One array; NumPy's own loader would allocate what a header declares before it looks."""
+    """Reads one array; NumPy's own loader would allocate memory before it checks the header."""
     name = one_line(member.filename)
     headers = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -132,12 +136,12 @@ def _opened_torch(path: Path, limit: Limit) -> Iterator[Mapping]:
             "needs PyTorch, legal: pip install mnet_jax[torch], or the same weights as .safetensors"
         ) from error
     is_mapped = _require_loadable(path, limit)
-    # A script's arguments: PyTorch fills the namespace with nothing but what it allows otherwise.
+    # Scripts store their arguments in one; PyTorch fills it only with what it allows elsewhere.
     allowed = torch.serialization.safe_globals([argparse.Namespace])
-    with allowed, warnings.catch_warnings(action="ignore"):  # of what the refusal says better
+    with allowed, warnings.catch_warnings(action="ignore"):  # the error below is clearer
         try:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
-        except pickle.UnpicklingError as error:  # its message recommends to run the file
+        except pickle.UnpicklingError as error:  # its message recommends executing the file
             found = re.search(r"GLOBAL ([\w.]+)", str(error))
             what = f"something else ({found[1]})" if found else "something else"
             raise WeightsError(f"holds {what} than tensors, legal: a state dict") from error
@@ -145,11 +149,11 @@ def _opened_torch(path: Path, limit: Limit) -> Iterator[Mapping]:
 
 
 def _require_loadable(path: Path, limit: Limit) -> bool:
-    """Whether PyTorch may map a file, so that no more of it than is used comes into memory.
+    """Returns whether PyTorch may memory-map a file, so that only the parts in use are loaded.
 
     Raises:
-      WeightsError: the file unpacks to too much, or its pickles have too many opcodes: one byte of
-        a pickle can make an object.
+      WeightsError: the file unpacks to too much data, or its pickles have too many opcodes (a
+        single byte of a pickle can create an object).
     """
     if not zipfile.is_zipfile(path):  # PyTorch before 1.6: pickles, then raw data
         size = path.stat().st_size
@@ -196,7 +200,7 @@ def _opened_h5(path: Path, limit: Limit) -> Iterator[Mapping]:
 
 @contextlib.contextmanager
 def _opened_zip(path: Path, limit: Limit) -> Iterator[zipfile.ZipFile]:
-    """An archive; WeightsError if its directory, which is read as a whole, is too long."""
+    """Opens an archive; WeightsError if its directory, which is read as a whole, is too long."""
     most, count = limit.arrays * MEMBERS_PER_ARRAY, 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -208,7 +212,7 @@ def _opened_zip(path: Path, limit: Limit) -> Iterator[zipfile.ZipFile]:
 
 
 def _require_small(archive: zipfile.ZipFile, limit: Limit) -> None:
-    """WeightsError if the archive declares too much; zipfile unpacks no more than is declared."""
+    """Raises WeightsError if the archive declares too much; zipfile unpacks no more than that."""
     total = sum(member.file_size for member in archive.infolist())
     if total > limit.bytes:
         raise WeightsError(f"declares {total} bytes, legal: {limit.bytes} or fewer")

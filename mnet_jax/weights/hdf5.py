@@ -1,9 +1,11 @@
-"""The HDF5 files that Keras writes, read without Keras and without running anything in them.
+"""The HDF5 files that Keras writes, read without Keras and without executing anything in them.
 
-Keras 3's `.weights.h5` (which is also a member of `.keras`) has a group per layer under `layers`,
-whose `vars` bear the layer's name and hold numbered arrays. The older whole-model `.h5`, in which
-Keras' released weights come, has groups whose attribute `weight_names` lists the arrays: a group
-is a layer, or a whole model inside the model, whose arrays are then named after their own layers.
+Keras 3's `.weights.h5`, which is also a member of `.keras` files, has a group for each layer under
+`layers`. A subgroup `vars` has the layer's name as an attribute and contains numbered arrays.
+
+In the older whole-model `.h5`, the format of Keras' released weights, groups have an attribute
+`weight_names` that lists their arrays. Such a group is a layer, or a nested model whose arrays are
+named after their own layers.
 """
 
 import contextlib
@@ -21,16 +23,16 @@ from mnet_jax.weights.errors import WeightsError
 PLAIN = ("kernel", "bias")
 NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")
 MOST_NAME_BYTES = 1000
-OBJECTS_PER_ARRAY = 16  # groups of layers that have none, and the optimizer's state
+OBJECTS_PER_ARRAY = 16  # with optimizer state, and groups of layers without arrays
 
 T = TypeVar("T")
 
 
 def named_arrays(layer: str, arrays: list[T]) -> dict[str, T]:
-    """A layer's arrays, in Keras' order, under names such as `Conv1/kernel`.
+    """Names a layer's arrays, which are in Keras' order; a name is, for example, `Conv1/kernel`.
 
-    Four are a normalization's, one or two a convolution's or dense layer's; the arrays of any other
-    layer are numbered, and so will fit nothing.
+    Four arrays belong to a normalization, one or two to a convolution or dense layer. The arrays of
+    any other layer are numbered, so that they match nothing.
     """
     known: tuple[str, ...] = NORMALIZATION if len(arrays) == len(NORMALIZATION) else PLAIN
     names = known if len(arrays) <= len(known) else tuple(map(str, range(len(arrays))))
@@ -39,15 +41,15 @@ def named_arrays(layer: str, arrays: list[T]) -> dict[str, T]:
 
 @contextlib.contextmanager
 def opened_hdf5(source: str | BinaryIO, limit: Limit) -> Iterator[dict[str, Stored]]:
-    """The arrays of every layer in a file that Keras wrote, to be read while it is open.
+    """Yields the arrays of every layer in a file that Keras wrote, to be read while it is open.
 
     Args:
       source: path, or an open file.
-      limit: the most arrays.
+      limit: largest number of arrays.
 
     Raises:
-      WeightsError: h5py is not installed, the file links elsewhere or holds no Keras layers or too
-        many, or two layers have one name.
+      WeightsError: h5py is not installed; the file contains links, no Keras layers or too many
+        arrays; or two layers have the same name.
     """
     try:
         import h5py
@@ -70,7 +72,7 @@ def opened_hdf5(source: str | BinaryIO, limit: Limit) -> Iterator[dict[str, Stor
 
 
 def _is_hard(h5py: Any, group: Any, name: str) -> bool:
-    """Whether `name` is there; WeightsError where it is a link, to this or another file."""
+    """Returns whether a group contains `name`; WeightsError if it is a soft or external link."""
     link = group.get(name, getlink=True)
     if link is not None and not isinstance(link, h5py.HardLink):
         raise WeightsError(f"{one_line(name)}: got a {type(link).__name__}, legal: data")
@@ -78,7 +80,7 @@ def _is_hard(h5py: Any, group: Any, name: str) -> bool:
 
 
 def _groups(h5py: Any, root: Any, limit: Limit) -> Iterator[tuple[str, Any]]:
-    """Path and object of every group below `root`, each once; links are refused."""
+    """Yields the path and object of every group below `root`, each once; links are refused."""
     todo = [("", root)]
     seen: set[int] = set()
     objects, most = 0, limit.arrays * OBJECTS_PER_ARRAY
@@ -96,7 +98,7 @@ def _groups(h5py: Any, root: Any, limit: Limit) -> Iterator[tuple[str, Any]]:
 
 
 def _numbered_layers(h5py: Any, root: Any, limit: Limit) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The layers of a `.weights.h5`; the state of an optimizer stands beside `layers`."""
+    """Yields the layers of a `.weights.h5`; optimizer state is outside `layers` and not read."""
     if not _is_hard(h5py, root, "layers"):
         return
     for path, group in _groups(h5py, root["layers"], limit):
@@ -107,10 +109,11 @@ def _numbered_layers(h5py: Any, root: Any, limit: Limit) -> Iterator[tuple[str, 
 
 
 def _released_layers(h5py: Any, root: Any, limit: Limit) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The layers of an older `.h5`, each of which lists its arrays.
+    """Yields the layers of an older `.h5`, each of which lists its arrays.
 
-    A layer's array may be listed under other words than its own (`dense_2/dense/kernel:0`), so it
-    is named by its place. A model's arrays have their layers' names (`Conv1/kernel:0`).
+    A layer's arrays may be listed under other names than the layer's (`dense_2/dense/kernel:0`), so
+    they are named by their order. A nested model's arrays have their layers' names
+    (`Conv1/kernel:0`).
     """
     for path, group in _groups(h5py, root, limit):
         if not path or "weight_names" not in group.attrs:
@@ -120,7 +123,7 @@ def _released_layers(h5py: Any, root: Any, limit: Limit) -> Iterator[tuple[str, 
         if len({name.rpartition("/")[0] for name in names}) > 1:
             if len(set(names)) < len(names):
                 raise WeightsError(f"{one_line(path)}: lists an array twice")
-            named = [name.removesuffix(":0") for name in names]  # TensorFlow's number of an output
+            named = [name.removesuffix(":0") for name in names]  # TensorFlow's index of an output
             yield path, dict(zip(named, datasets, strict=True))
         else:
             yield path, named_arrays(path, datasets)
@@ -141,7 +144,7 @@ def _text(name: Any) -> str:
 
 
 def _dataset(h5py: Any, group: Any, path: str) -> Any:
-    """The dataset at a path below a group, reached through no link."""
+    """Returns the dataset at a path below a group; WeightsError if a link is on the path."""
     for part in path.split("/"):
         if not isinstance(group, h5py.Group) or not part or not _is_hard(h5py, group, part):
             raise WeightsError(f"{one_line(path)}: named in the file, but not there")
@@ -152,20 +155,24 @@ def _dataset(h5py: Any, group: Any, path: str) -> Any:
 
 
 def _stored(dataset: Any) -> Stored:
-    """A dataset to be read; WeightsError where its data are in another file, or no numbers."""
+    """Wraps a dataset to be read later.
+
+    Raises:
+      WeightsError: its data are in another file, or are not numbers.
+    """
     name, dtype = dataset.name, dataset.dtype
     if dataset.external or dataset.is_virtual:
         raise WeightsError(f"{one_line(name)}: its data are in another file")
     bfloat16 = _text(dataset.attrs.get("dtype", "")) == "bfloat16" and dtype == "V2"
     if dtype.kind not in "fiub" and not bfloat16:
         raise WeightsError(f"{one_line(name)}: got type {one_line(dtype)}, legal: numbers")
-    chunk = math.prod(dataset.chunks or ())  # of which one at least is unpacked as a whole
+    chunk = math.prod(dataset.chunks or ())  # at least one chunk is unpacked as a whole
     return Stored(max(math.prod(dataset.shape), chunk), partial(_array, dataset))
 
 
 def _array(dataset: Any) -> np.ndarray:
     array = dataset[()]
-    if _text(dataset.attrs.get("dtype", "")) == "bfloat16":  # which HDF5 has not: two opaque bytes
+    if _text(dataset.attrs.get("dtype", "")) == "bfloat16":  # not an HDF5 type: two opaque bytes
         import ml_dtypes
 
         array = np.asarray(array).view(ml_dtypes.bfloat16)

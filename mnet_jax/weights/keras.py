@@ -1,6 +1,7 @@
 """Keras' names: the applications MobileNet, MobileNetV2, MobileNetV3Large and MobileNetV3Small.
 
-A model of dialect `keras` computes what they compute on inputs scaled as theirs are.
+A model of dialect `keras` computes what the application does, if its inputs are scaled as the
+application's are.
 """
 
 from collections import Counter, defaultdict
@@ -41,31 +42,31 @@ def from_keras(
     fresh_head: jax.Array | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Our variables from a Keras application, or from a file that Keras wrote.
+    """Converts a Keras application, or the content of a file that Keras wrote, to our variables.
 
         model = models.mobilenet_v3_small(dialect="keras")
         variables = weights.from_keras(keras.applications.MobileNetV3Small(), model)
         variables = weights.from_keras(weights.read("mobilenet_v3_small.keras"), model)
 
     Args:
-      keras_model: what has `layers` with `name` and `get_weights()`, or a mapping of names such
-        as `Conv1/kernel` to arrays.
-      model: the network that they are for.
-      fresh_head: PRNG key for a new classifier of the model's classes; the layers that the Keras
-        model has behind its backbone are then ignored, whatever their names, and may be absent.
-        V3's hidden layer before the classifier, which `include_top=False` leaves out, is then
-        drawn too, with a warning. None takes all layers, and the classes must be the same; a
-        `Dense` of any name on the pooled features is the classifier of V1 and V2.
-      image_size: rows and columns that the model will see: a warning says so if the logits there
-        are not Keras'. None is the size that the Keras model is built for, or if it is for any,
-        any size, and the warning names those that are excepted.
+      keras_model: an object with `layers` that have `name` and `get_weights()`, or a mapping of
+        names such as `Conv1/kernel` to arrays.
+      model: the network to convert for.
+      fresh_head: PRNG key for a new classifier with the model's classes. The Keras model's layers
+        after its backbone are then ignored, whatever their names, and may be absent. V3's hidden
+        layer before the classifier, which `include_top=False` leaves out, is then drawn too, with a
+        warning. None converts all layers, and the classes must be the same; in V1 and V2, a `Dense`
+        of any name on the pooled features is the classifier.
+      image_size: (rows, columns) of the images that the model will see. A warning tells if the
+        logits at this size differ from Keras'. None means the size that the Keras model is built
+        for. If it is built for any size, the warning names the sizes at which the logits agree.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
 
     Raises:
-      WeightsError: the Keras model does not fit the model; one line with the first names and
-        shapes of each kind, and all of them as its `problems`.
+      WeightsError: the Keras model does not fit the model. The message is one line with the first
+        names and shapes of each kind; the attribute `problems` has all of them.
     """
     state = keras_model
     if hasattr(keras_model, "layers"):
@@ -90,13 +91,13 @@ def from_keras(
 def to_keras(
     variables: Mapping[str, Any], model: MobileNet, *, image_size: tuple[int, int] = (224, 224)
 ) -> Any:
-    """The Keras application with the model's weights: images [b, h, w, 3] to logits.
+    """Returns the Keras application with the model's weights: images [b, h, w, 3] to logits.
 
     Args:
       variables: the model's `params` and `batch_stats`.
       model: the network.
-      image_size: rows and columns, 32 or more. Keras builds V1 and V2 for one size only, and where
-        V3 is built for any size it pads odd ones unlike when it knows them.
+      image_size: (rows, columns), 32 or more. Keras builds V1 and V2 for one size only. A V3 that
+        is built for any size pads odd sizes differently from one that is built for that size.
 
     Raises:
       ValueError: the image is too small.
@@ -116,7 +117,7 @@ def to_keras(
 
 
 def _image_size_of(keras_model: Any) -> tuple[int, int] | None:
-    """Rows and columns of the images [b, h, w, c] that a model is built for; None for any."""
+    """Returns the (rows, columns) of the images that a model is built for; None if for any size."""
     shape = getattr(keras_model, "input_shape", None)
     sides = shape[1:3] if isinstance(shape, tuple) and len(shape) == 4 else ()
     if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
@@ -125,7 +126,7 @@ def _image_size_of(keras_model: Any) -> tuple[int, int] | None:
 
 
 def _layers_of(keras_model: Any) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Name and weights of every layer, those of nested models included."""
+    """Yields the name and weights of every layer, including those of nested models."""
     for layer in keras_model.layers:
         if hasattr(layer, "layers"):
             yield from _layers_of(layer)
@@ -134,11 +135,11 @@ def _layers_of(keras_model: Any) -> Iterator[tuple[str, list[np.ndarray]]]:
 
 
 def _present_name(name: object, spec: NetworkSpec) -> object:
-    """Today's name of an array that Keras 2, or TensorFlow.js after it, named otherwise."""
+    """Translates an array's name in Keras 2 or TensorFlow.js to the name in current Keras."""
     if not isinstance(name, str) or "/" not in name:
         return name
     layer, _, array = name.rpartition("/")
-    array = array.removesuffix(":0")  # TensorFlow's number of an operation's output
+    array = array.removesuffix(":0")  # TensorFlow's index of an operation's output
     if array == "depthwise_kernel":
         array = "kernel"
     if spec.name.startswith("mobilenet_v3"):
@@ -149,10 +150,10 @@ def _present_name(name: object, spec: NetworkSpec) -> object:
 
 
 def _with_classifier(state: Mapping[Any, Any], spec: NetworkSpec) -> dict[Any, Any]:
-    """The arrays with the application's names for a classifier of somebody's own.
+    """Renames the arrays of a user's own classifier to those of the application.
 
-    Whoever trains an application further puts a `Dense` of any name on its pooled features. It is
-    the classifier if nothing else is missing or left over, and its shapes are the classifier's.
+    A fine-tuned application has a `Dense` of any name on its pooled features. It is taken as the
+    classifier if nothing else is missing or left over, and its shapes are those of the classifier.
     """
     wanted = {entry.theirs: entry for entry in KERAS.entries(spec)}
     extra = [name for name in state if name not in wanted]
@@ -170,7 +171,7 @@ def _with_classifier(state: Mapping[Any, Any], spec: NetworkSpec) -> dict[Any, A
 
 
 def _names(spec: NetworkSpec) -> dict[str, Names]:
-    """The applications' names; what a network has not is named in vain."""
+    """Returns the applications' names of layers; some of these layers a network may lack."""
     if spec.name == "mobilenet_v1":
         names = {"stem": Names("conv1", "conv1_bn"), CLASSIFIER: Names("conv_preds")}
         for i in range(len(spec.blocks)):
@@ -197,7 +198,7 @@ def _names(spec: NetworkSpec) -> dict[str, Names]:
 
 
 def _application(spec: NetworkSpec, image_size: tuple[int, int]) -> Any:
-    """The application that computes what `spec` says, without weights."""
+    """Builds the application that computes what `spec` describes, without weights."""
     fitting = [
         _computation(one) == _computation(spec) and pads_alike(spec, [one.dialect], image_size)
         for one in variants_of(spec, "keras")
@@ -226,7 +227,7 @@ def _application(spec: NetworkSpec, image_size: tuple[int, int]) -> Any:
 
 
 def _computation(spec: NetworkSpec) -> tuple:
-    """What two specs share where they give the same logits, if they pad alike."""
+    """Returns the parts of a spec that determine the logits, except for padding."""
     return spec.dialect.norm_epsilon, spec.stem, spec.blocks, replace(spec.head, dropout=0.0)
 
 

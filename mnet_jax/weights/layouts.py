@@ -1,7 +1,7 @@
-"""How frameworks name a layer's arrays and order their axes.
+"""Names of a layer's arrays in each framework, and the order of their axes.
 
-Ours: kernels [kh, kw, in, out] of a convolution, [kh, kw, c] of a depthwise one, [in, out] of a
-pointwise or dense layer.
+Our kernels are [kh, kw, in, out] for a convolution, [kh, kw, c] for a depthwise convolution, and
+[in, out] for a pointwise or dense layer.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,9 @@ class Names(NamedTuple):
     """A library's names for one layer of ours.
 
     Attributes:
-      kernel: of the convolution or matrix.
-      norm: of the batch normalization behind it; None where the layer has a bias.
-      matrix: whether the library has a matrix here, not a convolution with a 1x1 window.
+      kernel: name of the convolution or matrix.
+      norm: name of the batch normalization after it; None if the layer has a bias.
+      matrix: whether the library has a matrix here rather than a convolution with a 1x1 window.
     """
 
     kernel: str
@@ -31,15 +31,15 @@ class Names(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A framework's suffixes of names, and its form of kernels.
+    """A framework's name suffixes, and the axes of its kernels.
 
     Attributes:
       kernel: suffix of a kernel.
       bias: suffix of a bias.
       norm: suffixes of a normalization's scale, bias, mean and variance.
-      kernel_form: of a layer, and of whether it is a matrix: the shape there, and the order that
-        brings its axes into ours.
-      channel_axes: of a kernel of two or four axes, that of the channels in and that of those out.
+      kernel_form: function that maps a layer, and whether the library has a matrix there, to the
+        kernel's shape in the framework and the permutation of its axes that gives our order.
+      channel_axes: the axes of input and output channels in a kernel of two or four axes.
     """
 
     kernel: str
@@ -49,21 +49,22 @@ class Layout:
     channel_axes: tuple[int, int]
 
     def channels_of(self, shape: Shape) -> tuple[int, int]:
-        """Channels in and out of a kernel of two or four axes."""
+        """Returns the input and output channels of a kernel of two or four axes."""
         inputs, outputs = self.channel_axes
         return shape[inputs], shape[outputs]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One array, with its name and shape on both sides.
+    """One array, with its name and shape in our variables and in a state dict.
 
     Attributes:
       ours: path in our variables, such as `params/stem/conv/kernel`.
       theirs: name in the state dict.
       our_shape: shape in our variables.
       shape: shape in the state dict.
-      axes: their axes in our order; axes of one element are then ours to drop.
+      axes: permutation of the state dict's axes that gives our order; axes of length 1 that we do
+        not have are dropped after it.
     """
 
     ours: str
@@ -73,17 +74,21 @@ class Entry:
     axes: Shape
 
     def inward(self, array: np.ndarray) -> np.ndarray:
-        """Their array as ours."""
+        """Converts their array to ours."""
         return array.transpose(self.axes).reshape(self.our_shape)
 
     def outward(self, array: np.ndarray) -> np.ndarray:
-        """Our array as theirs, in new memory; the inverse of `inward`."""
+        """Converts our array to theirs, in new memory; the inverse of `inward`."""
         ordered = array.reshape([self.shape[axis] for axis in self.axes])
         return ordered.transpose(np.argsort(self.axes)).copy(order="C")
 
 
 def entries_of(layer: Layer, names: Names, layout: Layout) -> list[Entry]:
-    """The arrays of one layer: kernel, then bias, or scale, bias, mean and variance."""
+    """Returns the arrays of one layer.
+
+    They are the kernel and the bias; or the kernel and the normalization's scale, bias, mean and
+    variance.
+    """
     shape, axes = layout.kernel_form(layer, names.matrix)
     (ours, our_shape), *vectors = layer.variable_shapes.items()
     kernel = Entry(
@@ -102,7 +107,7 @@ def entries_of(layer: Layer, names: Names, layout: Layout) -> list[Entry]:
 
 
 def _torch_kernel(layer: Layer, matrix: bool) -> tuple[Shape, Shape]:
-    """[out, in] of a matrix, [out, in / groups, kh, kw] of a convolution."""
+    """Implements `kernel_form`: matrix [out, in], convolution [out, in / groups, kh, kw]."""
     if matrix:
         return (layer.outputs, layer.inputs), (1, 0)
     per_group = 1 if layer.kind == "depthwise" else layer.inputs
@@ -110,7 +115,10 @@ def _torch_kernel(layer: Layer, matrix: bool) -> tuple[Shape, Shape]:
 
 
 def _keras_kernel(layer: Layer, matrix: bool) -> tuple[Shape, Shape]:
-    """[in, out] of a matrix, [kh, kw, in, out] of a convolution, [kh, kw, c, 1] of a depthwise."""
+    """Implements `kernel_form`: matrix [in, out], convolution [kh, kw, in, out].
+
+    A depthwise convolution is [kh, kw, c, 1].
+    """
     if matrix:
         return (layer.inputs, layer.outputs), (0, 1)
     outputs = 1 if layer.kind == "depthwise" else layer.outputs

@@ -1,8 +1,8 @@
 """timm's names: V1, V2, V3 and V4's convolutional models.
 
-A model of dialect `timm` computes what they compute. The weights that timm calls
-`tf_mobilenetv3...` were trained in TensorFlow: they have the same names, and their models are
-those of dialect `slim`.
+A model of dialect `timm` computes what timm's does. The weights that timm calls
+`tf_mobilenetv3...` were trained in TensorFlow. They have the same names, but need a model of
+dialect `slim`.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from mnet_jax.weights.conversion import (
 )
 from mnet_jax.weights.layouts import TORCH, Names
 
-STAGES = {  # blocks of each stage: the two numbers of timm's `blocks.2.0`
+STAGES = {  # number of blocks in each stage; in timm's `blocks.2.0`, 2 is the stage and 0 the block
     "mobilenet_v1": (1, 2, 2, 6, 2),
     "mobilenet_v2": (1, 2, 3, 4, 3, 3, 1),
     "mobilenet_v3_large": (1, 2, 3, 4, 2, 3),
@@ -46,39 +46,41 @@ def from_timm(
     fresh_head: jax.Array | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Our variables from a timm state dict.
+    """Converts a timm state dict to our variables.
 
         model = models.mobilenet_v4_conv_small(dialect="timm")
         variables = weights.from_timm(weights.read("mobilenetv4.safetensors"), model)
 
     Args:
-      state_dict: timm's names to NumPy, JAX or PyTorch arrays.
-      model: the network that they are for; of dialect `slim` for timm's `tf_mobilenetv3...`.
-      fresh_head: PRNG key for a new classifier of the model's classes; the layers that the state
-        dict has behind its backbone are then ignored, whatever their names, and may be absent. A
-        hidden layer before the classifier is drawn too, with a warning, if the state dict's does
-        not fit. None takes all of the state dict, whose classes must be the model's.
-      image_size: rows and columns that the model will see: a warning says so if the logits there
-        are not the library's. None is any size, and the warning names those that are excepted.
+      state_dict: mapping of timm's names to NumPy, JAX or PyTorch arrays.
+      model: the network to convert for; its dialect is `slim` for timm's `tf_mobilenetv3...`.
+      fresh_head: PRNG key for a new classifier with the model's classes. The state dict's layers
+        after its backbone are then ignored, whatever their names, and may be absent. A hidden layer
+        before the classifier is drawn too, with a warning, if the state dict's does not fit. None
+        converts all of the state dict, and the classes must be the same.
+      image_size: (rows, columns) of the images that the model will see. A warning tells if the
+        logits at this size differ from timm's. None means any size; the warning then names sizes
+        at which the logits agree.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
 
     Raises:
-      WeightsError: the state dict does not fit the model; one line with the first names and
-        shapes of each kind, and all of them as its `problems`.
+      WeightsError: the state dict does not fit the model. The message is one line with the first
+        names and shapes of each kind; the attribute `problems` has all of them.
     """
     return variables_from_state(state_dict, model, TIMM, fresh_head, image_size)
 
 
 def to_timm(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.ndarray]:
-    """The state dict that timm's `load_state_dict` takes once its arrays are tensors.
+    """Converts our variables to a timm state dict.
 
-    PyTorch's counters of training steps (`num_batches_tracked`), which we do not keep, are 0.
+    timm's `load_state_dict` takes it once its arrays are tensors. PyTorch's step counters
+    (`num_batches_tracked`), which we do not keep, are 0.
 
     Args:
       variables: the model's `params` and `batch_stats`.
-      model: the network; a warning says so where it computes something else than the library's.
+      model: the network; there is a warning if it computes something different from timm's.
 
     Raises:
       WeightsError: timm has no such network, or the variables are not the model's.
@@ -87,7 +89,7 @@ def to_timm(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.ndar
 
 
 def _names(spec: NetworkSpec) -> dict[str, Names]:
-    """Stem, stages of blocks, and from V3 on the last convolution as a stage of its own."""
+    """Returns timm's names of all layers; from V3 on, `head/conv` is a stage of its own."""
     version = spec.name[: len("mobilenet_vN")]
     stages = STAGES[spec.name]
     names = {"stem": Names("conv_stem", "bn1")}
@@ -109,7 +111,7 @@ def _names(spec: NetworkSpec) -> dict[str, Names]:
 
 
 def _parts(block: Block, universal: bool) -> dict[str, tuple[str, str | None]]:
-    """Our layers of a block to timm's convolution and normalization in it."""
+    """Maps our layers of a block to timm's names of their convolution and normalization."""
     if isinstance(block, ConvNorm):
         return {"": ("conv", "bn1")}
     if isinstance(block, Separable):

@@ -1,6 +1,6 @@
 """torchvision's names: V2 and V3.
 
-A model of dialect `torchvision` computes what they compute, at every width.
+A model of dialect `torchvision` computes what torchvision's does, at every width.
 """
 
 from collections.abc import Mapping
@@ -27,39 +27,41 @@ def from_torchvision(
     fresh_head: jax.Array | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Our variables from a torchvision state dict.
+    """Converts a torchvision state dict to our variables.
 
         model = models.mobilenet_v2(dialect="torchvision")
         variables = weights.from_torchvision(weights.read("mobilenet_v2.pth"), model)
 
     Args:
-      state_dict: torchvision's names to NumPy, JAX or PyTorch arrays.
-      model: the network that they are for.
-      fresh_head: PRNG key for a new classifier of the model's classes; the layers that the state
-        dict has behind its backbone are then ignored, whatever their names, and may be absent. A
-        hidden layer before the classifier is drawn too, with a warning, if the state dict's does
-        not fit. None takes all of the state dict, whose classes must be the model's.
-      image_size: rows and columns that the model will see: a warning says so if the logits there
-        are not the library's. None is any size, and the warning names those that are excepted.
+      state_dict: mapping of torchvision's names to NumPy, JAX or PyTorch arrays.
+      model: the network to convert for.
+      fresh_head: PRNG key for a new classifier with the model's classes. The state dict's layers
+        after its backbone are then ignored, whatever their names, and may be absent. A hidden layer
+        before the classifier is drawn too, with a warning, if the state dict's does not fit. None
+        converts all of the state dict, and the classes must be the same.
+      image_size: (rows, columns) of the images that the model will see. A warning tells if the
+        logits at this size differ from torchvision's. None means any size; the warning then names
+        the sizes at which the logits agree.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
 
     Raises:
-      WeightsError: the state dict does not fit the model; one line with the first names and
-        shapes of each kind, and all of them as its `problems`.
+      WeightsError: the state dict does not fit the model. The message is one line with the first
+        names and shapes of each kind; the attribute `problems` has all of them.
     """
     return variables_from_state(state_dict, model, TORCHVISION, fresh_head, image_size)
 
 
 def to_torchvision(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.ndarray]:
-    """The state dict that torchvision's `load_state_dict` takes once its arrays are tensors.
+    """Converts our variables to a torchvision state dict.
 
-    PyTorch's counters of training steps (`num_batches_tracked`), which we do not keep, are 0.
+    torchvision's `load_state_dict` takes it once its arrays are tensors. PyTorch's step counters
+    (`num_batches_tracked`), which we do not keep, are 0.
 
     Args:
       variables: the model's `params` and `batch_stats`.
-      model: the network; a warning says so where it computes something else than the library's.
+      model: the network; there is a warning if it computes something different from torchvision's.
 
     Raises:
       WeightsError: torchvision has no such network, or the variables are not the model's.
@@ -68,7 +70,7 @@ def to_torchvision(variables: Mapping[str, Any], model: MobileNet) -> dict[str, 
 
 
 def _names(spec: NetworkSpec) -> dict[str, Names]:
-    """A sequence `features` of stem, blocks and last convolution; numbers name the parts."""
+    """Returns torchvision's names: stem, blocks and last convolution are numbered in `features`."""
     version3 = spec.name != "mobilenet_v2"
     names = {"stem": Names("features.0.0", "features.0.1")}
     for i, block in enumerate(spec.blocks):
@@ -84,7 +86,7 @@ def _names(spec: NetworkSpec) -> dict[str, Names]:
             names[f"block_{i}/squeeze_excite/expand"] = Names(f"{prefix}.{last}.fc2")
             last += 1
         nested = (f"{prefix}.{last}.0", f"{prefix}.{last}.1")
-        flat = (f"{prefix}.{last}", f"{prefix}.{last + 1}")  # as V2 lays the projection
+        flat = (f"{prefix}.{last}", f"{prefix}.{last + 1}")  # V2's projection
         names[f"block_{i}/project"] = Names(*(nested if version3 else flat))
     last = len(spec.blocks) + 1
     names["head/conv"] = Names(f"features.{last}.0", f"features.{last}.1")

@@ -1,7 +1,7 @@
-"""Caches on disk of what was compiled or measured for this machine.
+"""Caches on disk for results that were compiled or measured for this machine.
 
-They save time and nothing else: whoever finds a cache missing, damaged or unusable goes on without
-it, and says so once.
+Caches only save time. If a cache is missing, damaged or unusable, its user continues without it; a
+damaged or unusable one gives one warning.
 """
 
 import hashlib
@@ -14,27 +14,27 @@ from pathlib import Path
 
 from mnet_jax.files import replace_file
 
-PROBE_BYTES = 2**20  # about what a compiled training step takes
+PROBE_BYTES = 2**20  # about the size of a compiled training step
 
 
 def cache_directory(kind: str) -> Path:
-    """Where a kind of cache for this machine's processor lies, whether or not anybody made it.
+    """Returns the directory of a kind of cache for this machine's processor; it may not exist yet.
 
-    Under `$XDG_CACHE_HOME/mnet_jax`, by default `~/.cache/mnet_jax`. Machines of several kinds may
-    share a home, so each kind has a directory of its own.
+    It is in `$XDG_CACHE_HOME/mnet_jax`, by default `~/.cache/mnet_jax`. Machines with different
+    processors may share a home directory, so each kind of processor has a cache of its own.
 
     Raises:
-      OSError: there is no home, as for the unknown users that containers run as.
+      OSError: there is no home directory, as for unknown users in containers.
     """
     return _root() / "mnet_jax" / f"{kind}-{_processor_digest()}"
 
 
 def _root() -> Path:
-    """The directory of all programs' caches; as XDG has it, a relative path is passed over."""
+    """Returns the directory of all programs' caches; XDG says to ignore relative paths."""
     asked = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if asked.is_absolute():
         return asked
-    home = Path(os.path.expanduser("~"))  # stays "~" where nobody knows the user
+    home = Path(os.path.expanduser("~"))  # remains "~" for an unknown user
     if not home.is_absolute():
         legal = "an absolute path in HOME or XDG_CACHE_HOME"
         raise OSError(f"cache: got no home directory to keep anything in, legal: {legal}")
@@ -43,7 +43,7 @@ def _root() -> Path:
 
 @cache
 def _processor_digest() -> str:
-    """Of the machine's instruction set and its extensions."""
+    """Returns a digest of the machine's instruction set and its extensions."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     extensions = [line for line in lines if line.startswith(("flags", "Features"))]
@@ -52,10 +52,10 @@ def _processor_digest() -> str:
 
 
 def require_room(directory: Path) -> None:
-    """Makes a directory, unless it is there, and tries to write into it.
+    """Creates a directory if it is missing, and tests that a file can be written there.
 
     Raises:
-      OSError: it is no directory, cannot be written, or the disk is full.
+      OSError: it is not a directory, it is not writable, or the disk is full.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=directory) as file:
@@ -63,20 +63,20 @@ def require_room(directory: Path) -> None:
 
 
 def keep(made: Path, path: Path) -> None:
-    """Moves a file into a cache, from the same file system, where `is_intact` then knows it.
+    """Moves a file into a cache within the same file system, and stores its digest for `is_intact`.
 
-    Its digest goes before it, so that nobody who finds the file lacks the digest.
+    The digest is written first, so that a file in the cache always has its digest.
 
     Raises:
       OSError: it cannot be moved, or the digest cannot be written.
     """
-    path.unlink(missing_ok=True)  # what the new digest is not of
+    path.unlink(missing_ok=True)  # the new digest does not fit an old file
     replace_file(_beside(path), f"{_digest(made)}  {path.name}\n".encode())  # for `sha256sum -c`
     os.replace(made, path)
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a file of a cache is as `keep` left it; one that is not is said once.
+    """Whether a file in a cache is unchanged since `keep`; warns once about a damaged one.
 
     Raises:
       OSError: it cannot be read.
@@ -86,12 +86,12 @@ def is_intact(path: Path) -> bool:
     known, *_ = _beside(path).read_bytes().split() or [b""]
     if known == _digest(path).encode():
         return True
-    say_once(f"cache: {path} is damaged and passed over")
+    say_once(f"cache: {path} is damaged and ignored")
     return False
 
 
 def _beside(path: Path) -> Path:
-    """Where a file's digest lies."""
+    """Returns the path of a file's digest."""
     return path.with_suffix(".sha256")
 
 
@@ -102,5 +102,5 @@ def _digest(path: Path) -> str:
 
 @cache
 def say_once(text: str) -> None:
-    """Warns, at the first time in a process that anybody says this."""
+    """Warns with a text, only the first time in a process."""
     warnings.warn(text, stacklevel=2)

@@ -1,11 +1,11 @@
-"""What one config has otherwise than another, field by field, and a network in a few lines."""
+"""Differences of two configs, field by field, and outlines of a config in a few lines."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-ABSENT = "-"  # the text of what is not there: a field, an axis, a number in a table
+ABSENT = "-"  # stands for a missing field, axis or number in a table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,10 +13,10 @@ class Change:
     """A field that differs.
 
     Attributes:
-      path: to the field, such as `spec.blocks[1..16].bottleneck`; neighbours in a list that change
-        in the same way are one, counted from 0.
+      path: path of the field, such as `spec.blocks[1..16].bottleneck`. Items of a tuple that change
+        in the same way share one path, with their indices from 0.
       before: the baseline's value, as text.
-      after: the other's.
+      after: the other config's value, as text.
     """
 
     path: str
@@ -25,12 +25,12 @@ class Change:
 
 
 def changes(before: Any, after: Any) -> list[Change]:
-    """The fields of a dataclass that another one has otherwise, in their order."""
+    """Returns the fields in which two dataclasses differ, in the order of the fields."""
     return [Change(path=path, before=old, after=new) for path, old, new in _walk(before, after)]
 
 
 def _walk(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
-    """Path and both texts of every field that differs, lists' neighbours joined."""
+    """Yields (path, old text, new text) of every difference; equal ones in a tuple are joined."""
     if before == after:
         return
     if type(before) is type(after) and dataclasses.is_dataclass(before):
@@ -44,7 +44,7 @@ def _walk(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, str, s
 
 
 def _joined(before: tuple, after: tuple, path: str) -> Iterator[tuple[str, str, str]]:
-    """What differs between lists: for each kind of change the places where it is."""
+    """Yields each distinct difference between two tuples, with all indices at which it occurs."""
     places: dict[tuple[str, str, str], list[int]] = {}
     for index in range(max(len(before), len(after))):
         old = before[index] if index < len(before) else None
@@ -56,7 +56,7 @@ def _joined(before: tuple, after: tuple, path: str) -> Iterator[tuple[str, str, 
 
 
 def _ranges(indices: Sequence[int]) -> str:
-    """0, 1, 2, 5 as `0..2, 5`."""
+    """Formats the indices 0, 1, 2, 5 as `0..2, 5`."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][1] + 1:
@@ -67,7 +67,7 @@ def _ranges(indices: Sequence[int]) -> str:
 
 
 def text(value: Any) -> str:
-    """A value in a line: a dataclass by its class and what is not the class's default."""
+    """Formats a value in one line: a dataclass as its class and the fields not at their default."""
     if value is None:
         return ABSENT
     if isinstance(value, tuple):
@@ -86,7 +86,7 @@ def text(value: Any) -> str:
 
 
 def outline(config: Any, path: str = "") -> list[tuple[str, str]]:
-    """A run's config by path and value, a line each; equal neighbours in a list are one line."""
+    """Returns a config as (path, value) lines; equal neighbours in a tuple share a line."""
     lines: list[tuple[str, str]] = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -106,7 +106,7 @@ def _holds_others(value: Any) -> bool:
 
 
 def _runs(items: tuple) -> Iterator[tuple[str, Any]]:
-    """Equal neighbours and where they are."""
+    """Yields (indices, item) for each run of equal neighbours."""
     start = 0
     for index in range(1, len(items) + 1):
         if index == len(items) or items[index] != items[start]:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, or that one process has at a time."""
+"""Atomic writes, durable directories, and locks on files."""
 
 import contextlib
 import errno
@@ -10,10 +10,11 @@ from pathlib import Path
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, and on disk when this returns; makes its directory.
+    """Writes a file atomically and flushes it to disk; creates its directory if it is missing.
 
     Raises:
-      OSError: it cannot be written; what was there before still is. Its `filename` is the path.
+      OSError: it cannot be written; an old file at this path is unchanged. The error's `filename`
+        is the path.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     make_directory(path.parent)
@@ -25,14 +26,14 @@ def replace_file(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno:  # a full disk's has no name, or that of ours
+        if isinstance(error, OSError) and error.errno:  # its filename: None or ours
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     sync_directory(path.parent)
 
 
 def make_directory(directory: Path) -> None:
-    """Makes a directory and its parents; what was made is on disk when this returns."""
+    """Creates a directory and its missing parents, and flushes them to disk."""
     if directory.is_dir():
         return
     make_directory(directory.parent)
@@ -41,11 +42,11 @@ def make_directory(directory: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Asks for a directory's entries to be put on disk, where the file system knows how."""
+    """Flushes a directory's entries to disk if the file system supports it."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError as error:  # network and FUSE mounts know no fsync of a directory
+    except OSError as error:  # network and FUSE mounts may not support this
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
             raise
     finally:
@@ -53,11 +54,12 @@ def sync_directory(directory: Path) -> None:
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
-    """A regular file's descriptor, opened with `flags`.
+    """Opens a regular file with `flags` and returns its descriptor.
+
+    It does not wait; a plain `open` of a FIFO would wait until its other end is opened.
 
     Raises:
-      OSError: it cannot be opened, or is something else. To open a FIFO would be to wait until
-        somebody opens its other end.
+      OSError: it cannot be opened, or is not a regular file.
     """
     file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
     if not stat.S_ISREG(os.fstat(file).st_mode):
@@ -67,10 +69,10 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a regular file.
+    """Returns the content of a regular file.
 
     Raises:
-      OSError: it cannot be read, or is no regular file.
+      OSError: it cannot be read, or is not a regular file.
     """
     with open(open_regular(path), "rb") as file:
         return file.read()
@@ -84,22 +86,22 @@ def locked(
     shared: bool = False,
     wait: bool = True,
 ) -> Iterator[int]:
-    """A file's descriptor, opened with `flags`, while no other process or thread has it.
+    """Opens a file with `flags`, locks it, and yields its descriptor.
 
-    Those that share it are in the way of none but those that do not. The operating system frees a
-    file when its holder dies, however that happens.
+    The lock excludes other processes and other threads. A shared lock excludes only exclusive ones.
+    The operating system releases a lock when its holder dies, for whatever reason.
 
     Args:
       path: of a regular file.
       flags: of `os.open`.
-      shared: whether others may have it that share it too.
-      wait: whether to wait for those that have it.
+      shared: whether the lock is shared rather than exclusive.
+      wait: whether to wait until the lock is free.
 
     Raises:
-      BlockingIOError: another has it, and this one does not wait.
-      OSError: it cannot be opened or locked, or is no regular file.
+      BlockingIOError: the lock is taken, and `wait` is false.
+      OSError: it cannot be opened or locked, or is not a regular file.
     """
-    import fcntl  # here, as systems that lack it can do everything else
+    import fcntl  # here, so that systems without it can use the rest of this module
 
     file = open_regular(path, flags)
     try:

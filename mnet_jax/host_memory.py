@@ -1,4 +1,4 @@
-"""How much memory this machine has left for a process, and what a lack of it looks like."""
+"""The memory that is available to a process, and the errors that mean that it has run out."""
 
 import contextlib
 import errno
@@ -8,29 +8,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 CGROUPS = Path("/sys/fs/cgroup")
-# Bytes of addresses. On two cores, with a network of two blocks, limits of 300 to 1500 MiB ended in
-# an interrupt by OpenBLAS, in waiting without end for threads, in an import that failed, and in
-# aborts of XLA and LLVM; with this much it trained.
+# Bytes of address space. On two cores, with a network of two blocks, limits of 300 to 1500 MiB
+# caused an interrupt by OpenBLAS, endless waiting for threads, a failed import, and aborts of XLA
+# and LLVM. With this limit it trained.
 FEWEST_ADDRESSES = 2 * 2**30
-_FEW_THREADS = 64 * 2**20  # bytes: eight stacks
-# How libraries say that there is no more, who raise no MemoryError.
+_FEW_THREADS = 64 * 2**20  # bytes: the stacks of eight threads
+# Messages of libraries that report exhausted memory without a MemoryError.
 _NO_MORE = re.compile(
     r"bad_alloc|can't start new thread|Cannot allocate memory|failed to map segment"
 )
 
 
 class Usage(NamedTuple):
-    """What a process uses: CPU time, in seconds; addresses, in bytes."""
+    """The CPU time in seconds and the address space in bytes that a process uses."""
 
     seconds: float
     addresses: int
 
 
 def require_addresses() -> None:
-    """Looks at the limit on this process's address space (`ulimit -v`), before it is used up.
+    """Requires the limit on this process's address space (`ulimit -v`) to allow training.
 
     Raises:
-      MemoryError: it is too low to train anything; one line.
+      MemoryError: the limit is too low to train anything; the message is one line.
     """
     limit = _address_limit()
     if limit is not None and limit < FEWEST_ADDRESSES:
@@ -41,14 +41,14 @@ def require_addresses() -> None:
 
 
 def is_exhaustion(error: BaseException) -> bool:
-    """Whether an error of Python or of a library says that the host has no memory left."""
+    """Whether an error of Python or of a library means that the host's memory is exhausted."""
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     return isinstance(error, MemoryError) or bool(_NO_MORE.search(str(error)))
 
 
 def has_limit() -> bool:
-    """Whether this process may run out of addresses before the machine runs out of memory."""
+    """Whether this process's address space is limited (`ulimit -v`)."""
     return _address_limit() is not None
 
 
@@ -59,11 +59,11 @@ def may_address(count: int) -> bool:
 
 
 def usage(root: int) -> dict[int, Usage]:
-    """What the process with the number `root` uses, and every one that it has started."""
-    import psutil  # here and below: a command begins before it is imported
+    """Returns the usage, by process ID, of the process `root` and of all its descendants."""
+    import psutil  # here and below, so that commands start faster
 
     found = {}
-    with contextlib.suppress(psutil.Error):  # it has just ended
+    with contextlib.suppress(psutil.Error):  # a process may just have ended
         for process in (parent := psutil.Process(root), *parent.children(recursive=True)):
             with contextlib.suppress(psutil.Error):
                 times = process.cpu_times()
@@ -72,20 +72,20 @@ def usage(root: int) -> dict[int, Usage]:
 
 
 def is_full(of: Usage) -> bool:
-    """Whether a process with this process's limit has no addresses left for a few threads."""
+    """Whether a process with this process's limit lacks address space for a few more threads."""
     limit = _address_limit()
     return limit is not None and limit - of.addresses < _FEW_THREADS
 
 
 def available_bytes() -> int:
-    """Memory that is left: the machine's, or less where a container or the process has a limit."""
+    """Returns the bytes of memory left on the machine, or within a lower container or `ulimit`."""
     import psutil
 
     return min([psutil.virtual_memory().available, *_left_in_containers(), *_left_to_address()])
 
 
 def _left_to_address() -> list[int]:
-    """What this process may still ask the system for, if that is limited (`ulimit -v`)."""
+    """Returns the bytes of address space left to this process; empty without a limit."""
     import psutil
 
     limit = _address_limit()
@@ -93,7 +93,7 @@ def _left_to_address() -> list[int]:
 
 
 def _address_limit() -> int | None:
-    """Bytes that this process may have addresses of, if that is limited."""
+    """Returns the limit on this process's address space in bytes, or None if there is none."""
     if sys.platform == "win32":
         return None
     import resource
@@ -103,7 +103,7 @@ def _address_limit() -> int | None:
 
 
 def _left_in_containers() -> list[int]:
-    """What each control group that this process is in has left, of those with a limit."""
+    """Returns the bytes left in each of this process's control groups that has a limit."""
     innermost = CGROUPS / _group()
     left = []
     for group in (innermost, *innermost.parents):
@@ -111,7 +111,7 @@ def _left_in_containers() -> list[int]:
             limit = int((group / "memory.max").read_text())
             used = int((group / "memory.current").read_text())
             kept = (group / "memory.stat").read_text().split()
-        except (OSError, ValueError):  # there is none, or it is "max"
+        except (OSError, ValueError):  # no such file, or "max" for no limit
             continue
         cached = int(kept[kept.index("inactive_file") + 1])  # files that can be read again
         left.append(max(limit - used + cached, 0))
@@ -119,7 +119,7 @@ def _left_in_containers() -> list[int]:
 
 
 def _group() -> str:
-    """The control group that this process is in, by its path below the root."""
+    """Returns the path of this process's control group, relative to the root."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:

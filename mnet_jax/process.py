@@ -1,11 +1,11 @@
-"""Settings that make a training process faster, which it takes from its environment.
+"""Environment variables that make a training process faster, and other process settings.
 
-XLA's CPU client takes fresh memory for its temporaries and results at every call. By default glibc
-gives large blocks back to the system at once, so that the next call pays for new pages, which the
-system fills with zeros. Here memory stays with the process, in huge pages. glibc reads this when a
-process starts; other systems pass over it.
+XLA's CPU client allocates memory for temporaries and results at every call. By default, glibc
+returns large blocks to the system at once, so the next call pays for new pages, which the system
+fills with zeros. With these settings, the process keeps its memory, in huge pages. glibc reads them
+when a process starts; other systems ignore them.
 
-What XLA compiled is kept on disk, so that the same step is not compiled twice.
+XLA's compilation cache is on disk, so that the same step is not compiled twice.
 """
 
 import contextlib
@@ -22,16 +22,16 @@ from mnet_jax.validation import one_line
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 TUNABLES = "GLIBC_TUNABLES"
-_KEEP = 2**36  # bytes: more than anyone frees at a time
+_KEEP = 2**36  # bytes: more than is ever freed at once
 ALLOCATOR = {
     TUNABLES: ":".join(
         f"glibc.malloc.{name}={value}"
         for name, value in {
             "hugetlb": 1,
-            # Other arenas than the first take large blocks from the system anyway. The threads of
-            # XLA's compiler wait for its lock, some tenth of the time; but blocks that each kept
-            # for itself ("tcache") came to lie all over, and the memory grew by a step's, step by
-            # step.
+            # All arenas but the first take large blocks from the system anyway. With one arena, the
+            # threads of XLA's compiler wait for its lock, about a tenth of the time. Caches per
+            # thread ("tcache") are no way out: their blocks fragmented the memory, which grew by
+            # about a step's memory at every step.
             "arena_max": 1,
             "mmap_threshold": _KEEP,
             "trim_threshold": _KEEP,
@@ -39,18 +39,18 @@ ALLOCATOR = {
         }.items()
     )
 }
-# Of processes that share an accelerator, JAX's first one would take most of its memory.
+# If processes share an accelerator, the first one would reserve most of its memory by default.
 SHARED_DEVICE = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def settings(
     *, tune_allocator: bool, given: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, str]:
-    """The environment variables of a process that trains.
+    """Returns the environment variables of a training process.
 
     Args:
-      tune_allocator: whether those of the allocator are among them.
-      given: variables that are set already, and stay as they are.
+      tune_allocator: whether to include those of the allocator.
+      given: variables that are already set; these are not changed.
     """
     wanted = ALLOCATOR if tune_allocator else {}
     found = {name: value for name, value in wanted.items() if name not in given}
@@ -58,24 +58,24 @@ def settings(
 
 
 def _compilation_cache() -> str:
-    """Where XLA keeps what it compiled; "", which is nowhere, if that cannot be used."""
+    """Returns the directory of XLA's compilation cache; "", for no cache, if it is unusable."""
     try:
         directory = caches.cache_directory("xla")
         caches.require_room(directory)
     except OSError as error:
-        caches.say_once(f"cache: what XLA compiles is not kept: {one_line(error)}")
+        caches.say_once(f"cache: XLA's compiled programs are not kept: {one_line(error)}")
         return ""
     return str(directory)
 
 
 def timing_settings(*, tune_allocator: bool) -> dict[str, str]:
-    """The environment variables of processes that are timed."""
+    """Returns the environment variables of processes that are timed."""
     return SHARED_DEVICE | ALLOCATOR if tune_allocator else dict(SHARED_DEVICE)
 
 
 @contextlib.contextmanager
 def started_with(variables: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables of the processes that are started meanwhile."""
+    """Sets environment variables for the processes that are started in this context."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -89,18 +89,21 @@ def started_with(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def restart(command: Sequence[str], variables: Mapping[str, str]) -> None:
-    """Starts this process anew as `command` with more variables, if there are any."""
+    """Replaces this process by `command` with additional environment variables, if there are any.
+
+    Only on Linux; elsewhere it does nothing.
+    """
     if variables and sys.platform == "linux":
         sys.stdout.flush()
         os.execve(command[0], list(command), os.environ | variables)
 
 
 def quiet() -> None:
-    """Keeps off the screen what libraries log: warnings of Orbax's, such as of slow saves.
+    """Hides the warnings and errors that libraries log, such as Orbax's warnings of slow saves.
 
-    An error is said once: the threads of Orbax and TensorBoard log what is raised as well.
+    No error is lost: the threads of Orbax and TensorBoard only log errors that are raised as well.
     """
-    importlib.import_module("absl.logging")  # makes a logger of its own
+    importlib.import_module("absl.logging")  # creates its own logger
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(lambda record: record.levelno < logging.WARNING)
     threading.excepthook = lambda arguments: None
@@ -108,7 +111,7 @@ def quiet() -> None:
 
 
 def usable_cores() -> int:
-    """The CPU cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

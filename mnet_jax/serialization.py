@@ -1,11 +1,11 @@
-"""Frozen dataclasses to JSON and back: specs and configs, in checkpoints and in trial stores.
+"""Conversion of frozen dataclasses to JSON and back, for specs and configs in files.
 
-A union of dataclasses is tagged with the class's name under `type`. Reading is strict: an unknown
-field, a missing class or an illegal value is one ValueError.
+A value of a union of dataclasses is tagged with its class's name under `type`. Reading is strict:
+an unknown field, a missing class or an illegal value raises a ValueError.
 
-A field that a class gets after its values have been stored is declared with `added`. Stored values
-stay readable, and the text of a value that does not use the field stays what it was, so that trials
-and checkpoints are found again.
+Declare a field with `added` if it is new in a class that has stored values. Stored values remain
+readable. The JSON of a value with the field's default does not change either, so existing trials
+and checkpoints are still found.
 """
 
 import functools
@@ -27,13 +27,13 @@ _ADDED = "added"  # in a field's metadata
 
 
 def added(default: T) -> T:
-    """A dataclass's field that came later; `default` is what values had before there was one."""
+    """Declares a dataclass field added later; values stored without it have the `default`."""
     found: T = field(default=default, metadata={_ADDED: True})
     return found
 
 
 def _unions(cls: type) -> list[Any]:
-    """The unions of dataclasses among the types of a dataclass's fields, deep; inner ones first."""
+    """Returns all unions of dataclasses in a dataclass's field types, nested ones first."""
     found: list[Any] = []
 
     def visit(annotation: Any) -> None:
@@ -54,13 +54,13 @@ def _unions(cls: type) -> list[Any]:
 @functools.cache
 def _converter(cls: Any) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
-    converter.register_unstructure_hook(float, float)  # 1 and 1.0 are one value, so one text
+    converter.register_unstructure_hook(float, float)  # 1 and 1.0 are equal, so are their texts
     for exact in (int, float, str, bool):
         converter.register_structure_hook(exact, _structure_exactly)
     converter.register_unstructure_hook_factory(
         _has_added, lambda of: _without_unused(of, converter)
     )
-    for union in _unions(cls):  # last, as it takes over the hooks that there are
+    for union in _unions(cls):  # last, as it uses the hooks registered before
         configure_tagged_union(union, converter, tag_name="type")
     return converter
 
@@ -70,29 +70,29 @@ def _has_added(cls: Any) -> bool:
 
 
 def _without_unused(cls: Any, converter: cattrs.Converter) -> Callable[[Any], dict[str, Any]]:
-    """What makes a value plain, without the added fields that are at their defaults."""
+    """Returns a hook to unstructure `cls` that omits added fields with their default."""
     unused = override(omit_if_default=True)
     omitted: dict[str, Any] = {f.name: unused for f in fields(cls) if f.metadata.get(_ADDED)}
     return make_dict_unstructure_fn(cls, converter, **omitted)
 
 
 def _structure_exactly(value: Any, expected: type) -> Any:
-    """A JSON number, string or truth value as it stands: "3" is no 3, 1.5 is no int, 1 no bool."""
+    """Checks a JSON value's type: no conversion of "3" to 3, of 1.5 to an int or of 1 to a bool."""
     accepted = (int, float) if expected is float else expected
     if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
-        raise ValueError(f"{value!r} is no {expected.__name__}")
+        raise ValueError(f"{value!r} is not of type {expected.__name__}")
     return expected(value)
 
 
 def to_plain(value: Any) -> dict[str, Any]:
-    """A dataclass as dictionaries, lists, numbers and strings."""
+    """Converts a dataclass to dictionaries, lists, numbers and strings."""
     assert is_dataclass(value) and fields(value)
     cls: Any = type(value)
     return _converter(cls).unstructure(value)
 
 
 def to_json(value: Any) -> str:
-    """A dataclass as one line of canonical JSON: equal values give equal text."""
+    """Converts a dataclass to one line of canonical JSON: equal values give equal text."""
     return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -100,7 +100,7 @@ def from_plain(cls: type[T], plain: Any) -> T:
     """The inverse of `to_plain`.
 
     Raises:
-      ValueError: `plain` is not what `to_plain` makes of a `cls`; one line saying why.
+      ValueError: `plain` does not represent a `cls`; the message is one line.
     """
     try:
         converter: cattrs.Converter = _converter(cls)  # type: ignore[arg-type]
@@ -111,7 +111,11 @@ def from_plain(cls: type[T], plain: Any) -> T:
 
 
 def from_json(cls: type[T], text: str) -> T:
-    """The inverse of `to_json`; ValueError as in `from_plain`, or for text that is no JSON."""
+    """The inverse of `to_json`.
+
+    Raises:
+      ValueError: `text` is not JSON, or as in `from_plain`.
+    """
     try:
         plain = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:

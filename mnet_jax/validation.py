@@ -1,6 +1,6 @@
-"""Values from outside: numbers as Python's own, and the one form that an error about a value takes.
+"""Checks and conversions of values from outside, and the common form of error messages.
 
-An error is one line with the value's name, what was given and what is legal.
+An error message is one line with the value's name, the given value and the legal values.
 """
 
 import dataclasses
@@ -16,42 +16,42 @@ MOST_CHARACTERS = 200
 
 
 def require(holds: bool, name: str, value: object, legal: str) -> None:
-    """Raises ValueError, one line with the field, the value and what is legal, unless `holds`."""
+    """Raises a one-line ValueError with name, value and legal values unless `holds` is true."""
     if not holds:
         raise ValueError(f"{name}: got {value!r}, legal: {legal}")
 
 
 def require_choice(name: str, value: object, literal: object) -> None:
-    """Raises ValueError unless `value` is a member of the type `literal`, a `Literal`."""
+    """Raises a ValueError unless `value` is one of the choices of `literal`, a `Literal` type."""
     choices, own = get_args(literal), plain(value)
     known = any(own == choice and type(own) is type(choice) for choice in choices)
     require(known, name, value, ", ".join(map(str, choices)))
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is an integer or a float, NumPy's and JAX's too; no truth value is one."""
+    """Whether a value is an integer or a float of Python, NumPy or JAX; booleans are not."""
     own = plain(value)
     return isinstance(own, int | float) and not isinstance(own, bool)
 
 
 def is_whole(value: object) -> bool:
-    """Whether a value is an integer, NumPy's and JAX's too; no truth value is one."""
+    """Whether a value is an integer of Python, NumPy or JAX; booleans are not."""
     own = plain(value)
     return isinstance(own, int) and not isinstance(own, bool)
 
 
 def plain(value: Any) -> Any:
-    """A number, truth value or string of NumPy's or JAX's as Python's own; all else as it is.
+    """Converts a scalar or string of NumPy or JAX to a Python one; returns other values unchanged.
 
-    A float narrower than Python's is the number that it prints as: `np.float32(0.35)` is 0.35 and
-    not 0.3499999940395355, which would leave other channels and another text.
+    A float narrower than Python's becomes the number that it prints as: `np.float32(0.35)` becomes
+    0.35 and not 0.3499999940395355, which would give other channel counts and another text.
     """
     if type(value) in (bool, int, float, str):
         return value
     if getattr(value, "shape", None) == () and hasattr(value, "__array__"):
         try:
             scalar = value.__array__()[()]
-        except TypeError:  # JAX traces it
+        except TypeError:  # a JAX tracer
             return value
         own = scalar.item()
         return float(str(scalar)) if isinstance(own, float) else own
@@ -61,7 +61,7 @@ def plain(value: Any) -> Any:
 
 
 def make_fields_plain(instance: Any) -> None:
-    """Makes the fields of a frozen dataclass `plain`, in its `__post_init__`, before it is used."""
+    """Makes the fields of a frozen dataclass `plain`; for use in its `__post_init__`."""
     for field in dataclasses.fields(instance):
         given = getattr(instance, field.name)
         own = plain(given)
@@ -70,7 +70,7 @@ def make_fields_plain(instance: Any) -> None:
 
 
 def with_plain_arguments(function: Callable[Options, T]) -> Callable[Options, T]:
-    """A function that sees each of its arguments `plain`, for those that calculate with them."""
+    """Decorates a function to receive all of its arguments `plain`."""
 
     @functools.wraps(function)
     def called(*args: Options.args, **options: Options.kwargs) -> T:
@@ -81,12 +81,12 @@ def with_plain_arguments(function: Callable[Options, T]) -> Callable[Options, T]
 
 
 def printable(text: object) -> str:
-    """`text` with an escape in the place of each character that is not printed as itself.
+    """Replaces every non-printable character of `text` by its escape, as `ascii` writes it.
 
-    Names and messages that come from a file are anybody's: a line break would forge a second line,
-    a control character move the cursor or set colours, and a bidirectional override turn what
-    stands after it around. Bytes that are no UTF-8 are surrogates in Python's file names, which no
-    stream takes. The escapes are those of `ascii`, and printable themselves.
+    Names and messages from a file are untrusted. A line break could fake a second line, a control
+    character could move the cursor or set colours, and a bidirectional override could reverse the
+    text after it. Python represents bytes of file names that are not UTF-8 by surrogates, which no
+    stream accepts.
     """
     words = str(text)
     if words.isprintable():
@@ -95,6 +95,6 @@ def printable(text: object) -> str:
 
 
 def one_line(text: object) -> str:
-    """`text` with single spaces in the place of white space, `printable`, cut where it is long."""
+    """Makes `text` one `printable` line with single spaces, cut to `MOST_CHARACTERS`."""
     line = printable(" ".join(str(text).split()))
     return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}..."

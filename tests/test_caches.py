@@ -165,7 +165,7 @@ def test_damaged_kernels_are_not_loaded_but_compiled_anew(elsewhere, quick_compi
     put(library, damage(whole))
     for forget in FORGET:  # as a process that starts
         forget()
-    with pytest.warns(UserWarning, match="is damaged and passed over") as told:
+    with pytest.warns(UserWarning, match="is damaged and ignored") as told:
         assert not native.is_built()
         assert ops.best_lowering() == "native"
     assert len(told) == 1

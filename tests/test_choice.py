@@ -152,7 +152,7 @@ def test_the_users_table_goes_before_the_packaged_one(place):
 )
 def test_a_damaged_users_table_is_one_line_and_the_packaged_one_is_used(place, damaged, tmp_path):
     place(user=damaged, packaged=table((CLASS, ("shifted",))))
-    with pytest.warns(UserWarning, match="lowerings: passing over") as told:
+    with pytest.warns(UserWarning, match="lowerings: ignoring") as told:
         assert fastest() == "shifted"
     (message,) = (str(warning.message) for warning in told)
     assert str(tmp_path / "user" / "cpu.json") in message and message.count("\n") == 0

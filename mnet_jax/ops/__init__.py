@@ -1,6 +1,6 @@
-"""What XLA's own lowerings leave slow: convolutions, and what is done around them.
+"""Fast convolutions, and the operations around them.
 
-Each name is imported when it is first used, so configs can import `ops.types` without JAX.
+Each name is imported on first use, so configs can import `ops.types` without JAX.
 """
 
 from etils import epy

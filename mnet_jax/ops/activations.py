@@ -1,4 +1,4 @@
-"""The non-linearities of the family, elementwise."""
+"""The activation functions of MobileNets."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ Array = jax.Array
 
 @jax.custom_jvp
 def relu6(x: Array) -> Array:
-    """min(max(x, 0), 6), with gradient zero at both corners as in PyTorch and TensorFlow."""
+    """Computes min(max(x, 0), 6); the gradient is 0 at 0 and 6, as in PyTorch and TensorFlow."""
     return jnp.clip(x, 0, 6)
 
 
@@ -20,11 +20,11 @@ def relu6(x: Array) -> Array:
 def _relu6_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (tangent,) = primals, tangents
     y = relu6(x)
-    return y, jnp.where((y > 0) & (y < 6), tangent, 0)  # the mask needs no input kept alive
+    return y, jnp.where((y > 0) & (y < 6), tangent, 0)  # from y, so that x need not be kept
 
 
 def activate(x: Array, activation: Activation) -> Array:
-    """Applies the named non-linearity elementwise."""
+    """Applies the named activation function elementwise."""
     if activation == "linear":
         return x
     functions: dict[str, Callable[[Array], Array]] = {

@@ -1,10 +1,10 @@
-"""Which lowering of a depthwise convolution is fastest, as a benchmark measured it.
+"""Chooses the fastest lowering of a depthwise convolution from a table of measurements.
 
     python -m experiments.benchmark depthwise --write-table
 
-makes a table for the device that it runs on. It lies in `caches.cache_directory` and goes before
-the one for that kind of device that comes with this package, if one does. A table speaks of no
-other kind of device.
+measures the device that it runs on and writes such a table to `caches.cache_directory`. This table
+takes precedence over the packaged one for the same kind of device. A table applies only to the kind
+of device on which it was measured.
 """
 
 import re
@@ -23,20 +23,20 @@ from mnet_jax.ops.types import Direction, Measured
 from mnet_jax.validation import one_line, require
 
 PACKAGED = Path(__file__).with_name("lowerings")
-WIDE = 16  # channels: a vector of the widest that CPUs have
+WIDE = 16  # channels; the widest vectors of CPUs hold 16 floats
 _DTYPES = (jnp.float32, jnp.bfloat16)
-_PLATFORMS = {"gpu": ("cuda", "rocm")}  # the names of a backend when computations are lowered
+_PLATFORMS = {"gpu": ("cuda", "rocm")}  # a backend's names in `lax.platform_dependent`
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeClass:
-    """Convolutions that are taken to have one fastest lowering.
+    """A class of convolutions that are assumed to have the same fastest lowering.
 
     Attributes:
       kernel: side of the window.
       stride: step of the window.
       wide: whether there are at least 16 channels.
-      magnitude: n for 8^n to 8^(n + 1) positions of the input, over all images.
+      magnitude: n, where 8^n <= b * h * w < 8^(n + 1) for an input [b, h, w, c].
     """
 
     kernel: int
@@ -47,11 +47,11 @@ class ShapeClass:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """The lowerings of a class in one direction.
+    """The ranking of the lowerings for a class in one direction.
 
     Attributes:
-      order: the one to take first.
-      ratios: the time of each over that of grouped: the geometric mean over the class.
+      order: the lowerings, the preferred one first.
+      ratios: time of each lowering over the time of grouped, as a geometric mean over the class.
     """
 
     order: tuple[Measured, ...]
@@ -60,13 +60,13 @@ class Ranking:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What is known of a class.
+    """The measurements of one class.
 
     Attributes:
       shapes: the class.
-      layers: how many of it were timed.
-      forward: the lowerings of the convolution.
-      backward: those of both of its gradients.
+      layers: number of layers of the class that were timed.
+      forward: ranking for the convolution.
+      backward: ranking for its two gradients, computed together.
     """
 
     shapes: ShapeClass
@@ -77,14 +77,14 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """What was measured on a device.
+    """The measurements on one device.
 
     Attributes:
-      backend: JAX's name of its platform.
-      device_kind: JAX's name of its model.
-      command: what measured it.
-      environment: software, processor, and what was set.
-      entries: one a class.
+      backend: JAX's name of the device's platform.
+      device_kind: JAX's name of the device's model.
+      command: the command line of the benchmark.
+      environment: software versions, processor and settings.
+      entries: one for each class.
     """
 
     backend: str
@@ -95,7 +95,7 @@ class Table:
 
 
 def class_of(shape: tuple[int, ...], kernel: int, stride: int) -> ShapeClass:
-    """The class of a convolution of images [b, h, w, c]."""
+    """Returns the class of a convolution with an input of shape [b, h, w, c]."""
     batch, height, width, channels = shape
     magnitude = (batch * height * width).bit_length() - 1
     return ShapeClass(kernel=kernel, stride=stride, wide=channels >= WIDE, magnitude=magnitude // 3)
@@ -104,17 +104,17 @@ def class_of(shape: tuple[int, ...], kernel: int, stride: int) -> ShapeClass:
 def fastest(
     x: jax.Array, geometry: Geometry, backend: str, direction: Direction, *, native: bool
 ) -> Measured:
-    """The lowering for a convolution on a backend, in one direction.
+    """Returns the lowering to use for a convolution on a backend, in one direction.
 
-    Where nothing is known, accelerators have the grouped one. CPUs have that of the nearest class,
-    or without one the shifted one, and the native one before it.
+    If the convolution's class was not measured, accelerators use grouped, and CPUs use the ranking
+    of the nearest class. CPUs without any ranking use native if it is available, else shifted.
 
     Args:
       x: [b, h, w, c].
-      geometry: of its rows and columns.
+      geometry: rows and columns of the convolution.
       backend: JAX's name of the platform.
-      direction: whether it is the convolution or its gradients.
-      native: whether the native one can be had.
+      direction: the convolution or its gradients.
+      native: whether the native lowering is available.
     """
     on_cpu = backend == "cpu"
     order: tuple[Measured, ...] = ("native", "shifted") if on_cpu else ("grouped",)
@@ -130,16 +130,16 @@ def fastest(
 
 
 def native_is_fastest(x: jax.Array, geometry: Geometry) -> bool:
-    """Whether the native lowering is on a CPU, where it can be had, in both directions."""
+    """Whether native, if available, is the fastest lowering on a CPU in both directions."""
     found = (fastest(x, geometry, "cpu", way, native=True) for way in get_args(Direction))
     return all(lowering == "native" for lowering in found)
 
 
 def shifted_platforms(x: jax.Array, geometry: Geometry, direction: Direction) -> tuple[str, ...]:
-    """The platforms where the shifted lowering is faster than the grouped one in a direction.
+    """Returns the platforms on which shifted is faster than grouped in a direction.
 
-    What is traced here may be lowered for others than the present one: CPUs, and accelerators of a
-    kind that nothing is known of.
+    The candidates are the platform of this process and CPUs, since a function that is traced here
+    may be lowered for CPUs too. Other platforms have no table and use grouped.
     """
     backends = dict.fromkeys((present_device()[0], "cpu"))
     shifted = [b for b in backends if fastest(x, geometry, b, direction, native=False) == "shifted"]
@@ -147,29 +147,29 @@ def shifted_platforms(x: jax.Array, geometry: Geometry, direction: Direction) ->
 
 
 def present_device() -> tuple[str, str]:
-    """The backend and the kind of the device of this process."""
+    """Returns the backend and the device kind of this process."""
     return jax.default_backend(), jax.local_devices()[0].device_kind
 
 
 def path_in(directory: Path, device_kind: str) -> Path:
-    """Where a directory has the table of a kind of device."""
+    """Returns the path of the table for a kind of device within a directory."""
     return directory / f"{re.sub('[^a-z0-9]+', '-', device_kind.lower()).strip('-')}.json"
 
 
 def users_directory() -> Path:
-    """Where the tables lie that were made on this machine.
+    """Returns the directory of the tables that were measured on this machine.
 
     Raises:
-      OSError: nowhere, as there is no home.
+      OSError: there is no home directory.
     """
     return caches.cache_directory("lowerings")
 
 
 @cache
 def _table(backend: str) -> Table | None:
-    """The user's, or else the packaged one; None if there is neither.
+    """Returns the user's table for a backend, else the packaged one, else None.
 
-    Of accelerators only the one at hand is known.
+    For accelerators other than the one of this process, it returns None.
     """
     present, device_kind = present_device()
     if backend != present:
@@ -181,15 +181,15 @@ def _table(backend: str) -> Table | None:
 
 
 def _users_table(backend: str, device_kind: str) -> Table | None:
-    """None if there is none, or one that cannot be read, which is said once."""
+    """Returns the user's table, or None if it is missing or, with one warning, unreadable."""
     try:
         path = path_in(users_directory(), device_kind)
-    except OSError:  # without a home nobody has kept one
+    except OSError:  # no home directory, so no table
         return None
     try:
         return _read(path, backend, device_kind)
     except (OSError, ValueError) as error:
-        caches.say_once(f"lowerings: passing over {path}: {one_line(error)}")
+        caches.say_once(f"lowerings: ignoring {path}: {one_line(error)}")
         return None
 
 
@@ -203,7 +203,11 @@ def _read(path: Path, backend: str, device_kind: str) -> Table | None:
 
 
 def _class_of(x: jax.Array, geometry: Geometry) -> ShapeClass | None:
-    """None for what is not measured: uneven or dilated windows, other types, unknown sizes."""
+    """Returns the class of a convolution, or None if its kind is never measured.
+
+    These are convolutions whose rows and columns differ in kernel or stride, dilated ones, and ones
+    with other dtypes or symbolic sizes.
+    """
     rows, columns = geometry
     even = rows.kernel == columns.kernel and rows.stride == columns.stride
     if not even or rows.dilation > 1 or columns.dilation > 1 or x.dtype not in _DTYPES:
@@ -214,7 +218,7 @@ def _class_of(x: jax.Array, geometry: Geometry) -> ShapeClass | None:
 
 
 def _distance(a: ShapeClass, b: ShapeClass) -> tuple[int, ...]:
-    """What matters most comes first."""
+    """Returns the distance of two classes, the most important property first."""
     return (
         abs(a.stride - b.stride),
         abs(a.kernel - b.kernel),

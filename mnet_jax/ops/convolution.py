@@ -1,8 +1,9 @@
-"""The convolutions of a network's layers: normalized on the way in, measured on the way out.
+"""Convolutions fused with the normalization of their input and the statistics of their output.
 
-Every layer is `y = convolve(act(normalize(x)))`, where x is what the layer before left, followed by
-the mean and the variance that y will be normalized by. That way round, and not as convolution,
-normalization, activation, a layer can be one pass over memory (`ops.native`).
+A layer computes `y = convolve(act(normalize(x)))`, and the mean and the variance of y with which
+the next layer normalizes y. Here x is the output of the previous convolution, not yet normalized.
+In this order, and unlike convolution, normalization, activation, a layer can be one pass over
+memory (`ops.native`).
 """
 
 import dataclasses
@@ -30,18 +31,18 @@ def pointwise(
     statistics: bool = False,
     finish: Finish | None = None,
 ) -> Convolved:
-    """A 1x1 convolution.
+    """Applies a 1x1 convolution.
 
     Args:
-      x: of [..., c].
-      kernel: [c, n], or its panels (`pack`) where there is a `finish`; it is cast to x's dtype.
-      lowering: as `depthwise`; those that are not native are one, XLA's matrix product.
-      statistics: whether mean and variance are wanted.
-      finish: what is done to y, where they are not.
+      x: input [..., c].
+      kernel: [c, n], or with `finish` also its panels (`pack`); it is cast to x's dtype.
+      lowering: as in `depthwise_conv`; all but "native" are XLA's matrix product.
+      statistics: whether to compute the mean and the variance of the output.
+      finish: bias and activation applied to the output; not together with `statistics`.
 
     Raises:
       ValueError: shapes disagree.
-      NativeError: `native` was asked for and cannot be had.
+      NativeError: "native" was requested and is not available.
     """
     if kernel.ndim == 1 and finish:
         panels.require_fit(kernel, x.x.shape[-1], finish.bias.shape[0])
@@ -61,17 +62,17 @@ def depthwise(
     statistics: bool = False,
     finish: Finish | None = None,
 ) -> Convolved:
-    """A depthwise convolution; see `depthwise_conv`, of whose arguments these are.
+    """Applies a depthwise convolution; see `depthwise_conv` for the values of the arguments.
 
     Args:
-      x: of [b, h, w, c].
-      kernel: [kh, kw, c].
+      x: input [b, h, w, c].
+      kernel: [kh, kw, c]; it is cast to x's dtype.
       strides: of rows and columns.
-      padding: of the normalized, activated map.
+      padding: of the normalized, activated input.
       dilation: of rows and columns.
-      lowering: as `depthwise_conv`.
-      statistics: whether mean and variance are wanted.
-      finish: what is done to y, where they are not.
+      lowering: as in `depthwise_conv`.
+      statistics: whether to compute the mean and the variance of the output.
+      finish: bias and activation applied to the output; not together with `statistics`.
     """
     _require_kernel(x.x, kernel, ("kh", "kw", "c"))
     geometry = geometry_of(x.x, kernel.shape[:2], strides, padding, dilation)
@@ -89,17 +90,17 @@ def full(
     statistics: bool = False,
     finish: Finish | None = None,
 ) -> Convolved:
-    """A convolution that mixes all channels.
+    """Applies a full convolution: every output channel reads all input channels.
 
     Args:
-      x: of [b, h, w, c].
+      x: input [b, h, w, c].
       kernel: [kh, kw, c, n]; it is cast to x's dtype.
       strides: of rows and columns.
-      padding: as `depthwise_conv`, of the normalized, activated map.
+      padding: as in `depthwise_conv`, of the normalized, activated input.
       dilation: of rows and columns.
-      lowering: as `depthwise_conv`; those that are not native are one, XLA's convolution.
-      statistics: whether mean and variance are wanted.
-      finish: what is done to y, where they are not.
+      lowering: as in `depthwise_conv`; all but "native" are XLA's convolution.
+      statistics: whether to compute the mean and the variance of the output.
+      finish: bias and activation applied to the output; not together with `statistics`.
     """
     _require_kernel(x.x, kernel, ("kh", "kw", "c", "n"))
     geometry = geometry_of(x.x, kernel.shape[:2], strides, padding, dilation)
@@ -116,23 +117,29 @@ def depthwise_conv(
 ) -> Array:
     """Filters each channel of `x` with its own kernel (V1 paper, arXiv 1704.04861, section 3.1).
 
+    The lowerings are:
+
+    - "grouped": XLA's grouped convolution. It has every derivative.
+    - "shifted": the sum over taps, added in float32 or wider. It has reverse-mode gradients of any
+      order, and no forward mode.
+    - "native": a C++ kernel for a single CPU device, compiled on first use. It supports float32,
+      square kernels of 3 and 5, equal strides and no dilation. "shifted" computes everything else,
+      including programs for several devices: XLA would have each of them gather and compute the
+      whole batch. In programs lowered for another platform or by `jax.export`, it is "auto" without
+      native kernels, because these are compiled for this machine.
+    - "auto": the lowering that was measured to be fastest for such shapes on this kind of device
+      (`ops.choice`). Without measurements it is "grouped" on accelerators; on CPUs it is "native"
+      if available, else "shifted". "native" is available on a single CPU device whose kernels are
+      compiled already. It is then always used for layers that it supports and that also normalize
+      or activate their input or compute statistics. Like "shifted", "auto" has no forward mode.
+
     Args:
       x: `[b, h, w, c]`, floating point.
       kernel: `[kh, kw, c]` (channel multiplier 1); it is cast to x's dtype.
       strides: of rows and columns; one integer stands for both.
-      padding: "SAME", "VALID", or the zeros ((top, bottom), (left, right)).
-      lowering: "grouped" is XLA's grouped convolution, with every derivative. "shifted" is the sum
-        over taps; it adds them in float32 or wider whatever x's dtype, and has reverse-mode
-        gradients only (of any order). "native" is a kernel in C++ for CPUs, compiled when it is
-        first asked for; it is for float32, square kernels of 3 and 5 and no dilation, and
-        "shifted" for the rest, on other devices and on several, as XLA would have each of these
-        gather and compute the whole batch. Where a program is lowered for another platform or by
-        `jax.export` it is "auto" without the kernels, as these are of this machine. "auto" is what
-        was measured to be fastest on the device for such shapes (`ops.choice`), and where nothing
-        was measured "grouped", on CPUs "shifted"; it is "native" only on a single CPU device where
-        that is compiled already, and there always if the input is normalized or activated or the
-        statistics are wanted. It is reverse mode only everywhere.
-      dilation: distance of neighbouring taps, of rows and columns; more than 1 needs stride 1.
+      padding: "SAME", "VALID", or the numbers of zeros ((top, bottom), (left, right)).
+      lowering: how the convolution is computed.
+      dilation: distance of neighbouring taps in rows and columns; more than 1 needs stride 1.
 
     Returns:
       `[b, h', w', c]` in x's dtype.
@@ -140,7 +147,7 @@ def depthwise_conv(
     Raises:
       ValueError: an argument is not as above, shapes disagree, the output would be empty, or x is
         sharded explicitly over channels ("grouped") or over rows or columns ("shifted").
-      NativeError: "native" cannot be compiled here; RuntimeError's.
+      NativeError: "native" cannot be compiled here; a RuntimeError.
     """
     return depthwise(
         Pending(x=x), kernel, strides=strides, padding=padding, dilation=dilation, lowering=lowering
@@ -148,7 +155,7 @@ def depthwise_conv(
 
 
 def _require_kernel(x: Array, kernel: Array, axes: Sequence[str]) -> None:
-    """That the kernel's axes are as named, one of them the channels of x."""
+    """Requires the kernel to have the named axes, with c equal to the channels of x."""
     legal = f"[{', '.join(axes)}], none of them 0, and c the {x.shape[-1]} channels of x"
     named = dict(zip(axes, kernel.shape, strict=False))
     fits = kernel.ndim == len(axes) and named["c"] == x.shape[-1] and kernel.size > 0
@@ -185,7 +192,7 @@ def _convolve(
 def uses_native(
     x: Pending, kernel: Array, layer: Layer, lowering: Lowering, *, alone: bool
 ) -> bool:
-    """Whether the native kernels compute a layer; `alone` if nothing is done on the way out."""
+    """Whether the native kernels compute a layer; `alone` means that the layer has no `finish`."""
     fits = x.x.dtype == jnp.float32 and native.supports(kernel, layer.geometry)
     if lowering == "native" and _is_single_cpu():
         native.build()
@@ -194,23 +201,24 @@ def uses_native(
         return False
     if layer.geometry is None or kernel.ndim == 4:
         return True
-    # The others take further passes over memory for what is around a convolution.
+    # The other lowerings normalize, activate and measure in further passes over memory.
     alone = alone and x.norm is None and x.activation == "linear" and not layer.statistics
     return not alone or choice.native_is_fastest(x.x, layer.geometry)
 
 
 def reads_panels(dtype: jnp.dtype, lowering: Lowering) -> bool:
-    """Whether a pointwise convolution of this type is faster with its kernel in panels."""
+    """Whether a pointwise convolution of this dtype is faster with its kernel in panels."""
     layer = Layer("linear", None, statistics=False)
     x, kernel = Pending(x=jnp.zeros((1, 1), dtype)), jnp.zeros((1, 1), dtype)
     return uses_native(x, kernel, layer, lowering, alone=False)
 
 
 def best_lowering() -> Lowering:
-    """What is fastest on the devices of this process, the native kernels compiled if they can be.
+    """Returns the fastest lowering for this process's devices; compiles the kernels if possible.
 
-    `auto` does not compile anything, as a library should not; a program may ask for this. Where
-    they cannot be compiled or loaded it says so once.
+    A library should not compile anything unasked, so "auto" does not. A program calls this function
+    to have the native kernels compiled. If they cannot be compiled or loaded, it warns once and
+    returns "auto".
     """
     if not _is_single_cpu():
         return "auto"
@@ -223,5 +231,5 @@ def best_lowering() -> Lowering:
 
 
 def _is_single_cpu() -> bool:
-    """Whether native kernels may run: they are for CPUs and cannot be split over devices."""
+    """Whether this process has one CPU device: native kernels cannot be split over several."""
     return jax.default_backend() == "cpu" and jax.device_count() == 1

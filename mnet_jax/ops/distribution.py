@@ -1,9 +1,9 @@
-"""How arrays lie on several devices, as far as JAX's types say so.
+"""The sharding of arrays over several devices, as far as it is part of their types.
 
-On the explicit axes of a mesh (`jax.make_mesh`'s default) an array's type says over which of them
-each of its own axes is sharded, and in `jax.shard_map` over which manual axes its values vary. What
-JAX cannot derive of either has to be said. On automatic axes and on one device types say nothing,
-and every function here returns what it is given.
+With explicit mesh axes (the default of `jax.make_mesh`), the type of an array says how each of its
+axes is sharded. Within `jax.shard_map`, it says over which manual axes the values vary. Where JAX
+cannot derive either for a result, it has to be given. With automatic mesh axes or on one device,
+types say nothing, and the functions here return arrays unchanged.
 """
 
 from collections.abc import Sequence
@@ -17,25 +17,26 @@ Array = jax.Array
 
 
 def sharded_axes(x: Array) -> tuple[bool, ...]:
-    """Of each axis of x, whether its type says that it is sharded."""
+    """Returns for each axis of x whether it is sharded, according to the type of x."""
     return tuple(map(bool, jax.typeof(x).sharding.spec))
 
 
 def is_distributed(kind: jax.core.ShapedArray) -> bool:
-    """Whether the type of an array (`jax.typeof`) says anything of several devices."""
+    """Whether an array of this type (`jax.typeof`) is sharded or varies over a mesh."""
     return any(kind.sharding.spec) or bool(_varying_axes(kind))
 
 
 def is_constant(shape: Sequence[Any]) -> bool:
-    """Whether all sizes are known, none a symbol of `jax.export.symbolic_shape`."""
+    """Whether all sizes are integers, and none is a symbol of `jax.export.symbolic_shape`."""
     return all(isinstance(n, int) for n in shape)
 
 
 def alike(*arrays: Array) -> tuple[Array, ...]:
-    """The arrays, each varying over all manual axes that any of them varies over.
+    """Makes all arrays vary over every manual axis that any of them varies over.
 
-    A custom gradient has to return a cotangent that varies exactly as its argument does. With this
-    before it they all vary alike, and JAX itself sums the cotangents of those that did not.
+    A custom gradient must return cotangents that vary over the same axes as its arguments. If this
+    function is applied first, the arguments all vary over the same axes, and JAX itself sums the
+    cotangents of those that did not.
     """
     axes = [_varying_axes(jax.typeof(x)) for x in arrays]
     union = frozenset().union(*axes)
@@ -43,7 +44,7 @@ def alike(*arrays: Array) -> tuple[Array, ...]:
 
 
 def alike_in_channels(x: Array, kernel: Array) -> tuple[Array, Array]:
-    """x [..., c] and kernel [..., c], both sharded over channels if either is."""
+    """Shards both x [..., c] and kernel [..., c] over channels if either of them is."""
     channels = [jax.typeof(array).sharding.spec[-1] for array in (x, kernel)]
     if channels[0] == channels[1]:
         return x, kernel
@@ -52,9 +53,9 @@ def alike_in_channels(x: Array, kernel: Array) -> tuple[Array, Array]:
 
 
 def reshape(x: Array, shape: Sequence[int]) -> Array:
-    """x of another shape, if sharded then over its first and last axes only, and so is the result.
+    """Reshapes x; its first and last axes may be sharded, and the result's are in the same way.
 
-    JAX does not derive this where several axes merge.
+    JAX cannot derive the sharding of a reshape that merges several axes.
     """
     sharding = jax.typeof(x).sharding
     if not any(sharding.spec):
@@ -70,7 +71,7 @@ def _with_channels(x: Array, channel: str | tuple[str, ...]) -> Array:
 
 
 def _varying_axes(kind: jax.core.ShapedArray) -> frozenset[str]:
-    """The manual axes that an array varies over; newer versions of JAX have them elsewhere."""
+    """Returns the manual axes that an array varies over, for old and new versions of JAX."""
     found = kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying
     return frozenset(found)
 
@@ -80,4 +81,4 @@ def _vary(x: Array, axes: frozenset[str]) -> Array:
         return x
     if hasattr(lax, "pcast"):
         return lax.pcast(x, tuple(axes), to="varying")
-    return lax.pvary(x, tuple(axes))  # type: ignore[attr-defined]  # of older versions of JAX
+    return lax.pvary(x, tuple(axes))  # type: ignore[attr-defined]  # in older versions of JAX

@@ -1,7 +1,7 @@
-"""An inverted residual whose normalization is folded, as one operation.
+"""Inverted residual blocks with folded normalization, as one operation.
 
-Layer by layer, the expanded map goes to memory and back twice. A native kernel makes it row by row,
-filters and projects it where it lies in a cache.
+Layer by layer, the expanded feature map is written to memory and read back twice. A native kernel
+computes it row by row, and filters and projects the rows while they are in the cache.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from mnet_jax.ops.types import Lowering
 from mnet_jax.validation import require
 
 Array = jax.Array
-LEAST_COLUMNS = 8  # as many as a tile of a product has rows; see native/product.h
+LEAST_COLUMNS = 8  # the number of rows of a matrix product's tile; see native/product.h
 
 
 class Folded(NamedTuple):
     """A convolution with a bias and an activation.
 
     Attributes:
-      kernel: pointwise [c, n] or its panels (`pack`), depthwise [k, k, n].
-      finish: what is done to what it gives.
+      kernel: pointwise [c, n] or its panels (`pack`), or depthwise [k, k, n].
+      finish: bias and activation applied to the convolution's output.
     """
 
     kernel: Array
@@ -46,27 +46,27 @@ def inverted_residual(
     skip: Array | None = None,
     lowering: Lowering = "auto",
 ) -> Array:
-    """Expansion, depthwise convolution, projection and shortcut (V2 paper, arXiv 1801.04381).
+    """Applies expansion, depthwise convolution, projection and shortcut (V2, arXiv 1801.04381).
 
-    V1's depthwise separable convolution is one without the first and the last.
+    V1's depthwise separable convolution is the case without expansion and shortcut.
 
     Args:
       x: [b, h, w, c].
-      expand: pointwise, from c channels to e; None for x as it is.
-      filtering: depthwise, of e channels.
-      project: pointwise, from e channels to n.
+      expand: pointwise, c to e channels; None if x is not expanded.
+      filtering: depthwise, e channels.
+      project: pointwise, e to n channels.
       strides: of the depthwise convolution.
-      padding: of what it filters.
-      dilation: of its taps.
-      skip: [b, h', w', n], added to what is projected.
-      lowering: as `depthwise_conv`.
+      padding: of the depthwise convolution.
+      dilation: of the depthwise convolution.
+      skip: [b, h', w', n], added to the output of the projection.
+      lowering: as in `depthwise_conv`.
 
     Returns:
       [b, h', w', n].
 
     Raises:
       ValueError: shapes disagree.
-      NativeError: `native` was asked for and cannot be had.
+      NativeError: "native" was requested and is not available.
     """
     window: dict[str, Any] = {"strides": strides, "padding": padding, "dilation": dilation}
     geometry = geometry_of(x, filtering.kernel.shape[:2], *window.values())
@@ -97,7 +97,7 @@ def _has_kernel(
     block: Inverted,
     lowering: Lowering,
 ) -> bool:
-    """Whether the native kernel is for such a block."""
+    """Whether the native kernel computes a block."""
     columns = block.geometry[1]
     layer = Layer(block.activations[1], block.geometry, statistics=False)
     return (
@@ -115,7 +115,7 @@ def _at_once(
     block: Inverted,
     skip: Array | None,
 ) -> Array:
-    """By the native kernel, which does not look at what it is given."""
+    """Computes the block with the native kernel, which itself does not check shapes."""
     inputs, expanded = x.shape[-1], filtering.kernel.shape[-1]
     if expand:
         panels.require_fit(expand.kernel, inputs, expanded)
@@ -126,7 +126,7 @@ def _at_once(
         bias = layer.finish.bias.shape
         require(bias == (expanded,), "bias", bias, f"[{expanded}]")
     nothing = jnp.zeros(0, x.dtype)
-    # A shortcut goes past the activation of a bottleneck that has one, where it is added later.
+    # The kernel adds the shortcut before the last activation: right only if that is linear.
     inside = block.activations[2] == "linear"
     operands = Operands(
         x=x,

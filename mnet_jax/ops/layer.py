@@ -1,4 +1,4 @@
-"""A layer composed of what JAX can differentiate: what faster ways must equal."""
+"""Layers composed of differentiable JAX operations: the reference for the native kernels."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,10 +21,14 @@ Array = jax.Array
 
 @dataclass(frozen=True)
 class Layer:
-    """What is static of a layer; it is pointwise without a geometry, else its kernel says which.
+    """The static properties of a layer.
 
-    `activation` is what comes before the convolution; but with a bias there is nothing before, and
-    it is what comes after. `input_gradient` is whether anyone wants those of x and of its norm.
+    Attributes:
+      activation: applied before the convolution; in a layer with a bias, after it.
+      geometry: rows and columns of the convolution, whose kernel's rank tells whether it is
+        depthwise or full; None for a pointwise convolution.
+      statistics: whether to compute the mean and the variance of the output.
+      input_gradient: whether the gradients of x and of its norm are wanted.
     """
 
     activation: Activation
@@ -34,12 +38,12 @@ class Layer:
 
 
 class Convolved(NamedTuple):
-    """What a convolution gives.
+    """The result of a convolution.
 
     Attributes:
       y: the feature map, [..., n].
-      mean: float32 [n], over all axes of y but the last; None if not asked for.
-      var: the same of the biased variance.
+      mean: float32 [n], over all axes of y but the last; None if not requested.
+      var: biased variance, float32 [n], over the same axes; None if not requested.
     """
 
     y: Array
@@ -48,18 +52,19 @@ class Convolved(NamedTuple):
 
 
 def measured(y: Array) -> Convolved:
-    """A feature map with its statistics, which are taken in float32."""
+    """Returns a feature map with its mean and variance, computed in float32."""
     wide, axes = y.astype(jnp.float32), tuple(range(y.ndim - 1))
     mean = jnp.mean(wide, axes)
     return Convolved(y, mean, jnp.maximum(jnp.mean(wide * wide, axes) - mean * mean, 0))
 
 
 def linear(z: Array, kernel: Array, layer: Layer, lowering: Lowering) -> Array:
-    """The convolution of z by itself, neither native nor normalized."""
+    """Computes the convolution of z alone, without normalization and native kernels."""
     if layer.geometry and kernel.ndim == 3:
         return convolve_depthwise(z, kernel, layer.geometry, lowering)
     if layer.geometry:
-        legal = "neither of them sharded over channels"  # JAX does not derive how the result is
+        # JAX cannot derive how the result is sharded.
+        legal = "neither of them sharded over channels"
         mixed = (*sharded_axes(z)[3:], *sharded_axes(kernel))
         shardings = tuple(jax.typeof(array).sharding.spec for array in (z, kernel))
         require(not any(mixed), "x and kernel", shardings, legal)
@@ -73,15 +78,16 @@ def linear(z: Array, kernel: Array, layer: Layer, lowering: Lowering) -> Array:
         )
     if any(sharded_axes(z)):
         return z @ kernel
-    # Flat: a product over three batch axes has a kernel gradient that XLA's CPU compiler runs up
-    # to 2.5 times slower.
+    # Flattened: with three batch axes, the kernel's gradient is up to 2.5 times slower in XLA's CPU
+    # compiler.
     return (z.reshape(-1, z.shape[-1]) @ kernel).reshape(*z.shape[:-1], kernel.shape[-1])
 
 
 def composed(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array, ...]:
-    """What the native kernels compute, composed of what JAX can differentiate.
+    """Computes a training layer with JAX operations, as the native kernels do.
 
-    That is y, its mean and its variance; the last two are empty where they are not wanted.
+    Returns:
+      y, its mean and its variance; the last two are empty if the layer has no statistics.
     """
     z = Pending(x=x, norm=norm, activation=layer.activation).value()
     y = linear(z, kernel, layer, "auto")
@@ -91,7 +97,7 @@ def composed(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array,
 
 
 def finished(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
-    """The same for a layer with a bias, whose kernel may be panels."""
+    """Computes an inference layer with JAX operations; its kernel may be in panels."""
     if kernel.ndim == 1:
         kernel = panels.unpack(kernel, x.shape[-1], bias.shape[0])
     y = linear(x, kernel, layer, "auto")
@@ -100,24 +106,30 @@ def finished(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
 
 @dataclass(frozen=True)
 class Inverted:
-    """What is static of an inverted residual: the activations of its layers, else as of `Layer`."""
+    """The static properties of an inverted residual.
+
+    Attributes:
+      activations: of the expansion, the depthwise convolution and the projection.
+      geometry: rows and columns of the depthwise convolution.
+    """
 
     activations: tuple[Activation, Activation, Activation]
     geometry: Geometry
 
 
 class Operands(NamedTuple):
-    """What an inverted residual is computed of; what there is not is empty.
+    """The arrays of an inverted residual; arrays of missing parts are empty.
 
     Attributes:
       x: [b, h, w, c].
-      expand: pointwise kernel [c, e] or its panels; empty where x is expanded already.
-      expand_bias: [e]; empty likewise.
-      kernel: depthwise, [k, k, e].
-      bias: [e].
+      expand: pointwise kernel [c, e] or its panels; empty without an expansion.
+      expand_bias: [e]; empty without an expansion.
+      kernel: depthwise kernel [k, k, e].
+      bias: of the depthwise convolution, [e].
       project: pointwise kernel [e, n] or its panels.
       project_bias: [n].
-      skip: [b, h', w', n], added to what is projected, which nothing activates then; or empty.
+      skip: [b, h', w', n], added to the projection, which then has a linear activation; empty
+        without a shortcut.
     """
 
     x: Array
@@ -131,7 +143,7 @@ class Operands(NamedTuple):
 
 
 def inverted(block: Inverted, of: Operands) -> Array:
-    """The block [b, h', w', n], layer by layer."""
+    """Computes the block layer by layer; returns [b, h', w', n]."""
     widen, between, narrow = (
         Layer(activation, geometry, statistics=False)
         for activation, geometry in zip(

@@ -1,8 +1,8 @@
-"""Depthwise convolution by itself, in two lowerings.
+"""Depthwise convolution in two lowerings: XLA's grouped convolution and the sum over taps.
 
-Each channel is filtered alone, so the arithmetic is small (k x k multiply-adds an output) and the
-cost is memory. XLA's grouped convolution is good on GPUs and TPUs and 10 to 100 times slower than
-memory on CPUs, where `ops.shifted` writes the sum over taps out.
+Each channel is filtered separately, so there is little arithmetic (k x k multiply-adds per output),
+and the cost is memory traffic. XLA's grouped convolution is fast on GPUs and TPUs. On CPUs it takes
+10 to 100 times as long as memory needs, so `ops.shifted` writes out the sum over taps.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from mnet_jax.ops.shifted import Axis, Geometry
 from mnet_jax.ops.types import Direction, Lowering
 from mnet_jax.validation import require
 
-Platforms = tuple[str, ...] | None  # where a computation is shifted and not grouped; None for all
+Platforms = tuple[str, ...] | None  # platforms that use shifted, not grouped; None for all
 Function = Callable[..., Any]
 
 
@@ -30,7 +30,7 @@ def convolve_depthwise(
     """Filters each channel of x [b, h, w, c] with its kernel [kh, kw, c], both of one dtype.
 
     Raises:
-      ValueError: x is sharded as the lowering cannot have it.
+      ValueError: the lowering does not support the sharding of x.
     """
     x, kernel = alike_in_channels(*alike(x, kernel))
     lowering = _possible(x, lowering)
@@ -43,10 +43,13 @@ def convolve_depthwise(
 
 
 def _possible(x: jax.Array, lowering: Lowering) -> Lowering:
-    """The lowering; for auto, that of the others which can have x as it is sharded, if one cannot.
+    """Returns the lowering; replaces "auto" if the sharding of x leaves only one possible.
 
-    JAX does not derive how a grouped convolution's channels are sharded, and the windows of the
-    shifted one go round the edges of rows and columns.
+    JAX cannot derive the sharding of a grouped convolution's channels. The windows of the shifted
+    lowering wrap around the edges of rows and columns, so these cannot be sharded.
+
+    Raises:
+      ValueError: the lowering does not support the sharding of x.
     """
     _, *window, channels = sharded_axes(x)
     if lowering == "auto" and (channels or any(window)):
@@ -67,7 +70,11 @@ def geometry_of(
     padding: str | Sequence[Sequence[int]],
     dilation: int | Sequence[int],
 ) -> Geometry:
-    """Rows and columns of a convolution whose kernel has that size; raises as `depthwise_conv`."""
+    """Returns the rows and columns of a convolution of x with a kernel of `size` [kh, kw].
+
+    Raises:
+      ValueError: as `depthwise_conv`.
+    """
     known = x.ndim == 4 and is_constant(x.shape[1:])
     require(known and x.size > 0, "x", x.shape, "[b, h, w, c], none of them 0 and only b a symbol")
     require(jnp.issubdtype(x.dtype, jnp.floating), "x", x.dtype, "a floating point dtype")
@@ -94,7 +101,7 @@ def geometry_of(
 
 
 def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
-    """Of rows and of columns."""
+    """Returns the values for rows and columns; one integer stands for both."""
     pair = tuple(value) if isinstance(value, Sequence) else (value, value)
     legal = "an integer of at least 1, or two"
     require(len(pair) == 2 and all(int(n) == n >= 1 for n in pair), name, value, legal)
@@ -102,8 +109,8 @@ def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _grouped(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    # Zeros that the kernel does not fit over go in beforehand. As padding of the convolution they
-    # become negative padding in its gradient, which XLA gets wrong for groups on a CPU.
+    # Padding wider than the kernel's reach is added beforehand. As padding of the convolution, it
+    # would be negative padding in the gradient, which XLA computes wrongly for groups on a CPU.
     reaches = [axis.dilation * (axis.kernel - 1) for axis in geometry]
     pads = [
         (min(axis.low, reach), min(axis.high, reach))
@@ -125,9 +132,9 @@ def _grouped(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     )
 
 
-# Both gradients below are rules of one function, so that x and the kernel are all that the forward
-# pass keeps. `platform_dependent` is inside of the rules for the same reason: differentiated from
-# outside, a choice between two lowerings keeps what either of them wants.
+# One function has the rules of both lowerings, so the forward pass keeps only x and the kernel.
+# `platform_dependent` is inside the rules for the same reason: if JAX differentiated it, the
+# forward pass would keep the residuals of both lowerings.
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolve(
     x: jax.Array, kernel: jax.Array, geometry: Geometry, forward: Platforms, backward: Platforms
@@ -157,7 +164,7 @@ def _convolve_backward(
 
 
 def _shifted_on(platforms: Platforms, by_taps: Function, grouped: Function) -> Function:
-    """One of two functions, by the platform that a computation is lowered for."""
+    """Chooses between two functions by the platform that a computation is lowered for."""
     if platforms is None:
         return by_taps
     ways = dict.fromkeys(platforms, by_taps)
@@ -165,5 +172,6 @@ def _shifted_on(platforms: Platforms, by_taps: Function, grouped: Function) -> F
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
-# Traced once a shape however many layers share it, and one computation outside of a jit too.
+# Jitted, so that layers of equal shapes are traced once, and so that a call outside of any jit is
+# one computation too.
 _convolve_once = jax.jit(_convolve, static_argnums=(2, 3, 4))

@@ -1,9 +1,9 @@
-"""Panels: a pointwise convolution's kernel in the order in which the native kernels read it.
+"""Panels: a pointwise kernel stored in the order in which the native kernels read it.
 
-A native kernel multiplies with at most `PANEL_COLUMNS` columns at a time, and reads all rows of
-them. In a matrix [c, n] those rows lie far apart; with few pixels, loading them costs more than the
-arithmetic. A panel is those columns alone, row after row. The layout is the same on every machine;
-`native/product.h` has the same two constants.
+A native kernel multiplies with at most `PANEL_COLUMNS` columns at a time, and reads all their rows.
+In a matrix [c, n] these rows are far apart in memory. With few pixels, loading them costs more than
+the arithmetic. A panel stores only these columns, row after row. The layout is the same on every
+machine; `native/product.h` has the same two constants.
 """
 
 import jax
@@ -36,9 +36,9 @@ def unpack(panels: Array, inputs: int, outputs: int) -> Array:
     """The inverse of `pack`.
 
     Args:
-      panels: what `pack` returned.
-      inputs: c.
-      outputs: n.
+      panels: the result of `pack`.
+      inputs: number of input channels, c.
+      outputs: number of output channels, n.
 
     Returns:
       The kernel, [c, n].
@@ -51,10 +51,10 @@ def unpack(panels: Array, inputs: int, outputs: int) -> Array:
 
 
 def require_fit(panels: Array, inputs: int, outputs: int) -> None:
-    """Requires panels to be of the size that a kernel [inputs, outputs] has.
+    """Requires panels to have the right size for a kernel [inputs, outputs].
 
     Raises:
-      ValueError: they are of another size.
+      ValueError: they have another size.
     """
     numbers = size(inputs, outputs)
     legal = f"{numbers} numbers in panels of {inputs} x {outputs}"
@@ -62,11 +62,11 @@ def require_fit(panels: Array, inputs: int, outputs: int) -> None:
 
 
 def size(inputs: int, outputs: int) -> int:
-    """How many numbers the panels of a kernel [inputs, outputs] have."""
+    """Returns the number of elements in the panels of a kernel [inputs, outputs]."""
     return inputs * sum(_widths(outputs))
 
 
 def _widths(outputs: int) -> list[int]:
-    """The columns of each panel."""
+    """Returns the number of columns of each panel."""
     padded = outputs + -outputs % PANEL_STEP
     return [min(PANEL_COLUMNS, padded - start) for start in range(0, padded, PANEL_COLUMNS)]

@@ -1,8 +1,8 @@
-"""A feature map whose normalization and activation are still to be applied.
+"""Feature maps whose normalization and activation are still to be applied.
 
-Batch normalization is a product and a sum per channel once the statistics are known. Done by itself
-it reads and writes the whole map for next to no arithmetic; the convolution that reads the map can
-do it on the way.
+Once its statistics are known, batch normalization is one multiplication and one addition per value.
+As an operation of its own, it reads and writes the whole map for almost no arithmetic. Instead, the
+next convolution can apply it when it reads the map.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class Pending:
     """`act((x - mean) * scale + bias)`, not yet computed. A pytree.
 
     Attributes:
-      x: [..., c], as a convolution left it.
-      norm: float32 [3, c], the rows mean, scale and bias; None for x as it is.
-      activation: what follows.
+      x: output of a convolution, [..., c].
+      norm: float32 [3, c], the rows mean, scale and bias; None if x is not normalized.
+      activation: applied after the normalization.
     """
 
     x: Array
@@ -31,7 +31,7 @@ class Pending:
     activation: Activation = "linear"
 
     def value(self) -> Array:
-        """The feature map, in x's dtype; the arithmetic is in float32 or wider."""
+        """Returns the normalized, activated map in x's dtype; it normalizes in float32 or wider."""
         if self.norm is None:
             return activate(self.x, self.activation)
         mean, scale, bias = (over_channels(row, self.x) for row in self.norm)
@@ -43,18 +43,18 @@ jax.tree_util.register_dataclass(Pending, data_fields=["x", "norm"], meta_fields
 
 @dataclass(frozen=True, kw_only=True)
 class Finish:
-    """`act(y + bias)`, done to what comes out of a convolution that nobody measures. A pytree.
+    """`act(y + bias)`, applied to the output y of a convolution without statistics. A pytree.
 
     Attributes:
       bias: float32 [n].
-      activation: what follows.
+      activation: applied after the bias.
     """
 
     bias: Array
     activation: Activation = "linear"
 
     def of(self, y: Array) -> Array:
-        """It is done to y [..., n], in y's dtype; the arithmetic is in float32 or wider."""
+        """Applies it to y [..., n] in float32 or wider; the result has y's dtype."""
         return activate(y + over_channels(self.bias, y), self.activation).astype(y.dtype)
 
 
@@ -62,13 +62,13 @@ jax.tree_util.register_dataclass(Finish, data_fields=["bias"], meta_fields=["act
 
 
 def over_channels(values: Array, x: Array) -> Array:
-    """A value for each channel, [c], in as many axes as x [..., c] has.
+    """Reshapes per-channel values [c] to [1, ..., 1, c], with as many axes as x [..., c].
 
-    NumPy would add them by itself, but for programs that forbid it (`jax_numpy_rank_promotion`).
+    JAX would broadcast them by itself unless a program forbids it (`jax_numpy_rank_promotion`).
     """
     return jnp.expand_dims(values, range(x.ndim - 1))
 
 
 def identity_norm(channels: int) -> Array:
-    """The `norm` that changes nothing."""
+    """Returns the `norm` that leaves a feature map unchanged, [3, channels]."""
     return jnp.zeros((3, channels), jnp.float32).at[1].set(1)

@@ -1,23 +1,23 @@
-"""Depthwise convolution as a sum over taps, and its gradients, written for memory.
+"""Depthwise convolution as a sum over taps, and its gradients, with little memory traffic.
 
     y[o] = sum over i of  x[s o + i - low] k[i]
 
-XLA fuses it into one loop over the output. Three choices keep that loop fast:
+XLA fuses the sum into one loop over the output. Three choices keep that loop fast:
 
-- No padded copy. A tap's view of x is *circular* (`_window`), so every read is in bounds, and a
-  select against a constant mask drops what wrapped around. A pad inside the fusion puts a branch
-  into the innermost loop; a pad outside of it writes and reads all of x once more.
-- The input gradient of a strided convolution goes by phases: outputs of equal remainder modulo
-  the stride see the same taps. The phases are axes of a broadcast product: no scatter and no zeros
-  between the rows.
-- The kernel gradient sums a block of positions inside the loop, for all taps in one fusion, and
-  leaves one number a block, tap and channel to a plain reduction. The tap is an axis of the
-  output: windows that overlap, as one reshape of a repeated array (`_windows`).
+- No padded copy. Each tap reads a *circular* view of x (`_window`), so every read is in bounds. A
+  select with a constant mask drops the values that wrapped around. A pad inside the fusion would
+  put a branch into the innermost loop; a pad outside would write and read all of x once more.
+- The input gradient of a strided convolution is computed by phases. A phase is the input positions
+  with equal remainder modulo the stride: they use the same taps. The phases are axes of a broadcast
+  product, without a scatter and without zeros between the rows.
+- The kernel gradient sums blocks of positions inside the loop, for all taps in one fusion. A plain
+  reduction then adds the one number that is left per block, tap and channel. The tap is an axis of
+  the output: the overlapping windows are one reshape of a repeated array (`_windows`).
 
-A dilated convolution is the plain one of each of its phases: the positions of equal remainder
-modulo the dilation see each other only, and join the batch as images of their own.
+A dilated convolution is a plain convolution of each of its phases. Positions with equal remainder
+modulo the dilation see only each other, so each phase becomes an image of its own in the batch.
 
-Nothing loops or slices over the batch, so an array that is sharded there stays where it is.
+Nothing loops over the batch or slices it, so an array that is sharded over the batch is not moved.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,15 +32,22 @@ from mnet_jax.ops.distribution import reshape, sharded_axes
 
 Pair = tuple[int, int]
 
-# Positions that one partial sum of the kernel gradient adds up. Fewer of them and the partial sums
-# grow; more and LLVM gives up on the loop (at 16 some shapes take 10 times as long, at 28 most).
+# The positions in one partial sum of the kernel gradient. With fewer, there are more partial sums.
+# With more, LLVM gives up on the loop (at 16 some shapes take 10 times as long, at 28 most).
 _BLOCK = 14
 
 
 class Axis(NamedTuple):
-    """Rows or columns: how many come in, go out and are in the kernel; zeros before and after.
+    """The rows or the columns of a convolution. The stride or the dilation is 1.
 
-    The stride or the dilation is 1.
+    Attributes:
+      input: size of the input.
+      output: size of the output.
+      kernel: size of the kernel.
+      stride: step between the windows of neighbouring outputs.
+      low: number of zeros before the input.
+      high: number of zeros after the input.
+      dilation: distance of neighbouring taps.
     """
 
     input: int
@@ -53,13 +60,13 @@ class Axis(NamedTuple):
 
     @property
     def taps(self) -> range:
-        """The taps that meet the input somewhere: a 3x3 kernel on a 1x1 image has one."""
-        first = self.low - self.stride * (self.output - 1)  # the input's first row, from below
+        """The taps that ever read the input, not only zeros; for 3x3 on a 1x1 image, just one."""
+        first = self.low - self.stride * (self.output - 1)  # reads position 0 for the last output
         taps = range(max(0, first), min(self.kernel, self.input + self.low))
         return taps or range(1)
 
     def inside(self, tap: int) -> np.ndarray:
-        """`[output]`, whether the tap reads the input there, and not the zeros around it."""
+        """Returns `[output]`: whether the tap reads the input there, not the zeros around it."""
         position = self.stride * np.arange(self.output) + tap - self.low
         return (position >= 0) & (position < self.input)
 
@@ -69,10 +76,11 @@ Geometry = tuple[Axis, Axis]
 
 @jax.custom_vjp
 def _materialized(x: jax.Array, witness: jax.Array) -> jax.Array:
-    """x as an array in memory. Else XLA's CPU compiler computes its producers again for each tap.
+    """Returns x as an array in memory, so that its producers are not fused into each tap.
 
-    It drops optimization barriers before it fuses, but does not look through a loop. This one never
-    turns, as no number is above and below zero, and works in x's own memory.
+    XLA's CPU compiler would compute them again for each tap. It drops optimization barriers before
+    it fuses, but does not look through a loop. This loop never iterates, as no number is both above
+    and below zero, and it works in x's own memory.
     """
     w = witness[0, 0, 0]
     return lax.while_loop(lambda _: (w > 0) & (w < 0), lax.neg, x)
@@ -85,12 +93,12 @@ _materialized.defvjp(
 
 
 def _wide(x: jax.Array) -> jax.Array:
-    """x in the dtype that sums are taken in."""
+    """Casts x to the dtype of the sums, float32 or wider."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _repeat(x: jax.Array, axis: int, start: int, stop: int) -> jax.Array:
-    """`out[p] = x[(start + p) mod n]` along `axis`: arithmetic on an index, once it is fused."""
+    """`out[p] = x[(start + p) mod n]` along `axis`; when fused, only arithmetic on an index."""
     shape, copies = x.shape, -(-stop // x.shape[axis])
     if copies > 1:
         x = jnp.broadcast_to(jnp.expand_dims(x, axis), (*shape[:axis], copies, *shape[axis:]))
@@ -105,10 +113,10 @@ def _window(x: jax.Array, axis: int, start: int, size: int, stride: int = 1) -> 
 
 
 def _windows(x: jax.Array, axis: int, lines: Axis, size: int) -> jax.Array:
-    """`out[i, o] = x[(stride o + tap i - low) mod n]`: every tap's window, on a new axis i."""
+    """`out[i, o] = x[(stride o + tap i - low) mod n]`: the windows of all taps, on a new axis i."""
     n, count, span = lines.input, len(lines.taps), lines.stride * (size - 1) + 1
     start = (lines.taps[0] - lines.low) % n
-    # Cut into lengths of 1 modulo n, each begins one position later than the one before.
+    # Each piece begins one position later than the piece before it, as its length is 1 modulo n.
     length = -(-(span - 1) // n) * n + 1
     x = _repeat(x, axis, start, start + count * length)
     x = reshape(x, (*x.shape[:axis], count, length, *x.shape[axis + 1 :]))
@@ -116,12 +124,21 @@ def _windows(x: jax.Array, axis: int, lines: Axis, size: int) -> jax.Array:
 
 
 def _keep(x: jax.Array, mask: np.ndarray) -> jax.Array:
-    """x where the mask holds, else zero. (A product with the mask would pass on NaN and inf.)"""
+    """Returns x where the mask holds, else 0. (A product with the mask would pass on NaN, inf.)"""
     return x if mask.all() else jnp.where(np.expand_dims(mask, (*range(x.ndim - mask.ndim),)), x, 0)
 
 
 def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    """`y[o] = sum over i of x[s o + d i - low] k[i]`, `[b, h', w', c]`."""
+    """Computes `y[o] = sum over i of x[s o + d i - low] k[i]` with stride s and dilation d.
+
+    Args:
+      x: `[b, h, w, c]`.
+      kernel: `[kh, kw, c]`.
+      geometry: rows and columns of the convolution.
+
+    Returns:
+      `[b, h', w', c]` in x's dtype.
+    """
     if _is_dilated(geometry):
         y = forward(_split(x, geometry, _input_span), kernel, _of_phases(geometry))
         return _join(y, geometry, [(0, axis.output) for axis in geometry])
@@ -141,25 +158,25 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
 def gradients(
     x: jax.Array, kernel: jax.Array, g: jax.Array, geometry: Geometry
 ) -> tuple[jax.Array, jax.Array]:
-    """Of x and of the kernel, given that of the output."""
+    """Computes the gradients of x and of the kernel from the gradient g of the output."""
     if _is_dilated(geometry):
         x_phases, g_phases = _split(x, geometry, _input_span), _split(g, geometry, _output_span)
         dx, dk = gradients(x_phases, kernel, g_phases, _of_phases(geometry))
         return _join(dx, geometry, [(axis.low, axis.input) for axis in geometry]), dk
-    if not any(sharded_axes(kernel)):  # else its first number is not on every device
+    if not any(sharded_axes(kernel)):  # a sharded kernel's first element is not on every device
         g = _materialized(g, kernel)
     return _input_gradient(kernel, g, geometry), _kernel_gradient(x, g, geometry)
 
 
 def _input_gradient(kernel: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
-    """`dx[s q + r] = sum over m of g[q - m] k[s m + r + low]`, every phase r < s at once.
+    """Computes `dx[s q + r] = sum over m of g[q - m] k[s m + r + low]` for all phases r < s.
 
-    A phase with fewer taps than others has zeros for them, so with strides NaN in g may spread by
-    one position more than it should. A gradient with NaN is lost anyway.
+    Phases with fewer taps than others are filled up with taps of zero. With strides, a NaN in g may
+    therefore spread one position too far. A gradient with NaN is useless anyway.
     """
     rows, columns = geometry
     gradients, filters = _wide(g), _wide(kernel)
-    first = []  # of the m, rows and columns
+    first = []  # the smallest m, of rows and of columns
     for axis, lines in enumerate(geometry):
         first.append((lines.taps[0] - lines.low) // lines.stride)
         last = (lines.taps[-1] - lines.low) // lines.stride
@@ -196,16 +213,17 @@ def _inside(start: int, size: int, n: int) -> np.ndarray:
 
 
 def _kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
-    """`dk[i] = sum over o of x[s o + i - low] g[o]`, `[kh, kw, c]`."""
+    """Computes `dk[i] = sum over o of x[s o + i - low] g[o]`, `[kh, kw, c]`."""
     rows, columns = geometry
     wide, across = _block(columns.output, _BLOCK)
     high, down = _block(rows.output, _BLOCK // wide)
-    # Axes: the row and the column in a block; image, block, block, tap, tap, channel.
+    # Axes: row and column in a block, image, row and column of blocks, row and column of taps,
+    # channel.
     b, c = x.shape[0], x.shape[3]
     windows = _windows(_windows(_wide(x), 2, columns, wide * across), 1, rows, high * down)
     windows = reshape(windows, (b, len(rows.taps), down, high, len(columns.taps), across, wide, c))
     windows = windows.transpose(3, 6, 0, 2, 5, 1, 4, 7)
-    # Zeros fill the last blocks.
+    # The last blocks are filled up with zeros.
     rest = (high * down - rows.output, wide * across - columns.output)
     gradients = jnp.pad(_wide(g), ((0, 0), (0, rest[0]), (0, rest[1]), (0, 0)))
     gradients = reshape(gradients, (b, down, high, across, wide, 1, 1, c))
@@ -217,14 +235,14 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Arra
         for p in range(wide):
             line += _keep(windows[r, p], column_mask[p][:, None, :, None]) * gradients[r, p]
         total += _keep(line, row_mask[r][:, None, :, None, None])
-    # Behind a barrier, or XLA may compute the sums inside of the reduction, a scalar at a time.
+    # Without the barrier, XLA may compute the sums inside the reduction, a scalar at a time.
     dk = lax.optimization_barrier(total).sum((0, 1, 2))
     unmet = [(a.taps[0], a.kernel - 1 - a.taps[-1]) for a in geometry]
     return jnp.pad(dk, (*unmet, (0, 0))).astype(g.dtype)
 
 
 def _block(size: int, limit: int) -> Pair:
-    """The length of a block of positions and how many of them cover `size`."""
+    """Returns the length of a block, at most `limit`, and how many blocks cover `size`."""
     exact = max(n for n in range(1, limit + 1) if size % n == 0)
     if 2 * exact >= min(size, limit):
         return exact, size // exact
@@ -234,7 +252,7 @@ def _block(size: int, limit: int) -> Pair:
 
 
 def _block_mask(lines: Axis, length: int) -> np.ndarray:
-    """`[position in the block, block, tap]`, whether the tap reads the input there."""
+    """Returns `[position in the block, block, tap]`: whether the tap reads the input there."""
     mask = np.stack([lines.inside(tap) for tap in lines.taps], axis=1)
     mask = np.pad(mask, ((0, -len(mask) % length), (0, 0)))
     return mask.reshape(-1, length, mask.shape[1]).transpose(1, 0, 2)
@@ -245,19 +263,22 @@ def _is_dilated(geometry: Geometry) -> bool:
 
 
 def _output_span(axis: Axis) -> Pair:
-    """Where an axis of the output begins among its phases, and the length of a phase."""
+    """Returns (zeros before the output, length of a phase) for splitting the output into phases."""
     return 0, -(-axis.output // axis.dilation)
 
 
 def _input_span(axis: Axis) -> Pair:
-    """The same of the input, its zeros included: a phase gives its outputs without further ones."""
+    """Returns (zeros before the input, length of a phase) for splitting the input into phases.
+
+    A phase includes the zeros around the input, so its convolution needs no padding.
+    """
     if axis.dilation == 1:
         return axis.low, axis.low + axis.input + axis.high
     return axis.low, _output_span(axis)[1] + axis.kernel - 1
 
 
 def _of_phases(geometry: Geometry) -> Geometry:
-    """What a phase of a dilated convolution is: a plain one without zeros around it."""
+    """Returns the geometry of one phase: a plain convolution without padding."""
     rows, columns = (
         Axis(_input_span(axis)[1], _output_span(axis)[1], axis.kernel, axis.stride, 0, 0)
         for axis in geometry
@@ -266,7 +287,7 @@ def _of_phases(geometry: Geometry) -> Geometry:
 
 
 def _split(x: jax.Array, geometry: Geometry, span_of: Callable[[Axis], Pair]) -> jax.Array:
-    """`[b, h, w, c]` to the phases `[b dh dw, h', w', c]`, filled up with zeros."""
+    """Splits `[b, h, w, c]` into its phases `[b dh dw, h', w', c]`, filled up with zeros."""
     (b, *sizes, c), (dh, dw) = x.shape, (axis.dilation for axis in geometry)
     pads = []
     for n, axis in zip(sizes, geometry, strict=True):
@@ -278,7 +299,7 @@ def _split(x: jax.Array, geometry: Geometry, span_of: Callable[[Axis], Pair]) ->
 
 
 def _join(phases: jax.Array, geometry: Geometry, spans: Sequence[Pair]) -> jax.Array:
-    """The inverse: `[b dh dw, h', w', c]` to the rows and columns of the spans (start, size)."""
+    """Inverts `_split`, and cuts the rows and columns out at their spans (start, size)."""
     dh, dw = (axis.dilation for axis in geometry)
     b, high, wide, c = phases.shape
     x = reshape(phases, (b // (dh * dw), dh, dw, high, wide, c)).transpose(0, 3, 1, 4, 2, 5)

@@ -1,4 +1,4 @@
-"""The closed choices of convolutions. Nothing here imports JAX, so a config can name them."""
+"""The types of a convolution's options. This module does not import JAX, so configs can use it."""
 
 from typing import Literal
 

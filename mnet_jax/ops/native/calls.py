@@ -20,7 +20,7 @@ Attributes = dict[str, np.generic]
 
 DEPTHWISE_SIZES = (3, 5)
 _ACTIVATIONS = {None: -1, "linear": 0, "relu": 1, "relu6": 2, "hard_swish": 3}  # as in vectors.h
-# The kind of convolution by the number of axes of its kernel: packed in panels, [c, n], [k, k, c],
+# The kind of convolution by the number of axes of its kernel: panels, [c, n], [k, k, c] or
 # [kh, kw, c, n].
 _KINDS = {1: "pointwise", 2: "pointwise", 3: "depthwise", 4: "full"}
 
@@ -51,9 +51,9 @@ class BackwardOperands(NamedTuple):
       x: as in `ForwardOperands`.
       norm: as in `ForwardOperands`.
       kernel: as in `ForwardOperands`, not in panels.
-      gradient: of y itself, [..., n].
-      y: what `forward` returned, [..., n].
-      correction: [3, n]: mean, offset, slope; what arrives through the statistics of y.
+      gradient: the gradient that arrives at y itself, [..., n].
+      y: the result of `forward`, [..., n].
+      correction: [3, n]: mean, offset, slope; the gradient that arrives through y's statistics.
     """
 
     x: Array
@@ -69,7 +69,7 @@ def supports(kernel: Array, geometry: Geometry | None) -> bool:
 
     Args:
       kernel: as in `ForwardOperands`.
-      geometry: of the convolution; None if it is pointwise.
+      geometry: rows and columns of the convolution; None if it is pointwise.
     """
     if geometry is None:
         return True
@@ -80,10 +80,10 @@ def supports(kernel: Array, geometry: Geometry | None) -> bool:
 
 
 def forward(layer: Layer, x: Array, norm: Array, kernel: Array) -> Outputs:
-    """The convolution of `z = act((x - mean) * scale + bias)`.
+    """Computes the convolution of `z = act((x - mean) * scale + bias)`.
 
     Args:
-      layer: its activation is act; its geometry is one that `supports`.
+      layer: its activation is act; `supports` must hold for its geometry.
       x: as in `ForwardOperands`.
       norm: as in `ForwardOperands`.
       kernel: as in `ForwardOperands`, not in panels.
@@ -97,10 +97,10 @@ def forward(layer: Layer, x: Array, norm: Array, kernel: Array) -> Outputs:
 
 
 def finish(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
-    """`act(y + bias)`, where y is the convolution of x.
+    """Computes `act(y + bias)`, where y is the convolution of x.
 
     Args:
-      layer: its activation is act; its geometry is one that `supports`; without statistics.
+      layer: its activation is act; `supports` must hold for its geometry; it has no statistics.
       x: as in `ForwardOperands`.
       kernel: as in `ForwardOperands`.
       bias: float32 [n].
@@ -113,7 +113,7 @@ def finish(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
 
 
 def backward(layer: Layer, operands: BackwardOperands) -> Outputs:
-    """The gradients of x, norm and kernel.
+    """Computes the gradients of x, norm and kernel.
 
     The first two are empty if the layer is a full convolution without an `input_gradient`.
     """
@@ -129,10 +129,10 @@ def backward(layer: Layer, operands: BackwardOperands) -> Outputs:
 
 
 def invert(block: Inverted, operands: Operands) -> Array:
-    """Expansion, depthwise convolution and projection, each with a bias and an activation.
+    """Computes expansion, depthwise convolution and projection, each with bias and activation.
 
     Args:
-      block: its geometry is one that `supports`.
+      block: `supports` must hold for its geometry.
       operands: float32; the pointwise kernels are panels, as `panels.pack` makes them.
 
     Returns:
@@ -185,7 +185,7 @@ def _activation_attribute(activation: Activation | None) -> np.int64:
 
 
 def _window_attributes(geometry: Geometry | None) -> Attributes:
-    """What the shapes of the arrays do not say of the windows."""
+    """Returns the numbers of the geometry that the arrays' shapes do not determine."""
     if geometry is None:
         return {}
     rows, columns = geometry

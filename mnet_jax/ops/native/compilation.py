@@ -22,7 +22,7 @@ from mnet_jax.validation import one_line
 DIRECTORY = Path(__file__).parent
 UNITS = ("depthwise.cc", "full.cc", "inverted.cc", "pointwise.cc")
 COMPILERS = ("c++", "g++", "clang++")
-# The tests allow none of these warnings. Here they are not errors, as other compilers have others.
+# The tests allow none of these warnings. Here they are not errors: other compilers may have others.
 # GCC's note on the ABI of vector arguments is off: no vector is passed between libraries.
 WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wno-psabi")
 # Not -ffast-math: sums keep their order, and NaN and infinity their meaning.
@@ -62,7 +62,7 @@ def build() -> Path:
     complaint = failure(path)
     if complaint:
         raise NativeError(complaint)
-    is_built.cache_clear()  # it may have been asked before
+    is_built.cache_clear()  # it may have returned False before
     return path
 
 
@@ -70,14 +70,14 @@ def build() -> Path:
 def is_built() -> bool:
     """Whether the kernels are in the cache, where `build` put them; loads them if so.
 
-    A library that is there and cannot be used gives one warning.
+    If a library exists but cannot be used, it warns once.
     """
     try:
         path = library()
         if not caches.is_intact(path):
             return False
         _load(path)
-    except NativeError:  # no compiler, so nothing that it has compiled
+    except NativeError:  # without a compiler nothing was compiled
         return False
     except OSError as error:
         say_unavailable(_unusable(error))
@@ -87,7 +87,7 @@ def is_built() -> bool:
 
 @cache
 def library() -> Path:
-    """The path of the compiled kernels in the cache, whether they are there or not.
+    """Returns the path of the compiled kernels in the cache, whether or not they exist.
 
     Raises:
       NativeError: there is no compiler.
@@ -101,10 +101,10 @@ def library() -> Path:
 
 
 def compiler() -> list[str]:
-    """The command of the C++ compiler: CXX with its arguments, or the first of `COMPILERS`.
+    """Returns the command of the C++ compiler: CXX with its arguments, or the first of `COMPILERS`.
 
     Raises:
-      NativeError: there is none.
+      NativeError: no compiler is installed.
     """
     asked = os.environ.get("CXX", "").strip()
     try:
@@ -121,10 +121,10 @@ def compiler() -> list[str]:
 
 @cache
 def failure(path: Path) -> str:
-    """Compiles and loads the kernels, at the first call of a process.
+    """Compiles and loads the kernels at the first call in a process.
 
     Returns:
-      Why that failed, in one line, or "".
+      The cause of a failure in one line, or "" if there was none.
     """
     try:
         compile_library(path)
@@ -137,25 +137,25 @@ def failure(path: Path) -> str:
 
 
 def _unusable(error: OSError) -> str:
-    return f"lowering: native cannot be had: {one_line(error)}"
+    return f"lowering: native is not available: {one_line(error)}"
 
 
 def say_unavailable(complaint: str) -> None:
     """Warns once that this process continues without the kernels, and why."""
-    caches.say_once(f"{complaint}; everything is computed without it, more slowly")
+    caches.say_once(f"{complaint}; continuing without it, more slowly")
 
 
 def compile_library(path: Path) -> None:
-    """Compiles the kernels into a library unless it exists; the units in parallel.
+    """Compiles the kernels into a library unless it exists, all units in parallel.
 
-    Of several processes, the first one compiles and the others wait.
+    If several processes call this function, the first one compiles and the others wait.
 
     Args:
       path: of the library.
 
     Raises:
       NativeError: the compiler failed.
-      OSError: the directory cannot be used.
+      OSError: the directory cannot be read or written.
     """
     if caches.is_intact(path):
         return
@@ -181,15 +181,15 @@ def _compile_unit(work: Path, unit: str) -> str:
 
 
 def includes() -> tuple[str, str]:
-    """The compiler's arguments for XLA's headers: as a system's, whose warnings are not shown."""
+    """Returns the compiler's arguments for XLA's headers, as system headers: without warnings."""
     return "-isystem", jax.ffi.include_dir()
 
 
 def _output_of(command: list[str]) -> str:
-    """The standard output of a compiler.
+    """Runs a compiler and returns its standard output.
 
     Raises:
-      NativeError: it failed, with its first error; or it took too long.
+      NativeError: it failed, with its first error as the reason, or it took too long.
     """
     try:
         done = subprocess.run(
@@ -202,7 +202,7 @@ def _output_of(command: list[str]) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise NativeError(f"lowering: the compiler ran over {BUILD_SECONDS} seconds") from error
-    except OSError as error:  # no program, or one for another machine
+    except OSError as error:  # no executable, or one for another machine
         raise NativeError(f"lowering: {command[0]} cannot be run: {error.strerror}") from error
     if done.returncode:
         errors = (line for line in done.stderr.splitlines() if _is_error(line))
@@ -212,7 +212,7 @@ def _output_of(command: list[str]) -> str:
 
 
 def _is_error(line: str) -> bool:
-    """Whether a compiler's line is an error, and no warning that is about something so named."""
+    """Whether a line is an error, and not a warning with the word "error" in it."""
     return "error" in line and "warning:" not in line
 
 
@@ -220,7 +220,7 @@ def _load(path: Path) -> None:
     """Loads a library of the kernels and registers them with XLA.
 
     Raises:
-      OSError: the system does not load them, as from a file system mounted with `noexec`.
+      OSError: the system refuses to load them, for example from a `noexec` file system.
     """
     ctypes.cdll.LoadLibrary(str(path))
     _register()
@@ -228,7 +228,7 @@ def _load(path: Path) -> None:
 
 @cache
 def _register() -> None:
-    """Registers the handlers of this process's library, once: XLA refuses a second time."""
+    """Registers the handlers of this process's library once; XLA refuses a second registration."""
     handlers = ctypes.cdll.LoadLibrary(str(library()))
     for name in HANDLERS:
         capsule = jax.ffi.pycapsule(getattr(handlers, name))

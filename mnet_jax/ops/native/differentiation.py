@@ -1,8 +1,8 @@
-"""The kernels with their derivatives.
+"""The native kernels with their derivatives.
 
-`convolve` is a layer in training. Its forward and its backward pass are a kernel each, and its
-second derivatives are those of the composition in `ops.layer`. `finish` and `invert` are for
-inference: their derivatives are those of the composition.
+`convolve` is a layer in training. One kernel computes its forward pass, another its backward pass.
+Its second derivatives are those of the composition in `ops.layer`. `finish` and `invert` are for
+inference, and all their derivatives are those of the composition.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ from mnet_jax.ops.native import calls
 from mnet_jax.ops.native.operation import operation
 
 Array = jax.Array
-Function = Callable[..., Any]  # of (what is static, *arrays)
+Function = Callable[..., Any]  # its arguments: (static properties, *arrays)
 
 
 def _jitted(function: Function) -> Function:
-    """The function under `jax.jit`, so that layers of equal shapes are traced once.
+    """Wraps a function in `jax.jit`, so that layers of equal shapes are traced once.
 
-    All of its arrays vary over the same manual axes of a mesh, as custom gradients require.
+    It also makes all arrays vary over the same manual mesh axes, as custom gradients require.
     """
 
     def compute(static: Any, *arrays: Array) -> Any:
@@ -47,7 +47,7 @@ def _native_gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
 
 
 def _composed_gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
-    """The same by JAX, which computes y and its mean again."""
+    """Computes the same gradients with JAX, which computes y and its mean again."""
     x, norm, kernel, _, _, *of_outputs = arguments
     _, pull = jax.vjp(partial(composed, layer), x, norm, kernel)
     of_x, of_norm, of_kernel = pull(tuple(of_outputs))
@@ -69,8 +69,8 @@ def _convolve_forward(
     layer: Layer, x: Primal, norm: Primal, kernel: Primal
 ) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
     y, mean, var = _convolve(layer, x.value, norm.value, kernel.value)
-    # The gradient of a network's input images is not computed. Residuals are a tree of arrays, in
-    # which a truth value has to be a node without leaves.
+    # A full convolution computes the input gradient only if it is used, which that of a network's
+    # images is not. Residuals are a pytree of arrays, so the flag is a node without leaves.
     input_gradient = x.perturbed or norm.perturbed or kernel.value.ndim != 4
     flag = () if input_gradient else None
     return (y, mean, var), (flag, x.value, norm.value, kernel.value, y, mean)
@@ -96,10 +96,12 @@ convolve = _jitted(_convolve)
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
-    """The gradients of x, norm and kernel. The first two are empty without an `input_gradient`.
+    """Computes the gradients of x, norm and kernel.
+
+    The first two are empty if the layer has no `input_gradient`.
 
     Args:
-      layer: what is static.
+      layer: the static properties.
       arguments: x, norm, kernel, y, its mean, and the gradients of y, of its mean and of its
         variance.
     """
@@ -115,7 +117,7 @@ def _gradients_forward(
 def _gradients_backward(
     layer: Layer, arguments: tuple[Array, ...], gradients: tuple[Array, ...]
 ) -> tuple[Array, ...]:
-    """Second derivatives, those of the composition."""
+    """Computes the second derivatives as those of the composition."""
     return jax.vjp(partial(_composed_gradients, layer), *arguments)[1](gradients)
 
 
@@ -123,12 +125,12 @@ _gradients.defvjp(_gradients_forward, _gradients_backward)
 
 
 def _for_inference(name: str, kernel: Function, composition: Function) -> Callable[..., Array]:
-    """An operation with one result and with the gradients of its composition.
+    """Returns an operation with one result and with the gradients of its composition.
 
     Args:
       name: of the primitive.
-      kernel: (what is static, *arrays) to an array, on this process's CPU.
-      composition: the same composed of JAX's operations.
+      kernel: maps (static properties, *arrays) to an array, on this process's CPU.
+      composition: the same function, composed of JAX operations.
     """
     primitive = operation(
         name,

@@ -1,4 +1,4 @@
-"""JAX primitives that are a native kernel on this machine's CPU, and a composition elsewhere.
+"""JAX primitives that are a native kernel on this machine's CPU and a composition elsewhere.
 
 The choice is made when a program is lowered. It cannot be made earlier: a function is traced once,
 and may then be lowered for this CPU, for another platform, and for export. An exported program may
@@ -19,9 +19,9 @@ Function = Callable[..., tuple[jax.Array, ...]]
 
 
 def operation(name: str, kernel: Function, composition: Function) -> Function:
-    """One function out of two that compute the same.
+    """Combines two implementations of a function into one primitive.
 
-    Both take (what is static, *arrays) and return a tuple of arrays of equal shapes and dtypes.
+    Both take (static properties, *arrays) and return tuples of arrays; shapes and dtypes agree.
 
     Args:
       name: of the primitive, after "mnet_", as printed programs show it.
@@ -50,17 +50,17 @@ def _mapped(function: Function, static: Hashable, axes: Sequence[Any]) -> Functi
 
 
 def _run(kernel: Function, *arrays: jax.Array, static: Hashable, axes: Sequence[Any]) -> Any:
-    """Evaluates the operation outside of any program, as under `jax.disable_jit`."""
+    """Evaluates the operation outside of any program, for example under `jax.disable_jit`."""
     return _mapped(kernel, static, axes)(*arrays)
 
 
 def _types(
     kernel: Function, composition: Function, *types: Any, static: Hashable, axes: Sequence[Any]
 ) -> Any:
-    """The types of the results.
+    """Returns the types of the results.
 
-    Tracing the kernel is faster, but the types of a foreign function call's results have no
-    shardings and no symbolic sizes.
+    Tracing the kernel is faster than tracing the composition. But a foreign function call cannot
+    tell the shardings and symbolic sizes of its results.
     """
     plain = not any(is_distributed(each) or not is_constant(each.shape) for each in types)
     function = kernel if plain else composition
@@ -77,8 +77,8 @@ def _lower(
 ) -> Any:
     module = context.module_context
     platforms = tuple(context.platforms or module.platforms)
-    # JAX's public interface does not tell. Should a later version lack this field, programs run as
-    # before, and exporting one fails.
+    # JAX has no public interface for this. If a later version lacks this field, programs run as
+    # before, but exporting one fails.
     exported = getattr(module.lowering_parameters, "for_export", False)
     native = platforms == ("cpu",) and not exported
     function = _mapped(kernel if native else composition, static, axes)
@@ -93,6 +93,6 @@ def _batch(
     static: Hashable,
     axes: Sequence[Any],
 ) -> tuple[list[jax.Array], list[int]]:
-    """Adds a `vmap` to the operation's parameters."""
+    """Records a `vmap` in the operation's parameters."""
     results = primitive.bind(*arrays, static=static, axes=(*axes, tuple(in_axes)))
     return results, [0] * len(results)

@@ -1,1 +1,1 @@
-"""Timing against peers: each contender in a process of its own, all in turn, ratios with spread."""
+"""Benchmarks against other libraries: one process per contender, sampled in turn, with spreads."""

@@ -1,4 +1,4 @@
-"""What is timed: a program, its sizes, and the least work that it takes."""
+"""Benchmark cases: a program, its sizes, and the least work that it needs."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """The least that a program takes: multiply-adds, and bytes to and from memory."""
+    """The least work of a program: multiply-adds, and bytes read from and written to memory."""
 
     madds: int
     moved_bytes: int
@@ -27,13 +27,13 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class DepthwiseCase:
-    """One depthwise convolution, SAME padding, or gradients of it.
+    """One depthwise convolution with SAME padding, or its gradients.
 
     Attributes:
-      shape: of the images, [b, h, w, c].
+      shape: of the input, [b, h, w, c].
       kernel: side of the window.
       stride: step of the window.
-      derivative: what is computed.
+      derivative: the result that is computed.
     """
 
     shape: tuple[int, int, int, int]
@@ -43,13 +43,16 @@ class DepthwiseCase:
 
     @property
     def label(self) -> str:
-        """For a table."""
+        """The name of the case in a table."""
         _, height, width, channels = self.shape
         return f"{height}x{width}x{channels} k{self.kernel} s{self.stride}, {self.derivative}"
 
     @property
     def work(self) -> Work:
-        """Each tensor is touched once, and each tap of each output once for each result."""
+        """Work if each tensor is moved once, and each result takes every tap of every output once.
+
+        Computing both gradients has two results, every other program has one.
+        """
         batch, height, width, channels = self.shape
         rows, columns = (-(-n // self.stride) for n in (height, width))
         inputs, outputs = batch * height * width * channels, batch * rows * columns * channels
@@ -62,21 +65,22 @@ class DepthwiseCase:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCase:
-    """One convolution as a network runs it in a training step, SAME padding.
+    """One convolution with SAME padding, as a network runs it in a training step.
 
-    Forward, its input is normalized and activated on the way in, and the mean and the variance of
-    its output are taken. Backward, there are the gradients of input, normalization and kernel,
-    given those of output, mean and variance.
+    The forward pass also normalizes and activates the input, and computes the mean and the variance
+    of the output. The backward pass computes the gradients of input, normalization and kernel from
+    those of output, mean and variance.
 
     Attributes:
-      kind: of the convolution; none is `dense`.
+      kind: of the convolution, not `dense`.
       shape: of the input, [b, h, w, c].
-      outputs: channels out.
+      outputs: number of output channels.
       kernel: side of the window.
       stride: step of the window.
-      activation: the input's; None for images, which are taken as they are and have no gradient.
-      direction: what is computed.
-      count: how many layers of the networks are like this.
+      activation: applied to the input; None for images, which are neither normalized nor activated
+        and have no gradient.
+      direction: the forward or the backward pass.
+      count: number of such layers in the networks.
     """
 
     kind: Kind
@@ -90,7 +94,7 @@ class LayerCase:
 
     @property
     def label(self) -> str:
-        """For a table."""
+        """The name of the case in a table."""
         _, height, width, channels = self.shape
         outputs = "" if self.kind == "depthwise" else f" to {self.outputs}"
         window = "" if self.kind == "pointwise" else f" k{self.kernel} s{self.stride}"
@@ -105,12 +109,12 @@ class LayerCase:
 
     @property
     def group(self) -> str:
-        """What its time is summed up under."""
+        """The group of cases with which its time is summed up."""
         return f"{self.kind} {self.direction}"
 
     @property
     def work(self) -> Work:
-        """Input, output and kernel are touched once, backward they and their gradients."""
+        """Work if input, output and kernel are moved once; backward, also their gradients."""
         batch, height, width, channels = self.shape
         rows, columns = (-(-n // self.stride) for n in (height, width))
         positions, weights = batch * rows * columns, math.prod(self.kernel_shape)
@@ -127,7 +131,7 @@ class NetworkCase:
       program: inference from images to logits, or a training step with SGD and momentum.
       spec: the network.
       resolution: side of the images in pixels.
-      batch_size: images at a time.
+      batch_size: number of images in a batch.
     """
 
     program: NetworkProgram
@@ -137,16 +141,16 @@ class NetworkCase:
 
     @property
     def label(self) -> str:
-        """For a table."""
+        """The name of the case in a table."""
         return f"{self.spec.name} {self.resolution}, batch {self.batch_size}, {self.program}"
 
     @property
     def work(self) -> Work:
-        """Every layer reads its input and weights and writes its output.
+        """Work if every layer reads its input and weights and writes its output.
 
-        Training does thrice the multiply-adds (forward, both gradients) and moves three times the
-        feature maps: a backward pass reads a layer's input and its output's gradient and writes
-        its input's.
+        Training needs three times the multiply-adds (forward pass and both gradients) and moves
+        three times the feature maps: the backward pass of a layer reads its input and the gradient
+        of its output, and writes the gradient of its input.
         """
         cost = count(self.spec, self.resolution)
         passes = 1 if self.program == "inference" else 3
@@ -160,9 +164,10 @@ class InputCase:
 
     Attributes:
       data: the data set.
-      batches: how many; more than are made ahead, where the first of them would be had for nothing.
-      one_core: whether they are made by one core, as the rate of a core is asked for.
-      title: what the images are, where the data set's name does not say.
+      batches: number of batches in one call. It must exceed the number of prefetched batches, if
+        there are any, since these take no time.
+      one_core: whether one core makes the batches, to measure the rate per core.
+      title: name of the images in a table; None for the data set's name.
     """
 
     data: DataConfig
@@ -172,7 +177,7 @@ class InputCase:
 
     @property
     def label(self) -> str:
-        """For a table."""
+        """The name of the case in a table."""
         data, times = self.data, f"{self.batches} x " if self.batches > 1 else ""
         core = ", one core" if self.one_core else ""
         name = self.title or data.name
@@ -181,33 +186,38 @@ class InputCase:
 
     @property
     def images(self) -> int:
-        """How many one call gives."""
+        """Number of images in one call."""
         return self.batches * self.data.batch_size
 
     @property
     def work(self) -> Work:
-        """The batches are written once."""
+        """Work if the batches are written once."""
         pixels = self.images * self.data.resolution**2 * 3
         return Work(madds=0, moved_bytes=FLOAT_BYTES * pixels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompileCase:
-    """From the start of a process that has imported everything to the end of its first step."""
+    """The first step of a process, with its compilation but without its imports.
+
+    Attributes:
+      network: the network and its program.
+      cached: whether JAX may use its compilation cache.
+    """
 
     network: NetworkCase
     cached: bool
 
     @property
     def label(self) -> str:
-        """For a table."""
+        """The name of the case in a table."""
         return f"{self.network.label}, {'with the cache' if self.cached else 'cold'}"
 
     @property
     def work(self) -> Work:
-        """None that must be."""
+        """No work, as there is no lower bound."""
         return Work(madds=0, moved_bytes=0)
 
 
 Case = DepthwiseCase | LayerCase | NetworkCase | InputCase | CompileCase
-Run = Callable[[], Any]  # what a contender makes of a case: each call computes it once
+Run = Callable[[], Any]  # a contender's function for a case: each call computes it once

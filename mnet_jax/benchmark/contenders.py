@@ -1,4 +1,4 @@
-"""Who is timed, on what, and what must be installed for it. Nothing here imports a framework."""
+"""The contenders: their cases and required packages. This module imports no framework."""
 
 import importlib
 import importlib.util
@@ -22,11 +22,12 @@ class Contender:
     """A way to run a case.
 
     Attributes:
-      name: in the table.
-      packages: what must be installed besides what this project needs.
-      maker: `module:function` under `mnet_jax.benchmark`, from a case to a function that runs it.
-      takes: whether it has such a case.
-      networks: how many it runs at once; its times are for one.
+      name: its name in tables.
+      packages: the packages that it needs in addition to this project's requirements.
+      maker: `module:function` in `mnet_jax.benchmark`; the function takes a case and returns a
+        function that runs it.
+      takes: whether it can run a case.
+      networks: how many networks it runs at once; its times are divided by this number.
     """
 
     name: str
@@ -37,11 +38,11 @@ class Contender:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The packages that are not installed."""
+        """The required packages that are not installed."""
         return tuple(p for p in self.packages if importlib.util.find_spec(p) is None)
 
     def load(self) -> Callable[[Any], Run]:
-        """Imports the contender's framework: the function from a case to one that runs it."""
+        """Imports the contender's framework and returns its `maker` function."""
         module, _, function = self.maker.partition(":")
         return getattr(importlib.import_module(f"mnet_jax.benchmark.{module}"), function)
 
@@ -126,7 +127,7 @@ CONTENDERS = (
         takes=_is_inference,
     ),
 )
-# Ours one by one, for the table that `auto` follows.
+# Our lowerings one by one, for the table that `auto` follows.
 LOWERINGS = tuple(
     Contender(name=name, packages=(), maker=f"jax_layers:{name}", takes=_is_depthwise)
     for name in ("grouped", "shifted", "native")

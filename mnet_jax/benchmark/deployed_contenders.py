@@ -1,4 +1,4 @@
-"""Contenders made for phones and servers: ONNX Runtime and LiteRT, for inference."""
+"""Inference runtimes for servers and phones: ONNX Runtime and LiteRT."""
 
 import os
 import tempfile
@@ -8,7 +8,7 @@ from mnet_jax.benchmark.cases import NetworkCase, Run
 
 
 def onnx_runtime(case: NetworkCase) -> Run:
-    """The torch module of the spec, exported to ONNX."""
+    """Runs the torch module of the spec, exported to ONNX, in ONNX Runtime."""
     import onnxruntime
     import torch
 
@@ -28,7 +28,7 @@ def onnx_runtime(case: NetworkCase) -> Run:
 
 
 def litert(case: NetworkCase) -> Run:
-    """Our network with grouped convolutions, exported to StableHLO and converted."""
+    """Runs our network with grouped convolutions, exported to StableHLO, in LiteRT."""
     import jax
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
@@ -54,7 +54,7 @@ def litert(case: NetworkCase) -> Run:
 
 
 def _flatbuffer(artifact: bytes) -> bytes:
-    """A StableHLO artifact as a LiteRT model, without TensorFlow."""
+    """Converts a StableHLO artifact to a LiteRT model, without TensorFlow."""
     from litert_converter.mlir import ir, passmanager
     from litert_converter.mlir._mlir_libs import converter_api_ext as converter
     from litert_converter.mlir.dialects import stablehlo

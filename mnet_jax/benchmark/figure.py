@@ -1,4 +1,4 @@
-"""The picture that shows why multiply-adds are not time."""
+"""A figure of a benchmark: time against multiply-adds, and the roofline."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from mnet_jax.benchmark.timing import BenchmarkResult
 
 COLOURS = (*drawing.COLOURS, drawing.BLACK, drawing.GREY)
 MARKERS = "osD^vPX*"
-STYLES = {  # contenders are never in one picture with our lowerings
+STYLES = {  # one picture never shows both contenders and our lowerings
     contender.name: (colour, marker)
     for several in (CONTENDERS, LOWERINGS)
     for contender, colour, marker in zip(several, COLOURS, MARKERS, strict=False)
@@ -19,7 +19,7 @@ STYLES = {  # contenders are never in one picture with our lowerings
 
 
 def to_png(result: BenchmarkResult) -> bytes:
-    """A PNG: multiply-adds against time, and every case on the roofline."""
+    """Draws time against multiply-adds, and every case on the roofline; returns a PNG file."""
     figure = drawing.new_figure()
     left, right = figure.subplots(1, 2)
     _draw_times(left, result)
@@ -32,7 +32,7 @@ def to_png(result: BenchmarkResult) -> bytes:
 
 
 def _points(result: BenchmarkResult, contender: str) -> list[tuple[float, float, float]]:
-    """(MAdds, bytes, seconds) of every case that the contender ran."""
+    """Returns (multiply-adds, bytes, seconds) of every case that the contender ran."""
     return [
         (comparison.madds, comparison.moved_bytes, timing.median_seconds)
         for comparison in result.comparisons
@@ -70,7 +70,7 @@ def _draw_roofline(axes: Axes, result: BenchmarkResult) -> None:
 
 
 def draw_roof(axes: Axes, machine: Machine, intensities: Sequence[float]) -> None:
-    """The rate in GFLOP/s that a machine allows, around some numbers of operations per byte."""
+    """Draws a machine's attainable GFLOP/s over a range around the given operations per byte."""
     low = min([*intensities, machine.ridge]) / 2
     high = max([*intensities, machine.ridge]) * 2
     roof = [low, machine.ridge, high]

@@ -1,6 +1,6 @@
-"""Contenders on JAX: ours, what a Flax user writes first, and Keras on the JAX backend.
+"""Contenders on JAX: this library, straightforward Flax, and Keras on the JAX backend.
 
-Each maker takes a case and gives a function that runs it once and waits for the result.
+Each maker takes a case and returns a function that runs it once and waits for the result.
 """
 
 import os
@@ -35,9 +35,9 @@ TRAINING = TrainingConfig(
 
 
 def ours(case: NetworkCase | LayerCase | DepthwiseCase | InputCase) -> Run:
-    """This library, with its kernels in C++ where they can be compiled, as the commands have it.
+    """Runs this library as its commands do, with native kernels where they can be compiled.
 
-    Inference is of the network with batch normalization folded.
+    For inference, batch normalization is folded.
     """
     lowering = ops.best_lowering()
     if isinstance(case, InputCase):
@@ -56,13 +56,13 @@ def ours(case: NetworkCase | LayerCase | DepthwiseCase | InputCase) -> Run:
 
 
 def seeds_together(case: NetworkCase) -> Run:
-    """Networks of some seeds, each on its own batch, in one step."""
+    """Trains networks of several seeds, each on its own batch, in one step."""
     model = models.MobileNet(spec=case.spec, lowering=ops.best_lowering())
     return _training(case, model.apply, SEEDS)
 
 
 def obvious(case: NetworkCase | LayerCase | DepthwiseCase) -> Run:
-    """A grouped convolution for depthwise layers, a 1x1 convolution for pointwise ones."""
+    """Runs straightforward Flax: grouped convolutions if depthwise, 1x1 ones if pointwise."""
     if isinstance(case, DepthwiseCase):
         return jax_layers.depthwise(case, "grouped")
     if isinstance(case, LayerCase):
@@ -85,7 +85,7 @@ def obvious(case: NetworkCase | LayerCase | DepthwiseCase) -> Run:
 
 
 def keras(case: NetworkCase) -> Run:
-    """The Keras application on the JAX backend, a pure function of its variables under jit."""
+    """Runs the Keras application on the JAX backend, jitted as a pure function of its variables."""
     os.environ["KERAS_BACKEND"] = "jax"
     import keras
 
@@ -139,13 +139,13 @@ def _network(case: NetworkCase, apply: Callable[..., Any]) -> Run:
 
 
 def _training(case: NetworkCase, apply: Callable[..., Any], seeds: int | None = None) -> Run:
-    """A step of one network, or of some under one vmap."""
+    """Returns a training step of one network, or of `seeds` networks under `vmap`."""
     update, hyperparams = (
         optimizer.make(StaticRecipe.of(TRAINING)),
         Hyperparameters.of(TRAINING),
     )
 
-    @partial(jax.jit, donate_argnums=0)  # nothing is copied
+    @partial(jax.jit, donate_argnums=0)  # avoids copies
     def state_of(variables: Any, key: jax.Array) -> TrainState:
         return initial_state(variables, update(hyperparams), key)
 
@@ -168,7 +168,7 @@ def _stepping(step: Callable[[Any, Any], Any], state: Any, batch: Any) -> Run:
 
 
 def random_variables(spec: architectures.NetworkSpec) -> dict[str, Any]:
-    """Variables whose values do not matter for the time, but are finite."""
+    """Returns random finite variables; their values do not affect the time."""
     rng = np.random.default_rng(0)
     flat = {
         name: np.ones(shape, np.float32)
@@ -191,7 +191,7 @@ def _input(case: InputCase) -> Run:
     if case.one_core:
         if not hasattr(os, "sched_setaffinity"):
             raise OSError("this system cannot hold a process to one core")
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # threads that start from here on
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # also of threads started later
     batches = iter(data.train_batches(data.load(case.data).train, case.data, seed=0))
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""Single convolutions on JAX: by themselves, and as layers of a network."""
+"""Single convolutions on JAX: alone, and as layers of a network."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ from mnet_jax.benchmark.cases import DepthwiseCase, LayerCase, Run
 
 
 def depthwise(case: DepthwiseCase, lowering: ops.Lowering) -> Run:
-    """A convolution, or gradients of it, with nothing around it."""
+    """Runs a depthwise convolution alone, or its gradients."""
     strides = (case.stride, case.stride)
     x, kernel = _normal(*case.shape), _normal(case.kernel, case.kernel, case.shape[3])
 
@@ -32,24 +32,24 @@ def depthwise(case: DepthwiseCase, lowering: ops.Lowering) -> Run:
 
 
 def grouped(case: DepthwiseCase) -> Run:
-    """XLA's grouped convolution."""
+    """Runs XLA's grouped convolution."""
     return depthwise(case, "grouped")
 
 
 def shifted(case: DepthwiseCase) -> Run:
-    """The sum over taps."""
+    """Runs the sum over taps."""
     return depthwise(case, "shifted")
 
 
 def native(case: DepthwiseCase) -> Run:
-    """The kernels in C++, which are compiled if they were not yet."""
+    """Runs the native kernels, compiling them if necessary."""
     if jax.default_backend() != "cpu":
         raise ops.NativeError("lowering: native is for CPUs")
     return depthwise(case, "native")
 
 
 def layer(case: LayerCase, lowering: ops.Lowering, pointwise: Callable[..., Any]) -> Run:
-    """A layer as `models` runs it; `pointwise` is `ops.pointwise` or another one."""
+    """Runs a layer as `models` does; `pointwise` is `ops.pointwise` or a replacement for it."""
     channels = case.shape[3]
     convolve = _convolution(case, pointwise)
 
@@ -62,7 +62,7 @@ def layer(case: LayerCase, lowering: ops.Lowering, pointwise: Callable[..., Any]
     given: tuple[Any, ...] = (norm, x) if case.activation else (None, x)
     if case.direction == "forward":
         return _compiled(forward, *given, kernel)
-    # Outside of a jit, so that what the forward pass keeps is an argument of the backward pass.
+    # Outside of a jit, so that the forward pass's residuals are arguments of the backward pass.
     if case.activation:
         results, pull = jax.vjp(forward, *given, kernel)
     else:
@@ -71,7 +71,7 @@ def layer(case: LayerCase, lowering: ops.Lowering, pointwise: Callable[..., Any]
 
 
 def _convolution(case: LayerCase, pointwise: Callable[..., Any]) -> Callable[..., Any]:
-    """Of a pending map and a kernel, but for lowering and statistics."""
+    """Returns the layer's convolution, a function of a pending feature map and a kernel."""
     if case.kind == "pointwise":
         return pointwise
     return partial(ops.depthwise if case.kind == "depthwise" else ops.full, strides=case.stride)
@@ -80,7 +80,7 @@ def _convolution(case: LayerCase, pointwise: Callable[..., Any]) -> Callable[...
 def pointwise_as_convolution(
     x: ops.Pending, kernel: jax.Array, *, statistics: bool, lowering: ops.Lowering = "grouped"
 ) -> ops.Convolved:
-    """What a Flax user writes: a convolution of 1x1."""
+    """Applies a 1x1 convolution as Flax does: with XLA's convolution, not as a matrix product."""
     y = lax.conv_general_dilated(
         x.value(), kernel[None, None], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )

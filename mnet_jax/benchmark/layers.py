@@ -1,4 +1,4 @@
-"""A network's layers one by one: the time that a roofline predicts, and the time they take."""
+"""Timing of a network's layers one by one, for a comparison with the roofline."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from mnet_jax.benchmark.timing import compare
 
 @dataclass(frozen=True, kw_only=True)
 class TimedLayer:
-    """One convolution of a network, forward, as a training step runs it.
+    """The measurement of one convolution of a network, as the forward pass of training runs it.
 
     Attributes:
       kind: of the convolution.
       label: its shapes, for a table.
-      count: how many layers of the network are like this.
+      count: number of such layers in the network.
       madds: multiply-adds of one call.
-      moved_bytes: to and from memory at least, in one call.
-      seconds: of one call, one for each round.
+      moved_bytes: least bytes read from and written to memory in one call.
+      seconds: time of one call, in each round.
     """
 
     kind: Kind
@@ -49,13 +49,13 @@ def time_layers(
     Args:
       spec: the network.
       resolution: side of the images in pixels.
-      batch_size: images at a time.
-      rounds: how often each layer is sampled.
-      environment: what the processes are started with.
-      report: told which layer is being prepared.
+      batch_size: number of images in a batch.
+      rounds: number of samples of each layer.
+      environment: environment variables of the processes.
+      report: called with a line of text when a layer is being prepared.
 
     Returns:
-      The machine's peak and bandwidth, the better of both measurements, and the layers.
+      The machine, with the better of both measurements, and the layers.
     """
     before = machine.measure(environment)
     cases = layer_cases([spec], resolution, batch_size, directions=("forward",))

@@ -1,4 +1,4 @@
-"""Measures what the machine's arithmetic and memory do at best, in a process of its own."""
+"""Measures the machine's peak arithmetic rate and memory bandwidth, in a separate process."""
 
 import multiprocessing
 import time
@@ -10,18 +10,18 @@ from mnet_jax import process
 from mnet_jax.analysis.roofline import Machine
 from mnet_jax.training.stopping import interrupted_alone
 
-# Side of the square matrices: 17 GFLOP, far above any cache's help, and 1.1 TFLOP on an
-# accelerator, far above what it costs to start a computation.
+# Side of the square matrices. On a CPU a product is 17 GFLOP, too large for caches to matter; on an
+# accelerator it is 1.1 TFLOP, too large for the start of a computation to matter.
 SIDE, ACCELERATED_SIDE = 2048, 8192
-ELEMENTS = 2**26  # of a stream: 256 MiB, far above any cache
+ELEMENTS = 2**26  # of a stream: 256 MiB, far more than any cache
 TRIES = 12
 
 
 def measure(environment: Mapping[str, str]) -> Machine:
-    """The best of some matrix products and of some streams, on JAX's default device.
+    """Times matrix products and streams on JAX's default device; returns the best rates.
 
     Args:
-      environment: what the process is started with.
+      environment: environment variables of the process.
     """
     context = multiprocessing.get_context("spawn")
     with process.started_with(environment), ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -36,7 +36,7 @@ def measure(environment: Mapping[str, str]) -> Machine:
 
 
 def better(a: Machine, b: Machine) -> Machine:
-    """The better of two measurements of one machine, rate by rate."""
+    """Returns the higher arithmetic rate and the higher bandwidth of two measurements."""
     return Machine(
         flops_per_second=max(a.flops_per_second, b.flops_per_second),
         bytes_per_second=max(a.bytes_per_second, b.bytes_per_second),
@@ -49,7 +49,7 @@ def _measured() -> Machine:
     import jax.numpy as jnp
 
     side = SIDE if jax.default_backend() == "cpu" else ACCELERATED_SIDE
-    # Random numbers: a chip that is short of power multiplies ones faster.
+    # Random numbers, because chips at their power limit multiply ones faster.
     square = jax.random.normal(jax.random.key(0), (side, side))
     product = jax.jit(lambda a: a @ a)
     x, y = jnp.ones(ELEMENTS), jnp.ones(ELEMENTS)

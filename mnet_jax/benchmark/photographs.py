@@ -1,4 +1,4 @@
-"""Photographs as JPEG files, for timing what reads them: parts of scikit-learn's two samples."""
+"""JPEG photographs for timing the input pipeline: crops of scikit-learn's two sample images."""
 
 from pathlib import Path
 
@@ -6,18 +6,18 @@ import numpy as np
 from PIL import Image
 
 WIDTH, HEIGHT = 500, 375  # the most frequent size in ImageNet
-_ZOOM = (0.45, 0.88)  # of the samples' 640 pixels
-_GRAIN = (2.0, 8.0)  # deviation of a sensor's noise, of 255: without it the files are too small
+_ZOOM = (0.45, 0.88)  # width of a crop, relative to the samples' 640 pixels
+_GRAIN = (2.0, 8.0)  # standard deviation of the noise, of 255; without it files are too small
 _QUALITY = (80, 96)
 
 
 def write_photographs(folder: Path, count: int) -> None:
-    """Writes `count` files to `folder`/train, and a few to `folder`/test, half of each class.
+    """Writes `count` files to `folder`/train and four to `folder`/test, half of them per class.
 
-    Each is another part of a sample, with noise of its own: 60 to 70 KB in the mean, as much as
-    half of ImageNet's files have or more.
+    Each file is another crop of a sample image, with other noise. Their mean size is 60 to 70 KB;
+    half of ImageNet's files are at least as large.
     """
-    from sklearn.datasets import load_sample_images  # here: it takes a second
+    from sklearn.datasets import load_sample_images  # here, as it takes a second
 
     rng = np.random.default_rng(0)
     for name, sample in zip(("building", "flower"), load_sample_images().images, strict=True):

@@ -16,7 +16,7 @@ SUMMARY_HEADERS = ("where the time goes", "contender", "ms", "share %", "ours / 
 
 
 def rows(result: BenchmarkResult) -> list[tuple[str, ...]]:
-    """The texts below `HEADERS`, one row a contender and case."""
+    """Returns the cells below `HEADERS`, one row for each case and contender."""
     return [
         _row(comparison, timing, result, first=i == 0)
         for comparison in result.comparisons
@@ -45,9 +45,10 @@ def _row(
 
 
 def summary_rows(result: BenchmarkResult) -> list[tuple[str, ...]]:
-    """The texts below `SUMMARY_HEADERS`: sums of medians by group, and over all groups.
+    """Returns the cells below `SUMMARY_HEADERS`: sums of median times by group, and over all.
 
-    None where the cases have no groups. Who failed on a case has no sum with it.
+    There are no rows if the cases have no groups. A contender that failed on a case of a group is
+    shown as failed for the group and for all.
     """
     groups: dict[str, list[Comparison]] = {}
     for comparison in result.comparisons:
@@ -67,7 +68,7 @@ def summary_rows(result: BenchmarkResult) -> list[tuple[str, ...]]:
 
 
 def _sums(comparisons: Sequence[Comparison]) -> dict[str, float]:
-    """Each contender's seconds, as often as there are such layers; NaN where it failed."""
+    """Returns each contender's seconds, weighted by the layers' counts; NaN if it failed on one."""
     sums: dict[str, float] = {}
     for comparison in comparisons:
         for timing in comparison.timings:
@@ -78,7 +79,11 @@ def _sums(comparisons: Sequence[Comparison]) -> dict[str, float]:
 
 
 def rate_rows(result: BenchmarkResult) -> list[tuple[str, ...]]:
-    """The texts below `RATE_HEADERS`: what comes in and what a step takes; of the input suite."""
+    """Returns the cells below `RATE_HEADERS`, the images per second of each contender.
+
+    These are the rates of the input pipeline and of training steps. There are rows for the input
+    suite only.
+    """
     found: list[tuple[str, ...]] = []
     for comparison in result.comparisons if result.suite == "input" else ():
         for i, timing in enumerate(comparison.timings):
@@ -96,16 +101,16 @@ def _or_nothing(value: float, form: str) -> str:
 
 
 def _number(milliseconds: float) -> str:
-    """Three digits, and no exponent."""
+    """Formats a number with three digits and no exponent."""
     return f"{milliseconds:.{max(0, 2 - len(str(int(milliseconds))) + 1)}f}"
 
 
 def captions(result: BenchmarkResult) -> list[str]:
-    """What the table leaves out."""
+    """Returns the notes printed below the tables: method, bound and environment."""
     machine = result.machine
     return [
-        "each contender in a process of its own, sampled in turn; ours / it is taken round by "
-        "round, below 1 we are ahead",
+        "each contender in its own process, sampled in turn; ours / it is computed in each round; "
+        "below 1, ours is faster",
         f"bound: the larger of the multiply-adds at {machine.flops_per_second / 1e9:.0f} GFLOP/s "
         f"and the bytes at {machine.bytes_per_second / 2**30:.1f} GiB/s, both measured in this "
         f"run on {machine.device}; what fits into caches can be faster than memory",
@@ -114,13 +119,13 @@ def captions(result: BenchmarkResult) -> list[str]:
 
 
 def _tables(result: BenchmarkResult) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
-    """(headers, rows) of the table, and of what sums it up if there is anything."""
+    """Returns (headers, rows) of the table of cases, and of each summary that has rows."""
     more = ((SUMMARY_HEADERS, summary_rows(result)), (RATE_HEADERS, rate_rows(result)))
     return [(HEADERS, rows(result)), *(table for table in more if table[1])]
 
 
 def to_tables(result: BenchmarkResult) -> list[Table]:
-    """For a terminal."""
+    """Returns the tables for a terminal."""
     tables = []
     for title, (headers, texts) in zip((result.suite, None), _tables(result), strict=False):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
@@ -133,7 +138,7 @@ def to_tables(result: BenchmarkResult) -> list[Table]:
 
 
 def to_markdown(results: Sequence[BenchmarkResult]) -> str:
-    """A section for each suite."""
+    """Returns a Markdown text with one section per suite."""
     lines = []
     for result in results:
         lines += [f"## {result.suite}", ""]

@@ -1,4 +1,4 @@
-"""The cases of a suite: the convolutions of some networks, the networks themselves."""
+"""The cases of each suite: convolutions of networks, or whole networks."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -30,15 +30,16 @@ THIN = 0.25  # width multiplier
 
 
 def depthwise_cases(networks: Iterable[str], resolution: int, batch_size: int) -> list[Case]:
-    """Every distinct depthwise layer of some networks, forward and both gradients."""
+    """Returns cases for every distinct depthwise layer: forward, and each gradient."""
     every: tuple[Derivative, ...] = ("forward", "input gradient", "kernel gradient")
     return [*_depthwise_cases(networks, resolution, batch_size, every)]
 
 
 def table_cases(networks: Sequence[str], resolution: int, batch_size: int) -> list[Case]:
-    """Depthwise layers for the table of lowerings, forward and both gradients together.
+    """Returns the cases for the table of lowerings: forward, and both gradients together.
 
-    Those of some networks, and those of thinner ones that have fewer channels.
+    They are the depthwise layers of the networks, and those layers of thinner copies of them that
+    have fewer channels than any of the former.
     """
     both: tuple[Derivative, ...] = ("forward", "both gradients")
     full = _depthwise_cases(networks, resolution, batch_size, both)
@@ -73,7 +74,7 @@ def network_cases(
     networks: Iterable[str],
     sizes: Iterable[tuple[int, int]],
 ) -> list[Case]:
-    """The networks at each (resolution, batch size); small images skip the early strides."""
+    """Returns a case for each network at each (resolution, batch size); see `network`."""
     cases: list[Case] = []
     for resolution, batch_size in sizes:
         for name in networks:
@@ -93,9 +94,9 @@ def layer_cases(
     batch_size: int,
     directions: tuple[Direction, ...] = ("forward", "backward"),
 ) -> list[LayerCase]:
-    """Every distinct convolution of some networks in a training step, forward and backward.
+    """Returns cases for every distinct convolution of a training step, forward and backward.
 
-    The input of each is normalized, but that of the stem. Squeeze-and-excitations, the sums of
+    Every input is normalized except that of the stem. Squeeze-and-excitations, the sums of
     shortcuts, pooling and dense layers are left out.
     """
     counts: Counter[LayerCase] = Counter()
@@ -115,7 +116,7 @@ def layer_cases(
                 count=1,
             )
             counts[case] += 1
-            assert layer.activation != "hard_sigmoid"  # which only a dense layer has
+            assert layer.activation != "hard_sigmoid"  # only dense layers have it
             activation = layer.activation
     return [
         replace(case, direction=direction, count=count)
@@ -125,6 +126,6 @@ def layer_cases(
 
 
 def network(name: str, resolution: int) -> NetworkSpec:
-    """A network; on small images it skips the early strides."""
+    """Returns a network; for images of at most 32 pixels, the stem's stride becomes 1."""
     spec = FACTORIES[name]()
     return with_input_stride(spec, 1) if resolution <= 32 else spec

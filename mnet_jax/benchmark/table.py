@@ -1,4 +1,4 @@
-"""From times of depthwise convolutions to the table that `auto` follows (`ops.choice`)."""
+"""Makes the table that `auto` follows (`ops.choice`) from times of depthwise convolutions."""
 
 import statistics
 from collections import defaultdict
@@ -16,13 +16,13 @@ ORDER: tuple[Measured, ...] = ("grouped", "shifted", "native")
 def table_from(
     result: BenchmarkResult, cases: Sequence[Case], command: str, device: tuple[str, str]
 ) -> Table:
-    """A table of what the `contenders.LOWERINGS` took.
+    """Makes a table from a benchmark of `contenders.LOWERINGS`.
 
     Args:
-      result: of them.
-      cases: what was timed, in the result's order; of `suites.table_cases`.
-      command: what was typed.
-      device: its backend and kind.
+      result: the times.
+      cases: the cases of `suites.table_cases` that were timed, in the result's order.
+      command: the command line of the benchmark.
+      device: backend and kind of the device.
     """
     classes: dict[ShapeClass, dict[Derivative, list[Comparison]]] = {}
     for case, comparison in zip(cases, result.comparisons, strict=True):
@@ -52,8 +52,11 @@ def table_from(
 
 
 def _ranking(layers: Sequence[Comparison], *, on_cpu: bool) -> Ranking:
-    """The order is that of the times. An accelerator's grouped lowering, which compilers get better
-    at, stands behind others only if these are faster in every round of every layer."""
+    """Ranks the lowerings by time, with a preference for grouped on accelerators.
+
+    There, another lowering comes before grouped only if it is faster in every round of every layer,
+    since compilers keep improving grouped convolutions.
+    """
     ran = [low for low in ORDER if all(_timing(layer, low).seconds for layer in layers)]
     ratios: dict[Measured, float] = {}
     if "grouped" in ran:
@@ -71,7 +74,7 @@ def _ranking(layers: Sequence[Comparison], *, on_cpu: bool) -> Ranking:
 
 
 def _mean_ratio(layers: Iterable[Comparison], lowering: Measured) -> float:
-    """The geometric mean of the layers' times over those of grouped."""
+    """Returns the geometric mean over layers of a lowering's time over that of grouped."""
     return statistics.geometric_mean(
         _timing(layer, lowering).median_seconds / _timing(layer, "grouped").median_seconds
         for layer in layers
@@ -79,7 +82,7 @@ def _mean_ratio(layers: Iterable[Comparison], lowering: Measured) -> float:
 
 
 def _is_faster(comparison: Comparison, lowering: Measured) -> bool:
-    """Than grouped, by more than either varied."""
+    """Whether a lowering's slowest round is faster than the fastest round of grouped."""
     slowest = max(_timing(comparison, lowering).seconds)
     return slowest < min(_timing(comparison, "grouped").seconds)
 

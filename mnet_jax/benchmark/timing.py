@@ -1,4 +1,4 @@
-"""Contenders in turn on each case, and what came of it."""
+"""Times the contenders in turn on each case."""
 
 import contextlib
 import dataclasses
@@ -20,20 +20,20 @@ from mnet_jax.benchmark.cases import (
 from mnet_jax.benchmark.contenders import OURS, Contender
 from mnet_jax.benchmark.worker import Worker, WorkerError
 
-# The threads of other frameworks spin for a while after a call, in case there is another. Whoever
-# is next would have to share the cores with them.
+# The threads of other frameworks spin for a while after a call, waiting for another. The next
+# contender would have to share the cores with them.
 REST_SECONDS = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """One contender on one case.
+    """The times of one contender on one case.
 
     Attributes:
       contender: its name.
-      seconds: of a call, one for each round.
-      setup_seconds: from the imported framework to the end of the first call.
-      failure: why there are no seconds, in one line; None where there are.
+      seconds: time of a call, in each round.
+      setup_seconds: time from the end of the imports to the end of the first call.
+      failure: the cause of a failure in one line; None if there was none.
     """
 
     contender: str
@@ -43,22 +43,22 @@ class Timing:
 
     @property
     def median_seconds(self) -> float:
-        """Over the rounds."""
+        """Median time of a call over the rounds."""
         return statistics.median(self.seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All contenders on one case.
+    """The times of all contenders on one case.
 
     Attributes:
-      label: the case's.
-      madds: of its least work.
-      moved_bytes: likewise.
-      timings: one a contender, ours first.
-      group: the cases that it is summed up with; None where there is no sum.
-      count: how often the sum has it.
-      images: how many a call reads or takes, where that is what matters.
+      label: of the case.
+      madds: least multiply-adds of the case.
+      moved_bytes: least bytes read from and written to memory.
+      timings: one per contender, ours first.
+      group: the group of cases with which it is summed up; None if it is in no sum.
+      count: its factor in the sum.
+      images: number of images per call; None if the case is neither a network nor an input.
     """
 
     label: str
@@ -70,27 +70,27 @@ class Comparison:
     images: int | None = None
 
     def ratios(self, timing: Timing) -> tuple[float, ...]:
-        """Ours over this contender's time, round by round: below 1 we are ahead."""
+        """Returns our time over this contender's, round by round: below 1 we are faster."""
         ours = next((t for t in self.timings if t.contender == OURS), None)
         if ours is None:
             return ()
         return tuple(a / b for a, b in zip(ours.seconds, timing.seconds, strict=False))
 
     def over_bound(self, timing: Timing, machine: Machine) -> float | None:
-        """The median time over the roofline's bound; None where no work is known."""
+        """Returns the median time over the roofline's bound; None if no work or time is known."""
         bound = machine.bound_seconds(madds=self.madds, moved_bytes=self.moved_bytes)
         return timing.median_seconds / bound if bound and timing.seconds else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkResult:
-    """A whole benchmark, as its JSON keeps it.
+    """The result of a benchmark, as stored in its JSON file.
 
     Attributes:
-      suite: which.
-      machine: measured in the same run, before and after; the better of the two.
-      environment: software, device, and what was set.
-      comparisons: one a case.
+      suite: name of the suite.
+      machine: the better of two measurements, before and after the cases.
+      environment: software versions, device and settings.
+      comparisons: one per case.
     """
 
     suite: str
@@ -106,17 +106,17 @@ def compare(
     environment: Mapping[str, str],
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Comparison]:
-    """Times the contenders on each case that they take, A B C A B C, each in its own process.
+    """Times the contenders on each case that they take, in the order A B C A B C.
 
-    A network has new processes to itself. Single layers are many and short, and are run by the same
-    ones in turn. A compilation cache that the caller may have is never used.
+    Each contender has its own process. Every network starts new processes. Single layers are many
+    and short, so they share the processes. The caller's compilation cache is never used.
 
     Args:
-      cases: what to run.
-      contenders: installed ones.
-      rounds: how many samples each gives.
-      environment: what all processes are started with.
-      report: told who is being prepared.
+      cases: the cases to run.
+      contenders: contenders whose packages are installed.
+      rounds: number of samples of each contender on each case.
+      environment: environment variables of all processes.
+      report: called with a line of text when a contender is being prepared.
     """
     if all(isinstance(case, DepthwiseCase | LayerCase) for case in cases):
         with _workers(contenders, {**environment, **_compilation_cache(None)}) as workers:
@@ -132,7 +132,7 @@ def compare(
 
 
 def _compilation_cache(directory: str | None) -> dict[str, str]:
-    """What makes JAX keep what it compiles there, or nowhere."""
+    """Returns the environment variables for a compilation cache in a directory, or for none."""
     if directory is None:
         return {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     return {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_COMPILATION_CACHE_DIR": directory}
@@ -142,7 +142,7 @@ def _compilation_cache(directory: str | None) -> dict[str, str]:
 def _workers(
     contenders: Sequence[Contender], environment: Mapping[str, str]
 ) -> Iterator[list[Worker]]:
-    """One a contender; those that are idle when this is left end."""
+    """Yields a worker for each contender and ends their processes at exit."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(Worker(contender, environment)) for contender in contenders]
 
@@ -174,8 +174,10 @@ def _images(case: Case) -> int | None:
 def _call_times(
     case: Case, workers: Sequence[Worker], rounds: int, report: Callable[[str], None]
 ) -> list[Timing]:
-    """All contenders are prepared, run once uncounted, and then sampled in turn: what else the
-    machine does meets them alike."""
+    """Prepares all contenders, runs each once untimed, and then samples them in turn.
+
+    Sampled in turn, they are all affected alike by other load on the machine.
+    """
     timings: dict[Worker, Timing] = {}
     for worker in workers:
         report(f"{case.label}: preparing {worker.contender.name}")
@@ -191,7 +193,7 @@ def _call_times(
             failure=failure,
         )
     ready = [worker for worker, timing in timings.items() if timing.failure is None]
-    for worker in ready:  # since they were prepared, others have had the caches
+    for worker in ready:  # the preparation of the others has evicted its data from the caches
         worker.run()
     spins = any(worker.contender.packages for worker in ready)
     for _ in range(rounds):
@@ -205,7 +207,7 @@ def _call_times(
 def _compile_times(
     case: Case, workers: Sequence[Worker], rounds: int, report: Callable[[str], None]
 ) -> list[Timing]:
-    """A new process for each sample, whose setup is the sample."""
+    """Starts a new process for each sample; its setup time is the sample."""
     seconds: dict[str, list[float]] = {worker.contender.name: [] for worker in workers}
     failures: dict[str, str] = {}
     for _ in range(rounds):

@@ -1,7 +1,7 @@
-"""Contenders on PyTorch: the same spec as a torch module, eager, compiled, as frozen TorchScript.
+"""Contenders on PyTorch: the spec as a torch module, eager, compiled, or as frozen TorchScript.
 
-Feature maps are channels last, PyTorch's fast layout. All of it is on a CUDA device if PyTorch sees
-one; without `CUDA_VISIBLE_DEVICES` it does not, and CPUs are compared.
+Feature maps are channels last, PyTorch's fast layout. Everything runs on a CUDA device if PyTorch
+sees one, else on the CPU. To compare CPUs, hide the device with an empty `CUDA_VISIBLE_DEVICES`.
 """
 
 import functools
@@ -26,10 +26,10 @@ ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hard_swish": nn.Hardswish}
 
 
 def _on_device(make: Callable[[Any], Run]) -> Callable[[Any], Run]:
-    """Has what a maker makes on the device, and its runs wait for that."""
+    """Makes a maker create its tensors on the CUDA device, and its runs wait for the device."""
     if not torch.cuda.is_available():
         return make
-    torch.backends.cudnn.benchmark = True  # the fastest kernels, tried out as XLA does
+    torch.backends.cudnn.benchmark = True  # tries kernels and takes the fastest, as XLA does
 
     @functools.wraps(make)
     def made(case: Any) -> Run:
@@ -47,7 +47,7 @@ def _on_device(make: Callable[[Any], Run]) -> Callable[[Any], Run]:
 
 @_on_device
 def eager(case: NetworkCase | LayerCase | DepthwiseCase) -> Run:
-    """PyTorch as it is."""
+    """Runs PyTorch eagerly, without compilation."""
     if isinstance(case, DepthwiseCase):
         return _depthwise(case)
     if isinstance(case, LayerCase):
@@ -57,13 +57,13 @@ def eager(case: NetworkCase | LayerCase | DepthwiseCase) -> Run:
 
 @_on_device
 def compiled(case: NetworkCase) -> Run:
-    """`torch.compile` with its default backend, which needs a C++ compiler."""
+    """Runs `torch.compile` with its default backend, which needs a C++ compiler."""
     return _network(case, lambda module, images: torch.compile(module))
 
 
 @_on_device
 def script(case: NetworkCase) -> Run:
-    """A traced module, frozen and optimized for inference."""
+    """Runs TorchScript: a traced module, frozen and optimized for inference."""
     return _network(case, _frozen)
 
 
@@ -125,7 +125,10 @@ def _depthwise(case: DepthwiseCase) -> Run:
 
 
 def _layer(case: LayerCase) -> Run:
-    """Batch normalization and activation of the input, whose statistics stand for the output's."""
+    """Runs normalization, activation and convolution; computes statistics of the input, not of y.
+
+    PyTorch's batch normalization computes the statistics of the map that it normalizes.
+    """
     batch, height, width, channels = case.shape
     groups = channels if case.kind == "depthwise" else 1
     conv = nn.Conv2d(
@@ -163,14 +166,14 @@ def _conv(
 
 
 class SqueezeExcite(nn.Module):
-    """As `models.SqueezeExcite`, in [b, c, h, w]."""
+    """The torch version of `models.SqueezeExcite`, on [b, c, h, w]."""
 
     def __init__(self, channels: int, squeeze: int) -> None:
         super().__init__()
         self.reduce, self.expand = nn.Conv2d(channels, squeeze, 1), nn.Conv2d(squeeze, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[b, c, h, w] to the same."""
+        """Maps [b, c, h, w] to the same shape."""
         gate = self.expand(torch.relu(self.reduce(x.mean((2, 3), keepdim=True))))
         return x * nn.functional.hardsigmoid(gate)
 
@@ -183,7 +186,7 @@ class Shortcut(nn.Module):
         self.inner = inner
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[b, c, h, w] to the same."""
+        """Maps [b, c, h, w] to the same shape."""
         return x + self.inner(x)
 
 
@@ -214,7 +217,7 @@ def _block(block: Block) -> nn.Module:
 
 
 class Network(nn.Module):
-    """A spec as a torch module: images [b, 3, h, w] to logits."""
+    """A spec as a torch module: maps images [b, 3, h, w] to logits."""
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
@@ -233,5 +236,5 @@ class Network(nn.Module):
         self.tail = nn.Sequential(*tail)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits [b, num_classes]."""
+        """Returns the logits, [b, num_classes]."""
         return self.tail(self.body(images).mean((2, 3)))

@@ -1,4 +1,4 @@
-"""A contender's process: it prepares cases, and runs them when told."""
+"""A contender's process, which prepares and runs cases on request."""
 
 import multiprocessing
 import time
@@ -18,16 +18,16 @@ GRACE_SECONDS = 5.0
 
 
 class WorkerError(RuntimeError):
-    """A contender that could not run a case; the message is one line saying why."""
+    """A contender could not run a case; the message says why in one line."""
 
 
 class Worker:
-    """A process that runs one contender, on one case after the other.
+    """A process that runs one contender on one case after the other.
 
-    The first case starts it. A context manager; leaving ends the process.
+    The process starts with the first case. This is a context manager whose exit ends the process.
 
     Attributes:
-      contender: whom.
+      contender: the contender.
     """
 
     def __init__(self, contender: Contender, environment: Mapping[str, str]) -> None:
@@ -37,21 +37,24 @@ class Worker:
         self._pipe: Connection | None = None
 
     def prepare(self, case: Case) -> float:
-        """Seconds from the imported framework to the end of the first call, which compiles.
+        """Prepares a case and calls it once, which compiles it.
+
+        Returns:
+          The seconds from the end of the imports to the end of the call.
 
         Raises:
-          WorkerError: the contender fails on the case; others may go well.
+          WorkerError: the contender fails on the case; it may still run other cases.
         """
         if self._process is None or not self._process.is_alive():
             self._start()
         return self._ask(case)
 
     def run(self) -> float:
-        """Seconds of a call of what was prepared last, the mean over one sample."""
+        """Runs one sample of the case prepared last; returns the mean seconds of a call."""
         return self._ask(None)
 
     def end(self) -> None:
-        """Ends the process, if there is one."""
+        """Ends the process if it was started."""
         if self._process and self._pipe:
             self._pipe.close()
             self._process.join(GRACE_SECONDS)
@@ -88,7 +91,7 @@ class Worker:
 
 
 def _serve(pipe: Connection, contender: str) -> None:
-    """Prepares each case that comes, and runs a sample for each None, until the parent is gone."""
+    """Prepares each case received, and runs a sample for each None, until the parent has ended."""
     sample: Callable[[], float] | None = None
     while True:
         try:
@@ -99,7 +102,7 @@ def _serve(pipe: Connection, contender: str) -> None:
             assert sample
             pipe.send(sample())
             continue
-        sample = None  # what the last case holds is free before the next one takes its memory
+        sample = None  # frees the memory of the last case before the next one takes its own
         try:
             sample, setup_seconds = _prepare(contender, case)
         except Exception as error:
@@ -110,9 +113,9 @@ def _serve(pipe: Connection, contender: str) -> None:
 
 
 def _prepare(contender: str, case: Case) -> tuple[Callable[[], float], float]:
-    """What takes a sample, and the seconds of the setup."""
+    """Prepares a case; returns a function that takes one sample, and the seconds of the setup."""
     chosen = BY_NAME[contender]
-    make = chosen.load()  # importing is no part of the setup
+    make = chosen.load()  # the imports are not part of the setup
     start = time.perf_counter()
     call = make(case.network if isinstance(case, CompileCase) else case)
     call()
@@ -121,14 +124,14 @@ def _prepare(contender: str, case: Case) -> tuple[Callable[[], float], float]:
 
     def sample() -> float:
         if calls > 1:
-            call()  # the others have left nothing in the caches
+            call()  # other contenders have evicted its data from the caches
         return _seconds(call, calls) / chosen.networks
 
     return sample, setup_seconds
 
 
 def _seconds(call: Callable[[], Any], calls: int) -> float:
-    """Of a call, the mean over some."""
+    """Returns the mean seconds of a call, over several calls."""
     start = time.perf_counter()
     for _ in range(calls):
         call()

@@ -1,4 +1,4 @@
-"""What all pictures share: their size, colours that everyone can tell apart, and the way to PNG."""
+"""Elements that all figures share: size, colours for the colour-blind, captions, PNG output."""
 
 import io
 import textwrap
@@ -11,30 +11,30 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
-# Okabe and Ito, "Color Universal Design" (2008), without black, which is the baseline's, and
-# yellow, too pale for a line on white.
+# Okabe and Ito, "Color Universal Design" (2008), without black, which is for baselines, and without
+# yellow, which is too pale for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BLACK, GREY = "#000000", "#999999"
-MUTED = "0.35"  # for what is said beside the data
+MUTED = "0.35"  # grey for text beside the data
 CAPTION_SIZE = 9
-_LETTERS_AN_INCH = 14.5  # of a caption
+_LETTERS_AN_INCH = 14.5  # in a caption
 
 
 def new_figure(width: float = 12.0, height: float = 5.0) -> Figure:
-    """An empty figure of so many inches, at 100 pixels each, that lays its parts out by itself."""
+    """Returns an empty figure with a constrained layout; sizes in inches, 100 pixels per inch."""
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def add_caption(figure: Figure, text: str) -> None:
-    """Puts a text below everything else, in lines as wide as the figure."""
+    """Adds a text below everything else, wrapped to the figure's width."""
     lines = textwrap.wrap(text, round(_LETTERS_AN_INCH * figure.get_figwidth()))
     figure.supxlabel("\n".join(lines), fontsize=CAPTION_SIZE, color=MUTED, x=0.01, ha="left")
 
 
 def count_layers(axes: Axes, kind: str) -> None:
-    """Labels an x axis that counts a network's layers of some kind, with a grid and a legend."""
+    """Labels an x axis that counts a network's layers of a kind; adds a grid and a legend."""
     axes.set_xlabel(f"{kind}, in the order of the network")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25, linewidth=0.6)
@@ -42,14 +42,14 @@ def count_layers(axes: Axes, kind: str) -> None:
 
 
 def label_decades(axis: Axis) -> None:
-    """Marks a logarithmic axis at 1, 2 and 5 of every decade, in plain numbers."""
+    """Labels a logarithmic axis at 1, 2 and 5 of every decade, with plain numbers."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
 def to_png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
+    """Returns the figure as the content of a PNG file."""
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     for axes in figure.axes:

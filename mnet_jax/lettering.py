@@ -1,7 +1,7 @@
-"""Text of other people in pictures: names of models, arms and classes, as they are.
+"""Users' text in figures: names of models, arms and classes, drawn literally.
 
-A name may hold what Matplotlib takes for mathematics or for a sign to leave it out, and letters
-that a font has no shape for, in whose place it draws boxes that look all alike.
+Matplotlib reads `$` as the start of mathematics, and leaves a label that begins with an underscore
+out of a legend. It draws the same empty box for every character that a font lacks.
 """
 
 from collections.abc import Iterator
@@ -18,36 +18,36 @@ DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"  
 
 
 def label(text: str) -> str:
-    """The text as Matplotlib has to be given it to draw these very letters, in one line.
+    """Returns the text in one line and in a form that Matplotlib draws literally.
 
-    Letters that its font lacks are escaped, such as `\\u4e2d`. A space comes before an underscore
-    at the start, which would keep the text out of a legend.
+    Characters that its font lacks are escaped, such as `\\u4e2d`. A leading underscore, which would
+    keep the text out of a legend, gets a space before it.
     """
     line = escaped(one_line(text), DEJAVU).replace("$", r"\$")
     return f" {line}" if line.startswith("_") else line
 
 
 def escaped(text: str, font: Path) -> str:
-    """The text with the letters that a font lacks as Python writes them, such as `\\u4e2d`."""
+    """Escapes the characters that a font lacks as Python does, such as `\\u4e2d`."""
     known = _letters(font)
     return "".join(x if x in known else x.encode("unicode_escape").decode() for x in text)
 
 
 def fonts() -> Iterator[Path]:
-    """Matplotlib's own font, then those of the system, by name; these are asked for last."""
+    """Yields Matplotlib's own font, then the system's fonts, sorted by path."""
     yield DEJAVU
     for path in sorted(font_manager.findSystemFonts()):
         yield Path(path)
 
 
 def font_with(text: str) -> Path | None:
-    """The first of `fonts` that has all letters of a text, or None."""
+    """Returns the first of `fonts` that has all characters of a text, or None."""
     return next((font for font in fonts() if _letters(font) >= {*text}), None)
 
 
 @cache
 def _letters(font: Path) -> frozenset[str]:
-    """The characters that a font has shapes for; none if it cannot be read or has bitmaps alone."""
+    """Returns the characters of a font; none if it is unreadable or has only bitmaps."""
     try:
         face = FT2Font(str(font))
         scalable = bool(face.scalable)

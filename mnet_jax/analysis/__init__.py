@@ -1,1 +1,1 @@
-"""What a network costs and does, from its spec and from its activations."""
+"""Analyses of a network: its cost from its spec, its behaviour from its activations."""

@@ -1,7 +1,7 @@
-"""Units that say nothing: channels that are never or always active, and kernels of zero.
+"""Dead units: channels that are never or always active, and depthwise kernels of about zero.
 
-The V2 paper gives as the reason for its linear bottlenecks that a ReLU which zeroes a channel of
-few loses information for good (arXiv 1801.04381, section 3.2).
+The V2 paper's reason for linear bottlenecks is that a ReLU loses information for good when it
+zeroes one of few channels (arXiv 1801.04381, section 3.2).
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,14 +24,15 @@ CEILING = 6.0  # of ReLU6
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Activity:
-    """How often the channels behind a non-linearity are active, over positions of many images.
+    """How often the channels after an activation function are active, over many images.
 
     Attributes:
-      layer: path of the parameters of the layer before it.
-      activation: the non-linearity.
-      positions: that were looked at.
+      layer: path of the parameters of the layer before the activation function.
+      activation: the activation function.
+      positions: number of positions of feature maps that were counted.
       active: share of positions where a channel is above zero, float64 [c].
-      clipped: share of positions where ReLU6 cuts it, float64 [c]; 0 for others.
+      clipped: share of positions where ReLU6 clips a channel at 6, float64 [c]; 0 for other
+        activation functions.
     """
 
     layer: str
@@ -47,7 +48,7 @@ class Activity:
 
     @property
     def always(self) -> np.ndarray:
-        """Channels that are active everywhere, bool [c]: to these the ReLU does nothing."""
+        """Channels that are active everywhere, bool [c]: a ReLU leaves them unchanged."""
         return self.active == 1
 
 
@@ -66,17 +67,17 @@ class Kernels:
     def dead(self, threshold: float = KERNEL_THRESHOLD) -> np.ndarray:
         """Kernels with a norm below `threshold` times the layer's largest, bool [c].
 
-        A normalization follows, so that only kernels of one layer can be compared.
+        A normalization follows the layer, so norms are comparable only within one layer.
         """
         return self.norms <= threshold * self.norms.max()
 
 
 class Survey(NamedTuple):
-    """What a trained network does with its channels.
+    """The activity of a network's channels and the norms of its depthwise kernels.
 
     Attributes:
-      activities: at every non-linearity that follows a convolution or a dense layer.
-      kernels: of every depthwise layer.
+      activities: one for each activation function after a convolution or a dense layer.
+      kernels: one for each depthwise layer.
     """
 
     activities: tuple[Activity, ...]
@@ -89,7 +90,7 @@ def survey(model: MobileNet, variables: Mapping[str, Any], batches: Iterable[np.
     Args:
       model: any network.
       variables: its `params` and `batch_stats`.
-      batches: of images [b, h, w, 3], scaled as the network expects them.
+      batches: images [b, h, w, 3], scaled as the network expects them.
 
     Raises:
       ValueError: there are no images.
@@ -120,14 +121,14 @@ def survey(model: MobileNet, variables: Mapping[str, Any], batches: Iterable[np.
 
 
 def _counts(x: Array) -> Array:
-    """[3, c]: positions, those above zero, those at ReLU6's ceiling."""
+    """Counts positions: all, those above zero, and those at ReLU6's ceiling; [3, c]."""
     x = x.reshape(-1, x.shape[-1])
     counted = (jnp.ones_like(x, bool), x > 0, x >= CEILING)
     return jnp.stack([kind.sum(axis=0) for kind in counted])
 
 
 def kernel_norms(model: MobileNet, variables: Mapping[str, Any]) -> tuple[Kernels, ...]:
-    """The norm of every depthwise kernel, layer by layer."""
+    """Computes the norm of every depthwise kernel, layer by layer."""
     return tuple(
         Kernels(layer=name, norms=np.sqrt((kernel.astype(np.float64) ** 2).sum(axis=(0, 1))))
         for name, kernel in depthwise_kernels(model, variables).items()

@@ -1,10 +1,10 @@
-"""How much of a bottleneck's information a non-linearity behind it destroys, in a real network.
+"""How much of a bottleneck's information is lost in an activation function, in a real network.
 
-The V2 paper (arXiv 1801.04381, section 3.2) holds that a ReLU loses what a map of few channels
-says, and keeps it where the map lies in a space of many. Both are measured here on a network's own
-activations: what a ReLU behind each bottleneck would leave of it, and what the expansion's
-non-linearity leaves of the bottleneck that it expands. What is left is what an affine map can read:
-the layer that follows is one.
+The V2 paper (arXiv 1801.04381, section 3.2) claims that a ReLU loses the information of a feature
+map with few channels, and keeps it if the map was embedded into many channels. This module measures
+both on a network's own activations: how much information a ReLU directly after each bottleneck
+would keep, and how much the activation function of the following expansion keeps. "Kept" is what an
+affine map can reconstruct, since the next layer is an affine map.
 """
 
 import itertools
@@ -23,26 +23,27 @@ from mnet_jax.ops import activate
 from mnet_jax.validation import require, require_choice
 
 Array = jax.Array
-_CUT = 1e-5  # of the largest eigenvalue of correlations: below is rounding, and no input
+_CUT = 1e-5  # relative to the largest eigenvalue of the correlations; smaller ones are rounding
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bottleneck:
-    """What a non-linearity does to a bottleneck, and an expansion's to the one that it expands.
+    """The information that is left of a bottleneck after an activation function.
 
     Attributes:
       layer: path of the projection's parameters, such as `block_3/project`.
-      channels: of the bottleneck.
-      positions: pixels of feature maps that were looked at.
+      channels: number of the bottleneck's channels.
+      positions: number of pixels of feature maps that were measured.
       rank: effective rank of the bottleneck, 1 to `channels`: the exponential of the entropy of
         its singular values (Roy and Vetterli, "The effective rank", EUSIPCO 2007), around the mean.
-      activated_rank: the same behind the non-linearity.
-      recovered: share of the bottleneck's variance that an affine map reads off behind the
-        non-linearity, on images that it was not fitted to: 1 is all, and a fit to too few images
-        can be below 0.
-      expanded_channels: of the expansion behind it; None if nothing expands the bottleneck.
-      recovered_expanded: share of the variance of the block's output, the shortcut's sum if it has
-        one, that an affine map reads off behind the expansion's own non-linearity; or None.
+      activated_rank: effective rank after the activation function that is tried.
+      recovered: share of the bottleneck's variance that an affine map reconstructs after this
+        activation function, on images to which it was not fitted. 1 is everything; a fit to too few
+        images can be below 0.
+      expanded_channels: number of channels of the following expansion; None if there is none.
+      recovered_expanded: share of the variance of the block's output, including its shortcut, that
+        an affine map reconstructs after the expansion's own activation function; None if there is
+        no expansion.
     """
 
     layer: str
@@ -64,14 +65,14 @@ def survey(
 ) -> tuple[Bottleneck, ...]:
     """Measures every bottleneck of a network on images.
 
-    Half of each batch's images is fitted to, the other half is judged by.
+    The affine maps are fitted to half of each batch's images and evaluated on the other half.
 
     Args:
       model: a network with bottlenecks (V2, V3, V4), not a fused one.
       variables: its `params` and `batch_stats`.
-      batches: of images [b, h, w, 3] with b 2 or more, scaled as the network expects them.
-      activation: what is put behind each bottleneck. What the network itself has there is taken
-        off first, but the layers behind have seen it.
+      batches: images [b, h, w, 3] with b at least 2, scaled as the network expects them.
+      activation: the activation function that is tried after each bottleneck. If the network itself
+        has one there, it is removed for the measurement, but later layers still receive its output.
 
     Raises:
       ValueError: there are no bottlenecks, or no images.
@@ -103,7 +104,7 @@ def survey(
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
-    """A projection, and the expansion that reads its block's output pixel by pixel, if one does."""
+    """A projection, and the pointwise expansion that reads its block's output, if there is one."""
 
     project: Place
     channels: int  # of the bottleneck
@@ -113,7 +114,7 @@ class _Pair:
     def questions(
         self, state: Mapping[str, Any], activation: Activation
     ) -> dict[str, tuple[Array, Array]]:
-        """What is to be read off what: inputs and targets, [b, h, w, c], by the layer asked for."""
+        """Returns (inputs, targets) of the affine fits, both [b, h, w, c], by layer."""
         before = self.project.of(state["preactivations"])
         asked = {self.project.layer: (activate(before, activation), before)}
         if self.expand:
@@ -140,12 +141,12 @@ def _pairs(spec: NetworkSpec) -> list[_Pair]:
 
 
 class _Moments(NamedTuple):
-    """Of rows of inputs and targets, of which follow covariances and least squares.
+    """Moments of rows of i inputs and t targets, sufficient for covariances and least squares.
 
     Attributes:
-      count: of rows, [].
+      count: number of rows, [].
       mean: [i + t].
-      scatter: sums of products of what is left around the mean, [i + t, i + t].
+      scatter: sums of products of the deviations from the mean, [i + t, i + t].
     """
 
     count: Any
@@ -153,7 +154,7 @@ class _Moments(NamedTuple):
     scatter: Any
 
     def __add__(self, other: Any) -> "_Moments":
-        """Of both samples together (Chan, Golub, LeVeque, "Updating formulae", 1979)."""
+        """Combines two samples' moments (Chan, Golub, LeVeque, "Updating formulae", 1979)."""
         count, apart = self.count + other.count, other.mean - self.mean
         between = np.outer(apart, apart) * (self.count * other.count / count)
         return _Moments(
@@ -194,15 +195,15 @@ def _effective_rank(scatter: np.ndarray) -> float:
 
 
 def _recovered(fitted: _Moments, judged: _Moments, targets: int) -> float:
-    """The share of the targets' variance in `judged` that the best affine fit to `fitted` tells."""
+    """Returns the share of the targets' variance in `judged` that the fit to `fitted` explains."""
     inputs = fitted.scatter[:-targets, :-targets]
     size = np.sqrt(np.diag(inputs))
     scale = np.divide(1, size, out=np.zeros_like(size), where=size > 0)
     inverse = np.linalg.pinv(inputs * np.outer(scale, scale), rcond=_CUT, hermitian=True)
     weights = scale[:, None] * (inverse @ (scale[:, None] * fitted.scatter[:-targets, -targets:]))
-    # What the targets are around their fit is a linear map of inputs and targets.
+    # The residual of the targets is a linear map of inputs and targets.
     residual = np.concatenate([-weights, np.eye(targets)])
     missed = (residual * (judged.scatter @ residual)).sum()
     missed += judged.count * (((judged.mean - fitted.mean) @ residual) ** 2).sum()
     whole = np.trace(judged.scatter[-targets:, -targets:])
-    return float(1 - missed / whole) if whole else 1.0  # of a constant nothing is lost
+    return float(1 - missed / whole) if whole else 1.0  # a constant loses nothing

@@ -1,8 +1,8 @@
-"""What the analyses leave to choose. Command lines name it, and do so without JAX."""
+"""Options and defaults of the analyses, for command lines that do not import JAX."""
 
 from typing import Literal
 
-Distribution = Literal["gaussian", "orthogonal"]  # of the manifold's embedding
+Distribution = Literal["gaussian", "orthogonal"]  # of the matrix T in `manifold`
 
-DIMENSIONS = (2, 3, 5, 15, 30)  # of its spaces, in V2's Fig. 1
-KERNEL_THRESHOLD = 0.01  # of a layer's largest kernel norm, below which a kernel is dead
+DIMENSIONS = (2, 3, 5, 15, 30)  # numbers of dimensions in V2's Fig. 1
+KERNEL_THRESHOLD = 0.01  # a kernel is dead up to this share of its layer's largest norm

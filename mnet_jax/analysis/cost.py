@@ -1,8 +1,8 @@
-"""Parameters, multiply-adds and bytes of a network, by arithmetic on its spec.
+"""Parameters, multiply-adds and bytes of a network, computed from its spec.
 
 Multiply-adds (MAdds) are those of convolutions and matrix products, one for each tap of each
-output, taps on padding included, as in the papers' tables. Normalization, activations and pooling
-are left out. Compilers count otherwise: they leave out padded taps.
+output, including taps on padding, as in the papers' tables. Normalization, activations and pooling
+are left out. Compilers' counts differ, as they leave out taps on padding.
 """
 
 import itertools
@@ -19,11 +19,11 @@ class Row:
 
     Attributes:
       layer: the layer and its shapes.
-      params: trainable parameters, those of its normalization included.
-      statistics: running means and variances.
+      params: number of trainable parameters, including those of its normalization.
+      statistics: number of running means and variances.
       madds: multiply-adds.
-      weight_bytes: parameters and statistics.
-      activation_bytes: the layer's input and output, each touched once.
+      weight_bytes: bytes of the parameters and statistics.
+      activation_bytes: bytes of the layer's input and output, each moved once.
     """
 
     layer: Layer
@@ -34,23 +34,23 @@ class Row:
     activation_bytes: int
 
     def moved_bytes(self, batch_size: int = 1) -> int:
-        """To and from memory at least: the weights once, the feature maps for each image."""
+        """Returns the least bytes moved: the weights once, the feature maps for each image."""
         return self.weight_bytes + batch_size * self.activation_bytes
 
     def intensity(self, batch_size: int = 1) -> float:
-        """Floating point operations, two a multiply-add, per byte moved."""
+        """Returns the floating point operations per byte moved; a multiply-add counts as two."""
         return 2 * batch_size * self.madds / self.moved_bytes(batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Separation:
-    """A depthwise convolution and the pointwise one behind it, against one full convolution.
+    """A depthwise and the following pointwise convolution, compared with one full convolution.
 
     Attributes:
       name: path of the depthwise layer.
-      madds: of the pair.
-      full_madds: of the full convolution with the same window, inputs and outputs.
-      ratio: the first over the second.
+      madds: multiply-adds of the pair.
+      full_madds: multiply-adds of the full convolution with the same window, inputs and outputs.
+      ratio: `madds` over `full_madds`.
       predicted: the paper's 1/N + 1/K^2 (arXiv 1704.04861, section 3.1), N outputs, kernel side K.
     """
 
@@ -63,18 +63,18 @@ class Separation:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """The cost of a network at a resolution; sums over `rows`, for one image."""
+    """The cost of a network at a resolution, for one image: sums over `rows`."""
 
     rows: tuple[Row, ...]
 
     @property
     def params(self) -> int:
-        """Trainable parameters."""
+        """Number of trainable parameters."""
         return sum(row.params for row in self.rows)
 
     @property
     def statistics(self) -> int:
-        """Running means and variances of batch normalization."""
+        """Number of running means and variances of batch normalization."""
         return sum(row.statistics for row in self.rows)
 
     @property
@@ -89,16 +89,16 @@ class Cost:
 
     @property
     def activation_bytes(self) -> int:
-        """Bytes of every layer's input and output, each touched once."""
+        """Bytes of every layer's input and output, each moved once."""
         return sum(row.activation_bytes for row in self.rows)
 
     def moved_bytes(self, batch_size: int = 1) -> int:
-        """To and from memory at least, layer by layer; see `Row.moved_bytes`."""
+        """Returns the least bytes moved, summed over layers; see `Row.moved_bytes`."""
         return sum(row.moved_bytes(batch_size) for row in self.rows)
 
     @property
     def by_kind(self) -> "dict[Kind, Cost]":
-        """The layers of each kind, in the order in which the network has them (V1, Table 2)."""
+        """Cost by kind of layer, in the order of first appearance in the network (V1, Table 2)."""
         kinds = dict.fromkeys(row.layer.kind for row in self.rows)
         return {
             kind: Cost(rows=tuple(row for row in self.rows if row.layer.kind == kind))
@@ -107,8 +107,8 @@ class Cost:
 
     @property
     def separations(self) -> tuple[Separation, ...]:
-        """Every depthwise and pointwise pair against the full convolution it stands for."""
-        # A squeeze-and-excitation between the two stands beside the feature map.
+        """Every depthwise and pointwise pair, compared with the full convolution it replaces."""
+        # Dense layers are left out, so a squeeze-and-excitation may be between the two.
         rows = [row for row in self.rows if row.layer.kind != "dense"]
         pairs = itertools.pairwise(rows)
         return tuple(
@@ -151,12 +151,12 @@ def _row(layer: Layer, activation_itemsize: int) -> Row:
 def count(
     spec: NetworkSpec, resolution: int | tuple[int, int], *, activation_itemsize: int = 4
 ) -> Cost:
-    """What a network costs on one image.
+    """Computes the cost of a network on one image.
 
     Args:
       spec: the network.
       resolution: side of a square image in pixels, or (rows, columns).
-      activation_itemsize: bytes of a number in a feature map: 4 in float32, 2 in bfloat16.
+      activation_itemsize: bytes per element of a feature map: 4 in float32, 2 in bfloat16.
 
     Raises:
       ValueError: the image is too small for the network.

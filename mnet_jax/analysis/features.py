@@ -1,4 +1,4 @@
-"""What a network looks for and what it finds: depthwise kernels and feature maps."""
+"""The depthwise kernels and the feature maps of a network."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -14,7 +14,7 @@ from mnet_jax.validation import require
 
 
 def depthwise_kernels(model: MobileNet, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Every depthwise kernel, float32 [k, k, c], by the path of its layer, in order.
+    """Returns the depthwise kernels, float32 [k, k, c], by the layers' paths in network order.
 
     Args:
       model: any network.
@@ -31,7 +31,7 @@ def depthwise_kernels(model: MobileNet, variables: Mapping[str, Any]) -> dict[st
 def feature_maps(
     model: MobileNet, variables: Mapping[str, Any], image: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What every convolution makes of an image, activated, float32 [h, w, c], by its path.
+    """Computes the activated output of every convolution, float32 [h, w, c], by its path.
 
     Args:
       model: any network.

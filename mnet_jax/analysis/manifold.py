@@ -1,9 +1,9 @@
-"""What a non-linearity in n dimensions leaves of a manifold in the plane: V2's Fig. 1.
+"""How much of a plane curve survives an activation function in n dimensions: V2's Fig. 1.
 
-The paper (arXiv 1801.04381, Fig. 1 and section 3.2) embeds a spiral x by a random matrix T in n
-dimensions, applies a ReLU, and projects back: T^-1 ReLU(T x), by the pseudo-inverse. With few
-dimensions parts of the spiral fall onto each other; with many it survives, bent. The paper states
-neither the distribution of T nor any number; here are both.
+The paper (arXiv 1801.04381, Fig. 1 and section 3.2) embeds a spiral x into n dimensions by a random
+matrix T, applies a ReLU, and projects back by the pseudo-inverse: T^-1 ReLU(T x). With few
+dimensions, parts of the spiral are mapped onto each other. With many, the spiral survives, bent.
+The paper gives neither the distribution of T nor numbers; this module gives both.
 """
 
 from collections.abc import Sequence
@@ -29,22 +29,23 @@ LARGEST_DIMENSION = 2**12
 
 
 def spiral(count: int = 1000) -> np.ndarray:
-    """An Archimedean spiral of two and a half turns, float32 [count, 2], from its middle outwards.
+    """Returns an Archimedean spiral of 2.5 turns, float32 [count, 2], from its centre outwards.
 
-    Its points are evenly spaced along the curve and their mean square is 1: T x is then about as
-    large as what a batch normalization gives.
+    The points are evenly spaced along the curve. Their mean square is 1, so T x is about as large
+    as the output of a batch normalization.
     """
     require(count >= FEWEST_POINTS, "count", count, f"{FEWEST_POINTS} points or more")
-    # The arc of r = angle grows with angle^2 / 2 but for its innermost turn.
+    # The arc length of r = angle is about angle^2 / 2, except in the innermost turn.
     angle = 2 * np.pi * TURNS * np.sqrt(np.linspace(0, 1, count))
     return normalized(angle[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1))
 
 
 def normalized(points: np.ndarray) -> np.ndarray:
-    """Points [p, 2] around their mean and with a mean square of 1, float32.
+    """Shifts points [p, 2] to a mean of 0 and scales them to a mean square of 1; float32.
 
     Raises:
-      ValueError: they are not that, too few, or all the same.
+      ValueError: the shape is another, there are too few points, they are not finite, or all are
+        the same.
     """
     points = np.asarray(points, np.float64)
     shape, legal = points.shape, f"[p, {PLANE}] with p {FEWEST_POINTS} or more"
@@ -58,10 +59,14 @@ def normalized(points: np.ndarray) -> np.ndarray:
 
 
 def embedding(key: Array, dimensions: int, distribution: Distribution = "gaussian") -> Array:
-    """A random T, float32 [dimensions, 2].
+    """Draws a random T, float32 [dimensions, 2].
 
-    `gaussian`: independent standard normal numbers. `orthogonal`: two orthonormal columns, of all
-    such pairs alike, times the root of `dimensions`, so that a number's mean square is 1 here too.
+    Args:
+      key: of the random numbers.
+      dimensions: number of dimensions, n.
+      distribution: `gaussian` is independent standard normal numbers. `orthogonal` is two
+        orthonormal columns, uniformly distributed, times sqrt(n); so the mean square of an element
+        is 1, as with `gaussian`.
 
     Raises:
       ValueError: fewer than two dimensions, or another distribution.
@@ -78,11 +83,12 @@ class Passage(NamedTuple):
     """Points that went through `activation(T x)`.
 
     Attributes:
-      embedded: [p, n], after the non-linearity.
-      projected: T^-1 of it by the pseudo-inverse, [p, 2].
-      read_out: the best affine map of it back to the points, by least squares, [p, 2].
-      area: by how much the non-linearity shrinks a small area around each point, [p]: 1 for none,
-        0 where the area falls onto a line or a point. (h-swish may also enlarge it.)
+      embedded: the points after the activation function, [p, n].
+      projected: `embedded`, projected back by the pseudo-inverse of T, [p, 2].
+      read_out: `embedded`, mapped back by the affine map that fits the points best in the least
+        squares sense, [p, 2].
+      area: factor by which the activation function scales a small area around each point, [p]: 1
+        if unchanged, 0 if the area collapses to a line or a point. (h-swish may also enlarge it.)
     """
 
     embedded: Array
@@ -92,7 +98,7 @@ class Passage(NamedTuple):
 
 
 def pass_through(points: Array, matrix: Array, activation: Activation) -> Passage:
-    """Points [p, 2] through a matrix [n, 2] and a non-linearity, and back."""
+    """Maps points [p, 2] through a matrix [n, 2] and an activation function, and back."""
     before = points @ matrix.T
     embedded = activate(before, activation)
     return Passage(
@@ -104,40 +110,40 @@ def pass_through(points: Array, matrix: Array, activation: Activation) -> Passag
 
 
 def _affine_fit(inputs: Array, targets: Array) -> Array:
-    """What comes nearest to the targets [p, 2] of all affine maps of the inputs [p, n]."""
+    """Fits the targets [p, 2] by an affine map of the inputs [p, n]; returns the fitted values."""
     design = jnp.concatenate([inputs, jnp.ones_like(inputs[:, :1])], axis=1)
     return design @ jnp.linalg.lstsq(design, targets)[0]
 
 
 def _slopes(x: Array, activation: Activation) -> Array:
-    """The non-linearity's derivative, elementwise."""
+    """Computes the derivative of the activation function elementwise."""
     return jax.vmap(jax.grad(lambda x: activate(x, activation)))(x.ravel()).reshape(x.shape)
 
 
 def _area(slopes: Array, matrix: Array) -> Array:
-    """sqrt(det J^T J / det T^T T) of J = diag(slopes) T at each point: [p].
+    """Computes sqrt(det J^T J / det T^T T) with J = diag(slopes) T at each point: [p].
 
-    By Cauchy and Binet the determinants are sums over pairs of rows, of positive numbers alone:
-    nothing cancels, and where fewer than two rows have a slope the sum is zero exactly.
+    By the Cauchy-Binet formula, the determinants are sums over pairs of rows. No term is negative,
+    so nothing cancels. If fewer than two rows have a nonzero slope, the sum is exactly zero.
     """
     x, y = matrix.T
     minors = (jnp.outer(x, y) - jnp.outer(y, x)) ** 2
-    minors = jnp.fill_diagonal(minors, 0, inplace=False)  # a fused product and sum leaves a trace
+    minors = jnp.fill_diagonal(minors, 0, inplace=False)  # FMA rounding may leave more than 0
     squares = slopes**2
     return jnp.sqrt(((squares @ minors) * squares).sum(axis=1) / minors.sum())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Survival:
-    """What is left of a manifold in so many dimensions, for each of many random T.
+    """How much of a manifold survives in n dimensions, for each of many random T.
 
     Attributes:
       dimensions: n.
-      projection_error: of T^-1 y, root mean square after the best affine correction, over the
-        points' own size; [draws]. 0: the manifold is as it was. 1: nothing of it is left.
-      readout_error: the same of the best affine map from all n dimensions; [draws].
-      collapsed: share of the points around which an area has fallen onto a line or a point;
-        [draws].
+      projection_error: relative error of T^-1 y after the best affine correction, [draws]: root
+        mean square, over the root mean square of the points. 0 if the manifold is unchanged, 1 if
+        nothing is left of it.
+      readout_error: relative error of the best affine map from all n dimensions, [draws].
+      collapsed: share of points with an area that collapses to a line or a point, [draws].
     """
 
     dimensions: int
@@ -147,11 +153,10 @@ class Survival:
 
     @property
     def relu_collapse(self) -> float:
-        """The share that collapses under a ReLU, over all T of either distribution.
+        """The expected `collapsed` of a ReLU, for both distributions of T: (n + 1) / 2^n.
 
-        A point keeps its area where two rows of T x or more are above zero. Each is with
-        probability 1/2 and, by the symmetry of both distributions, independently of the others:
-        (n + 1) / 2^n.
+        A point keeps its area if at least two rows of T x are above zero. Each row is above zero
+        with probability 1/2, independently of the others by the symmetry of both distributions.
         """
         return (self.dimensions + 1) / 2**self.dimensions
 
@@ -165,14 +170,14 @@ def survey(
     draws: int = 100,
     seed: int = 0,
 ) -> tuple[Survival, ...]:
-    """Sends points through many random T of each number of dimensions.
+    """Maps points through many random T for each number of dimensions.
 
     Args:
-      points: [p, 2]; see `normalized`.
-      dimensions: those of the embeddings.
-      activation: the non-linearity.
-      distribution: of T.
-      draws: number of T of each number of dimensions.
+      points: [p, 2]; they are `normalized` first.
+      dimensions: the numbers of dimensions n.
+      activation: the activation function.
+      distribution: distribution of T.
+      draws: number of random T for each n.
       seed: of the random numbers.
 
     Raises:
@@ -206,7 +211,7 @@ def survey(
 def matrices(
     seed: int, dimensions: int, draws: int, distribution: Distribution = "gaussian"
 ) -> Array:
-    """The random T of `survey`, float32 [draws, dimensions, 2]; each is one `embedding`."""
+    """Draws the random T of `survey`, float32 [draws, dimensions, 2]; each is an `embedding`."""
     key = jax.random.fold_in(jax.random.key(seed), dimensions)
     draw = partial(embedding, dimensions=dimensions, distribution=distribution)
     return jax.lax.map(draw, jax.random.split(key, draws))

@@ -1,4 +1,4 @@
-"""How much of an image a position of a feature map sees, by arithmetic on the spec."""
+"""Receptive fields of a network's convolutions, computed from its spec."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from mnet_jax.architectures.spec import NetworkSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """What a position of a convolution's output sees of the image.
+    """The receptive field of a convolution's output.
 
     Attributes:
       layer: path of the convolution's parameters.
-      side: of the square of pixels that it depends on, where no border cuts it.
-      step: pixels from a position's square to its neighbour's.
+      side: side of the square of pixels that one output position depends on, away from borders.
+      step: distance in pixels between the squares of neighbouring positions.
     """
 
     layer: str
@@ -22,10 +22,12 @@ class Field:
 
 
 def fields(spec: NetworkSpec) -> tuple[Field, ...]:
-    """The receptive field behind every convolution, in order.
+    """Computes the receptive field of every convolution, in network order.
+
+    Squeeze-and-excitation and pooling are left out: they see the whole image.
 
     Source: Araujo, Norris, Sim, "Computing receptive fields of convolutional neural networks",
-    Distill (2019). Squeeze-and-excitation sees the whole image and is left out, as is the pool.
+    Distill (2019).
     """
     side, step, found = 1, 1, []
     for layer in walk(spec, REFERENCE_RESOLUTION):

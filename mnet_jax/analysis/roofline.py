@@ -1,8 +1,10 @@
-"""The roofline: the least time that a machine's arithmetic and memory allow a program.
+"""The roofline model: a lower bound on a program's time from a machine's two limits.
 
-Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for multicore
-architectures", CACM 52 (2009). Nothing runs faster than its arithmetic at the peak rate, nor
-faster than its bytes at the bandwidth.
+A program takes at least the time of its arithmetic at the peak rate, and at least the time of
+moving its bytes at the memory bandwidth.
+
+Source: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for
+multicore architectures", CACM 52 (2009).
 """
 
 from dataclasses import dataclass
@@ -12,12 +14,13 @@ from mnet_jax.validation import require
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What a machine was measured to do.
+    """The measured limits of a machine.
 
     Attributes:
-      flops_per_second: floating point operations of a large matrix product, two a multiply-add.
-      bytes_per_second: to and from memory, reading two streams and writing one.
-      device: JAX's name of what computed, such as `cpu`.
+      flops_per_second: floating point operations per second of a large matrix product; a
+        multiply-add counts as two.
+      bytes_per_second: memory bandwidth when reading two streams and writing one.
+      device: JAX's name of the device, such as `cpu`.
     """
 
     flops_per_second: float
@@ -30,10 +33,10 @@ class Machine:
 
     @property
     def ridge(self) -> float:
-        """The operations per byte from which on arithmetic is what limits."""
+        """The operations per byte above which arithmetic is the limit, not memory."""
         return self.flops_per_second / self.bytes_per_second
 
     def bound_seconds(self, *, madds: int, moved_bytes: int) -> float:
-        """The least time of a program: the larger of its arithmetic's and its bytes'."""
+        """Returns a program's least time: the larger of its arithmetic time and memory time."""
         arithmetic = 2 * madds / self.flops_per_second
         return max(arithmetic, moved_bytes / self.bytes_per_second)

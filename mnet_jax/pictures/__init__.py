@@ -1,5 +1,5 @@
-"""Pictures of what `mnet_jax.analysis` measures: arrays in, a Matplotlib figure out.
+"""Figures of the results of `mnet_jax.analysis`: functions from arrays to Matplotlib figures.
 
-Each has a caption that says what is seen and which figure of the papers it belongs to; `to_png` of
-`mnet_jax.drawing` makes a file of it.
+Each figure has a caption that explains it and names the related figure or section of the papers.
+`mnet_jax.drawing.to_png` makes a file from it.
 """

@@ -1,4 +1,4 @@
-"""Dead units and dead kernels, layer by layer, of several networks."""
+"""A figure of dead units and dead kernels, layer by layer, in several networks."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from mnet_jax.pictures.means import draw_means, said_of_bands
 if TYPE_CHECKING:  # it imports JAX
     from mnet_jax.analysis.activations import Activity, Survey
 
-_LEAST_PERCENT = 1.0  # that an axis reaches to, so that nothing looks like something
+_LEAST_PERCENT = 1.0  # least upper limit of an axis, so that tiny shares do not look large
 _SHARES = {
     "never active": lambda activity: activity.never.mean(),
     "always active": lambda activity: activity.always.mean(),
@@ -21,11 +21,12 @@ _SHARES = {
 
 
 def draw(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> Figure:
-    """Shares of channels and of values behind each non-linearity, and of dead kernels.
+    """Draws the shares of dead channels and clipped values by activation, and of dead kernels.
 
     Args:
-      networks: by name; of several with one name, such as seeds, the means.
-      threshold: of a kernel's norm, below which it is dead; see `Kernels.dead`.
+      networks: surveys by the network's name. Of several surveys with one name, such as seeds, the
+        means are drawn.
+      threshold: relative norm below which a kernel is dead; see `Kernels.dead`.
     """
     figure = new_figure(12.0, 7.0)
     panels = figure.subplots(2, 2).ravel()
@@ -58,14 +59,18 @@ def draw(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> Figure
         axes.set_ylim(0, max(axes.get_ylim()[1], _LEAST_PERCENT))
     add_caption(
         figure,
-        "What the V2 paper gives as the reason for linear bottlenecks (arXiv 1801.04381, section "
-        "3.2; it has no figure of it), on test images. A kernel is dead whose norm is "
-        f"{threshold:g} of the layer's largest or less." + said_of_bands(networks.values()),
+        "The V2 paper's reason for linear bottlenecks (arXiv 1801.04381, section 3.2; it has no "
+        "figure of it), on test images. A kernel is dead if its norm is at most "
+        f"{threshold:g} of the layer's largest." + said_of_bands(networks.values()),
     )
     return figure
 
 
 def _places(found: "Sequence[Activity]", longest: Sequence[str]) -> Sequence[int]:
-    """Where to draw a network's layers: those of one name one above the other, if they can be."""
+    """Returns the x positions of a network's layers.
+
+    Layers of the same name in several networks share a position if the longest network has all
+    names; otherwise layers are numbered.
+    """
     names = [activity.layer for activity in found]
     return [longest.index(name) for name in names] if {*names} <= {*longest} else range(len(names))

@@ -1,4 +1,4 @@
-"""V2's Fig. 1 asked of trained networks: what a non-linearity would leave of their bottlenecks."""
+"""A figure like V2's Fig. 1 for trained networks: information lost in activation functions."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -14,11 +14,12 @@ if TYPE_CHECKING:  # it imports JAX
 
 
 def draw(networks: "Mapping[str, Sequence[Sequence[Bottleneck]]]", activation: str) -> Figure:
-    """What a non-linearity would leave of each bottleneck, and what expansions do leave.
+    """Draws how much of each bottleneck an activation function and its expansion lose.
 
     Args:
-      networks: by name; of several with one name, such as seeds, the means.
-      activation: the non-linearity that is tried behind bottlenecks.
+      networks: bottlenecks by the network's name. Of several lists with one name, such as seeds,
+        the means are drawn.
+      activation: the activation function that was tried after the bottlenecks.
     """
     figure = new_figure(12.0, 5.0)
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
@@ -33,19 +34,17 @@ def draw(networks: "Mapping[str, Sequence[Sequence[Bottleneck]]]", activation: s
         }
         ranks = [[one.rank for one in same] for same in layers]
         looks = {"color": colour, "markersize": 5}
-        draw_means(
-            left, places, lost, "o-", label=label(f"{name}: {activation} behind it"), **looks
-        )
+        draw_means(left, places, lost, "o-", label=label(f"{name}: after {activation}"), **looks)
         if expanded:
             draw_means(
                 left, [*expanded], expanded.values(), "s:", color=colour, markersize=4,
-                label=label(f"{name}: behind its expansion"),
+                label=label(f"{name}: after its expansion"),
             )  # fmt: skip
         draw_means(right, places, ranks, "o-", label=label(name), **looks)
     longest = max((seeds[0] for seeds in networks.values()), key=len)
     right.plot([one.channels for one in longest], ":", color=BLACK, label="channels")
-    left.set_ylabel("variance that no affine map reads off (%)")
-    left.set_title("What is lost of each bottleneck", loc="left", fontsize=11)
+    left.set_ylabel("variance that no affine map reconstructs (%)")
+    left.set_title("Lost information of each bottleneck", loc="left", fontsize=11)
     right.set_ylabel("effective rank")
     right.set_title("How many dimensions a bottleneck uses", loc="left", fontsize=11)
     right.set_ylim(bottom=0)
@@ -54,9 +53,9 @@ def draw(networks: "Mapping[str, Sequence[Sequence[Bottleneck]]]", activation: s
         count_layers(axes, "bottleneck")
     add_caption(
         figure,
-        "The question of the V2 paper's Fig. 1 (arXiv 1801.04381, section 3.2) asked of trained "
-        "networks, on test images: half of them are fitted to, the other half judge. What a "
-        "network itself has behind a bottleneck is taken off before."
+        "The question of the V2 paper's Fig. 1 (arXiv 1801.04381, section 3.2) for trained "
+        "networks, on test images: the affine maps are fitted to half of them and evaluated on the "
+        "other half. A network's own activation function after a bottleneck is removed first."
         + said_of_bands(networks.values()),
     )
     return figure

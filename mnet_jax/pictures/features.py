@@ -1,4 +1,4 @@
-"""Depthwise kernels and feature maps as grids of small images, one row a layer."""
+"""Depthwise kernels and feature maps as grids of small images, one row per layer."""
 
 from collections.abc import Mapping
 
@@ -11,16 +11,20 @@ from matplotlib.figure import Figure
 from mnet_jax.drawing import add_caption, new_figure
 from mnet_jax.lettering import label
 
-SIGNED = "PuOr"  # purple to orange around white: told apart by everyone
+SIGNED = "PuOr"  # purple to orange through white: also distinct to the colour-blind
 GROWING = "viridis"
 _WIDTH = 12.0  # inches
-_NAME = 1.9  # inches to the left for a row's name
+_NAME = 1.9  # inches at the left for the rows' names
 
 
 def draw_kernels(kernels: Mapping[str, np.ndarray], most: int = 24) -> Figure:
-    """The depthwise kernels [k, k, c] of each layer, at most so many, those of largest norm first.
+    """Draws depthwise kernels, those with the largest norm in each layer first.
 
-    Each row has its own scale: a normalization follows every kernel.
+    Each layer has its own scale, since a normalization follows every kernel.
+
+    Args:
+      kernels: [k, k, c], by the layer's path.
+      most: maximum number of kernels drawn per layer.
     """
     ordered = {name: kernel[..., _largest(kernel, most)] for name, kernel in kernels.items()}
     limits = {name: float(np.abs(kernel).max()) or 1.0 for name, kernel in ordered.items()}
@@ -36,19 +40,19 @@ def draw_kernels(kernels: Mapping[str, np.ndarray], most: int = 24) -> Figure:
     add_caption(
         figure,
         "Depthwise kernels (V1 paper, arXiv 1704.04861, Fig. 2b: one filter for each channel; the "
-        f"papers show none). Of each layer at most {most}, those of largest norm first; in "
-        "brackets how many it has.",
+        f"papers show none). At most {most} per layer, those with the largest norm first; in "
+        "brackets, the number of kernels in the layer.",
     )
     return figure
 
 
 def draw_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], most: int = 16) -> Figure:
-    """Feature maps [h, w, c] of an image, at most so many of each layer.
+    """Draws an image and its feature maps, those with the largest variance in each layer first.
 
     Args:
       image: uint8 [h, w, 3], as the network sees it.
-      maps: by the layer's path.
-      most: channels of a layer, those that vary most over the image first.
+      maps: [h, w, c], by the layer's path.
+      most: maximum number of channels drawn per layer.
     """
     rows, names = {"image": image[..., None] / 255.0}, {"image": "image"}
     for name, values in maps.items():
@@ -62,15 +66,15 @@ def draw_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], most: int = 16)
     )
     add_caption(
         figure,
-        "Feature maps behind each convolution's normalization and non-linearity (rows of V2's "
-        f"Table 2, arXiv 1801.04381; the papers show none). Of each layer at most {most} channels, "
+        "Feature maps after each convolution's normalization and activation function (rows of V2's "
+        f"Table 2, arXiv 1801.04381; the papers show none). At most {most} channels per layer, "
         "those that vary most over the image first.",
     )
     return figure
 
 
 def _largest(values: np.ndarray, most: int) -> np.ndarray:
-    """The channels with the largest sums of squares, the largest first."""
+    """Returns the indices of the channels with the largest sums of squares, largest first."""
     return np.argsort(-(values**2).sum(axis=(0, 1)), kind="stable")[:most]
 
 
@@ -82,7 +86,7 @@ def _draw_rows(
     colours: str,
     unit: str,
 ) -> Figure:
-    """A row of tiles [h, w, tiles], or [h, w, 3, tiles] in colour, for each name."""
+    """Draws a row for each name: tiles [h, w, tiles], or [h, w, 3, tiles] if in colour."""
     tile = (_WIDTH - _NAME) / most
     figure = new_figure(_WIDTH, tile * len(rows) + 1.6)
     figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)

@@ -1,4 +1,4 @@
-"""V2's Fig. 1, with numbers."""
+"""V2's Fig. 1 with error measures."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from mnet_jax.drawing import BLACK, COLOURS, add_caption, new_figure
 if TYPE_CHECKING:  # they import JAX
     from mnet_jax.analysis.manifold import Survival
 
-POSITION = "viridis"  # perceptually uniform, and told apart by everyone
+POSITION = "viridis"  # perceptually uniform, and distinct to the colour-blind
 
 
 def draw(
@@ -25,14 +25,14 @@ def draw(
     activation: str,
     distribution: str,
 ) -> Figure:
-    """Points before and behind a non-linearity in n dimensions, and how much is left of them.
+    """Draws points before and after an activation function in n dimensions, and their errors.
 
     Args:
-      points: [p, 2], in the order along the curve.
-      projected: by n, T^-1 of what one T and the non-linearity made of them, [p, 2].
-      survivals: over many T.
-      activation: the non-linearity's name.
-      distribution: of T.
+      points: [p, 2], in order along the curve.
+      projected: T^-1 act(T x) for one T, [p, 2], by n.
+      survivals: measurements over many T.
+      activation: name of the activation function, act.
+      distribution: distribution of T.
     """
     figure = new_figure(12.0, 6.6)
     rows = figure.add_gridspec(2, 1, height_ratios=(1, 1.25))
@@ -74,7 +74,7 @@ def _draw_errors(axes: Axes, survivals: "Sequence[Survival]") -> None:
     for (name, values), colour, marker in zip(kinds.items(), COLOURS, "os", strict=False):
         _draw_means(axes, survivals, values, name, colour, marker)
     axes.set_ylabel("reconstruction error (spreads)")
-    axes.set_title("How far the reconstruction is off", loc="left", fontsize=11)
+    axes.set_title("Error of the reconstruction", loc="left", fontsize=11)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8)
 

@@ -1,4 +1,4 @@
-"""Lines of means over several networks, in bands of their intervals."""
+"""Lines of means over several networks, with bands of confidence intervals."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,14 +16,16 @@ def draw_means(
     style: str,
     **looks: Any,
 ) -> None:
-    """A line through the means of samples, in a band of their t intervals where they have some.
+    """Draws a line through the means of samples, with a band of their Student's t intervals.
+
+    A sample of one number has no interval.
 
     Args:
-      axes: where.
-      places: of the means along the x axis.
-      samples: numbers at each of the places.
-      style: of the line and its marks, as Matplotlib writes it.
-      **looks: the rest, `color` among it.
+      axes: the axes to draw on.
+      places: x positions of the means.
+      samples: the numbers at each position.
+      style: Matplotlib's format string for the line and its markers.
+      **looks: other options of Matplotlib's `plot`; must contain `color`.
     """
     intervals = [mean_interval(sample) for sample in samples]
     axes.plot(places, [interval.mean for interval in intervals], style, **looks)
@@ -36,7 +38,7 @@ def draw_means(
 
 
 def said_of_bands(samples: Iterable[Sequence[Any]]) -> str:
-    """What a caption adds where `draw_means` has drawn bands: where a sample has several values."""
+    """Returns a caption's sentence on the bands of `draw_means`, or "" if there are none."""
     if all(len(sample) < 2 for sample in samples):
         return ""
     return f" Bands are {CONFIDENCE:.0%} Student's t intervals of means over models."

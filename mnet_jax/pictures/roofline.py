@@ -1,7 +1,7 @@
-"""A network's layers under the roofline, and the time that it predicts against the time they take.
+"""A figure of a network's layers on the roofline, and of their measured against predicted times.
 
-Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for multicore
-architectures", CACM 52 (2009).
+Source: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for
+multicore architectures", CACM 52 (2009).
 """
 
 import statistics
@@ -19,12 +19,12 @@ MARKERS = "osD^"
 
 
 def draw(title: str, machine: Machine, layers: Sequence[TimedLayer]) -> Figure:
-    """Every layer as a point below the roof, and its predicted against its measured time.
+    """Draws every layer as a point below the roof, and its measured against its predicted time.
 
     Args:
-      title: which network at which size.
-      machine: its measured peak and bandwidth.
-      layers: those with times.
+      title: the network and its size.
+      machine: the machine's measured peak and bandwidth.
+      layers: the timed layers.
     """
     figure = new_figure(12.0, 5.6)
     figure.suptitle(label(title), x=0.01, ha="left", fontsize=12)
@@ -50,7 +50,7 @@ def draw(title: str, machine: Machine, layers: Sequence[TimedLayer]) -> Figure:
     left.set(xlabel="floating point operations per byte moved", ylabel="GFLOP/s")
     left.set_title("Roofline, measured on this machine", loc="left", fontsize=11)
     right.set(xlabel="time that the roofline predicts (ms)", ylabel="time measured (ms)")
-    right.set_title("Predicted against measured, a call of each layer", loc="left", fontsize=11)
+    right.set_title("Predicted and measured time of one call", loc="left", fontsize=11)
     for axes in (left, right):
         axes.set(xscale="log", yscale="log")
         axes.legend(fontsize=8)
@@ -59,9 +59,9 @@ def draw(title: str, machine: Machine, layers: Sequence[TimedLayer]) -> Figure:
             label_decades(axis)
     add_caption(
         figure,
-        "Why multiply-adds are not time: left of the roof's edge bytes take the time, and the "
-        "depthwise layers are there (the roofline model is that of the V4 paper's section 3, arXiv "
-        "2404.10518). Bytes: each tensor once. Maps that fit the caches can be above the roof.",
+        "Why multiply-adds are not time: left of the roof's edge, memory is the limit, and the "
+        "depthwise layers are there (the V4 paper uses the roofline model in section 3, arXiv "
+        "2404.10518). Bytes: each tensor once. Maps that fit into caches can be above the roof.",
     )
     return figure
 

@@ -1,7 +1,7 @@
-"""Images in, batches out: TFDS data sources and folders, read through Grain, in NumPy.
+"""The input pipeline: reads TFDS data sources and image folders through Grain, in NumPy.
 
-`load(config)` gives the three splits, `train_batches` and `eval_batches` turn a split into batches.
-Nothing here starts a JAX backend: reading images must not take an accelerator.
+`load(config)` returns the three splits; `train_batches` and `eval_batches` turn a split into
+batches. Nothing here starts a JAX backend, so reading images never claims an accelerator.
 
 Each name is imported when it is first used, so configs can import `data.types` without TFDS.
 """

@@ -1,4 +1,4 @@
-"""Members of a gzipped tar file, without trusting what it says of them."""
+"""Reads members of a gzipped tar archive that is not trusted."""
 
 import tarfile
 import zlib
@@ -11,17 +11,18 @@ from mnet_jax.data.errors import DataError, reason
 def members(
     path: Path, wanted: Callable[[str], bool], most_bytes: int
 ) -> Iterator[tuple[str, bytes]]:
-    """The names and contents of the regular files in the archive that are `wanted`.
+    """Yields the name and content of each wanted regular file in a gzipped tar archive.
 
-    Nothing is written, so a member's name leads nowhere; links and devices are passed over.
+    Nothing is written to disk, so the names of members can do no harm. Links and devices are
+    skipped.
 
     Args:
       path: the archive.
-      wanted: by a member's name.
-      most_bytes: what one may have; a larger one is refused before it is read.
+      wanted: whether to read the member of a name.
+      most_bytes: the size limit of a member; a larger one is refused before it is read.
 
     Raises:
-      DataError: the archive cannot be read, or a member is too large.
+      DataError: the archive cannot be read, or a wanted member is too large.
     """
     try:
         with tarfile.open(path, "r:gz") as archive:
@@ -33,7 +34,7 @@ def members(
                         f"{path}: {member.name} has {member.size} bytes, legal: up to {most_bytes}"
                     )
                 content = archive.extractfile(member)
-                assert content is not None  # as it is a regular file
+                assert content is not None  # because it is a regular file
                 yield member.name, content.read()
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as tar.gz: {reason(error)}") from error

@@ -1,7 +1,8 @@
-"""TFDS builders of ours for sets that a person has downloaded: MNIST, CIFAR-10 and CIFAR-100.
+"""TFDS builders for data sets that the user has downloaded: MNIST, CIFAR-10 and CIFAR-100.
 
-As those of `builders`, they need neither TensorFlow nor the network. What they prepare is named
-after the published files' digests, so that it is found again when the files are gone.
+Like the builders in `builders`, they need neither TensorFlow nor the network. The TFDS config of a
+prepared set is named after the digests of the published files, so the prepared set is still found
+after those files are deleted.
 """
 
 import contextlib
@@ -47,18 +48,23 @@ MNIST_FILES = tuple(
 
 
 class ArchivedBuilder(ArraysBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """A set of arrays from published files; `FILES` are verified before they are read."""
+    """Builds a data set from published files, which are verified before they are read.
+
+    Attributes:
+      NAME: of the data set.
+      FILES: the published files.
+    """
 
     NAME = ""
     FILES: tuple[PublishedFile, ...] = ()
 
     def __init__(self, *, directory: str | None, root: Path, data_dir: Path) -> None:
-        """Reads nothing yet.
+        """Does not read any file yet.
 
         Args:
-          directory: with the files; None means TFDS's data folder.
-          root: that folder.
-          data_dir: where to prepare.
+          directory: the folder with the published files; None means TFDS's data folder.
+          root: TFDS's data folder.
+          data_dir: the folder to prepare the set in.
         """
         self._folders, self._root = places(root, directory), root
         digests = "".join(file.sha256 for file in self.FILES)
@@ -66,7 +72,7 @@ class ArchivedBuilder(ArraysBuilder, skip_registration=True):  # type: ignore[ca
         super().__init__(data_dir=data_dir, config=config)
 
     def require_files(self) -> None:
-        """As `ArraysBuilder.require_files`."""
+        """Raises DataError if the published files are missing."""
         self._paths()
 
     def _paths(self) -> list[Path]:
@@ -76,10 +82,10 @@ class ArchivedBuilder(ArraysBuilder, skip_registration=True):  # type: ignore[ca
         return paths
 
     def arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Finds, verifies and reads the files.
+        """Finds, verifies and reads the published files.
 
         Raises:
-          DataError: they are not there, not as published, or cannot be read.
+          DataError: a file is missing, differs from the published one, or cannot be read.
         """
         paths = self._paths()
         for path, file in zip(paths, self.FILES, strict=True):
@@ -87,15 +93,15 @@ class ArchivedBuilder(ArraysBuilder, skip_registration=True):  # type: ignore[ca
         return self.read(paths)
 
     def read(self, paths: list[Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Images and labels of each split, from the files in the order of `FILES`."""
+        """Reads the images and labels of each split; `paths` are in the order of `FILES`."""
         raise NotImplementedError
 
 
 def is_mnist(folder: Path) -> bool:
-    """Whether a folder has MNIST's files, whose names are Fashion-MNIST's too."""
+    """Returns whether a folder holds MNIST's files; Fashion-MNIST's files have the same names."""
     *_, labels = MNIST_FILES
     with (
-        contextlib.suppress(OSError),  # whoever reads it says so
+        contextlib.suppress(OSError),  # the code that reads the file reports it
         (folder / labels.name).open("rb") as content,
     ):
         return hashlib.file_digest(content, "sha256").hexdigest() == labels.sha256
@@ -111,7 +117,7 @@ class MnetMnist(ArchivedBuilder, skip_registration=True):  # type: ignore[call-a
     SHAPE = (28, 28, 1)
 
     def read(self, paths: list[Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """As `ArchivedBuilder.read`."""
+        """See `ArchivedBuilder.read`."""
         splits = {}
         for split, (images, labels) in (("train", paths[:2]), ("test", paths[2:])):
             splits[split] = read_labelled(images, labels, len(DIGITS))
@@ -122,13 +128,13 @@ class MnetMnist(ArchivedBuilder, skip_registration=True):  # type: ignore[call-a
 
 
 class _CifarBuilder(ArchivedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """One of the CIFARs, 32x32, from its archive for C programs."""
+    """CIFAR-10 or CIFAR-100, 32x32, from the archive in the binary version."""
 
     SET: ClassVar[cifar.Cifar]
     SHAPE = cifar.SHAPE
 
     def read(self, paths: list[Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """As `ArchivedBuilder.read`."""
+        """See `ArchivedBuilder.read`."""
         return cifar.read_cifar(paths[0], self.SET)
 
 

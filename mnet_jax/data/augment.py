@@ -1,7 +1,7 @@
-"""Augmentations of a batch of images, in NumPy, from explicit draws.
+"""Augmentations of a batch of images in NumPy, with explicit random numbers.
 
-A batch is uint8 [b, h, w, c] unless it says otherwise; what happens to an image follows from its
-own draws alone.
+A batch is uint8 [b, h, w, c] unless stated otherwise. Each image is augmented with its own random
+numbers only, so the result does not depend on the rest of the batch.
 """
 
 import numpy as np
@@ -20,10 +20,11 @@ _ERASED_ASPECT = (0.3, 1 / 0.3)
 
 
 def shift(images: np.ndarray, draws: Draws) -> np.ndarray:
-    """Moves each image by up to an eighth of its sides, at least one pixel, in both directions.
+    """Shifts each image by up to an eighth of its height and width, and at least by one pixel.
 
-    Offsets are uniform over the whole pixels; what comes in at an edge repeats that edge. At 32
-    pixels these are the 4 of He et al. 2015 (arXiv:1512.03385, section 4.2), who pad with zeros.
+    Offsets are uniform over whole pixels. Uncovered pixels repeat the nearest edge. At 32 pixels
+    the largest offset is 4, as in He et al. 2015 (arXiv:1512.03385, section 4.2), who pad with
+    zeros.
     """
     height, width = images.shape[1:3]
     down, across = max(1, height // 8), max(1, width // 8)
@@ -43,15 +44,15 @@ def flip(images: np.ndarray, draws: Draws) -> np.ndarray:
 
 
 def crop_boxes(heights: np.ndarray, widths: np.ndarray, draws: Draws) -> np.ndarray:
-    """A random part of each image, Inception's way.
+    """Returns a random crop box for each image, sampled as in Inception (arXiv:1409.4842).
 
     Args:
       heights, widths: int [b], in pixels.
-      draws: of the images.
+      draws: the random streams of the images.
 
     Returns:
-      int [b, 4] of (left, top, right, bottom), in pixels; where no try fits, the central part
-      whose aspect ratio is the nearest legal one.
+      int [b, 4] of (left, top, right, bottom), in pixels. If no try fits an image, its box is the
+      largest central one whose aspect ratio is legal.
     """
     boxes, found = _boxes(heights, widths, draws, _AREA, _ASPECT)
     crop_widths = np.minimum(widths, np.maximum(1, np.floor(heights * _ASPECT[1])))
@@ -68,18 +69,18 @@ def erase(
     channels: int = 3,
     extremes: tuple[np.ndarray | float, np.ndarray | float] = (-1.0, 1.0),
 ) -> np.ndarray:
-    """Random erasing (arXiv:1708.04896, algorithm 1): a box of noise in some of the images.
+    """Random erasing (arXiv:1708.04896, algorithm 1): fills a random box of some images with noise.
 
-    The noise is the paper's best, RE-R: each value is uniform over the legal ones. Unlike the
-    paper, but like torchvision and timm, the logarithm of the aspect ratio is uniform, and an
-    image for which no try fits stays whole.
+    The noise is the paper's best variant, RE-R: each value is uniform between black and white. As
+    in torchvision and timm, but not in the paper, the logarithm of the aspect ratio is uniform, and
+    an image for which no try fits stays unchanged.
 
     Args:
       images: float32 [b, h, w, 3].
-      draws: of the images.
-      probability: of an image to get a box.
-      channels: of the noise, 1 for gray.
-      extremes: what black and white are, of all channels or [3] of each.
+      draws: the random streams of the images.
+      probability: the probability that an image gets a box.
+      channels: the channels of the noise; 1 for gray.
+      extremes: the values of black and white: scalars, or one value a channel, [3].
     """
     black, white = extremes
     count, height, width = images.shape[:3]
@@ -102,22 +103,22 @@ def _boxes(
     area: tuple[float, float],
     aspect: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes of random area and shape, the first of ten tries that lies within its image.
+    """Draws random boxes: for each image, the first of ten tries that lies within the image.
 
     Args:
       heights, widths: int [b], in pixels.
-      draws: of the images.
-      area: the smallest and the largest, as shares of the image's.
-      aspect: of width to height, the smallest and the largest.
+      draws: the random streams of the images.
+      area: the smallest and the largest area, as shares of the image's.
+      aspect: the smallest and the largest ratio of width to height.
 
     Returns:
-      int [b, 4] of (left, top, right, bottom) in pixels, and bool [b], whether a try did.
+      int [b, 4] of (left, top, right, bottom) in pixels, and bool [b], whether any try fitted.
     """
     boxes, found = np.zeros((len(draws), 4), np.int64), np.zeros(len(draws), bool)
     for attempt in range(_TRIES):
         drawn = draws.fold(attempt)
         areas = heights * widths * drawn.uniform(0, *area)
-        # The logarithm is uniform, so that wide is as likely as tall.
+        # The logarithm is uniform, so that wide boxes are as likely as tall ones.
         aspects = np.exp(drawn.uniform(1, np.log(aspect[0]), np.log(aspect[1])))
         across = np.rint(np.sqrt(areas * aspects)).astype(np.int64)
         down = np.rint(np.sqrt(areas / aspects)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""One batch: from the places of its images to the arrays that the model sees."""
+"""Makes one batch: from the indices of its images to the arrays that the model sees."""
 
 from typing import TypedDict
 
@@ -14,10 +14,10 @@ from mnet_jax.data.sources import ArraySource, Source, opened
 
 
 class Batch(TypedDict, total=False):
-    """A batch.
+    """A batch of images with labels.
 
     Keys:
-      image: float32 [b, r, r, 3], by the config's scaling.
+      image: float32 [b, r, r, 3], scaled as the config says.
       label: int32 [b].
       mask: float32 [b], 1 for an image and 0 for padding; only in evaluation.
     """
@@ -27,12 +27,12 @@ class Batch(TypedDict, total=False):
     mask: np.ndarray
 
 
-# What an image's draws are for: each use has a stream of its own.
+# Each use of random numbers has its own stream.
 _CROP, _SHIFT, _FLIP, _POLICY, _JITTER, _ERASING = range(6)
 
 
 def train_batch(source: Source, config: DataConfig, seed: int, places: Places) -> Batch:
-    """The augmented batch of the images at `places`."""
+    """Returns the augmented batch of the images at `places`."""
     side = config.resolution
     draws = Draws.of(seed, places.epochs, places.indices)
     if config.augmentation == "resized_crop_flip":
@@ -52,7 +52,7 @@ def train_batch(source: Source, config: DataConfig, seed: int, places: Places) -
 
 
 def _operated(images: np.ndarray, config: DataConfig, draws: Draws) -> np.ndarray:
-    """The images uint8 [b, s, s, c] after the policy and the colour jitter, if there are any."""
+    """Applies the policy and the colour jitter, if any, to images uint8 [b, s, s, c]."""
     if config.policy == "randaugment":
         layers, magnitude = config.randaugment_layers, config.randaugment_magnitude
         images = policies.randaugment(images, draws.fold(_POLICY), layers, magnitude)
@@ -64,7 +64,7 @@ def _operated(images: np.ndarray, config: DataConfig, draws: Draws) -> np.ndarra
 
 
 def eval_batch(source: Source, config: DataConfig, share: range, number: int) -> Batch:
-    """The share of the batch of that number, filled up to its size."""
+    """Returns one host's share of batch `number`, padded to the length of `share`."""
     start = number * config.batch_size + share.start
     indices = np.arange(start, min(start + len(share), len(source)))
     images, labels = _views(source, indices, config.resolution)
@@ -75,7 +75,7 @@ def eval_batch(source: Source, config: DataConfig, share: range, number: int) ->
 
 
 def _views(source: Source, indices: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Central views uint8 [b, side, side, c] and labels int32 [b] of the images at `indices`."""
+    """Returns the central views, uint8 [b, side, side, c], and labels, int32 [b], at `indices`."""
     if isinstance(source, ArraySource) and source.shape[:2] == (side, side):
         return source.images[indices], source.labels[indices]
     examples = [opened(source, int(index)) for index in indices]
@@ -87,7 +87,7 @@ def _views(source: Source, indices: np.ndarray, side: int) -> tuple[np.ndarray, 
 def _crops(
     source: Source, indices: np.ndarray, side: int, draws: Draws
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Random crops uint8 [b, side, side, 3] and labels int32 [b] of the images at `indices`."""
+    """Returns random crops, uint8 [b, side, side, 3], and labels, int32 [b], at `indices`."""
     examples = [opened(source, int(index)) for index in indices]
     sizes = np.array([example["image"].shape[:2] for example in examples])
     boxes = augment.crop_boxes(sizes[:, 0], sizes[:, 1], draws)
@@ -99,5 +99,5 @@ def _crops(
 
 
 def _stacked(images: list[np.ndarray], side: int) -> np.ndarray:
-    """The images uint8 [side, side, c] as one array, also where there is none."""
+    """Stacks images uint8 [side, side, c]; an empty list gives [0, side, side, 3]."""
     return np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)

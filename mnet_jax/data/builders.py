@@ -1,9 +1,9 @@
-"""TFDS builders of our own: arrays as sets, and the two within everyone's reach.
+"""TFDS builders for arrays, and two data sets made with them: Digits and Fashion-MNIST.
 
-TFDS's stock builders call TensorFlow while they prepare, and their Fashion-MNIST wants the network.
-Digits and Fashion-MNIST here need neither. They are not registered: `tfds.load` keeps its names.
-Images are raw bytes (`encoding="bytes"`): to read them back takes a fifth of PNG's time by TFDS's
-own decoder, and a fortieth by `decode_record`.
+TFDS's stock builders need TensorFlow to prepare a set, and its Fashion-MNIST needs the network; the
+builders here need neither. They are not registered, so `tfds.load` does not see them. Images are
+stored as raw bytes (`encoding="bytes"`): compared with PNG, reading takes a fifth of the time with
+TFDS's own decoder, and a fortieth with `decode_record`.
 """
 
 import hashlib
@@ -44,13 +44,14 @@ _TEST_DIGITS = 500
 
 
 def digits_arrays() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """scikit-learn's 1,797 digits: `train` (1,297) and `test` (500), images uint8 [n, 8, 8, 1].
+    """Returns scikit-learn's digits, uint8 [n, 8, 8, 1]: `train` (1,297) and `test` (500).
 
-    The set comes without a test split. Ours: shuffle by a fixed seed, sort by class, take every
-    1797/500-th, so that each class has its share of the test to within one image. The legacy
-    generator, because NumPy froze its stream (NEP 19): the split is the same for good.
+    The set has no test split, so this makes one: it shuffles with a fixed seed, sorts by class, and
+    takes every 1797/500-th image. Each class then has its proportional number of test images, give
+    or take one. NumPy's legacy generator is used because its stream is frozen (NEP 19), so the
+    split never changes.
     """
-    from sklearn.datasets import load_digits  # here: it takes a second, and only preparing needs it
+    from sklearn.datasets import load_digits  # slow to import, rarely needed
 
     images, labels = load_digits(return_X_y=True)
     pixels = np.round(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
@@ -62,10 +63,10 @@ def digits_arrays() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def fashion_directory(directory: str | None) -> Path:
-    """The folder with the four files of Fashion-MNIST: `directory`, or a system's share folder.
+    """Returns the folder with Fashion-MNIST's four files: `directory`, or a system share folder.
 
     Raises:
-      DataError: a file is missing, or no folder has them.
+      DataError: `directory` lacks a file, or no share folder has all files.
     """
     if directory is not None:
         folder = Path(directory).expanduser()
@@ -74,7 +75,7 @@ def fashion_directory(directory: str | None) -> Path:
             raise DataError(f"fashion_mnist: {folder} lacks {', '.join(missing)}")
         return folder
     shares = [share for share in os.environ.get("XDG_DATA_DIRS", "").split(":") if share]
-    # Those of a desktop or of Nix often leave out the standard folders.
+    # XDG_DATA_DIRS of a desktop or of Nix often lacks the standard folders.
     folders = [Path(share, _FASHION_FOLDER) for share in (*shares, *_SYSTEM_SHARES)]
     for folder in folders:
         if all((folder / name).is_file() for name in FASHION_FILES):
@@ -88,7 +89,7 @@ def fashion_directory(directory: str | None) -> Path:
 
 
 def fashion_fingerprint(folder: Path) -> str:
-    """16 hexadecimal digits of the four files' content: other files are another prepared set."""
+    """Returns 16 hexadecimal digits of a hash over the content of the four files."""
     digest = hashlib.sha256()
     for name in FASHION_FILES:
         try:
@@ -102,7 +103,7 @@ def fashion_fingerprint(folder: Path) -> str:
 
 
 class _LocalInfo(tfds.core.DatasetInfo):
-    """Metadata that is not looked for in TFDS's bucket: that leaves an empty folder in /tmp."""
+    """Metadata that is not looked up in TFDS's bucket; the lookup would leave a folder in /tmp."""
 
     def initialize_from_bucket(self) -> None:
         """Does nothing."""
@@ -116,10 +117,10 @@ class ArraysBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     SHAPE: tuple[int, int, int] = (0, 0, 1)
 
     def require_files(self) -> None:
-        """Raises DataError where what it reads is not there, before anything is written."""
+        """Raises DataError if files to read are missing; called before anything is written."""
 
     def arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Images uint8 [n, h, w, c] and labels [n] of each split."""
+        """Returns images uint8 [n, h, w, c] and labels [n] of each split."""
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -145,9 +146,10 @@ class ArraysBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
 
 
 def decode_record(shape: tuple[int, int, int], record: bytes) -> dict[str, Any]:
-    """The `image` (uint8, of `shape`) and `label` of a record that an `ArraysBuilder` wrote.
+    """Decodes a record of an `ArraysBuilder` to its `image` (uint8, of `shape`) and `label`.
 
-    A record is a `tf.train.Example`: the pixels are one byte string, the label one integer.
+    A record is a `tf.train.Example` with the pixels as one byte string and the label as one
+    integer.
     """
     feature = tf_example_pb2.Example.FromString(record).features.feature
     pixels = np.frombuffer(feature["image"].bytes_list.value[0], np.uint8)
@@ -161,7 +163,7 @@ class MnetDigits(ArraysBuilder, skip_registration=True):  # type: ignore[call-ar
     SHAPE = (8, 8, 1)
 
     def arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """As `digits_arrays`."""
+        """See `digits_arrays`."""
         return digits_arrays()
 
 
@@ -172,13 +174,13 @@ class MnetFashionMnist(ArraysBuilder, skip_registration=True):  # type: ignore[c
     SHAPE = (28, 28, 1)
 
     def __init__(self, *, folder: Path, data_dir: Path) -> None:
-        """Reads the files in `folder`; their fingerprint is the TFDS config's name."""
+        """Hashes the files in `folder`; the fingerprint becomes the name of the TFDS config."""
         self._folder = folder
         config = tfds.core.BuilderConfig(name=fashion_fingerprint(folder))
         super().__init__(data_dir=data_dir, config=config)
 
     def arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Reads the files anew.
+        """Reads the files.
 
         Raises:
           DataError: a file is damaged, or its images are not 28x28.

@@ -1,9 +1,9 @@
-"""CIFAR-10 and CIFAR-100 from their archives for C programs ("binary version").
+"""Reads CIFAR-10 and CIFAR-100 from their archives for C programs ("binary version").
 
 Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009), and
-https://www.cs.toronto.edu/~kriz/cifar.html: a record is a label (for CIFAR-100 the coarse one, then
-the fine one) and 3,072 bytes, the planes of red, green and blue, row by row.
-The archives for Python are pickles, which run what they hold; they are not read.
+https://www.cs.toronto.edu/~kriz/cifar.html. A record is one label byte (in CIFAR-100 two: coarse,
+then fine) and 3,072 bytes of pixels: the red, green and blue planes, each row by row. The archives
+for Python are not read: they are pickles, which can execute code.
 """
 
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ _PIXELS = 3 * 32 * 32
 
 @dataclass(frozen=True, kw_only=True)
 class Cifar:
-    """How one of the two is stored.
+    """The storage format of CIFAR-10 or CIFAR-100.
 
     Attributes:
       file: the archive.
-      folder: of all its members.
-      splits: the members of a split, in order.
-      records: how many a split has.
+      folder: the folder in the archive that holds all members.
+      splits: the member names of each split, in order.
+      records: the number of records of each split.
       names_file: the member with the class names, one a line.
-      labels: bytes before a record's pixels; the last is the class.
-      class_names: by label.
+      labels: the number of label bytes before a record's pixels; the last one is the class.
+      class_names: indexed by label.
     """
 
     file: PublishedFile
@@ -87,10 +87,11 @@ CIFAR100 = Cifar(
 
 
 def read_cifar(path: Path, cifar: Cifar) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Images uint8 [n, 32, 32, 3] and labels uint8 [n] of each split of the archive at `path`.
+    """Reads images uint8 [n, 32, 32, 3] and labels uint8 [n] of each split from an archive.
 
     Raises:
-      DataError: it cannot be read, lacks a member, or holds other records or classes than it must.
+      DataError: the archive cannot be read, lacks a member, or has unexpected records or class
+        names.
     """
     names = [*(name for split in cifar.splits.values() for name in split), cifar.names_file]
     wanted = {f"{cifar.folder}/{name}": name for name in names}

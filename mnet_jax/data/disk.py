@@ -1,8 +1,9 @@
-"""Folders that anybody may have filled: which of their files are opened, and how far one looks.
+"""Safe access to folders with untrusted content: which files are opened, how far a search goes.
 
-Opening a FIFO waits for ever, and a device may never end. So a file is looked at before it is
-opened, and none but a regular one is. Entries of /proc are regular files that say they have no
-bytes, and to read some of them waits for ever too: no more is read of a file than it says it has.
+Opening a FIFO can block forever, and a device may never end. So every file is examined before it is
+opened, and only regular files are opened. Files in /proc are regular and report a size of zero, and
+reading some of them blocks forever too. So no more bytes are read from a file than its reported
+size.
 """
 
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from mnet_jax.data.errors import DataError, reason
 
-MOST_ENTRIES = 100_000  # looked at in search of a file: /proc alone has more
+MOST_ENTRIES = 100_000  # limit of a search: /proc alone has more
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -24,19 +25,19 @@ _KINDS = {
 
 
 def kind_of(mode: int) -> str | None:
-    """What a file of that `st_mode` is, in words; None for a regular one."""
+    """Returns a description of a file with this `st_mode`; None for a regular file."""
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "a special file")
 
 
 def size_of(path: str | Path) -> int:
-    """The size in bytes of a regular file, links followed; nothing is opened.
+    """Returns the size in bytes of a regular file, without opening it; follows links.
 
     Raises:
-      DataError: it is not there, or no regular file.
+      DataError: the file does not exist, or is not a regular file.
     """
     try:
         found = os.stat(path)
-    except (OSError, ValueError) as error:  # the latter for a NUL in the name
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise DataError(f"{path}: cannot be read: {reason(error)}") from error
     if kind := kind_of(found.st_mode):
         raise DataError(f"{path}: is {kind}, legal: a regular file")
@@ -44,10 +45,10 @@ def size_of(path: str | Path) -> int:
 
 
 def read_bounded(path: str | Path, most_bytes: int) -> bytes:
-    """The content of a regular file of at most `most_bytes`.
+    """Returns the content of a regular file of at most `most_bytes`.
 
     Raises:
-      DataError: it is no regular file, is larger, or cannot be read.
+      DataError: the file is not regular, is larger, or cannot be read.
     """
     size = size_of(path)
     if size > most_bytes:
@@ -62,10 +63,10 @@ def read_bounded(path: str | Path, most_bytes: int) -> bytes:
 
 
 def holding(root: Path, name: str, most_depth: int) -> Iterator[Path]:
-    """The folders below `root`, at most `most_depth` down, that hold a regular file `name`.
+    """Yields the folders at most `most_depth` levels below `root` that hold a regular file `name`.
 
-    Whatever is in such a folder is not looked at, nor are hidden folders. The search ends without
-    a word after `MOST_ENTRIES`; a folder that cannot be read is passed over.
+    Folders inside a folder that was found are not searched, and neither are hidden folders. The
+    search ends silently after `MOST_ENTRIES` entries. Folders that cannot be read are skipped.
     """
     level, left = [root], MOST_ENTRIES
     for _ in range(most_depth):
@@ -82,7 +83,7 @@ def holding(root: Path, name: str, most_depth: int) -> Iterator[Path]:
 
 
 def _folders(parent: Path, most: int) -> tuple[list[Path], int]:
-    """The folders among the first `most` entries of a folder, by name, and how many those are."""
+    """Returns the folders among the first `most` entries, sorted, and the count of entries read."""
     found, seen = [], 0
     try:
         with os.scandir(parent) as entries:

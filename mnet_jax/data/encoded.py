@@ -1,7 +1,7 @@
-"""Images that are not decoded yet: what is asked of them says how much decoding that takes.
+"""Encoded images that are decoded only as far as needed.
 
-PIL decodes, resizes and lets go of Python's lock in both, so that threads use all cores. A JPEG of
-which a small picture is wanted is decoded at a half, a quarter or an eighth of its size.
+PIL decodes and resizes. It releases the GIL in both, so threads use all cores. If only a small
+picture is wanted of a JPEG, it is decoded at a half, a quarter or an eighth of its size.
 """
 
 import contextlib
@@ -29,13 +29,13 @@ from mnet_jax.data import header
 from mnet_jax.data.disk import read_bounded, size_of
 from mnet_jax.data.errors import DataError, reason
 
-# How much larger than the picture wanted a JPEG's reduced decoding has to be: PIL's own margin in
-# `thumbnail`. On photographs the result then differs from full decoding by less than one of 255
-# levels in the mean.
+# A JPEG is decoded at a reduced size of at least this factor times the wanted size. The factor is
+# the one of PIL's `thumbnail`. On photographs the mean difference from full decoding is then less
+# than one of 255 levels.
 _MARGIN = 2.0
-# The formats that data sets have, by how their files begin. PIL knows more: EPS among them, for
-# which it starts an interpreter of programs. `Image.open` has a limit on pixels of its own, whose
-# warning would reach the screen.
+# The formats of data sets, by their first bytes. The readers are called directly because
+# `Image.open` accepts more formats, such as EPS, for which it starts an interpreter of programs.
+# It also has its own limit on pixels, and prints a warning above it.
 _READERS: tuple[tuple[bytes, Callable[..., Any]], ...] = (
     (header.JPEG, JpegImagePlugin.jpeg_factory),
     (header.PNG, PngImagePlugin.PngImageFile),
@@ -44,12 +44,12 @@ _READERS: tuple[tuple[bytes, Callable[..., Any]], ...] = (
     *((magic, GifImagePlugin.GifImageFile) for magic in header.GIF),
 )
 _LEGAL_FORMATS = "JPEG, PNG, WebP, BMP or GIF"
-_PIXEL_BYTES, _HEADER_BYTES = 4, 16 * 2**20  # no more are in a file: a BMP's, and metadata
+_PIXEL_BYTES, _HEADER_BYTES = 4, 16 * 2**20  # largest file: a BMP with metadata
 _TURNED = range(5, 9)  # EXIF's orientations that swap height and width
 
 
 class EncodedImage:
-    """An image file's content.
+    """The content of an image file, not decoded yet.
 
     Attributes:
       shape: (h, w, c) of the whole image.
@@ -67,39 +67,40 @@ class EncodedImage:
         """Reads the header.
 
         Args:
-          content: of the file.
-          name: for errors.
-          channels: 3 for RGB, to which gray, palettes and CMYK are converted and whose transparency
-            is dropped; 1 for gray.
-          obey_orientation: whether EXIF's orientation is followed, as viewers do. Published numbers
-            on ImageNet are of readers that do not.
-          max_pixels: the most that it may have; an image of a few bytes can declare thousands of
-            millions.
+          content: the content of the file.
+          name: the name of the image in errors.
+          channels: 3 for RGB or 1 for gray. For RGB, gray, palette and CMYK images are converted,
+            and transparency is dropped.
+          obey_orientation: whether to apply EXIF's orientation, as viewers do. Published numbers on
+            ImageNet come from readers that ignore it.
+          max_pixels: limit on the pixels of the image; a file of a few bytes can declare billions.
 
         Raises:
-          DataError: it cannot be decoded, has more than 8 bits a channel, or too many pixels.
+          DataError: the image cannot be decoded, has more than 8 bits a channel, or has too many
+            pixels.
         """
         self._content, self._name, self._channels = content, name, channels
         self._max_pixels = max_pixels
         self._instead: Callable[[DataError], EncodedImage] | None = None
         with self._opened() as picture:
-            # PIL would clip the first to 255, not scale them, and drop the low bytes of the others.
+            # PIL would clip modes I and F to 255 instead of scaling them, and would drop the low
+            # bytes of 16-bit PNGs.
             if picture.mode[0] in "IF" or (picture.format == "PNG" and ";16" in str(picture.tile)):
                 raise DataError(f"{name}: more than 8 bits a channel, legal: 8-bit images")
             self._orientation = _orientation(picture) if obey_orientation else 1
             self.shape = (*_size(picture, self._orientation), channels)
 
     def or_else(self, instead: Callable[[DataError], "EncodedImage"]) -> "EncodedImage":
-        """The same image, in whose place another is decoded where it turns out damaged."""
+        """Returns a copy that decodes the image returned by `instead` if this one is damaged."""
         other = copy.copy(self)
         other._instead = instead
         return other
 
     def pixels(self) -> np.ndarray:
-        """All of it: uint8 [h, w, c].
+        """Decodes the whole image to uint8 [h, w, c].
 
         Raises:
-          DataError: it cannot be decoded.
+          DataError: the image cannot be decoded.
         """
         try:
             return self._whole()
@@ -111,13 +112,13 @@ class EncodedImage:
             return self._array(_with_whole_colours(self._upright(picture)))
 
     def crop(self, box: tuple[float, float, float, float], side: int) -> np.ndarray:
-        """The part in `box` (left, top, right, bottom), resized to uint8 [side, side, c].
+        """Decodes the part in `box` (left, top, right, bottom), resized to uint8 [side, side, c].
 
-        As PIL's bilinear `resize` of `pixels()`; of a JPEG that is reduced while it is decoded, to
-        within the rounding and filtering that `_MARGIN` allows.
+        The result equals PIL's bilinear `resize` of `pixels()`. For a JPEG that is decoded at a
+        reduced size it may differ slightly; see `_MARGIN`.
 
         Raises:
-          DataError: it cannot be decoded.
+          DataError: the image cannot be decoded.
         """
         try:
             return self._part(box, side)
@@ -155,18 +156,18 @@ class EncodedImage:
 
 
 def read_encoded(path: str, max_pixels: int = MAX_IMAGE_PIXELS) -> EncodedImage:
-    """The image file at `path`, upright.
+    """Reads the image file at `path`; EXIF's orientation is applied.
 
     Raises:
-      DataError: it is no regular file, cannot be read or decoded, has more than 8 bits a channel,
-        or more than `max_pixels`.
+      DataError: the file is not regular, cannot be read or decoded, has more than 8 bits a channel,
+        or has more than `max_pixels`.
     """
     content = read_bounded(path, _most_bytes(max_pixels))
     return EncodedImage(content, path, obey_orientation=True, max_pixels=max_pixels)
 
 
 def read_size(path: str, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
-    """(h, w) of the upright image file at `path`, from its header; DataError as `read_encoded`."""
+    """Reads (h, w) of the upright image from a file's header; raises the errors of `read_encoded`."""
     size, most = size_of(path), _most_bytes(max_pixels)
     if not 0 < size <= most:
         raise DataError(f"{path}: cannot be decoded: got {size} bytes, legal: 1 to {most}")
@@ -178,7 +179,7 @@ def read_size(path: str, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
 
 
 def require_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
-    """Raises DataError, naming the image and the limit, if it has too many pixels."""
+    """Raises DataError, naming the image and the limit, if the image has too many pixels."""
     if width * height > max_pixels:
         raise DataError(
             f"{name}: {width} x {height} are {width * height:,} pixels, legal: up to "
@@ -192,7 +193,7 @@ def _most_bytes(max_pixels: int) -> int:
 
 @contextlib.contextmanager
 def _opened(file: BinaryIO, name: str, max_pixels: int) -> Iterator[Any]:
-    """The picture, nothing of it decoded yet; DataError for whatever PIL raises meanwhile."""
+    """Opens the picture without decoding it; turns PIL's exceptions in the block into DataError."""
     try:
         declared = header.declared_size(file)
         if declared:
@@ -208,9 +209,9 @@ def _opened(file: BinaryIO, name: str, max_pixels: int) -> Iterator[Any]:
             yield picture
     except DataError:
         raise
-    except (IndexError, TypeError, struct.error) as error:  # as PIL's readers of headers do
+    except (IndexError, TypeError, struct.error) as error:  # raised by PIL's header readers
         raise DataError(f"{name}: cannot be decoded: its header is damaged") from error
-    except Exception as error:  # PIL's codecs raise many kinds
+    except Exception as error:  # PIL's codecs raise many types
         raise DataError(f"{name}: cannot be decoded: {reason(error)}") from error
 
 
@@ -220,16 +221,24 @@ def _size(picture: Image.Image, orientation: int) -> tuple[int, int]:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8; 1, which is upright, where there is none that can be read."""
+    """Returns EXIF's orientation, 1 to 8; 1 (upright) if it is missing or unreadable."""
     try:
         found = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # PIL raises many kinds for damaged EXIF, and the pixels may be whole
+    except Exception:  # PIL raises many types for damaged EXIF; the pixels may be intact
         return 1
     return found if found in range(1, 9) else 1
 
 
 def _reduce(picture: Image.Image, shrinking: float) -> int:
-    """Lets a JPEG be decoded smaller, which is to be shrunk by a factor; by how much it will be."""
+    """Makes PIL decode a JPEG at a reduced size, if it will be shrunk anyway.
+
+    Args:
+      picture: an opened picture.
+      shrinking: the factor by which it will be shrunk.
+
+    Returns:
+      The factor by which decoding reduces the picture; 1 for other formats.
+    """
     least = max(1.0, shrinking / _MARGIN)
     width, height = picture.size
     drafted = picture.draft(None, (math.ceil(width / least), math.ceil(height / least)))
@@ -237,5 +246,5 @@ def _reduce(picture: Image.Image, shrinking: float) -> int:
 
 
 def _with_whole_colours(picture: Image.Image) -> Image.Image:
-    """`picture` in a mode whose channels can be averaged, gray or RGB."""
+    """Converts `picture`, if needed, to gray or RGB, whose channels can be averaged."""
     return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")

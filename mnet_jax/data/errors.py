@@ -1,11 +1,12 @@
-"""The error for data that a person can put right."""
+"""The error for problems with data that a user can fix."""
 
 
 class DataError(ValueError):
-    """Data is missing, damaged or of the wrong kind; one line says which, where, what is legal.
+    """Data is missing, damaged or of the wrong kind; the message is one line.
 
-    Names of files, classes and splits are anybody's. Line breaks and control characters in them
-    are written out, so that the message stays one line and moves no cursor.
+    The message says which data, where it is, and what is legal. Names of files, classes and splits
+    are not trusted: line breaks and control characters in them are escaped, so that the message
+    stays one line and does not move the cursor.
     """
 
     def __init__(self, message: str) -> None:
@@ -13,6 +14,6 @@ class DataError(ValueError):
 
 
 def reason(error: BaseException) -> str:
-    """The first line of `error`'s message, or its type where it has none: fit for one line."""
+    """Returns the first line of `error`'s message, or its type if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

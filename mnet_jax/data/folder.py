@@ -1,10 +1,10 @@
-"""A folder of images, one subfolder a class.
+"""A data set made of a folder of images, with one subfolder a class.
 
     root/train/<class>/*.png       and  root/test/<class>/*.png
     root/<class>/*.png             (no train/: about 20 % of each class becomes the test split)
 
-`val/` or `validation/` stands in for `test/` where there is none. Classes are sorted by name.
-Hidden files are passed over; images below a class's own subfolders are not looked for.
+If there is no `test/`, `val/` or `validation/` is used. Classes are sorted by name. Hidden files
+are ignored, and so are images in subfolders of a class folder.
 """
 
 import hashlib
@@ -34,13 +34,13 @@ _DIGEST_DIGITS = 16
 
 @dataclass(frozen=True, eq=False)
 class FolderSource:
-    """Image files, decoded to RGB when they are asked for.
+    """Image files, decoded to RGB when they are accessed.
 
     Attributes:
       paths: the files.
       labels: int32 [n].
-      shape: as `Source`.
-      max_pixels: of an image.
+      shape: see `Source`.
+      max_pixels: limit on the pixels of an image.
     """
 
     paths: tuple[str, ...]
@@ -56,12 +56,12 @@ class FolderSource:
         return {"image": pixels(opened["image"]), "label": opened["label"]}
 
     def opened(self, index: int) -> OpenedExample:
-        """The same, its image read but not decoded."""
+        """Returns an example whose image is read but not decoded."""
         image = read_encoded(self.paths[index], self.max_pixels)
         return {"image": image, "label": int(self.labels[index])}
 
     def decoded(self) -> ArraySource:
-        """All of it in memory; only for images of one shape."""
+        """Decodes all images into memory; they must have one shape."""
         assert self.shape is not None
         images = np.empty((len(self), *self.shape), np.uint8)
         for index, path in enumerate(self.paths):
@@ -73,10 +73,10 @@ class Folder(NamedTuple):
     """A folder of images as a data set.
 
     Attributes:
-      class_names: by label.
-      train, test: its splits.
-      train_names: the files of train, below the folder.
-      listing: of all files: how many they are, and a digest of their paths and sizes.
+      class_names: indexed by label.
+      train, test: the splits.
+      train_names: the paths of the train files, relative to the folder.
+      listing: the number of files, and a digest of their paths and sizes.
     """
 
     class_names: tuple[str, ...]
@@ -87,7 +87,7 @@ class Folder(NamedTuple):
 
 
 class _File(NamedTuple):
-    """An image file: its path below the data set's folder, and its size in bytes."""
+    """An image file: its path relative to the data set's folder, and its size in bytes."""
 
     name: str
     size: int
@@ -103,18 +103,18 @@ def read_folder(
     by_position: bool = False,
     max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Folder:
-    """The classes and the splits of a folder of images.
+    """Reads the classes and the splits of a folder of images.
 
     Args:
       directory: the folder.
-      spare: whether damaged files are passed over here, for whoever reads them to deal with.
-      by_position: whether a test split that has to be made goes by the files' positions, as it
-        did before it went by their names.
-      max_pixels: of an image.
+      spare: whether to ignore damaged files here; the code that decodes them handles the damage.
+      by_position: whether a test split made here depends on the positions of the files, as in
+        earlier versions, instead of their names.
+      max_pixels: limit on the pixels of an image.
 
     Raises:
-      DataError: no such folder, fewer than two classes, a class without images or with a file that
-        is none, or test classes that are not train's.
+      DataError: the folder does not exist, has fewer than two classes, a class without images, a
+        file that is not an image, or different classes in train and test.
     """
     if directory is None:
         raise DataError("folder: got no directory, legal: a folder with train/<class>/ of images")
@@ -138,7 +138,7 @@ def read_folder(
 
 
 def _given_splits(root: Path) -> tuple[_Files, _Files]:
-    """The files by class of `root`'s train/ and test/ folders."""
+    """Lists the files, by class, in the folders train/ and test/ of `root`."""
     test_root = next((name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
     if test_root is None:
         names = ", ".join(f"{name}/" for name in _TEST_FOLDERS)
@@ -154,7 +154,7 @@ def _given_splits(root: Path) -> tuple[_Files, _Files]:
 
 
 def _made_splits(root: Path, by_position: bool) -> tuple[_Files, _Files]:
-    """The files by class of a folder of classes: a share of each becomes the test split."""
+    """Splits a folder of classes into train and test; the test split gets a share of each class."""
     train: _Files = {}
     test: _Files = {}
     for name, files in _files_by_class(root, "", _counter(root)).items():
@@ -169,7 +169,7 @@ def _made_splits(root: Path, by_position: bool) -> tuple[_Files, _Files]:
 
 
 def _files_by_class(root: Path, split: str, count: Callable[[], None]) -> _Files:
-    """The image files of each class folder in a split's folder, both sorted by name."""
+    """Lists the image files of each class folder of a split; both are sorted by name."""
     place = root / split
     classes = sorted(entry.name for entry in _entries(place, count) if entry.is_dir())
     if len(classes) < 2:
@@ -187,10 +187,10 @@ def _files_by_class(root: Path, split: str, count: Callable[[], None]) -> _Files
 
 
 def _image_files(folder: Path, count: Callable[[], None]) -> list[_File]:
-    """The image files in a folder, by name.
+    """Lists the image files in a folder, sorted by name.
 
     Raises:
-      DataError: what has an image's name is a link to nothing, or no regular file.
+      DataError: a file with an image's suffix is a broken link or not a regular file.
     """
     files, others, total = [], [], 0
     for entry in _entries(folder, count):
@@ -216,7 +216,7 @@ def _image_files(folder: Path, count: Callable[[], None]) -> list[_File]:
 
 
 def _entries(folder: Path, count: Callable[[], None]) -> Iterator[os.DirEntry[str]]:
-    """What a folder holds, but for what is hidden; each entry is counted."""
+    """Yields the entries of a folder that are not hidden; calls `count` for every entry."""
     with os.scandir(folder) as entries:
         for entry in entries:
             count()
@@ -225,7 +225,7 @@ def _entries(folder: Path, count: Callable[[], None]) -> Iterator[os.DirEntry[st
 
 
 def _counter(root: Path) -> Callable[[], None]:
-    """A function that raises DataError once it has been called too often."""
+    """Returns a function that raises DataError after `MOST_ENTRIES` calls."""
     left = iter(range(MOST_ENTRIES))
 
     def count() -> None:
@@ -236,7 +236,7 @@ def _counter(root: Path) -> Callable[[], None]:
 
 
 def _listing(files: list[_File]) -> str:
-    """How many files there are, and a digest of what they are called and how large they are."""
+    """Returns the number of files and a digest of their names and sizes."""
     digest = hashlib.sha256()
     for name, size in sorted(files):
         digest.update(os.fsencode(f"{name}\0{size}\n"))
@@ -244,7 +244,7 @@ def _listing(files: list[_File]) -> str:
 
 
 def _common_shape(paths: list[str], spare: bool, max_pixels: int) -> tuple[int, int, int] | None:
-    """The shape of all images if they share one; reads headers up to the first that differs."""
+    """Returns the shape of the images, or None if it differs; reads headers until one differs."""
     sizes = set()
     for path in paths:
         try:

@@ -1,8 +1,8 @@
-"""The size that an image file declares, read before an image library makes room for it.
+"""Reads the size that an image file declares, before an image library allocates memory for it.
 
-Pillow allocates while it opens a file: the canvas of a WebP, what is behind the first frame of an
-animated PNG or GIF. Its BMP and JPEG readers allocate nothing before they decode, so that the size
-which they have found comes early enough.
+Pillow allocates memory while it opens some files: for the canvas of a WebP, and for everything
+after the first frame of an animated PNG or GIF. Its BMP and JPEG readers allocate nothing until
+they decode, so for these formats the size that Pillow reports is early enough.
 
 Sources: PNG, W3C 2003, section 5.3 and 11.2.2; GIF89a, CompuServe 1990, sections 18 to 24; WebP,
 RFC 9649, section 2.
@@ -15,10 +15,10 @@ GIF = (b"GIF87a", b"GIF89a")
 
 
 def declared_size(file: BinaryIO) -> tuple[int, int] | None:
-    """(width, height) of a PNG, a GIF or a WebP; None for other files and damaged ones.
+    """Returns (width, height) of a PNG, GIF or WebP file; None for other or damaged files.
 
-    Where a file declares several sizes it is the largest width and height. The file is left
-    anywhere.
+    If a file declares several sizes, the result is the largest width and the largest height. The
+    file's position afterwards is undefined.
     """
     file.seek(0)
     start = file.read(30)
@@ -32,7 +32,7 @@ def declared_size(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def _png(file: BinaryIO) -> tuple[int, int] | None:
-    """From all IHDR chunks before the pixels: Pillow takes the last."""
+    """Reads all IHDR chunks before the pixels, because Pillow uses the last one."""
     place = len(PNG)
     width = height = 0
     while True:
@@ -44,12 +44,12 @@ def _png(file: BinaryIO) -> tuple[int, int] | None:
         if kind == b"IHDR" and len(chunk) == 16:
             width = max(width, int.from_bytes(chunk[8:12], "big"))
             height = max(height, int.from_bytes(chunk[12:16], "big"))
-        place += 8 + length + 4  # its length and kind, and the checksum behind it
+        place += 8 + length + 4  # length and kind, data, checksum
     return (width, height) if width and height else None
 
 
 def _gif(file: BinaryIO) -> tuple[int, int] | None:
-    """From the screen and the first frame, which may reach beyond it."""
+    """Reads the screen size and the first frame, which may extend beyond the screen."""
     file.seek(6)
     screen = file.read(7)
     if len(screen) < 7:
@@ -67,12 +67,12 @@ def _gif(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def _palette(flags: int) -> int:
-    """Bytes of the colours that follow."""
+    """Returns the number of bytes of the palette that follows, from the flags."""
     return 3 << (flags & 7) + 1 if flags & 128 else 0
 
 
 def _webp(start: bytes) -> tuple[int, int] | None:
-    """From the first chunk: the canvas of an extended file, else the one frame."""
+    """Reads the first chunk: the canvas of an extended file, else the only frame."""
     kind = start[12:16]
     if len(start) < 30:
         return None

@@ -1,4 +1,4 @@
-"""The IDX format of MNIST and Fashion-MNIST: big-endian magic and sizes, then the bytes.
+"""The IDX format of MNIST and Fashion-MNIST: a big-endian magic number and sizes, then bytes.
 
 Source: Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits", file formats.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from mnet_jax.data.disk import size_of
 from mnet_jax.data.errors import DataError, reason
 
-MOST_BYTES = 2**28  # once unpacked; the largest file of these sets has 47 million
+MOST_BYTES = 2**28  # unpacked; the largest file of these sets has 47 million
 _UINT8 = 0x08  # the type code of unsigned bytes, the third byte of the magic
 
 
@@ -21,11 +21,11 @@ def read_idx(path: Path, rank: int) -> np.ndarray:
 
     Args:
       path: the `.gz` file.
-      rank: number of dimensions it must have: 3 for images [n, h, w], 1 for labels [n].
+      rank: required number of dimensions: 3 for images [n, h, w], 1 for labels [n].
 
     Raises:
-      DataError: the file is absent, no gzip, cut short, far too large, or not IDX bytes of that
-        rank and size.
+      DataError: the file is missing, not gzip, truncated, far too large, or not an IDX file of
+        bytes with this rank and the declared size.
     """
     if not size_of(path):
         raise DataError(f"{path}: cannot be read as gzip: it is empty")
@@ -59,7 +59,8 @@ def read_labelled(images: Path, labels: Path, num_classes: int) -> tuple[np.ndar
     """Reads a pair of files: images uint8 [n, h, w, 1] and labels uint8 [n] below `num_classes`.
 
     Raises:
-      DataError: as `read_idx`; or the two counts differ; or a label is out of range.
+      DataError: a file is one that `read_idx` refuses, the two counts differ, or a label is out of
+        range.
     """
     pixels, classes = read_idx(images, 3), read_idx(labels, 1)
     if len(pixels) != len(classes):

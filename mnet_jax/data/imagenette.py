@@ -1,4 +1,4 @@
-"""Imagenette, ten easy classes of ImageNet in three sizes, from its archive or unpacked.
+"""Imagenette: ten easy classes of ImageNet in three sizes, read from its archive or a folder.
 
 Source: J. Howard, https://github.com/fastai/imagenette. Its `val/` is the test split.
 """
@@ -24,7 +24,7 @@ def _file(name: str, size_bytes: int, sha256: str) -> PublishedFile:
     return PublishedFile(url=f"{_URL}/{name}.tgz", size_bytes=size_bytes, sha256=sha256)
 
 
-# By the names of TFDS's configs; those of the second version (2019) first, as TFDS has them.
+# Keyed by the names of TFDS's configs, in TFDS's order: the second version (2019) comes first.
 FILES = {
     "full-size-v2": _file(
         "imagenette2",
@@ -66,17 +66,18 @@ def read_imagenette(
     spare: bool = False,
     max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Folder:
-    """The classes (ImageNet's numbers) and the splits.
+    """Reads the classes (ImageNet's WordNet IDs) and the splits.
 
     An archive is verified and unpacked once, into TFDS's data folder.
 
     Args:
-      name: `imagenette`, or `imagenette/320px-v2` as TFDS names the sizes.
-      directory: with the archive or with what it holds; None means TFDS's data folder.
-      spare, max_pixels: as `read_folder`.
+      name: `imagenette`, or a size in TFDS's spelling, such as `imagenette/320px-v2`.
+      directory: the folder with the archive or the unpacked images; None means TFDS's data folder.
+      spare, max_pixels: see `read_folder`.
 
     Raises:
-      DataError: it is not there, several sizes are and the name says none, or it is damaged.
+      DataError: the set is missing or damaged, or several sizes exist and the name does not choose
+        one.
     """
     _, _, config = name.partition("/")
     if config and config not in FILES:
@@ -89,7 +90,7 @@ def read_imagenette(
     if not found:
         if not config and _is_unpacked(folders[0]):
             return read(str(folders[0]))
-        # One size where none is asked for: 320 pixels, from which 224 are cut without enlarging.
+        # If no size is asked for, suggest 320 pixels: crops of 224 need no enlarging.
         raise absent(name, [FILES[config or "320px-v2"]], folders, data_root())
     if len(found) > 1:
         legal = ", ".join(f"{NAME}/{known}" for known in found)
@@ -99,14 +100,14 @@ def read_imagenette(
 
 
 def _find(config: str, folders: tuple[Path, ...], directory: str | None) -> Path | None:
-    """The folder with the images of a size, or else its archive; None where neither is there."""
+    """Returns the folder with the images of a size, else its archive; None if neither exists."""
     file = FILES[config]
     for folder in (base / file.name.removesuffix(".tgz") for base in folders):
         if _is_unpacked(folder):
             return folder
     archive = find_published([file], folders)
     place = _place(file)
-    if _is_unpacked(place) and (archive or directory is None):  # of that archive, earlier
+    if _is_unpacked(place) and (archive or directory is None):  # unpacked earlier
         return place
     return archive[0] if archive else None
 
@@ -116,12 +117,12 @@ def _is_unpacked(folder: Path) -> bool:
 
 
 def _place(file: PublishedFile) -> Path:
-    """Where an archive is unpacked to."""
+    """Returns the folder that an archive is unpacked to."""
     return data_root() / f"mnet_{NAME}" / file.sha256[:16]
 
 
 def _unpack(archive: Path, config: str) -> Path:
-    """The folder with the images of a verified archive, whole or not at all."""
+    """Verifies and unpacks an archive atomically; returns the folder with its images."""
     file, root = FILES[config], data_root()
     verify(archive, file)
     top = file.name.removesuffix(".tgz")
@@ -148,7 +149,7 @@ def _unpack(archive: Path, config: str) -> Path:
 
 
 def _rename(whole: Path, place: Path) -> None:
-    """Moves what is unpacked to its place, unless another process was first."""
+    """Moves the unpacked folder to its place, unless another process did so first."""
     try:
         whole.rename(place)
     except OSError:

@@ -1,4 +1,4 @@
-"""From a config to the three splits of a data set."""
+"""Loads the three splits of the data set that a config names."""
 
 from collections.abc import Callable
 from functools import partial
@@ -33,13 +33,13 @@ from mnet_jax.data.stored import find_stored, is_stored, read_stored
 
 
 class _Splits(NamedTuple):
-    """What is on disk.
+    """The splits of a data set as stored.
 
     Attributes:
-      class_names: by label.
-      train, test: in memory where they fit.
-      names: of the images of train, where validation goes by them; None where by position.
-      listing: as `Dataset`.
+      class_names: indexed by label.
+      train, test: decoded in memory if they fit.
+      names: of the train images, if validation is held out by name; None if by position.
+      listing: see `Dataset`.
     """
 
     class_names: tuple[str, ...]
@@ -50,16 +50,17 @@ class _Splits(NamedTuple):
 
 
 def load(config: DataConfig) -> Dataset:
-    """The data set that `config` names, split into train, validation and test.
+    """Loads the data set that `config` names, split into train, validation and test.
 
-    Splits that are small once decoded are decoded here, once, and resized to the config's
-    resolution (but for the train split under `resized_crop_flip`, which crops the original pixels).
-    Larger ones, and images of many sizes, are decoded as they are read. Validation is a fixed
-    permutation's share of train, the same for every run; in a `folder` it goes by the files' names.
+    Splits that are small once decoded are decoded here, and resized to the config's resolution. The
+    train split is not resized under `resized_crop_flip`, which crops the original pixels. Larger
+    splits, and images of different sizes, are decoded when they are read. Validation is a fixed
+    share of train, the same for every run. It is chosen by a fixed permutation, or in a `folder` by
+    the names of the files.
 
     Raises:
-      DataError: the data is not there, damaged, not labelled images, or not the files that the
-        config lists; one line says how to help.
+      DataError: the data is missing, damaged, not a set of labelled images, or differs from the
+        listing in the config; the message is one line that says how to fix it.
     """
     class_names, train, test, names, listing = _splits(config)
     if len(train) < 2:
@@ -85,9 +86,9 @@ def load(config: DataConfig) -> Dataset:
 
 
 def _splits(config: DataConfig) -> _Splits:
-    """The class names, train and test, in memory where they fit.
+    """Returns the class names, train and test; splits that fit in memory are decoded.
 
-    A train split that may hold damaged images is not decoded here, where one of them ends it all.
+    With `bad_images`, train is not decoded here, because the first damaged image would raise.
     """
     spare, limit = config.bad_images > 0, config.max_image_pixels
     if config.name == "digits":
@@ -117,7 +118,7 @@ def _splits(config: DataConfig) -> _Splits:
 
 
 def _folder(config: DataConfig, spare: bool) -> _Splits:
-    """A folder of images, whose files must be those that the config lists, if it lists any."""
+    """Reads a folder of images and checks its files against the config's listing, if any."""
     by_position = config.listing == SPLIT_BY_POSITION
     images = read_folder(
         config.directory, spare=spare, by_position=by_position, max_pixels=config.max_image_pixels
@@ -134,7 +135,7 @@ def _folder(config: DataConfig, spare: bool) -> _Splits:
 
 
 def _own(name: str, make: Callable[..., ArraysBuilder], shape: tuple[int, int, int]) -> _Splits:
-    """A set of our own builders, prepared where need be and read while its folder is there."""
+    """Prepares a set with one of our own builders if needed, and reads it."""
     with prepared(lambda root: make(data_dir=root)) as builder:
         return _in_memory(read_stored(builder, name, partial(decode_record, shape)))
 
@@ -142,6 +143,6 @@ def _own(name: str, make: Callable[..., ArraysBuilder], shape: tuple[int, int, i
 def _in_memory(
     splits: tuple[tuple[str, ...], Decodable, Decodable], spare: bool = False
 ) -> _Splits:
-    """The splits, those that fit in memory decoded; train not where it is to be spared."""
+    """Decodes the splits that fit in memory; with `spare`, train is left encoded."""
     class_names, train, test = splits
     return _Splits(class_names, train if spare else in_memory(train), in_memory(test))

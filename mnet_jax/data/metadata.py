@@ -1,9 +1,9 @@
-"""What a prepared set says of itself, looked at before TFDS acts on it.
+"""Checks the metadata of a prepared set before TFDS acts on it.
 
-A set is a folder of files that somebody else wrote. Its `features.json` and `dataset_info.json`
-name Python classes, and TFDS imports the modules of those it does not know from wherever Python
-looks, the current folder first: that runs code. They also name the set's files and count its
-examples, and arrays are made for as many.
+A prepared set is a folder of files that somebody else wrote. Its `features.json` and
+`dataset_info.json` name Python classes. If TFDS does not know a class, it imports the module by its
+name, first from the current folder, and that executes code. The metadata also name the set's files
+and the number of its examples, and arrays of that length are allocated.
 """
 
 import functools
@@ -21,24 +21,24 @@ from mnet_jax.data.disk import read_bounded, size_of
 from mnet_jax.data.errors import DataError, reason
 
 INFO, FEATURES = "dataset_info.json", "features.json"
-_MOST_BYTES = 32 * 2**20  # of each; ImageNet's have some kilobytes
+_MOST_BYTES = 32 * 2**20  # of each file; ImageNet's have a few kilobytes
 _MOST_ENTRIES = 1_000_000  # in the folder
-# Keys whose text is a class that TFDS imports, and those whose text is JSON with such keys in it.
+# Keys whose value names a class that TFDS imports, and keys whose value is JSON with such keys.
 _CLASS_KEYS = ("type", "pythonClassName", "python_class_name")
 _JSON_KEYS = ("content", "json")
-# A shard's path: no field may have a width, by which a few letters become gigabytes.
+# A shard's path. No field may have a width: a width can turn a few characters into gigabytes.
 _TEMPLATE = re.compile(r"(?:[^{}\0]|\{[A-Z_]+\})*")
 _MOST_SHARDS = 100_000
-_MOST_LETTERS = 200  # of a text that is quoted
-_AT_ONCE = 16  # shards that are opened
+_MOST_LETTERS = 200  # of a value quoted in an error
+_AT_ONCE = 16  # shards opened in parallel
 
 
 def open_prepared(place: Path) -> tfds.core.DatasetBuilder:
-    """TFDS's builder of the prepared set in `place`, if nothing in its metadata is illegal.
+    """Returns TFDS's builder of the prepared set in `place`, after checking its metadata.
 
     Raises:
-      DataError: the metadata cannot be read, name a class that is not TFDS's own or files outside
-        of the set's folder, or the folder holds what is no regular file.
+      DataError: the metadata cannot be read, they name a class that is not TFDS's own or files
+        outside the set's folder, or the folder contains something other than regular files.
     """
     _require_regular_files(place)
     info = _read_json(place / INFO)
@@ -49,15 +49,15 @@ def open_prepared(place: Path) -> tfds.core.DatasetBuilder:
     _require_own_files(info.get("splits", ()), place / INFO)
     try:
         return tfds.builder_from_directory(place)
-    except Exception as error:  # TFDS raises many kinds for damaged metadata
+    except Exception as error:  # TFDS raises many types for damaged metadata
         raise DataError(f"cannot read {place}: {reason(error)}") from error
 
 
 def require_counted(split: Any) -> None:
-    """Raises DataError unless the shards of a split hold as many records as its metadata say.
+    """Raises DataError unless each shard holds as many records as the metadata claim.
 
     Args:
-      split: TFDS's SplitInfo, of a set stored as ArrayRecord.
+      split: TFDS's SplitInfo of a set that is stored as ArrayRecord.
     """
     paths = [Path(path) for path in split.filepaths]
     for path in paths:
@@ -79,14 +79,14 @@ def _count_records(path: Path) -> int:
 
 
 def _require_regular_files(place: Path) -> None:
-    """DataError if the folder holds a FIFO or the like, which TFDS would open."""
+    """Raises DataError if the folder holds a special file such as a FIFO, which TFDS would open."""
     try:
         for number, path in enumerate(place.iterdir()):
             if number >= _MOST_ENTRIES:
                 raise DataError(f"{place}: has {_MOST_ENTRIES:,} entries or more, legal: fewer")
             if not path.exists() or path.is_dir():
                 continue
-            if not size_of(path) and path.is_symlink():  # to /proc, it may be
+            if not size_of(path) and path.is_symlink():  # possibly into /proc
                 raise DataError(f"{path}: is a link to an empty file, legal: a regular file")
     except OSError as error:
         raise DataError(f"cannot read {place}: {reason(error)}") from error
@@ -105,7 +105,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _require_own_classes(features: Any, path: Path) -> None:
-    """DataError if a description of features names a class that is not TFDS's own."""
+    """Raises DataError if a description of features names a class that is not TFDS's own."""
     try:
         named = [*_classes(features)]
     except (ValueError, RecursionError) as error:
@@ -119,7 +119,7 @@ def _require_own_classes(features: Any, path: Path) -> None:
 
 
 def _classes(node: Any) -> Iterator[str]:
-    """Every name of a class in a description of features, in the JSON within its texts too."""
+    """Yields every class name in a description of features, also in JSON nested in its strings."""
     if isinstance(node, list):
         for item in node:
             yield from _classes(item)
@@ -136,7 +136,7 @@ def _classes(node: Any) -> Iterator[str]:
 
 @functools.cache
 def _own_classes() -> frozenset[str]:
-    """The public types of features of TFDS, and the names that they had before."""
+    """Returns the names of TFDS's public feature types, and their former names."""
     public = [
         found
         for found in vars(tfds.features).values()
@@ -149,10 +149,10 @@ def _own_classes() -> frozenset[str]:
 
 
 def _require_own_files(splits: Any, path: Path) -> None:
-    """DataError if a split's files may be outside of the set's folder, or are too many."""
+    """Raises DataError if a split has too many files or files outside the set's folder."""
     for split in splits if isinstance(splits, list) else ():
         if not isinstance(split, dict):
-            continue  # TFDS says what is wrong with it
+            continue  # TFDS reports what is wrong
         template = str(split.get("filepathTemplate") or split.get("filepath_template") or "")
         parts = Path(template).parts
         if not _TEMPLATE.fullmatch(template) or ".." in parts or Path(template).is_absolute():

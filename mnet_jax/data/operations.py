@@ -1,7 +1,7 @@
-"""The image operations that policies and colour jitter are made of, by Pillow, on uint8.
+"""The image operations of policies and colour jitter, implemented with Pillow on uint8.
 
-They are those of AutoAugment (arXiv:1805.09501, appendix Table 6) but for Cutout and
-SamplePairing, and the shift of the hue. Gray images stay gray.
+They are the operations of AutoAugment (arXiv:1805.09501, appendix Table 6) without Cutout and
+SamplePairing, plus a shift of the hue. Gray images stay gray.
 """
 
 import math
@@ -18,17 +18,18 @@ Operation = Literal[
 ]  # fmt: skip
 Step: TypeAlias = tuple[Operation, float]
 
-# What comes in at an edge: the authors' middle gray, close to zero once the image is scaled.
+# Fills uncovered pixels: the authors' middle gray, close to zero once the image is scaled.
 _FILL = 128
 
 
 def operated(image: np.ndarray, steps: Iterable[Step]) -> np.ndarray:
-    """`image` (uint8 [h, w, c], c of 1 or 3) after some operations, one after the other.
+    """Applies some operations to `image` (uint8 [h, w, c], c of 1 or 3), one after the other.
 
-    The second part of each step is in the operation's own measure: shears as a slope, translations
-    in pixels to the right or down, rotations in degrees against the clock, a solarization's
-    threshold, a posterization's bits, a hue's shift in turns, and else the factor of an
-    enhancement, where 1 changes nothing. The other operations take no notice of it.
+    A step is an operation and its value, whose meaning depends on the operation. It is the slope of
+    a shear, the pixels of a translation to the right or down, the degrees of a counterclockwise
+    rotation, the threshold of a solarization, the bits of a posterization, the turns of a hue's
+    shift, or the factor of an enhancement, where 1 changes nothing. The other operations ignore the
+    value.
     """
     gray = image.shape[-1] == 1
     picture = Image.fromarray(image[..., 0] if gray else image)
@@ -56,7 +57,7 @@ def _applied(picture: Image.Image, operation: Operation, value: float) -> Image.
         case "invert":
             return ImageOps.invert(picture)
         case "solarize":
-            return ImageOps.solarize(picture, math.ceil(value))  # what is below it stays
+            return ImageOps.solarize(picture, math.ceil(value))  # lower values stay
         case "posterize":
             return ImageOps.posterize(picture, int(value))
         case "brightness":
@@ -73,7 +74,10 @@ def _applied(picture: Image.Image, operation: Operation, value: float) -> Image.
 
 
 def _moved(picture: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
-    """Each pixel (x, y) comes from (a x + b y + c, d x + e y + f); the nearest, as the authors'."""
+    """Moves the pixel at (a x + b y + c, d x + e y + f) to (x, y).
+
+    The nearest pixel is taken, as in the authors' code.
+    """
     return picture.transform(picture.size, Image.Transform.AFFINE, matrix, fillcolor=_fill(picture))
 
 
@@ -82,7 +86,7 @@ def _fill(picture: Image.Image) -> int | tuple[int, ...]:
 
 
 def _with_hue(picture: Image.Image, turns: float) -> Image.Image:
-    """The hues moved around the circle of Pillow's HSV, whose hues are 8 bits, as torchvision's."""
+    """Shifts the hues around the circle of Pillow's HSV, with 8 bits, as torchvision does."""
     if picture.mode == "L":
         return picture
     hue, saturation, value = picture.convert("HSV").split()

@@ -1,4 +1,4 @@
-"""Which images each batch has: endless shuffled epochs, and a host's share of every batch."""
+"""The order of images: endless shuffled epochs in batches, and a host's share of every batch."""
 
 import sys
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class Shard:
     """A host's contiguous share of every batch.
 
     Attributes:
-      index: which of the shares, from 0.
-      count: how many there are; the batch size is a multiple.
+      index: the index of the share, from 0.
+      count: the number of shares; it divides the batch size.
     """
 
     index: int = 0
@@ -27,7 +27,7 @@ class Shard:
         require(0 <= self.index < self.count, "index", self.index, f"0 to below {self.count}")
 
     def of(self, batch_size: int) -> range:
-        """The positions in a batch that are this host's.
+        """Returns the positions in a batch that belong to this host.
 
         Raises:
           ValueError: the batch cannot be shared evenly.
@@ -42,17 +42,17 @@ WHOLE = Shard()
 
 
 class Places(NamedTuple):
-    """The images of a batch: int [b], the epoch and the index of each."""
+    """The images of a batch: the epoch and the index of each, int [b]."""
 
     epochs: np.ndarray
     indices: np.ndarray
 
 
 class ShuffledBatches:
-    """Endless batches of places, each epoch a permutation; random access, for Grain to seek in.
+    """Endless batches of `Places`; each epoch is a permutation. Grain seeks by random access.
 
-    Grain's own `shuffle` finds each index by itself, 20 to 60 microseconds each: more than all the
-    rest of a batch of small images.
+    Grain's own `shuffle` computes each index separately. That takes 20 to 60 microseconds an index,
+    more than all the rest of a batch of small images.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, shard: Shard = WHOLE) -> None:
@@ -62,7 +62,7 @@ class ShuffledBatches:
         self._permutation = lru_cache(maxsize=4)(self._permuted)
 
     def __len__(self) -> int:
-        return sys.maxsize // self._batch_size  # endless, as Grain's `repeat(None)` has it
+        return sys.maxsize // self._batch_size  # endless, as in Grain's `repeat(None)`
 
     def __getitem__(self, batch: int) -> Places:
         first = int(batch) * self._batch_size + self._share.start

@@ -1,7 +1,8 @@
-"""Batches from a source, by Grain: shuffled and augmented to train, in order to evaluate.
+"""Makes batches from a source with Grain: shuffled and augmented to train, in order to evaluate.
 
-Grain hands out batches of indices; one function turns such a batch into arrays. So images in memory
-are one gather and one vectorised augmentation a batch, and threads decode the rest batch by batch.
+Grain hands out batches of indices, and one function turns such a batch into arrays. So images in
+memory take one gather and one vectorized augmentation a batch; other images are decoded by threads,
+one batch each.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,41 +24,42 @@ from mnet_jax.data.sources import Source
 from mnet_jax.data.types import Scaling
 from mnet_jax.validation import require
 
-if TYPE_CHECKING:  # it takes a second, and a process that only asks what there is needs none
+if TYPE_CHECKING:  # importing it takes a second, and not every process needs it
     import grain
 
 _PREFETCH_BATCHES = 16
-_BATCH_COPIES = 2  # of a batch while it is made: scaled, and filled up or mixed
+_BATCH_COPIES = 2  # of a batch in memory while it is made: scaled, and padded or mixed
 _PREFETCH_BYTES = 256 * 2**20  # a batch of 128 at 224 pixels has 77 MB
 
 
 def steps_per_epoch(source: Source, config: DataConfig) -> int:
-    """Whole batches in one pass over `source`, at least 1."""
+    """Returns the number of whole batches in one pass over `source`, at least 1."""
     return config.steps_per_epoch(len(source))
 
 
 def train_batches(
     source: Source, config: DataConfig, seed: int, shard: Shard = WHOLE
 ) -> "grain.DatasetIterator":
-    """An endless iterator over shuffled, augmented batches (`image` and `label`).
+    """Returns an endless iterator over shuffled, augmented batches (`image` and `label`).
 
-    Each epoch is a new permutation. Batches are always full and run across the ends of epochs: the
-    images that an epoch leaves over begin the next one's first batch, so none is lost: the first
-    k * len(source) images are each image k times.
-    Order and augmentation follow from `seed` alone: how an image looks in an epoch does not depend
-    on its batch, on the threads or on the number of hosts. The iterator's state is its position:
-    saved by `grain.checkpoint.CheckpointSave(iterator)`, it resumes with the very next batch.
+    Each epoch is a new permutation. Batches are always full and may span two epochs: the images
+    left over at the end of an epoch begin the first batch of the next. So no image is lost: the
+    first k * len(source) images contain each image k times.
+
+    Order and augmentation depend on `seed` alone, and not on the batch size, the number of threads
+    or the number of hosts. The iterator's state is its position: saved with
+    `grain.checkpoint.CheckpointSave(iterator)` and restored, it continues with the very next batch.
 
     Args:
-      source: what to read.
-      config: its resolution, batch size (over all hosts) and augmentation.
+      source: the images.
+      config: the resolution, the batch size (over all hosts) and the augmentation.
       seed: 0 or more.
-      shard: this host's share of every batch; the shares side by side are the whole batch.
+      shard: this host's share of every batch; the concatenated shares are the whole batch.
 
     Raises:
       DataError: the source is empty; while iterating, an image cannot be decoded.
-      ValueError: the hosts cannot share a batch evenly, memory holds no batch, or the config is
-        one that only an earlier version trains.
+      ValueError: the hosts cannot share a batch evenly, a batch does not fit into memory, or only
+        an earlier version can train with this config.
     """
     if not len(source):
         raise DataError("train_batches: got a source without images, legal: 1 or more")
@@ -71,17 +73,15 @@ def train_batches(
 
 
 def first_images(source: Source, config: DataConfig, seed: int, positions: np.ndarray) -> Batch:
-    """The images at some positions of the first batch of `train_batches`, and no others.
+    """Returns some images of the first batch of `train_batches`, and reads only those.
 
     Args:
-      source: as there, like all that is not named here.
-      config: as there.
-      seed: as there.
-      positions: in the batch, int [n].
+      source, config, seed: as in `train_batches`.
+      positions: positions in the batch, int [n].
 
     Raises:
       DataError: an image cannot be decoded.
-      ValueError: the config is one that only an earlier version trains.
+      ValueError: only an earlier version can train with this config.
     """
     _require_one_side(config)
     batch = ShuffledBatches(len(source), config.batch_size, seed)[0]
@@ -95,7 +95,7 @@ def _require_one_side(config: DataConfig) -> None:
 
 
 class EvalBatches(Iterable[Batch]):
-    """The batches of one pass over a source, in its order; can be iterated again."""
+    """The batches of one pass over a source, in order; can be iterated repeatedly."""
 
     def __init__(self, source: Source, config: DataConfig, shard: Shard = WHOLE) -> None:
         self._source, self._config = source, config
@@ -114,20 +114,20 @@ class EvalBatches(Iterable[Batch]):
 
 
 def eval_batches(source: Source, config: DataConfig, shard: Shard = WHOLE) -> EvalBatches:
-    """One pass over `source` in order: batches of `image`, `label` and `mask`, nothing dropped.
+    """Returns one pass over `source` in order: batches of `image`, `label` and `mask`.
 
-    The last batch is filled up with zeros, whose mask is 0: the masks' sum is `len(source)`, and
-    one compiled step takes every batch. Every shard has equally many batches, some of which may be
-    padding alone.
+    No image is dropped. The last batch is padded with zeros whose mask is 0, so the masks sum to
+    `len(source)`, and all batches have the same shape. Every shard has the same number of batches;
+    some may consist of padding alone.
 
     Raises:
-      ValueError: the hosts cannot share a batch evenly, or memory holds no batch.
+      ValueError: the hosts cannot share a batch evenly, or a batch does not fit into memory.
     """
     return EvalBatches(source, config, shard)
 
 
 def _require_room(config: DataConfig, images: int) -> None:
-    """ValueError unless this host's images of a batch, and a copy of them, fit into memory."""
+    """Raises ValueError unless two copies of this host's share of a batch fit into memory."""
     left = host_memory.available_bytes()
     most = left // (_BATCH_COPIES * _batch_bytes(config, 1))
     legal = (
@@ -142,14 +142,14 @@ def _batch_bytes(config: DataConfig, images: int) -> int:
 
 
 def _read_options(config: DataConfig, images: int) -> "grain.ReadOptions":
-    """How many of this host's batches, each of that many images, are made at a time."""
+    """Chooses how many batches, each of `images` images, this host makes at a time."""
     import grain
 
     batch_bytes = _batch_bytes(config, images)
     threads = max(process.usable_cores(), 2)  # one may wait for the disk
-    threads = min(threads, _PREFETCH_BATCHES)  # each works on a batch of its own
+    threads = min(threads, _PREFETCH_BATCHES)  # each makes one batch at a time
     room = host_memory.available_bytes() // (_BATCH_COPIES * batch_bytes)
-    threads = min(threads, max(room // 2, 1))  # those that are made, and those that wait
+    threads = min(threads, max(room // 2, 1))  # the other half holds finished batches
     ahead = min(max(_PREFETCH_BYTES // batch_bytes, threads), _PREFETCH_BATCHES)
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
 
@@ -162,10 +162,10 @@ def viewed(
     scaling: Scaling,
     max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> np.ndarray:
-    """An image file as `eval_batches` would show it, float32 [side, side, 3].
+    """Returns an image file as `eval_batches` would return it, float32 [side, side, 3].
 
     Raises:
-      DataError: it cannot be decoded, or has more than `max_pixels`.
+      DataError: the image cannot be decoded, or has more than `max_pixels`.
     """
     image = read_encoded(str(path), max_pixels)
     return scaled(central_view(image, side, photograph), scaling)

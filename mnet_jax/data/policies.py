@@ -1,8 +1,8 @@
-"""RandAugment, AutoAugment's policy for ImageNet, and colour jitter: which operations, how strong.
+"""RandAugment, AutoAugment's policy for ImageNet, and colour jitter: choose the operations.
 
-A strength is a share of an operation's range in AutoAugment's Table 6 (arXiv:1805.09501,
-appendix). As torchvision has them, the ranges of enhancements and bits begin where nothing
-changes, and half of the enhancements, rotations and moves go the other way.
+A strength is a share of an operation's range in AutoAugment's Table 6 (arXiv:1805.09501, appendix).
+As in torchvision, the ranges of enhancements and bits start where the operation changes nothing,
+and half of the enhancements, rotations, shears and translations are reversed.
 """
 
 import numpy as np
@@ -10,14 +10,14 @@ import numpy as np
 from mnet_jax.data.draws import Draws
 from mnet_jax.data.operations import Operation, Step, operated
 
-# RandAugment's (arXiv:1909.13719, section 3), in its order.
+# RandAugment's operations (arXiv:1909.13719, section 3), in the paper's order.
 RANDAUGMENT: tuple[Operation, ...] = (
     "identity", "auto_contrast", "equalize", "rotate", "solarize", "color", "posterize",
     "contrast", "brightness", "sharpness", "shear_x", "shear_y", "translate_x", "translate_y",
 )  # fmt: skip
-FULL_MAGNITUDE = 10  # of RandAugment: the end of the ranges
+FULL_MAGNITUDE = 10  # RandAugment's magnitude at the end of the ranges
 
-# AutoAugment's appendix, Table 9: pairs of operation, probability, magnitude of 0 to 9.
+# AutoAugment's appendix, Table 9: pairs of (operation, probability, magnitude from 0 to 9).
 AUTOAUGMENT: tuple[tuple[tuple[Operation, float, int], tuple[Operation, float, int]], ...] = (
     (("posterize", 0.4, 8), ("rotate", 0.6, 9)),
     (("solarize", 0.6, 5), ("auto_contrast", 0.6, 5)),
@@ -51,19 +51,19 @@ _SHEAR = 0.3
 _TRANSLATION = 150 / 331  # of the side: the authors' images had 331 pixels
 _ROTATION = 30.0
 _ENHANCEMENT = 0.9
-_LEAST_FACTOR = 0.1  # where strengths go beyond 1, as in timm
+_LEAST_FACTOR = 0.1  # for strengths above 1, as in timm
 _JITTERED: tuple[Operation, ...] = ("brightness", "contrast", "color", "hue")
 _HUE_SHARE = 1 / 4
 
 
 def step(operation: Operation, strength: float, reverse: bool, side: int) -> Step:
-    """An operation of some strength, in its own measure.
+    """Returns an operation with the value that corresponds to a strength.
 
     Args:
-      operation: which.
-      strength: share of its range; beyond 1 as far as the operation makes sense.
-      reverse: whether it goes the other way, where it has two.
-      side: of the square image, in pixels.
+      operation: the operation.
+      strength: the share of its range; above 1 as far as the operation makes sense.
+      reverse: whether to reverse the direction, if the operation has two.
+      side: side of the square image, in pixels.
     """
     signed = -strength if reverse else strength
     match operation:
@@ -83,13 +83,13 @@ def step(operation: Operation, strength: float, reverse: bool, side: int) -> Ste
 
 
 def randaugment(images: np.ndarray, draws: Draws, layers: int, magnitude: float) -> np.ndarray:
-    """RandAugment (arXiv:1909.13719): some operations, each any of 14, all of one magnitude.
+    """RandAugment (arXiv:1909.13719): applies random ones of 14 operations at one magnitude.
 
     Args:
       images: uint8 [b, s, s, c].
-      draws: of the images.
-      layers: how many operations an image gets, the paper's N.
-      magnitude: the paper's M, where 10 is the end of the ranges (torchvision's 30).
+      draws: the random streams of the images.
+      layers: the number of operations for each image, the paper's N.
+      magnitude: the paper's M; 10 is the end of the ranges (30 in torchvision).
     """
     side, strength = images.shape[1], magnitude / FULL_MAGNITUDE
     drawn = [draws.fold(layer) for layer in range(layers)]
@@ -104,11 +104,11 @@ def randaugment(images: np.ndarray, draws: Draws, layers: int, magnitude: float)
 
 
 def autoaugment(images: np.ndarray, draws: Draws) -> np.ndarray:
-    """AutoAugment's policy for ImageNet (arXiv:1805.09501): one of 25 pairs of operations.
+    """AutoAugment's policy for ImageNet (arXiv:1805.09501): applies one of 25 pairs of operations.
 
     Args:
       images: uint8 [b, s, s, c].
-      draws: of the images.
+      draws: the random streams of the images.
     """
     side, policy = images.shape[1], draws.integers(0, len(AUTOAUGMENT))
     luck = np.stack([draws.uniform(1), draws.uniform(2)], axis=1)
@@ -125,15 +125,14 @@ def autoaugment(images: np.ndarray, draws: Draws) -> np.ndarray:
 
 
 def colour_jitter(images: np.ndarray, draws: Draws, strength: float) -> np.ndarray:
-    """Changes brightness, contrast, saturation and hue, in a random order, as torchvision's.
+    """Changes brightness, contrast, saturation and hue in a random order, as torchvision does.
 
-    The factors of the first three are uniform from 1 - `strength` to 1 + `strength`; the hue moves
-    by up to a quarter of `strength` of a turn. The proportion of the four is SimCLR's
-    (arXiv:2002.05709, appendix A).
+    The factors of the first three are uniform from 1 - `strength` to 1 + `strength`. The hue shifts
+    by up to `strength` / 4 turns. The ratio of the four is SimCLR's (arXiv:2002.05709, appendix A).
 
     Args:
       images: uint8 [b, s, s, c].
-      draws: of the images.
+      draws: the random streams of the images.
       strength: 0 to 1.
     """
     order = np.argsort(draws.fold(0).uniforms(len(_JITTERED)), axis=1)

@@ -1,8 +1,8 @@
-"""Preparing our own builders: once, atomically, and even where nothing can be written.
+"""Prepares the sets of our own builders: once, atomically, and even if no folder is writable.
 
 TFDS's data folder is `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`. A set is prepared in a scratch
-folder beside its place and renamed into it. So a killed preparation leaves no half set, and of two
-processes that prepare at once the second finds the first one's and takes that.
+folder next to its final place and then renamed. So a killed preparation leaves no incomplete set,
+and if two processes prepare at the same time, the second one uses the set of the first.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ from mnet_jax.data.metadata import INFO, open_prepared
 
 _log = logging.getLogger(__name__)
 SCRATCH = ".mnet_jax_preparing_"
-_WRITE_ERRORS = (OSError, RuntimeError)  # ArrayRecord's own, where the disk is full, is the latter
-_STALE_SECONDS = 24 * 3600  # no preparation of ours takes a day: a killed process left it
+_WRITE_ERRORS = (OSError, RuntimeError)  # ArrayRecord raises RuntimeError on a full disk
+_STALE_SECONDS = 24 * 3600  # no preparation takes a day: an older folder is from a killed process
 
 
 def data_root(directory: str | None = None) -> Path:
-    """TFDS's data folder: `directory`, `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
+    """Returns TFDS's data folder: `directory`, `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
 
-    TFDS reads the variable once, when it is imported; this reads it at each call.
+    TFDS reads the variable once, when it is imported; this function reads it at each call.
     """
     return Path(
         directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
@@ -40,13 +40,14 @@ def data_root(directory: str | None = None) -> Path:
 
 @contextlib.contextmanager
 def prepared(make: Callable[[Path], ArraysBuilder]) -> Iterator[tfds.core.DatasetBuilder]:
-    """The prepared set of `make(data_dir)`, for reading; prepares it first where need be.
+    """Opens the set of `make(data_dir)` for reading; prepares it first if needed.
 
-    Where the data folder cannot be written, a temporary one serves while the context is open and a
-    warning says so: a run on a read-only or full home then costs seconds more, not its life.
+    If the data folder is not writable, the set is prepared in a temporary folder that exists as
+    long as the context, with a warning. So a run on a read-only or full home takes some seconds
+    longer, but does not fail.
 
     Raises:
-      DataError: neither folder can be written, or the builder's own files are at fault.
+      DataError: neither folder is writable, or the builder's own files are missing or damaged.
     """
     root = data_root()
     with contextlib.ExitStack() as stack:
@@ -70,8 +71,8 @@ def prepared(make: Callable[[Path], ArraysBuilder]) -> Iterator[tfds.core.Datase
 
 
 def _place(make: Callable[[Path], ArraysBuilder], root: Path) -> Path:
-    """The folder of the prepared set under `root`, where it now is."""
-    # A builder reads what is in its place and fails where that is damaged: ask one elsewhere.
+    """Returns the folder of the prepared set under `root`; prepares the set if needed."""
+    # A builder reads its folder and fails if that is damaged, so ask one with another root.
     elsewhere = root / f"{SCRATCH}nowhere"
     with _quiet():
         builder = make(elsewhere)
@@ -89,7 +90,7 @@ def _place(make: Callable[[Path], ArraysBuilder], root: Path) -> Path:
 
 
 def _rename(finished: Path, place: Path) -> None:
-    """Moves the `finished` set to its `place`, unless a complete one came to be there first."""
+    """Moves the `finished` set to its `place`, unless a complete set appeared there first."""
     place.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(2):
         try:
@@ -99,21 +100,21 @@ def _rename(finished: Path, place: Path) -> None:
         except OSError:
             if _is_complete(place):
                 return
-            shutil.rmtree(place, ignore_errors=True)  # remains of something else, unreadable
+            shutil.rmtree(place, ignore_errors=True)  # unreadable remains
     finished.rename(place)
 
 
 def _is_complete(place: Path) -> bool:
-    """Whether every split of the set in `place` can be opened and read at both ends."""
+    """Returns whether the first and last record of every split of the set can be read."""
     if not (place / INFO).is_file():
         return False
     try:
         builder = open_prepared(place)
         for split in builder.info.splits:
-            # Their length comes from the metadata; only reading opens the files.
+            # The length comes from the metadata; only reading opens the files.
             records = builder.as_data_source(split)
             records.__getitems__([0, len(records) - 1])
-    except Exception:  # TFDS and ArrayRecord raise many kinds for damaged files; all mean "no"
+    except Exception:  # TFDS and ArrayRecord raise many types for damaged files; all mean "no"
         return False
     return bool(builder.info.splits)
 
@@ -128,7 +129,7 @@ def remove_stale(root: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TFDS's progress bars and notices off the terminal of a preparation of seconds."""
+    """Suppresses TFDS's progress bars and notices; the preparation takes only seconds."""
     verbosity = absl_logging.get_verbosity()
     absl_logging.set_verbosity(absl_logging.ERROR)
     try:

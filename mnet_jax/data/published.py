@@ -1,6 +1,6 @@
-"""Files that the makers of a data set publish: where to look for them, and whether they are whole.
+"""Finds and verifies the files that the authors of a data set publish.
 
-Nothing is downloaded. Sizes and digests are those that TFDS verifies its own downloads with
+Nothing is downloaded. Sizes and digests are the ones with which TFDS verifies its own downloads
 (`tensorflow_datasets/url_checksums` and `datasets/imagenette/checksums.tsv`).
 """
 
@@ -11,17 +11,17 @@ from pathlib import Path
 
 from mnet_jax.data.errors import DataError, reason
 
-_MANUAL = Path("downloads", "manual")  # where TFDS has people put what it cannot download
+_MANUAL = Path("downloads", "manual")  # TFDS's folder for files that it cannot download
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedFile:
-    """A file of a data set.
+    """A file of a data set, as published.
 
     Attributes:
       url: where it is published; the last part is its name.
-      size_bytes: of all of it.
-      sha256: likewise, hexadecimal.
+      size_bytes: the file's size.
+      sha256: the file's digest, hexadecimal.
     """
 
     url: str
@@ -30,18 +30,18 @@ class PublishedFile:
 
     @property
     def name(self) -> str:
-        """As it is stored."""
+        """The file's name on disk."""
         return self.url.rpartition("/")[2]
 
 
 def places(root: Path, directory: str | None) -> tuple[Path, ...]:
-    """The folders where published files are looked for: `directory`, or TFDS's data folder."""
+    """Returns the folders to search for published files, in `directory` or TFDS's data folder."""
     base = root if directory is None else Path(directory).expanduser()
     return base, base / _MANUAL
 
 
 def find_published(files: Iterable[PublishedFile], folders: Iterable[Path]) -> list[Path] | None:
-    """All of `files` in the first of `folders` that has them; None where none has."""
+    """Returns the paths of all `files` in the first of `folders` that has them all, else None."""
     wanted = list(files)
     for folder in folders:
         paths = [folder / file.name for file in wanted]
@@ -53,7 +53,7 @@ def find_published(files: Iterable[PublishedFile], folders: Iterable[Path]) -> l
 def absent(
     name: str, files: Iterable[PublishedFile], folders: Iterable[Path], root: Path
 ) -> DataError:
-    """The error for a set that is neither prepared nor there as published; it says how to help."""
+    """Returns the error for a set that is neither prepared nor available as published files."""
     wanted = list(files)
     names = ", ".join(file.name for file in wanted)
     source = wanted[0].url if len(wanted) == 1 else f"them from {wanted[0].url.rpartition('/')[0]}"
@@ -65,7 +65,7 @@ def absent(
 
 
 def verify(path: Path, file: PublishedFile) -> None:
-    """Raises DataError unless `path` holds what was published."""
+    """Raises DataError unless `path` has the size and the digest of the published file."""
     try:
         size = path.stat().st_size
         if size != file.size_bytes:

@@ -1,4 +1,4 @@
-"""Records of a TFDS data source as labelled images."""
+"""A source of labelled images from the records of a TFDS data source."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,21 +12,22 @@ from mnet_jax.data.errors import DataError, reason
 from mnet_jax.data.resize import pixels
 from mnet_jax.data.sources import ArraySource, Example, OpenedExample, rgb
 
-_READ_AT_ONCE = 1024  # records: ArrayRecord reads many in parallel, three times faster than singly
+_READ_AT_ONCE = 1024  # records: ArrayRecord reads them in parallel, three times faster than singly
 
 Decode = Callable[[bytes], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class RecordSource:
-    """Records of a TFDS data source, decoded when they are asked for.
+    """Records of a TFDS data source, decoded when they are accessed.
 
     Attributes:
       records: the data source, of raw bytes.
-      decode: from a record to a mapping with `image` and `label`; bytes are an encoded image.
-      shape: as `Source`.
-      name: of the set and split, for errors.
-      max_pixels: of an image.
+      decode: from a record to a mapping with `image` and `label`; an image of type bytes is
+        encoded.
+      shape: see `Source`.
+      name: the name of the set and the split in errors.
+      max_pixels: limit on the pixels of an image.
     """
 
     records: Any
@@ -43,12 +44,12 @@ class RecordSource:
         return {"image": rgb(pixels(example["image"])), "label": example["label"]}
 
     def opened(self, index: int) -> OpenedExample:
-        """The same, its image read but not decoded, where the records are encoded images."""
+        """Returns an example whose image, if stored encoded, is read but not decoded."""
         (example,) = self._read([int(index)])
         return self._opened(int(index), example)
 
     def decoded(self) -> ArraySource:
-        """All of it in memory; only for images of one shape."""
+        """Decodes all images into memory; they must have one shape."""
         assert self.shape is not None
         images = np.empty((len(self), *self.shape), np.uint8)
         labels = np.empty(len(self), np.int32)
@@ -74,6 +75,6 @@ class RecordSource:
     def _read(self, indices: list[int]) -> list[Mapping[str, Any]]:
         try:
             return [self.decode(record) for record in self.records.__getitems__(indices)]
-        except Exception as error:  # decoders and ArrayRecord raise many kinds
+        except Exception as error:  # decoders and ArrayRecord raise many types
             which = f"{indices[0]} to {indices[-1]}" if len(indices) > 1 else f"{indices[0]}"
             raise DataError(f"{self.name}: cannot read record {which}: {reason(error)}") from error

@@ -1,6 +1,6 @@
-"""From an image of any size to the square that the model sees, by PIL, in uint8.
+"""Resizes an image of any size to the square that the model sees, with PIL, in uint8.
 
-Bilinear with antialiasing, as PIL does it; the papers' evaluation is bilinear too.
+Resizing is bilinear with antialiasing. The papers' evaluation is bilinear too.
 """
 
 import numpy as np
@@ -8,26 +8,27 @@ from PIL import Image
 
 from mnet_jax.data.encoded import EncodedImage
 
-Picture = np.ndarray | EncodedImage  # uint8 [h, w, c], or what decodes to it
+Picture = np.ndarray | EncodedImage  # uint8 [h, w, c], or encoded
 
-# Evaluation of photographs: shorter side to 256, then the central 224 (He et al. 2015,
-# arXiv:1512.03385, section 3.4, as practised since); kept in proportion for other resolutions.
+# Photographs are evaluated by resizing the shorter side to 256 and cropping the central 224 (He et
+# al. 2015, arXiv:1512.03385, section 3.4, as practised since). Other resolutions keep this ratio.
 _CROP_SHARE = 224 / 256
 
 
 def central_view(image: Picture, side: int, photograph: bool) -> np.ndarray:
-    """The view of `image` for evaluation, and for training without crops.
+    """Returns the central square of `image`, as used in evaluation and in training without crops.
 
-    The shorter side is resized and the centre cut out, so shapes are never distorted. Photographs
-    of many sizes lose their border (`224/256` is kept); sets of one size keep all they can.
+    The shorter side is resized and the centre is cropped, so shapes are never distorted.
+    Photographs of many sizes lose their border (`224/256` is kept); images of one size are cropped
+    only to a square.
 
     Args:
-      image: uint8 [h, w, c], c of 1 or 3, or not decoded yet.
+      image: uint8 [h, w, c], c of 1 or 3, or an encoded image.
       side: side of the result, in pixels.
-      photograph: whether to cut the border off.
+      photograph: whether to cut off the border.
 
     Returns:
-      uint8 [side, side, c]; `image` itself where it has that shape and is no photograph.
+      uint8 [side, side, c]. It is `image` itself if that has this shape and `photograph` is false.
     """
     height, width = image.shape[:2]
     if (height, width) == (side, side) and not photograph:
@@ -38,7 +39,7 @@ def central_view(image: Picture, side: int, photograph: bool) -> np.ndarray:
 
 
 def crop(image: Picture, box: tuple[float, float, float, float], side: int) -> np.ndarray:
-    """The part of `image` in `box` (left, top, right, bottom), resized.
+    """Crops `image` to `box` (left, top, right, bottom) and resizes the crop.
 
     Returns:
       uint8 [side, side, c].
@@ -52,5 +53,5 @@ def crop(image: Picture, box: tuple[float, float, float, float], side: int) -> n
 
 
 def pixels(image: Picture) -> np.ndarray:
-    """All of `image`: uint8 [h, w, c]."""
+    """Returns the whole image as uint8 [h, w, c], decoded if needed."""
     return image.pixels() if isinstance(image, EncodedImage) else image

@@ -1,20 +1,21 @@
-"""From pixels to the numbers that a network sees."""
+"""Scales pixels to the numbers that a network sees, and back."""
 
 import numpy as np
 
 from mnet_jax.data.sources import rgb
 from mnet_jax.data.types import Scaling
 
-# Of ImageNet's red, green and blue, as shares of white: torchvision's transforms have them, and
-# most of timm's weights.
+# Mean and standard deviation of ImageNet's red, green and blue, where white is 1. torchvision's
+# transforms and most of timm's weights use them.
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def scaled(images: np.ndarray, scaling: Scaling) -> np.ndarray:
-    """Images uint8 [..., h, w, c] of 1 or 3 channels as float32 [..., h, w, 3].
+    """Scales images uint8 [..., h, w, c] of 1 or 3 channels to float32 [..., h, w, 3].
 
-    `symmetric` is the papers' code: from -1 for black to 1 for white. `imagenet` is torchvision's.
+    `symmetric` is the scaling of the papers' code, from -1 for black to 1 for white. `imagenet` is
+    torchvision's.
     """
     values = images.astype(np.float32)
     if scaling == "symmetric":
@@ -29,13 +30,13 @@ def scaled(images: np.ndarray, scaling: Scaling) -> np.ndarray:
 
 
 def extremes(scaling: Scaling) -> tuple[np.ndarray, np.ndarray]:
-    """Black and white, float32 [3] each."""
+    """Returns the values of black and white, float32 [3] each."""
     black, white = scaled(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1), scaling).reshape(2, 3)
     return black, white
 
 
 def pixels_of(values: np.ndarray, scaling: Scaling) -> np.ndarray:
-    """The inverse of `scaled` for what can be shown: uint8 [..., h, w, 3], the nearest pixels."""
+    """Inverts `scaled` for display; returns the nearest pixels, uint8 [..., h, w, 3]."""
     if scaling == "imagenet":
         values = (values * IMAGENET_DEVIATION + IMAGENET_MEAN) * 2 - 1
     return np.clip(np.rint((values + 1) * 127.5), 0, 255).astype(np.uint8)

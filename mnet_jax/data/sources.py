@@ -1,7 +1,7 @@
-"""Labelled images with random access: in memory, or decoded one at a time.
+"""Sources of labelled images with random access: in memory, or decoded one at a time.
 
-Every source has a length, `source[i]` as an `Example`, and a `shape`. Images come as uint8 RGB;
-what the model sees is made of them in `pipeline`.
+Every source has a length, a `shape`, and examples `source[i]`. Images are uint8 RGB; `pipeline`
+turns them into the model's input.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 
 from mnet_jax.data.resize import Picture, central_view
 
-# A split that takes no more than this once decoded is decoded once and kept.
+# A split whose decoded size is at most this is decoded once and kept in memory.
 MEMORY_BYTES = 512 * 2**20
 
 
@@ -35,12 +35,12 @@ class Source(Protocol):
     """Random access to labelled images.
 
     Attributes:
-      shape: (h, w, c) of every image as it is stored, c of 1 or 3; None where sizes differ.
+      shape: (h, w, c) of every image as stored, c of 1 or 3; None if sizes differ.
     """
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
-        """As above."""
+        """See above."""
 
     def __len__(self) -> int: ...
 
@@ -52,12 +52,12 @@ class Dataset:
     """A data set's three disjoint splits.
 
     Attributes:
-      name: as it was asked for.
-      class_names: by label.
+      name: as in the config.
+      class_names: indexed by label.
       train: for gradients.
-      validation: held out of the train split, the same images for every seed; for choices.
-      test: the set's own test split; for the number that is reported.
-      listing: of a folder's files, as in `DataConfig`; "" for other sets, which do not change.
+      validation: for choices; held out of the train split, the same images for every seed.
+      test: for the reported numbers; the set's own test split.
+      listing: of a folder's files, see `DataConfig`; "" for other sets, whose files do not change.
     """
 
     name: str
@@ -93,7 +93,7 @@ class ArraySource:
         return {"image": rgb(self.images[index]), "label": int(self.labels[index])}
 
     def resized(self, side: int) -> "ArraySource":
-        """The same images as the model sees them, [n, side, side, c]."""
+        """Returns the images resized for the model, [n, side, side, c]."""
         if self.shape[:2] == (side, side):
             return self
         images = np.empty((len(self), side, side, self.shape[2]), np.uint8)
@@ -104,14 +104,14 @@ class ArraySource:
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """The images of `source` at `indices` (int [n]), still read only when asked for."""
+    """The images of `source` at `indices` (int [n]), read when they are accessed."""
 
     source: Source
     indices: np.ndarray
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
-        """As the whole source's."""
+        """The shape of the whole source."""
         return self.source.shape
 
     def __len__(self) -> int:
@@ -121,19 +121,19 @@ class Subset:
         return self.source[int(self.indices[index])]
 
     def opened(self, index: int) -> OpenedExample:
-        """The same, its image not decoded, where the source can open it."""
+        """Returns an example, not decoded if the source supports that."""
         return opened(self.source, int(self.indices[index]))
 
 
 class Decodable(Source, Protocol):
-    """A source on disk that can be decoded at once."""
+    """A source on disk that can be decoded as a whole."""
 
     def decoded(self) -> ArraySource:
-        """All of it in memory."""
+        """Decodes all images into memory."""
 
 
 def opened(source: Source, index: int) -> OpenedExample:
-    """`source[index]`, its image not decoded yet where the source has a method for that."""
+    """Returns `source[index]`; its image is not decoded yet if the source has a method for that."""
     found: Callable[[int], OpenedExample] | None = getattr(source, "opened", None)
     if found is not None:
         return found(index)
@@ -142,14 +142,14 @@ def opened(source: Source, index: int) -> OpenedExample:
 
 
 def in_memory(source: Decodable) -> Source:
-    """`source` decoded, where its images have one shape and fit `MEMORY_BYTES`; else itself."""
+    """Returns `source`, decoded if its images have one shape and fit into `MEMORY_BYTES`."""
     if source.shape is None or len(source) * math.prod(source.shape) > MEMORY_BYTES:
         return source
     return source.decoded()
 
 
 def at_resolution(source: Source, side: int) -> Source:
-    """`source` resized once to [side, side], where it is in memory and stays within its bounds."""
+    """Returns `source` resized to [side, side] if it is in memory and the result fits there too."""
     if not isinstance(source, ArraySource):
         return source
     if len(source) * side * side * source.shape[2] > MEMORY_BYTES:
@@ -158,12 +158,12 @@ def at_resolution(source: Source, side: int) -> Source:
 
 
 def subset(source: Source, indices: np.ndarray) -> Source:
-    """The images of `source` at `indices` (int [n]), in that order."""
+    """Returns the images of `source` at `indices` (int [n]), in that order."""
     if isinstance(source, ArraySource):
         return ArraySource(source.images[indices], source.labels[indices])
     return Subset(source, indices)
 
 
 def rgb(image: np.ndarray) -> np.ndarray:
-    """`image` [..., h, w, c] with c of 1 or 3 as [..., h, w, 3]; gray is repeated."""
+    """Converts `image` [..., h, w, c], c of 1 or 3, to [..., h, w, 3]; repeats a gray channel."""
     return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image

@@ -1,4 +1,4 @@
-"""Training that goes on where a few of very many images are damaged."""
+"""A training source that replaces damaged images, so that a few of them do not end a run."""
 
 import logging
 import threading
@@ -16,14 +16,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class SparingSource:
-    """`source`, in which the next whole image of its class stands in for a damaged one.
+    """A source in which each damaged image is replaced by the next intact one of its class.
 
-    Which one that is follows from the source alone, so that runs can be repeated and resumed. Each
-    damaged image is named once, in a warning.
+    The replacement depends on the source alone, so runs can be repeated and resumed. Each damaged
+    image is named once, in a warning.
 
     Attributes:
-      source: for training; a number that is reported must be of the images themselves.
-      limit: how many may be damaged; the next one is a DataError.
+      source: the images, for training only; reported numbers must be measured on unreplaced images.
+      limit: how many images may be damaged; one more raises DataError.
     """
 
     source: Source
@@ -33,7 +33,7 @@ class SparingSource:
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
-        """As the source's."""
+        """The shape of the source."""
         return self.source.shape
 
     def __len__(self) -> int:
@@ -44,21 +44,22 @@ class SparingSource:
         return {"image": rgb(pixels(example["image"])), "label": example["label"]}
 
     def opened(self, index: int) -> OpenedExample:
-        """The same, its image not decoded yet.
+        """Returns an example whose image is not decoded yet.
 
-        Where even the header is damaged the label may not be known: the next image brings its own.
+        If even the header is damaged, the label may be unknown. Then the next image is returned
+        with its own label.
         """
         for at, example in self._whole_from(int(index)):
             return self._spared(at, example)
         raise DataError(f"all {len(self)} training images are damaged, legal: up to {self.limit}")
 
     def _instead(self, index: int, label: int, error: DataError) -> EncodedImage:
-        """The image that stands in for the one at `index`, which turned out damaged."""
+        """Returns the replacement of the image at `index`, which is damaged."""
         self._note(index, error)
         for at, example in self._whole_from(index + 1):
             if example["label"] == label and at not in self._damaged:
                 image = self._spared(at, example)["image"]
-                assert isinstance(image, EncodedImage)  # as the damaged one
+                assert isinstance(image, EncodedImage)  # because the damaged one is
                 return image
         raise DataError(f"no whole image of class {label} is left; {error}")
 
@@ -69,7 +70,7 @@ class SparingSource:
         return {"image": image, "label": label}
 
     def _whole_from(self, start: int) -> Iterator[tuple[int, OpenedExample]]:
-        """Every image that can be opened, each once, from `start` on and round the end."""
+        """Yields every image that can be opened, once, from `start` on and wrapping around."""
         for step in range(len(self)):
             at = (start + step) % len(self)
             try:

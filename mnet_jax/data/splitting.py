@@ -1,6 +1,7 @@
-"""Which images are held out of a split: by their position, or by their names.
+"""Chooses the images that are held out of a split: by position, or by name.
 
-Both are the same for every run, so that all arms and seeds of an experiment share the split.
+Both choices are the same for every run, so that all arms and seeds of an experiment share the
+split.
 """
 
 import hashlib
@@ -10,14 +11,14 @@ from typing import Literal
 
 import numpy as np
 
-_DIGEST_BITS = 64  # of a name's hash, that decide
+_DIGEST_BITS = 64  # of a name's hash that are used
 
 
 def held_out(count: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Splits `range(count)` in (kept, held out), both in ascending order, both at least one.
+    """Splits `range(count)` into (kept, held out); both are ascending and not empty.
 
-    The permutation has a seed of its own, not the run's. NumPy's legacy generator, because its
-    stream is frozen (NEP 19). One image more makes another split of all.
+    The permutation has its own seed, not the run's. NumPy's legacy generator is used because its
+    stream is frozen (NEP 19). Adding one image changes the whole split.
     """
     order = np.random.RandomState(0).permutation(count)
     size = min(max(round(count * fraction), 1), count - 1)
@@ -27,17 +28,17 @@ def held_out(count: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
 def held_out_by_name(
     names: Sequence[str], fraction: float, purpose: Literal["test", "validation"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same of named images; where one goes follows from its own name alone.
+    """Splits named images into (kept, held out) indices; each depends on the image's name alone.
 
-    A name is held out where its hash, as a number from 0 to below 1, is below `fraction`. So
-    images that come or go move no other one, and the share is `fraction` in the mean only. Among
-    few names all may be on one side; then the one with the least hash is held out, or the one
-    with the greatest is kept.
+    A name is held out if its hash, as a number in [0, 1), is below `fraction`. So added or removed
+    images do not move any other image, and the share held out equals `fraction` only on average. If
+    all names fall on one side, the one with the least hash is held out, or the one with the
+    greatest is kept.
 
     Args:
-      names: of 2 images or more.
-      fraction: of them to hold out, above 0 and below 1.
-      purpose: of what is held out; each draws by itself.
+      names: the names of 2 images or more.
+      fraction: the share to hold out, above 0 and below 1.
+      purpose: what the held-out images are for; each purpose has its own hash.
     """
     hashes = np.array([_hash(f"{purpose}\0{name}") for name in names])
     held = hashes < fraction
@@ -49,7 +50,7 @@ def held_out_by_name(
 
 
 def _hash(text: str) -> float:
-    """A number from 0 to below 1, uniform over texts."""
+    """Returns a hash of a text as a number in [0, 1)."""
     digest = hashlib.sha256(os.fsencode(text)).digest()
-    # Python's division of integers is rounded correctly, and so the same everywhere.
+    # Python's integer division rounds correctly, so the result is the same everywhere.
     return int.from_bytes(digest[: _DIGEST_BITS // 8], "big") / 2**_DIGEST_BITS

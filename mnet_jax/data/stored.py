@@ -1,8 +1,8 @@
-"""Sets that TFDS has prepared: finding them by name, and reading them without TensorFlow.
+"""Finds sets that TFDS has prepared, by name, and reads them without TensorFlow.
 
 Nothing is downloaded here. TFDS's stock builders need TensorFlow and the network to prepare a set,
-and without a network they retry for minutes; so a set that is not there is an error at once, with
-the command that makes it.
+and without a network they retry for minutes. So a missing set is an error at once; the message
+gives the command that prepares it.
 """
 
 import difflib
@@ -29,19 +29,19 @@ from mnet_jax.data.records import Decode, RecordSource
 from mnet_jax.validation import one_line
 
 OWN_NAMES = ("digits", "fashion_mnist", "folder", *ARCHIVED, IMAGENETTE)
-MAX_CLASSES = 2**20  # a set that says it has more would have as many names made up
+MAX_CLASSES = 2**20  # TFDS would make up a name for each class that a set claims
 _NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[\w.\-+]+))?(:(?P<version>\d+\.\d+\.\d+))?", re.ASCII)
 
 
 def find_stored(name: str, directory: str | None) -> Path:
-    """The folder of the prepared set `name` (`set[/config][:version]`), the newest version.
+    """Returns the folder of the newest version of the prepared set `set[/config][:version]`.
 
     Args:
-      name: as TFDS spells it.
-      directory: TFDS's `data_dir`; None means the default, as `data_root`.
+      name: the set's name in TFDS's spelling.
+      directory: TFDS's `data_dir`; None means the default, see `data_root`.
 
     Raises:
-      DataError: no such set is prepared, or several configs are and the name says none.
+      DataError: no such set is prepared, or several configs are and the name does not choose one.
     """
     parts = _NAME.fullmatch(name)
     if parts is None:
@@ -64,7 +64,7 @@ def find_stored(name: str, directory: str | None) -> Path:
 
 
 def is_stored(name: str, directory: str | None) -> bool:
-    """Whether TFDS has prepared a set of that name and, if it names one, config, in any version."""
+    """Returns whether TFDS has prepared a set, and config if named, in any version."""
     parts = _NAME.fullmatch(name)
     if parts is None:
         return False
@@ -73,7 +73,7 @@ def is_stored(name: str, directory: str | None) -> bool:
 
 
 def _variants(folder: Path) -> list[tuple[str, str]]:
-    """The (config, version) pairs prepared in a set's `folder`; config is "" where it has none."""
+    """Returns the (config, version) pairs in a set's `folder`; config is "" if the set has none."""
     variants = []
     for place in holding(folder, INFO, 2):
         *config, version = place.relative_to(folder).parts
@@ -83,7 +83,7 @@ def _variants(folder: Path) -> list[tuple[str, str]]:
 
 
 def _absent(name: str, set_name: str, root: Path, variants: list[tuple[str, str]]) -> str:
-    """The line that says what is missing and how to supply it."""
+    """Returns the error message for a missing set; it tells how to supply the set."""
     if variants:
         named = (f"{set_name}{config and '/' + config}:{v}" for config, v in variants)
         there = one_line(", ".join(named))
@@ -108,10 +108,10 @@ def _absent(name: str, set_name: str, root: Path, variants: list[tuple[str, str]
 
 
 def _wants_files(set_name: str) -> bool:
-    """Whether TFDS cannot download a stock set: people have to log in somewhere for its files."""
+    """Returns whether TFDS cannot download a stock set, for example because a login is needed."""
     try:
         return bool(tfds.builder_cls(set_name).MANUAL_DOWNLOAD_INSTRUCTIONS)
-    except Exception:  # a stock builder may need packages that are not here
+    except Exception:  # a stock builder may need packages that are not installed
         return False
 
 
@@ -121,19 +121,20 @@ def read_stored(
     decode: Decode | None = None,
     max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> tuple[tuple[str, ...], RecordSource, RecordSource]:
-    """The class names, the train and the test split of a prepared set.
+    """Reads the class names, the train split and the test split of a prepared set.
 
-    A set whose `test` is absent or unlabelled (ImageNet's labels are -1) is tested on `validation`.
+    If `test` is missing or unlabelled (as in ImageNet, whose test labels are -1), `validation` is
+    the test split.
 
     Args:
-      builder: of the prepared set.
-      name: for errors.
-      decode: from a record to `image` and `label`; None means by the set's own features.
-      max_pixels: of an image.
+      builder: the builder of the prepared set.
+      name: the set's name in errors.
+      decode: from a record to `image` and `label`; None means to use the set's own features.
+      max_pixels: limit on the pixels of an image.
 
     Raises:
-      DataError: it is no labelled image set, lacks splits, is not stored for random access, or has
-        other records than it says.
+      DataError: the set has no labelled images, lacks splits, does not support random access, or
+        has a number of records that differs from its metadata.
     """
     shape, class_names = _features(builder.info.features, name, max_pixels)
     decode = decode or _decoder(builder.info.features, name, shape)
@@ -159,7 +160,7 @@ def read_stored(
 def _features(
     features: Any, name: str, max_pixels: int
 ) -> tuple[tuple[int, int, int] | None, tuple[str, ...]]:
-    """The common shape of the images, None where sizes differ, and the class names."""
+    """Returns the common shape of the images (None if sizes differ) and the class names."""
     named = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
     image, label = named.get("image"), named.get("label")
     if image is None or not isinstance(label, tfds.features.ClassLabel):
@@ -182,7 +183,7 @@ def _features(
 
 
 def _decoder(features: Any, name: str, shape: tuple[int, int, int] | None) -> Decode:
-    """What makes the image, encoded or as pixels, and the label of a record."""
+    """Returns a function from a record to its image, encoded or as pixels, and its label."""
     image = features["image"]
     if isinstance(image, tfds.features.Image):
         return _encoded_record
@@ -190,14 +191,14 @@ def _decoder(features: Any, name: str, shape: tuple[int, int, int] | None) -> De
         if shape is None:
             raise DataError(f"{name}: images of many sizes as zlib, legal: encoded as PNG or JPEG")
         return partial(_compressed_record, shape)
-    # PartialDecoding would say that to TFDS, but its NumPy route does not know it.
+    # TFDS's own way is PartialDecoding, but its NumPy code does not support that.
     wanted = tfds.features.FeaturesDict({key: features[key] for key in ("image", "label")})
     decode: Decode = wanted.deserialize_example_np
     return decode
 
 
 def _open(builder: tfds.core.DatasetBuilder, split: str, name: str) -> Any:
-    """The raw records of `split`."""
+    """Opens the raw records of `split`."""
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     stored = builder.info.file_format
     if stored != tfds.core.FileFormat.ARRAY_RECORD:
@@ -209,17 +210,17 @@ def _open(builder: tfds.core.DatasetBuilder, split: str, name: str) -> Any:
     try:
         require_counted(builder.info.splits[split])
         return builder.as_data_source(split, deserialize_method=raw)
-    except Exception as error:  # ArrayRecord raises many kinds for damaged files
+    except Exception as error:  # ArrayRecord raises many types for damaged files
         raise DataError(
             f"{name}: cannot open split {split} in {builder.data_path}: {reason(error)}"
         ) from error
 
 
 def _encoded_record(record: bytes) -> dict[str, Any]:
-    """The encoded `image` and the `label` of a record with `tfds.features.Image`.
+    """Returns the encoded `image` and the `label` of a record with `tfds.features.Image`.
 
-    TFDS would decode with OpenCV where that is installed and with PIL elsewhere, so that results
-    were a matter of what else is installed, and the whole image at its full size.
+    TFDS would decode the image at its full size, with OpenCV if it is installed and else with PIL.
+    The results would then depend on the installed packages.
     """
     feature = tf_example_pb2.Example.FromString(record).features.feature
     image, label = feature["image"].bytes_list.value[0], feature["label"].int64_list.value[0]
@@ -227,7 +228,10 @@ def _encoded_record(record: bytes) -> dict[str, Any]:
 
 
 def _compressed_record(shape: tuple[int, int, int], record: bytes) -> dict[str, Any]:
-    """The pixels and the label of a record with a zlib tensor, no more of it than its shape has."""
+    """Returns the pixels and the label of a record whose image is a zlib tensor.
+
+    No more is decompressed than the shape requires, and one byte to notice a surplus.
+    """
     example = _encoded_record(record)
     size = math.prod(shape)
     pixels = zlib.decompressobj().decompress(example["image"], size + 1)

@@ -1,4 +1,4 @@
-"""The closed choices of data. Nothing else is imported here, so a config can name them."""
+"""The closed choices of data. This module imports nothing else, so a config can name them."""
 
 from typing import Literal
 

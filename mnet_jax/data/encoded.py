@@ -167,7 +167,7 @@ def read_encoded(path: str, max_pixels: int = MAX_IMAGE_PIXELS) -> EncodedImage:
 
 
 def read_size(path: str, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
-    """Reads (h, w) of the upright image from a file's header; raises the errors of `read_encoded`."""
+    """Reads (h, w) of the upright image from a file's header; raises as `read_encoded` does."""
     size, most = size_of(path), _most_bytes(max_pixels)
     if not 0 < size <= most:
         raise DataError(f"{path}: cannot be decoded: got {size} bytes, legal: 1 to {most}")

@@ -1,1 +1,1 @@
-"""The training loop and its parts. They take an apply function and batches, and know no model."""
+"""The training loop and its parts: they take an apply function and batches, and know no model."""

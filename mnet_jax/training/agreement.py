@@ -1,6 +1,6 @@
-"""What the processes of one run must have or decide alike.
+"""Agreement between the processes of one run on values and decisions.
 
-Each of them has its own command line, clock, memory and view of the file system.
+Each process has its own command line, clock, memory and view of the file system.
 """
 
 import hashlib
@@ -16,16 +16,17 @@ from mnet_jax.changes import changes
 
 
 class DisagreementError(ValueError):
-    """Processes of one run that differ where they must not; the message is one line.
+    """Processes of one run differ where they must not; the message is one line.
 
     All processes raise it together, with the same message.
     """
 
 
 def any_says(mine: bool) -> bool:
-    """Whether any process says so: the same answer in all, each of which has to ask.
+    """Returns whether `mine` is true in any process; a collective call with one result for all.
 
-    A checkpoint that some save while others take a step would have them wait for each other.
+    For example, if some processes saved a checkpoint while others took a step, they would wait for
+    each other forever.
     """
     if jax.process_count() == 1:
         return mine
@@ -33,28 +34,28 @@ def any_says(mine: bool) -> bool:
 
 
 def most(mine: int) -> int:
-    """The most of what all processes say, each of which has to."""
+    """Returns the maximum of `mine` over all processes; a collective call."""
     if jax.process_count() == 1:
         return mine
     return int(np.max(multihost_utils.process_allgather(np.int32(mine))))
 
 
 def least(mine: int) -> int:
-    """The least of what all processes say, each of which has to; rounded to float32 if several."""
+    """Returns the minimum of `mine` over all processes, rounded to float32; a collective call."""
     if jax.process_count() == 1:
         return mine
     return int(np.min(multihost_utils.process_allgather(np.float32(mine))))
 
 
 def require_alike(mine: Any) -> None:
-    """Compares a dataclass with those of all other processes of the run, each of which has to ask.
+    """Checks that a dataclass is equal in all processes of the run; a collective call.
 
     Args:
-      mine: what `serialization` takes, of the same class in every process.
+      mine: a value that `serialization` supports, of the same class in every process.
 
     Raises:
-      DisagreementError: they differ, or the processes have different numbers of devices; the
-        message names the first field and both values.
+      DisagreementError: the values differ, or the processes have different numbers of devices. The
+        message names the first differing field and both values.
     """
     if jax.process_count() == 1:
         return
@@ -70,7 +71,10 @@ def require_alike(mine: Any) -> None:
 
 
 def _require_equal_devices() -> None:
-    """As JAX's own collectives need; every process sees all devices without one."""
+    """Checks that all processes have equally many devices, as JAX's collectives require.
+
+    This check needs no collective: every process sees all devices.
+    """
     counts = Counter(device.process_index for device in jax.devices())
     for index, count in sorted(counts.items()):
         if count != counts[0]:
@@ -78,17 +82,17 @@ def _require_equal_devices() -> None:
 
 
 def _gathered(content: bytes) -> list[bytes]:
-    """The bytes of each process, equally many of all."""
+    """Gathers bytes from all processes; each contributes the same number."""
     gathered = multihost_utils.process_allgather(np.frombuffer(content, np.uint8))
     return [row.astype(np.uint8).tobytes() for row in gathered]
 
 
 def _difference(cls: type, first: bytes, other: bytes, index: int) -> str:
-    """The first field that the process `index` has otherwise than the first process."""
+    """Returns the message for the first field in which process `index` differs from process 0."""
     try:
         before: Any = serialization.from_json(cls, first.decode())
         after: Any = serialization.from_json(cls, other.decode())
-    except ValueError:  # a version in development: equal by its number, with other fields
+    except ValueError:  # development versions with equal numbers and different fields
         return _line("mnet_jax", "one version", "another", index)
     change = changes(before, after)[0]
     return _line(change.path, change.before, change.after, index)

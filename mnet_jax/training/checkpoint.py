@@ -1,4 +1,7 @@
-"""Orbax checkpoints of all that a run needs to go on: state, data position, config and history."""
+"""Orbax checkpoints with everything a run needs to continue.
+
+A checkpoint holds the training state, the data position, the config and the history.
+"""
 
 import contextlib
 import errno
@@ -34,22 +37,22 @@ from mnet_jax.training.step import TrainState, all_finite
 from mnet_jax.validation import one_line, require
 
 SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
-DAMAGED = "damaged-"  # and its step: the name of a checkpoint that was set aside
+DAMAGED = "damaged-"  # the name of a checkpoint that was set aside is this and its step
 _is_finite = jax.jit(all_finite)
 
 
 class SavingError(OSError):
-    """A checkpoint that cannot be written; the message is one line saying why."""
+    """A checkpoint cannot be written; the message is one line with the reason."""
 
 
 class Restored(NamedTuple):
-    """A run as it was when it was saved.
+    """A run, restored from a checkpoint.
 
     Attributes:
-      state: after the last epoch, and what there is of the next one.
-      history: the epochs.
-      seconds: wall time up to then.
-      progress: of the next epoch.
+      state: the training state at the checkpoint.
+      history: the finished epochs.
+      seconds: wall time of the run up to the checkpoint.
+      progress: progress within the next epoch.
     """
 
     state: TrainState
@@ -60,38 +63,42 @@ class Restored(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """The steps of the checkpoints in the directory that a process calls the run's."""
+    """The steps of the checkpoints that a process sees in the run's directory."""
 
     checkpoints: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Past:
-    """What is saved of a run beside its state and its config; see `Restored`."""
+    """The saved part of a run besides its state and its config; see `Restored`."""
 
     history: tuple[EpochRecord, ...]
     seconds: float
-    begun: EpochProgress  # the name that stored checkpoints have
+    begun: EpochProgress  # the name in stored checkpoints
 
     def __post_init__(self) -> None:
         require(0 <= self.seconds < math.inf, "seconds", self.seconds, "0 or more")
 
 
 class Checkpoints:
-    """The checkpoints of one run in one directory, a step each.
+    """The checkpoints of one run in one directory, one for each saved step.
 
-    The last two are kept, and of those behind a whole epoch the last and the best.
+    The last two are kept. Of those saved at the end of an epoch, the last and the best are kept
+    too.
 
-    Use as a context manager: saving is asynchronous, and leaving waits for it and raises what it
-    raised.
+    Use it as a context manager. Saving is asynchronous: leaving the context waits for it and raises
+    its errors.
     """
 
     def __init__(self, directory: Path, config: RunConfig) -> None:
-        """Opens or makes the directory.
+        """Opens the directory, and creates it if needed.
 
         Args:
-          directory: where.
-          config: of the run; what is saved under another is refused.
+          directory: the directory of the checkpoints.
+          config: the run's config; checkpoints saved under another config are refused.
+
+        Raises:
+          CheckpointError: the directory cannot be created, or is a file.
         """
         self._config = config
         self._directory = directory
@@ -106,7 +113,7 @@ class Checkpoints:
                     preservation_policy=self._kept,
                     lightweight_initialize=True,  # one damaged step must not hide the others
                     create=True,
-                    cleanup_tmp_directories=True,  # what killed saves have left
+                    cleanup_tmp_directories=True,  # left by killed saves
                     async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
                 ),
                 item_handlers={
@@ -134,21 +141,21 @@ class Checkpoints:
         seconds: float,
         progress: EpochProgress = EpochProgress(),
     ) -> None:
-        """Saves the run in the background, if there is no checkpoint of this step.
+        """Saves the run in the background, unless this step has a checkpoint already.
 
-        One that was saved before its epoch's validation stays as it is: the validation is done
-        again by whoever goes on from it.
+        A checkpoint saved before its epoch's validation is not replaced afterwards; a run that
+        resumes from it repeats the validation.
 
         Args:
-          state: one copy of it, as `Placement.get` gives.
+          state: one copy of the state, as `Placement.get` returns it.
           batches: the grain iterator, after the last batch that the state has seen.
           history: the epochs so far.
           seconds: wall time of the run so far.
-          progress: of the next epoch.
+          progress: progress within the next epoch.
 
         Raises:
           NonFiniteStateError: the state is not finite; nothing is written.
-          SavingError: this checkpoint cannot be written, or the one before could not.
+          SavingError: this checkpoint, or the one before, cannot be written.
         """
         step = int(state.step)
         past = serialization.to_plain(_Past(history=history, seconds=seconds, begun=progress))
@@ -171,21 +178,21 @@ class Checkpoints:
             )
 
     def restore(self, first: TrainState, batches: Iterator[Any]) -> Restored:
-        """What was saved last, or the run's start if there is no checkpoint.
+        """Restores the newest checkpoint, or returns the run's start if there is none.
 
-        A damaged checkpoint is set aside, with a warning, and the one before it is taken.
+        A damaged checkpoint is set aside with a warning, and the one before it is tried.
 
         Args:
-          first: the run's first state; it gives shapes and placement.
-          batches: a grain iterator as at the start; it is moved to where the saved one stood.
+          first: the run's initial state; it determines shapes and placement.
+          batches: a grain iterator at its start; it is moved to the saved position.
 
         Raises:
-          CheckpointError: the checkpoint is another run's or another network's, or all are damaged.
+          CheckpointError: the checkpoint belongs to another run or network, or all are damaged.
           DisagreementError: processes of the run see different checkpoints.
         """
         require_alike(_Seen(checkpoints=tuple(sorted(self._manager.all_steps()))))
         for path in sorted(self._directory.iterdir()):
-            if path.name.isdecimal() and not path.is_dir():  # Orbax passes over it, and then fails
+            if path.name.isdecimal() and not path.is_dir():  # Orbax skips it, and fails later
                 self._set_aside(int(path.name), "it is no directory")
         while steps := self._manager.all_steps():
             step = max(steps)
@@ -195,7 +202,7 @@ class Checkpoints:
                 self._manager.restore(step, args=position)
             except CheckpointError:
                 raise
-            except Exception as error:  # Orbax raises whatever a torn file leads it to
+            except Exception as error:  # Orbax raises many types for torn files
                 if is_exhaustion(error):
                     raise
                 self._set_aside(step, one_line(error) or type(error).__name__)
@@ -211,15 +218,15 @@ class Checkpoints:
         return Restored(first, (), 0.0)
 
     def go_back(self, step: int, first: TrainState) -> Restored:
-        """What was saved at a step, while the data stay where they are; deletes what came later.
+        """Restores the state at a step and deletes later checkpoints; the data position stays.
 
         Args:
-          step: of a checkpoint, or 0 for the run's start.
-          first: the run's first state.
+          step: the step of a checkpoint, or 0 for the run's start.
+          first: the run's initial state.
 
         Raises:
-          CheckpointError: the checkpoint is not there or damaged.
-          SavingError: it could not be written.
+          CheckpointError: the checkpoint is missing or damaged.
+          SavingError: a pending save failed.
         """
         with self._saving_errors():
             self._manager.wait_until_finished()
@@ -231,17 +238,17 @@ class Checkpoints:
         return self._required(step, first)
 
     def best(self, like: TrainState) -> TrainState | None:
-        """The state behind the epoch with the best validation accuracy, of those kept.
+        """Restores the state with the best validation accuracy among the kept checkpoints.
 
         Args:
           like: a state of the same run.
 
         Returns:
-          The state; None if no checkpoint is behind a whole epoch.
+          The state; None if no checkpoint was saved at the end of an epoch.
 
         Raises:
           CheckpointError: the checkpoint is damaged.
-          SavingError: it could not be written.
+          SavingError: a pending save failed.
         """
         with self._saving_errors():
             self._manager.wait_until_finished()
@@ -249,7 +256,7 @@ class Checkpoints:
         return None if step is None else self._required(step, like).state
 
     def _seal(self) -> None:
-        """Gives the checkpoint its manifest; Orbax calls this before it gives it its name."""
+        """Writes the manifest; Orbax calls this before it gives the checkpoint its final name."""
         if jax.process_index() > 0:
             return
         unfinished = self._directory.glob(f"{self._saving}.*")
@@ -257,7 +264,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _saving_errors(self) -> Iterator[None]:
-        """Turns whatever Orbax raises into one line."""
+        """Turns any error of Orbax into a SavingError of one line."""
         try:
             yield
         except NonFiniteStateError:
@@ -268,8 +275,8 @@ class Checkpoints:
             ) from error
 
     def _set_aside(self, step: int, reason: str) -> None:
-        """Takes a damaged checkpoint out of the way; what is there by that name already stays."""
-        self._wait_for_all(f"found {step}")  # none of them is gone, which is no damage
+        """Renames a damaged checkpoint, with a warning, and keeps those set aside before."""
+        self._wait_for_all(f"found {step}")  # no process may find it missing
         aside = self._directory / f"{DAMAGED}{step}"
         numbers = itertools.count(2)
         while os.path.lexists(aside):
@@ -283,7 +290,7 @@ class Checkpoints:
         self._wait_for_all(f"renamed {step}")
 
     def _reload(self) -> None:
-        """Has Orbax look again which steps there are; it then reads the metadata of all."""
+        """Makes Orbax list the steps again; first sets aside those with unreadable metadata."""
         left = [
             step for step in self._manager.all_steps() if (self._directory / str(step)).exists()
         ]
@@ -298,12 +305,12 @@ class Checkpoints:
         self._manager.reload()
 
     def _wait_for_all(self, name: str) -> None:
-        """Waits until every process of the run is here."""
+        """Blocks until every process of the run has called this."""
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"{self._directory} {name}")
 
     def _verify(self, step: int) -> None:
-        """Raises DamageError in all processes if one of them finds a checkpoint damaged."""
+        """Raises DamageError in all processes if one of them finds the checkpoint damaged."""
         damage = None
         try:
             manifest.verify(self._directory / str(step), step)
@@ -313,7 +320,7 @@ class Checkpoints:
             raise damage or manifest.DamageError("another process cannot read it")
 
     def _required(self, step: int, like: TrainState) -> Restored:
-        """`_restore` where no other checkpoint will do: CheckpointError if it is damaged."""
+        """Restores like `_restore`, but raises CheckpointError if the checkpoint is damaged."""
         try:
             return self._restore(step, like)
         except CheckpointError:
@@ -325,7 +332,7 @@ class Checkpoints:
             raise CheckpointError(f"{self._directory}: step {step}: {reason}") from error
 
     def _restore(self, step: int, like: TrainState) -> Restored:
-        """All but the data's position."""
+        """Verifies and restores everything but the data position."""
         self._verify(step)
         run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
         if not isinstance(run, dict) or "config" not in run:
@@ -344,7 +351,7 @@ class Checkpoints:
 
 
 def _reason(error: Exception) -> str:
-    """Why something cannot be written: in the system's words, if Orbax has them among its own."""
+    """Returns why a write failed: the system's error text, if Orbax's message contains it."""
     words = [os.strerror(code) for code in SYSTEM_ERRORS if os.strerror(code) in str(error)]
     return words[0] if words else one_line(error) or type(error).__name__
 

@@ -1,9 +1,10 @@
-"""Channels that have died: whatever the image, they say the same.
+"""Dead channels: their output is the same for every image.
 
-A ReLU that is never above zero passes nothing on, and no gradient back: the V2 paper's reason for
-linear bottlenecks (section 3.2). A depthwise layer keeps channels apart, so that one whose input
-has died, or whose kernel or scale has come to zero, shows in what its normalization has recorded:
-after it, over the training images, the channel hardly deviates. That costs no forward pass.
+A ReLU that is never above zero passes on neither its input nor a gradient. This is the V2 paper's
+reason for linear bottlenecks (section 3.2). A depthwise layer does not mix channels. If a channel's
+input has died, or its kernel or scale has become zero, its standard deviation over the training
+images after normalization is close to zero. The statistics of the normalization show this, so no
+forward pass is needed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,16 +14,16 @@ import numpy as np
 
 from mnet_jax.training.step import Tree
 
-DEVIATION = 1e-3  # of a channel after its normalization, in whose units others have about 1
+DEVIATION = 1e-3  # of a channel after normalization, where a live channel has about 1
 WARNING_SHARE = 0.25
-_EPSILON = 1e-3  # added to variances: the largest of the dialects'
+_EPSILON = 1e-3  # added to variances: the largest value of the dialects
 
 
 def dead_share(values: Tree) -> float:
-    """The share of all depthwise channels that are dead; 0 in a network without such layers.
+    """Returns the share of depthwise channels that are dead; 0 if there are no such layers.
 
     Args:
-      values: `params` and `batch_stats`, as `TrainState.values`.
+      values: `params` and `batch_stats`, as in `TrainState.values`.
     """
     deviations = [
         np.abs(np.asarray(params["norm"]["scale"])) * _deviation(np.asarray(stats["norm"]["var"]))
@@ -32,12 +33,12 @@ def dead_share(values: Tree) -> float:
 
 
 def _deviation(variance: np.ndarray) -> np.ndarray:
-    """What normalization makes of a channel's standard deviation."""
+    """Returns a channel's standard deviation after normalization, before the scale."""
     return np.sqrt(variance / (variance + _EPSILON))
 
 
 def _depthwise(params: Mapping[str, Any], stats: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """Parameters and statistics of layers with a depthwise kernel [kh, kw, c] and a norm."""
+    """Yields parameters and statistics of layers with a depthwise kernel [kh, kw, c] and a norm."""
     for name, inner in params.items():
         if not isinstance(inner, Mapping):
             continue

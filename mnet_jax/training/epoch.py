@@ -70,14 +70,14 @@ class LossMonitor:
 
     @property
     def limit(self) -> float:
-        """The highest loss of the next step that is no spike."""
+        """The highest loss of the next step that is not a spike."""
         return self._divergence.limit([*self._recent])
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Takes a step's metrics and checks those of the step before.
+        """Stores a step's metrics and checks those of the step before.
 
         Raises:
-          DivergenceError: the step before, or this one if it is judged at once, is not good enough.
+          DivergenceError: the step before has diverged, or this one if it is checked at once.
         """
         self.settle()
         self._pending = metrics
@@ -85,7 +85,7 @@ class LossMonitor:
             self.settle()
 
     def settle(self) -> None:
-        """Waits for the last step and checks it; DivergenceError as in `add`."""
+        """Waits for the last step's metrics and checks them; raises as `add` does."""
         if self._pending is None:
             return
         loss, accuracy = float(self._pending["loss"]), float(self._pending["accuracy"])
@@ -105,7 +105,7 @@ class LossMonitor:
             raise error
 
     def progress(self, seconds: float, images_per_second: float) -> EpochProgress:
-        """The progress of the epoch; call `settle` first."""
+        """Returns the progress of the epoch; call `settle` first."""
         return EpochProgress(
             losses=tuple(self._losses),
             accuracies=tuple(self._accuracies),
@@ -118,7 +118,7 @@ class LossMonitor:
         )
 
     def _error(self, loss: float, finite: bool) -> DivergenceError | None:
-        """What is wrong with the step, if anything."""
+        """Returns the error of a step that has diverged, else None."""
         step = self._steps_before + len(self._losses) + len(self._skipped) + 1
         behind = f", after {self._in_row} skipped ones," if self._in_row else ","
         if not finite:
@@ -134,7 +134,10 @@ class LossMonitor:
 
 
 class Clock:
-    """Seconds and images per second of an epoch; the rate leaves its first step out if it can."""
+    """Measures the seconds and images per second of an epoch.
+
+    The rate excludes the first step if there are others, because the first step may compile.
+    """
 
     def __init__(self, batch_size: int, progress: EpochProgress) -> None:
         self.seconds = progress.seconds
@@ -153,7 +156,7 @@ class Clock:
         self.stop()
 
     def stop(self) -> None:
-        """Reads the clock."""
+        """Updates `seconds` and `rate`."""
         if not self._steps:
             return
         now = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The loss and the accuracy of some weights on a split, every image counted once."""
+"""Evaluates the loss and the accuracy of weights on a split; every image counts once."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from mnet_jax.training.step import Batch, EvalStep, Tree
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Means over a split: cross-entropy in nats, share right, and over how many images."""
+    """The mean cross-entropy in nats, the accuracy, and the number of images of a split."""
 
     loss: float
     accuracy: float
@@ -24,12 +24,12 @@ def evaluate(
     batches: Iterable[Batch],
     on_batch: Callable[[int], Any] = lambda done: None,
 ) -> Evaluation:
-    """Sums over masked batches, and divides once.
+    """Evaluates variables on a split: sums over masked batches, and divides once at the end.
 
     Args:
       eval_step: (variables, batch) -> sums, compiled by the placement.
       placement: puts the batches on the devices.
-      variables: on the devices.
+      variables: the model's variables, on the devices.
       batches: the split, padded and masked.
       on_batch: called with the number of batches done.
     """

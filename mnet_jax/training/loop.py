@@ -1,4 +1,4 @@
-"""The loop: epochs of steps, an evaluation after each, a checkpoint now and then."""
+"""The training loop: epochs of steps, with an evaluation after each and regular checkpoints."""
 
 import dataclasses
 import math
@@ -35,16 +35,17 @@ def _cannot_go_back(step: int) -> tuple[TrainState, EpochProgress]:
 
 @dataclass(frozen=True, kw_only=True)
 class Callbacks:
-    """What a run calls as it goes on: to be shown, to be kept for another process, to be stopped.
+    """Functions that the loop calls to report progress, save the run, and check for a stop.
 
     Attributes:
-      report: called at every step.
-      on_epoch: called after each epoch with the state, the history and the next epoch's beginning.
-      save: called within an epoch, with that epoch's beginning, if `due` or told to stop.
-      due: whether it is time to save, asked at every step.
-      go_back: from a step, an epoch's last, to the state behind it, on the devices, and the
-        beginning that was saved with it.
-      stop: asked before every step and every batch of an evaluation.
+      report: called at every step with the progress.
+      on_epoch: called after each epoch with the state, the history and the next epoch's progress.
+      save: called within an epoch with the state, the history and the epoch's progress, if `due`
+        returns True or a stop was requested.
+      due: returns whether it is time to save; called at every step.
+      go_back: takes the last step of an epoch; returns the state after that step, on the devices,
+        and the progress that was saved with it.
+      stop: checked before every step and every evaluation batch.
     """
 
     report: ProgressCallback = lambda progress: None
@@ -60,14 +61,14 @@ class Loop:
     """The parts of a training run, compiled and placed.
 
     Attributes:
-      train_step: (state, batch, numbers) -> (state, metrics), reusing the state's memory.
+      train_step: (state, batch, hyperparams) -> (state, metrics); reuses the state's memory.
       eval_step: (variables, batch) -> sums.
       placement: puts states and batches on the devices.
-      numbers: of every step of an epoch, counted from 1.
-      epochs: how many to train.
-      steps_per_epoch: optimizer steps in each.
-      batch_size: images a step.
-      divergence: what counts as divergence, and what is done about it.
+      hyperparams: from an epoch, counted from 1, to the hyperparameters of each of its steps.
+      epochs: the number of epochs.
+      steps_per_epoch: optimizer steps in each epoch.
+      batch_size: images per step.
+      divergence: the definition of divergence and the reaction to it.
     """
 
     train_step: TrainStep
@@ -88,23 +89,23 @@ class Loop:
         callbacks: Callbacks,
         progress: EpochProgress = EpochProgress(),
     ) -> tuple[TrainState, History]:
-        """Trains from where `history` and `progress` end to the last epoch.
+        """Trains from the end of `history` and `progress` to the last epoch.
 
         Args:
-          state: on the devices, after that; its memory is reused.
-          batches: the training batches from there on, without end.
+          state: the state at that point, on the devices; its memory is reused.
+          batches: the training batches from that point on, without end.
           validation: makes the batches to evaluate after each epoch.
           history: the epochs already trained.
-          callbacks: what shows, keeps and stops the run.
-          begun: the epoch behind them, as far as it is.
+          callbacks: report, save and stop the run.
+          progress: progress within the next epoch.
 
         Returns:
           The last state and the whole history.
 
         Raises:
-          DivergenceError: a loss or gradient is not finite, or a loss a spike; at most one step
-            after it.
-          StoppedError: the process was told to stop; the run is saved.
+          DivergenceError: a loss or gradient is not finite, or a loss is a spike. It is raised at
+            most one step later.
+          StoppedError: the process received a stop signal; the run is saved.
         """
         while len(history) < self.epochs:
             epoch = len(history) + 1
@@ -138,19 +139,19 @@ class Loop:
         report: ProgressCallback,
         stop: Stop | None = None,
     ) -> Evaluation:
-        """The evaluated weights on every image of a split, once.
+        """Evaluates the state's `evaluated` variables on a split; every image counts once.
 
         Args:
-          state: on the devices.
+          state: the state, on the devices.
           batches: the split, padded and masked.
-          phase: which split, for `report`.
-          epoch: after which it is, for `report`.
-          report: called at every step.
-          stop: asked before every batch.
+          phase: the split's name, for `report`.
+          epoch: the last trained epoch, for `report`.
+          report: called at every batch.
+          stop: checked before every batch.
 
         Raises:
           NonFiniteError: the loss is not finite.
-          StoppedError: the process was told to stop.
+          StoppedError: the process received a stop signal.
         """
         if stop:
             stop.check()
@@ -174,7 +175,7 @@ class Loop:
         progress: EpochProgress,
         callbacks: Callbacks,
     ) -> tuple[TrainState, EpochProgress]:
-        """The rest of an epoch's steps."""
+        """Runs the remaining steps of an epoch."""
         epoch, steps, first = len(history) + 1, self.steps_per_epoch, progress.steps
         hyperparams = self.hyperparams(epoch)
         monitor = LossMonitor(self.divergence, (epoch - 1) * steps, progress)
@@ -190,7 +191,7 @@ class Loop:
             )
             monitor.add(self.placement.get(metrics))
             if i == first:
-                monitor.settle()  # the first step may compile, which is no training speed
+                monitor.settle()  # the first step may compile, so the clock starts after it
             clock.tick()
             callbacks.report(
                 Progress(
@@ -217,7 +218,7 @@ class Loop:
         progress: EpochProgress,
         callbacks: Callbacks,
     ) -> Evaluation:
-        """The evaluation behind an epoch; one that is stopped is done again from its start."""
+        """Evaluates after an epoch; if stopped, saves the run so that a resumed run evaluates again."""
         try:
             return self.evaluate(
                 state, batches, "validation", len(history) + 1, callbacks.report, callbacks.stop
@@ -245,7 +246,7 @@ class Loop:
         )
 
     def _over(self, record: EpochRecord) -> Progress:
-        """What is reported when an epoch is over."""
+        """Returns the progress to report at the end of an epoch."""
         return Progress(
             phase="epoch", epoch=record.epoch, epochs=self.epochs, step=self.steps_per_epoch,
             steps=self.steps_per_epoch, record=record,
@@ -254,7 +255,10 @@ class Loop:
     def _rolled_back(
         self, error: DivergenceError, history: History, progress: EpochProgress
     ) -> tuple[int, ...]:
-        """The steps that led back to an epoch's start, with this one; `error` if it may not."""
+        """Returns the steps of the epoch that were rolled back, with this one.
+
+        Raises `error` if rollbacks are off or used up.
+        """
         before = sum(len(record.rolled_back) for record in history) + len(progress.rolled_back)
         if self.divergence.on_divergence != "rollback" or before >= MOST_ROLLBACKS:
             raise error

@@ -1,6 +1,6 @@
-"""A digest of every file of a checkpoint, kept in it: whether all of them are what was written.
+"""The manifest of a checkpoint: a digest of each of its files, to detect changes.
 
-Orbax notices a file that is torn or gone where it reads it, and takes flipped bits for numbers.
+Orbax notices truncated or missing files when it reads them, but not flipped bits.
 """
 
 import hashlib
@@ -11,25 +11,26 @@ from pathlib import Path
 from mnet_jax.files import open_regular, read_file, replace_file, sync_directory
 from mnet_jax.validation import one_line
 
-CHECKPOINTS = "checkpoints"  # the directory of all of them, in a run's
+CHECKPOINTS = "checkpoints"  # subdirectory of a run's directory
 FILE_NAME = "manifest.json"
-# Not in it: itself, and what Orbax writes when it commits a checkpoint, of which nothing is used.
+# Not in a manifest: itself, and files that Orbax writes when it commits a checkpoint; those are
+# never read here.
 OTHERS = (FILE_NAME, "_CHECKPOINT_METADATA", "commit_success.txt")
 
 
 class DamageError(ValueError):
-    """A directory that is not what its manifest says; the message is one line saying where."""
+    """A directory differs from its manifest; the message is one line that says where."""
 
 
 def write(directory: Path, step: int) -> None:
-    """Puts a directory's files on disk, and then their SHA-256 digests into its manifest.
+    """Syncs a directory's files to disk, then writes their SHA-256 digests into its manifest.
 
     Args:
-      directory: finished.
-      step: whose it is, so that it cannot be taken for another's.
+      directory: the finished checkpoint.
+      step: the checkpoint's step, so that it is not mistaken for another one.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the manifest cannot be written.
     """
     digests = {str(file.relative_to(directory)): _digest(file) for file in _files(directory)}
     for inner, _, _ in os.walk(directory):
@@ -39,11 +40,11 @@ def write(directory: Path, step: int) -> None:
 
 
 def verify(directory: Path, step: int) -> None:
-    """Reads every file again.
+    """Reads every file and compares it with the manifest.
 
     Raises:
-      DamageError: the manifest or a file is missing, is not as it was, or is another step's; or
-        something is no file.
+      DamageError: the manifest or a file is missing, has changed, or belongs to another step, or an
+        entry is neither a file nor a directory.
     """
     require_files(directory)
     try:
@@ -65,10 +66,11 @@ def verify(directory: Path, step: int) -> None:
 
 
 def require_files(directory: Path) -> None:
-    """Looks for what cannot be read: Orbax would open a FIFO, and wait for a writer.
+    """Checks that everything can be read: Orbax would open a FIFO and wait for a writer.
 
     Raises:
-      DamageError: it is no directory, or holds what is neither a file nor a directory.
+      DamageError: `directory` is not a directory, or contains something other than files and
+        directories.
     """
     if not directory.is_dir():
         raise DamageError("it is no directory")
@@ -78,13 +80,13 @@ def require_files(directory: Path) -> None:
 
 
 def _files(directory: Path) -> list[Path]:
-    """All files that a manifest is about, in an order."""
+    """Returns all files that belong in a manifest, sorted."""
     others = {directory / name for name in OTHERS}
     return sorted(p for p in directory.rglob("*") if p.is_file() and p not in others)
 
 
 def _digest(file: Path) -> str:
-    """Of a file's content, which is on disk when this returns."""
+    """Syncs a file to disk and returns the digest of its content."""
     with open(open_regular(file), "rb") as opened:
         os.fsync(opened.fileno())
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is of the run that wants to go on from it."""
+"""Checks that a checkpoint belongs to the run that wants to resume from it."""
 
 import json
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ from mnet_jax.training.step import TrainState
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used for this run; the message is one line saying why."""
+    """A checkpoint cannot be used for this run; the message is one line with the reason."""
 
 
-# What helps where a field's name does not say it.
+# Advice for fields whose name does not suggest it.
 _LEGAL = {"data.listing": "the folder's files as they were, or another directory"}
 
 
 def saved_config(directory: Path) -> RunConfig | None:
-    """The config of the run whose checkpoints are in a directory; None where none can be read.
+    """Returns the config of the run with checkpoints in a directory; None if it is unreadable.
 
-    The newest checkpoint that has one counts, damaged or not: it is to be known before the data
-    are loaded, and so before there is a state to restore.
+    The newest readable config is returned, even if its checkpoint is damaged: it is needed before
+    the data is loaded, when there is no state to restore yet.
     """
     steps = [path for path in directory.glob("*") if path.name.isdecimal()]
     for step in sorted(steps, key=lambda path: int(path.name), reverse=True):
@@ -33,17 +33,17 @@ def saved_config(directory: Path) -> RunConfig | None:
             if (kept := step / "run" / "metadata").is_file():
                 return serialization.from_plain(RunConfig, json.loads(kept.read_bytes())["config"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue  # whoever restores it says what is wrong
+            continue  # reported when it is restored
     return None
 
 
 def require_same_config(config: RunConfig, saved: Mapping[str, Any], directory: Path) -> None:
-    """Raises CheckpointError, naming a field and both values, if a run's config is another.
+    """Raises CheckpointError, naming a field and both values, if two configs differ.
 
     Args:
-      config: of the run.
-      saved: the config of the run in `directory`, as `serialization.to_plain` made it.
-      directory: for the message.
+      config: the run's config.
+      saved: the saved config of the run in `directory`, made by `serialization.to_plain`.
+      directory: the directory's name for the message.
     """
     try:
         before = serialization.from_plain(RunConfig, saved)
@@ -58,14 +58,14 @@ def require_same_config(config: RunConfig, saved: Mapping[str, Any], directory: 
 
 
 def require_same_structure(like: TrainState, shapes: Any, checkpoint: Path) -> None:
-    """Raises CheckpointError, naming an array and both shapes, if a state is another network's.
+    """Raises CheckpointError, naming an array and both shapes, if two states do not match.
 
-    Orbax restores a deeper tree into a shallower one without a word.
+    This is needed because Orbax silently restores a deeper tree into a shallower one.
 
     Args:
       like: a state of the run.
-      shapes: a tree of what has a `shape`, as Orbax says of a checkpoint.
-      checkpoint: for the message.
+      shapes: a tree of leaves with a `shape`, from the metadata of an Orbax checkpoint.
+      checkpoint: the checkpoint's name for the message.
     """
     leaves = jax.tree_util.tree_leaves_with_path(shapes, is_leaf=lambda x: hasattr(x, "shape"))
     saved = {_name(path): tuple(leaf.shape) for path, leaf in leaves}
@@ -82,12 +82,12 @@ def require_same_structure(like: TrainState, shapes: Any, checkpoint: Path) -> N
 
 
 def _stored_shape(leaf: jax.Array) -> tuple[int, ...]:
-    """A typed key is stored as its words."""
+    """Returns the shape of an array as stored; a typed key is stored as its key data."""
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return leaf.shape
 
 
 def _name(path: tuple[Any, ...]) -> str:
-    """A tree path as text, alike for attributes, dictionary keys and positions."""
+    """Returns a tree path as text, in one form for attributes, dictionary keys and positions."""
     return ".".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)

@@ -1,4 +1,4 @@
-"""Whether a training step fits into memory, and if not, the largest batch whose step does."""
+"""Checks whether a training step fits into memory; if not, finds the largest batch that does."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -12,16 +12,16 @@ from mnet_jax.training.recipe import Hyperparameters
 from mnet_jax.training.step import Batch, TrainState, TrainStep
 from mnet_jax.validation import one_line
 
-EXHAUSTED = "RESOURCE_EXHAUSTED"  # XLA's word for it
-MOST_PROBES = 10  # steps that are compiled to find the largest batch
+EXHAUSTED = "RESOURCE_EXHAUSTED"  # XLA's error code
+MOST_PROBES = 10  # number of steps compiled to find the largest batch
 
 
 class OutOfMemoryError(RuntimeError):
-    """The memory does not hold what was asked for; the message is one line that says what would."""
+    """Memory is exhausted; the message is one line that says what would fit."""
 
 
 def free_bytes() -> int | None:
-    """Memory that each device of this process has left, or None where it does not say."""
+    """Returns the free bytes of each device of this process; None if the device does not tell."""
     devices = jax.local_devices()
     if devices[0].platform == "cpu":
         return host_memory.available_bytes() // len(devices)
@@ -32,22 +32,22 @@ def free_bytes() -> int | None:
 
 
 def needed_bytes(compiled: Any) -> tuple[int, int]:
-    """What a compiled step takes on each device: its arguments, and all that comes on top."""
+    """Returns the bytes a compiled step takes on each device: for its arguments, and on top."""
     found = compiled.memory_analysis()
     on_top = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     return found.argument_size_in_bytes, on_top
 
 
 def largest_that_fits(needed: Callable[[int], int], limit: int, too_large: int) -> int:
-    """The largest whole number below `too_large` that needs no more than `limit`, 0 for none.
+    """Returns the largest whole number below `too_large` that needs at most `limit`; 0 if none.
 
-    Found by interpolation, as memory is nearly linear in the batch; after `MOST_PROBES` calls of
-    `needed` it is the largest that was seen to fit.
+    The search interpolates, because memory is nearly linear in the batch size. After `MOST_PROBES`
+    calls of `needed` it returns the largest number found so far.
 
     Args:
-      needed: bytes; it never falls.
-      limit: bytes.
-      too_large: what is known not to fit; `needed` of it is more than `limit`.
+      needed: from a number to bytes; it must not decrease.
+      limit: available bytes.
+      too_large: a number known not to fit: `needed(too_large)` is above `limit`.
     """
     low, high, at_low, at_high = 0, too_large, 0, needed(too_large)
     for _ in range(MOST_PROBES):
@@ -64,12 +64,12 @@ def largest_that_fits(needed: Callable[[int], int], limit: int, too_large: int) 
 
 
 class MemoryCheckedStep:
-    """A training step that is compiled when it is first taken, and refused if it does not fit.
+    """A training step that is compiled at its first call, and refused if it does not fit.
 
-    A refusal compiles the step for smaller batches, to say which is the largest that fits.
+    A refusal compiles the step for smaller batches, to find the largest one that fits.
 
     Attributes:
-      step: as it was given.
+      step: the step to compile.
     """
 
     def __init__(
@@ -80,26 +80,27 @@ class MemoryCheckedStep:
         multiple: int,
         free: Callable[[], int | None] = free_bytes,
     ) -> None:
-        """A step that is still to be compiled.
+        """Does not compile yet.
 
         Args:
-          step: as `Placement.compile_train` gives it.
-          resized: shapes of a placed batch of another size.
-          batch_size: images a step.
-          multiple: what batch sizes are multiples of.
-          free: bytes that each device has left, called when the first batch is there.
+          step: a step that `Placement.compile_train` returned.
+          resized: returns the shapes of a placed batch with another number of images.
+          batch_size: images per step.
+          multiple: batch sizes must be multiples of this.
+          free: returns the free bytes of each device; called when the first batch is on the
+            devices.
         """
         self.step, self._resized, self._free = step, resized, free
         self._batch_size, self._multiple = batch_size, multiple
-        self._compiled: dict[Any, TrainStep] = {}  # by the numbers and the shapes
+        self._compiled: dict[Any, TrainStep] = {}  # by hyperparameter structure and shapes
 
     def __call__(
         self, state: TrainState, batch: Batch, hyperparams: Hyperparameters
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """The step.
+        """Runs the step.
 
         Raises:
-          OutOfMemoryError: it does not fit.
+          OutOfMemoryError: the step does not fit into memory.
         """
         shapes = tuple((name, x.shape) for name, x in batch.items())
         kind = jax.tree.structure(hyperparams), shapes
@@ -110,7 +111,7 @@ class MemoryCheckedStep:
         held, on_top = needed_bytes(compiled)
         free = self._free()
         if free is not None:
-            free = least(free)  # so that all processes are refused, and look for the same batch
+            free = least(free)  # all processes must refuse together, and probe the same batches
         if free is not None and on_top > free:
             raise self._refusal(arguments, held + free)
         try:
@@ -118,8 +119,8 @@ class MemoryCheckedStep:
             jax.block_until_ready(taken)
         except Exception as error:
             if not is_exhaustion(error) or jax.process_count() > 1:
-                raise  # the other processes do not know, and would not look along
-            # It fits by what the compiler says, so there is less than `free` in one piece.
+                raise  # the other processes do not know, and would not join the search
+            # The compiler's estimate fits, so the largest free block is smaller than `free`.
             limit = held + (on_top - 1 if free is None else min(free, on_top - 1))
             raise self._refusal(arguments, limit) from error
         self._compiled[kind] = compiled
@@ -132,7 +133,7 @@ class MemoryCheckedStep:
             shapes = self._resized(batch, multiples * self._multiple)
             try:
                 lowered = self.step.lower(state, shapes, hyperparams)
-            except ValueError:  # so few images cannot be normalized, which is no better
+            except ValueError:  # too few images to normalize, so this size is not legal either
                 return limit + 1
             return sum(needed_bytes(lowered.compile()))
 
@@ -147,10 +148,10 @@ class MemoryCheckedStep:
 
 @contextlib.contextmanager
 def exhaustion_explained(doing: str) -> Iterator[None]:
-    """Turns memory that runs out into an `OutOfMemoryError`, wherever it happens.
+    """Turns any error about exhausted memory in the block into an `OutOfMemoryError`.
 
     Args:
-      doing: what runs meanwhile, for the message.
+      doing: what the block does, for the message.
     """
     try:
         yield
@@ -164,13 +165,13 @@ def exhaustion_explained(doing: str) -> Iterator[None]:
 
 
 def is_exhaustion(error: Exception) -> bool:
-    """Whether an error says that there is no memory left, on a device or on the host."""
+    """Returns whether an error means that memory is exhausted, on a device or on the host."""
     on_device = isinstance(error, jax.errors.JaxRuntimeError) and EXHAUSTED in str(error)
     return on_device or host_memory.is_exhaustion(error)
 
 
 def _shape_of(x: Any) -> Any:
-    """An array without its values, which a step may have taken over."""
+    """Returns an array's shape, type and sharding; its values may have been donated to a step."""
     if isinstance(x, jax.Array):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
     return x

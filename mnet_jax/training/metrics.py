@@ -1,4 +1,4 @@
-"""Losses and the sums that make a mean over a masked batch exact."""
+"""The loss of each image, and sums that give exact means over masked batches."""
 
 from typing import TypeAlias
 
@@ -13,13 +13,13 @@ Sums: TypeAlias = dict[str, Array]
 def cross_entropy(
     logits: Array, labels: Array, label_smoothing: jax.typing.ArrayLike = 0.0
 ) -> Array:
-    """The loss of each image, in nats.
+    """Computes the cross-entropy of each image, in nats.
 
     Args:
       logits: [b, classes].
       labels: integers [b].
-      label_smoothing: share of each label spread evenly over all classes (arXiv 1512.00567,
-        section 7).
+      label_smoothing: share of each label spread evenly over all classes (arXiv 1512.00567, section
+        7).
 
     Returns:
       float32 [b].
@@ -29,9 +29,9 @@ def cross_entropy(
 
 
 def masked_sums(logits: Array, labels: Array, mask: Array) -> Sums:
-    """Sums over the real images of a padded batch: `loss`, `correct` and `count`.
+    """Computes `loss`, `correct` and `count`, summed over the real images of a padded batch.
 
-    Divide once, after the last batch: a mean of means weighs a short last batch too much.
+    Divide once, after the last batch: a mean of batch means would overweight a short last batch.
 
     Args:
       logits: [b, classes].

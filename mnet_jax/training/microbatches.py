@@ -1,6 +1,7 @@
-"""Parts of a batch: those that run one after the other, and those normalized by themselves.
+"""Parts of a batch: micro-batches that run one after the other, and normalization groups.
 
-Both are the config's and not the devices', so that a run is the same on one device and on eight.
+Both depend on the config and not on the devices, so that a run is the same on one device and on
+eight.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,14 +15,15 @@ Tree: TypeAlias = Any
 
 
 def micro_batch(batch: Mapping[str, Array], index: Array, count: int) -> dict[str, Array]:
-    """The images `index`, `index + count`, `index + 2 * count` ... of a batch.
+    """Returns the images `index`, `index + count`, `index + 2 * count` ... of a batch.
 
-    Not neighbours: devices hold neighbours, and each is to have its share of every micro-batch.
+    A micro-batch is strided because each device holds neighbouring images, and should get an equal
+    share of every micro-batch.
 
     Args:
       batch: arrays of [b, ...].
-      index: which of them, from 0.
-      count: how many there are; it divides b.
+      index: the index of the micro-batch, from 0.
+      count: the number of micro-batches; it divides b.
     """
 
     def part(x: Array) -> Array:
@@ -38,14 +40,18 @@ def mean_over(
     key: Array,
     count: int,
 ) -> tuple[Tree, Tree]:
-    """A function of each micro-batch, one after the other: what they carry on, and their mean.
+    """Calls a function on each micro-batch in turn; returns the last carry and the mean value.
 
     Args:
-      function: (carried, micro-batch, key) -> (carried, values), the values floats.
-      carried: what the first one gets.
+      function: (carry, micro-batch, key) -> (carry, values); values are floats.
+      carried: the initial carry.
       batch: arrays of [b, ...].
-      key: for randomness; each micro-batch has one of its own.
-      count: how many there are; it divides b. With one, the function gets batch and key as given.
+      key: a random key; each micro-batch gets its own.
+      count: the number of micro-batches; it divides b. With 1, the function gets `batch` and `key`
+        unchanged.
+
+    Returns:
+      The carry after the last micro-batch, and the values averaged over all.
     """
     if count == 1:
         return function(carried, batch, key)
@@ -63,14 +69,16 @@ def mean_over(
 
 
 def in_groups(apply: Callable[..., Any], groups: int) -> Callable[..., Any]:
-    """A Linen module's `apply` for training, each group of images normalized by its own statistics.
+    """Wraps a Linen module's `apply` for ghost batch normalization (arXiv 1705.08741).
 
-    Ghost batch normalization (arXiv 1705.08741). The running statistics are the mean of what each
-    group alone would have made of them, and so they average the groups' statistics.
+    Each group of images is normalized by its own statistics. Each group updates the running
+    statistics alone, and the result is the mean of these updates; so the running statistics average
+    over the groups.
 
     Args:
-      apply: of a model whose state is `batch_stats`.
-      groups: how many groups of neighbouring images; it divides the batch. With one, `apply`.
+      apply: the `apply` of a model whose state is `batch_stats`.
+      groups: the number of groups of neighbouring images; it divides the batch. With 1, `apply` is
+        returned unchanged.
     """
     if groups == 1:
         return apply

@@ -1,7 +1,7 @@
-"""Mixup and CutMix: pairs of images of a batch become one, and so do their labels.
+"""Mixup and CutMix: each image of a batch is mixed with another one, and so are the labels.
 
-Both give every pixel of an image a weight, which its partner's pixel has the rest of; the mean
-weight is the share of its own label in the target.
+Both give each pixel of an image a weight w, and the partner's pixel the weight 1 - w. The weight of
+the image's own label in the target is the mean of w.
 """
 
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from mnet_jax.training.recipe import Scalar
 
 Array: TypeAlias = jax.Array
 
-_FOLD = 0x3146B  # of the step's key, whose own stream is dropout's
+_FOLD = 0x3146B  # folded into the step's key; dropout uses the key itself
 
 
 class Mixed(NamedTuple):
-    """A batch, mixed or as it was.
+    """A batch after mixing, or an unmixed one.
 
     Attributes:
       images: float32 [b, h, w, c].
-      labels: the images' own, integers [b].
-      partners: the labels of what was mixed in, integers [b]; None in a batch as it was.
-      share: how much of the target is the own label, a scalar in [0, 1]; None likewise.
+      labels: the images' own labels, integers [b].
+      partners: the labels of the images mixed in, integers [b]; None in an unmixed batch.
+      share: weight of the own label in the target, a scalar in [0, 1]; None in an unmixed batch.
     """
 
     images: Array
@@ -34,9 +34,10 @@ class Mixed(NamedTuple):
     share: Array | None = None
 
     def losses(self, logits: Array, label_smoothing: Scalar) -> Array:
-        """The cross-entropy with each image's soft target, float32 [b].
+        """Computes the cross-entropy with each image's soft target, float32 [b].
 
-        The cross-entropy is linear in the target, so this is the same mixture of two of them.
+        Cross-entropy is linear in the target, so the result is the weighted sum of the
+        cross-entropies with the two labels.
         """
         own = metrics.cross_entropy(logits, self.labels, label_smoothing)
         if self.partners is None or self.share is None:
@@ -46,14 +47,15 @@ class Mixed(NamedTuple):
 
 
 def mix(batch: Mapping[str, Any], step_key: Array, alphas: Mapping[str, Scalar]) -> Mixed:
-    """The batch with each image mixed with that of a random permutation, all in one proportion.
+    """Mixes each image with a partner from a random permutation, with the same weights for all.
 
     Args:
-      batch: `image` [b, h, w, c] and `label` [b]; of one device under pmap, which then mixes its
-        own images in a proportion of its own.
-      step_key: the step's, of which this takes a stream of its own.
-      alphas: of the Beta distributions, by `mixup` and `cutmix`. With both, each is used for half
-        of the batches, as in timm; with none, the batch stays as it is.
+      batch: `image` [b, h, w, c] and `label` [b]. Under pmap this is one device's part, which is
+        mixed by itself with its own weights.
+      step_key: the step's random key, from which mixing derives its own.
+      alphas: parameters of the Beta distributions, keyed by `mixup` and `cutmix`. With both, each
+        step uses one or the other with equal probability, as in timm; with none, the batch is not
+        mixed.
     """
     images, labels = batch["image"], batch["label"]
     if not alphas:
@@ -66,16 +68,17 @@ def mix(batch: Mapping[str, Any], step_key: Array, alphas: Mapping[str, Scalar])
 def drawn(
     step_key: Array, count: int, sides: tuple[int, int], alphas: Mapping[str, Scalar]
 ) -> tuple[Array, Array]:
-    """What a step draws to mix its images: who is mixed in, and how much of an image stays.
+    """Draws a step's mixing: the partner of each image, and the weight of each pixel.
 
     Args:
-      step_key: as `mix`.
-      count: images of the batch.
-      sides: of an image, (h, w).
-      alphas: as `mix`, one or both.
+      step_key: as in `mix`.
+      count: images in the batch.
+      sides: (h, w) of an image.
+      alphas: as in `mix`, one or both.
 
     Returns:
-      The partner of each image, int [count], and the weight of an image itself, float32 [h, w].
+      The index of each image's partner, int [count], and the weight of the image itself, float32
+      [h, w].
     """
     keys = jax.random.split(jax.random.fold_in(step_key, _FOLD), 5)
     permutation = jax.random.permutation(keys[0], count)
@@ -89,33 +92,33 @@ def drawn(
 
 
 def weighted(images: Array, partners: Array, weight: Array) -> Array:
-    """Images [b, h, w, c] with a weight [h, w] each, in their partners, which have the rest."""
+    """Mixes images and partners, [b, h, w, c], with weights [h, w] and one minus the weights."""
     share = weight[None, :, :, None].astype(images.dtype)
     return share * images + (1 - share) * partners
 
 
 def _mixup_weights(key: Array, sides: tuple[int, int], alpha: Scalar) -> Array:
-    """The same everywhere, Beta(alpha, alpha) (arXiv:1710.09412, section 2): float32 [h, w]."""
+    """Returns one Beta(alpha, alpha) weight for all pixels, float32 [h, w] (arXiv:1710.09412)."""
     return jnp.full(sides, jax.random.beta(key, alpha, alpha, dtype=jnp.float32))
 
 
 def _cutmix_weights(
     share_key: Array, centre_key: Array, sides: tuple[int, int], alpha: Scalar
 ) -> Array:
-    """Ones with a box of zeros, whose size is Beta's (arXiv:1905.04899): float32 [h, w]."""
+    """Returns ones with a box of zeros of Beta-distributed area, float32 [h, w] (arXiv:1905.04899)."""
     share = jax.random.beta(share_key, alpha, alpha, dtype=jnp.float32)
     centre = jax.random.randint(centre_key, (2,), 0, jnp.array(sides))
     return outside_box(sides, share, centre)
 
 
 def outside_box(sides: tuple[int, int], share: Scalar, centre: Array) -> Array:
-    """0 within a box, 1 outside of it: float32 [h, w].
+    """Returns 0 inside a box and 1 outside it: float32 [h, w].
 
     Args:
       sides: (h, w) of the image.
-      share: of the image outside of the box, if all of the box lies within the image.
-      centre: of the box, (y, x) in whole pixels (arXiv:1905.04899, section 3.1, and the authors'
-        code for the rounding). What lies beyond the image is cut off.
+      share: the share of the image outside the box, if the box lies within the image.
+      centre: (y, x) of the box in whole pixels (arXiv:1905.04899, section 3.1, and the authors'
+        code for the rounding). Parts beyond the image are cut off.
     """
 
     def inside(side: int, middle: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Optax optimizers and schedules as the papers mean them."""
+"""Optax optimizers and schedules, configured as the papers define them."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,7 +11,7 @@ from mnet_jax.training.recipe import Hyperparameters, Scalar, StaticRecipe
 
 
 def learning_rate(config: TrainingConfig, steps_per_epoch: int) -> optax.Schedule:
-    """The rate at each step, counted from 0: a linear warm-up to the peak, then the schedule."""
+    """Returns the rate at each step, from 0: a linear warm-up to the peak, then the schedule."""
     warmup = round(config.warmup_epochs * steps_per_epoch)
     rest = max(config.epochs * steps_per_epoch - warmup, 1)
     schedule, peak = config.schedule, config.learning_rate
@@ -30,9 +30,9 @@ def learning_rate(config: TrainingConfig, steps_per_epoch: int) -> optax.Schedul
 def hyperparams(
     config: TrainingConfig, steps_per_epoch: int
 ) -> Callable[[int], list[Hyperparameters]]:
-    """The numbers of every step of an epoch, counted from 1.
+    """Returns a function from an epoch, counted from 1, to the hyperparameters of its steps.
 
-    The rates are computed here, an epoch's at once, so that no schedule is in the compiled step.
+    The rates of an epoch are computed here, all at once, so the compiled step contains no schedule.
     """
     rates = jax.jit(jax.vmap(learning_rate(config, steps_per_epoch)))
     others = Hyperparameters.of(config)
@@ -45,11 +45,11 @@ def hyperparams(
 
 
 def decayed(params: optax.Params, *, depthwise: bool) -> optax.Params:
-    """A tree of booleans: which parameters weight decay touches.
+    """Returns a tree of booleans: whether weight decay applies to each parameter.
 
-    Kernels do, scales and biases never. Depthwise kernels, the only ones with three axes
-    [kh, kw, c], do if `depthwise`; they have so few parameters that the V1 paper, section 3.2,
-    found it important to leave them alone.
+    It applies to kernels, never to scales and biases. It applies to depthwise kernels, the only
+    ones with three axes [kh, kw, c], if `depthwise`. The V1 paper, section 3.2, found it important
+    to put little or no weight decay on them, as they have so few parameters.
     """
     return jax.tree.map(lambda p: p.ndim in ((2, 3, 4) if depthwise else (2, 4)), params)
 
@@ -57,13 +57,13 @@ def decayed(params: optax.Params, *, depthwise: bool) -> optax.Params:
 def by_depth(
     parts: Sequence[str], *, frozen: int, depth_decay: Scalar
 ) -> optax.GradientTransformation:
-    """Scales updates by depth, for fine-tuning: nothing for what is frozen, less in front.
+    """Scales updates by depth for fine-tuning: zero for frozen parts, smaller near the input.
 
     Args:
-      parts: names of the top level of the parameters, from the images to the logits.
-      frozen: how many of them, from the front, get no update.
-      depth_decay: the last part's factor is 1, each one before has the next one's times this
-        (arXiv 1801.06146, section 3.2).
+      parts: the top-level names of the parameters, from input to output.
+      frozen: the number of leading parts that get no update.
+      depth_decay: the last part's factor is 1; each earlier part's factor is the next part's times
+        this (arXiv 1801.06146, section 3.2).
     """
     factors = {
         part: 0.0 if i < frozen else depth_decay ** (len(parts) - 1 - i)
@@ -83,13 +83,13 @@ def by_depth(
 def make(
     structure: StaticRecipe, parts: Sequence[str] = ()
 ) -> Callable[[Hyperparameters], optax.GradientTransformation]:
-    """The update rule of a run, as a function of its numbers, which may be traced.
+    """Returns a run's update rule as a function of its hyperparameters, which may be traced.
 
-    Weight decay is L2 on the gradient, but decoupled in AdamW.
+    Weight decay is L2 regularization added to the gradient; in AdamW it is decoupled.
 
     Args:
-      structure: of the recipe.
-      parts: as `by_depth`; needed where the recipe treats depths differently.
+      structure: the static part of the recipe.
+      parts: as in `by_depth`; needed if the recipe scales updates by depth.
     """
 
     def update_of(hyperparams: Hyperparameters) -> optax.GradientTransformation:
@@ -106,7 +106,10 @@ def _rule(structure: StaticRecipe, hyperparams: Hyperparameters) -> optax.Gradie
     rule = hyperparams.rule
 
     def rate(count: jax.Array) -> Scalar:
-        """The step's, whatever Optax counts; as a schedule it leaves the count in the state."""
+        """Returns the step's rate and ignores Optax's count.
+
+        As the rate is a schedule, Optax keeps the count in the state.
+        """
         del count
         return hyperparams.learning_rate
 

@@ -1,4 +1,4 @@
-"""How devices share the batch: one jit over a mesh, of all processes' devices, or pmap."""
+"""How devices share the batch: one jit over a mesh of all processes' devices, or pmap."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -16,37 +16,37 @@ BATCH_AXIS = "batch"
 
 
 class Placement(Protocol):
-    """How devices share the work: what is compiled for them, and what lies on them.
+    """The way devices share the work: compiles functions for them, and puts values on them.
 
-    A batch here is a NumPy array by name, [b, ...] each, with b this process's images (its
-    `data.Shard`). The shapes on the devices are the implementation's own; `get` takes them back.
+    A batch here is a dictionary of NumPy arrays [b, ...] with this process's b images (its
+    `data.Shard`). The shapes on the devices depend on the implementation; `get` converts back.
 
     Attributes:
-      devices: how many share a batch.
+      devices: the number of devices that share a batch.
     """
 
     devices: int
 
     def compile_train(self, step: TrainStep) -> TrainStep:
-        """Makes the pure train step run on all devices; its numbers are the same on each.
+        """Compiles the pure train step for all devices; all get the same hyperparameters.
 
-        The compiled step reuses the memory of the state that it is given.
+        The compiled step reuses the memory of the state it is given.
         """
 
     def compile_eval(self, step: EvalStep) -> EvalStep:
-        """Makes the pure eval step run on all devices."""
+        """Compiles the pure eval step for all devices."""
 
     def put_state(self, state: TrainState) -> TrainState:
-        """Puts a state, which every process has, onto the devices, whole on each."""
+        """Puts a state, which every process must have, onto the devices; each gets a full copy."""
 
     def put_batch(self, batch: Batch) -> Batch:
         """Puts a NumPy batch onto the devices, an equal part on each."""
 
     def resized(self, batch: Batch, images: int) -> Batch:
-        """The shapes of a batch on the devices, but for another number of images."""
+        """Returns the shapes of a batch on the devices, with another number of images."""
 
     def get(self, tree: Tree) -> Tree:
-        """One copy of what the compiled steps returned: of a state, or of metrics."""
+        """Returns one copy of a compiled step's output, such as a state or metrics."""
 
 
 def placement(
@@ -57,19 +57,20 @@ def placement(
     accumulate: int = 1,
     norm_groups: int = 1,
 ) -> Placement:
-    """A placement over some devices, or all of all processes.
+    """Makes a placement over some devices; by default over the devices of all processes.
 
     Args:
       parallel: `jit` for a `JitPlacement`, `pmap` for a `PmapPlacement`.
       batch_size: images per optimizer step.
-      devices: over which.
-      accumulate: micro-batches of a step, each of which the devices share.
-      norm_groups: of the step; by `pmap`, a device has whole groups or all share the one.
+      devices: the devices; None means all of all processes.
+      accumulate: micro-batches per step; the devices share each of them.
+      norm_groups: normalization groups per step. With `pmap`, each device must have whole groups,
+        or there must be one group shared by all.
 
     Raises:
       ValueError: the batch cannot be shared evenly.
     """
-    # A process's devices are neighbours, as the images of its share of a batch are.
+    # A process's share of a batch is contiguous, so its devices must be neighbours too.
     devices = sorted(devices or jax.devices(), key=lambda d: (d.process_index, d.id))
     count = len(devices)
     alone = parallel == "jit" or jax.process_count() == 1
@@ -86,12 +87,13 @@ def placement(
 class JitPlacement:
     """Shards the batch over a mesh and leaves the rest to the compiler.
 
-    Batch normalization sees the whole batch. The devices may be several processes'. On them a batch
-    is [b, ...] with all processes' images, sharded over b; a state is replicated.
+    Batch normalization sees the whole batch. The devices may belong to several processes. On the
+    devices, a batch is [b, ...] with the images of all processes, sharded over b; a state is
+    replicated.
     """
 
     def __init__(self, devices: Sequence[jax.Device]) -> None:
-        """Over devices in the order in which they have their parts of a batch."""
+        """Takes the devices in the order of their parts of a batch."""
         mesh = _mesh(devices)
         self.devices = len(devices)
         self._replicated = NamedSharding(mesh, PartitionSpec())
@@ -115,7 +117,7 @@ class JitPlacement:
 
         def put(x: jax.Array) -> jax.Array:
             if not x.is_fully_addressable:
-                return x  # it is there
+                return x  # it is on the devices already
             copies = [jax.device_put(x, device) for device in here]
             return jax.make_array_from_single_device_arrays(x.shape, everywhere, copies)
 
@@ -133,19 +135,19 @@ class JitPlacement:
         return {name: _shaped(x, (images, *x.shape[1:])) for name, x in batch.items()}
 
     def get(self, tree: Tree) -> Tree:
-        """See `Placement`: the tree itself, as there is one copy."""
+        """See `Placement`. Returns the tree itself, as there is one copy."""
         return tree
 
 
 class PmapPlacement:
-    """Maps one step over the devices of this process; batches and states are stacked for them.
+    """Maps one step over the devices of this process; batches and states get a device axis.
 
-    The step must be made with `axis_name=BATCH_AXIS`, as must the model, to see the whole batch. On
-    d devices a batch is [d, b / d, ...], and an array of a state [d, ...], with d equal copies.
+    To see the whole batch, the step and the model must be made with `axis_name=BATCH_AXIS`. On d
+    devices a batch is [d, b / d, ...], and an array of a state is [d, ...], d equal copies.
     """
 
     def __init__(self, devices: Sequence[jax.Device]) -> None:
-        """Over devices in the order in which they have their parts of a batch."""
+        """Takes the devices in the order of their parts of a batch."""
         self.devices = len(devices)
         self._each = list(devices)
         self._stacked = NamedSharding(_mesh(devices), PartitionSpec(BATCH_AXIS))
@@ -183,7 +185,7 @@ class PmapPlacement:
         return {name: _shaped(x, (self.devices, each, *x.shape[2:])) for name, x in batch.items()}
 
     def get(self, tree: Tree) -> Tree:
-        """See `Placement`: the first device's copy."""
+        """See `Placement`. Returns the first device's copy."""
         return jax.tree.map(lambda x: x[0], tree)
 
 
@@ -192,5 +194,5 @@ def _mesh(devices: Sequence[jax.Device]) -> Mesh:
 
 
 def _shaped(x: jax.Array, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    """What is known of an array that is like another one, but of another shape."""
+    """Returns a struct with the type and sharding of an array, and another shape."""
     return jax.ShapeDtypeStruct(shape, x.dtype, sharding=x.sharding)

@@ -1,8 +1,8 @@
-"""Where the training batches stand, in a checkpoint: the same on every process, so written once.
+"""The position of the training batches in a checkpoint; all processes share one, written once.
 
-Grain's own handler writes a file for each process and wants as many to read them. Here a process
-reads its share of each batch of the run, and all stand at the same batch; a run that was saved by
-two processes is gone on with by one.
+Grain's own handler writes a file for each process and requires the same number of processes to read
+them. Here each process reads its share of each batch, and all are at the same batch. So a run that
+was saved by two processes can be resumed by one.
 """
 
 import json
@@ -19,23 +19,23 @@ from mnet_jax.files import read_file
 from mnet_jax.training.manifest import DamageError
 from mnet_jax.validation import is_whole
 
-FILE_NAME = "process_0-of-1.json"  # Grain's, of a run in one process
+FILE_NAME = "process_0-of-1.json"  # Grain's name for a run in one process
 
 
 class PositionHandler(ocp.CheckpointHandler):
-    """Orbax's handler of an iterator of Grain's."""
+    """An Orbax handler for a Grain iterator."""
 
     def save(self, directory: epath.Path, args: "SavePosition") -> None:
-        """Writes the position, if this is the first process."""
+        """Writes the position, in the first process only."""
         if jax.process_index() == 0:
             state = json.dumps(args.batches.get_state(), indent=4)
             (directory / FILE_NAME).write_text(state)
 
     def restore(self, directory: epath.Path, args: "RestorePosition") -> Iterator[Any]:
-        """Moves the iterator to the position that was saved.
+        """Moves the iterator to the saved position.
 
         Raises:
-          DamageError: it is none of this iterator's.
+          DamageError: the saved position is unreadable or not valid for this iterator.
         """
         try:
             state = json.loads(read_file(Path(directory) / FILE_NAME))
@@ -57,16 +57,16 @@ class PositionHandler(ocp.CheckpointHandler):
         return args.batches
 
     def metadata(self, directory: epath.Path) -> None:
-        """There is none."""
+        """Returns nothing; there is no metadata."""
 
     def finalize(self, directory: epath.Path) -> None:
-        """All is written."""
+        """Does nothing; `save` has written everything."""
 
 
 @ocp.args.register_with_handler(PositionHandler, for_save=True)
 @dataclass
 class SavePosition(ocp.args.CheckpointArgs):
-    """An iterator of Grain's whose position is to be saved."""
+    """A Grain iterator whose position is to be saved."""
 
     batches: Any
 
@@ -74,6 +74,6 @@ class SavePosition(ocp.args.CheckpointArgs):
 @ocp.args.register_with_handler(PositionHandler, for_restore=True)
 @dataclass
 class RestorePosition(ocp.args.CheckpointArgs):
-    """An iterator of Grain's that is to be moved."""
+    """A Grain iterator that is to be moved to the saved position."""
 
     batches: Any

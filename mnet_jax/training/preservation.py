@@ -1,25 +1,25 @@
-"""Which checkpoints of a run are kept."""
+"""The policy that decides which checkpoints of a run are kept."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-LATEST = 2  # the last may turn out to be damaged
+LATEST = 2  # not one, as the last may turn out to be damaged
 
 
 class Preservation:
-    """An Orbax preservation policy: the latest, and behind whole epochs the last and the best.
+    """An Orbax preservation policy: keeps the latest, and the last and best at the end of an epoch.
 
     A checkpoint within an epoch has no validation accuracy, and is never the best.
 
     Attributes:
-      accuracies: validation accuracies by step, of the whole epochs so far.
+      accuracies: validation accuracy by step, for the finished epochs.
     """
 
     def __init__(self) -> None:
         self.accuracies: dict[int, float] = {}
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> list[bool]:
-        """Whether each checkpoint is kept, as Orbax asks."""
+        """Returns whether to keep each checkpoint; Orbax calls this."""
         del context
         steps = sorted(info.step for info in checkpoints)
         whole = [step for step in steps if step in self.accuracies]
@@ -27,6 +27,6 @@ class Preservation:
         return [info.step in kept for info in checkpoints]
 
     def best(self, steps: Iterable[int]) -> int | None:
-        """The step behind the best epoch, the earliest of equals; None if there is no epoch."""
+        """Returns the last step of the best epoch, the earliest of equals; None without an epoch."""
         whole = [step for step in sorted(steps) if step in self.accuracies]
         return max(whole, key=lambda step: self.accuracies[step], default=None)

@@ -1,6 +1,6 @@
-"""A training recipe in two parts: what is compiled into the step, and the numbers passed to it.
+"""A training recipe in two parts: what is compiled into the step, and its numeric arguments.
 
-Runs that differ only in these numbers share one executable.
+Runs that differ only in the numeric arguments share one executable.
 """
 
 import dataclasses
@@ -25,11 +25,11 @@ class StaticRecipe:
 
     Attributes:
       optimizer: the kind of update rule.
-      nesterov: whether its momentum is Nesterov's.
-      scales_by_depth: whether updates are scaled by depth at all.
+      nesterov: whether the update rule uses Nesterov momentum.
+      scales_by_depth: whether updates are scaled by depth.
       averages: whether moving averages are kept and evaluated.
       mixing: how batches are mixed: `mixup`, `cutmix`, both or neither.
-      skips: whether an update is left out whose loss or gradient is not good enough.
+      skips: whether updates of diverged steps are skipped.
       decay_depthwise, frozen, precision, parallel, lowering, accumulate, norm_groups, remat: as in
         `TrainingConfig`.
     """
@@ -51,7 +51,7 @@ class StaticRecipe:
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "StaticRecipe":
-        """The static part of a recipe."""
+        """Returns the static part of a recipe."""
         rule = config.optimizer
         return cls(
             optimizer=type(rule),
@@ -75,11 +75,12 @@ class Hyperparameters(NamedTuple):
     """The numbers of a recipe that a compiled step takes as arguments: float32 scalars.
 
     Attributes:
-      learning_rate: of this one step.
+      learning_rate: the rate of this one step.
       weight_decay, label_smoothing, ema_decay, depth_decay: as in `TrainingConfig`.
-      mixing: the alphas of `StaticRecipe.mixing`, by its names.
-      rule: the update rule's own, by the names of its config's fields.
-      loss_limit: a loss above it has its update left out, where updates may be; None for no limit.
+      mixing: the alphas of the methods in `StaticRecipe.mixing`, by name.
+      rule: the update rule's own numbers, by the names of its config's fields.
+      loss_limit: the update of a step with a higher loss is skipped, if skipping is on; None for no
+        limit.
     """
 
     learning_rate: Scalar
@@ -93,7 +94,7 @@ class Hyperparameters(NamedTuple):
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "Hyperparameters":
-        """The numbers of a recipe at its peak rate; `optimizer.hyperparams` gives each step's."""
+        """Returns a recipe's numbers at the peak rate; see `optimizer.hyperparams` for each step's."""
         rule = dataclasses.asdict(config.optimizer)
         return cls(
             learning_rate=np.float32(config.learning_rate),
@@ -107,6 +108,6 @@ class Hyperparameters(NamedTuple):
 
 
 def _alphas(config: TrainingConfig) -> dict[str, np.float32]:
-    """The alphas of what mixes batches, by name."""
+    """Returns the alphas of the mixing methods in use, by name."""
     alphas = {"mixup": config.mixup, "cutmix": config.cutmix}
     return {name: np.float32(alpha) for name, alpha in alphas.items() if alpha > 0}

@@ -1,4 +1,4 @@
-"""Scalars of a run over its steps: one JSON object a line, and TensorBoard's event files."""
+"""Logs scalars by step: as JSON, one object a line, and as TensorBoard event files."""
 
 import json
 import warnings
@@ -15,9 +15,10 @@ FILE_NAME = "scalars.jsonl"
 
 
 class Scalars:
-    """Writes scalars under a directory; a resumed run drops what it is about to repeat.
+    """Logs scalars into a directory; a resumed run removes the lines it is about to repeat.
 
-    A context manager, which closes the files. Of a run's several processes the first one writes.
+    Use it as a context manager, which closes the files. If a run has several processes, only the
+    first one writes.
 
     Attributes:
       path: the JSON lines, `{"step": 11, "train_loss": 1.5, ...}`.
@@ -27,13 +28,13 @@ class Scalars:
         """Opens the files.
 
         Args:
-          directory: where; made if missing.
-          from_step: steps already taken. Lines of later steps, written before a run was cut off
-            and resumed from an earlier checkpoint, are removed. Lines that cannot be read are
-            too, with a warning.
+          directory: the directory of the logs; created if missing.
+          from_step: steps already taken. Lines of later steps are removed; they were written before
+            the run was interrupted and resumed from an earlier checkpoint. Unreadable lines are
+            removed too, with a warning.
 
         Raises:
-          OSError: they cannot be written, or there is something that is no file.
+          OSError: the files cannot be written, or something other than a file has their name.
         """
         self.path = directory / FILE_NAME
         self._writes = jax.process_index() == 0
@@ -41,7 +42,7 @@ class Scalars:
             return
         directory.mkdir(parents=True, exist_ok=True)
         kept = [line for step, line in _readable(self.path) if step <= from_step]
-        replace_file(self.path, b"".join(kept))  # a kill leaves the one or the other
+        replace_file(self.path, b"".join(kept))  # atomic: a kill leaves the old or the new file
         self._file = self.path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=from_step + 1)
 
@@ -64,9 +65,9 @@ class Scalars:
 
 
 def _readable(path: Path) -> list[tuple[int, bytes]]:
-    """The lines that `Scalars` wrote, each with its step, and a warning where there are others.
+    """Returns the lines that `Scalars` wrote, with their steps; warns if there are others.
 
-    A kill may have torn the last one, and a power cut leaves NULs.
+    A kill may have truncated the last line, and a power failure can leave NULs.
     """
     if not path.exists():
         return []
@@ -81,7 +82,7 @@ def _readable(path: Path) -> list[tuple[int, bytes]]:
 
 
 def _step_of(line: bytes) -> int | None:
-    """The step of a line; None if it is none of ours."""
+    """Returns the step of a line; None if `Scalars` did not write the line."""
     try:
         values = json.loads(line.decode())
     except (ValueError, RecursionError):

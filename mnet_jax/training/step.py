@@ -14,7 +14,7 @@ from mnet_jax.training.microbatches import Tree, in_groups, mean_over, micro_bat
 from mnet_jax.training.mixing import mix
 from mnet_jax.training.recipe import Hyperparameters, Scalar
 
-SMALL = 2**14  # numbers in an array
+SMALL = 2**14  # elements of an array
 
 Array: TypeAlias = jax.Array
 Batch: TypeAlias = Mapping[str, Any]
@@ -27,9 +27,9 @@ class TrainState(flax.struct.PyTreeNode):
       step: optimizer steps taken, int32.
       params: trainable parameters.
       batch_stats: running means and variances.
-      opt_state: of the Optax optimizer.
+      opt_state: state of the Optax optimizer.
       average: exponential moving averages of `params` and `batch_stats`; None without averaging.
-      dropout_key: the key that every step folds its number into.
+      dropout_key: the base key; each step folds its number into it.
     """
 
     step: Array
@@ -41,18 +41,19 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def values(self) -> Tree:
-        """The variables as they are."""
+        """The current variables, not averaged."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
     def evaluated(self) -> Tree:
-        """The variables that are evaluated and kept: the averages, or else the values."""
+        """The variables to evaluate and keep: the averages if there are any, else `values`."""
         return self.values if self.average is None else self.average
 
     def averaging(self) -> "TrainState":
-        """The same with averages that start at the values.
+        """Returns a state whose averages start at the current values.
 
-        They are copies: a step that reuses the state's memory may not be given some of it twice.
+        The averages are copies, because a step that donates the state's buffers must not get one
+        twice.
         """
         return self.replace(average=jax.tree.map(jnp.copy, self.values))
 
@@ -66,12 +67,12 @@ EvalStep: TypeAlias = Callable[[Tree, Batch], metrics.Sums]
 def initial_state(
     variables: Mapping[str, Tree], optimizer: optax.GradientTransformation, dropout_key: Array
 ) -> TrainState:
-    """The state before the first step, without averages.
+    """Returns the state before the first step, without averages.
 
     Args:
       variables: the collections `params` and `batch_stats` of an initialized model.
       optimizer: the update rule.
-      dropout_key: a key of its own.
+      dropout_key: a key used for nothing else.
     """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -84,16 +85,16 @@ def initial_state(
 
 
 def _averaged(average: Tree, values: Tree, decay: Scalar, step: Array) -> Tree:
-    """The moving average after `step` steps, warmed up as TensorFlow's `num_updates` does."""
+    """Updates the moving average at step `step`, with the warm-up of TensorFlow's `num_updates`."""
     kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    # To the last bit: what does not change stays.
+    # In this form an average that equals its value stays exactly the same.
     return jax.tree.map(lambda a, v: v + kept * (a - v), average, values)
 
 
 def all_finite(tree: Tree) -> Array:
-    """Whether all floating-point numbers are.
+    """Returns whether all floating-point numbers of a tree are finite.
 
-    The small arrays are joined: each alone is a function to compile.
+    Small arrays are concatenated first, because each array adds a function for XLA to compile.
     """
     hyperparams = (x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating))
     leaves = [number.ravel() for number in hyperparams]
@@ -103,7 +104,7 @@ def all_finite(tree: Tree) -> Array:
 
 
 def _either(first: Array, this: TrainState, that: TrainState) -> TrainState:
-    """One of two states."""
+    """Returns `this` if `first` is true, else `that`."""
     return jax.tree.map(functools.partial(jnp.where, first), this, that)
 
 
@@ -116,23 +117,23 @@ def make_train_step(
     accumulate: int = 1,
     norm_groups: int = 1,
 ) -> TrainStep:
-    """The pure function (state, batch, numbers) -> (state, metrics).
+    """Returns the pure function (state, batch, hyperparams) -> (state, metrics).
 
     Args:
       apply: a Linen module's `apply`.
-      optimizer: the update rule that the numbers make.
-      axis_name: the pmap axis that gradients and metrics are pooled over, if any.
-      skips: whether a step whose loss or gradients are not finite, or whose loss is above the
-        numbers' limit, leaves all of the state as it was but its number.
-      accumulate: micro-batches that gradients are averaged over, as `TrainingConfig.accumulate`;
-        each also moves the running statistics.
-      norm_groups: groups of each that are normalized by themselves, over all devices of the axis;
-        see `TrainingConfig.norm_groups`. With more than one, their statistics are not pooled, so
-        the model may have no `axis_name`.
+      optimizer: from hyperparameters to the update rule.
+      axis_name: the pmap axis over which gradients and metrics are averaged, if any.
+      skips: whether to skip the update of a step whose loss or gradients are not finite, or whose
+        loss is above the hyperparameters' limit. Only the step number then changes.
+      accumulate: micro-batches over which gradients are averaged, as in
+        `TrainingConfig.accumulate`; each also updates the running statistics.
+      norm_groups: normalization groups of each micro-batch, over all devices of the axis; see
+        `TrainingConfig.norm_groups`. With more than one, statistics are not pooled over devices, so
+        the model must not have an `axis_name`.
 
     The batch is `image` [b, h, w, 3] and `label` [b]. The metrics are `loss` and `accuracy`, means
-    over the batch, and `finite`, whether the loss and all gradients are. In a mixed batch the
-    accuracy counts each image's own label alone.
+    over the batch, and `finite`, whether the loss and all gradients are finite. In a mixed batch,
+    accuracy counts only each image's own label.
     """
 
     def train_step(
@@ -193,14 +194,15 @@ def make_train_step(
 def make_eval_step(
     apply: Callable[..., Any], *, axis_name: str | None = None, accumulate: int = 1
 ) -> EvalStep:
-    """The pure function (variables, batch) -> sums; see `metrics.masked_sums`.
+    """Returns the pure function (variables, batch) -> sums; see `metrics.masked_sums`.
 
     The batch is `image` [b, h, w, 3], `label` [b] and `mask` [b].
 
     Args:
       apply: a Linen module's `apply`.
-      axis_name: the pmap axis that the sums are pooled over, if any.
-      accumulate: micro-batches that the batch runs in, so that a batch that fits to train fits.
+      axis_name: the pmap axis over which the sums are pooled, if any.
+      accumulate: micro-batches to run the batch in, so that a batch that fits in training fits
+        here.
     """
 
     def sums_of(variables: Tree, batch: Batch) -> metrics.Sums:

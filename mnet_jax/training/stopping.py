@@ -1,10 +1,11 @@
-"""Being told to stop: by Ctrl-C (SIGINT), or by SIGTERM, which schedulers and cloud machines send.
+"""Stop requests: Ctrl-C (SIGINT), or SIGTERM, which schedulers and cloud machines send.
 
-They send SIGKILL a while later, so whoever is told had better be quick. Where nothing would be lost
-the process ends at once. Where something would, the loops ask at every step and every batch.
+They send SIGKILL a while later, so a process must stop quickly. If nothing would be lost, it ends
+at once. Otherwise the signal is only noted, and the loops check for it at every step and every
+batch.
 
-Nothing is raised where a signal happens to arrive: in a callback of the garbage collector, of which
-JAX has one, Python prints an exception and goes on.
+No exception is raised where a signal arrives. That could be in a callback of the garbage collector,
+such as JAX's, where Python prints the exception and continues.
 """
 
 import contextlib
@@ -15,15 +16,15 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-INTERRUPTED = 128 + signal.SIGINT  # what shells say of a process that such a signal ended
+INTERRUPTED = 128 + signal.SIGINT  # a shell's exit code for a process ended by SIGINT
 TERMINATED = 128 + signal.SIGTERM
 
 
 class StoppedError(Exception):
-    """A run that was told to stop ends here; the message is one line.
+    """A run ends because of a stop request; the message is one line.
 
     Attributes:
-      code: the exit code of a process that ends with it.
+      code: the exit code for a process that ends with this error.
     """
 
     def __init__(self, reason: str, code: int = TERMINATED) -> None:
@@ -32,15 +33,15 @@ class StoppedError(Exception):
 
 
 class Stop:
-    """Whether this process was told to stop; without `listen` nobody can tell it.
+    """Whether a stop of this process was requested; signals are handled only after `listen`.
 
     Attributes:
-      requested: whether a signal came while `deferred`, here or to another process of the run.
-      number: which signal.
+      requested: whether a signal arrived during `deferred`, in this or another process of the run.
+      number: the number of that signal.
     """
 
     def __init__(self, leave: Callable[[int], object] = lambda number: None) -> None:
-        """Not told yet.
+        """Does not handle signals yet.
 
         Args:
           leave: ends the process; called with the number of a signal that is not deferred.
@@ -49,28 +50,29 @@ class Stop:
         self.number: int = signal.SIGTERM
         self._leave = leave
         self._deferred = self._raised = False
-        self._lock = threading.RLock()  # the handler may come while this thread holds it
+        self._lock = threading.RLock()  # the handler may run while this thread holds it
 
     def told(self) -> bool:
-        """Whether it was told to stop, or another process of its run was; all have to ask."""
-        from mnet_jax.training.agreement import most  # here: JAX takes a while to import
+        """Returns whether a stop of any process of the run was requested; a collective call."""
+        from mnet_jax.training.agreement import most  # JAX is slow to import
 
         number = most(self.number if self.requested else 0)
-        if number:  # and else no word: the signal may have come while the others were asked
+        if number:  # else change nothing: a signal may have arrived during the call
             self.requested, self.number = True, number
         return bool(number)
 
     def check(self) -> None:
-        """Raises StoppedError if it was told to stop."""
+        """Raises StoppedError if a stop was requested."""
         if self.told():
             interrupted = self.number == signal.SIGINT
             reason = "interrupted" if interrupted else "stopped by SIGTERM"
             raise StoppedError(f"{reason}, the run is saved", 128 + self.number)
 
     def listen(self) -> None:
-        """Takes the signals from now on, also one that came while it was `blocked`.
+        """Installs the signal handlers; a signal that arrived while `blocked` is handled now.
 
-        A process that was started without SIGINT, as shells start jobs in the background, stays so.
+        A process that was started with SIGINT ignored, as shells start background jobs, keeps
+        ignoring it.
         """
         for number in SIGNALS:
             if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
@@ -78,21 +80,24 @@ class Stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def watch(self) -> None:
-        """Lets a signal end the process also while its main thread is in C, as in a compilation.
+        """Makes signals end the process even while its main thread runs C code, such as compiling.
 
-        Python calls a handler between two instructions of the main thread. C's own handler writes
-        the signal's number to a pipe, which a thread reads. That thread also counts: the second
-        SIGINT ends the process at once, whatever is unsaved.
+        Python runs signal handlers only between instructions of the main thread. C's own handler
+        writes the signal's number to a pipe, and a thread reads it. The thread also counts: a
+        second SIGINT ends the process at once, even with unsaved work.
         """
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
-        with blocked(*SIGNALS):  # the thread begins so too: all signals are the main thread's
+        with blocked(*SIGNALS):  # the thread inherits the mask, so the main thread gets all signals
             threading.Thread(target=self._count, args=(reading,), daemon=True).start()
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """While something is unsaved: a signal is only noted, and so are those that follow it."""
+        """Defers signals while something is unsaved: notes the first one and ignores later ones.
+
+        With `watch`, a second SIGINT still ends the process.
+        """
         with self._lock:
             self._deferred = True
         try:
@@ -100,14 +105,14 @@ class Stop:
         finally:
             with self._lock:
                 self._deferred = False
-        if self.requested:  # it came behind the last question
+        if self.requested:  # the signal arrived after the last check
             self._leave(self.number)
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:
-        """While there are processes to end and no JAX in this one: a signal is KeyboardInterrupt.
+        """Raises KeyboardInterrupt once, in the main thread, if a signal arrives in this context.
 
-        It is raised in the main thread, once.
+        It is for a process without JAX that has child processes to end.
         """
         self._raised = True
         try:
@@ -123,7 +128,7 @@ class Stop:
 
     def _note(self, number: int) -> None:
         with self._lock:
-            if self.requested:  # and on the way to its end
+            if self.requested:  # it is ending already
                 return
             if self._deferred:
                 self.requested, self.number = True, number
@@ -143,9 +148,10 @@ class Stop:
 
 @contextlib.contextmanager
 def blocked(*numbers: int) -> Iterator[None]:
-    """While the process is replaced by another, or starts one, which begins with these blocked.
+    """Blocks signals while the process is replaced, or starts another, which inherits the block.
 
-    A signal is taken when this is left, or when who was started unblocks it (`Stop.listen`).
+    A pending signal is delivered when the context ends, or when the started process unblocks it
+    (`Stop.listen`).
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
@@ -156,12 +162,13 @@ def blocked(*numbers: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupted_alone() -> Iterator[None]:
-    """While `multiprocessing` starts a process: Ctrl-C, which a terminal sends to both, is not its.
+    """Shields a process that `multiprocessing` starts from Ctrl-C, which a terminal sends to both.
 
-    The parent decides; the child would say so by a traceback.
+    The parent decides what to do; the child would only print a traceback.
     """
-    from multiprocessing import resource_tracker  # here: it takes a while to import
+    from multiprocessing import resource_tracker  # slow to import
 
-    resource_tracker.ensure_running()  # or its start, within, would take the block off
+    resource_tracker.ensure_running()  # starting it inside the block would unblock the signal
+
     with blocked(signal.SIGINT):
         yield

@@ -1,8 +1,8 @@
 """The configuration of a run: frozen dataclasses of plain values, checked when they are made.
 
-Nothing here imports JAX, so a command can refuse a bad value before it pays for a backend.
-Whatever changes a result is a field here; whatever does not (where files go, how many trials run
-at once) is an argument of the function that needs it.
+Nothing here imports JAX, so a command can refuse a bad value before it starts a backend. Everything
+that changes a result is a field here. Everything else (where files go, how many trials run at once)
+is an argument of the function that needs it.
 """
 
 from dataclasses import dataclass, field, replace
@@ -15,42 +15,47 @@ from mnet_jax.serialization import added
 from mnet_jax.training.types import OnDivergence, Parallelism, Precision
 from mnet_jax.validation import make_fields_plain, require, require_choice
 
-MAX_IMAGE_PIXELS = 50_000_000  # about what a camera's largest sensors have
+MAX_IMAGE_PIXELS = 50_000_000  # about as many as the largest camera sensors have
 MOST_IMAGE_PIXELS = 178_956_970  # Pillow opens no larger image
-SPLIT_BY_POSITION = "by position"  # the listing of a folder from before there were listings
-FILE_NAME = "config.json"  # of a run's config, in its directory
-ARM_CLASSES = 1000  # of an arm's network: ImageNet's, as in the papers
-MAX_ALPHA = 1000.0  # of a Beta distribution: beyond, every draw is one half
+SPLIT_BY_POSITION = "by position"  # listing of a folder that is split as before listings existed
+FILE_NAME = "config.json"  # name of the config in a run's directory
+ARM_CLASSES = 1000  # classes of an arm's network: ImageNet's, as in the papers
+MAX_ALPHA = 1000.0  # of a Beta distribution; above it, nearly every draw is one half
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images a run sees, and how.
+    """The images of a run, and their preparation.
 
     Attributes:
       name: `digits`, `fashion_mnist`, `folder`, or any TFDS name (`cifar10`, `imagenet2012:5.1.0`).
-      directory: where the files are: those that are published of a set, the root of `folder`,
-        else TFDS's `data_dir`. None means the usual places.
-      resolution: side of the square images the model sees, in pixels (V1 paper, Table 7).
-      start_resolution: retired, always 0. An earlier version trained on images that grew from this
-        side in the first epoch to `resolution` in the last (arXiv 2104.00298); its trials are read
+      directory: folder of the data: of a set's published files, the root of `folder`, or else
+        TFDS's `data_dir`. None means the usual places.
+      resolution: side of the square images that the model sees, in pixels (V1 paper, Table 7).
+      start_resolution: retired, always 0. In an earlier version the images grew from this side in
+        the first epoch to `resolution` in the last (arXiv 2104.00298); its trials can still be read
         and reported.
       batch_size: images per optimizer step, over all devices.
       validation_fraction: share of the train split held out for validation.
-      augmentation: what happens to a training image: which part of it is seen.
-      policy: the operations on a training image after that (arXiv 1909.13719, 1805.09501).
-      randaugment_layers: operations an image gets from `randaugment`, the paper's N.
-      randaugment_magnitude: their strength, the paper's M: 10 is the end of AutoAugment's ranges.
-      colour_jitter: reach of brightness, contrast and saturation around 1, and four times the
-        hue's in turns; 0 for none.
-      scaling: of pixels from 0 to 255: `symmetric` to [-1, 1], as in the papers' code and Keras,
-        or `imagenet` by the mean and deviation of its channels, as in torchvision.
-      erasing: probability that a box of a training image becomes noise (arXiv 1708.04896).
-      bad_images: damaged training images that others stand in for; one more ends the run.
-      listing: of the files of `folder`: how many, and a digest of their paths and sizes. Empty
-        until the folder was looked at (`Dataset.listing`); `by position` for a folder whose test
-        split is to be that of runs from before there were listings.
-      max_image_pixels: of an image as it is stored; one with more counts as damaged.
+      augmentation: random shifts, flips or crops of training images.
+      policy: random operations on training images after `augmentation` (arXiv 1909.13719,
+        1805.09501).
+      randaugment_layers: number of `randaugment` operations per image, the paper's N.
+      randaugment_magnitude: strength of `randaugment` operations, the paper's M: 10 is the end of
+        AutoAugment's ranges.
+      colour_jitter: largest random change of the factors for brightness, contrast and saturation;
+        the hue shifts by up to a quarter of this, in turns; 0 for none.
+      scaling: how pixels are scaled: `symmetric` from [0, 255] to [-1, 1], as in the papers' code
+        and Keras, or `imagenet` by ImageNet's mean and standard deviation per channel, as in
+        torchvision.
+      erasing: probability that a random box of a training image is replaced by noise (arXiv
+        1708.04896).
+      bad_images: number of damaged training images that may be replaced by others; one more ends
+        the run.
+      listing: number of files of `folder`, and a digest of their paths and sizes. Empty until the
+        folder is read (`Dataset.listing`). `by position` selects the test split of earlier
+        versions, which had no listings.
+      max_image_pixels: limit on the pixels of a stored image; a larger image counts as damaged.
     """
 
     name: str = "digits"
@@ -97,7 +102,7 @@ class DataConfig:
         require(listed, "listing", self.listing, "none, as only the data set folder has one")
 
     def steps_per_epoch(self, images: int) -> int:
-        """Whole batches in one pass over so many images, at least 1."""
+        """Returns the number of whole batches in one pass over `images` images, at least 1."""
         return max(1, images // self.batch_size)
 
 
@@ -110,8 +115,8 @@ class Sgd:
     """Stochastic gradient descent with momentum.
 
     Attributes:
-      momentum: share of the last update in the next one.
-      nesterov: whether the momentum looks ahead.
+      momentum: share of the previous update that is added to the next one.
+      nesterov: whether to use Nesterov momentum.
     """
 
     momentum: float = 0.9
@@ -124,16 +129,17 @@ class Sgd:
 
 @dataclass(frozen=True, kw_only=True)
 class RmsProp:
-    """RMSProp as the papers' TensorFlow means it.
+    """RMSProp as in the papers' TensorFlow code.
 
-    The epsilon stands inside the root and the accumulator of squares starts at one; the V2 paper's
-    section 6.1 gives decay and momentum 0.9.
+    The epsilon is inside the root, and the average of squared gradients starts at one. The V2
+    paper's section 6.1 gives decay and momentum 0.9.
 
     Attributes:
-      decay: share of the average of squared gradients kept at each step.
-      momentum: share of the last update in the next one.
-      epsilon: added to squared gradients, against division by zero.
-      initial_square: the average of squared gradients before the first step.
+      decay: decay rate of the moving average of squared gradients.
+      momentum: share of the previous update that is added to the next one.
+      epsilon: added to the denominator, against division by zero; inside the root in RMSProp,
+        outside in AdamW.
+      initial_square: initial value of the moving average of squared gradients.
     """
 
     decay: float = 0.9
@@ -154,9 +160,9 @@ class AdamW:
     """Adam with decoupled weight decay (arXiv 1711.05101).
 
     Attributes:
-      beta1: share of the average of gradients kept at each step.
-      beta2: the same of squared gradients.
-      epsilon: added to their root, against division by zero.
+      beta1: decay rate of the moving average of gradients.
+      beta2: decay rate of the moving average of squared gradients.
+      epsilon: added to the denominator, outside the root, against division by zero.
     """
 
     beta1: float = 0.9
@@ -172,7 +178,7 @@ class AdamW:
 
 @dataclass(frozen=True, kw_only=True)
 class Constant:
-    """The peak rate throughout, after the warm-up."""
+    """The peak rate at every step after the warm-up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,11 +188,11 @@ class Cosine:
 
 @dataclass(frozen=True, kw_only=True)
 class Exponential:
-    """A step of the rate at a time (V2 paper, section 6.1: 0.98 per epoch).
+    """Stepwise exponential decay (V2 paper, section 6.1: 0.98 per epoch).
 
     Attributes:
-      factor: the rate after a step over the rate before it.
-      every_epochs: epochs from step to step.
+      factor: factor by which exponential decay multiplies the rate each time.
+      every_epochs: epochs between two multiplications by `factor`.
     """
 
     factor: float = 0.98
@@ -204,35 +210,42 @@ Schedule = Constant | Cosine | Exponential
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How the weights are found.
+    """The training recipe.
 
     Attributes:
       epochs: passes over the training images.
       optimizer: the update rule.
-      learning_rate: the peak rate, for the batch size in use.
-      schedule: the rate's course after the warm-up.
-      warmup_epochs: epochs of linear rise from zero to the peak.
-      weight_decay: L2 coefficient on kernels; never on biases and normalization.
+      learning_rate: peak learning rate; it is not scaled with the batch size.
+      schedule: how the learning rate changes after the warm-up.
+      warmup_epochs: epochs in which the learning rate rises linearly from zero to the peak.
+      weight_decay: L2 coefficient for kernels; biases and normalization parameters never decay.
       decay_depthwise: whether depthwise kernels decay too (V1 paper, section 3.2: better not).
-      label_smoothing: share of each label spread evenly over all classes.
-      mixup: alpha of the Beta distribution in whose proportions pairs of images are mixed
-        (arXiv 1710.09412); 0 for none. With `cutmix`, half of the batches each.
-      cutmix: alpha of the distribution of the box that another image fills (arXiv 1905.04899);
+      label_smoothing: share of each label that is spread evenly over all classes.
+      mixup: alpha of the Beta distribution of mixup's weights (arXiv 1710.09412); 0 for none. If
+        `cutmix` is set too, each is used for half of the batches.
+      cutmix: alpha of the Beta distribution that sets the size of CutMix's box (arXiv 1905.04899);
         0 for none.
-      ema_decay: decay of the average of parameters and statistics that is evaluated; 0 for none.
-        Early on the decay is (1 + step) / (10 + step), if that is less.
-      frozen: leading parts (the stem, then blocks) that stay as they are, statistics included.
-      depth_decay: the rate of each part is the next one's times this; the head has the full rate.
-      precision: type of the computation; parameters and statistics are float32 always.
+      ema_decay: decay rate of the moving average of parameters and statistics that is evaluated; 0
+        for none. Early on the rate is (1 + step) / (10 + step), if that is less.
+      frozen: number of leading parts (the stem, then blocks) whose parameters and statistics do not
+        change.
+      depth_decay: ratio of each part's learning rate to the next part's; the head has the full
+        rate.
+      precision: number type of the computation; parameters and statistics are always float32.
       parallel: how the devices share a batch.
-      lowering: of the convolutions; `auto` is the fastest there is, native kernels included.
-      on_divergence: stop, leave the update out, or go back to the epoch's start with other images.
-      spike_factor: a loss above this times the median of those before is divergence; 0 for never.
-      accumulate: equal micro-batches that an optimizer step averages the gradients of, one after
-        the other in the memory of one; each is normalized by its own statistics.
-      norm_groups: equal groups of neighbouring images that are each normalized by their own
-        statistics (ghost batch normalization, arXiv 1705.08741); the running ones average them.
-      remat: what keeps nothing but its input for the way back, and computes the rest once more.
+      lowering: implementation of the convolutions; `auto` is the fastest one available, including
+        native kernels.
+      on_divergence: reaction to divergence: stop, skip the update, or go back to the start of the
+        epoch and continue with other images.
+      spike_factor: a loss above this times the median of the losses before it is divergence; 0 for
+        never.
+      accumulate: number of equal micro-batches per optimizer step. They run one after the other, to
+        save memory, and their gradients are averaged; each is normalized by its own statistics.
+      norm_groups: number of equal groups of neighbouring images, each normalized by its own
+        statistics (ghost batch normalization, arXiv 1705.08741); the running statistics average
+        over the groups.
+      remat: with `blocks`, each block stores only its input for the backward pass and recomputes
+        the rest, to save memory.
     """
 
     epochs: int = 20
@@ -296,8 +309,8 @@ class Pretrained:
     """The weights that a run starts from.
 
     Attributes:
-      path: of a model that `models.save` wrote, or of a run's directory.
-      sha256: of that file, so that equal configs start from equal weights.
+      path: a model that `models.save` wrote, or a run's directory.
+      sha256: digest of the model file, so that equal configs start from equal weights.
     """
 
     path: str
@@ -312,8 +325,8 @@ class RunConfig:
       spec: the network, resolved.
       data: the images.
       training: the recipe.
-      pretrained: weights to start from; None for the seed's random ones.
-      seed: the one seed behind initialization, data order, augmentation and dropout.
+      pretrained: weights to start from; None for random ones, drawn with the seed.
+      seed: determines initialization, data order, augmentation and dropout.
     """
 
     spec: NetworkSpec
@@ -335,10 +348,10 @@ class Arm:
     An arm can be planned, checked and compared before the data set is read.
 
     Attributes:
-      spec: the network with `ARM_CLASSES` logits; `config` gives it the data set's number.
+      spec: the network with `ARM_CLASSES` logits; `config` replaces them by the data set's number.
       data: the images.
       training: the recipe.
-      pretrained: weights to start from; None for the seed's random ones.
+      pretrained: weights to start from; None for random ones, drawn with the seed.
     """
 
     spec: NetworkSpec
@@ -354,7 +367,7 @@ class Arm:
 
     @classmethod
     def of(cls, config: RunConfig) -> "Arm":
-        """The arm that a config is a run of."""
+        """Returns the arm that a run's config belongs to."""
         return cls(
             spec=config.spec.with_classes(ARM_CLASSES),
             data=config.data,
@@ -363,11 +376,11 @@ class Arm:
         )
 
     def of_files(self, listing: str) -> "Arm":
-        """The arm on a folder that lists these files; see `DataConfig.listing`."""
+        """Returns the arm with another listing of a folder's files; see `DataConfig.listing`."""
         return replace(self, data=replace(self.data, listing=listing))
 
     def config(self, num_classes: int, seed: int = 0) -> RunConfig:
-        """The run of this arm with a seed, on a data set of so many classes."""
+        """Returns the config of a run of this arm, given a seed and the number of classes."""
         return RunConfig(
             spec=self.spec.with_classes(num_classes),
             data=self.data,
@@ -378,7 +391,7 @@ class Arm:
 
 
 def _require_consistent(config: RunConfig | Arm) -> None:
-    """Raises ValueError where the parts of a config do not fit each other."""
+    """Raises ValueError if the parts of a config do not fit together."""
     parts = 1 + len(config.spec.blocks)
     frozen = config.training.frozen
     require(frozen <= parts, "frozen", frozen, f"0 to {parts}, the stem and all blocks")

@@ -1,4 +1,4 @@
-"""What a trained model says: of one image, and of a data set."""
+"""Inference with a trained model: classifies an image, and evaluates on a data set."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ from mnet_jax.validation import require
 
 @dataclass(frozen=True, kw_only=True)
 class Guess:
-    """A class and how probable the model finds it, 0 to 1."""
+    """A class and its probability according to the model, 0 to 1."""
 
     class_name: str
     probability: float
@@ -38,14 +38,14 @@ def classify(
     top: int = 5,
     max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> list[Guess]:
-    """The most probable classes of an image file, the best first.
+    """Returns the most probable classes of an image file, the best first.
 
     Args:
-      saved: the model; without class names, classes go by their numbers.
+      saved: the model; if it has no class names, the names are the class numbers.
       image: an image file.
-      view: how the model sees it; `saved.view`, or another one.
-      top: how many classes at most.
-      max_pixels: that the image may have.
+      view: how the image is resized and scaled: `saved.view`, or another one.
+      top: the maximum number of classes.
+      max_pixels: limit on the pixels of the image.
 
     Raises:
       DataError: the file cannot be decoded, or has too many pixels.
@@ -67,21 +67,21 @@ def classify(
 
 @exhaustion_explained("the evaluation")
 def test_accuracy(saved: SavedModel, config: DataConfig) -> Evaluation:
-    """Loss and accuracy on a data set's test split.
+    """Evaluates the loss and the accuracy on a data set's test split.
 
     Args:
       saved: the model.
       config: the data set, the resolution and the batch size.
 
     Raises:
-      DataError: the data set cannot be had.
-      ValueError: its classes are not the model's, or the memory does not hold a batch.
-      OutOfMemoryError: it did not, although it could have.
+      DataError: the data set is missing or damaged.
+      ValueError: the data set's classes are not the model's, or a batch cannot fit into memory.
+      OutOfMemoryError: memory ran out, although the estimate was that a batch fits.
     """
     dataset = data.load(config)
     require_same_classes(saved, dataset.class_names, config.name)
     devices = jax.device_count()
-    whole = devices * math.ceil(len(dataset.test) / devices)  # no batch is larger than the split
+    whole = devices * math.ceil(len(dataset.test) / devices)  # larger batches would be padding
     config = dataclasses.replace(config, batch_size=min(config.batch_size, whole))
     require_memory(saved.model.spec, config.resolution, config.batch_size)
     place = placement("jit", config.batch_size)
@@ -94,9 +94,9 @@ def test_accuracy(saved: SavedModel, config: DataConfig) -> Evaluation:
 
 
 def require_memory(spec: NetworkSpec, resolution: int, batch_size: int) -> None:
-    """Raises ValueError if the memory cannot hold so many images at a time.
+    """Raises ValueError if memory cannot hold that many images at a time.
 
-    By what they take at least: the images themselves, and the largest layer's input and output.
+    The estimate is a lower bound: the images, and the input and output of the largest layer.
 
     Args:
       spec: the network.
@@ -115,7 +115,7 @@ def require_memory(spec: NetworkSpec, resolution: int, batch_size: int) -> None:
 
 
 def require_same_classes(saved: SavedModel, class_names: tuple[str, ...], dataset: str) -> None:
-    """ValueError unless the model tells the data set's classes apart, in their order."""
+    """Raises ValueError unless the model has the data set's classes, in the same order."""
     known, count = saved.class_names, saved.model.spec.head.num_classes
     if count != len(class_names):
         raise ValueError(f"dataset: {dataset} has {len(class_names)} classes, the model {count}")

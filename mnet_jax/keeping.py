@@ -1,4 +1,4 @@
-"""What a run leaves in its directory: checkpoints, scalars and a model, while it goes on."""
+"""The files that a running run keeps in its directory: checkpoints, scalars and a model."""
 
 import contextlib
 import errno
@@ -28,24 +28,25 @@ from mnet_jax.training.stopping import Stop
 from mnet_jax.validation import one_line
 
 LOCK = "run.lock"
-# What a file system says that has no locks, or whose server does not pass them on.
+# Errors of file systems that do not support locks.
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 class DirectoryInUseError(ValueError):
-    """A directory in which another run is at work; the message is one line saying whose."""
+    """Another run is using the directory; the message is one line that names its process."""
 
 
 @contextlib.contextmanager
 def alone_in(directory: Path) -> Iterator[None]:
-    """While no other run, of whatever process or machine, is at work in a directory.
+    """Locks a directory, so that no other run on any machine uses it at the same time.
 
-    The first of a run's processes holds the lock `run.lock`, which ends with it. Whoever only reads
-    what a run has left needs none. Where the file system has no locks, there is a warning.
+    The first of a run's processes holds the lock `run.lock`; it is released when that process ends.
+    Reading a run's files needs no lock. If the file system does not support locks, there is a
+    warning.
 
     Raises:
-      DirectoryInUseError: another run is; all processes of this one raise it.
-      OSError: the lock cannot be made.
+      DirectoryInUseError: another run uses the directory; all processes of this one raise it.
+      OSError: the lock file cannot be made.
     """
     with contextlib.ExitStack() as held:
         refusal = _taken(directory, held) if jax.process_index() == 0 else None
@@ -55,7 +56,7 @@ def alone_in(directory: Path) -> Iterator[None]:
 
 
 def _taken(directory: Path, held: contextlib.ExitStack) -> DirectoryInUseError | None:
-    """Takes a directory's lock until `held` is closed; the refusal if another has it."""
+    """Locks a directory until `held` is closed; returns the error if another run holds the lock."""
     path = directory / LOCK
     make_directory(directory)
     try:
@@ -77,14 +78,14 @@ def _taken(directory: Path, held: contextlib.ExitStack) -> DirectoryInUseError |
 
 
 class Timer:
-    """Says when an interval has passed since it last said so, to all processes at once."""
+    """Tells when an interval has passed since it last did so, to all processes at the same time."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._last = time.perf_counter()
 
     def passed(self) -> bool:
-        """Whether it has; then the next interval begins."""
+        """Returns whether the interval has passed; if so, starts the next. A collective call."""
         now = time.perf_counter()
         if not any_says(now - self._last >= self.seconds):
             return False
@@ -94,16 +95,17 @@ class Timer:
 
 @dataclass(frozen=True, kw_only=True)
 class RunDirectory:
-    """What a run leaves in its directory while it goes on.
+    """Keeps a run's files up to date while it trains.
 
     Attributes:
-      loop: that it follows.
-      batches: the data, whose position is saved with the state.
-      begin: makes the state before the first step, by which checkpoints are read.
-      checkpoints, log: where things go.
-      keep_model: keeps the variables that are evaluated.
-      due: whether it is time to save.
-      start: when the run would have begun if it had not been cut off, by `perf_counter`.
+      loop: the training loop.
+      batches: the training batches, whose position is saved with the state.
+      begin: makes the state before the first step, which gives the structure of checkpoints.
+      checkpoints: saves the state.
+      log: writes the scalars.
+      keep_model: writes the evaluated variables as a model.
+      due: tells when to save.
+      start: start of the run by `perf_counter`, as if it had not been interrupted.
     """
 
     loop: Loop
@@ -116,7 +118,7 @@ class RunDirectory:
     start: float
 
     def callbacks(self, report: ProgressCallback, stop: Stop) -> Callbacks:
-        """What the loop calls."""
+        """Returns the functions for the loop to call."""
         return Callbacks(
             report=report,
             on_epoch=self.on_epoch,
@@ -127,12 +129,15 @@ class RunDirectory:
         )
 
     def save(self, state: TrainState, history: History, progress: EpochProgress) -> None:
-        """Saves the run, within an epoch or behind it."""
+        """Saves the run, within or after an epoch."""
         elapsed, state = time.perf_counter() - self.start, self.loop.placement.get(state)
         self.checkpoints.save(state, self.batches, history, elapsed, progress)
 
     def on_epoch(self, state: TrainState, history: History, progress: EpochProgress) -> None:
-        """Writes an epoch's scalars, and if it is time or the last one all the rest."""
+        """Writes an epoch's scalars, and a checkpoint and the model if they are due.
+
+        They are always due after the last epoch, and after every epoch if divergence rolls back.
+        """
         self.log.write(history[-1].step, _scalars_of(history[-1]))
         is_over = len(history) == self.loop.epochs
         if self.due.passed() or is_over or self.loop.divergence.on_divergence == "rollback":
@@ -140,9 +145,9 @@ class RunDirectory:
             self.keep_model(self.loop.placement.get(state.evaluated))
 
     def go_back(self, step: int) -> tuple[TrainState, EpochProgress]:
-        """What was saved behind that step, an epoch's last."""
+        """Restores the state and progress that were saved at the end of an epoch."""
         state, _, _, progress = self.checkpoints.go_back(step, self.begin())
-        if progress.steps:  # it was saved before the epoch's validation
+        if progress.steps:  # saved before the epoch's validation
             progress = progress.next
         return self.loop.placement.put_state(state), progress
 
@@ -150,7 +155,7 @@ class RunDirectory:
 def model_keeper(
     config: RunConfig, dataset: data.Dataset, directory: Path
 ) -> Callable[[Mapping[str, Any]], None]:
-    """A function that keeps the evaluated weights as a model that loads by itself."""
+    """Returns a function that writes the evaluated variables as a self-contained model."""
     model = models.MobileNet(spec=config.spec)
     photographs = dataset.test.shape is None
     view = models.View(
@@ -159,7 +164,7 @@ def model_keeper(
 
     def keep(variables: Mapping[str, Any]) -> None:
         if jax.process_index() > 0:
-            return  # the first of several processes keeps it
+            return  # only the first process writes it
         models.save(
             directory / models.FILE_NAME,
             model,

@@ -1,4 +1,4 @@
-"""Starting a run from weights that are there already."""
+"""Starts a run from pretrained weights."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from mnet_jax.training.step import TrainState
 
 
 def require_fit(pretrained: Pretrained, spec: NetworkSpec) -> None:
-    """Raises ValueError unless the saved model is `spec` but for its classes and its recipe.
+    """Raises ValueError unless the saved model is `spec`, except for its classes and its recipe.
 
     Raises:
       SavedModelError: there is no such model.
@@ -19,7 +19,7 @@ def require_fit(pretrained: Pretrained, spec: NetworkSpec) -> None:
         before, now = getattr(saved, field.name), getattr(spec, field.name)
         if field.name == "head":
             now = dataclasses.replace(now, num_classes=before.num_classes, dropout=before.dropout)
-        if field.name == "dialect":  # momentum and initializer are the training's
+        if field.name == "dialect":  # its momentum and initializer may differ
             before, now = before.name, now.name
         if before != now:
             raise ValueError(
@@ -29,13 +29,13 @@ def require_fit(pretrained: Pretrained, spec: NetworkSpec) -> None:
 
 
 def started_from(pretrained: Pretrained, state: TrainState, spec: NetworkSpec) -> TrainState:
-    """A first state with the weights of a saved model in place of the random ones.
+    """Returns a first state with the weights of a saved model in place of random ones.
 
-    Where the number of classes differs, the classifier stays random.
+    If the number of classes differs, the classifier stays random.
 
     Raises:
-      SavedModelError: the model is not there any more, or not what it was.
-      ValueError: it is another network.
+      SavedModelError: the model is missing or has changed.
+      ValueError: the model is another network.
     """
     if models.digest(pretrained.path) != pretrained.sha256:
         raise models.SavedModelError(f"{pretrained.path}: not the weights that the config names")

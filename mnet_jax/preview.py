@@ -1,4 +1,4 @@
-"""The first training batch of a run as its network sees it."""
+"""A preview of the first training batch of a run, as its network sees it."""
 
 from dataclasses import dataclass
 
@@ -15,14 +15,15 @@ from mnet_jax.training.recipe import Hyperparameters
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Preview:
-    """A batch of training images with what the loss asks of each.
+    """A batch of training images and their targets.
 
     Attributes:
-      images: uint8 [b, r, r, 3], augmented and mixed, as pixels; all, or the first ones.
+      images: uint8 [b, r, r, 3], augmented and mixed, as pixels; the whole batch, or the first
+        images of it.
       labels: integers [b].
-      partners: the labels of what is mixed in, integers [b]; None where nothing is.
-      share: of the image's own label in its target; 1 where nothing is mixed in.
-      class_names: by label.
+      partners: the labels of the images mixed in, integers [b]; None without mixing.
+      share: weight of an image's own label in its target; 1 without mixing.
+      class_names: indexed by label.
     """
 
     images: np.ndarray
@@ -33,15 +34,16 @@ class Preview:
 
 
 def first_batch(config: RunConfig, dataset: data.Dataset, most: int | None = None) -> Preview:
-    """The images of a run's first step, after all augmentation.
+    """Returns the images of a run's first step, after augmentation and mixing.
 
-    Mixing is that of a step that takes the batch as a whole: pmap's devices, and the parts of an
-    accumulated batch, mix their own images, by other draws.
+    The mixing is that of a step that runs the batch as a whole. Devices under pmap, and
+    micro-batches of an accumulated batch, mix their own images with other random numbers.
 
     Args:
-      config: of the run.
-      dataset: of the run.
-      most: images of the batch to read, the first ones and what is mixed into them; None for all.
+      config: the run's config.
+      dataset: the run's data set.
+      most: the number of images to show, the first of the batch; None for all. Only these images
+        and their partners are read.
 
     Raises:
       DataError: an image cannot be decoded.

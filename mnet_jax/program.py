@@ -1,4 +1,4 @@
-"""The compiled functions of a run, which runs share that differ in seeds and numbers."""
+"""The compiled functions of a run, shared by runs that differ only in seed and hyperparameters."""
 
 import math
 from collections.abc import Callable
@@ -27,11 +27,12 @@ from mnet_jax.training.step import (
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What a run computes with.
+    """The functions that a run computes with.
 
     Attributes:
-      initial_state: from the seed and the first step's numbers, one copy.
-      train_step: (state, batch, numbers) -> (state, metrics), on the devices.
+      initial_state: from the seed and the first step's hyperparameters to the first state, one
+        copy.
+      train_step: (state, batch, hyperparams) -> (state, metrics), on the devices.
       eval_step: (variables, batch) -> sums, on the devices.
       placement: how the devices share the work.
     """
@@ -42,17 +43,17 @@ class Program:
     placement: Placement
 
 
-@lru_cache(maxsize=8)  # trials that share a program need not follow each other in a sweep
+@lru_cache(maxsize=8)  # in a sweep, trials with the same program may alternate with others
 def program_of(
     spec: NetworkSpec, structure: StaticRecipe, batch_size: int, resolution: int
 ) -> Program:
-    """The functions, compiled once in a process for all seeds and numbers.
+    """Returns the functions, compiled once a process for all seeds and hyperparameters.
 
     Args:
       spec: the network.
-      structure: what of the recipe they are compiled for.
-      batch_size: images a step, over all devices.
-      resolution: side of the images that are evaluated, in pixels.
+      structure: the part of the recipe that is compiled.
+      batch_size: images per step, over all devices.
+      resolution: side of the evaluated images, in pixels.
 
     Raises:
       ValueError: the devices cannot share the batch evenly.
@@ -95,7 +96,7 @@ def program_of(
 
 
 def run_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The keys that a run makes of its seed's: of the first weights, and of dropout and mixing."""
+    """Splits a seed's key into one for the initial weights and one for dropout and mixing."""
     init_key, dropout_key = jax.random.split(key)
     return init_key, dropout_key
 
@@ -107,10 +108,10 @@ def _initializer(
     *,
     averages: bool,
 ) -> Callable[[int, Hyperparameters], TrainState]:
-    """A function from the seed and the numbers to the first state, compiled once.
+    """Returns a compiled function from the seed and hyperparameters to the first state.
 
-    It runs once a trial and draws dozens of random arrays, each of which XLA takes longer to
-    optimize than to compute: without optimization it is there in a third of the time.
+    It runs once a trial and draws dozens of random arrays, which XLA takes longer to optimize than
+    to compute. Without optimization the state is ready in a third of the time.
     """
 
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -6,21 +6,21 @@ from typing import Literal, TypeAlias
 
 from mnet_jax.result import EpochRecord
 
-Phase = Literal["train", "validation", "epoch", "test"]  # "epoch": one is over and saved
+Phase = Literal["train", "validation", "epoch", "test"]  # "epoch": an epoch has ended and is saved
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run stands, for whoever shows it.
+    """The progress of a run, for displays.
 
     Attributes:
-      phase: what is going on.
-      epoch: the current one, counted from 1.
-      epochs: how many there will be.
-      step: steps taken in this phase of this epoch.
-      steps: how many there will be, or None if that is not known.
-      images_per_second: training speed in this epoch; None in an evaluation.
-      record: of the epoch, when it is over; else None.
+      phase: the current activity.
+      epoch: the current epoch, counted from 1.
+      epochs: total number of epochs.
+      step: steps done in this phase of this epoch.
+      steps: total number of steps in this phase; None if unknown.
+      images_per_second: training speed in this epoch; None during evaluation.
+      record: the epoch's record at its end; otherwise None.
     """
 
     phase: Phase

@@ -1,4 +1,4 @@
-"""What a run found: plain numbers, stored beside the config that produced them."""
+"""The results of a run: plain numbers, stored next to the config that produced them."""
 
 from dataclasses import dataclass
 
@@ -7,22 +7,22 @@ from mnet_jax.serialization import added
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """One pass over the training images.
+    """The results of one pass over the training images.
 
     Attributes:
       epoch: counted from 1.
-      step: optimizer steps taken by the end of it.
-      learning_rate: at its last step.
-      train_loss: mean over its steps, with label smoothing as trained.
-      train_accuracy: share of the training images right while training, 0 to 1.
-      validation_loss: cross-entropy without smoothing, of the evaluated weights.
-      validation_accuracy: share right, 0 to 1.
-      seconds: wall time of its training steps.
-      images_per_second: without the first step, which may compile; of an epoch that was cut in two
-        that of the second part.
-      skipped: steps of the run whose updates were not applied, as they had diverged.
-      rolled_back: steps of the run that diverged, so that the epoch began again.
-      dead_share: share of the depthwise channels that were dead behind it, 0 to 1; see
+      step: optimizer steps taken by the end of the epoch.
+      learning_rate: at the last step.
+      train_loss: mean over the steps, with label smoothing as trained.
+      train_accuracy: accuracy on the training images during training, 0 to 1.
+      validation_loss: cross-entropy without label smoothing, of the evaluated weights.
+      validation_accuracy: accuracy, 0 to 1.
+      seconds: wall time of the training steps.
+      images_per_second: training speed without the first step, which may compile; if the epoch was
+        interrupted, the speed after that.
+      skipped: steps of the run that diverged and whose updates were skipped.
+      rolled_back: steps of the run that diverged and restarted the epoch.
+      dead_share: share of the depthwise channels that were dead after the epoch, 0 to 1; see
         `training.dead_channels`.
     """
 
@@ -46,13 +46,13 @@ class RunResult:
 
     Attributes:
       params: trainable parameters of the network.
-      madds: its multiply-adds per image at the run's resolution.
+      madds: multiply-adds of the network per image at the run's resolution.
       test_loss: cross-entropy on the test split, which is read once, at the end.
-      test_accuracy: share of the test images right, 0 to 1.
+      test_accuracy: accuracy on the test split, 0 to 1.
       test_count: number of test images.
-      history: one record an epoch.
-      images_per_second: training speed, the median over epochs; what compiles is left out.
-      seconds: wall time of the whole run, compilation and data included.
+      history: one record per epoch.
+      images_per_second: median over epochs of the training speed, without compilation.
+      seconds: wall time of the whole run, including compilation and data loading.
     """
 
     params: int

@@ -1,4 +1,4 @@
-"""One run, from config to result: data, model, steps, metrics, checkpoint, report."""
+"""A run, from config to result: data, model, steps, metrics, checkpoint, report."""
 
 import importlib.metadata
 import logging
@@ -40,13 +40,13 @@ from mnet_jax.validation import require
 
 _log = logging.getLogger(__name__)
 
-# What changes the speed of a process from outside; a table that does not say so is worth little.
+# Environment variables that change the speed of a process; results must state them.
 TUNABLES = ("XLA_FLAGS", "PJRT_NPROC", "GLIBC_TUNABLES", "OMP_NUM_THREADS", "LD_PRELOAD")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Call:
-    """What the processes of one run call it with, and the software they have."""
+    """The arguments and software versions that all processes of one run must share."""
 
     mnet_jax: str
     jax: str
@@ -57,7 +57,7 @@ class _Call:
 
 @dataclass(frozen=True, kw_only=True)
 class _Images:
-    """What the processes of one run see of its data set."""
+    """The facts about the data set that all processes of one run must share."""
 
     train_images: int
     validation_images: int
@@ -75,10 +75,10 @@ class _Images:
 
 
 def require_one_run(config: RunConfig, *, save_every_seconds: float, keep: Keep) -> None:
-    """Compares what all processes are about to call `run` with; each of them has to ask.
+    """Checks that all processes call `run` with equal arguments; a collective call.
 
     Raises:
-      DisagreementError: they differ; the message names the first field and both values.
+      DisagreementError: the arguments differ; the message names the first field and both values.
     """
     call = _Call(
         mnet_jax=mnet_jax.__version__,
@@ -101,36 +101,38 @@ def run(
     stop: Stop | None = None,
     report: ProgressCallback = lambda progress: None,
 ) -> RunResult:
-    """Trains, evaluates on the test split once, and returns what came out.
+    """Trains a network, evaluates it once on the test split, and returns the result.
 
-    A run that was cut off goes on from the last checkpoint in `directory`, which it has to itself.
-    Where JAX runs in several processes (`jax.distributed`), each calls this with the same arguments
-    and a directory that all of them see; they train one network, and return the same.
+    An interrupted run continues from the last checkpoint in `directory`; no other run may use this
+    directory. If JAX runs in several processes (`jax.distributed`), each process calls this
+    function with equal arguments and a shared directory. They train one network and return the same
+    result.
 
     Args:
       config: everything that determines the result.
       directory: for checkpoints, scalars, the model and, at the end, the config.
-      dataset: the images, as `load_data` has read them for this config. If not given, they are
-        read, and what a folder holds becomes part of the config (`DataConfig.listing`).
-      save_every_seconds: how much work may be lost, within epochs too; 0 saves after every epoch
-        and not within.
-      keep: which weights `directory` has as a model when the run is over: the last, or those with
-        the best validation accuracy of the checkpoints. The result is the last ones'.
-      stop: what may tell the run to stop, to be gone on with by another call.
+      dataset: the images, as returned by `load_data` for this config. If not given, they are read,
+        and the listing of a folder becomes part of the config (`DataConfig.listing`).
+      save_every_seconds: seconds between checkpoints, within epochs too. This bounds the work that
+        a crash can lose. 0 saves after every epoch, and not within.
+      keep: the weights to keep as a model in `directory` at the end: the last, or those with the
+        best validation accuracy among the checkpoints. The result is always that of the last
+        weights.
+      stop: checked for stop requests; a stopped run continues at the next call.
       report: called at every step.
 
     Raises:
-      DisagreementError: the processes differ in what they call this with, or in what they see; all
-        of them raise it.
-      DirectoryInUseError: another run is at work in `directory`.
-      DataError: the data set cannot be had.
+      DisagreementError: the processes differ in their arguments or in what they read; all raise it.
+      DirectoryInUseError: another run uses `directory`.
+      DataError: the data set is missing or damaged.
       CheckpointError: `directory` holds another run.
-      SavedModelError: the weights to start from are not there, or another network's.
+      SavedModelError: the weights to start from are missing, or another network's.
       DivergenceError: the training diverged.
-      OutOfMemoryError: the devices' memory does not hold the batch, or the host's the rest.
-      SavingError: the checkpoints cannot be written.
-      OSError: the rest cannot.
-      StoppedError: `stop` said so; the run is saved.
+      OutOfMemoryError: the batch does not fit into the devices' memory, or the host is out of
+        memory.
+      SavingError: a checkpoint cannot be written.
+      OSError: another file cannot be written.
+      StoppedError: a stop was requested; the run is saved.
     """
     require_one_run(config, save_every_seconds=save_every_seconds, keep=keep)
     with alone_in(directory):
@@ -146,7 +148,7 @@ def _run(
     stop: Stop,
     report: ProgressCallback,
 ) -> RunResult:
-    """`run` in a directory of its own."""
+    """Does the work of `run`, in a locked directory."""
     start = time.perf_counter()
     if dataset is None:
         dataset = load_data(config.data, directory)
@@ -187,7 +189,7 @@ def _run(
             )
         best = checkpoints.best(begin()) if keep == "best" else None
         kept = best or loop.placement.get(state)
-        run_directory.keep_model(kept.evaluated)  # an earlier call may have kept another, or none
+        run_directory.keep_model(kept.evaluated)  # an earlier call may have kept others, or none
     tested = data.eval_batches(dataset.test, config.data, shard=part)
     test = loop.evaluate(state, tested, "test", config.training.epochs, report)
     if jax.process_index() == 0:
@@ -197,15 +199,17 @@ def _run(
 
 
 def load_data(images: DataConfig, directory: Path) -> data.Dataset:
-    """The data set of a run, with the listing that its config is to have.
+    """Loads the data set of a run.
+
+    Its `listing` is the one that the run's config must have.
 
     Args:
       images: the data set.
-      directory: of the run. If it holds a run of a folder from before the files of folders were
-        listed, that goes on with the split it began with, and has no listing.
+      directory: the run's directory. If it holds a run of a folder from an earlier version, which
+        had no listings, that run continues with its own test split and an empty listing.
 
     Raises:
-      DataError: the data set cannot be had.
+      DataError: the data set is missing or damaged.
     """
     checkpoints = directory / CHECKPOINTS
     saved = saved_config(checkpoints) if images.name == "folder" else None
@@ -220,7 +224,7 @@ def load_data(images: DataConfig, directory: Path) -> data.Dataset:
 
 
 def _first_state(program: Program, loop: Loop, config: RunConfig) -> TrainState:
-    """The state before the first step, where a checkpoint is restored to."""
+    """Returns the state before the first step, whose structure is needed to restore checkpoints."""
     state = program.initial_state(config.seed, loop.hyperparams(1)[0])
     if config.pretrained:
         state = pretrained.started_from(config.pretrained, state, config.spec)
@@ -242,7 +246,7 @@ def _result(config: RunConfig, test: Evaluation, history: History, seconds: floa
 
 
 def environment() -> dict[str, str]:
-    """The software and the devices that this process's results come from."""
+    """Returns the software versions and devices that determine this process's results."""
     devices = jax.devices()
     tunables = {name: os.environ[name] for name in TUNABLES if name in os.environ}
     versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
@@ -258,7 +262,7 @@ def environment() -> dict[str, str]:
 
 
 def _loop(program: Program, config: RunConfig, steps_per_epoch: int) -> Loop:
-    """The shared program with what is the run's own."""
+    """Combines the shared program with the run's own settings."""
     return Loop(
         train_step=program.train_step,
         eval_step=program.eval_step,
@@ -275,7 +279,7 @@ def _loop(program: Program, config: RunConfig, steps_per_epoch: int) -> Loop:
 
 
 def _require_its_own(dataset: data.Dataset, config: RunConfig) -> None:
-    """Raises ValueError if a data set is not the one that a config is for."""
+    """Raises ValueError if a data set does not match a config."""
     classes, listing = config.spec.head.num_classes, config.data.listing
     legal = f"the {dataset.num_classes} classes of {dataset.name}"
     require(classes == dataset.num_classes, "num_classes", classes, legal)

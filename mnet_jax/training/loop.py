@@ -218,7 +218,7 @@ class Loop:
         progress: EpochProgress,
         callbacks: Callbacks,
     ) -> Evaluation:
-        """Evaluates after an epoch; if stopped, saves the run so that a resumed run evaluates again."""
+        """Evaluates after an epoch; if stopped, saves the run so that resuming evaluates again."""
         try:
             return self.evaluate(
                 state, batches, "validation", len(history) + 1, callbacks.report, callbacks.stop

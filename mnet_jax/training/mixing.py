@@ -98,14 +98,20 @@ def weighted(images: Array, partners: Array, weight: Array) -> Array:
 
 
 def _mixup_weights(key: Array, sides: tuple[int, int], alpha: Scalar) -> Array:
-    """Returns one Beta(alpha, alpha) weight for all pixels, float32 [h, w] (arXiv:1710.09412)."""
+    """Returns the weights of mixup, float32 [h, w].
+
+    One number from Beta(alpha, alpha) is the weight of all pixels (arXiv:1710.09412, section 2).
+    """
     return jnp.full(sides, jax.random.beta(key, alpha, alpha, dtype=jnp.float32))
 
 
 def _cutmix_weights(
     share_key: Array, centre_key: Array, sides: tuple[int, int], alpha: Scalar
 ) -> Array:
-    """Returns ones with a box of zeros of Beta-distributed area, float32 [h, w] (arXiv:1905.04899)."""
+    """Returns the weights of CutMix, float32 [h, w] (arXiv:1905.04899).
+
+    They are ones with a box of zeros. The share of ones is drawn from Beta(alpha, alpha).
+    """
     share = jax.random.beta(share_key, alpha, alpha, dtype=jnp.float32)
     centre = jax.random.randint(centre_key, (2,), 0, jnp.array(sides))
     return outside_box(sides, share, centre)

@@ -27,6 +27,6 @@ class Preservation:
         return [info.step in kept for info in checkpoints]
 
     def best(self, steps: Iterable[int]) -> int | None:
-        """Returns the last step of the best epoch, the earliest of equals; None without an epoch."""
+        """Returns the last step of the best epoch (of equals the earliest); None without epochs."""
         whole = [step for step in sorted(steps) if step in self.accuracies]
         return max(whole, key=lambda step: self.accuracies[step], default=None)

@@ -94,7 +94,7 @@ class Hyperparameters(NamedTuple):
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "Hyperparameters":
-        """Returns a recipe's numbers at the peak rate; see `optimizer.hyperparams` for each step's."""
+        """Returns a recipe's numbers at the peak rate; `optimizer.hyperparams` has each step's."""
         rule = dataclasses.asdict(config.optimizer)
         return cls(
             learning_rate=np.float32(config.learning_rate),

@@ -17,7 +17,7 @@ from mnet_jax.validation import make_fields_plain, require, require_choice
 
 MAX_IMAGE_PIXELS = 50_000_000  # about as many as the largest camera sensors have
 MOST_IMAGE_PIXELS = 178_956_970  # Pillow opens no larger image
-SPLIT_BY_POSITION = "by position"  # listing of a folder that is split as before listings existed
+SPLIT_BY_POSITION = "by position"  # listing of a folder split as in versions without listings
 FILE_NAME = "config.json"  # name of the config in a run's directory
 ARM_CLASSES = 1000  # classes of an arm's network: ImageNet's, as in the papers
 MAX_ALPHA = 1000.0  # of a Beta distribution; above it, nearly every draw is one half
@@ -29,8 +29,8 @@ class DataConfig:
 
     Attributes:
       name: `digits`, `fashion_mnist`, `folder`, or any TFDS name (`cifar10`, `imagenet2012:5.1.0`).
-      directory: folder of the data: of a set's published files, the root of `folder`, or else
-        TFDS's `data_dir`. None means the usual places.
+      directory: where the data is: the published files of a set, the root of `folder`, or TFDS's
+        `data_dir`. None means the usual places.
       resolution: side of the square images that the model sees, in pixels (V1 paper, Table 7).
       start_resolution: retired, always 0. In an earlier version the images grew from this side in
         the first epoch to `resolution` in the last (arXiv 2104.00298); its trials can still be read
@@ -215,7 +215,7 @@ class TrainingConfig:
     Attributes:
       epochs: passes over the training images.
       optimizer: the update rule.
-      learning_rate: peak learning rate; it is not scaled with the batch size.
+      learning_rate: peak learning rate for the given batch size.
       schedule: how the learning rate changes after the warm-up.
       warmup_epochs: epochs in which the learning rate rises linearly from zero to the peak.
       weight_decay: L2 coefficient for kernels; biases and normalization parameters never decay.

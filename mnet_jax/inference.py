@@ -108,9 +108,9 @@ def require_memory(spec: NetworkSpec, resolution: int, batch_size: int) -> None:
     most, free = host_memory.available_bytes() // image, memory.free_bytes()
     if free is not None:
         most = min(most, jax.device_count() * free // (image + maps))
-    one = f"smaller images, one takes {(image + maps) / 2**30:.3g} GiB and there is less"
+    one = f"smaller images, as one takes {(image + maps) / 2**30:.3g} GiB and less is free"
     require(most >= 1, "resolution", resolution, one)
-    fits = f"{most:,} or fewer, which the memory holds at {resolution} pixels"
+    fits = f"{most:,} or fewer, which fit into memory at {resolution} pixels"
     require(batch_size <= most, "batch_size", batch_size, fits)
 
 

@@ -69,7 +69,7 @@ def _taken(directory: Path, held: contextlib.ExitStack) -> DirectoryInUseError |
     except (ImportError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in WITHOUT_LOCKS:
             raise
-        warnings.warn(f"{directory}: no lock can be had, so let no other run use it", stacklevel=4)
+        warnings.warn(f"{directory}: cannot be locked, so let no other run use it", stacklevel=4)
         return None
     with contextlib.suppress(OSError):  # the lock holds on a full disk too
         os.ftruncate(file, 0)

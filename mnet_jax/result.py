@@ -19,7 +19,7 @@ class EpochRecord:
       validation_accuracy: accuracy, 0 to 1.
       seconds: wall time of the training steps.
       images_per_second: training speed without the first step, which may compile; if the epoch was
-        interrupted, the speed after that.
+        interrupted, the speed after it was resumed.
       skipped: steps of the run that diverged and whose updates were skipped.
       rolled_back: steps of the run that diverged and restarted the epoch.
       dead_share: share of the depthwise channels that were dead after the epoch, 0 to 1; see

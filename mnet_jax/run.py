@@ -201,12 +201,12 @@ def _run(
 def load_data(images: DataConfig, directory: Path) -> data.Dataset:
     """Loads the data set of a run.
 
-    Its `listing` is the one that the run's config must have.
+    The run's config must have the same `listing` as the data set that is returned.
 
     Args:
-      images: the data set.
-      directory: the run's directory. If it holds a run of a folder from an earlier version, which
-        had no listings, that run continues with its own test split and an empty listing.
+      images: the config of the data set.
+      directory: the run's directory. It may hold a run of a folder from an earlier version, which
+        had no listings. That run continues with its own test split and an empty listing.
 
     Raises:
       DataError: the data set is missing or damaged.
@@ -215,8 +215,8 @@ def load_data(images: DataConfig, directory: Path) -> data.Dataset:
     saved = saved_config(checkpoints) if images.name == "folder" else None
     if saved and saved.data.name == "folder" and not saved.data.listing:
         _log.warning(
-            "%s holds a run from before the files of a folder were listed: it goes on with its "
-            "own test split, and whether files have changed since cannot be told",
+            "%s holds a run of an earlier version, which did not list the files of a folder: it "
+            "continues with its own test split, and changed files cannot be detected",
             checkpoints,
         )
         return replace(data.load(replace(images, listing=SPLIT_BY_POSITION)), listing="")

@@ -114,7 +114,7 @@ def test_without_locks_there_is_a_warning_and_the_run_goes_on(tmp_path, monkeypa
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.warns(UserWarning, match=f"{tmp_path}: no lock can be had"), alone_in(tmp_path):
+    with pytest.warns(UserWarning, match=f"{tmp_path}: cannot be locked"), alone_in(tmp_path):
         pass
 
 

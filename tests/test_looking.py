@@ -215,7 +215,7 @@ def test_cost_measures_every_convolution_and_draws_them(call, tmp_path):
         ("features", "--checkpoint {saved}/v1.safetensors --kernels 0", "--kernels: got 0, legal:"),
         (
             "activations", f"{BOTH} --images 40 --resolution 3000",
-            "--batch-size: got 40, legal: 4 or fewer, which the memory holds at 3000 pixels",
+            "--batch-size: got 40, legal: 4 or fewer, which fit into memory at 3000 pixels",
         ),
         (
             "bottlenecks", f"{BOTH} --images 40 --resolution 12000",
@@ -224,7 +224,7 @@ def test_cost_measures_every_convolution_and_draws_them(call, tmp_path):
         (
             "evaluate", "--checkpoint {saved}/linear.safetensors --dataset digits "
             "--batch-size 1048576 --resolution 3000",
-            "--batch-size: got 500, legal: 4 or fewer, which the memory holds at 3000 pixels",
+            "--batch-size: got 500, legal: 4 or fewer, which fit into memory at 3000 pixels",
         ),
         (
             "evaluate", "--checkpoint {saved}/linear.safetensors --image {saved}/photo.png "

@@ -1,4 +1,4 @@
-"""Safe access to folders with untrusted content: which files are opened, how far a search goes.
+"""Safe access to folders with untrusted content.
 
 Opening a FIFO can block forever, and a device may never end. So every file is examined before it is
 opened, and only regular files are opened. Files in /proc are regular and report a size of zero, and

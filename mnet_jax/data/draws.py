@@ -15,7 +15,7 @@ _GAMMA = np.uint64(0x9E3779B97F4A7C15)  # the golden ratio times 2^64, made odd
 _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 _MASK = 2**64 - 1
-_FRACTION_BITS = 53  # of a float64
+_FRACTION_BITS = 53  # precision of a float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,15 +48,18 @@ class Draws:
         return Draws(_mixed(self._counted(np.atleast_1d(number))))
 
     def uniform(self, number: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-        """Returns number `number` of each stream: float64 [b], uniform in [`low`, `high`)."""
+        """Returns one number of each stream: float64 [b], uniform in [`low`, `high`).
+
+        `number` is the index of the number in the stream.
+        """
         return low + (high - low) * _fractions(_mixed(self._counted(np.atleast_1d(number))))
 
     def integers(self, number: int, count: int | np.ndarray) -> np.ndarray:
-        """Returns int64 [b], uniform from 0 to `count` - 1; `count` may be int [b]."""
+        """Returns `uniform` numbers as int64 [b] from 0 to `count` - 1; `count` may be int [b]."""
         return (self.uniform(number) * count).astype(np.int64)
 
     def chance(self, number: int, probability: float | np.ndarray) -> np.ndarray:
-        """Returns bool [b], true with `probability`."""
+        """Returns bool [b], true if the `uniform` number is below `probability`."""
         return self.uniform(number) < probability
 
     def uniforms(self, count: int) -> np.ndarray:

@@ -34,8 +34,8 @@ from mnet_jax.data.errors import DataError, reason
 # than one of 255 levels.
 _MARGIN = 2.0
 # The formats of data sets, by their first bytes. The readers are called directly because
-# `Image.open` accepts more formats, such as EPS, for which it starts an interpreter of programs.
-# It also has its own limit on pixels, and prints a warning above it.
+# `Image.open` accepts more formats, such as EPS, for which it starts a PostScript interpreter. It
+# also has its own limit on pixels, and prints a warning above it.
 _READERS: tuple[tuple[bytes, Callable[..., Any]], ...] = (
     (header.JPEG, JpegImagePlugin.jpeg_factory),
     (header.PNG, PngImagePlugin.PngImageFile),
@@ -91,7 +91,7 @@ class EncodedImage:
             self.shape = (*_size(picture, self._orientation), channels)
 
     def or_else(self, instead: Callable[[DataError], "EncodedImage"]) -> "EncodedImage":
-        """Returns a copy that decodes the image returned by `instead` if this one is damaged."""
+        """Returns a copy of this image that is replaced by `instead(error)` if it is damaged."""
         other = copy.copy(self)
         other._instead = instead
         return other

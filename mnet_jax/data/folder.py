@@ -26,7 +26,7 @@ from mnet_jax.data.splitting import held_out, held_out_by_name
 from mnet_jax.validation import one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-MOST_ENTRIES = 2**25  # in all folders together; the largest public sets have half as many images
+MOST_ENTRIES = 2**25  # limit over all folders; the largest public sets have half as many images
 _TEST_FOLDERS = ("test", "val", "validation")
 _TEST_SHARE = 0.2
 _DIGEST_DIGITS = 16
@@ -120,7 +120,7 @@ def read_folder(
         raise DataError("folder: got no directory, legal: a folder with train/<class>/ of images")
     root = Path(directory).expanduser()
     if not root.is_dir():
-        raise DataError(f"folder: {root} is no folder")
+        raise DataError(f"folder: {root} is not a folder")
     try:
         given = (root / "train").is_dir()
         train, test = _given_splits(root) if given else _made_splits(root, by_position)
@@ -159,7 +159,7 @@ def _made_splits(root: Path, by_position: bool) -> tuple[_Files, _Files]:
     test: _Files = {}
     for name, files in _files_by_class(root, "", _counter(root)).items():
         if len(files) < 2:
-            raise DataError(f"folder: {root / name} has one image, legal: 2 or more, one to test")
+            raise DataError(f"folder: {root / name} has one image, legal: 2 or more, one for test")
         if by_position:
             kept, held = held_out(len(files), _TEST_SHARE)
         else:
@@ -255,7 +255,7 @@ def _common_shape(paths: list[str], spare: bool, max_pixels: int) -> tuple[int, 
         if len(sizes) > 1:
             return None
     if not sizes:
-        raise DataError(f"folder: none of {len(paths)} images can be decoded, {paths[0]} the first")
+        raise DataError(f"folder: none of {len(paths)} images can be decoded; first: {paths[0]}")
     ((height, width),) = sizes
     return height, width, 3
 

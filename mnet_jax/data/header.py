@@ -67,7 +67,7 @@ def _gif(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def _palette(flags: int) -> int:
-    """Returns the number of bytes of the palette that follows, from the flags."""
+    """Returns the size in bytes of the palette that follows, given the flags."""
     return 3 << (flags & 7) + 1 if flags & 128 else 0
 
 

@@ -17,7 +17,7 @@ from mnet_jax.data.published import PublishedFile, absent, find_published, place
 
 NAME = "imagenette"
 _URL = "https://s3.amazonaws.com/fast-ai-imageclas"
-_MOST_BYTES = 64 * 2**20  # of an image
+_MOST_BYTES = 64 * 2**20  # limit for one image
 
 
 def _file(name: str, size_bytes: int, sha256: str) -> PublishedFile:
@@ -94,7 +94,7 @@ def read_imagenette(
         raise absent(name, [FILES[config or "320px-v2"]], folders, data_root())
     if len(found) > 1:
         legal = ", ".join(f"{NAME}/{known}" for known in found)
-        raise DataError(f"data set: got {name!r}, there are: {legal}")
+        raise DataError(f"data set: got {name!r}, which has several sizes here, legal: {legal}")
     ((known, there),) = found.items()
     return read(str(there if there.is_dir() else _unpack(there, known)))
 
@@ -138,12 +138,12 @@ def _unpack(archive: Path, config: str) -> Path:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
             if not _is_unpacked(whole):
-                raise DataError(f"{archive}: holds no {top}/train/ and {top}/val/ of images")
+                raise DataError(f"{archive}: holds no images in {top}/train/ and {top}/val/")
             _rename(whole, place)
     except OSError as error:
         raise DataError(
             f"{NAME}: cannot unpack {archive} in {root}: {reason(error)}; set TFDS_DATA_DIR to a "
-            "folder that can be written, or unpack it and give that folder as directory"
+            "writable folder, or unpack it and give that folder as directory"
         ) from error
     return place
 

@@ -96,7 +96,7 @@ def _splits(config: DataConfig) -> _Splits:
     if config.name == "fashion_mnist":
         folder = fashion_directory(config.directory)
         if is_mnist(folder):
-            legal = "those of Fashion-MNIST, whose names are the same"
+            legal = "those of Fashion-MNIST, which have the same names"
             raise DataError(f"fashion_mnist: {folder} has the files of MNIST, legal: {legal}")
         return _own(config.name, partial(MnetFashionMnist, folder=folder), MnetFashionMnist.SHAPE)
     if config.name == "folder":
@@ -126,7 +126,7 @@ def _folder(config: DataConfig, spare: bool) -> _Splits:
     if config.listing not in ("", SPLIT_BY_POSITION, images.listing):
         raise DataError(
             f"listing: got {config.listing}, but {config.directory} has {images.listing}; "
-            "legal: its files as they were, or a run of its own"
+            "legal: its files as they were, or a new run"
         )
     splits = _in_memory(images[:3], spare)
     if by_position:

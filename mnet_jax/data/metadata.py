@@ -22,14 +22,14 @@ from mnet_jax.data.errors import DataError, reason
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 _MOST_BYTES = 32 * 2**20  # of each file; ImageNet's have a few kilobytes
-_MOST_ENTRIES = 1_000_000  # in the folder
+_MOST_ENTRIES = 1_000_000  # limit on entries of the folder
 # Keys whose value names a class that TFDS imports, and keys whose value is JSON with such keys.
 _CLASS_KEYS = ("type", "pythonClassName", "python_class_name")
 _JSON_KEYS = ("content", "json")
 # A shard's path. No field may have a width: a width can turn a few characters into gigabytes.
 _TEMPLATE = re.compile(r"(?:[^{}\0]|\{[A-Z_]+\})*")
 _MOST_SHARDS = 100_000
-_MOST_LETTERS = 200  # of a value quoted in an error
+_MOST_LETTERS = 200  # limit on a value quoted in an error
 _AT_ONCE = 16  # shards opened in parallel
 
 

@@ -86,10 +86,10 @@ def _fill(picture: Image.Image) -> int | tuple[int, ...]:
 
 
 def _with_hue(picture: Image.Image, turns: float) -> Image.Image:
-    """Shifts the hues around the circle of Pillow's HSV, with 8 bits, as torchvision does."""
+    """Shifts the hues around the circle of Pillow's 8-bit HSV, as torchvision does."""
     if picture.mode == "L":
         return picture
     hue, saturation, value = picture.convert("HSV").split()
-    moved = np.asarray(hue) + np.int32(turns * 255).astype(np.uint8)  # it wraps
+    moved = np.asarray(hue) + np.int32(turns * 255).astype(np.uint8)  # wraps around
     bands = (Image.fromarray(moved), saturation, value)
     return Image.merge("HSV", bands).convert(picture.mode)

@@ -58,7 +58,7 @@ class ShuffledBatches:
     def __init__(self, count: int, batch_size: int, seed: int, shard: Shard = WHOLE) -> None:
         self._count, self._batch_size, self._seed = count, batch_size, seed
         self._share = shard.of(batch_size)
-        # Threads work on neighbouring batches, so two epochs are in use at a time.
+        # Threads work on neighbouring batches, so two epochs may be in use at a time.
         self._permutation = lru_cache(maxsize=4)(self._permuted)
 
     def __len__(self) -> int:

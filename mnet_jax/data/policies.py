@@ -45,7 +45,7 @@ AUTOAUGMENT: tuple[tuple[tuple[Operation, float, int], tuple[Operation, float, i
     (("color", 0.6, 4), ("contrast", 1.0, 8)),
     (("equalize", 0.8, 8), ("equalize", 0.6, 3)),
 )
-_MAGNITUDES = 10  # of Table 6, evenly spaced over each range
+_MAGNITUDES = 10  # magnitudes in Table 6, evenly spaced over each range
 
 _SHEAR = 0.3
 _TRANSLATION = 150 / 331  # of the side: the authors' images had 331 pixels

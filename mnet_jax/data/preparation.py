@@ -56,7 +56,7 @@ def prepared(make: Callable[[Path], ArraysBuilder]) -> Iterator[tfds.core.Datase
         except _WRITE_ERRORS as error:
             _log.warning(
                 "%s cannot be written (%s): prepared in a temporary folder, for this run only; "
-                "set TFDS_DATA_DIR to a folder that can",
+                "set TFDS_DATA_DIR to a writable folder",
                 root,
                 reason(error),
             )
@@ -65,7 +65,7 @@ def prepared(make: Callable[[Path], ArraysBuilder]) -> Iterator[tfds.core.Datase
             except _WRITE_ERRORS as second:
                 raise DataError(
                     f"cannot prepare data in {root} ({reason(error)}) nor in a temporary folder "
-                    f"({reason(second)}); set TFDS_DATA_DIR to a folder that can be written"
+                    f"({reason(second)}); set TFDS_DATA_DIR to a writable folder"
                 ) from second
         yield open_prepared(place)
 

@@ -59,8 +59,8 @@ def absent(
     source = wanted[0].url if len(wanted) == 1 else f"them from {wanted[0].url.rpartition('/')[0]}"
     return DataError(
         f"{name} is not prepared in {root}, and no {names} in {', '.join(map(str, folders))}; "
-        f"fetch {source} and give the folder as directory, or where TensorFlow and a network "
-        f"are, run: tfds build {name} --file_format=array_record --data_dir={root}"
+        f"fetch {source} and give the folder as directory, or on a machine with TensorFlow and a "
+        f"network, run: tfds build {name} --file_format=array_record --data_dir={root}"
     )
 
 

@@ -89,5 +89,5 @@ class SparingSource:
                 f"bad_images: got {count} damaged, legal: up to {self.limit}; {error}"
             ) from error
         _log.warning(
-            "%s; another image stands in for it (%d of at most %d)", error, count, self.limit
+            "%s; it is replaced by another image (%d of at most %d)", error, count, self.limit
         )

@@ -29,7 +29,7 @@ from mnet_jax.data.records import Decode, RecordSource
 from mnet_jax.validation import one_line
 
 OWN_NAMES = ("digits", "fashion_mnist", "folder", *ARCHIVED, IMAGENETTE)
-MAX_CLASSES = 2**20  # TFDS would make up a name for each class that a set claims
+MAX_CLASSES = 2**20  # limit, because TFDS makes up a name for every class that is claimed
 _NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[\w.\-+]+))?(:(?P<version>\d+\.\d+\.\d+))?", re.ASCII)
 
 
@@ -89,14 +89,14 @@ def _absent(name: str, set_name: str, root: Path, variants: list[tuple[str, str]
         there = one_line(", ".join(named))
         return f"data set: got {name!r}, prepared in {root} are: {there}"
     stored = {place.relative_to(root).parts[0] for place in holding(root, INFO, 3)}
-    stored -= {f"mnet_{own}" for own in OWN_NAMES}  # as our own builders name their folders
+    stored -= {f"mnet_{own}" for own in OWN_NAMES}  # folders of our own builders
     stock = set(tfds.list_builders(with_community_datasets=False))
     if set_name in stock:
         manual = _wants_files(set_name)
         first = f"put its archives in {root}/downloads/manual, then " if manual else ""
         return (
-            f"data set: {name} is not prepared in {root}; where TensorFlow and a network are, "
-            f"{first}run: tfds build {name} --file_format=array_record --data_dir={root}"
+            f"data set: {name} is not prepared in {root}; on a machine with TensorFlow and a "
+            f"network, {first}run: tfds build {name} --file_format=array_record --data_dir={root}"
         )
     legal = sorted(stored | set(OWN_NAMES))
     close = difflib.get_close_matches(set_name, sorted({*legal, *stock}), n=3)
@@ -236,5 +236,5 @@ def _compressed_record(shape: tuple[int, int, int], record: bytes) -> dict[str, 
     size = math.prod(shape)
     pixels = zlib.decompressobj().decompress(example["image"], size + 1)
     if len(pixels) != size:
-        raise ValueError(f"its pixels are not the {size} bytes that they must be")
+        raise ValueError(f"its pixels do not have {size} bytes")
     return {**example, "image": np.frombuffer(pixels, np.uint8).reshape(shape)}

@@ -105,7 +105,7 @@ class Checkpoints:
         self._kept = Preservation()
         self._saving = 0
         if os.path.lexists(directory) and not directory.is_dir():
-            raise CheckpointError(f"{directory}: cannot keep checkpoints here, it is no directory")
+            raise CheckpointError(f"{directory}: cannot keep checkpoints, it is not a directory")
         try:
             self._manager = ocp.CheckpointManager(
                 directory.absolute(),
@@ -193,7 +193,7 @@ class Checkpoints:
         require_alike(_Seen(checkpoints=tuple(sorted(self._manager.all_steps()))))
         for path in sorted(self._directory.iterdir()):
             if path.name.isdecimal() and not path.is_dir():  # Orbax skips it, and fails later
-                self._set_aside(int(path.name), "it is no directory")
+                self._set_aside(int(path.name), "it is not a directory")
         while steps := self._manager.all_steps():
             step = max(steps)
             try:
@@ -212,8 +212,8 @@ class Checkpoints:
                 return restored
         if any(path.is_dir() for path in self._directory.glob(f"{DAMAGED}*")):
             raise CheckpointError(
-                f"{self._directory}: all its checkpoints are damaged; once they are taken away, "
-                "the run begins again"
+                f"{self._directory}: all its checkpoints are damaged; remove them to start the run "
+                "from the beginning"
             )
         return Restored(first, (), 0.0)
 
@@ -342,7 +342,7 @@ class Checkpoints:
             past = serialization.from_plain(_Past, run)
         except ValueError as error:
             legal = ", ".join(field.name for field in fields(_Past))
-            raise manifest.DamageError(f"its run is not one, legal: {legal}") from error
+            raise manifest.DamageError(f"its run record is invalid, legal: {legal}") from error
         shapes = self._manager.item_metadata(step).state.tree
         require_same_structure(like, shapes, self._directory / str(step))
         state = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))

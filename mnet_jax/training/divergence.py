@@ -11,8 +11,8 @@ from mnet_jax.training.types import OnDivergence
 
 WINDOW = 100  # number of previous losses that a loss is compared with
 LEAST = 10  # previous losses needed for a comparison
-MOST_SKIPPED = 10  # updates in a row
-MOST_ROLLBACKS = 3  # in a run
+MOST_SKIPPED = 10  # limit on consecutive skipped updates
+MOST_ROLLBACKS = 3  # limit for a run
 
 
 class DivergenceError(FloatingPointError):
@@ -32,9 +32,9 @@ class NonFiniteError(DivergenceError):
 
 
 class NonFiniteStateError(NonFiniteError):
-    """A state is not finite, as found when it is saved; this always stops the run.
+    """A state that is about to be saved is not finite; this always stops the run.
 
-    A rollback is not possible: the result would depend on when the state happened to be saved.
+    A rollback would make the result depend on when the state happens to be saved.
     """
 
 
@@ -58,7 +58,7 @@ class DivergencePolicy:
         return self.on_divergence == "rollback" or self.spike_factor > 0
 
     def limit(self, losses: Sequence[float]) -> float:
-        """Returns the highest next loss that is not a spike; infinite if spikes are not checked."""
+        """Returns the limit above which the next loss is a spike; infinite if there is none."""
         if not self.spike_factor or len(losses) < LEAST:
             return float("inf")
         return float(np.float32(self.spike_factor * statistics.median(losses[-WINDOW:])))

@@ -70,7 +70,7 @@ class LossMonitor:
 
     @property
     def limit(self) -> float:
-        """The highest loss of the next step that is not a spike."""
+        """The limit above which the next step's loss is a spike."""
         return self._divergence.limit([*self._recent])
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
@@ -123,12 +123,13 @@ class LossMonitor:
         behind = f", after {self._in_row} skipped ones," if self._in_row else ","
         if not finite:
             return NonFiniteError(
-                step, f"loss {loss:g}{behind} a loss or gradient that is not finite stops the run"
+                step, f"loss {loss:g}{behind} loss or gradient is not finite: the run stops"
             )
         if loss > self.limit:
             factor = self._divergence.spike_factor
             return SpikeError(
-                step, f"loss {loss:g}{behind} more than {factor:g} times those before stops the run"
+                step,
+                f"loss {loss:g}{behind} more than {factor:g} times earlier losses: the run stops",
             )
         return None
 

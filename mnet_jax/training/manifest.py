@@ -51,7 +51,7 @@ def verify(directory: Path, step: int) -> None:
         found = json.loads(read_file(directory / FILE_NAME))
         of, digests = found["step"], dict(found["sha256"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamageError(f"no {FILE_NAME} that can be read, {one_line(error)}") from error
+        raise DamageError(f"its {FILE_NAME} cannot be read, {one_line(error)}") from error
     if of != step:
         raise DamageError(f"it is the checkpoint of step {of}")
     for name, digest in digests.items():
@@ -62,7 +62,7 @@ def verify(directory: Path, step: int) -> None:
             raise DamageError(f"{name} has changed since it was written")
     unknown = {str(file.relative_to(directory)) for file in _files(directory)} - digests.keys()
     if unknown:
-        raise DamageError(f"{min(unknown)} has come to it since it was written")
+        raise DamageError(f"{min(unknown)} was added after it was written")
 
 
 def require_files(directory: Path) -> None:
@@ -73,10 +73,10 @@ def require_files(directory: Path) -> None:
         directories.
     """
     if not directory.is_dir():
-        raise DamageError("it is no directory")
+        raise DamageError("it is not a directory")
     for path in directory.rglob("*"):
         if not path.is_file() and not path.is_dir():
-            raise DamageError(f"{path.relative_to(directory)} is no file that can be read")
+            raise DamageError(f"{path.relative_to(directory)} is not a readable file")
 
 
 def _files(directory: Path) -> list[Path]:

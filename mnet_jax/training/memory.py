@@ -32,7 +32,10 @@ def free_bytes() -> int | None:
 
 
 def needed_bytes(compiled: Any) -> tuple[int, int]:
-    """Returns the bytes a compiled step takes on each device: for its arguments, and on top."""
+    """Returns two numbers of bytes that a compiled step takes on each device.
+
+    They are the bytes of its arguments, and the bytes needed in addition.
+    """
     found = compiled.memory_analysis()
     on_top = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     return found.argument_size_in_bytes, on_top
@@ -160,7 +163,7 @@ def exhaustion_explained(doing: str) -> Iterator[None]:
     except Exception as error:
         if not is_exhaustion(error):
             raise
-        said = one_line(error) or "no more from the system"
+        said = one_line(error) or "the system has no more"
         raise OutOfMemoryError(f"out of memory in {doing}: {said}") from error
 
 

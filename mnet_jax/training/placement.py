@@ -43,7 +43,7 @@ class Placement(Protocol):
         """Puts a NumPy batch onto the devices, an equal part on each."""
 
     def resized(self, batch: Batch, images: int) -> Batch:
-        """Returns the shapes of a batch on the devices, with another number of images."""
+        """Returns the shapes of a batch on the devices if it had `images` images."""
 
     def get(self, tree: Tree) -> Tree:
         """Returns one copy of a compiled step's output, such as a state or metrics."""
@@ -143,7 +143,7 @@ class PmapPlacement:
     """Maps one step over the devices of this process; batches and states get a device axis.
 
     To see the whole batch, the step and the model must be made with `axis_name=BATCH_AXIS`. On d
-    devices a batch is [d, b / d, ...], and an array of a state is [d, ...], d equal copies.
+    devices a batch is [d, b / d, ...]. Each array of a state is [d, ...], holding d equal copies.
     """
 
     def __init__(self, devices: Sequence[jax.Device]) -> None:

@@ -53,7 +53,7 @@ class PositionHandler(ocp.CheckpointHandler):
         try:
             args.batches.set_state(state)
         except IndexError as error:
-            raise DamageError(f"its data position is {state}, behind the last batch") from error
+            raise DamageError(f"its data position is {state}, after the last batch") from error
         return args.batches
 
     def metadata(self, directory: epath.Path) -> None:

@@ -7,8 +7,9 @@ LATEST = 2  # not one, as the last may turn out to be damaged
 
 
 class Preservation:
-    """An Orbax preservation policy: keeps the latest, and the last and best at the end of an epoch.
+    """An Orbax preservation policy for the checkpoints of a run.
 
+    It keeps the latest two checkpoints and, of those at the end of an epoch, the last and the best.
     A checkpoint within an epoch has no validation accuracy, and is never the best.
 
     Attributes:
@@ -27,6 +28,9 @@ class Preservation:
         return [info.step in kept for info in checkpoints]
 
     def best(self, steps: Iterable[int]) -> int | None:
-        """Returns the last step of the best epoch (of equals the earliest); None without epochs."""
+        """Returns the last step of the best epoch; None if there is none.
+
+        Of equally good epochs the earliest is best.
+        """
         whole = [step for step in sorted(steps) if step in self.accuracies]
         return max(whole, key=lambda step: self.accuracies[step], default=None)

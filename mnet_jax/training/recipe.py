@@ -94,7 +94,10 @@ class Hyperparameters(NamedTuple):
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "Hyperparameters":
-        """Returns a recipe's numbers at the peak rate; `optimizer.hyperparams` has each step's."""
+        """Returns the numbers of a recipe, at the peak rate.
+
+        `optimizer.hyperparams` returns the numbers of each step.
+        """
         rule = dataclasses.asdict(config.optimizer)
         return cls(
             learning_rate=np.float32(config.learning_rate),

@@ -1,1 +1,1 @@
-"""Ablations: a grid of arms, several seeds each, kept in a store and told as a report."""
+"""Ablation studies: trains a grid of arms with several seeds each, stores the trials, reports."""

@@ -1,4 +1,4 @@
-"""What a report is made of: arms, and what their seeds found. Accuracies are shares from 0 to 1."""
+"""The data of a report: arms and the results of their seeds. Accuracies are from 0 to 1."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,14 @@ from mnet_jax.config import Arm, RunConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SeedOutcome:
-    """What one seed of an arm found.
+    """The result of one seed of an arm.
 
     Attributes:
-      seed: of the run.
-      accuracy: on the test split.
-      difference: to the baseline's with the same seed; None for the baseline, or without one.
-      validation_accuracy: one for each epoch.
+      seed: the seed of the run.
+      accuracy: the accuracy on the test split.
+      difference: accuracy minus the baseline's with the same seed. None for the baseline itself,
+        and if the baseline has no result with this seed.
+      validation_accuracy: the validation accuracy after each epoch.
     """
 
     seed: int
@@ -27,7 +28,7 @@ class SeedOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A seed of an arm that found nothing, and why, in one line."""
+    """A seed of an arm whose trial failed, with the cause in one line."""
 
     seed: int
     cause: str
@@ -35,25 +36,26 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmResult:
-    """A row: an arm, and what its seeds found.
+    """A row of the report: an arm and the results of its seeds.
 
     Attributes:
-      arm: what was trained.
-      config: of its run with seed 0.
-      labels: the text of each axis's value.
-      baseline: whether the others are compared with this one.
-      requested: part of this call, or else found in the store.
-      params: trainable parameters; None where no seed finished.
-      madds: multiply-adds per image; None likewise.
+      arm: the arm that was trained.
+      config: the config of its run with seed 0.
+      labels: the arm's value on each axis, as text.
+      baseline: whether this is the arm that the others are compared with.
+      requested: whether this call asked for the arm; otherwise it was found in the store.
+      params: number of trainable parameters; None if no seed finished.
+      madds: multiply-adds per image; None if no seed finished.
       accuracy: mean test accuracy over the seeds that finished.
-      comparison: with the baseline, over the seeds that both finished.
-      judgement: what the comparison says of the claim about this arm; None without either.
+      comparison: the comparison with the baseline, over the seeds that both finished.
+      judgement: the judgement of the claim about this arm; None without a claim or a comparison.
       images_per_second: training speed, the median over seeds.
-      seconds: wall time of the finished seeds, added up.
-      seconds_per_seed: wall time of one, the median over seeds, so that compiling counts little.
-      outcomes: the seeds that finished, in order.
+      seconds: total wall time of the finished seeds.
+      seconds_per_seed: wall time of one seed, the median over seeds: the seeds that compile hardly
+        change it.
+      outcomes: the results of the seeds that finished, in order.
       failures: the seeds that failed, in order.
-      not_run: the seeds that were asked for and have no trial, in order.
+      not_run: the requested seeds that have no trial, in order.
     """
 
     arm: Arm
@@ -80,23 +82,23 @@ class ArmResult:
 
     @property
     def tried(self) -> int:
-        """The number of seeds that were asked for or found."""
+        """The number of seeds that were requested or found in the store."""
         return len(self.outcomes) + len(self.failures) + len(self.not_run)
 
     @property
     def difference(self) -> Interval | None:
-        """To the baseline."""
+        """The difference to the baseline; None without a comparison."""
         return self.comparison.difference if self.comparison else None
 
     @property
     def verdict(self) -> Verdict | None:
-        """Of the difference, in a word or two."""
+        """The verdict of the comparison; None without one."""
         return self.comparison.verdict if self.comparison else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedClaim:
-    """A claim, and what its arms say of it together."""
+    """A claim, and its judgement from all arms that it is about."""
 
     claim: Claim
     judgement: Judgement
@@ -104,18 +106,18 @@ class JudgedClaim:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All arms, those of the call first, and what they have in common.
+    """A report: the arms of the call, other arms found in the store, and what they share.
 
     Attributes:
-      arms: the rows.
-      columns: the axes that tell the arms apart, and those that the call named.
+      arms: the rows, those of the call first.
+      columns: the axes on which the arms differ, and those that the call named.
       common: the labels that all arms share.
-      recipe: of data and training, what no axis tells, in one line.
-      note: why there are no differences, in one line; None where there are.
-      method: of the intervals.
-      family: the number of comparisons that the intervals and verdicts are corrected for.
-      claims: what was claimed of the arms, and what all of those say together.
-      environment: versions and devices, every distinct value over the trials.
+      recipe: the data set and the initial weights, in one line.
+      note: why there are no differences, in one line; None if there are.
+      method: how the intervals were computed.
+      family: the number of comparisons that intervals and verdicts are corrected for.
+      claims: the claims about the arms, with their judgements.
+      environment: software versions and devices; for each name all values among the trials.
     """
 
     arms: tuple[ArmResult, ...]
@@ -130,9 +132,9 @@ class Report:
 
     @property
     def anchor(self) -> ArmResult | None:
-        """The baseline's arm."""
+        """The baseline; None if it is not among the arms."""
         return next((arm for arm in self.arms if arm.baseline), None)
 
     def name_of(self, arm: ArmResult) -> str:
-        """What tells an arm apart, such as `relu6, 0.5`."""
+        """Returns an arm's name, its labels in `columns`, such as `relu6, 0.5`."""
         return ", ".join(arm.labels[axis] for axis in self.columns) or "the only arm"

@@ -1,7 +1,7 @@
 """The bootstrap of a mean, bias-corrected and accelerated (BCa).
 
-Source: Efron (1987), "Better bootstrap confidence intervals", JASA 82. SciPy's own gives no
-p-value, and importing it costs half a second; the tests hold this one to it.
+Source: Efron (1987), "Better bootstrap confidence intervals", JASA 82. SciPy's implementation gives
+no p-value, and importing it takes half a second. The tests compare this implementation with it.
 """
 
 import math
@@ -12,20 +12,23 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 RESAMPLES = 9999
-# Differences of accuracies, which are counts over test images, that should be equal are equal up
-# to this: floats round at 1e-16, and no test split has a billion images.
+# Two differences of accuracies are equal if they are this close. An accuracy is a count divided by
+# the number of test images: floats round at 1e-16, and no test split has a billion images.
 ROUNDING = 1e-9
-FEWEST_BEYOND = 10  # resamples in each tail outside an interval, or its ends are mere extremes
+# At least so many resamples lie in each tail outside an interval. With fewer, the ends of the
+# interval would be extreme values rather than quantiles.
+FEWEST_BEYOND = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resampled:
-    """The means of a sample's resamples, and what BCa makes of them.
+    """The means of a sample's resamples, with the two corrections of BCa.
 
     Attributes:
-      means: [resamples], in rising order.
-      bias: z0, how far their median is from the sample's mean, in normal quantiles.
-      acceleration: a, a sixth of the skewness of the mean.
+      means: [resamples], in ascending order.
+      bias: z0, the bias correction: the share of the means below the sample's mean, as a quantile
+        of the standard normal distribution.
+      acceleration: a, the acceleration: a sixth of the skewness of the mean.
     """
 
     means: np.ndarray
@@ -33,7 +36,7 @@ class Resampled:
     acceleration: float
 
     def interval(self, confidence: float) -> tuple[float, float]:
-        """The ends of the two-sided BCa interval."""
+        """Returns the ends of the two-sided BCa interval."""
         tail = (1 - confidence) / 2
         reach = self.bias + ndtri(np.array([tail, 1 - tail]))
         levels = ndtr(self.bias + reach / (1 - self.acceleration * reach))
@@ -41,17 +44,21 @@ class Resampled:
         return float(low), float(high)
 
     def p_value(self) -> float:
-        """One minus the confidence of the largest `interval` that excludes zero; never quite none.
+        """Returns the two-sided p-value of the hypothesis that the mean is zero.
 
-        An interval excludes zero if and only if one minus its confidence is above this.
+        `interval(confidence)` excludes zero if and only if 1 - confidence is above the p-value. The
+        p-value is at least 2 / (resamples + 1), the smallest that so many resamples can show.
         """
         levels = _levels_of_zero(self.means)
-        low, high = (self._tail_of(level) for level in levels)  # the mass below either end
-        least = 2 / (len(self.means) + 1)  # what so many resamples cannot tell from nothing
+        low, high = (self._tail_of(level) for level in levels)  # the probability below either end
+        least = 2 / (len(self.means) + 1)
         return min(max(2 * min(low, 1 - high), least), 1.0)
 
     def _tail_of(self, level: float) -> float:
-        """The mass beside an interval whose end is this quantile of the means."""
+        """Returns the nominal probability below an interval's end, for the end's level in `means`.
+
+        This inverts the BCa correction in `interval`.
+        """
         distance = ndtri(level) - self.bias
         if math.isinf(distance):
             return level
@@ -59,11 +66,12 @@ class Resampled:
 
 
 def resample(sample: Sequence[float], confidence: float) -> Resampled:
-    """Draws the resamples, the same ones for the same values in any order.
+    """Resamples a sample with replacement; the result does not depend on the order of its values.
 
     Args:
       sample: two values or more, not all equal.
-      confidence: of the interval to make of them; the smaller its tails, the more are drawn.
+      confidence: the confidence of the interval to be computed. The closer it is to 1, the more
+        resamples are drawn.
     """
     values = np.sort(np.asarray(sample, dtype=np.float64))
     random = np.random.default_rng(0)
@@ -79,31 +87,31 @@ def resample(sample: Sequence[float], confidence: float) -> Resampled:
 
 
 def _means(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The means of `RESAMPLES` resamples; a mean of zero is zero, whatever rounding left of it."""
+    """Returns the means of `RESAMPLES` resamples; a mean that is zero up to rounding becomes 0."""
     picks = random.integers(len(values), size=(RESAMPLES, len(values)))
     means = values[picks].mean(axis=1)
     return np.where(np.abs(means) < ROUNDING, 0.0, means)
 
 
 def _share_below(means: np.ndarray, value: float) -> float:
-    """The share of the means below a value; those that are the value itself count half."""
+    """Returns the share of the means below a value; means equal to the value count half."""
     below = np.searchsorted(means, value - ROUNDING, "left")
     not_above = np.searchsorted(means, value + ROUNDING, "right")
     return float(below + not_above) / (2 * len(means))
 
 
 def _levels_of_zero(means: np.ndarray) -> tuple[float, float]:
-    """The largest level whose quantile is zero or less, and the smallest whose is zero or more.
+    """Returns the largest level with a quantile <= 0, and the smallest level with a quantile >= 0.
 
-    Quantiles are interpolated linearly, as `numpy.quantile` does by default. Where no quantile is,
-    the first is 0 and the second 1.
+    Quantiles are interpolated linearly, as `numpy.quantile` does by default. The first level is 0
+    if no quantile is <= 0, the second 1 if none is >= 0.
     """
     not_above = int(np.searchsorted(means, 0.0, "right"))
     below = int(np.searchsorted(means, 0.0, "left"))
     last = len(means) - 1
 
     def crossing(index: int) -> float:
-        """The level of zero between two neighbours on either side of it."""
+        """Returns the level of zero between the means at `index` and `index + 1`."""
         before, after = means[index], means[index + 1]
         return float((index - before / (after - before)) / last)
 

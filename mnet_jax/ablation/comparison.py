@@ -1,10 +1,11 @@
-"""Arms against a baseline: differences and verdicts, corrected for how many there are.
+"""Compares arms with a baseline: differences and verdicts, corrected for multiple comparisons.
 
-One procedure yields intervals, p-values and verdicts, so that they never contradict each other.
-With m comparisons it is Bonferroni's: each interval is at 1 - (1 - confidence) / m, so that all
-hold together; an arm is separated if and only if its interval excludes zero, which is where m times
-its p-value is below 1 - confidence. Holm's step-down would sometimes separate one arm more, but has
-no intervals to show for it. With one comparison nothing is corrected.
+Intervals, p-values and verdicts come from one procedure, so they never contradict each other. For m
+comparisons it is Bonferroni's: each interval has confidence 1 - (1 - confidence) / m, so that all
+of them hold simultaneously with at least `confidence`. An arm is separated from the baseline if and
+only if its interval excludes zero; this is the case if and only if m times its p-value is below
+1 - confidence. Holm's step-down procedure would sometimes separate one arm more, but it gives no
+intervals. A single comparison is not corrected.
 
 Source: Dunn (1961), "Multiple comparisons among means", JASA 56.
 """
@@ -33,14 +34,16 @@ Verdict = Literal["better", "worse", "not separated", "one seed", "few seeds", "
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """An arm against the baseline.
+    """The comparison of an arm with the baseline.
 
     Attributes:
-      difference: arm minus baseline over the seeds that both have, with its simultaneous interval;
-        without an interval where there are too few seeds, or they differ without a spread.
-      p_value: of no difference, corrected for the number of comparisons; None without a spread.
+      difference: arm minus baseline over the seeds that both have, with its simultaneous interval.
+        There is no interval if there are too few seeds, or if all seeds differ by the same nonzero
+        amount.
+      p_value: of the hypothesis of no difference, corrected for the number of comparisons; None if
+        there are too few seeds or their differences have no spread.
       verdict: see `compare`.
-      power: None where there is no spread.
+      power: the power of the test; None where `p_value` is None.
     """
 
     difference: Interval
@@ -56,24 +59,28 @@ def compare(
     method: Method = "t",
     confidence: float = CONFIDENCE,
 ) -> list[Comparison | None]:
-    """Every arm against the baseline, as one family of comparisons.
+    """Compares every arm with the baseline, as one family of comparisons.
 
-    The verdicts. `better`, `worse`: the interval excludes zero, and the p-value is below
-    1 - confidence. `not separated`: neither. `one seed`, `few seeds`: too few for an interval.
-    `no spread`: every seed differs by the same amount, not zero; a few seeds on a small test split
-    do so by chance, and then say nothing about the spread, so there is no interval.
+    The verdicts are:
+
+    - `better`, `worse`: the interval excludes zero, and the p-value is below 1 - confidence.
+    - `not separated`: the interval includes zero.
+    - `one seed`, `few seeds`: there are too few seeds for an interval.
+    - `no spread`: every seed differs by the same nonzero amount. With few seeds and a small test
+      split this happens by chance, and does not mean that the spread is zero. So there is no
+      interval.
 
     Args:
-      arms: for each a value by seed, such as the test accuracy.
-      baseline: the same of the arm to compare with.
-      method: of the intervals and the p-values.
-      confidence: of all intervals together.
+      arms: for each arm a value, such as the test accuracy, by seed.
+      baseline: the values of the baseline, by seed.
+      method: how intervals and p-values are computed.
+      confidence: the simultaneous confidence of all intervals.
 
     Returns:
-      For each arm its comparison, or None where it shares no seed with the baseline.
+      The comparison of each arm; None for an arm that shares no seed with the baseline.
 
     Raises:
-      ValueError: as `mean_interval`.
+      ValueError: under the conditions of `mean_interval`.
     """
     samples = [list(seed_differences(arm, baseline).values()) for arm in arms]
     family = count_comparisons(arms, baseline, method)
@@ -83,7 +90,7 @@ def compare(
 def _compared(
     sample: Sequence[float], method: Method, confidence: float, family: int
 ) -> Comparison:
-    """One of `family` comparisons, from the differences of its seeds."""
+    """Makes one of `family` comparisons from the differences of its seeds."""
     level = simultaneous(confidence, family)
     difference = mean_interval(sample, level, method)
     if difference.low is None:
@@ -108,22 +115,25 @@ def _compared(
 def count_comparisons(
     arms: Sequence[Mapping[int, float]], baseline: Mapping[int, float], method: Method = "t"
 ) -> int:
-    """How many arms share seeds enough with the baseline for an interval: the family's size."""
+    """Counts the arms that share enough seeds with the baseline for an interval."""
     return sum(len(arm.keys() & baseline.keys()) >= FEWEST[method] for arm in arms)
 
 
 def simultaneous(confidence: float, family: int) -> float:
-    """The confidence of each of `family` intervals that hold together (Bonferroni)."""
+    """Returns the confidence that each of `family` simultaneous intervals needs (Bonferroni)."""
     return 1 - (1 - confidence) / max(family, 1)
 
 
 def bonferroni(p_value: float, family: int) -> float:
-    """A p-value corrected for a family of so many comparisons."""
+    """Corrects a p-value for a family of `family` comparisons (Bonferroni)."""
     return min(1.0, max(family, 1) * p_value)
 
 
 def _p_value(sample: Sequence[float], method: Method, level: float) -> float:
-    """One minus the confidence of the interval that ends at zero: a two-sided test of its mean."""
+    """Returns the two-sided p-value of the hypothesis that the mean is zero.
+
+    It is one minus the confidence of the interval that ends at zero.
+    """
     if method == "bootstrap":
         return resample(sample, level).p_value()
     error = statistics.stdev(sample) / math.sqrt(len(sample))
@@ -131,7 +141,7 @@ def _p_value(sample: Sequence[float], method: Method, level: float) -> float:
 
 
 def _verdict(difference: Interval) -> Verdict:
-    """Of an interval that is there."""
+    """Returns the verdict for an interval with both ends."""
     if difference.low is not None and difference.low > 0:
         return "better"
     if difference.high is not None and difference.high < 0:
@@ -140,7 +150,7 @@ def _verdict(difference: Interval) -> Verdict:
 
 
 def _agreeing(p_value: float, verdict: Verdict, confidence: float) -> float:
-    """The p-value on the verdict's side of the border, where rounding may part them."""
+    """Moves a p-value to the verdict's side of the threshold, in case rounding put it beyond."""
     alpha = round(1 - confidence, 12)  # 1 - 0.95 is a little above 0.05
     if verdict == "not separated":
         return max(p_value, alpha)

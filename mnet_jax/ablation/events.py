@@ -1,10 +1,10 @@
-"""What a sweep's journal tells: a sweep was called, a trial was started, a trial ended.
+"""The events of a sweep's journal: a sweep was called, a trial was started, a trial ended.
 
-A line of the journal is one event in canonical JSON behind the SHA-256 of just that text:
+A line of the journal holds one event in canonical JSON, and the SHA-256 of the event's text:
 
     {"sha256":"<64 hexadecimal digits>","event":{"type":"Trial", ...}}
 
-The bytes are fixed to the last one, so a line that differs in any bit is no line.
+Every byte of a line is determined, so a line with any flipped bit is recognized as damaged.
 """
 
 import hashlib
@@ -31,23 +31,24 @@ LINE = re.compile(rb'\{"sha256":"([0-9a-f]{64})","event":(.*)\}')
 
 
 def key_of(config: RunConfig) -> str:
-    """The name of a config's trial: 16 hex digits of the SHA-256 of its canonical JSON."""
+    """Returns the key of a config's trial: 16 hex digits of the SHA-256 of its canonical JSON."""
     return hashlib.sha256(serialization.to_json(config).encode()).hexdigest()[:KEY_DIGITS]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """One call of the command: what was asked for, and all that its report needs.
+    """One call of the `ablate` command: its arms and seeds, and everything that its report needs.
 
     Attributes:
-      command: the line that was typed.
-      preset: the claim of a paper that was asked for by name; None where axes were named.
-      arms: of each arm its run with seed 0, in the order of the table's rows.
-      seeds: what every arm is trained with.
-      baseline: the arm that the others are compared with, as `arms`; not always one of them.
-      axes: the names of the axes that were varied.
-      started: when it was called, ISO 8601 in UTC.
-      interval: of the report's means and differences.
+      command: the command line.
+      preset: the name of the preset; None if the call named no preset.
+      arms: the config of each arm's run with seed 0, in the order of the table's rows.
+      seeds: the seeds that every arm is trained with.
+      baseline: the config of the arm that the others are compared with, with seed 0; it need not be
+        in `arms`.
+      axes: the names of the varied axes.
+      started: the time of the call, ISO 8601 in UTC.
+      interval: the method of the report's confidence intervals.
     """
 
     command: str
@@ -72,20 +73,20 @@ class Sweep:
 
     @property
     def configs(self) -> tuple[RunConfig, ...]:
-        """Every trial that was asked for: all arms with the first seed, then with the next."""
+        """The configs of all trials: all arms with the first seed, then all with the next."""
         return tuple(replace(arm, seed=seed) for seed in self.seeds for arm in self.arms)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """A process has leased a trial. Whether it still runs, its lock says (see `leases`).
+    """A process has leased a trial. The lock in `leases` tells whether it still runs.
 
     Attributes:
-      key: of the trial.
+      key: the trial's key.
       host: the machine's name.
-      pid: the process.
-      worker: random, one for each `Store`: names and numbers of processes come again.
-      started: when, ISO 8601 in UTC.
+      pid: the process id.
+      worker: a random name of the `Store` object; unlike host and process id it is never reused.
+      started: the time of the start, ISO 8601 in UTC.
     """
 
     key: str
@@ -102,15 +103,15 @@ class Started:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One config and what became of it: a result, or the cause of its failure.
+    """A trial that ended, with a result or a failure.
 
     Attributes:
       key: `key_of(config)`.
       config: everything that determines the result.
-      result: what a finished run found; None where it failed.
-      cause: why it failed, in one line; None where it finished.
-      environment: what else was there: versions and device.
-      finished: when it ended, ISO 8601 in UTC.
+      result: the result; None if the trial failed.
+      cause: why the trial failed, in one line; None if it has a result.
+      environment: the versions of the software, and the device.
+      finished: the time of the end, ISO 8601 in UTC.
     """
 
     key: str
@@ -135,7 +136,7 @@ Event = Sweep | Started | Trial
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """What makes `serialization` tag an event with its type."""
+    """Wraps an event: `serialization` adds a type tag to the value of a field that is a union."""
 
     event: Event
 
@@ -162,7 +163,7 @@ def sweep(
     preset: str | None = None,
     interval: Method = "t",
 ) -> Sweep:
-    """The sweep that is called just now, on a data set of so many classes."""
+    """Makes a sweep that starts now, on a data set with `num_classes` classes."""
     return Sweep(
         command=command, preset=preset, seeds=tuple(seeds), axes=tuple(axes), started=_now(),
         interval=interval,
@@ -172,14 +173,14 @@ def sweep(
 
 
 def start(key: str, worker: str) -> Started:
-    """This process begins a trial just now."""
+    """Makes the event that this process starts a trial now."""
     return Started(
         key=key, host=socket.gethostname(), pid=os.getpid(), worker=worker, started=_now()
     )
 
 
 def success(config: RunConfig, result: RunResult, environment: Mapping[str, str]) -> Trial:
-    """The trial of a run that finished just now."""
+    """Makes the trial of a run that has just finished."""
     return Trial(
         key=key_of(config), config=config, result=result, cause=None,
         environment=dict(environment), finished=_now(),
@@ -187,9 +188,9 @@ def success(config: RunConfig, result: RunResult, environment: Mapping[str, str]
 
 
 def failure(config: RunConfig, cause: str, environment: Mapping[str, str]) -> Trial:
-    """The trial of a run that failed just now; a cause of several lines is joined to one."""
-    line = " ".join(cause.split()) or "failed without a word"
-    line = line.encode(errors="backslashreplace").decode()  # half characters, as of odd file names
+    """Makes the trial of a run that has just failed; joins a cause of several lines into one."""
+    line = " ".join(cause.split()) or "failed without a message"
+    line = line.encode(errors="backslashreplace").decode()  # escapes lone surrogates of file names
     return Trial(
         key=key_of(config), config=config, result=None, cause=line,
         environment=dict(environment), finished=_now(),
@@ -197,7 +198,11 @@ def failure(config: RunConfig, cause: str, environment: Mapping[str, str]) -> Tr
 
 
 def to_line(event: Event) -> bytes:
-    """An event as its line, the line break included; ValueError for a number that is not finite."""
+    """Encodes an event as a line of the journal, with the line break.
+
+    Raises:
+      ValueError: a number is not finite; one line with its name.
+    """
     plain = serialization.to_plain(_Entry(event=event))["event"]
     _require_finite(plain)
     text = json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
@@ -205,10 +210,14 @@ def to_line(event: Event) -> bytes:
 
 
 def from_line(line: bytes) -> Event:
-    """The event of a line without its line break; ValueError, one line, if it holds none."""
+    """Decodes a line of the journal, given without the line break.
+
+    Raises:
+      ValueError: the line is damaged, or is not an event; the message is one line.
+    """
     sealed = LINE.fullmatch(line)
     if not sealed:
-        raise ValueError("no line of a journal")
+        raise ValueError("not a line of a journal")
     seal, text = sealed.groups()
     if seal != _seal(text):
         raise ValueError("its content does not match its checksum")
@@ -232,7 +241,7 @@ def _require_finite(plain: Any) -> None:
 
 
 def _numbers(plain: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in plain data with its path, such as `result.history.3.train_loss`."""
+    """Yields every number in plain data with its path, such as `result.history.3.train_loss`."""
     if isinstance(plain, dict):
         for key, value in plain.items():
             yield from _numbers(value, f"{name}.{key}" if name else key)

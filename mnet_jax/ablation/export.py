@@ -1,4 +1,4 @@
-"""Trials for other tools: a row of CSV or an object of JSON for each."""
+"""Exports trials as CSV (a row for each) or JSON (an object for each)."""
 
 import csv
 import io
@@ -15,10 +15,10 @@ Labels = Callable[[Arm], Mapping[str, str]]
 
 
 def to_csv(trials: Iterable[Trial], labels_of: Labels) -> str:
-    """A line for each trial: its value on every axis, its seed, and what it found.
+    """Formats trials as CSV with a header: key, value on every axis, seed, and measurements.
 
-    Accuracy and loss are of the test split, the accuracy as a share from 0 to 1; time is in
-    seconds. A trial that failed has its cause, and no numbers.
+    Accuracy (0 to 1) and loss are those on the test split; `seconds` is the wall time. A failed
+    trial has the cause of its failure and no measurements.
     """
     labelled = [(trial, labels_of(Arm.of(trial.config))) for trial in trials]
     axes = list(dict.fromkeys(axis for _, labels in labelled for axis in labels))
@@ -34,7 +34,7 @@ def to_csv(trials: Iterable[Trial], labels_of: Labels) -> str:
 
 
 def _measures(trial: Trial) -> tuple[float | None, ...]:
-    """The numbers below `MEASURES`."""
+    """Returns the values of the columns `MEASURES`; None for a failed trial."""
     if trial.result is None:
         return (None,) * len(MEASURES)
     result = trial.result
@@ -45,7 +45,7 @@ def _measures(trial: Trial) -> tuple[float | None, ...]:
 
 
 def to_json(trials: Iterable[Trial], labels_of: Labels) -> str:
-    """A list of the trials with everything that is stored of them, and their `labels`."""
+    """Formats trials as a JSON list: each with all its stored fields, and its `labels`."""
     plain = [
         {**serialization.to_plain(trial), "labels": dict(labels_of(Arm.of(trial.config)))}
         for trial in trials

@@ -1,16 +1,16 @@
-"""The journal: a file to which several processes append events, and which no kill can spoil.
+"""The journal: an append-only file of events, shared by several processes and safe against kills.
 
-`journal.jsonl` has one line for each event, in the order in which they happened; `events` has the
-format of a line. Nothing in it is ever changed. Whoever reads holds a shared lock on the file
-(flock), whoever appends an exclusive one, so lines never mix and nobody sees half of one. What can
-go wrong, and what then holds:
+`journal.jsonl` has one line for each event, in chronological order; `events` defines the format of
+a line. Existing lines are never changed. A reader holds a shared lock on the file (flock), and a
+writer an exclusive one, so lines never mix and no reader sees a partial line. Failures are handled
+as follows:
 
-- A kill while appending leaves a last line without its line break. It is not used; the next writer
-  moves it to `journal.torn-<digits>`, which is kept.
-- A write that fails (disk full) is undone: the file has the length that it had.
-- A line that was damaged later, or holds what this version cannot use, is not used, and the others
-  are. Lines that an editor, or Git on Windows, has ended by CRLF are as good as before.
-- What stands in the file's place but is none (a FIFO, a directory) is refused.
+- A process killed while appending leaves a last line without a line break. This torn line is not
+  used, and the next writer moves it to a file `journal.torn-<digits>`, which is kept.
+- A failed write (disk full) is undone by truncating the file to its previous length.
+- A line that was damaged later, or that this version cannot read, is skipped; the other lines are
+  used. Line ends of CRLF, from an editor or from Git on Windows, are accepted.
+- A path that is not a regular file (a FIFO, a directory) is refused.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ NAME = "journal.jsonl"
 
 
 class StoreError(ValueError):
-    """A directory that cannot be read or written; the message is one line with its path."""
+    """Raised if a store cannot be read or written; the message is one line with the path."""
 
 
 @contextlib.contextmanager
@@ -40,21 +40,21 @@ def store_errors(verb: str, path: Path) -> Iterator[None]:
 
 
 class Journal:
-    """The journal in a directory; `path` is its file, which appears with the first event."""
+    """The journal in a directory; its file `path` is created with the first event."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / NAME
         self._complaints: dict[str, None] = {}
-        self._events: dict[bytes, Event] = {}  # lines that were read before cost no time again
+        self._events: dict[bytes, Event] = {}  # a cache of decoded lines
 
     @property
     def complaints(self) -> tuple[str, ...]:
-        """A line about each damaged or torn line met so far."""
+        """One message for each damaged or torn line read so far."""
         return tuple(self._complaints)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[list[Event]]:
-        """All events, while nobody appends; none where there is no file.
+        """Locks the journal against appending and yields all events; none without a file.
 
         Raises:
           StoreError: the file cannot be read.
@@ -70,7 +70,7 @@ class Journal:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator["Writer"]:
-        """The journal, while nobody else reads or appends; a torn last line is set aside.
+        """Locks the journal exclusively and yields its writer; moves a torn last line away.
 
         Raises:
           StoreError: the file cannot be written.
@@ -91,18 +91,18 @@ class Journal:
             yield Writer(self.path, file, events, end)
 
     def append(self, event: Event) -> None:
-        """Adds an event; when this returns, it is on disk.
+        """Appends an event and flushes it to disk.
 
         Raises:
           ValueError: a number in it is not finite; one line with its name.
           StoreError: the file cannot be written.
         """
-        line = to_line(event)  # first, so that what is refused leaves no file
+        line = to_line(event)  # before the file is created, in case the event is refused
         with self.writing() as writer:
             writer.append(line)
 
     def _read(self, content: bytes) -> list[Event]:
-        """The events of the sound lines; the others go to the complaints."""
+        """Returns the events of the intact lines; adds a complaint for each other line."""
         events = []
         *lines, torn = content.split(b"\n")
         for number, line in enumerate(lines, start=1):
@@ -119,7 +119,7 @@ class Journal:
         return events
 
     def _torn(self, line: bytes) -> Path:
-        """Where a torn line goes: the same place again, if a kill comes in between."""
+        """Returns the file for a torn line: the same on a second try, if the first was killed."""
         digits = hashlib.sha256(line).hexdigest()[:8]
         return self.path.with_name(f"{self.path.stem}.torn-{digits}")
 
@@ -128,17 +128,17 @@ class Journal:
 
 
 class Writer:
-    """A journal that is locked for writing; `events` is what it holds so far."""
+    """A journal that is locked for writing; `events` are those that it already has."""
 
     def __init__(self, path: Path, file: int, events: list[Event], end: int) -> None:
         self.events = events
         self._path, self._file, self._end = path, file, end
 
     def append(self, line: bytes) -> None:
-        """Adds a line of `events.to_line` whole or not at all, on disk when this returns.
+        """Appends a line from `events.to_line` completely or not at all, and flushes it to disk.
 
         Raises:
-          StoreError: it cannot be written; the file is as it was.
+          StoreError: the line cannot be written; the file is unchanged.
         """
         with store_errors("write", self._path):
             try:

@@ -1,4 +1,4 @@
-"""Claims of the papers, and what the differences say of them."""
+"""Claims of the papers, and whether the measured differences support them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +13,16 @@ Expectation = Literal["better", "worse", "equal"]
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What a paper says of some arms against the baseline.
+    """A paper's claim about some arms in comparison with the baseline.
 
     Attributes:
-      direction: how the arms are said to do: better or worse than the baseline, or equally well.
+      direction: the claimed accuracy: better or worse than the baseline's, or equal to it.
       text: the claim in a sentence.
       source: the paper, and the figure or table.
-      arms: labels of the arms that it is about, such as `{"shortcut": "none"}`; all, if there are
-        none.
-      margin: of `equal` alone: the largest difference that still counts as equal, a share.
+      arms: the labels of the arms that the claim is about, such as `{"shortcut": "none"}`; an empty
+        dict stands for all arms.
+      margin: the largest difference in accuracy (0 to 1) that still counts as equal. Only for the
+        direction `equal`, else 0.
     """
 
     direction: Expectation
@@ -36,15 +37,16 @@ class Claim:
         require(within, "margin", self.margin, "above 0 and below 1 for equal, else 0")
 
     def is_about(self, labels: Mapping[str, str]) -> bool:
-        """Whether an arm with these labels is among its arms."""
+        """Returns whether the claim is about an arm with these labels."""
         return self.arms.items() <= labels.items()
 
 
 def judge(claim: Claim, comparison: Comparison) -> Judgement:
-    """What a comparison says of a claim.
+    """Judges a claim by a comparison.
 
-    An arm said to be equal supports that where its whole interval lies within the margin, and
-    contradicts it where none of it does. Without an interval of some width it cannot be told.
+    For a claim of `better` or `worse`, the verdict decides. A claim of `equal` is supported if the
+    whole interval lies within the margin, and contradicted if no part of it does. If there is no
+    interval, or one of zero width, the judgement is `cannot tell`.
     """
     verdict, interval = comparison.verdict, comparison.difference
     if claim.direction != "equal":
@@ -60,7 +62,10 @@ def judge(claim: Claim, comparison: Comparison) -> Judgement:
 
 
 def judge_all(judgements: Sequence[Judgement]) -> Judgement:
-    """The judgement on a claim about several arms: all must support it, one can contradict it."""
+    """Combines judgements on one claim: all arms must support it, a single one can contradict it.
+
+    Without any judgement, or in all other cases, the result is `cannot tell`.
+    """
     if "contradicts" in judgements:
         return "contradicts"
     return "supports" if judgements and set(judgements) == {"supports"} else "cannot tell"

@@ -1,11 +1,13 @@
-"""Who runs which trial: a lock for each, which the operating system frees when its holder dies.
+"""Leases: file locks that record which process runs which trial.
 
-A lease is an flock on `leases/<key>.lock`. It ends with its process, however that ends, so there is
-no time after which a holder counts as dead, and no number of a process that may come again. The
-files are empty, and stay. Directories that several machines share must pass locks on (NFS does).
+A lease is an flock on `leases/<key>.lock`. The operating system releases it when its process ends,
+however it ends. So no timeout is needed to detect a dead holder, and a reused process id causes no
+confusion. The lock files are empty and are never deleted. If several machines share the directory,
+its file system must support locks across machines (NFS does).
 
-Leases are taken and looked at while the journal is locked, which is what makes both exact: nobody's
-look is in the way of another's lease, and the last `Started` of a held lease is its holder's.
+Leases are taken and checked only while the journal is locked. So a check (which takes the lock for
+a moment) never makes another process's attempt fail, and the last `Started` event of a held lease
+is always its holder's.
 """
 
 import fcntl
@@ -16,17 +18,19 @@ from mnet_jax.files import open_regular
 
 
 class Leases:
-    """The leases under a directory, and those among them that are held here."""
+    """The leases in a directory; keeps track of those that this object holds."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._held: dict[str, int] = {}
 
     def take(self, key: str) -> bool:
-        """Whether a lease could be had; threads and other `Leases` of this process count too.
+        """Tries to take a lease; returns whether it succeeded.
+
+        A lease that another thread or another `Leases` of this process holds is refused too.
 
         Raises:
-          OSError: its file cannot be made, or something else is in its place.
+          OSError: the lock file cannot be created, or its path is not a regular file.
         """
         self.directory.mkdir(exist_ok=True)
         file = open_regular(self._path(key), os.O_RDWR | os.O_CREAT)
@@ -41,21 +45,21 @@ class Leases:
         return True
 
     def release(self, key: str) -> None:
-        """Gives a lease up; nothing where it is not held here."""
+        """Releases a lease; does nothing if this object does not hold it."""
         file = self._held.pop(key, None)
         if file is not None:
             os.close(file)
 
     def release_all(self) -> None:
-        """Gives up everything that is held here."""
+        """Releases every lease that this object holds."""
         for key in [*self._held]:
             self.release(key)
 
     def is_live(self, key: str) -> bool:
-        """Whether someone holds a lease now.
+        """Returns whether any process holds a lease now.
 
         Raises:
-          OSError: its file cannot be read.
+          OSError: the lock file cannot be read.
         """
         try:
             file = open_regular(self._path(key), os.O_RDONLY)

@@ -1,4 +1,7 @@
-"""How many seeds separate a difference: the power of Student's paired test, from noncentral t."""
+"""The power of Student's paired t-test, from the noncentral t distribution.
+
+A test *separates* a difference if it finds it significant.
+"""
 
 import math
 import statistics
@@ -15,12 +18,13 @@ MOST_SEEDS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Power:
-    """What so many seeds can separate, from the spread of the paired differences so far.
+    """The power of a comparison, estimated from the standard deviation of its paired differences.
 
     Attributes:
-      detectable: the difference that as many seeds as there are separate with power `POWER`.
-      seeds_needed: how many separate a difference as large as the mean so far; None above
-        `MOST_SEEDS`, and where the mean is zero.
+      detectable: the smallest difference that the present number of seeds separates with power
+        `POWER`.
+      seeds_needed: the number of seeds that separate a difference as large as the observed mean
+        with power `POWER`. None if it is more than `MOST_SEEDS`, or if the mean is zero.
     """
 
     detectable: float
@@ -28,7 +32,7 @@ class Power:
 
 
 def power_of(sample: Sequence[float], confidence: float) -> Power:
-    """What Student's paired test of this confidence separates, given the sample's spread."""
+    """Returns the power of Student's paired t-test at this confidence, for paired differences."""
     spread = statistics.stdev(sample)
     return Power(
         detectable=detectable_difference(len(sample), spread, confidence),
@@ -37,24 +41,26 @@ def power_of(sample: Sequence[float], confidence: float) -> Power:
 
 
 def power_at(difference: float, spread: float, count: int, confidence: float) -> float:
-    """The chance that the two-sided paired t-test separates a difference, by its sign too.
+    """Returns the probability that the two-sided paired t-test separates a difference.
+
+    A significant result with the wrong sign does not count.
 
     Args:
-      difference: true mean of the paired differences.
+      difference: the true mean of the paired differences.
       spread: their standard deviation.
-      count: number of seeds, 2 or more.
-      confidence: of the test.
+      count: the number of seeds, 2 or more.
+      confidence: the confidence of the test.
     """
     critical = stdtrit(count - 1, (1 + confidence) / 2)
     shift = abs(difference) / spread * math.sqrt(count)
     missed = float(nctdtr(count - 1, shift, critical))
-    return 1.0 if math.isnan(missed) else 1 - missed  # SciPy has no value for the far tail, 1e-100
+    return 1.0 if math.isnan(missed) else 1 - missed  # SciPy returns NaN in the far tail, 1e-100
 
 
 def seeds_needed(
     difference: float, spread: float, confidence: float = CONFIDENCE, power: float = POWER
 ) -> int | None:
-    """The fewest seeds with which the test has that power; None for more than `MOST_SEEDS`."""
+    """Returns the fewest seeds for which the test has this power; None above `MOST_SEEDS`."""
 
     def enough(count: int) -> bool:
         return power_at(difference, spread, count, confidence) >= power
@@ -71,7 +77,7 @@ def seeds_needed(
 def detectable_difference(
     count: int, spread: float, confidence: float = CONFIDENCE, power: float = POWER
 ) -> float:
-    """The smallest difference that so many seeds separate with that power."""
+    """Returns the smallest difference that `count` seeds separate with this power."""
     low, high = 0.0, spread
     while power_at(high, spread, count, confidence) < power:
         low, high = high, 2 * high

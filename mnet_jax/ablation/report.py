@@ -1,7 +1,4 @@
-"""From trials to the rows of a report.
-
-A row is an arm. Accuracies are shares from 0 to 1.
-"""
+"""Summarizes trials as a report with a row for each arm. Accuracies are from 0 to 1."""
 
 import math
 import statistics
@@ -30,20 +27,22 @@ def summarize(
     claims: Sequence[Claim] = (),
     is_judged: Callable[[Arm], bool] | None = None,
 ) -> Report:
-    """The report on some trials.
+    """Makes the report on some trials.
 
     Args:
-      trials: of this call and, to show beside them, from the store; one of each key counts.
-      requested: the configs of this call, seeds included, whether they have a trial or not.
-      labels_of: the axes of an arm and its value on each, as text.
+      trials: the trials of this call, and others from the store to show beside them. If several
+        have the same key, the last one counts.
+      requested: the configs of this call with all seeds, also those without a trial.
+      labels_of: returns an arm's value on each axis, as text.
       baseline: the arm to compare with; None for no differences.
-      named_axes: shown as columns even where all arms agree.
-      method: of the intervals.
-      claims: of a paper, on the arms of this call; an arm is judged by the first about it.
-      is_judged: whether they are about an arm at all; None for all arms.
+      named_axes: axes that get a column even if all arms have the same value.
+      method: how the confidence intervals are computed.
+      claims: a paper's claims about the arms of this call. Each arm is judged by the first claim
+        that is about it.
+      is_judged: returns whether the claims apply to an arm at all; None if they apply to all.
 
     Raises:
-      ValueError: a named axis is none of the labels.
+      ValueError: a named axis is not among the labels.
     """
     by_key = {trial.key: trial for trial in trials}
     groups = _grouped(by_key.values(), requested)
@@ -81,13 +80,13 @@ def summarize(
 
 
 def _judged(arm: ArmResult, claim: Claim | None, *, baseline: bool) -> ArmResult:
-    """The arm with what its comparison says of the claim about it."""
+    """Returns the arm with `baseline`, and the judgement of the claim about it."""
     judged = judge(claim, arm.comparison) if claim and arm.comparison else None
     return replace(arm, baseline=baseline, judgement=judged)
 
 
 def _together(claim: Claim, arms: Sequence[ArmResult]) -> JudgedClaim:
-    """What the arms that a claim is about say of it; one that was not compared cannot tell."""
+    """Judges a claim by all arms it is about; an arm without a comparison cannot tell."""
     judgements = [arm.judgement or "cannot tell" for arm in arms if not arm.baseline]
     return JudgedClaim(claim=claim, judgement=judge_all(judgements))
 
@@ -95,7 +94,11 @@ def _together(claim: Claim, arms: Sequence[ArmResult]) -> JudgedClaim:
 def _columns(
     arms: Sequence[ArmResult], axes: Sequence[str], named: Sequence[str]
 ) -> tuple[str, ...]:
-    """The named axes and those whose label varies; ValueError for a name that is no axis."""
+    """Returns the named axes, then those whose label varies.
+
+    Raises:
+      ValueError: a name is not an axis.
+    """
     for axis in named if arms else ():
         require(axis in axes, "axis", axis, ", ".join(axes))
     varying = [axis for axis in axes if len({arm.labels[axis] for arm in arms}) > 1]
@@ -103,7 +106,7 @@ def _columns(
 
 
 def _recipe(configs: Sequence[RunConfig]) -> str:
-    """The data that all arms share, and the weights that they start from."""
+    """Describes the data set that all arms share, and the weights that they start from."""
     starts = [c.pretrained.path if c.pretrained else "random weights" for c in configs]
     return f"{configs[0].data.name}, from {' or '.join(dict.fromkeys(starts))}"
 
@@ -111,7 +114,7 @@ def _recipe(configs: Sequence[RunConfig]) -> str:
 def _no_reference(
     baseline: Arm | None, labels_of: Callable[[Arm], Mapping[str, str]], columns: Sequence[str]
 ) -> str:
-    """Why there are no differences."""
+    """Explains in one line why there are no differences."""
     if baseline is None:
         return "no differences: no baseline was given"
     anchor = labels_of(baseline)
@@ -125,13 +128,13 @@ def _accuracies(trials: Iterable[Trial]) -> dict[int, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Group:
-    """An arm with its trials of all seeds.
+    """An arm with its trials.
 
     Attributes:
-      arm: of the trials.
-      config: of its run with seed 0.
-      trials: in the order of their seeds.
-      wanted: the seeds that the call asked for; none of an arm that it did not.
+      arm: the arm.
+      config: the config of its run with seed 0.
+      trials: its trials, sorted by seed.
+      wanted: the seeds that the call asked for; empty if the call did not ask for the arm.
     """
 
     arm: Arm
@@ -141,7 +144,7 @@ class _Group:
 
 
 def _grouped(trials: Iterable[Trial], requested: Sequence[RunConfig]) -> dict[Arm, _Group]:
-    """The arms that were asked for, in their order, then those that have trials besides."""
+    """Groups trials by arm: the requested arms in their order, then all others."""
     wanted: dict[Arm, list[RunConfig]] = {}
     for config in requested:
         wanted.setdefault(Arm.of(config), []).append(config)
@@ -162,7 +165,10 @@ def _grouped(trials: Iterable[Trial], requested: Sequence[RunConfig]) -> dict[Ar
 def _told_apart(
     groups: Mapping[Arm, _Group], labels_of: Callable[[Arm], Mapping[str, str]]
 ) -> dict[Arm, dict[str, str]]:
-    """Every arm's labels on every arm's axes; where two arms agree on all, also their hashes."""
+    """Returns each arm's label on the axes of all arms.
+
+    If two arms have the same labels, all arms get one more: the first digits of their config's key.
+    """
     labels = {arm: dict(labels_of(arm)) for arm in groups}
     axes = dict.fromkeys(axis for own in labels.values() for axis in own)
     full = {arm: {axis: own.get(axis, ABSENT) for axis in axes} for arm, own in labels.items()}
@@ -178,14 +184,14 @@ def _result_of(
     comparison: Comparison | None,
     method: Method,
 ) -> ArmResult:
-    """The row of one arm, not yet judged.
+    """Makes the row of one arm, without its judgement.
 
     Args:
       group: the arm and its trials.
-      labels: its values on the axes.
+      labels: the arm's values on the axes.
       reference: the baseline's accuracy for each seed.
-      comparison: with the baseline.
-      method: of the accuracy's interval.
+      comparison: the arm's comparison with the baseline.
+      method: how the accuracy's confidence interval is computed.
     """
     trials = group.trials
     accuracies = _accuracies(trials)

@@ -1,7 +1,7 @@
-"""Means, their intervals, and differences paired by seed; `comparison` judges them.
+"""Means with confidence intervals, and differences paired by seed; `comparison` judges them.
 
-Two arms that share a seed share the data order, the augmentation and, where their shapes agree, the
-first weights. The difference is therefore taken seed by seed: what both have in common cancels.
+Two arms with the same seed have the same data order and augmentation and, where the shapes agree,
+the same initial weights. So differences are taken seed by seed: the effects of these cancel.
 """
 
 import math
@@ -19,8 +19,9 @@ Method = Literal["t", "bootstrap"]
 
 ALPHA = 0.05
 CONFIDENCE = 1 - ALPHA
-# Of fewer values there is no interval. The bootstrap of a handful is too narrow: of normal values
-# its 95 % intervals hold the truth in 71 % of samples of 3, 84 % of 5, 91 % of 10.
+# The fewest values for an interval. The bootstrap's intervals are too narrow for few values: for
+# normal values, a 95 % interval covers the true mean for 71 % of samples of 3, 84 % of 5, 91 % of
+# 10.
 FEWEST = {"t": 2, "bootstrap": 5}
 
 
@@ -29,10 +30,10 @@ class Interval:
     """A mean with its confidence interval, in the unit of the values.
 
     Attributes:
-      mean: of the values.
-      low: the lower end; None where the values are too few for an interval.
-      high: the upper end, or None.
-      count: number of values.
+      mean: the mean of the values.
+      low: the lower end of the interval; None if there are too few values for one.
+      high: the upper end; None if there are too few values.
+      count: the number of values.
     """
 
     mean: float
@@ -42,22 +43,29 @@ class Interval:
 
     @property
     def half_width(self) -> float | None:
-        """Half of its length, which stands after a plus-minus sign where it is symmetric."""
+        """Half of the interval's length; for a symmetric interval the number after the ± sign."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
 def mean_interval(
     values: Iterable[float], confidence: float = CONFIDENCE, method: Method = "t"
 ) -> Interval:
-    """The mean and its two-sided interval.
+    """Returns the mean of some values with its two-sided confidence interval.
 
-    `t`: Student's, mean ± t(n - 1) s / sqrt(n). Source: Student (1908), "The probable error of a
-    mean", Biometrika 6. It assumes independent values from one normal distribution. `bootstrap`:
-    BCa, which assumes independent values alone and is too narrow for few of them. Equal values give
-    an interval of no width.
+    If all values are equal, the interval has zero width.
+
+    Args:
+      values: independent values.
+      confidence: the confidence level, between 0 and 1.
+      method: `t` is Student's interval, mean ± t(n - 1) s / sqrt(n). It assumes values from one
+        normal distribution. `bootstrap` is BCa (see `bootstrap`). It assumes no distribution, and
+        is too narrow for few values.
 
     Raises:
-      ValueError: no values, one that is not finite, a confidence outside 0 to 1, another method.
+      ValueError: there are no values, a value is not finite, the confidence is not between 0 and 1,
+        or the method is unknown.
+
+    Source: Student (1908), "The probable error of a mean", Biometrika 6.
     """
     sample = [float(value) for value in values]
     require(bool(sample), "values", sample, "one or more")
@@ -79,14 +87,17 @@ def mean_interval(
 
 
 def share_interval(hits: int, count: int, confidence: float = CONFIDENCE) -> Interval:
-    """A share of successes and its two-sided score interval, for one model on `count` images.
+    """Returns the accuracy of one model on `count` images, with Wilson's two-sided score interval.
 
-    Source: Wilson (1927), "Probable inference, the law of succession, and statistical inference",
-    JASA 22. It stays within 0 and 1 and has a width even where every image is right; it says how
-    well the images determine the accuracy, and nothing of how another seed would do.
+    The interval stays within 0 and 1, and has a width even if every image is classified correctly.
+    It describes the uncertainty from the number of test images, not the spread over seeds.
 
     Raises:
-      ValueError: no images, hits outside 0 to `count`, or a confidence outside 0 to 1.
+      ValueError: there are no images, `hits` is not in 0 to `count`, or the confidence is not
+        between 0 and 1.
+
+    Source: Wilson (1927), "Probable inference, the law of succession, and statistical inference",
+    JASA 22.
     """
     require(count >= 1, "count", count, "1 or more")
     require(0 <= hits <= count, "hits", hits, f"0 to {count}")
@@ -100,5 +111,5 @@ def share_interval(hits: int, count: int, confidence: float = CONFIDENCE) -> Int
 
 
 def seed_differences(arm: Mapping[int, float], baseline: Mapping[int, float]) -> dict[int, float]:
-    """Arm minus baseline for every seed that both have, in the order of the seeds."""
+    """Returns arm minus baseline for every seed that both have, in the order of the seeds."""
     return {seed: arm[seed] - baseline[seed] for seed in sorted(arm.keys() & baseline.keys())}

@@ -1,4 +1,4 @@
-"""How far a sweep is: of every arm, which seeds finished, failed, run now or have yet to run."""
+"""The status of a sweep: which seeds of each arm have finished, failed, are running or remain."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from mnet_jax.config import Arm
 
 @dataclass(frozen=True, kw_only=True)
 class ArmStatus:
-    """Where the seeds of an arm are; each is in one place.
+    """The status of an arm; each of its seeds is in exactly one of the four collections.
 
     Attributes:
-      labels: the text of each axis's value.
+      labels: the arm's value on each axis, as text.
       finished: the seeds that have a result.
-      running: who runs a seed now.
-      failed: why a seed failed, in one line, where it is not running again.
-      not_run: the seeds that nobody has begun, or whose process died.
+      running: the seeds that run now, each with the process that runs it.
+      failed: the seeds that failed and are not running again, each with the cause in one line.
+      not_run: the seeds that no process has started, or whose process died.
     """
 
     labels: dict[str, str]
@@ -30,12 +30,12 @@ class ArmStatus:
 def status_of(
     sweep: Sweep, contents: Contents, labels_of: Callable[[Arm], Mapping[str, str]]
 ) -> tuple[ArmStatus, ...]:
-    """The arms of a sweep, in its order.
+    """Returns the status of each arm, in the order of the sweep.
 
     Args:
-      sweep: which arms and seeds.
-      contents: of the store.
-      labels_of: the axes of an arm and its value on each, as text.
+      sweep: gives the arms and seeds.
+      contents: the contents of the store.
+      labels_of: returns an arm's value on each axis, as text.
     """
     rows: dict[Arm, dict[int, str]] = {}
     for config in sweep.configs:
@@ -44,7 +44,7 @@ def status_of(
 
 
 def _status_of(keys: Mapping[int, str], contents: Contents, labels: dict[str, str]) -> ArmStatus:
-    """Of one arm, from the key of each seed's trial."""
+    """Returns the status of one arm, from the key of each seed's trial."""
     trials = {s: contents.trials[key] for s, key in keys.items() if key in contents.trials}
     finished = tuple(seed for seed, trial in trials.items() if trial.result)
     running = {

@@ -1,8 +1,9 @@
 """The store of trials: a directory with a journal, keyed by the hash of each trial's config.
 
-A trial is a run of one config, seed included. What a sweep asks for may change from call to call;
-what is stored is looked up by config alone, so nothing is lost or mixed. Several sweeps may work on
-one directory at once: a trial is leased before it runs, and runs in one of them.
+A trial is a run of one config, including its seed. Trials are looked up by their config alone, so
+calls that ask for different arms can share a store without losing or mixing results. Several sweeps
+may use one directory at the same time: a trial is leased before it runs, so only one of them runs
+it.
 """
 
 import os
@@ -32,13 +33,13 @@ from mnet_jax.result import RunResult
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a store held when it was read.
+    """The contents of a store at the time of reading.
 
     Attributes:
-      trials: by key, in the order they ended. The first result of a config counts, and before
-        there is one its latest failure.
-      sweeps: the calls, in their order.
-      running: who runs a trial now, by its key.
+      trials: one trial for each key, in the order in which they ended: the first result or, if
+        there is none, the latest failure.
+      sweeps: the calls of the command, in their order.
+      running: for each trial that runs now, by key, the event of its start.
     """
 
     trials: dict[str, Trial]
@@ -47,10 +48,10 @@ class Contents:
 
 
 class Store:
-    """The trials under a directory, in its journal.
+    """A store of trials in a directory; a context manager that releases its leases at the end.
 
-    Making or reading a store writes nothing; the directory appears with the first event. Leases are
-    given up when it is closed, or its process ends.
+    Creating or reading a store writes nothing. The directory is created with the first event.
+    Leases are also released when the process ends.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -67,19 +68,19 @@ class Store:
 
     @property
     def path(self) -> Path:
-        """The journal's."""
+        """The path of the journal."""
         return self._journal.path
 
     @property
     def complaints(self) -> tuple[str, ...]:
-        """A line about each line of the journal, met so far, that could not be used."""
+        """One message for each line of the journal that has been read and could not be used."""
         return self._journal.complaints
 
     def read(self) -> Contents:
-        """What is stored, and what is running.
+        """Reads the stored trials and sweeps, and which trials are running.
 
         Raises:
-          StoreError: the journal is there and cannot be read.
+          StoreError: the journal exists but cannot be read.
         """
         with self._journal.reading() as events, store_errors("read", self._leases.directory):
             trials = _trials(events)
@@ -93,7 +94,7 @@ class Store:
         return Contents(trials=trials, sweeps=sweeps, running=running)
 
     def append(self, event: Event) -> None:
-        """Adds an event, on disk when this returns; a trial that ended gives up its lease.
+        """Appends an event and flushes it to disk. A `Trial` releases the lease of its key.
 
         Raises:
           ValueError: a number is not finite; one line with its name.
@@ -106,10 +107,15 @@ class Store:
     def finish(
         self, config: RunConfig, found: RunResult | str, environment: Mapping[str, str]
     ) -> Trial:
-        """Stores how a trial ended, by its result or the cause of its failure.
+        """Stores how a trial ended.
+
+        Args:
+          config: the trial's config.
+          found: the result, or the cause of the failure.
+          environment: versions and device.
 
         Returns:
-          What is stored: a result with numbers that are not finite is a failure.
+          The stored trial. A result with a number that is not finite is stored as a failure.
 
         Raises:
           StoreError: the journal cannot be written.
@@ -130,18 +136,18 @@ class Store:
     def take_each(
         self, known: Mapping[str, Trial], configs: Iterable[RunConfig]
     ) -> Iterator[RunConfig | None]:
-        """The configs to run here, each leased when it is asked for.
+        """Yields the configs for this process to run, each leased just before it is yielded.
 
-        What other processes run is left for last; if one of them dies, its trial is run here. Once
-        a trial has ended, by a result or not, it is not run again. Storing how it ended gives a
-        lease up, and so does closing the store.
+        Trials that other processes run are skipped at first; if such a process dies, its trial is
+        yielded here. A trial that ends during the sweep, with a result or a failure, is not run
+        again. `finish` releases the lease of a trial, and closing the store releases all.
 
         Args:
-          known: the trials when the sweep began; of these, failures are run again.
-          configs: all that are asked for.
+          known: the trials when the sweep began. Those that failed are run again.
+          configs: all configs that the sweep asks for.
 
         Yields:
-          A config to run, or None while all that are left are running elsewhere: ask again later.
+          A config to run, or None if other processes run all that remain: ask again later.
 
         Raises:
           StoreError: the journal or a lease cannot be written.
@@ -176,7 +182,7 @@ class Store:
 
 
 def _trials(events: Iterable[Event]) -> dict[str, Trial]:
-    """The trials that count, in the order they ended."""
+    """Returns the trial that counts for each key, in the order in which they ended."""
     trials: dict[str, Trial] = {}
     for event in events:
         if isinstance(event, Trial):
@@ -188,7 +194,7 @@ def _trials(events: Iterable[Event]) -> dict[str, Trial]:
 
 
 def missing(trials: Mapping[str, Trial], configs: Iterable[RunConfig]) -> tuple[RunConfig, ...]:
-    """The configs that no trial has a result for, in their order, each once."""
+    """Returns the configs without a result, in their order and without duplicates."""
     distinct = {key_of(config): config for config in configs}
     return tuple(
         config
@@ -198,7 +204,11 @@ def missing(trials: Mapping[str, Trial], configs: Iterable[RunConfig]) -> tuple[
 
 
 def comparable(trials: Mapping[str, Trial], configs: Iterable[RunConfig]) -> tuple[Trial, ...]:
-    """The trials, finished or failed, with the data, recipe, start and classes of any config."""
+    """Returns the trials that may be compared with the configs.
+
+    These are the trials, finished or failed, that agree with one of the configs in data, training,
+    pretrained weights and number of classes.
+    """
 
     def setting(config: RunConfig) -> tuple[object, ...]:
         return config.data, config.training, config.pretrained, config.spec.head.num_classes
@@ -208,14 +218,14 @@ def comparable(trials: Mapping[str, Trial], configs: Iterable[RunConfig]) -> tup
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """`files.replace_file`, whose OSError becomes a StoreError."""
+    """Calls `files.replace_file`; raises StoreError instead of OSError."""
     with store_errors("write", path):
         replace_file(path, content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_file` of text in UTF-8.
+    """Writes text in UTF-8 with `write_file`.
 
-    Half characters, which Python makes of file names that are no UTF-8, are written as escapes.
+    Lone surrogates (Python's stand-ins for bytes of file names that are not UTF-8) are escaped.
     """
     write_file(path, text.encode(errors="backslashreplace"))

@@ -1,4 +1,4 @@
-"""How the numbers and the method of a report read, wherever they are shown."""
+"""Formats a report's numbers and describes its methods, for all outputs."""
 
 from collections.abc import Iterable
 
@@ -14,14 +14,14 @@ from mnet_jax.ablation.statistics import (
 )
 from mnet_jax.changes import ABSENT
 
-MOST_DIGITS = 12  # behind the point: what lies closer to a border is on it, up to rounding
-SHOWN_LABELS = 8  # of those that all arms share, in a caption
+MOST_DIGITS = 12  # decimals: a number that is closer to a threshold equals it, up to rounding
+SHOWN_LABELS = 8  # the number of shared labels that a caption lists
 METHODS = {"t": "Student's t", "bootstrap": "bootstrap (BCa)"}
-HALVES = f"± half of the {CONFIDENCE:.0%} Student's t interval"  # what `mean` has behind the sign
+HALVES = f"± half of the {CONFIDENCE:.0%} Student's t interval"  # explains the numbers of `mean`
 
 
 def count(number: int | None) -> str:
-    """2236682 as 2.24M, three digits or so."""
+    """Formats a count with about three digits: 2236682 as 2.24M."""
     if number is None:
         return ABSENT
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -32,16 +32,17 @@ def count(number: int | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Wall time in minutes and seconds, such as `12:05`."""
+    """Formats wall time in minutes and seconds, such as `12:05`."""
     if seconds is None:
         return ABSENT
     return "{}:{:02}".format(*divmod(round(seconds), 60))
 
 
 def percent(interval: Interval, method: Method, sign: str = "") -> str:
-    """An interval of shares in percent (points): `97.31 ± 0.42`, of a bootstrap both its ends.
+    """Formats an interval of shares (0 to 1) in percent: `97.31 ± 0.42`.
 
-    It has two digits behind the point, or as many more as show whether it includes zero.
+    A bootstrap interval is shown by its two ends, as it need not be symmetric. There are two
+    decimals, or as many more as are needed to show whether the interval includes zero.
     """
     low, high = interval.low, interval.high
     if low is None or high is None:
@@ -60,16 +61,16 @@ def percent(interval: Interval, method: Method, sign: str = "") -> str:
 
 
 def mean(values: Iterable[float], form: str) -> str:
-    """The mean in a format such as `{:.2f}` and, of several values, half of its t interval."""
+    """Formats a mean by a format such as `{:.2f}`; for several values also half the t interval."""
     interval = mean_interval(values)
     text = form.format(interval.mean)
     return text if interval.half_width is None else f"{text} ± {form.format(interval.half_width)}"
 
 
 def p_value(value: float | None) -> str:
-    """Two digits or so, or as many more as show on which side of the border it is.
+    """Formats a p-value with two or three decimals, or `<0.001`.
 
-    Nobody reads more, and below 0.001 only that it is.
+    There are more decimals where they are needed to show on which side of `ALPHA` it lies.
     """
     if value is None:
         return ABSENT
@@ -82,9 +83,9 @@ def p_value(value: float | None) -> str:
 
 
 def judgement(report: Report, arm: ArmResult) -> str:
-    """The verdict on an arm, what it says of the claim, and where pairs are missing their number.
+    """Describes an arm's verdict and judgement and, if seeds are unpaired, the number of pairs.
 
-    Empty for the baseline and where nothing is compared.
+    Empty for the baseline, and if nothing is compared.
     """
     if arm.difference is None:
         unpaired = arm.accuracy and not arm.baseline and not report.note
@@ -96,12 +97,12 @@ def judgement(report: Report, arm: ArmResult) -> str:
 
 
 def title(report: Report) -> str:
-    """What the report is about."""
+    """Returns the title of the report, with the axes of its columns."""
     return f"Ablation: {', '.join(report.columns)}" if report.columns else "Ablation"
 
 
 def facts(report: Report) -> list[str]:
-    """The seeds, the time in all, and the environment."""
+    """Lists the seeds, the total time, and the environment, one line each."""
     finished = sorted({seed for arm in report.arms for seed in arm.seeds})
     seconds = sum(arm.seconds for arm in report.arms)
     finished_trials = sum(len(arm.outcomes) for arm in report.arms)
@@ -113,18 +114,18 @@ def facts(report: Report) -> list[str]:
 
 
 def trials(count: int) -> str:
-    """So many trials, such as `1 trial`."""
+    """Formats a number of trials, such as `1 trial`."""
     return f"{count} trial" if count == 1 else f"{count} trials"
 
 
 def seeds(arm: ArmResult) -> str:
-    """How many finished, and of how many, where some did not."""
+    """Formats the number of finished seeds, with the number of all if some did not finish."""
     finished = len(arm.outcomes)
     return str(finished) if finished == arm.tried else f"{finished}/{arm.tried}"
 
 
 def mishaps(report: Report) -> list[tuple[ArmResult, str]]:
-    """The trials that are not there: a line for each that failed, and one for those never run."""
+    """Lists missing results: a line for each failed trial, and one per arm for seeds not run."""
     found = []
     for arm in report.arms:
         found += [(arm, f"seed {f.seed} failed: {f.cause}") for f in arm.failures]
@@ -135,7 +136,7 @@ def mishaps(report: Report) -> list[tuple[ArmResult, str]]:
 
 
 def claims(report: Report) -> list[str]:
-    """Each claim, its source and what the runs say of it, in a line."""
+    """Describes each claim in one line, with its source and judgement."""
     return [
         f"claim: {judged.claim.text} ({judged.claim.source}): {judged.judgement}"
         for judged in report.claims
@@ -143,7 +144,7 @@ def claims(report: Report) -> list[str]:
 
 
 def powers(report: Report) -> list[str]:
-    """For each arm that is not separated, what it would take, in a sentence."""
+    """Says for each arm that is not separated how many seeds would separate it, in a sentence."""
     lines = []
     for arm in report.arms:
         comparison = arm.comparison
@@ -164,7 +165,7 @@ def powers(report: Report) -> list[str]:
 
 
 def captions(report: Report) -> tuple[str, ...]:
-    """What the rows leave out, in sentences of one line."""
+    """Lists what the rows do not show (claims, shared labels, methods, ...), one line each."""
     lines = claims(report)
     shared = [f"{axis} {label}" for axis, label in report.common.items() if label != ABSENT]
     if shared:
@@ -187,7 +188,7 @@ def captions(report: Report) -> tuple[str, ...]:
 
 
 def methods(report: Report) -> list[str]:
-    """What the numbers are, and by what method."""
+    """Explains what the numbers are and how they were computed, one line each."""
     lines = []
     if any(arm.outcomes for arm in report.arms):
         lines.append(
@@ -218,7 +219,7 @@ def methods(report: Report) -> list[str]:
 
 
 def _correction(report: Report) -> str:
-    """How many comparisons there are, and what that does to intervals and verdicts."""
+    """Explains how the number of comparisons affects intervals and verdicts."""
     if report.family < 2:
         return f"{CONFIDENCE:.0%} interval likewise"
     return (

@@ -1,7 +1,8 @@
-"""Axes: what a sweep can vary. Each is a function on an arm or a run's config, for every model.
+"""Axes: what a sweep can vary. An axis maps an arm or a run's config to one with another value.
 
-`factory` has those that compute the network anew, `blocks` those that map it, and `fields` finds
-nearly all others in the config's dataclasses. `grid` crosses them.
+`factory` has the axes that rebuild the network with its factory, and `blocks` those that transform
+its spec. `fields` derives nearly all others from the fields of the config's dataclasses. `grid`
+builds all combinations of values.
 """
 
 import dataclasses
@@ -31,14 +32,14 @@ InitialWeights = Literal["random", "pretrained"]
 
 
 def _with_epochs(config: Varied, epochs: int) -> Varied:
-    """A run of that many epochs; a warm-up that does not fit into it becomes shorter."""
+    """Sets the number of epochs, and shortens the warm-up if it would be longer."""
     warmup = min(config.training.warmup_epochs, max(epochs, 0))
     training = dataclasses.replace(config.training, epochs=epochs, warmup_epochs=warmup)
     return dataclasses.replace(config, training=training)
 
 
 def _with_initial_weights(config: Varied, weights: InitialWeights) -> Varied:
-    """A run that starts at random, or where the config's weights are."""
+    """Makes the run start from random weights, or from the config's pretrained weights."""
     if weights == "random":
         return dataclasses.replace(config, pretrained=None)
     given = config.pretrained is not None
@@ -49,16 +50,16 @@ def _with_initial_weights(config: Varied, weights: InitialWeights) -> Varied:
 INITIAL_WEIGHTS = Axis(
     name="initial_weights",
     values=InitialWeights,
-    claim="where training starts: at those of --pretrained, or at random (arXiv 1811.08883)",
+    claim="initial weights: those of --pretrained, or random ones (arXiv 1811.08883)",
     apply=_with_initial_weights,
     read=lambda config: "pretrained" if config.pretrained else "random",
 )
 ARCHITECTURE_AXES: tuple[Axis, ...] = (*FACTORY_AXES, *BLOCK_AXES)
 _FIELD_AXES = field_axes([axis.name for axis in ARCHITECTURE_AXES])
 _RETIRED = ("start_resolution",)
-# No run takes a value on these; trials of earlier versions have one, which reports show.
+# These can no longer be varied. Trials of earlier versions have values on them; reports show them.
 RETIRED_AXES: tuple[Axis, ...] = tuple(axis for axis in _FIELD_AXES if axis.name in _RETIRED)
-# In the order in which they are applied: what computes a network anew comes first.
+# In the order in which they are applied: the axes that rebuild the network come first.
 AXES: tuple[Axis, ...] = (
     *ARCHITECTURE_AXES,
     *(
@@ -73,10 +74,14 @@ AXES: tuple[Axis, ...] = (
 
 
 def with_values(config: C, values: Mapping[str, Any]) -> C:
-    """The arm or config with one value on each axis that has one; None leaves an axis as it is.
+    """Returns the arm or config with these values; None leaves an axis as it is.
+
+    Args:
+      config: the arm or config to change.
+      values: the new values, by name of axis.
 
     Raises:
-      ValueError: an axis is unknown, or a value is not legal for the network it meets.
+      ValueError: an axis is unknown, or a value is not legal for this network.
     """
     unknown = values.keys() - {axis.name for axis in AXES}
     if unknown:
@@ -89,14 +94,14 @@ def with_values(config: C, values: Mapping[str, Any]) -> C:
 
 
 def grid(baseline: C, values: Mapping[str, Sequence[Any]]) -> list[C]:
-    """Every combination of the values, each otherwise like the baseline, its seed included.
+    """Returns every combination of the values, each applied to the baseline.
 
     Args:
-      baseline: what every axis that is not named stays at.
-      values: of the axes that are varied, by name; in the order of the table's rows.
+      baseline: gives the values of all other axes, and the seed.
+      values: the values of each varied axis, by name of axis, in the order of the table's rows.
 
     Raises:
-      ValueError: an axis is unknown, or a value is not legal for the network it meets.
+      ValueError: an axis is unknown, or a value is not legal for this network.
     """
     varied = {name: chosen for name, chosen in values.items() if chosen}
     combinations = itertools.product(*varied.values())
@@ -107,11 +112,14 @@ def grid(baseline: C, values: Mapping[str, Sequence[Any]]) -> list[C]:
 
 
 def labels(config: Varied, named: Collection[str] = ()) -> dict[str, str]:
-    """The value of every axis, as text for a table; of a retired one where it is used or named.
+    """Returns the value of every axis as text for a table, by name of axis.
+
+    A retired axis is included only if `config` has a value on it or `named` contains it.
 
     Args:
       config: an arm, or a run of it.
-      named: the axes that the table is about; what they settle is left out.
+      named: the axes that the table compares. Axes that these determine (`Axis.settles`) are left
+        out.
     """
     settled = {name for axis in AXES if axis.name in named for name in axis.settles}
     shown = [axis for axis in AXES if axis.name in named or axis.name not in settled]

@@ -1,4 +1,4 @@
-"""An axis: its name, its legal values, and how a config takes one and says which it has."""
+"""The class `Axis`: a name, the legal values, and how to read and set the value of a config."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,22 +9,22 @@ from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import Arm, RunConfig
 from mnet_jax.validation import is_number, is_whole, require, require_choice
 
-Varied = Arm | RunConfig  # what has a value on every axis
+Varied = Arm | RunConfig  # the types that axes apply to
 C = TypeVar("C", Arm, RunConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """One thing to vary.
+    """A hyperparameter or a property of the network that a sweep can vary.
 
     Attributes:
-      name: its flag on the command line, and its column in the table.
-      values: the type of its values, a `Literal` where the choice is closed.
-      claim: what varying it shows, with the source.
-      apply: the arm, or the config, with this value.
-      read: the value that an arm or a config has, or `ABSENT` where a network or a recipe has no
-        place for it.
-      settles: axes whose values follow from this one's, so that a table of it need not show them.
+      name: names the flag on the command line and the column in the table.
+      values: the type of its values; a `Literal` if only certain values are legal.
+      claim: what varying it shows, with the source; the help text of the flag.
+      apply: maps an arm or config and a value to the arm or config with this value.
+      read: returns the value of an arm or config; `ABSENT` if the network or recipe has no such
+        property.
+      settles: the axes that this one determines. A table about this axis does not show them.
     """
 
     name: str
@@ -35,10 +35,11 @@ class Axis:
     settles: tuple[str, ...] = ()
 
     def applied(self, config: C, value: Any) -> C:
-        """The arm or config with this value, which may be of a related type: 1 is a float too.
+        """Returns the arm or config with this value. An int is accepted where a float is expected.
 
         Raises:
-          ValueError: the value is not legal, or not for this config; one line with the axis.
+          ValueError: the value is not legal, or not legal for this config; one line that begins
+            with the name of the axis.
         """
         try:
             changed = self.apply(config, _of_its_type(self, value))
@@ -49,7 +50,10 @@ class Axis:
 
 
 def _of_its_type(axis: Axis, value: Any) -> Any:
-    """The value as its axis has it: 1 and 1.0 are one float, True and 1.0 are no int."""
+    """Checks a value against the axis's type and returns it; an int becomes a float if needed.
+
+    True and 1.0 are not accepted as int.
+    """
     if get_origin(axis.values) is Literal:
         require_choice(axis.name, value, axis.values)
         return value
@@ -72,7 +76,7 @@ def spec_axis(
     *,
     settles: Sequence[str] = (),
 ) -> Axis:
-    """An axis of the network alone; for the arguments see `Axis`."""
+    """Makes an axis that changes only the network spec; for the arguments see `Axis`."""
     return Axis(
         name=name,
         values=values,
@@ -84,12 +88,15 @@ def spec_axis(
 
 
 def only(values: set[Any], otherwise: Any) -> Any:
-    """The one value of a set, `otherwise` for none, all of them for several."""
+    """Returns the element of a one-element set, `otherwise` for an empty one.
+
+    If there are several, returns them all, sorted, as one string.
+    """
     if len(values) > 1:
         return " ".join(text(value) for value in sorted(values))
     return next(iter(values), otherwise)
 
 
 def text(value: Any) -> str:
-    """A value as a table shows it."""
+    """Formats a value for a table."""
     return f"{value:g}" if isinstance(value, float) else str(value)

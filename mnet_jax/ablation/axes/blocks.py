@@ -1,4 +1,4 @@
-"""Axes that map a network's spec, by `architectures.transforms`."""
+"""Axes that change a network's spec with `architectures.transforms`."""
 
 import dataclasses
 from typing import Any, Literal
@@ -25,12 +25,13 @@ def _read_depth(spec: NetworkSpec) -> Any:
 
 
 def _stages(spec: NetworkSpec) -> list[int]:
-    """The number of blocks of each stage of V1, V2 or V3.
+    """Returns the number of blocks in each stage of V1, V2 or V3.
 
-    None where some were left out, and for a network that no factory made.
+    Returns an empty list if the blocks do not divide evenly into the stages (as after --depth), or
+    if no factory made the network.
 
-    The network at width 1 says where a stage begins: in a narrow one, channels that round to the
-    same hide it.
+    The stages are found in the network at width 1: in a narrow network, the channel counts of two
+    stages may round to the same number, which hides the border between them.
     """
     if spec.name not in architectures.FACTORIES:
         return []
@@ -44,7 +45,7 @@ def _stages(spec: NetworkSpec) -> list[int]:
 
 
 def _read_extra_block(spec: NetworkSpec) -> bool:
-    """Whether V3's original last stage has added a block to those of the table."""
+    """Returns whether V3's original last stage added a block to those of the paper's table."""
     return spec.name in V3 and spec.head.hidden is None
 
 
@@ -121,7 +122,7 @@ def _read_activation(spec: NetworkSpec) -> Any:
     return only(everywhere, ABSENT)
 
 
-# In the order in which they are applied: what changes blocks comes before what replaces them.
+# In the order in which they are applied: changes of blocks come before replacements of blocks.
 BLOCK_AXES: tuple[Axis, ...] = (
     spec_axis(
         "squeeze_excite",
@@ -133,7 +134,7 @@ BLOCK_AXES: tuple[Axis, ...] = (
     spec_axis(
         "repeats",
         int,
-        "blocks of every stage (V2, Table 2's n)",
+        "number of blocks in every stage (n in V2's Table 2)",
         _with_repeats,
         _read_repeats,
         settles=("depth", "hard_swish_from"),
@@ -171,14 +172,14 @@ BLOCK_AXES: tuple[Axis, ...] = (
     spec_axis(
         "bottleneck",
         transforms.Bottleneck,
-        "what follows a projection: nothing or ReLU6 (V2, Fig. 6a)",
+        "activation after projections: none or ReLU6 (V2, Fig. 6a)",
         transforms.with_bottleneck,
         _read_bottleneck,
     ),
     spec_axis(
         "shortcut",
         Shortcut,
-        "what the identities connect (V2, Fig. 6b)",
+        "shortcuts between bottlenecks, between expansions, or none (V2, Fig. 6b)",
         transforms.with_shortcut,
         _read_shortcut,
     ),
@@ -193,7 +194,7 @@ BLOCK_AXES: tuple[Axis, ...] = (
     spec_axis(
         "block_activation",
         Activation,
-        "what follows expansions and depthwise convolutions, after --activation",
+        "activation after expansions and depthwise convolutions; overrides --activation",
         transforms.with_block_activation,
         lambda spec: only(_block_activations(spec), ABSENT),
         settles=("hard_swish_from", "activation"),
@@ -201,7 +202,7 @@ BLOCK_AXES: tuple[Axis, ...] = (
     spec_axis(
         "head_activation",
         Activation,
-        "what follows the layers between the blocks and the classifier, after --activation",
+        "activation of the layers between the blocks and the classifier; overrides --activation",
         transforms.with_head_activation,
         lambda spec: only(_head_activations(spec), ABSENT),
         settles=("activation",),

@@ -1,7 +1,8 @@
-"""Axes that are options of a network's factory: they compute the network anew.
+"""Axes that are options of a network's factory: changing one rebuilds the network.
 
-The options that a network was made with are read back from its spec, and checked: whatever else
-was changed in it would be lost, so such a network is refused.
+The options that the network was made with are read back from its spec. If rebuilding with these
+does not give the same spec, something else was changed in it. Rebuilding would lose that change, so
+such a network is refused.
 """
 
 import math
@@ -21,7 +22,7 @@ V3 = ("mobilenet_v3_large", "mobilenet_v3_small")
 OF_V3_ALONE = ("hard_swish_from", "last_stage")
 OF_A_DIALECT = ("norm_epsilon", "norm_momentum", "padding", "depthwise_padding", "initializer",
                 "dropout")  # fmt: skip
-OF_A_MODEL = (  # what tells the networks apart as they are published
+OF_A_MODEL = (  # the axes in which the published networks differ
     *OF_V3_ALONE, "squeeze_excite", "repeats", "depth", "kernel", "convolution", "expansion",
     "bottleneck", "shortcut", "activation", "stem_activation", "block_activation",
     "head_activation", *OF_A_DIALECT,
@@ -30,21 +31,21 @@ OF_A_MODEL = (  # what tells the networks apart as they are published
 
 @cache
 def made(name: str, **options: Any) -> NetworkSpec:
-    """The network of that factory with these options.
+    """Returns the network that a factory makes with these options.
 
     Raises:
-      ValueError: there is no such factory, or it takes no such options.
+      ValueError: there is no factory of this name, or it rejects the options.
     """
     require(name in architectures.FACTORIES, "model", name, ", ".join(architectures.FACTORIES))
     return architectures.FACTORIES[name](**options)
 
 
 def _rebuilt(spec: NetworkSpec, changed: str, value: Any) -> NetworkSpec:
-    """The network computed anew from its factory, one option changed.
+    """Rebuilds the network with its factory, with one option changed.
 
     Raises:
-      ValueError: the network is not one that the factory makes, so something would be lost; or
-        the factory has no such option.
+      ValueError: the spec is not one that the factory makes, so a change would be lost; or the
+        factory has no such option.
     """
     options = _options(spec)
     if made(**options) != spec:
@@ -58,7 +59,10 @@ def _rebuilt(spec: NetworkSpec, changed: str, value: Any) -> NetworkSpec:
 
 
 def _options(spec: NetworkSpec) -> dict[str, Any]:
-    """What the network's factory was called with, as far as it differs from what it assumes."""
+    """Returns the options that the network's factory was called with.
+
+    `hard_swish_from` and `last_stage` are included only if they differ from the published network.
+    """
     options: dict[str, Any] = {
         "name": spec.name,
         "width": spec.width,
@@ -75,16 +79,20 @@ def _options(spec: NetworkSpec) -> dict[str, Any]:
 
 
 def _own_momentum(spec: NetworkSpec) -> float | None:
-    """The network's BatchNorm momentum where it is not its dialect's, which changes with it."""
+    """Returns the BatchNorm momentum if it differs from the dialect's default, else None.
+
+    With None, the momentum follows when the dialect changes.
+    """
     momentum = spec.dialect.norm_momentum
     usual = made(spec.name, dialect=spec.dialect.name).dialect.norm_momentum
     return None if momentum == usual else momentum
 
 
 def _read_input_stride(spec: NetworkSpec) -> Any:
-    """The product of the first two strides, which alone may be fewer than published.
+    """Returns the product of the first two strides.
 
-    `ABSENT` for a network that no factory made.
+    Assumes that all other strides are as published. Returns `ABSENT` if no factory made the
+    network.
     """
     if spec.name not in architectures.FACTORIES:
         return ABSENT
@@ -100,7 +108,7 @@ def _read_last_stage(spec: NetworkSpec) -> str:
 
 
 def _rows(spec: NetworkSpec) -> list[int]:
-    """The channels that V3's table gives each block, whatever the width."""
+    """Returns the channels that V3's table gives each block (those at width 1)."""
     return [block.outputs for block in made(spec.name).blocks]
 
 
@@ -130,7 +138,7 @@ def _option(
     *,
     settles: Sequence[str] = (),
 ) -> Axis:
-    """An axis that is an option of the network's factory."""
+    """Makes an axis for an option of the network's factory."""
     return spec_axis(
         name, values, claim, lambda spec, v: _rebuilt(spec, name, v), read, settles=settles
     )
@@ -148,7 +156,7 @@ FACTORY_AXES: tuple[Axis, ...] = (
     _option(
         "dialect",
         DialectName,
-        "whose padding, rounding, normalization constants and initialization",
+        "papers or library to take padding, rounding, normalization and initialization from",
         lambda spec: spec.dialect.name,
         settles=OF_A_DIALECT,
     ),
@@ -162,13 +170,13 @@ FACTORY_AXES: tuple[Axis, ...] = (
     _option(
         "last_stage",
         LastStage,
-        "pool before the last widening, or as the search found it (V3, Fig. 5)",
+        "V3's last stage: pool before the last widening, or as the search found it (V3, Fig. 5)",
         _read_last_stage,
     ),
     spec_axis(
         "hard_swish_from",
         int,
-        "rows of so many channels or more have h-swish, others ReLU; 0 for none (V3, Table 5)",
+        "blocks with at least this many channels use h-swish, others ReLU; 0: none (V3, Table 5)",
         _with_hard_swish,
         _read_hard_swish,
         settles=("activation", "stem_activation", "block_activation", "head_activation"),

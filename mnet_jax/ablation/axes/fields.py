@@ -1,8 +1,9 @@
-"""Axes that are a field of a run's config: every number, truth value and closed choice is one.
+"""Axes that are fields of a run's config: every number, bool and `Literal` in it is an axis.
 
-They are found in the dataclasses: a field's annotation says its values, the class's docstring what
-it is for. A field that is one of several dataclasses, as the optimizer, is an axis by the names of
-their classes; the numbers of one of them are axes that the others have no place for.
+They are derived from the dataclasses: a field's annotation gives the legal values, and the
+"Attributes" section of the class's docstring gives the help text. If a field is a union of
+dataclasses, such as the optimizer, it is an axis whose values are the names of the classes. The
+fields of these classes are axes too; a config with another class of the union has no value on them.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from mnet_jax.ablation.axes.axis import Axis, Varied
 from mnet_jax.changes import ABSENT
 from mnet_jax.config import Arm
 
-# Fields that other parts of the config determine, or that an axis computes the network from.
+# Fields that are no axes here: other parts of the config, or axes of `factory`, determine them.
 DETERMINED = (
     "spec.width", "spec.dialect.name",  # see `factory`
     "spec.stem.inputs", "spec.stem.outputs", "spec.stem.stride", "spec.stem.dilation",
@@ -30,11 +31,11 @@ class _Field:
     """A field of the config.
 
     Attributes:
-      path: where it is, such as training, optimizer, momentum.
+      path: the names of the attributes that lead to it, such as training, optimizer, momentum.
       values: the type of its values.
-      description: from the docstring of its class.
-      owners: the classes that have it, of those that may stand there.
-      members: the classes that it may hold, if it is one of several.
+      description: its entry in the docstring of its class.
+      owners: the classes that define it. If its parent is a union, only some members may.
+      members: the classes of the union, if the field is one; else empty.
     """
 
     path: tuple[str, ...]
@@ -45,11 +46,11 @@ class _Field:
 
 
 def field_axes(taken: Sequence[str]) -> tuple[Axis, ...]:
-    """The axes of all fields, in their order.
+    """Returns the axes of all fields, in the order of the fields.
 
     Args:
-      taken: names that are no field's. A field of such a name, or of one that another field has,
-        bears that of its dataclass too: `stem_kernel`.
+      taken: names that other axes have. A field whose name is taken, or shared with another field,
+        gets its parent's name as a prefix: `stem_kernel`.
     """
     fields: dict[tuple[str, ...], _Field] = {}
     for field in _fields(Arm):
@@ -69,7 +70,7 @@ def field_axes(taken: Sequence[str]) -> tuple[Axis, ...]:
 
 
 def _fields(cls: type, path: tuple[str, ...] = ()) -> Iterator[_Field]:
-    """The fields of a dataclass and of those within, but for lists and what may be missing."""
+    """Yields the fields of a dataclass and of nested ones, except lists and optional fields."""
     descriptions = _descriptions(cls)
     for name, hint in get_type_hints(cls).items():
         here = (*path, name)
@@ -88,12 +89,12 @@ def _fields(cls: type, path: tuple[str, ...] = ()) -> Iterator[_Field]:
 
 
 def _kind(cls: type) -> str:
-    """A class's name as it is typed: RmsProp is rmsprop."""
+    """Returns a class's name as typed on the command line: rmsprop for RmsProp."""
     return cls.__name__.lower()
 
 
 def _descriptions(cls: type) -> dict[str, str]:
-    """What a dataclass's docstring says of each attribute, on one line."""
+    """Returns the description of each attribute in a dataclass's docstring, as one line."""
     _, _, section = (inspect.getdoc(cls) or "").partition("Attributes:\n")
     entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", section, flags=re.MULTILINE)
     return {name: " ".join(said.split()).rstrip(".") for name, said in entries}
@@ -126,7 +127,7 @@ def _axis(field: _Field, name: str) -> Axis:
     def applied_by_name(config: Varied, value: Any) -> Varied:
         try:
             return apply(config, value)
-        except ValueError as error:  # of a dataclass, which knows the field's own name alone
+        except ValueError as error:  # of the dataclass, which knows only the unprefixed name
             reason = str(error)
             raise ValueError(
                 name + reason.removeprefix(last) if reason.startswith(f"{last}: ") else reason
@@ -144,7 +145,7 @@ def _axis(field: _Field, name: str) -> Axis:
 
 
 def _replaced(node: Any, path: Sequence[str], value: Any) -> Any:
-    """A dataclass with the field at the end of a path replaced."""
+    """Returns a dataclass with the field at the end of a path replaced."""
     name, *rest = path
     inner = _replaced(getattr(node, name), rest, value) if rest else value
     return dataclasses.replace(node, **{name: inner})

@@ -1,7 +1,7 @@
-"""Where trials run: side by side, each in a process of its own.
+"""Runs trials in parallel, each in its own process, so that a crash affects one trial only.
 
-`run` is common to all of them. A runner has the workers: `LocalRunner` on this machine,
-`RayRunner` on a cluster. A trial that crashes takes nothing with it.
+`run` schedules the trials on a runner, which owns the worker processes: `LocalRunner` on this
+machine, `RayRunner` on a Ray cluster.
 """
 
 from mnet_jax.ablation.runners.local import LocalRunner

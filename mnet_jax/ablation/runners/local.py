@@ -1,4 +1,4 @@
-"""Workers on this machine: processes that stay from trial to trial."""
+"""Runs trials on this machine, in worker processes that are reused from trial to trial."""
 
 import multiprocessing
 import os
@@ -24,17 +24,23 @@ from mnet_jax.host_memory import available_bytes
 from mnet_jax.progress import Progress
 from mnet_jax.training.stopping import interrupted_alone
 
-# A worker that is ended leaves semaphores. Python's tracker, which starts with it, frees them, and
-# would tell of it behind the one line that says what happened.
+# A terminated worker leaves semaphores. Python's resource tracker, which starts with the worker,
+# frees them and would print a warning after the one line that says what happened.
 QUIET = {"PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}
-GRACE_SECONDS = 3.0  # a worker that is told to leave has this long to close its files
-LEAST_BYTES = 2**30  # a trial takes this much, until one has shown what it takes
-RESERVE_BYTES = 2**29  # with less than this left, the machine is about to run out of memory
+GRACE_SECONDS = 3.0  # a terminated worker has this long to exit before it is killed
+LEAST_BYTES = 2**30  # assumed memory of a trial, until the first trial's has been measured
+RESERVE_BYTES = 2**29  # with less available, the machine is about to run out of memory
 
 
 @dataclass
 class _Running:
-    """A trial and its worker; `shown` once its first step has shown what memory it takes."""
+    """A running trial and its worker.
+
+    Attributes:
+      config: the trial's config.
+      worker: the process that runs it.
+      shown: whether its memory has been measured, at its first message.
+    """
 
     config: RunConfig
     worker: "_Worker"
@@ -42,13 +48,15 @@ class _Running:
 
 
 class LocalRunner:
-    """As many workers as there are slots, each a process with the slot's cores or accelerators.
+    """Runs trials on this machine, one worker process per slot with the slot's resources.
 
-    A worker stays from trial to trial, so that those that differ in seeds and numbers alone share
-    the compiled step; if it dies, its trial has failed and the slot's next one gets a new worker.
+    A worker runs one trial after another. Trials that differ only in seeds and numbers then share
+    the compiled step. If a worker dies, its trial has failed, and the next trial in its slot gets a
+    new worker.
 
-    Further trials begin only if there is memory for them, by what those before have taken. If it
-    runs out all the same, the trial that began last is ended, to go on later from its checkpoint.
+    If a trial already runs, another one starts only if there is enough memory for it, judged by the
+    memory of earlier trials. If memory runs out nevertheless, the trial that started last is
+    terminated; it later continues from its checkpoint.
     """
 
     def __init__(
@@ -60,15 +68,16 @@ class LocalRunner:
         timeout_seconds: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Starts nothing yet.
+        """Creates a runner; workers are started by `begin`.
 
         Args:
-          slots: places for workers.
-          trial: what a worker does; a function that it can import.
-          environment: variables that workers are started with, where they are not set already.
-          available: bytes of memory that are left.
-          timeout_seconds: a trial that says nothing for so long is ended; None for none.
-          clock: seconds.
+          slots: the places for workers.
+          trial: the function that a worker calls for each trial; it must be importable there.
+          environment: environment variables for the workers; those already set here win.
+          available: returns the available memory in bytes.
+          timeout_seconds: a trial that reports no progress for this long is terminated; None for no
+            limit.
+          clock: returns the time in seconds.
         """
         self._slots = slots.environments
         self._trial = trial
@@ -80,7 +89,7 @@ class LocalRunner:
         self._silences = StallMonitor(timeout_seconds, clock)
 
     def has_room(self) -> bool:
-        """Whether there is a slot, and memory for one more trial beside those that run."""
+        """Returns whether there is a free slot, and enough memory for one more trial."""
         if len(self._running) == len(self._slots):
             return False
         starting = sum(not running.shown for running in self._running.values())
@@ -88,7 +97,7 @@ class LocalRunner:
         return not self._running or self._available() >= needed
 
     def begin(self, config: RunConfig, directory: Path) -> None:
-        """Sends a trial to the worker of a free slot, which is started if it is not there."""
+        """Sends a trial to the worker of a free slot; starts the worker if there is none."""
         slot = next(i for i in range(len(self._slots)) if i not in self._running)
         worker = self._idle.pop(slot, None)
         if not (worker and worker.send(config, directory)):
@@ -126,7 +135,7 @@ class LocalRunner:
         return running
 
     def _relieved(self) -> list[tuple[RunConfig, Lost]]:
-        """Ends the trial that began last, if memory runs out with several."""
+        """If memory runs out while several trials run, terminates the one that started last."""
         if len(self._running) < 2 or self._available() >= RESERVE_BYTES:
             return []
         running = self._forget([*self._running][-1])
@@ -135,7 +144,7 @@ class LocalRunner:
         return [(running.config, Lost(cause="memory ran out", again=True))]
 
     def _hung(self) -> list[tuple[RunConfig, Stalled | Lost]]:
-        """The trials that have said nothing for long; those past the limit are ended."""
+        """Returns the trials that have become silent; terminates those beyond the time limit."""
         found = self._silences.look()
         ended = {config for config, message in found if isinstance(message, Lost)}
         for slot, running in [*self._running.items()]:
@@ -146,7 +155,7 @@ class LocalRunner:
         return found
 
     def end(self) -> None:
-        """See `Runner`: a run can be killed anywhere."""
+        """See `Runner`. Workers may be terminated at any point: runs survive being killed."""
         workers = [*self._idle.values(), *(running.worker for running in self._running.values())]
         for worker in workers:
             worker.terminate()
@@ -156,7 +165,7 @@ class LocalRunner:
 
 
 class _Worker:
-    """A process that runs the trials it is sent; it ends when this end of the pipe is closed."""
+    """A process that runs the trials sent to it; it exits when this end of the pipe is closed."""
 
     def __init__(
         self, trial: TrialFunction, environment: Mapping[str, str], slot: Mapping[str, str]
@@ -170,7 +179,7 @@ class _Worker:
         theirs.close()  # so that reading ends when the worker's own end does
 
     def send(self, config: RunConfig, directory: Path) -> bool:
-        """Gives it a trial; False if it is dead."""
+        """Sends a trial to the process; returns False if the process is dead."""
         try:
             self.pipe.send((config, directory))
         except ConnectionError:
@@ -179,14 +188,14 @@ class _Worker:
         return True
 
     def memory_bytes(self) -> int:
-        """What it has of memory."""
+        """Returns the resident memory of the process in bytes."""
         try:
             return psutil.Process(self._process.pid).memory_info().rss
         except psutil.Error:  # it has just died
             return 0
 
     def cause_of_death(self) -> str:
-        """How the process ended, in one line."""
+        """Says in one line how the process ended."""
         self.pipe.close()
         self._process.join()
         code = self._process.exitcode or 0
@@ -196,31 +205,31 @@ class _Worker:
         return f"the trial's process died of signal {-code} ({name}); out of memory, or a crash?"
 
     def terminate(self) -> None:
-        """Tells it to leave."""
+        """Sends SIGTERM to the process."""
         self._process.terminate()
 
     def join(self) -> None:
-        """Waits until the process has left, and ends it if it does not."""
+        """Waits for the process to exit, and kills it after `GRACE_SECONDS`."""
         self._process.join(GRACE_SECONDS)
-        self._process.kill()  # it may be compiling, and deaf
+        self._process.kill()  # while it compiles, it does not handle SIGTERM
         self._process.join()
         self.pipe.close()
 
 
-# What follows runs in the worker.
+# The code below runs in the worker.
 
 
 def _serve(pipe: Connection, trial: TrialFunction) -> None:
-    """Runs trials until the parent is gone."""
+    """Runs trials until the parent closes the pipe or exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the parent decides
-    # At once: an exception here would come up in whatever runs, in a callback of the collector too.
+    # Exits at once: an exception could be raised anywhere, even in a garbage collector's callback.
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
-    process.quiet()  # a failure's cause is sent
+    process.quiet()  # the cause of a failure is sent over the pipe instead
 
     def send(message: Progress | Outcome) -> None:
         try:
             pipe.send(message)
-        except ConnectionError:  # nobody is left to work for, and a new sweep may want the files
+        except ConnectionError:  # the parent is gone, and a new sweep may want this trial's files
             sys.exit()
 
     while True:

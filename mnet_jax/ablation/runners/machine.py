@@ -1,4 +1,4 @@
-"""What this machine has for trials side by side: cores, accelerators."""
+"""Divides this machine's CPU cores or accelerators among parallel trials."""
 
 import importlib.util
 import os
@@ -13,33 +13,34 @@ from mnet_jax.validation import require
 
 PROBE = "import jax; devices = jax.local_devices(); print(devices[0].platform, len(devices))"
 PROBE_SECONDS = 120
-THREADS = "PJRT_NPROC"  # how many XLA's CPU client starts for a computation
-# What a process of JAX reads to see some of the accelerators only.
+THREADS = "PJRT_NPROC"  # the number of threads that XLA's CPU client uses for a computation
+# The environment variable that restricts the accelerators that a JAX process sees.
 VISIBLE = {"gpu": "CUDA_VISIBLE_DEVICES", "rocm": "HIP_VISIBLE_DEVICES", "tpu": "TPU_VISIBLE_CHIPS"}
-TPU_BOUNDS = {1: "1,1,1", 2: "1,2,1"}  # chips of a process, by their number
+TPU_BOUNDS = {1: "1,1,1", 2: "1,2,1"}  # the topology of a process's chips, by their number
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """Places for trials.
+    """Places for parallel trials.
 
     Attributes:
-      environments: of each place, the variables of its process.
+      environments: the environment variables for the process in each place.
     """
 
     environments: tuple[Mapping[str, str], ...]
 
 
 def slots(trials: int, cores: int | None, devices: int) -> Slots:
-    """As many places for trials as cores or accelerators allow.
+    """Returns as many places for trials as the cores or accelerators allow, at most `trials`.
 
     Args:
-      trials: one or more; there are no more places than that.
-      cores: CPU cores of each trial; None to share all of them out. Without accelerators only.
-      devices: accelerators of each trial, where there are any.
+      trials: the number of trials, one or more.
+      cores: CPU cores of each trial, on a machine without accelerators; None divides all cores
+        among the trials.
+      devices: accelerators of each trial, on a machine that has any.
 
     Raises:
-      ValueError: the machine has less.
+      ValueError: the machine has fewer cores or accelerators than one trial needs.
     """
     platform, count = _accelerators()
     if count:
@@ -64,9 +65,9 @@ def slots(trials: int, cores: int | None, devices: int) -> Slots:
 
 
 def _accelerators() -> tuple[str, int]:
-    """The platform and the number of accelerators; none if JAX could not use any.
+    """Returns the platform and the number of accelerators; ("cpu", 0) if JAX can use none.
 
-    A process of its own looks, as whoever has looked keeps them.
+    Asks in a subprocess: a process that lists accelerators keeps them until it exits.
     """
     installed = importlib.util.find_spec("jax_plugins") or importlib.util.find_spec("libtpu")
     if not (installed or entry_points(group="jax_plugins")):
@@ -83,7 +84,7 @@ def _accelerators() -> tuple[str, int]:
 
 
 def _visible(platform: str, devices: range) -> dict[str, str]:
-    """What makes a process see these accelerators only."""
+    """Returns the environment variables that make a process see these accelerators only."""
     name = VISIBLE.get(platform, VISIBLE["gpu"])
     named = os.environ.get(name, "")
     known = named.split(",") if named else [str(i) for i in range(devices.stop)]

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: each trial in a process of its own, on a node that has room for it."""
+"""Runs trials on a Ray cluster: each in its own process, on a node with free resources."""
 
 import contextlib
 import logging
@@ -31,21 +31,21 @@ from mnet_jax.config import RunConfig
 from mnet_jax.progress import Progress
 from mnet_jax.validation import one_line, require
 
-MOST_LOSSES = 3  # of the same trial: so often its process or its node may be gone
+MOST_LOSSES = 3  # a trial whose process or node is lost this often has failed
 CONNECT_SECONDS = 10.0
-JOIN_SECONDS = 60.0  # for a whole connection to a cluster that listens
+JOIN_SECONDS = 60.0  # for joining a cluster that accepts connections
 JOIN = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='CRITICAL')"
-LOOK_SECONDS = 10.0  # how often it is asked whether the nodes are still there
-GONE_SECONDS = {"own": 15.0, "other": 60.0}  # a cluster without a node for so long has none to come
-DOUBT_SECONDS = 60.0  # after a loss: by then the cluster knows itself which nodes are there
-ACCELERATORS = ("GPU", "TPU")  # as Ray calls them
+LOOK_SECONDS = 10.0  # interval between checks whether the nodes still answer
+GONE_SECONDS = {"own": 15.0, "other": 60.0}  # a cluster without a node for this long is given up
+DOUBT_SECONDS = 60.0  # after a loss, the time until Ray itself knows which nodes are alive
+ACCELERATORS = ("GPU", "TPU")  # Ray's names for them
 
 
 class RayRunner:
-    """Workers of a cluster, each with the cores and accelerators that a trial is given.
+    """Runs trials on a Ray cluster, each in its own process with its cores and accelerators.
 
-    A trial whose process or node is lost is run again; lost three times, it has failed. It goes on
-    from its checkpoint, as all nodes must see the directory of the store under the same path.
+    A trial whose process or node is lost is run again and continues from its checkpoint. After the
+    third loss it has failed. All nodes must see the store's directory under the same path.
     """
 
     def __init__(
@@ -60,16 +60,18 @@ class RayRunner:
         """Connects to a cluster.
 
         Args:
-          address: of the cluster, as `ray.init` takes it; None for one of this machine alone, which
-            ends with the runner.
+          address: the cluster's address, as for `ray.init`. None starts a cluster on this machine,
+            which ends with the runner.
           cores: CPU cores of each trial; None for 1.
           devices: accelerators of each trial, on a cluster that has any.
-          trial: what a worker does; a function that the nodes can import.
-          environment: variables that the workers are started with.
-          timeout_seconds: a trial that says nothing for so long is ended; None for none.
+          trial: the function that runs a trial; it must be importable on the nodes.
+          environment: environment variables for the workers.
+          timeout_seconds: a trial that reports no progress for this long is terminated; None for no
+            limit.
 
         Raises:
-          ValueError: Ray is not installed, there is no such cluster, or no node has so much.
+          ValueError: Ray is not installed, no cluster answers at the address, or no node has the
+            requested cores or accelerators.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -102,7 +104,7 @@ class RayRunner:
             ray.shutdown()
             raise
         self._host = self._ray.remote(
-            max_concurrency=2,  # it runs a trial, and says how far it is
+            max_concurrency=2,  # one call runs the trial, another asks for its progress
             runtime_env={"env_vars": {**environment, THREADS: str(cores or 1)}},
             **self._options,
         )(_Host)
@@ -112,7 +114,7 @@ class RayRunner:
         return {n: c for n, c in {**named, **self._options.get("resources", {})}.items() if c}
 
     def _resources(self, cores: int, devices: int) -> dict[str, Any]:
-        """A trial's demands in Ray's terms."""
+        """Returns the resources of a trial as options of `ray.remote`."""
         nodes = self._nodes()
         most = int(max((node.get("CPU", 0) for node in nodes), default=0))
         require(1 <= cores <= most, "cores_per_trial", cores, f"1 to {most}, as the nodes have")
@@ -127,13 +129,14 @@ class RayRunner:
         return {"num_cpus": cores, "resources": {kind: devices}}
 
     def _nodes(self) -> list[dict[str, float]]:
-        """What each node that is there has.
+        """Returns the resources of each node that answers.
 
-        A cluster takes a while to miss a node, and who was sent there meanwhile would wait for
-        minutes. So they are looked at now and then, and all the time after a loss.
+        Ray takes a while to notice that a node is gone, and a trial scheduled there meanwhile would
+        wait for minutes. So this method connects to the nodes itself: every `LOOK_SECONDS`, and at
+        each call for `DOUBT_SECONDS` after a loss.
 
         Raises:
-          CrewError: there has been none for long.
+          RunnerError: the cluster has had no node for too long.
         """
         nodes, now = [node for node in self._ray.nodes() if node["Alive"]], time.monotonic()
         if now < self._doubted_until or now >= self._looked + LOOK_SECONDS:
@@ -147,10 +150,10 @@ class RayRunner:
         return [node["Resources"] for node in nodes]
 
     def has_room(self) -> bool:
-        """Whether the nodes, which come and go, have places for more trials than run now.
+        """Returns whether the present nodes have room for more trials than run now.
 
         Raises:
-          CrewError: there has been no node for long.
+          RunnerError: the cluster has had no node for too long.
         """
         needed = self._needed()
         places = sum(
@@ -160,7 +163,7 @@ class RayRunner:
         return len(self._running) < places
 
     def begin(self, config: RunConfig, directory: Path) -> None:
-        """See `Runner`; the cluster starts the process where there is room."""
+        """See `Runner`; Ray chooses the node."""
         actor = self._host.remote()
         done = actor.run.remote(self._trial, config, str(directory.absolute()))
         self._running[config] = _Remote(actor, done)
@@ -189,15 +192,15 @@ class RayRunner:
             self._ray.kill(remote.actor)
 
     def _progress(self) -> list[tuple[RunConfig, Progress]]:
-        """What the trials said last, of those that have said anything since."""
+        """Returns the latest progress of each trial that has reported since the last call."""
         said: list[tuple[RunConfig, Progress]] = []
         for config, remote in self._running.items():
             remote.asked = remote.asked or remote.actor.latest.remote()
             answered, _ = self._ray.wait([remote.asked], timeout=0)
-            if not answered:  # its process is yet to start
+            if not answered:  # the trial's process has not started yet
                 continue
             remote.asked = None
-            with contextlib.suppress(self._ray.exceptions.RayError):  # it ends with the next wait
+            with contextlib.suppress(self._ray.exceptions.RayError):  # the next wait handles a loss
                 remote.heard, before = self._ray.get(answered[0]), remote.heard
                 if remote.heard.count > before.count and remote.heard.last:
                     self._silences.heard(config)
@@ -205,7 +208,7 @@ class RayRunner:
         return said
 
     def _hung(self) -> list[tuple[RunConfig, Stalled | Lost]]:
-        """The trials that have said nothing for long; those past the limit are ended."""
+        """Returns the trials that have become silent; kills those beyond the time limit."""
         found = self._silences.look()
         for config, message in found:
             if isinstance(message, Lost):
@@ -214,7 +217,7 @@ class RayRunner:
         return found
 
     def end(self) -> None:
-        """See `Runner`; a cluster that was started for it ends too."""
+        """See `Runner`; also stops a cluster that this runner started."""
         for remote in self._running.values():
             self._ray.kill(remote.actor)
         self._running = {}
@@ -223,8 +226,8 @@ class RayRunner:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Puts the handlers of signals back in their places: Ray's would abort with a stack dump."""
-    if threading.current_thread() is not threading.main_thread():  # nobody else may set any
+    """Restores the signal handlers on exit: those that Ray installs abort with a stack dump."""
+    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -236,7 +239,7 @@ def _own_signals() -> Iterator[None]:
 
 
 def _silence(ray: Any) -> None:
-    """Keeps what raylets say of their ends off standard output, where Ray prints it in any case."""
+    """Suppresses the raylets' messages about their exit, which Ray prints whatever its settings."""
     if hasattr(ray, "_private") and hasattr(ray._private.worker, "print_to_stdstream"):
         ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
 
@@ -244,8 +247,8 @@ def _silence(ray: Any) -> None:
 def _require_reachable(address: str | None) -> None:
     """Raises OSError or ValueError if there is no cluster at an address.
 
-    Ray would try for minutes, or for ever where somebody listens who says nothing, and tell of it
-    in pages. So a process of its own tries first.
+    Ray itself would try for minutes (or for ever, if a server accepts the connection but does not
+    answer) and print pages of messages. So a subprocess tries first.
     """
     if address in (None, "local"):
         return
@@ -265,7 +268,7 @@ def _require_reachable(address: str | None) -> None:
 
 
 def _answers(node: Mapping[str, Any]) -> bool:
-    """Whether a node's daemon takes connections."""
+    """Returns whether a node's daemon accepts connections."""
     try:
         address = node["NodeManagerAddress"], node["NodeManagerPort"]
         socket.create_connection(address, timeout=1.0).close()
@@ -276,7 +279,7 @@ def _answers(node: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class _Heard:
-    """What a trial has reported: how often, and what last."""
+    """The number of a trial's reports, and the latest one."""
 
     count: int = 0
     last: Progress | None = None
@@ -284,7 +287,14 @@ class _Heard:
 
 @dataclass
 class _Remote:
-    """A trial's process, its outcome to be, a question to it, what it said before."""
+    """A running trial.
+
+    Attributes:
+      actor: its process.
+      done: a reference to its future outcome.
+      asked: a reference to the pending answer to a request for its progress; None if there is none.
+      heard: its last answer.
+    """
 
     actor: Any
     done: Any
@@ -293,19 +303,19 @@ class _Remote:
 
 
 class _Host:
-    """A process of the cluster that runs one trial."""
+    """A Ray actor, a process on the cluster, that runs one trial."""
 
     def __init__(self) -> None:
-        os.environ.update(process.settings(tune_allocator=False))  # of this machine, not the caller
-        process.quiet()  # a failure's cause is sent
+        os.environ.update(process.settings(tune_allocator=False))  # for the node, not the caller
+        process.quiet()  # the outcome carries the cause of a failure instead
         self._heard = _Heard()
 
     def run(self, trial: TrialFunction, config: RunConfig, directory: str) -> Outcome:
-        """The trial's outcome."""
+        """Runs the trial and returns its outcome."""
         return outcome_of(trial, config, Path(directory), self._note)
 
     def latest(self) -> _Heard:
-        """What the trial has reported so far."""
+        """Returns what the trial has reported so far."""
         return self._heard
 
     def _note(self, event: Progress) -> None:

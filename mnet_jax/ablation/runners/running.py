@@ -1,4 +1,4 @@
-"""Trials side by side, whoever runs them."""
+"""Schedules trials on a runner; the protocol `Runner` that all runners implement."""
 
 import time
 from collections import deque
@@ -12,23 +12,23 @@ from mnet_jax.config import RunConfig
 from mnet_jax.progress import Progress
 
 Message: TypeAlias = Progress | Stalled | Lost | Outcome  # about a trial; the last two end it
-POLL_SECONDS = 1.0  # how often it is asked again for trials that were not to be had
+POLL_SECONDS = 1.0  # interval after which an iterator of configs that yielded None is asked again
 
 
 class Runner(Protocol):
     """Workers, each a process that runs one trial at a time."""
 
     def has_room(self) -> bool:
-        """Whether a further trial may begin now."""
+        """Returns whether another trial may start now."""
 
     def begin(self, config: RunConfig, directory: Path) -> None:
-        """Starts a trial; there is room."""
+        """Starts a trial; call it only if `has_room` is true."""
 
     def wait(self, seconds: float) -> list[tuple[RunConfig, Message]]:
-        """What the workers say, each with its trial, or nothing after so many seconds."""
+        """Waits at most `seconds` for messages from the workers; returns each with its trial."""
 
     def end(self) -> None:
-        """Ends all workers, whatever they are at."""
+        """Ends all workers, even in the middle of a trial."""
 
 
 def run(
@@ -38,20 +38,20 @@ def run(
     begun: Callable[[RunConfig], None],
     report: Callable[[RunConfig, Progress | Stalled], None],
 ) -> Generator[Outcome, None, None]:
-    """Runs trials on a runner, as many at once as it has room for.
+    """Runs trials on a runner, as many in parallel as it has room for.
 
-    Close the generator to leave before the last outcome: that ends the runner.
+    To stop early, close the generator: this ends the runner.
 
     Args:
-      configs: the trials, each asked for when there is room for it; None where there is none just
-        now, but may be later.
-      runner: has the workers; it is ended when the trials are.
-      directory_of: where a trial keeps checkpoints and scalars.
-      begun: called when a trial starts, again too.
-      report: called with each `Progress` of a trial, and where it is `Stalled`.
+      configs: the configs of the trials. The next one is requested only when there is room for it.
+        None means that no trial is available now, but one may be later.
+      runner: runs the trials; it is ended after the last one.
+      directory_of: returns the directory for a trial's checkpoints and scalars.
+      begun: called when a trial starts, and each time it is restarted.
+      report: called with each `Progress` of a trial, and when it has `Stalled`.
 
     Yields:
-      Each trial's outcome as it ends.
+      The outcome of each trial when it ends.
     """
     again: deque[RunConfig] = deque()
     running: set[RunConfig] = set()

@@ -1,4 +1,4 @@
-"""How long trials have said nothing: a trial that hangs never ends by itself."""
+"""Detects trials that hang, by the time since they last reported progress."""
 
 import time
 from collections.abc import Callable
@@ -7,28 +7,29 @@ from dataclasses import dataclass
 from mnet_jax.ablation.runners.work import Lost
 from mnet_jax.config import RunConfig
 
-TOLD_SECONDS = 600.0  # compiling is the longest silence of a sound trial, a few minutes
-MOST_SECONDS = 30.0  # of a single look that count: a machine or a process may have been suspended
+TOLD_SECONDS = 600.0  # a healthy trial is silent longest while it compiles, for a few minutes
+# A longer time between two looks counts only this much: the machine may have been suspended.
+MOST_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stalled:
-    """A trial runs, and has said nothing for so many seconds; told once for each silence."""
+    """A running trial has reported nothing for `seconds`; sent once for each silence."""
 
     seconds: float
 
 
 class StallMonitor:
-    """The silences of the trials that run now."""
+    """Measures how long each running trial has been silent."""
 
     def __init__(
         self, limit_seconds: float | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Starts with none.
+        """Creates a monitor without trials.
 
         Args:
-          limit_seconds: the silence with which a trial is to be ended; None for none.
-          clock: seconds.
+          limit_seconds: the silence after which a trial must be terminated; None for no limit.
+          clock: returns the time in seconds.
         """
         self._limit_seconds = limit_seconds
         self._clock = clock
@@ -36,15 +37,18 @@ class StallMonitor:
         self._silences: dict[RunConfig, float] = {}
 
     def heard(self, config: RunConfig) -> None:
-        """A trial has begun, or said something."""
+        """Notes that a trial has started, or reported something."""
         self._silences[config] = 0.0
 
     def forget(self, config: RunConfig) -> None:
-        """A trial runs no more."""
+        """Notes that a trial no longer runs."""
         self._silences.pop(config, None)
 
     def look(self) -> list[tuple[RunConfig, Stalled | Lost]]:
-        """The trials whose silence has become long since the last look; Lost are to be ended."""
+        """Returns the trials whose silence has become too long since the last look.
+
+        The caller must terminate those that are `Lost`.
+        """
         now = self._clock()
         step, self._looked = min(now - self._looked, MOST_SECONDS), now
         found: list[tuple[RunConfig, Stalled | Lost]] = []

@@ -1,4 +1,4 @@
-"""What the process of a trial does, and how it can end."""
+"""Runs one trial in its process, and defines how a trial can end."""
 
 import contextlib
 import traceback
@@ -12,7 +12,7 @@ from mnet_jax.progress import ProgressCallback
 from mnet_jax.result import RunResult
 
 TrialFunction = Callable[[RunConfig, Path, ProgressCallback], RunResult]
-LOCK = "lock"  # in a trial's directory: held by the process that writes there
+LOCK = "lock"  # a file in a trial's directory, locked by the process that writes there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +20,10 @@ class Outcome:
     """How one trial ended.
 
     Attributes:
-      config: of the trial.
-      result: what it found, or None if it failed.
-      cause: why it failed, one line, or None.
-      environment: the software and the device it ran on; empty if its process died.
+      config: the trial's config.
+      result: the result; None if the trial failed.
+      cause: why the trial failed, in one line; None if it succeeded.
+      environment: the versions of the software, and the device; empty if the process died.
     """
 
     config: RunConfig
@@ -33,16 +33,16 @@ class Outcome:
 
 
 class RunnerError(RuntimeError):
-    """There are no workers any more, and none to come; the message is one line."""
+    """Raised when there are no workers and none can be expected; the message is one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lost:
-    """The process of a trial is gone.
+    """A message that the process of a trial has ended without an outcome.
 
     Attributes:
-      cause: how, in one line.
-      again: whether that was no fault of the trial, which is to be run again.
+      cause: what happened, in one line.
+      again: whether to run the trial again, as it is not to blame.
     """
 
     cause: str
@@ -50,7 +50,7 @@ class Lost:
 
 
 def train(config: RunConfig, directory: Path, report: ProgressCallback) -> RunResult:
-    """The trial of a sweep: the run, with a checkpoint a minute."""
+    """Trains a network as one trial of a sweep, with a checkpoint every minute."""
     from mnet_jax.run import run  # here: the workers are the only processes of a sweep with JAX
 
     return run(config, directory, save_every_seconds=60.0, report=report)
@@ -59,10 +59,10 @@ def train(config: RunConfig, directory: Path, report: ProgressCallback) -> RunRe
 def outcome_of(
     trial: TrialFunction, config: RunConfig, directory: Path, report: ProgressCallback
 ) -> Outcome:
-    """Runs one trial; whatever it raises becomes its cause.
+    """Runs one trial and returns its outcome; an exception becomes the cause of a failure.
 
-    Whoever started a worker may die and leave it at work, until it has something to report. Its
-    successor waits for that.
+    If the process that started a worker dies, the worker continues until it next reports something.
+    The lock on the trial's directory makes another worker with the same trial wait until then.
     """
     result, cause = None, None
     try:
@@ -79,7 +79,7 @@ def outcome_of(
 
 
 def _environment() -> dict[str, str]:
-    """The process's software and devices; nothing where JAX does not start."""
+    """Returns the versions of the software, and the device; empty if JAX does not start."""
     try:
         from mnet_jax.run import environment
 

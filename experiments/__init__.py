@@ -1,1 +1,1 @@
-"""The commands: each reads its arguments, calls the library and prints."""
+"""The command-line programs: each parses its arguments, calls the library and prints."""

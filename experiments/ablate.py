@@ -1,11 +1,11 @@
-"""Trains every combination of the named axes' values and compares the arms.
+"""Trains every combination of the given axis values and compares the arms.
 
     python -m experiments.ablate --bottleneck linear relu6 --seeds 5
     python -m experiments.ablate --preset v2-linear-bottleneck --scale desk
     python -m experiments.ablate status
 
-Trials are stored as they end; a second call runs what is missing, and one beside it shares the
-work. `status`, `report` and `export` read what is stored (see `experiments.stored`).
+Each trial is stored when it ends. A second call runs the trials that are missing, and a concurrent
+call shares the work. `status`, `report` and `export` read stored trials (see `experiments.stored`).
 """
 
 from experiments import entry
@@ -41,20 +41,20 @@ from mnet_jax.training.stopping import Stop, StoppedError
 class Arguments(SweepArguments, trials.RunnerArguments):
     """Trains every combination of the axes' values with several seeds and compares the arms.
 
-    An axis that is not named stays at its baseline for the data set, or as the preset has it.
-    Trials are stored as they end, and a second call runs only what is missing. With `status`,
-    `report` or `export` in front it reads what is stored and trains nothing.
+    An axis that is not given keeps the value of the data set's baseline or of the preset. Each
+    trial is stored when it ends, and a second call runs only what is missing. With `status`,
+    `report` or `export` as the first word the command reads stored trials and trains nothing.
     """
 
     interval: Method = "t"
-    """of means and differences: Student's t, or a bootstrap (BCa), which wants more seeds"""
+    """confidence interval: Student's t, or a bootstrap (BCa), which needs more seeds"""
 
 
 def main(stop: Stop | None = None) -> None:
-    """Reads the command line, runs what is missing, prints and writes the report.
+    """Reads the command line, runs the missing trials, prints and writes the report.
 
     Args:
-      stop: what may tell it to end its trials.
+      stop: may end the trials.
     """
     if sys.argv[1:] and sys.argv[1] in stored.ACTIONS:
         return stored.main()
@@ -74,7 +74,7 @@ def main(stop: Stop | None = None) -> None:
 
 
 def _ablate(arguments: Arguments, kept: store.Store, console: Console, stop: Stop) -> bool:
-    """The whole sweep and its report; whether a trial of this call failed.
+    """Runs the sweep and writes its report; returns whether a trial of this call failed.
 
     Raises:
       StoreError: trials or the report cannot be written.
@@ -90,7 +90,7 @@ def _ablate(arguments: Arguments, kept: store.Store, console: Console, stop: Sto
         tuned = arguments.tune_allocator
         if todo and arguments.runner == "local":
             platforms.require_platform()
-    with stop.deferred():  # as there will be workers to end, and trials to store
+    with stop.deferred():  # workers must be ended and trials stored before the process exits
         with refusals(COMMAND, arguments):
             runner = trials.runner_of(arguments, len(todo), tune_allocator=tuned) if todo else None
         console.print(_opening(len(todo), len(configs), arguments.store))
@@ -123,7 +123,11 @@ def _ablate(arguments: Arguments, kept: store.Store, console: Console, stop: Sto
 
 
 def _read(kept: store.Store) -> store.Contents:
-    """What is stored; ValueError if `--results` can neither be read nor written."""
+    """Reads the store.
+
+    Raises:
+      ValueError: `--results` cannot be read or written.
+    """
     require_directory("results", kept.directory)
     try:
         return kept.read()
@@ -132,7 +136,7 @@ def _read(kept: store.Store) -> store.Contents:
 
 
 def _asked_before(called: events.Sweep, before: store.Contents) -> events.Sweep | None:
-    """The last of the stored sweeps that asked for the same, however and whenever it was called."""
+    """Returns the last stored sweep that differs at most in its command line and time, or None."""
     for earlier in reversed(before.sweeps):
         here = dataclasses.replace(earlier, command=called.command, started=called.started)
         if here == called:
@@ -141,10 +145,10 @@ def _asked_before(called: events.Sweep, before: store.Contents) -> events.Sweep 
 
 
 def _plan(arguments: Arguments, console: Console) -> tuple[Plan, int]:
-    """The arms, and the number of classes of the data set.
+    """Returns the arms, and the number of classes of the data set.
 
     Raises:
-      ValueError: a value is not legal, or the data set cannot be had.
+      ValueError: a value is not legal, or the data set cannot be loaded.
     """
     values = axis_values(arguments, axes.AXES)
     plan = sweeps.plan(arguments, values)  # refuses bad values before anything is loaded
@@ -169,7 +173,7 @@ def _opening(to_run: int, asked: int, results: Path) -> str:
 
 
 def _interrupted(kept: store.Store, configs: Sequence[RunConfig]) -> str:
-    """What is stored of a sweep that was interrupted, and how to go on."""
+    """Says how many trials of an interrupted sweep are stored, and how to continue."""
     missing = len(store.missing(kept.read().trials, configs))
     return (
         f"interrupted; {len(configs) - missing} of {len(configs)} trials are stored in "
@@ -178,10 +182,11 @@ def _interrupted(kept: store.Store, configs: Sequence[RunConfig]) -> str:
 
 
 def _anchor(plan: Plan, comparable: Iterable[store.Trial]) -> Arm:
-    """The arm that the others are compared with.
+    """Returns the arm that the others are compared with.
 
-    The baseline if it is among those shown; else the arm of this call that is nearest to it: on
-    each axis the baseline's value if it was named, else the first one.
+    This is the baseline if the report shows it, and otherwise the nearest arm of this call: the one
+    with the baseline's value on each varied axis, or the first given value if the baseline's was
+    not given.
     """
     shown = {*plan.arms, *(Arm.of(trial.config) for trial in comparable if trial.result)}
     return plan.baseline if plan.baseline in shown else plan.nearest

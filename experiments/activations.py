@@ -1,4 +1,4 @@
-"""Dead units and dead depthwise kernels of trained networks, layer by layer, side by side.
+"""Counts dead units and dead depthwise kernels of trained networks, layer by layer.
 
 python -m experiments.activations --checkpoint runs/latest
 python -m experiments.activations --checkpoint runs/a0 runs/a1 runs/b0 runs/b1 --label a a b b
@@ -41,9 +41,9 @@ class Arguments(ModelArguments):
     """Counts channels that are never or always active, values clipped at 6, and dead kernels."""
 
     threshold: float = KERNEL_THRESHOLD
-    """a depthwise kernel is dead whose norm is this share of the layer's largest or less"""
+    """a depthwise kernel is dead if its norm is at most this share of the layer's largest norm"""
     results: Path = Path("results/activations")
-    """where the picture goes"""
+    """directory for the picture"""
 
 
 def main() -> None:
@@ -72,8 +72,8 @@ def _survey(looked_at: Opened) -> "Survey":
 
 
 def _table(name: str, seeds: "Sequence[Survey]", threshold: float) -> Table:
-    """A row a non-linearity, with the dead kernels of its layer where that is depthwise."""
-    table = _empty(checkpoints.title_of(name, len(seeds)), "layer", "behind it")
+    """Makes a table with a row for each non-linearity, and dead kernels of depthwise layers."""
+    table = _empty(checkpoints.title_of(name, len(seeds)), "layer", "activation")
     dead: dict[str, list[float]] = {}
     for seed in seeds:
         for kernels in seed.kernels:
@@ -93,14 +93,14 @@ def _table(name: str, seeds: "Sequence[Survey]", threshold: float) -> Table:
 
 
 def _summary(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> Table:
-    """All channels of each network as one row: those behind bottlenecks, and the others."""
+    """Makes a table with two rows for each network: channels after bottlenecks, and all others."""
     import numpy as np
 
     def share(seeds: "Sequence[Sequence[Activity]]", part: str, form: str) -> str:
         channels = ([getattr(one, part) for one in seed] for seed in seeds)
         return wording.mean((np.concatenate(every).mean() for every in channels), form)
 
-    table = _empty("in all", "network", "layers")
+    table = _empty("all layers", "network", "layers")
     for name, seeds in networks.items():
         every = [seed.kernels for seed in seeds]
         dead = [np.concatenate([k.dead(threshold) for k in one]).mean() for one in every if one]

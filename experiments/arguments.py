@@ -1,4 +1,4 @@
-"""Reading a command line: flags from a frozen dataclass, every refusal one line and exit code 2."""
+"""Parses command lines into frozen dataclasses; errors are one line, with exit code 2."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ from mnet_jax.ablation.axes import Axis
 from mnet_jax.validation import require
 
 T = TypeVar("T")
-LocalPath = NewType("LocalPath", str)  # a path that is kept as it was given, but for its ~
+LocalPath = NewType("LocalPath", str)  # a path kept as text; only a leading ~ is expanded
 
 PATHS = (Path, LocalPath)
 LEGAL = {int: "whole numbers", float: "numbers", bool: "True, False"} | dict.fromkeys(
@@ -37,7 +37,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def with_axes(base: type, axes: Sequence[Axis]) -> Any:
-    """The dataclass `base` with a field for each axis in front: a flag with one or more values."""
+    """Returns the dataclass `base` with a field for each axis, a flag with one or more values."""
     fields = [
         (axis.name, Annotated[tuple[axis.values, ...], tyro.conf.arg(help=axis.claim)], ())  # type: ignore[name-defined]
         for axis in axes
@@ -53,12 +53,16 @@ def with_axes(base: type, axes: Sequence[Axis]) -> Any:
 
 
 def axis_values(arguments: Any, axes: Sequence[Axis]) -> dict[str, tuple[Any, ...]]:
-    """The values given for each axis, none for one that was not named."""
+    """Returns the values given for each axis; an empty tuple if its flag was not given."""
     return {axis.name: getattr(arguments, axis.name) for axis in axes}
 
 
 def single_values(arguments: Any, axes: Sequence[Axis]) -> dict[str, Any]:
-    """The value of each axis that was named; ValueError if one has several."""
+    """Returns the value of each axis that was given.
+
+    Raises:
+      ValueError: an axis has several values.
+    """
     named = {name: given for name, given in axis_values(arguments, axes).items() if given}
     for name, given in named.items():
         require(len(given) == 1, name, " ".join(map(str, given)), "one value")
@@ -66,12 +70,14 @@ def single_values(arguments: Any, axes: Sequence[Axis]) -> dict[str, Any]:
 
 
 def parse(arguments: type[T], command: str, leading: str | None = None) -> T:
-    """The arguments of `python -m experiments.<command>`, or an exit with one line and code 2.
+    """Parses the command line of `python -m experiments.<command>`.
+
+    On an error, exits with one line on standard error and code 2.
 
     Args:
-      arguments: the dataclass of them.
+      arguments: the dataclass to parse into.
       command: the module's name.
-      leading: the field whose values may stand before the first flag, without one.
+      leading: the field whose values may precede the first flag, without their own flag.
     """
     words = sys.argv[1:]
     if leading and words and not words[0].startswith("-"):
@@ -89,48 +95,50 @@ def parse(arguments: type[T], command: str, leading: str | None = None) -> T:
             args=words,
             config=(tyro.conf.FlagConversionOff,),
         )
-    except OSError as error:  # it prints what was asked for by --help
+    except OSError as error:  # printing the text of --help failed
         raise OutputError(str(error)) from error
 
 
 @contextlib.contextmanager
 def refusals(command: str, arguments: Any) -> Iterator[None]:
-    """Exits with one line and code 2 at a ValueError about an argument, an OSError about a path."""
+    """Turns a ValueError about an argument or an OSError about a path into an exit with code 2.
+
+    One line on standard error says what is wrong. It names the flag of the argument.
+    """
     try:
         yield
     except ValueError as error:
         name = re.split(r"\W", str(error), maxsplit=1)[0]
         flag = flag_of(name) if name in {f.name for f in dataclasses.fields(arguments)} else name
         refuse(command, flag + str(error).removeprefix(name))
-    except OSError as error:  # a name is too long, a folder on the way to it closed to us
+    except OSError as error:  # a name is too long, or a parent directory is not accessible
         refuse(command, f"{error.filename or 'a file'}: {error.strerror or error}")
 
 
 def refuse(command: str, reason: str, code: int = REFUSED) -> NoReturn:
-    """Ends the process with one line on standard error."""
+    """Exits with one line on standard error."""
     tell(command, reason)
     sys.exit(code)
 
 
 def flag_of(name: str) -> str:
-    """A field's name as it is typed."""
+    """Returns the flag of a field: `--batch-size` for `batch_size`."""
     return f"--{name.replace('_', '-')}"
 
 
 def _checked(words: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
-    """The words as tyro takes them without a complaint.
+    """Checks the words of a command line, and returns them in a form that tyro accepts.
 
-    tyro 1.0 cannot refuse in one line by itself: its complaints fill a box, and the hook that tells
-    them apart is private. Two mistakes are none to it: it takes the last of a flag's repetitions
-    and passes over a flag without values, and either would leave a sweep without arms that were
-    asked for.
+    tyro 1.0 cannot report an error in one line: it prints a box, and the hook that distinguishes
+    its errors is private. It also accepts two mistakes that would drop arms from a sweep: for a
+    repeated flag it uses the last occurrence only, and it ignores a flag without values.
 
     Args:
-      words: of the command line.
+      words: the words of the command line.
       hints: the type of each field.
 
     Raises:
-      ValueError: a flag is unknown, repeated or without its values, or a value is not legal.
+      ValueError: a flag is unknown, repeated or without values, or a value is not legal.
     """
     types = {flag_of(name): hint for name, hint in hints.items()}
     found = []
@@ -141,7 +149,11 @@ def _checked(words: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
 
 
 def _values_by_flag(words: Sequence[str], flags: Collection[str]) -> dict[str, list[str]]:
-    """The values behind each flag; ValueError for a flag that is unknown or repeated."""
+    """Groups the words by flag.
+
+    Raises:
+      ValueError: a flag is unknown or repeated, or a word precedes all flags.
+    """
     given: dict[str, list[str]] = {}
     flag = ""
     for word in words:
@@ -155,13 +167,17 @@ def _values_by_flag(words: Sequence[str], flags: Collection[str]) -> dict[str, l
         if flag not in flags:
             close = difflib.get_close_matches(flag, flags, n=3) or sorted(flags)
             raise ValueError(f"{name}: no such flag, the nearest: {', '.join(close)}")
-        require(flag not in given, flag, word, "each flag once, all its values behind it")
+        require(flag not in given, flag, word, "each flag once, followed by all its values")
         given[flag] = [value] if equals else []
     return given
 
 
 def _legal_values(flag: str, values: Sequence[str], hint: Any) -> Sequence[str]:
-    """The values of a flag; ValueError unless they are as many and of the kind that it takes."""
+    """Checks the values of a flag and returns them; expands ~ in paths.
+
+    Raises:
+      ValueError: there are too few or too many values, or one has the wrong type.
+    """
     several = get_origin(hint) is tuple
     kind = get_args(hint)[0] if several or type(None) in get_args(hint) else hint
     if kind is bool and not values:
@@ -190,12 +206,12 @@ def _is_legal(word: str, kind: Any) -> bool:
 
 
 def _with_home(flag: str, path: str) -> str:
-    """The path with a home directory for the ~ that it begins with.
+    """Expands a leading ~ of a path to the home directory.
 
-    Shells do so themselves where a word begins with it, and not in `--run=~/mine`.
+    Shells expand it only at the start of a word, so not in `--run=~/mine`.
 
     Raises:
-      ValueError: there is no such home.
+      ValueError: the home directory cannot be determined.
     """
     if not path.startswith("~"):
         return path

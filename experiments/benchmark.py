@@ -1,11 +1,11 @@
-"""Times this library against its peers, in one run and in turn.
+"""Compares the speed of this library with others'; samples all of them alternately in one run.
 
     python -m experiments.benchmark training --resolution 224 --batch-size 16
     python -m experiments.benchmark layers --model mobilenet_v2 --contender "obvious Flax"
     python -m experiments.benchmark depthwise --write-table
     python -m experiments.benchmark depthwise inference training input compile
 
-Machines are noisy, so read the ratios and their range.
+Timings on one machine vary, so compare the ratios and their ranges rather than single times.
 """
 
 from experiments import entry
@@ -54,15 +54,15 @@ from mnet_jax.training.stopping import Stop
 from mnet_jax.validation import one_line, require
 
 COMMAND = "benchmark"
-SIZES = {  # (resolution, batch size) where none is given
+SIZES = {  # the default (resolution, batch size) of each suite
     "depthwise": ((224, 16),),
     "layers": ((224, 16),),
     "inference": ((224, 1), (224, 16)),
     "training": ((224, 16), (32, 128)),
     "compile": ((224, 16),),
 }
-PHOTOGRAPHS = 300  # of the input suite
-PHOTOGRAPH_BATCHES = 8  # more than are made ahead
+PHOTOGRAPHS = 300  # the number of photographs in the input suite
+PHOTOGRAPH_BATCHES = 8  # more than are prefetched
 TABLE_SIZES = ((224, 16), (224, 1))
 
 
@@ -71,30 +71,35 @@ class Arguments:
     """Times depthwise convolutions, all layers of networks, networks, input and compilation."""
 
     suite: tuple[Suite, ...] = ()
-    """what to time, before all flags or here: depthwise, layers, inference, training, input,
-    compile"""
+    """what to time: depthwise, layers, inference, training, input, compile; may stand before all
+    flags, without --suite"""
     model: tuple[Literal[*architectures.FACTORIES], ...] = FAMILY  # type: ignore[valid-type]
     """the networks"""
     contender: tuple[str, ...] = ()
-    """who is timed, by name, if not everyone that is installed; ours always is"""
+    """names of the implementations to time; if not given, all that are installed; this library is
+    always timed"""
     resolution: int | None = None
-    """side of the images in pixels, if not each suite's own"""
+    """side of the images in pixels; if not given, each suite's own"""
     batch_size: int | None = None
-    """images at a time, if not each suite's own"""
+    """images per batch; if not given, each suite's own"""
     dataset: str = "digits"
-    """the data set of the input suite, beside its photographs"""
+    """the data set of the input suite, which also times photographs"""
     rounds: int = 7
-    """how often each contender is sampled, in turn"""
+    """number of samples of each contender; the contenders take turns"""
     tune_allocator: bool = True
     """start every process with glibc's allocator set for speed, as the training commands do"""
     write_table: bool = False
-    """depthwise alone: time our lowerings one by one, for the table that `auto` follows here"""
+    """only for depthwise: time each lowering and write the table that `auto` uses on this device"""
     results: Path = Path("results/benchmark")
-    """where the table (Markdown), JSON and pictures go"""
+    """directory for the table (Markdown), JSON and pictures"""
 
 
 def main(stop: Stop | None = None) -> None:
-    """Reads the command line, times and prints; `stop` may end what runs meanwhile."""
+    """Reads the command line, runs the benchmarks and prints the results.
+
+    Args:
+      stop: may interrupt the benchmarks.
+    """
     arguments = parse(Arguments, COMMAND, leading="suite")
     console = terminal.console(150)
     stop = stop or Stop()
@@ -102,7 +107,7 @@ def main(stop: Stop | None = None) -> None:
         try:
             _time(arguments, Path(photographs), console)
         except KeyboardInterrupt:
-            whole = f"interrupted; whole suites are in {arguments.results}"
+            whole = f"interrupted; completed suites are in {arguments.results}"
             refuse(COMMAND, whole, 128 + stop.number)
 
 
@@ -123,7 +128,7 @@ def _time(arguments: Arguments, photographs: Path, console: Console) -> None:
         _write(results, arguments.results)
         if arguments.write_table:
             _write_table(results[-1], cases, arguments.results, console)
-    console.print(f"the same in {arguments.results}")
+    console.print(f"results in {arguments.results}")
 
 
 def _require_legal(arguments: Arguments) -> None:
@@ -151,7 +156,11 @@ def _contenders(arguments: Arguments) -> list[Contender]:
 
 
 def _cases(suite: Suite, arguments: Arguments, photographs: Path) -> list[Case]:
-    """What a suite times; ValueError where a network does not fit the images."""
+    """Returns the cases that a suite times.
+
+    Raises:
+      ValueError: the images do not fit a network.
+    """
     given = (arguments.resolution, arguments.batch_size)
     if suite == "input":
         return _input_cases(arguments.dataset, photographs)
@@ -180,7 +189,10 @@ def _cases(suite: Suite, arguments: Arguments, photographs: Path) -> list[Case]:
 
 
 def _input_cases(dataset: str, photographs: Path) -> list[Case]:
-    """What comes in and what the step consumes, of a data set and of a folder of photographs."""
+    """Returns cases for the input pipeline and for the training step that consumes its images.
+
+    There is a pair for the data set, and one for a folder of photographs.
+    """
     config = recipes.baseline(dataset).config(10)
     data = dataclasses.replace(config.data, name=dataset)
     step = NetworkCase(
@@ -232,7 +244,7 @@ def _run(
 
 
 def _environment(contenders: list[Contender], changes: Mapping[str, str]) -> dict[str, str]:
-    """Software, processor and what was set; each contender's package with its version."""
+    """Returns the versions of Python and of all packages, the processor, and the settings."""
     from importlib.metadata import version
 
     packages = {"jax": None, "flax": None} | dict.fromkeys(
@@ -261,8 +273,8 @@ def _write(results: list[BenchmarkResult], directory: Path) -> None:
 def _write_table(
     result: BenchmarkResult, cases: list[Case], results: Path, console: Console
 ) -> None:
-    """For this device where `auto` looks, and a copy beside the results."""
-    from mnet_jax.benchmark.table import table_from  # here: they import JAX
+    """Writes this device's table to the directory that `auto` reads, and a copy to `results`."""
+    from mnet_jax.benchmark.table import table_from  # here: it imports JAX
     from mnet_jax.ops import choice
 
     command = shlex.join(["python", "-m", f"experiments.{COMMAND}", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""How much of each bottleneck a non-linearity behind it would destroy, in trained networks.
+"""Measures how much of each bottleneck a non-linearity after it would destroy, in trained networks.
 
 python -m experiments.bottlenecks --checkpoint runs/linear runs/relu6
 python -m experiments.bottlenecks --checkpoint runs/a0 runs/a1 runs/b0 runs/b1 --label a a b b
@@ -37,12 +37,12 @@ PICTURE = "bottlenecks.png"
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(ModelArguments):
-    """Measures what a non-linearity leaves of each bottleneck, and what an expansion's leaves."""
+    """Measures how much of each bottleneck survives a non-linearity after it, and an expansion."""
 
     activation: Activation = "relu"
-    """what is tried behind the bottlenecks"""
+    """the non-linearity to apply after the bottlenecks"""
     results: Path = Path("results/bottlenecks")
-    """where the picture goes"""
+    """directory for the picture"""
 
 
 def main() -> None:
@@ -70,13 +70,13 @@ def _survey(looked_at: Opened, arguments: Arguments) -> "tuple[Bottleneck, ...]"
 
 
 def _table(name: str, seeds: "Sequence[Sequence[Bottleneck]]", activation: str) -> Table:
-    """A row a bottleneck, with means over the seeds."""
+    """Makes a table with a row for each bottleneck, with means over the seeds."""
     title = checkpoints.title_of(name, len(seeds))
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("bottleneck")
     for column in (
-        "channels", "rank", f"rank behind {activation}", f"read off behind {activation}",
-        "expanded to", "read off behind the expansion",
+        "channels", "rank", f"rank after {activation}", f"read off after {activation}",
+        "expanded to", "read off after the expansion",
     ):  # fmt: skip
         table.add_column(column, justify="right")
     for same in zip(*seeds, strict=True):

@@ -1,4 +1,4 @@
-"""Trained models and the images that they are looked at with, as command lines name them."""
+"""Opens the trained models and the test images that a command line names."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # they import JAX, and bad arguments are refused without it
     from mnet_jax.models import SavedModel, View
 
 FEWEST_IMAGES = 2
-MOST_NAMES = 6  # as there are colours that everyone can tell apart
+MOST_NAMES = 6  # the number of colours that everyone can distinguish
 WITHOUT_VIEW = (
     "pixels, 1 or more, such as --resolution 224, for this model was saved without a view; "
     "models.save(..., view=models.View(resolution=224, photographs=True)) keeps one"
@@ -32,27 +32,27 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelArguments:
-    """Which trained models a command looks at, and with which images."""
+    """The trained models to analyse, and the images to analyse them with."""
 
     checkpoint: tuple[Path, ...] = ()
-    """runs' directories or saved models, to be seen side by side"""
+    """runs' directories or saved models, to compare"""
     label: tuple[str, ...] = ()
-    """what to call each of them, if not by the end of its path; those of one name, such as the
-    seeds of an arm, are one row and one line: their mean, with an interval"""
+    """a name for each model, if not the last part of its path; models of the same name, such as the
+    seeds of an arm, are shown together, by their mean with an interval"""
     dataset: str | None = None
     """the data set whose test images are used, if not the one that the model was trained on"""
     data_dir: LocalPath | None = None
-    """where the data set's files are, if not in the usual place"""
+    """directory of the data set's files, if not the usual one"""
     resolution: int | None = None
-    """side of the images in pixels, if not what each model was trained on"""
+    """side of the images in pixels, if not each model's training resolution"""
     images: int = 512
-    """how many of its test images, the first ones"""
+    """number of test images to use: the first ones"""
     batch_size: int = 64
-    """images at a time"""
+    """images per batch"""
 
 
 def require_checkpoint(path: Path | None) -> Path:
-    """The path; ValueError if none is given or nothing is there."""
+    """Returns the path; raises ValueError if it is None or does not exist."""
     require(path is not None, "checkpoint", None, "a run's directory or a saved model")
     assert path is not None
     require(path.exists(), "checkpoint", str(path), "a path that exists")
@@ -60,12 +60,12 @@ def require_checkpoint(path: Path | None) -> Path:
 
 
 def require_resolution(side: int | None) -> None:
-    """Refuses what is no side of an image; None is a model's own."""
+    """Raises ValueError if a resolution is below 1; None stands for the model's own."""
     require(side is None or side >= 1, "resolution", side, "1 pixel or more")
 
 
 def require_legal(arguments: ModelArguments) -> None:
-    """Refuses what can be refused without JAX: ValueError if a path or a number cannot be."""
+    """Raises ValueError for bad arguments, as far as they can be checked without JAX."""
     given, labels = arguments.checkpoint, arguments.label
     require(bool(given), "checkpoint", "", "one run's directory or saved model, or more")
     for path in given:
@@ -84,7 +84,7 @@ def require_legal(arguments: ModelArguments) -> None:
 
 
 def load(path: Path) -> "SavedModel":
-    """The model; ValueError if it cannot be had."""
+    """Loads a model; raises ValueError if it cannot be read."""
     from mnet_jax import models
 
     try:
@@ -94,11 +94,15 @@ def load(path: Path) -> "SavedModel":
 
 
 def view_of(saved: "SavedModel", resolution: int | None) -> "View":
-    """How the model is to see images; ValueError if nothing says at which resolution.
+    """Returns the preprocessing of images for a model.
 
     Args:
       saved: the model.
-      resolution: side of the images in pixels, if not what it was trained on.
+      resolution: side of the images in pixels; None for the model's training resolution.
+
+    Raises:
+      ValueError: neither `resolution` nor the model gives a resolution, or the network cannot run
+        at it.
     """
     from mnet_jax import models
 
@@ -115,13 +119,13 @@ def view_of(saved: "SavedModel", resolution: int | None) -> "View":
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A trained model and the images to look at it with.
+    """A trained model and the images to analyse it with.
 
     Attributes:
-      name: what it is called in tables and pictures.
+      name: the model's name in tables and pictures.
       saved: the model.
-      images: the data set, as the model sees it.
-      count: of its test images, the first ones.
+      images: the config of the data set, with the model's preprocessing.
+      count: the number of test images to use: the first ones.
     """
 
     name: str
@@ -130,7 +134,11 @@ class Opened:
     count: int
 
     def batches(self) -> "Iterator[np.ndarray]":
-        """The images, float32 [b, r, r, 3] with b 2 or more; ValueError if they cannot be had."""
+        """Yields batches of images, float32 `[b, r, r, 3]` with b >= 2.
+
+        Raises:
+          ValueError: the data set cannot be loaded.
+        """
         from mnet_jax import data, inference
 
         try:
@@ -149,7 +157,7 @@ class Opened:
 
 
 def opened(arguments: ModelArguments) -> "Iterator[Opened]":
-    """Each model that the command line names; ValueError if one cannot be had."""
+    """Yields each model that the command line names; raises ValueError if one cannot be read."""
     given = arguments.checkpoint
     ends = [path.absolute().name for path in given]
     plain = ends if len({*ends}) == len(ends) else [str(path) for path in given]
@@ -162,11 +170,11 @@ def opened(arguments: ModelArguments) -> "Iterator[Opened]":
 def surveyed(
     arguments: ModelArguments, survey: Callable[[Opened], Found]
 ) -> dict[str, list[Found]]:
-    """What `survey` finds in each of the models, those of one name together.
+    """Applies `survey` to each model; returns the results by name of model.
 
     Raises:
-      ValueError: a model or its images cannot be had, or models of one name differ in more than
-        their weights.
+      ValueError: a model or its images cannot be read, or models of the same name are different
+        networks.
     """
     found: dict[str, list[Found]] = {}
     specs: dict[str, NetworkSpec] = {}
@@ -181,9 +189,9 @@ def surveyed(
 
 @contextlib.contextmanager
 def exhaustion_refused(name: str) -> Iterator[None]:
-    """Turns memory that runs out into a ValueError about the argument `name`, which asked for it.
+    """Turns an out-of-memory error into a ValueError about the argument `name`.
 
-    It is for what `inference.require_memory`, which counts the least, has let through.
+    `inference.require_memory` checks only a lower bound of the memory, so this can still happen.
     """
     from mnet_jax.training.memory import OutOfMemoryError, exhaustion_explained
 
@@ -195,12 +203,16 @@ def exhaustion_refused(name: str) -> Iterator[None]:
 
 
 def title_of(name: str, models: int) -> str:
-    """A table's, where it says how many models it is about."""
+    """Returns the title of a table about `models` models of the same name."""
     return name if models == 1 else f"{name}, means over {models} models, {wording.HALVES}"
 
 
 def _test_images(path: Path, view: "View", arguments: ModelArguments) -> DataConfig:
-    """The test images as the model at `path` sees them; ValueError if nothing says which."""
+    """Returns the config of the test images for the model at `path`.
+
+    Raises:
+      ValueError: neither the arguments nor the model name a data set.
+    """
     trained_on = _trained_on(path)
     own = trained_on is not None and arguments.dataset in (None, trained_on.name)
     name = arguments.dataset or (trained_on.name if trained_on else None)
@@ -218,10 +230,11 @@ def _test_images(path: Path, view: "View", arguments: ModelArguments) -> DataCon
 
 
 def listing_for(path: Path, dataset: str) -> str:
-    """The listing by which a data set's test images are those of the run at `path`.
+    """Returns the `DataConfig.listing` that reproduces the split of the run at `path`.
 
-    Images that come or go leave the others of a folder in their splits. Runs from before that was
-    so keep the splits that they had, lest their training images were tested on.
+    The split of a folder's image no longer depends on which other images there are. But runs of
+    earlier versions split by position. For such a run the result selects that split, so that none
+    of its training images are used for testing.
     """
     trained_on = _trained_on(path)
     both = trained_on is not None and trained_on.name == dataset == "folder"
@@ -229,7 +242,7 @@ def listing_for(path: Path, dataset: str) -> str:
 
 
 def _trained_on(path: Path) -> DataConfig | None:
-    """The data of the run whose directory that is, if it says so."""
+    """Returns the data config of the run in a directory, or None if it has none."""
     try:
         text = read_file(path / config.FILE_NAME).decode()
         return serialization.from_json(RunConfig, text).data

@@ -1,4 +1,4 @@
-"""Turns another library's weights into a model of ours, to evaluate or to fine-tune.
+"""Converts another library's weights to a saved model, to evaluate or to fine-tune.
 
 python -m experiments.convert --library torchvision --weights mobilenet_v2.pth --to mine.safetensors
 python -m experiments.train --pretrained mine.safetensors --dataset folder --data-dir photos
@@ -27,32 +27,33 @@ from mnet_jax.data.types import Scaling
 from mnet_jax.validation import require
 
 COMMAND = "convert"
-# How the pixels were scaled that the published weights were trained on. timm has both kinds: the
-# mean in a model's `default_cfg` tells, 0.5 is symmetric.
+# The pixel scaling that the published weights were trained with. timm uses both: a model is
+# symmetric if the mean in its `default_cfg` is 0.5.
 SCALINGS: dict[str, Scaling] = {"torchvision": "imagenet", "keras": "symmetric"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Writes a library's weights as a saved model, with the network that they are for.
+    """Writes a library's weights as a saved model, together with the network spec.
 
-    The network is the library's own, mobilenet_v2 unless `--model` says otherwise.
+    The network is the library's variant of mobilenet_v2, or of the network given by `--model`.
     """
 
     library: Literal["torchvision", "timm", "keras"] | None = None
-    """whose names the weights have"""
+    """the library that the weights are from"""
     weights: Path | None = None
-    """a file of them: .pth, .pt, .pth.tar, .safetensors, .npz, .keras or .h5"""
+    """the file of the weights: .pth, .pt, .pth.tar, .safetensors, .npz, .keras or .h5"""
     to: Path = Path("model.safetensors")
     """the file to write"""
     num_classes: int = 1000
     """number of logits"""
     class_names: Path | None = None
-    """a text file of the classes' names, one a line, in the order of the logits"""
+    """a text file with one class name a line, in the order of the logits"""
     resolution: int = 224
-    """side of the images that the weights were trained on, in pixels"""
+    """side in pixels of the images that the weights were trained on"""
     scaling: Scaling | None = None
-    """of their pixels; timm has both: a mean of 0.5 in the `default_cfg` is symmetric"""
+    """pixel scaling of the training images; needed for timm: symmetric if the mean in the model's
+    `default_cfg` is 0.5, else imagenet"""
 
 
 def main() -> None:
@@ -69,7 +70,7 @@ def main() -> None:
 
 
 def _require_legal(arguments: Arguments) -> None:
-    """Refuses what can be refused without JAX."""
+    """Raises ValueError for bad arguments, as far as they can be checked without JAX."""
     require(arguments.library is not None, "library", None, "torchvision, timm or keras")
     for name in ("weights", "class_names"):
         path = getattr(arguments, name)
@@ -99,7 +100,11 @@ def _scaling(arguments: Arguments) -> Scaling:
 
 
 def _convert(arguments: Arguments, spec: NetworkSpec, scaling: Scaling) -> None:
-    """Writes the model; ValueError, one line, if the weights are not its."""
+    """Converts the weights and writes the model.
+
+    Raises:
+      ValueError: the weights do not fit the network, or a file cannot be written.
+    """
     from mnet_jax import models, weights  # here: bad arguments are refused without JAX
 
     converters = {

@@ -1,4 +1,4 @@
-"""Prints what networks cost, layer by layer, and how long their layers take.
+"""Prints the cost of networks layer by layer, and optionally times the layers.
 
 python -m experiments.cost --width 0.5
 python -m experiments.cost --model mobilenet_v1 mobilenet_v2 --batch-size 16 --dtype bfloat16
@@ -47,9 +47,9 @@ MIB = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Parameters, multiply-adds and bytes of networks, layer by layer, by arithmetic.
+    """Computes parameters, multiply-adds and bytes of networks, layer by layer.
 
-    Several values of a flag give several networks, side by side.
+    Several values of a flag give several networks, which are compared.
     """
 
     resolution: int = 224
@@ -57,21 +57,25 @@ class Arguments:
     num_classes: int = 1000
     """number of logits"""
     batch_size: int = 1
-    """images at a time: they share the reading of the weights"""
+    """images per batch; the weights are read once for each batch"""
     dtype: Literal[*ITEM_BYTES] = "float32"  # type: ignore[valid-type]
     """type of the feature maps; weights are float32"""
     measure: bool = False
-    """also time every convolution, and draw it under this machine's measured roofline"""
+    """also time every convolution, and draw the times with this machine's measured roofline"""
     rounds: int = 7
     """how often each layer is timed"""
     tune_allocator: bool = True
     """time with glibc's allocator set for speed, as the training commands do"""
     results: Path = Path("results/cost")
-    """where the picture goes"""
+    """directory for the picture"""
 
 
 def main(stop: Stop | None = None) -> None:
-    """Reads the command line, counts and prints; `stop` may end a measurement."""
+    """Reads the command line, counts and prints.
+
+    Args:
+      stop: may interrupt the measurement.
+    """
     arguments = parse(with_axes(Arguments, ARCHITECTURE_AXES), COMMAND)
     console = terminal.console(120)
     with refusals(COMMAND, arguments):
@@ -89,7 +93,7 @@ def main(stop: Stop | None = None) -> None:
                 console.print(line)
             console.print()
     console.print(_kinds(counted, arguments.batch_size))
-    sees = "sees: side in pixels of the square of the image that a position depends on"
+    sees = "sees: side in pixels of the receptive field, the area that a position depends on"
     console.print(sees, style="dim")
     if arguments.measure:
         ((name, config),) = networks.items()
@@ -107,7 +111,7 @@ def _require_legal(arguments: Arguments) -> None:
 
 
 def _networks(arguments: Arguments) -> dict[str, RunConfig]:
-    """Every combination of the flags' values, by a name that says what tells them apart."""
+    """Returns the config of every combination of the flags' values, by a distinguishing name."""
     spec = architectures.mobilenet_v2(num_classes=arguments.num_classes)
     start = RunConfig(spec=spec, data=DataConfig(resolution=arguments.resolution))
     values = axis_values(arguments, ARCHITECTURE_AXES)
@@ -129,7 +133,7 @@ def _count(config: RunConfig, arguments: Arguments) -> Cost:
 
 
 def _layers(expense: Cost, title: str, sides: Mapping[str, int], batch_size: int) -> Table:
-    """One row a layer; `sides` are those of the receptive fields."""
+    """Makes a table with a row for each layer; `sides` are those of the receptive fields."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("layer", "output"):
         table.add_column(column)
@@ -178,7 +182,7 @@ def _totals(expense: Cost) -> list[str]:
 
 
 def _kinds(counted: Mapping[str, Cost], batch_size: int) -> Table:
-    """What each kind of layer takes, in each network: numbers, and shares of the network."""
+    """Makes a table of the cost of each kind of layer, absolute and as a share of the network's."""
     table = Table(title="by kind of layer", title_justify="left", box=None, pad_edge=False)
     for column in ("network", "layers"):
         table.add_column(column)
@@ -203,7 +207,7 @@ def _kinds(counted: Mapping[str, Cost], batch_size: int) -> Table:
 
 
 def _measure(name: str, config: RunConfig, arguments: Arguments, console: Console) -> None:
-    """Times the layers, prints the sums by kind, and draws them all."""
+    """Times the layers, prints the times summed by kind, and draws the roofline plot."""
     from mnet_jax import drawing  # here: counting needs neither Matplotlib nor JAX
     from mnet_jax.benchmark.layers import time_layers
     from mnet_jax.pictures import roofline
@@ -229,7 +233,7 @@ def _measure(name: str, config: RunConfig, arguments: Arguments, console: Consol
 
 
 def _times(machine: "Machine", layers: "Sequence[TimedLayer]") -> Table:
-    """What the roofline predicts and what was measured, summed up by kind."""
+    """Makes a table of predicted (roofline) and measured times, summed by kind of layer."""
     table = Table(title="forward, by kind", title_justify="left", box=None, pad_edge=False)
     table.add_column("layers")
     for column in ("number", "MAdds %", "predicted ms", "measured ms", "%", "measured / predicted"):

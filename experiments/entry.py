@@ -1,4 +1,4 @@
-"""How every command begins and ends: signals, standard output, the exit code and the last line.
+"""The start and end of every command: signals, standard output, exit code and last line.
 
     if __name__ == "__main__":  # before the rest is imported, which takes a while
         with entry.command("cost"):
@@ -6,7 +6,7 @@
 
             cost.main()
 
-Imports nothing that takes time, so that signals are taken from a command's first line on.
+This module imports nothing slow, so signals are handled from a command's first line on.
 """
 
 import atexit
@@ -27,28 +27,28 @@ from mnet_jax import host_memory
 from mnet_jax.training.stopping import INTERRUPTED, SIGNALS, TERMINATED, Stop
 from mnet_jax.validation import one_line
 
-BROKEN_PIPE = 128 + signal.SIGPIPE  # what shells say of a process that SIGPIPE ended
+BROKEN_PIPE = 128 + signal.SIGPIPE  # the exit code that shells report for death by SIGPIPE
 _LAST_STREAM = 2
 
 
 class OutputError(Exception):
-    """Standard output takes no more; the cause is an OSError."""
+    """Raised when standard output cannot be written; the cause is an OSError."""
 
 
 @contextlib.contextmanager
 def command(name: str, *, goes_on: bool = False, terminated: int = TERMINATED) -> Iterator[Stop]:
-    """Runs what is within as `python -m experiments.<name>`, and ends the process.
+    """Runs the block as `python -m experiments.<name>`, and exits the process.
 
-    A signal ends it at once, with one line, unless what is yielded defers that. Whatever is raised
-    is one line too, or a traceback with exit code 1 where it is our fault.
+    A signal exits immediately with one line, unless the yielded `Stop` defers it. An exception is
+    also reported in one line; only an unexpected one prints a traceback, with exit code 1.
 
     Args:
-      name: the module's.
-      goes_on: whether the same command goes on with what was stored, which the line then says.
+      name: the module's name.
+      goes_on: whether the same command would continue after an interruption; the line then says so.
       terminated: the exit code after SIGTERM.
 
     Yields:
-      What the signals tell.
+      The `Stop` that receives the signals.
     """
     _require_streams(name)
     supervision.begin(name)
@@ -56,14 +56,14 @@ def command(name: str, *, goes_on: bool = False, terminated: int = TERMINATED) -
     leaving = threading.Lock()
 
     def leave(number: int) -> None:
-        if leaving.acquire(blocking=False):  # it is called from two threads
+        if leaving.acquire(blocking=False):  # two threads may call this
             _leave(name, said(number), codes[number])
 
     def said(number: int) -> str:
         by = "stopped by SIGTERM" if codes[number] == TERMINATED else "interrupted"
         return by + ", the same command goes on" * goes_on
 
-    atexit.register(_deafen)  # before any other, so that it is the last one that is called
+    atexit.register(_deafen)  # registered first, so it is called last
     stop = Stop(leave)
     stop.watch()
     stop.listen()
@@ -72,7 +72,7 @@ def command(name: str, *, goes_on: bool = False, terminated: int = TERMINATED) -
     logging.getLogger("mnet_jax").addHandler(LogLines(name))
     code = 0
     try:
-        host_memory.require_addresses()  # what is imported next would abort or wait for ever
+        host_memory.require_addresses()  # without it, later imports would abort or hang
         yield stop
     except KeyboardInterrupt:  # see Stop.raised
         code = codes[stop.number]
@@ -82,17 +82,17 @@ def command(name: str, *, goes_on: bool = False, terminated: int = TERMINATED) -
     failure = _failure_of_output()
     if failure and not code:
         code = _output_failed(name, failure)
-    if code:  # at once: what is to be kept is, and threads may wait for a full disk
+    if code:  # exits at once: everything is saved, and threads may be waiting for a full disk
         os._exit(code)
     sys.exit()
 
 
 def conclude(name: str, error: BaseException) -> int:
-    """Says why the command `name` ends, in one line where it can, and returns its exit code."""
+    """Prints why the command `name` ends, in one line if possible, and returns its exit code."""
     if isinstance(error, SystemExit):
         if isinstance(error.code, int | None):
             return error.code or 0
-        tell(name, error.code)  # a library's, which leaves by its words
+        tell(name, error.code)  # a library's sys.exit with a message
         return FAILED
     failure = error.__cause__ if isinstance(error, OutputError) else _failure_of_output()
     if isinstance(failure, OSError):
@@ -100,25 +100,26 @@ def conclude(name: str, error: BaseException) -> int:
     if host_memory.is_exhaustion(error):
         tell(name, f"out of memory: {one_line(error) or 'the system gives no more'}")
         return FAILED
-    if isinstance(error, OSError):  # the disk is full, or no longer ours
+    if isinstance(error, OSError):  # the disk is full, or no longer accessible
         tell(name, f"{error.filename or 'a file'}: {error.strerror or error}")
         return FAILED
-    from experiments import platforms  # here: for those who look for a fault
+    from experiments import platforms  # here: it is needed only after an unexpected error
 
     reason = platforms.refusal()
     if reason:
         tell(name, reason)
         return REFUSED
-    tell(name, "an error that was not foreseen")
+    tell(name, "unexpected error")
     for line in "".join(traceback.format_exception(error)).splitlines():
         say(line)
     return FAILED
 
 
 def _require_streams(name: str) -> None:
-    """Ends the process if standard output is closed.
+    """Exits if standard output is closed; opens the null device for other closed streams.
 
-    The first file that is opened would take its number, and get what libraries print.
+    Otherwise the first opened file would get a stream's descriptor, and libraries would print to
+    it.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STREAM:
         os.set_inheritable(descriptor, True)
@@ -131,7 +132,10 @@ def _require_streams(name: str) -> None:
 
 
 def _failure_of_output() -> OSError | None:
-    """Why what was printed cannot be written, None if it is; Python would try again at its end."""
+    """Flushes standard output; returns the error if it cannot be written, else None.
+
+    After an error, standard output goes to the null device, as Python flushes it again on exit.
+    """
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -143,25 +147,25 @@ def _failure_of_output() -> OSError | None:
 
 
 def _output_failed(name: str, failure: OSError) -> int:
-    if isinstance(failure, BrokenPipeError):  # as `| head` ends all programs, without a word
+    if isinstance(failure, BrokenPipeError):  # as in `| head`, where programs end silently
         return BROKEN_PIPE
     tell(name, f"standard output: {failure.strerror}")
     return FAILED
 
 
 def _leave(name: str, said: str, code: int) -> None:
-    """Ends the process at once, from a signal's handler or another thread, and its children."""
-    with contextlib.suppress(Exception):  # it may be about to be imported
+    """Kills the children and exits at once; called by a signal handler or another thread."""
+    with contextlib.suppress(Exception):  # the module may be in the middle of its import
         for child in sys.modules["multiprocessing"].active_children():
             child.kill()
     with contextlib.suppress(OSError):
         if os.isatty(1) and os.environ.get("TERM") not in (None, "dumb", "unknown"):
-            os.write(1, b"\r\x1b[K\x1b[?25h")  # a progress bar's line, and the cursor that it hides
+            os.write(1, b"\r\x1b[K\x1b[?25h")  # clears a progress bar's line, and shows the cursor
         os.write(_LAST_STREAM, f"experiments.{name}: {said}\n".encode())
     os._exit(code)
 
 
 def _deafen() -> None:
-    """Has signals pass: all is done, and Python is about to take the handlers off."""
+    """Ignores signals from now on: all work is done, and Python is about to remove the handlers."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

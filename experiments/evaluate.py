@@ -1,4 +1,4 @@
-"""What a trained model says of images and of a data set.
+"""Classifies images with a trained model, or measures its accuracy on a data set.
 
 python -m experiments.evaluate --checkpoint runs/latest --image photo.jpg
 python -m experiments.evaluate --checkpoint runs/latest --dataset digits
@@ -42,15 +42,15 @@ class Arguments:
     dataset: str | None = None
     """a data set on whose test split to evaluate: digits, fashion_mnist, folder, any TFDS name"""
     data_dir: LocalPath | None = None
-    """where the data set's files are, if not in the usual place"""
+    """directory of the data set's files, if not the usual one"""
     resolution: int | None = None
-    """side of the images in pixels, if not what the model was trained on"""
+    """side of the images in pixels, if not the model's training resolution"""
     batch_size: int = 64
-    """images at a time, for a data set"""
+    """images per batch, for a data set"""
     top: int = 5
-    """how many classes of an image to print"""
+    """number of classes to print for each image"""
     max_image_pixels: int = MAX_IMAGE_PIXELS
-    """how many pixels an image may have as it is stored"""
+    """the most pixels that an image file may have"""
 
 
 def main() -> None:
@@ -71,11 +71,11 @@ def main() -> None:
 
 
 def _require_legal(arguments: Arguments) -> None:
-    """Refuses what can be refused without loading anything."""
+    """Raises ValueError for bad arguments, as far as they can be checked without loading."""
     given = bool(arguments.image) or arguments.dataset is not None
     require(given, "image", "", "one image file or more, or --dataset")
     require(arguments.top >= 1, "top", arguments.top, "1 or more")
-    DataConfig(max_image_pixels=arguments.max_image_pixels)  # refuses what is not legal
+    DataConfig(max_image_pixels=arguments.max_image_pixels)  # checks the value
     for image in arguments.image:
         require(image.is_file(), "image", str(image), "a file that exists")
     folder = arguments.data_dir

@@ -1,4 +1,4 @@
-"""Depthwise kernels of a trained network, and what it makes of a photograph, as pictures.
+"""Draws the depthwise kernels of a trained network, and its feature maps of an image.
 
 python -m experiments.features --checkpoint runs/latest
 python -m experiments.features --checkpoint runs/latest --image photo.jpg
@@ -37,21 +37,21 @@ class Arguments:
     image: Path | None = None
     """an image file whose feature maps to draw"""
     resolution: int | None = None
-    """side of the image in pixels, if not what the model was trained on"""
+    """side of the image in pixels, if not the model's training resolution"""
     max_image_pixels: int = MAX_IMAGE_PIXELS
-    """how many pixels the image may have as it is stored"""
+    """the most pixels that the image file may have"""
     kernels: int = 24
-    """how many kernels of a layer to draw at most, those of largest norm"""
+    """the most kernels to draw for a layer: those with the largest norms"""
     channels: int = 16
-    """how many feature maps of a layer to draw at most, those that vary most"""
+    """the most feature maps to draw for a layer: those with the largest variance"""
     every_layer: bool = False
-    """also draw the maps behind pointwise layers, not only behind the stem, depthwise and last"""
+    """also draw the maps of pointwise layers, not only those of stem, depthwise and head layers"""
     results: Path = Path("results/features")
-    """where the pictures go"""
+    """directory for the pictures"""
 
 
 def main() -> None:
-    """Reads the command line, draws and says where."""
+    """Reads the command line, draws the pictures and prints their paths."""
     arguments = parse(Arguments, COMMAND)
     console = terminal.console(110)
     with refusals(COMMAND, arguments):
@@ -67,7 +67,7 @@ def _require_legal(arguments: Arguments) -> None:
     image = arguments.image
     require(image is None or image.is_file(), "image", str(image), "a file that exists")
     checkpoints.require_resolution(arguments.resolution)
-    DataConfig(max_image_pixels=arguments.max_image_pixels)  # refuses what is not legal
+    DataConfig(max_image_pixels=arguments.max_image_pixels)  # checks the value
     for name in ("kernels", "channels"):
         count = getattr(arguments, name)
         require(1 <= count <= MOST_TILES, name, count, f"1 to {MOST_TILES}")
@@ -75,7 +75,11 @@ def _require_legal(arguments: Arguments) -> None:
 
 
 def _pictures(path: Path, arguments: Arguments) -> dict[str, bytes]:
-    """PNG files by their names; ValueError if the model or the image cannot be had."""
+    """Returns the PNG files by name.
+
+    Raises:
+      ValueError: the model or the image cannot be loaded, or there is nothing to draw.
+    """
     from mnet_jax import data, drawing, inference  # here: bad arguments are refused without JAX
     from mnet_jax.analysis.features import depthwise_kernels, feature_maps
     from mnet_jax.pictures.features import draw_kernels, draw_maps

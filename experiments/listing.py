@@ -17,13 +17,13 @@ CLASSES: Mapping[ScaleName, int] = {"smoke": 10, "desk": 10, "full": 1000}
 
 
 def configs_of(preset: Preset, scale: ScaleName) -> list[RunConfig]:
-    """Each arm's config on the scale's own data set."""
+    """Returns each arm's config, for the data set of the scale."""
     start = RECIPES[preset.recipe_at(scale)].arm.config(CLASSES[scale])
     return [axes.with_values(start, values) for values in preset.values(scale)]
 
 
 def seconds_of(preset: Preset, scale: ScaleName) -> float:
-    """An estimate of what all trials of a preset take, by the arms' multiply-adds."""
+    """Estimates the seconds of all trials of a preset from the arms' multiply-adds."""
     at = SCALES[scale]
     training = (
         at.seconds(cost.count(c.spec, c.data.resolution).madds, c.training.epochs)
@@ -33,12 +33,12 @@ def seconds_of(preset: Preset, scale: ScaleName) -> float:
 
 
 def arm_name(values: Mapping[str, Any]) -> str:
-    """An arm's own values, such as `width 0.75`."""
+    """Formats an arm's own values, such as `width 0.75`."""
     return " ".join(f"{axis} {value}" for axis, value in values.items()) or "as published"
 
 
 def duration(seconds: float) -> str:
-    """A time as one number that is easily read."""
+    """Formats a time as one number with a suitable unit, such as `32 minutes`."""
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -46,13 +46,13 @@ def duration(seconds: float) -> str:
 
 
 def expense_of(preset: Preset, scale: ScaleName) -> str:
-    """A scale with its trials and the time they take, such as `desk: 10 trials, 32 minutes`."""
+    """Formats a preset's cost at a scale, such as `desk: 10 trials, 32 minutes`."""
     trials = len(preset.arms_of(scale)) * SCALES[scale].seeds
     return f"{scale}: {trials} trials, {duration(seconds_of(preset, scale))}"
 
 
 def rows() -> list[tuple[str, str, str, list[str], list[str], str]]:
-    """Of each preset: name, source, claim, arms at full, expenses, result."""
+    """Returns for each preset: name, source, claim, arms at full scale, cost by scale, result."""
     return [
         (
             name,
@@ -67,7 +67,7 @@ def rows() -> list[tuple[str, str, str, list[str], list[str], str]]:
 
 
 def recipe_expense(recipe: RecipeNotes) -> str:
-    """What a recipe costs, and an estimate of the time where that is long."""
+    """Formats a recipe's cost; for ImageNet also an estimate of the time."""
     full = SCALES["full"]
     if not isinstance(recipe, Recipe) or recipe.data.name != full.dataset:
         return recipe.cost
@@ -76,7 +76,7 @@ def recipe_expense(recipe: RecipeNotes) -> str:
 
 
 def recipe_rows() -> list[tuple[str, str, str, str, str]]:
-    """Of each recipe: name, title, source, cost and, where that is long, time, and target."""
+    """Returns for each recipe: name, title, source, cost (see `recipe_expense`), target."""
     return [
         (name, recipe.title, recipe.source, recipe_expense(recipe), recipe.target)
         for name, recipe in (*RECIPES.items(), *SIZED.items())
@@ -84,7 +84,7 @@ def recipe_rows() -> list[tuple[str, str, str, str, str]]:
 
 
 def recipes_table() -> Table:
-    """All recipes: what they train, where they are from, cost and target."""
+    """Returns a table of all recipes: what they train, source, cost and target."""
     table = Table(
         title="python -m experiments.train --recipe NAME",
         caption="Targets are top-1 accuracies on ImageNet. Times are estimates: one accelerator "
@@ -100,7 +100,7 @@ def recipes_table() -> Table:
 
 
 def presets_table() -> Table:
-    """All presets: source, claim, arms, what each scale costs, and what came out."""
+    """Returns a table of all presets: source, claim, arms, cost at each scale, and result."""
     table = Table(
         title="python -m experiments.ablate --preset NAME --scale smoke|desk|full",
         caption="The first arm is the baseline; the arms are those of the scale full. Times are "

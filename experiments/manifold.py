@@ -1,10 +1,10 @@
-"""What a non-linearity leaves of a manifold in n dimensions: V2's Fig. 1.
+"""Measures how much of a manifold survives a non-linearity in n dimensions: V2's Fig. 1.
 
     python -m experiments.manifold
     python -m experiments.manifold --activation hard_swish --distribution orthogonal
     python -m experiments.manifold --points mine.csv --dimensions 2 4 8
 
-`python -m experiments.bottlenecks` asks a trained network the same.
+`python -m experiments.bottlenecks` measures the same for a trained network.
 """
 
 from experiments import entry
@@ -45,22 +45,22 @@ MAX_POINTS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Embeds a spiral in n dimensions, applies a non-linearity, and measures what is left of it."""
+    """Embeds a spiral in n dimensions, applies a non-linearity, and measures what survives."""
 
     activation: Activation = "relu"
     """the non-linearity"""
     dimensions: tuple[int, ...] = DIMENSIONS
-    """numbers of dimensions n, the paper's if not given"""
+    """numbers of dimensions n; if not given, the paper's"""
     distribution: Distribution = "gaussian"
-    """of the embedding T"""
+    """distribution of the embedding matrix T"""
     draws: int = 100
-    """how many T of each n"""
+    """number of random T for each n"""
     seed: int = 0
-    """of the random numbers"""
+    """seed of the random T"""
     points: Path | None = None
-    """a .csv or .npy file of two columns, to take the place of the spiral"""
+    """a .csv or .npy file with two columns of points, used instead of the spiral"""
     results: Path = Path("results/manifold")
-    """where the picture goes"""
+    """directory for the picture"""
 
 
 def main() -> None:
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def _require_legal(arguments: Arguments) -> None:
-    """Refuses what can be refused without JAX."""
+    """Raises ValueError for bad arguments, as far as they can be checked without JAX."""
     require(0 <= arguments.seed <= MAX_SEED, "seed", arguments.seed, f"from 0 to {MAX_SEED}")
     require(1 <= arguments.draws <= MAX_DRAWS, "draws", arguments.draws, f"1 to {MAX_DRAWS:,}")
     given = arguments.dimensions
@@ -88,7 +88,11 @@ def _require_legal(arguments: Arguments) -> None:
 
 
 def _points(path: Path | None) -> "np.ndarray":
-    """The points of a file, or else the spiral; ValueError if they cannot be had."""
+    """Returns the points of a file, or the spiral if `path` is None.
+
+    Raises:
+      ValueError: the file cannot be read, or has too many points.
+    """
     import numpy as np
 
     from mnet_jax.analysis import manifold

@@ -1,4 +1,4 @@
-"""The lines that commands print on standard error, escaped, as anything may be in them."""
+"""Prints lines on standard error; escapes them, as they may contain names from files."""
 
 import contextlib
 import logging
@@ -10,19 +10,19 @@ FAILED, REFUSED = 1, 2  # exit codes
 
 
 def tell(name: str, reason: object) -> None:
-    """Prints the line of the command `name` that is about `reason` on standard error."""
+    """Prints `experiments.<name>: <reason>` on standard error."""
     say(f"experiments.{name}: {reason}")
 
 
 def say(line: str) -> None:
-    """Prints one line on standard error, whatever is in it."""
-    with contextlib.suppress(OSError):  # there is nobody else to tell
+    """Prints a text as one line on standard error; control characters are escaped."""
+    with contextlib.suppress(OSError):  # there is nowhere else to report an error
         sys.stderr.write(printable(line) + "\n")
         sys.stderr.flush()
 
 
 class LogLines(logging.Handler):
-    """Has what our modules log said as warnings are: it may hold names of files."""
+    """A logging handler that prints each record as one escaped line on standard error."""
 
     def __init__(self, command_name: str) -> None:
         super().__init__()
@@ -34,5 +34,5 @@ class LogLines(logging.Handler):
 
 
 def warn(name: str, message: object, *where: object) -> None:
-    """Prints a warning as one line, in the place of `warnings.showwarning`."""
+    """Prints a warning as one line; replaces `warnings.showwarning`."""
     tell(name, f"warning: {' '.join(str(message).split())}")

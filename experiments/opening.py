@@ -1,4 +1,4 @@
-"""What a training command says before it trains: what it is going to do, and with what."""
+"""The lines that a training command prints before it trains: data, network, recipe, directory."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 def reading(dataset: str) -> str:
-    """The first line of all, before the data set is read: that may take a while."""
+    """Returns the first line, printed before the data set is read, as that may take a while."""
     return f"reading {one_line(dataset)} ..."
 
 
 def lines(config: RunConfig, recipe: str, dataset: "Dataset", directory: Path) -> list[str]:
-    """What a run is going to do, in a line for each part of it.
+    """Describes a run that is about to start: data, network, recipe and directory, a line each.
 
     Args:
-      config: of the run.
-      recipe: the name of what it started from, before flags.
-      dataset: its images.
-      directory: where the run goes.
+      config: the config of the run.
+      recipe: the name of the recipe that the config was made from.
+      dataset: the data set.
+      directory: the directory of the run.
     """
     data, training, expense = config.data, config.training, _cost(config)
     folder = f" {one_line(data.directory)}" if data.directory else ""
@@ -57,7 +57,7 @@ def _cost(config: RunConfig) -> cost.Cost:
 
 
 def _beginning(directory: Path, steps_per_epoch: int) -> str:
-    """Whether the run is a new one, or where it goes on."""
+    """Says whether the run is new, or at which step it continues."""
     step = _last_step(directory)
     if step is None:
         return "a new run"
@@ -65,7 +65,7 @@ def _beginning(directory: Path, steps_per_epoch: int) -> str:
 
 
 def _last_step(directory: Path) -> int | None:
-    """The step of the last checkpoint in a run's directory, by its name; None without one."""
+    """Returns the step of the last checkpoint in a run's directory, from its name, or None."""
     try:
         names = [path.name for path in (directory / CHECKPOINTS).iterdir()]
     except OSError:

@@ -1,4 +1,4 @@
-"""From the arguments that commands share to an arm, and to the data set that it is trained on."""
+"""Makes an arm and loads its data set from the arguments that all training commands share."""
 
 import dataclasses
 import tempfile
@@ -19,31 +19,31 @@ if TYPE_CHECKING:
     from mnet_jax import data
 
 DATASET = "digits"
-# No MobileNet comes near these; a slip of the keyboard does, and would take the machine down.
+# Limits far above any MobileNet. They catch typing errors, which could exhaust the machine.
 MAX_PARAMS = 2**31
 MAX_IMAGE_GIB = 64
 MAX_EPOCHS = 1_000_000
 MAX_BATCH_SIZE = 2**20
-MAX_SEED = 2**32 - 1  # NumPy's and JAX's generators take 32 bits without a thought
+MAX_SEED = 2**32 - 1  # the generators of NumPy and JAX accept any 32 bits
 
 
-# Before the data set is read: with this many training images a recipe of `SIZED` has its largest
-# batch and its most epochs, so what is refused is refused for a set of any size.
+# Assumed before the data set is read. With this many training images a recipe of `SIZED` has its
+# largest batch and its most epochs, so an arm that is refused then is refused for any size.
 PRESUMED_IMAGES = 160
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunArguments:
-    """What every command that trains takes."""
+    """The arguments that all training commands share."""
 
     recipe: Literal[*NAMES] | None = None  # type: ignore[valid-type]
-    """what a result was had by, such as v2-imagenet; if not given, the data set's usual one"""
+    """the training recipe, such as v2-imagenet; if not given, the data set's default"""
     dataset: str | None = None
     """digits, fashion_mnist, folder, or any TFDS name; if not given, the recipe's, or digits"""
     data_dir: LocalPath | None = None
-    """where the data set's files are, if not in the usual place"""
+    """directory of the data set's files, if not the usual one"""
     tune_allocator: bool = True
-    """set glibc's allocator for speed: memory comes in huge pages and is kept (Linux, CPU)"""
+    """tune glibc's allocator for speed: use huge pages and keep freed memory (Linux, CPU)"""
     pretrained: LocalPath | None = None
     """a run's directory or a saved model: its network, and the weights to start from"""
 
@@ -55,23 +55,23 @@ class RunArguments:
 
     @property
     def named(self) -> str | None:
-        """The recipe that was asked for, if one was."""
+        """The given recipe; None if none was given."""
         return self.recipe
 
 
 def recipe_name(arguments: RunArguments, train_images: int = PRESUMED_IMAGES) -> str:
-    """The recipe that training starts from, on a data set with so many training images."""
+    """Returns the name of the recipe for a data set with `train_images` training images."""
     return arguments.named or recipes.recipe_for(
         arguments.images, train_images, pretrained=arguments.pretrained is not None
     )
 
 
 def baseline(arguments: RunArguments, train_images: int = PRESUMED_IMAGES) -> Arm:
-    """The arm that the recipe of the command line makes, before the flags of axes.
+    """Returns the arm of the chosen recipe, before the flags of axes change it.
 
     Args:
-      arguments: which recipe and data set.
-      train_images: how many training images the data set has.
+      arguments: select the recipe, the data set and the pretrained model.
+      train_images: the number of training images in the data set.
 
     Raises:
       ValueError: a value is not legal.
@@ -84,7 +84,7 @@ def baseline(arguments: RunArguments, train_images: int = PRESUMED_IMAGES) -> Ar
     else:
         arm = recipes.baseline(arguments.images)
     data = dataclasses.replace(arm.data, name=arguments.images, directory=arguments.data_dir)
-    if arguments.images.split(":")[0] != arm.data.name:  # what is held out is for its own images
+    if arguments.images.split(":")[0] != arm.data.name:  # the recipe's split is for its own set
         data = dataclasses.replace(data, validation_fraction=DataConfig.validation_fraction)
     arm = dataclasses.replace(arm, data=data)
     if pretrained is not None:
@@ -93,7 +93,10 @@ def baseline(arguments: RunArguments, train_images: int = PRESUMED_IMAGES) -> Ar
 
 
 def _started_from(arm: Arm, path: str, *, at_its_resolution: bool) -> Arm:
-    """The arm with a saved model's network, weights and pixels."""
+    """Returns the arm with a saved model's network, weights, pixel scaling and resolution.
+
+    The arm keeps its own resolution unless `at_its_resolution` is true.
+    """
     from mnet_jax import models  # here: only fine-tuning pays for JAX
 
     try:
@@ -113,7 +116,7 @@ def _started_from(arm: Arm, path: str, *, at_its_resolution: bool) -> Arm:
 
 
 def require_fit(config: Arm | RunConfig) -> None:
-    """Raises ValueError if no machine could run the network, or no weights fit that it asks for."""
+    """Raises ValueError if no machine could run the config, or pretrained weights do not fit."""
     if config.pretrained:
         from mnet_jax import pretrained
 
@@ -133,19 +136,19 @@ def require_fit(config: Arm | RunConfig) -> None:
 
 
 def _require_normalizable(config: Arm | RunConfig) -> None:
-    """Raises ValueError if a layer would be normalized by one value a channel."""
+    """Raises ValueError if a layer would compute batch statistics from one value per channel."""
     data, training = config.data, config.training
     at_a_time = data.batch_size // training.accumulate // training.norm_groups
     layer = lone_layer(config.spec, data.resolution, at_a_time, frozen=training.frozen)
     if layer:
         raise ValueError(
             f"batch_size: got {data.batch_size}, which is normalized {at_a_time} at a time, legal: "
-            f"more at a time, or larger images, as {layer.name} has 1 value a channel to normalize"
+            f"more at a time, or larger images: {layer.name} normalizes over 1 value per channel"
         )
 
 
 def require_runnable(spec: NetworkSpec, resolution: int) -> None:
-    """Raises ValueError if images of that side are too small for a network, or far too large."""
+    """Raises ValueError if the resolution is too small for a network, or far too large."""
     require(
         cost.count(spec, resolution).activation_bytes <= MAX_IMAGE_GIB * 2**30,
         "resolution",
@@ -155,39 +158,44 @@ def require_runnable(spec: NetworkSpec, resolution: int) -> None:
 
 
 def require_directory(name: str, path: Path) -> None:
-    """Raises ValueError if `path`, given as the argument `name`, cannot be a directory."""
+    """Raises ValueError if `path`, the value of argument `name`, is not a writable directory.
+
+    A directory that does not exist yet is accepted if it can be created.
+    """
     legal = "a directory that can be written, or a new one"
     require(takes_files(path), name, str(path), legal)
 
 
 def takes_files(directory: Path) -> bool:
-    """Whether files can be written in a directory, or in a new one of that name.
+    """Returns whether files can be written to a directory, which need not exist yet.
 
-    One is: rights say that anything can be written in /proc, and nothing of a mount or a quota.
+    This writes a temporary file. Permissions alone would not tell: they allow writing in /proc, and
+    do not reflect read-only mounts or quotas.
     """
     try:
         there = next(p for p in (directory, *directory.absolute().parents) if p.exists())
         with tempfile.TemporaryFile(dir=there):
             return True
-    except OSError:  # a file in the way, a name too long, a parent that is closed to us
+    except OSError:  # a parent is a file or is not writable, or the name is too long
         return False
 
 
 def load(images: DataConfig, run: Path | None = None) -> "data.Dataset":
-    """The data set of a command, which is prepared if need be.
+    """Loads the data set of a command; prepares it first if necessary.
 
     Args:
-      images: the data set; of several arms, that of the one that passes most images.
+      images: the config of the data set. For several arms, it has the laxest limits among them on
+        bad images and on pixels.
       run: the directory of the run, if there is one; see `mnet_jax.run.load_data`.
 
     Raises:
-      ValueError: it cannot be had.
+      ValueError: the data set cannot be loaded.
     """
     folder = images.directory
     require(folder is None or Path(folder).is_dir(), "data_dir", folder, "a folder that exists")
     if images.name == "folder":
         require(folder is not None, "data_dir", None, "a folder with train/<class>/ of images")
-    from mnet_jax import data  # here: it takes seconds, and bad values should be refused first
+    from mnet_jax import data  # here: it takes seconds, and bad values are refused before that
 
     try:
         if run is None:

@@ -1,7 +1,7 @@
-"""Whether JAX finds the platform that JAX_PLATFORMS names: `python -m experiments.platforms`.
+"""Checks that JAX finds the platform in JAX_PLATFORMS: `python -m experiments.platforms`.
 
-Asking starts the platform, which takes an accelerator's memory, so commands that do not compute
-themselves ask in a process of its own.
+The check initializes the platform, which reserves an accelerator's memory. So commands that do not
+compute in their own process run it in a subprocess.
 """
 
 import os
@@ -15,7 +15,7 @@ ALWAYS_THERE = "cpu"
 
 
 def refusal() -> str | None:
-    """What is wrong with JAX_PLATFORMS, in one line; None if it is not set or JAX starts."""
+    """Says in one line what is wrong with JAX_PLATFORMS; None if it is not set or JAX starts."""
     given = os.environ.get(VARIABLE)
     if not given:
         return None
@@ -23,7 +23,7 @@ def refusal() -> str | None:
 
     try:
         jax.devices()
-    except Exception:  # an AssertionError without a word, where a plugin is not installed
+    except Exception:  # also an AssertionError without a message, if a plugin is not installed
         jax.config.update("jax_platforms", None)
         there = {ALWAYS_THERE, *(device.platform for device in jax.devices())}
         return f"{VARIABLE}: got {given!r}, legal: {', '.join(sorted(there))}"
@@ -31,7 +31,7 @@ def refusal() -> str | None:
 
 
 def require_platform() -> None:
-    """Raises ValueError if JAX_PLATFORMS names what is not there; asks in another process."""
+    """Raises ValueError if JAX does not find the platform in JAX_PLATFORMS; runs a subprocess."""
     if os.environ.get(VARIABLE) in (None, "", ALWAYS_THERE):
         return
     command = [sys.executable, "-m", "experiments.platforms"]

@@ -1,12 +1,12 @@
 """The papers' ablations, each a preset: `python -m experiments.ablate --preset v1-depthwise`.
 
-These are data: a preset is a list of arms, each a set of axis values, and values that all arms have
-at a scale. Whatever is not named stays as the recipe of `experiments.recipes` has it.
+A preset is data: a list of arms, each a set of axis values, and for each scale the values that all
+arms share. All other values are those of the recipe in `experiments.recipes`.
 
-All arms of a preset train by one recipe. On the small data sets that is V2's, its learning rate
-included: it was chosen for V2 and is the same for V1, V3 and V4, untuned. The
-epochs at `desk` make a trial take about three minutes on two CPU cores, by multiply-adds, and
-end while accuracy still rises; those at `smoke` only show that a preset runs.
+All arms of a preset train by one recipe. On the small data sets that is V2's. Its learning rate was
+chosen for V2 and is used for V1, V3 and V4 without tuning. At `desk`, a trial takes about three
+minutes on two CPU cores (estimated from multiply-adds), and training ends while accuracy still
+rises. The few epochs at `smoke` only show that a preset runs.
 """
 
 from collections.abc import Mapping
@@ -18,25 +18,25 @@ from mnet_jax.ablation import axes
 from mnet_jax.ablation.judgement import Claim, Expectation
 from mnet_jax.config import Arm
 
-Values = Mapping[str, Any]  # of axes, by name
+Values = Mapping[str, Any]  # the values of axes, by name
 NOT_RUN = "not run yet"
-ALIKE = 0.01  # two arms said to be alike are, if they differ by at most one point: our figure
+ALIKE = 0.01  # two arms count as equal up to one percentage point; our choice, not a paper's
 SMALL: Mapping[ScaleName, str] = {"smoke": "v2-digits", "desk": "v2-fashion-mnist"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """An ablation.
+    """An ablation from a paper.
 
     Attributes:
       source: the paper, and its figure, table or section.
-      claim: what it says, with its numbers: ImageNet's top-1 accuracy in percent.
-      arms: what tells them apart. The others are compared with the first one.
-      recipe: what all arms start from at full.
-      at: for each scale, what all arms have besides.
-      arms_at: the arms at a scale where they are others.
-      claims: the same in signs, which a report judges.
-      result: the page with what came out here.
+      claim: the paper's claim, with its numbers: top-1 accuracies on ImageNet in percent.
+      arms: the axis values in which the arms differ. The first arm is the baseline.
+      recipe: the recipe that all arms start from at the scale `full`.
+      at: for each scale, further axis values that all arms share.
+      arms_at: for the scales at which the arms differ from `arms`, those arms.
+      claims: the claim in the form that a report can judge.
+      result: the page with our results.
     """
 
     source: str
@@ -50,13 +50,14 @@ class Preset:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """What it is about, at every scale."""
+        """The axes in which the arms differ, at every scale."""
         return tuple(dict.fromkeys(axis for arm in self.arms for axis in arm))
 
     def judges(self, arm: Arm, baseline: Arm) -> bool:
-        """Whether its claims are about an arm of a sweep against that sweep's baseline.
+        """Returns whether the claims apply to an arm of a sweep with this baseline.
 
-        Flags may cross an arm with other axes, or have another baseline than the preset's.
+        They do not apply if flags gave the sweep a baseline that differs from the preset's on the
+        preset's axes, or if the arm differs from the baseline on other axes too.
         """
         own = [axis for axis in axes.AXES if axis.name in self.axes]
         has = {axis.name: axis.read(baseline) for axis in own}
@@ -68,34 +69,34 @@ class Preset:
             return False
 
     def values(self, scale: ScaleName) -> tuple[dict[str, Any], ...]:
-        """Each arm's axis values at a scale, those that all share included."""
+        """Returns each arm's axis values at a scale, including those that all arms share."""
         shared = self.at.get(scale, {})
         return tuple({**shared, **arm} for arm in self.arms_of(scale))
 
     def recipe_at(self, scale: ScaleName) -> str:
-        """The name of the recipe that all arms start from at a scale."""
+        """Returns the name of the recipe that all arms start from at a scale."""
         return SMALL.get(scale, self.recipe)
 
     def arms_of(self, scale: ScaleName) -> tuple[Values, ...]:
-        """Each arm's own axis values at a scale."""
+        """Returns each arm's own axis values at a scale."""
         return self.arms_at.get(scale, self.arms)
 
 
 def _along(axis: str, *values: Any) -> tuple[Values, ...]:
-    """An arm for each value of an axis."""
+    """Makes an arm for each value of an axis."""
     return tuple({axis: value} for value in values)
 
 
 def _claim(
     direction: Expectation, text: str, source: str, margin: float = 0.0, **arms: Any
 ) -> Claim:
-    """A claim about the arms with these values on axes; about all, if there are none."""
+    """Makes a claim about the arms with these axis values, or about all arms if none are given."""
     labels = {axis: f"{value}" for axis, value in arms.items()}
     return Claim(direction=direction, text=text, source=source, arms=labels, margin=margin)
 
 
 def _v1(*, small_width: float, desk_epochs: int) -> dict[ScaleName, Values]:
-    """What all arms of a preset of V1 have; `small_width` is that on the small sets."""
+    """Returns the shared values of a preset for V1; `small_width` is that of smoke and desk."""
     small: Values = {"model": "mobilenet_v1", "width": small_width}
     return {
         "smoke": {**small, "epochs": 3},
@@ -160,7 +161,7 @@ PRESETS: dict[str, Preset] = {
         claim="Accuracy falls smoothly with the resolution (224, 192, 160, 128: 70.6, 69.1, 67.2, "
         "64.4).",
         arms=_along("resolution", 224, 192, 160, 128),
-        arms_at={  # of images that have 8 and 28 pixels
+        arms_at={  # the sides of the original images are 8 and 28 pixels
             "smoke": _along("resolution", 16, 14, 11, 9),
             "desk": _along("resolution", 28, 24, 20, 16),
         },
@@ -270,7 +271,7 @@ PRESETS: dict[str, Preset] = {
             ),
         ),
     ),
-    # Widths by arithmetic: at each scale the MAdds of every arm are within 3 % of V2's.
+    # The widths are computed such that the MAdds of every arm are within 3 % of V2's at each scale.
     "v1-to-v4": Preset(
         source="all four papers",
         claim="At equal multiply-adds each version beats the one before. (The papers trained them "

@@ -1,8 +1,8 @@
-"""One training in several processes: the flags that join them, and the line that ends them all.
+"""Trains one network in several processes: the flags that join them, and how they all end.
 
-Where a process is gone, the others must not wait for it. JAX notices within `HEARTBEAT_SECONDS`, at
-once if the connection breaks. Then either a step fails, or the runtime aborts the process
-(`supervision`).
+If a process dies, the others must not wait for it. JAX notices this within `HEARTBEAT_SECONDS`, or
+immediately if the connection breaks. Then either a step fails, or the runtime aborts the process
+(see `supervision`).
 """
 
 import contextlib
@@ -25,30 +25,30 @@ _LOST = re.compile(r"Gloo|CoordinationService|coordination service|UNAVAILABLE|D
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessArguments:
-    """How a process finds the others of its run."""
+    """The flags by which a process finds the other processes of its run."""
 
     coordinator: str | None = None
     """HOST:PORT on the machine of process 0, to train in several processes"""
     processes: int | None = None
-    """how many there are, over all machines"""
+    """number of processes on all machines together"""
     process_id: int | None = None
-    """which of them this is, from 0"""
+    """number of this process, from 0"""
     cluster: bool = False
     """train in the processes that a TPU pod, Slurm or Open MPI has started"""
 
     @property
     def several(self) -> bool:
-        """Whether there are others."""
+        """Whether the run has several processes."""
         return self.cluster or self.coordinator is not None
 
 
 def require_processes(arguments: ProcessArguments) -> None:
-    """Raises ValueError unless the flags name one process of several, or none of them is given."""
+    """Raises ValueError unless the flags together identify this process, or none is given."""
     coordinator, count, index = arguments.coordinator, arguments.processes, arguments.process_id
     if arguments.cluster:
         for name in ("coordinator", "processes", "process_id"):
             value = getattr(arguments, name)
-            require(value is None, name, value, "none of these where the cluster says them")
+            require(value is None, name, value, "none with --cluster, which provides it")
         return
     if coordinator is None:
         require(count is None, "processes", count, "with a coordinator only")
@@ -63,16 +63,16 @@ def require_processes(arguments: ProcessArguments) -> None:
 
 
 def join(arguments: ProcessArguments) -> None:
-    """Makes this process one of several, if it is to be; before anything of JAX runs.
+    """Joins the other processes if the flags ask for it; call it before JAX computes anything.
 
     Raises:
-      ValueError: the others cannot be found.
+      ValueError: the other processes cannot be reached.
     """
     if not arguments.several:
         return
     import jax
 
-    # It takes SIGTERM for itself, and one process that is told to stop is no reason for all.
+    # This service handles SIGTERM itself and would stop all processes if one is told to stop.
     if hasattr(jax.config, "jax_enable_preemption_service"):
         jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -95,19 +95,19 @@ def join(arguments: ProcessArguments) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that prints and keeps."""
+    """Returns whether this is process 0, which prints and writes files."""
     import jax
 
     return jax.process_index() == 0
 
 
 class LostError(RuntimeError):
-    """Another process of the run is gone; the message is one line."""
+    """Raised when another process of the run is gone; the message is one line."""
 
 
 @contextlib.contextmanager
 def losses_named() -> Iterator[None]:
-    """Raises `LostError` for whatever a step says when another process is gone."""
+    """Turns the errors that a step raises when another process is gone into `LostError`."""
     import jax
 
     try:
@@ -120,10 +120,10 @@ def losses_named() -> Iterator[None]:
 
 @contextlib.contextmanager
 def left_at_once(arguments: ProcessArguments, command: str) -> Iterator[None]:
-    """Ends this process, if it is one of several, as soon as anything ends what runs meanwhile.
+    """Exits this process immediately on any exception in the block, if the run has several.
 
-    To leave in order would be to wait for the others, and they wait for this one; but where all of
-    them end alike, none may leave before the others know why.
+    An orderly exit would wait for the other processes, and they wait for this one. But if all of
+    them end for the same reason, each must first wait until the others know the reason.
     """
     if not arguments.several:
         yield
@@ -141,14 +141,14 @@ def left_at_once(arguments: ProcessArguments, command: str) -> Iterator[None]:
 
 
 def _is_disagreement(error: BaseException | None) -> bool:
-    """Whether it is what all processes raise together."""
+    """Returns whether an error is one that all processes raise together."""
     from mnet_jax.training.agreement import DisagreementError  # here: it imports JAX
 
     return isinstance(error, DisagreementError)
 
 
 def _leave() -> None:
-    """Waits for the others, as the first process has what all of them are joined by."""
+    """Waits for the other processes: process 0 hosts the service that connects them."""
     import jax
 
     jax.distributed.shutdown()

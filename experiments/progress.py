@@ -1,4 +1,4 @@
-"""What a terminal shows while runs go on: a bar for one, a table of the arms for a sweep."""
+"""Progress displays: a bar for one run, a table of the arms for a sweep, plain lines in logs."""
 
 import math
 import time
@@ -18,12 +18,12 @@ from mnet_jax.progress import Progress
 from mnet_jax.result import EpochRecord
 
 COMPILING = "compiling"
-MOST_EPOCH_LINES = 100  # of a run
-PARTS = 10  # of a run of fewer epochs, or a sweep of fewer trials, each of which leaves a line
+MOST_EPOCH_LINES = 100  # the most lines that a run prints for its epochs
+PARTS = 10  # a run of fewer epochs, or a sweep of fewer trials, prints a line for each tenth of it
 
 
 class _Shown:
-    """Something on the terminal from entering to leaving, in whatever way; a context manager."""
+    """A context manager that shows something on the terminal, and removes it even on errors."""
 
     def __init__(self, display: Live | Bars | None) -> None:
         self._display = display
@@ -39,30 +39,33 @@ class _Shown:
 
 
 class Pace:
-    """How long a run still takes, by what it has taken so far, without what compiled.
+    """Estimates the remaining time of a run from the time it has taken so far.
 
-    The first step of the training and the first batch of an evaluation compile, and the first step
-    of an epoch is waited for: their time says nothing of the steps to come.
-    What an epoch takes beside its steps, to validate and to save, is counted by the epoch.
+    The first training step and the first batch of an evaluation compile, and the training loop
+    waits for the result of an epoch's first step. These times are left out, as they do not predict
+    later steps. The time that an epoch takes beside its steps, for validating and saving, is
+    measured per epoch.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """A run of which nothing is known.
+        """Starts without any event.
 
         Args:
-          clock: seconds.
+          clock: returns the time in seconds.
         """
         self._clock = clock
-        self._before: float | None = None  # when there was an event
-        self._has_run: set[bool] = set()  # training, evaluation: whether that is the former
-        self._stepping = self._beside = self._since_steps = self._behind = 0.0  # seconds
-        self._counted = self._over = 0  # the steps and the epochs that these were for
-        self._steps = self._epochs = 0  # of an epoch; of the run
+        self._before: float | None = None  # the time of the last event
+        self._has_run: set[bool] = set()  # True: a training step has compiled; False: an evaluation
+        # Seconds: in steps; beside the steps of ended epochs; since the last step; after the last
+        # epoch.
+        self._stepping = self._beside = self._since_steps = self._behind = 0.0
+        self._counted = self._over = 0  # the steps and the epochs that these times are for
+        self._steps = self._epochs = 0  # steps per epoch; epochs of the run
         self._epochs_left = 0
         self.done = 0  # steps
 
     def see(self, event: Progress) -> None:
-        """Takes an event just when it has happened."""
+        """Updates the estimate with an event; call it as soon as the event happens."""
         now, trains = self._clock(), event.phase == "train"
         spent = 0.0 if self._before is None else now - self._before
         known, self._before = self._before is not None, now
@@ -78,7 +81,7 @@ class Pace:
         if event.phase != "epoch":
             self._has_run.add(trains)
         if (trains and known and not fresh and not starts) or (not trains and advance):
-            self._stepping += spent  # an event in between may not have come, as with Ray
+            self._stepping += spent  # for `advance` steps: with Ray not every event arrives
             self._counted += advance
         elif not trains and not fresh:
             self._since_steps += spent
@@ -89,31 +92,31 @@ class Pace:
             self._since_steps, self._over = 0.0, self._over + 1
 
     def stop(self) -> None:
-        """The run is over: what came after its last epoch, the test, belongs to it."""
+        """Ends the run; the time since its last epoch (for the test) counts towards `whole`."""
         if self._before is not None:
             self._behind = self._since_steps + self._clock() - self._before
 
     @property
     def total(self) -> int:
-        """The run's steps; 0 before they are known."""
+        """The number of steps of the run; 0 before it is known."""
         return self._epochs * self._steps
 
     @property
     def whole(self) -> float | None:
-        """Seconds that such a run takes from its start, without compiling; None if unknown."""
+        """The estimated seconds of the whole run without compilation; None if unknown."""
         seconds = self._seconds(self.total, self._epochs)
         return None if seconds is None else seconds + self._behind
 
     @property
     def left(self) -> float | None:
-        """Seconds to the end; None if unknown."""
+        """The estimated seconds until the run ends; None if unknown."""
         seconds = self._seconds(self.total - self.done, self._epochs_left)
         if seconds is None or self._before is None:
             return None
         return max(seconds - (self._clock() - self._before), 0.0)
 
     def _seconds(self, steps: int, epochs: int) -> float | None:
-        """What so many steps take, and so many epochs beside them."""
+        """Returns the seconds for some steps, and for validating and saving in some epochs."""
         if not self._counted:
             return None
         beside = self._beside / self._over if self._over else 0.0
@@ -121,20 +124,19 @@ class Pace:
 
 
 class RunProgress(_Shown):
-    """Shows the `Progress` of one run after the other; a context manager.
+    """Shows the `Progress` of one run after another; a context manager.
 
-    On a terminal that is a bar, which leaves nothing behind. Elsewhere it is a line for each epoch,
-    at most `MOST_EPOCH_LINES` for all of them, and with few epochs one for each tenth of the
-    steps as well. The first step has a line, the tenth, the hundredth and so on, up to the end of
-    the first epoch.
+    On a terminal it shows a bar and removes it at the end. Elsewhere it prints lines: one for each
+    epoch (at most `MOST_EPOCH_LINES`), and one for each tenth of the steps if the run has fewer
+    than `PARTS` epochs. During the first epoch, steps 1, 10, 100 and so on also get a line.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        """Starts with no run.
+        """Creates a display without a run.
 
         Args:
-          console: where it is shown.
-          clock: seconds, for the time left.
+          console: where to print.
+          clock: returns the time in seconds.
         """
         self._console, self._clock = console, clock
         self._bars = Bars(
@@ -149,8 +151,8 @@ class RunProgress(_Shown):
         super().__init__(self._bars)
         self._task: TaskID | None = None
         self._pace = Pace(clock)
-        self._from: int | None = None  # the steps that were taken before the first event
-        self._ended = False  # whether an epoch has
+        self._from: int | None = None  # the number of steps before the first event
+        self._ended = False  # whether an epoch has ended
 
     def begin(self, description: str) -> None:
         """Starts the bar of the next run."""
@@ -161,12 +163,12 @@ class RunProgress(_Shown):
         self._say(f"{COMPILING} {description} ...")
 
     def show(self, event: Progress) -> None:
-        """Moves the bar to where an event says the run is, or leaves a line if one is due."""
+        """Updates the bar with an event, or prints a line if one is due."""
         if self._task is None:
             return
         self._pace.see(event)
         left = _left(self._pace.left)
-        # Of a run's first step the rate is that of the compiler.
+        # The rate of a run's first step includes compilation.
         known = event.images_per_second and self._from is not None
         rate = f"{event.images_per_second:,.0f} images/s" if known else ""
         if event.phase == "epoch":
@@ -185,7 +187,7 @@ class RunProgress(_Shown):
                 self._say(", ".join(filter(None, line)))
 
     def _has_line(self, event: Progress) -> bool:
-        """Whether a step leaves a line: not the last of an epoch, which has its own."""
+        """Returns whether a step gets a line. An epoch's last step gets none: the epoch has one."""
         done = self._pace.done
         if self._from is None:
             self._from = done - 1
@@ -196,15 +198,15 @@ class RunProgress(_Shown):
         return few and not last and is_due(done, self._pace.total, PARTS)
 
     def _say(self, line: str) -> None:
-        """Prints a line where there is no bar; the console passes it on at once."""
+        """Prints a line if there is no bar; the console flushes it."""
         if not self._console.is_interactive:
             self._console.print(line, soft_wrap=True)
 
 
 def is_due(count: int, total: int, lines: int) -> bool:
-    """Whether a count, which goes up to a total, leaves a line, so that there are at most so many.
+    """Returns whether to print a line at `count`, for at most `lines` lines up to `total`.
 
-    The last one does.
+    There is always a line at `total`.
     """
     return count * lines // total > (count - 1) * lines // total
 
@@ -221,18 +223,18 @@ def _epoch_line(event: Progress, record: EpochRecord, left: str) -> str:
 
 
 def _left(seconds: float | None) -> str:
-    """`2:03 left`; nothing where it is not known."""
+    """Formats the time left, such as `2:03 left`; empty if unknown."""
     return "" if seconds is None else f"{_clock_time(seconds)} left"
 
 
 @dataclass
 class _Trial:
-    """A trial that runs now.
+    """A running trial.
 
     Attributes:
-      arm: whose.
-      pace: how fast it is.
-      event: what it said last.
+      arm: the name of its arm.
+      pace: the estimate of its remaining time.
+      event: its last event.
     """
 
     arm: str
@@ -241,13 +243,19 @@ class _Trial:
 
     @property
     def share(self) -> float:
-        """How much of its training is done, 0 to 1."""
+        """The share of its training that is done, 0 to 1."""
         return self.pace.done / self.pace.total if self.pace.total else 0.0
 
 
 @dataclass
 class _Arm:
-    """How far an arm is."""
+    """The progress of an arm.
+
+    Attributes:
+      asked: the number of its trials.
+      done: the number of those that have ended.
+      durations: estimated seconds of the trials that ended, without compilation.
+    """
 
     asked: int
     done: int
@@ -257,10 +265,10 @@ class _Arm:
 class SweepProgress(_Shown):
     """Shows a row for each arm of a sweep: seeds, epoch, rate and time left; a context manager.
 
-    Trials are told apart by a key, so several may run at once. Leaving it, in whatever way, gives
-    the terminal back as it was. Where the output is no terminal it says that the first trials
-    compile and, where there are fewer than `PARTS` to run, leaves a line for each such part of the
-    work; whoever ends a trial leaves one for it.
+    Several trials may run at the same time; each is identified by a key. On exit, even after an
+    error, the terminal is restored. If the output is not a terminal, lines are printed instead: one
+    for each of the first trials when it compiles and, if fewer than `PARTS` trials are to run, one
+    for each of `PARTS` parts of the work. The caller prints the line at the end of a trial.
     """
 
     def __init__(
@@ -270,19 +278,19 @@ class SweepProgress(_Shown):
         done: Mapping[str, int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Starts with nothing running.
+        """Creates a display without running trials.
 
         Args:
-          console: where it is shown.
+          console: where to print.
           asked: the number of trials of each arm, in the order of the rows.
-          done: how many of those are there already.
-          clock: seconds, for the time left.
+          done: how many of these have already ended.
+          clock: returns the time in seconds.
         """
         self._arms = {name: _Arm(asked=n, done=done.get(name, 0)) for name, n in asked.items()}
         self._running: dict[Hashable, _Trial] = {}
         self._console, self._clock = console, clock
         self._asked = sum(arm.asked - arm.done for arm in self._arms.values())
-        self._parts = self._ended = 0  # of the work that are done, and trials
+        self._parts = self._ended = 0  # parts of the work that are done; trials that have ended
         super().__init__(
             Live(console=console, get_renderable=self.table, refresh_per_second=4, transient=True)
             if console.is_interactive
@@ -290,20 +298,20 @@ class SweepProgress(_Shown):
         )
 
     def begin(self, trial: Hashable, arm: str) -> None:
-        """A trial of an arm starts."""
+        """Notes that a trial of an arm starts."""
         if not self._ended and all(other.event is None for other in self._running.values()):
             self._say(f"{COMPILING} {arm} ...")
         self._running[trial] = _Trial(arm=arm, pace=Pace(self._clock))
 
     def show(self, trial: Hashable, event: Progress) -> None:
-        """Takes an event of a trial that runs."""
+        """Updates the display with an event of a running trial."""
         if running := self._running.get(trial):
             running.event = event
             running.pace.see(event)
             self._say_how_far()
 
     def end(self, trial: Hashable) -> None:
-        """A trial has ended, with or without a result."""
+        """Notes that a trial has ended, with or without a result."""
         ended = self._running.pop(trial)
         ended.pace.stop()
         arm = self._arms[ended.arm]
@@ -313,7 +321,7 @@ class SweepProgress(_Shown):
             arm.durations.append(seconds)
 
     def _say_how_far(self) -> None:
-        """Leaves a line when a further part of a sweep of few trials is done."""
+        """Prints a line when another part of a sweep with few trials is done."""
         done = self._ended + math.fsum(trial.share for trial in self._running.values())
         parts = math.floor(PARTS * done / max(self._asked, 1))
         if parts <= self._parts:
@@ -321,7 +329,7 @@ class SweepProgress(_Shown):
         self._parts = parts
         running = list(self._running.values())
         if self._asked >= PARTS or all(trial.share == 1 for trial in running):
-            return  # a trial is about to leave a line
+            return  # a trial is about to end, which prints a line
         places = ", ".join(f"{trial.arm} in epoch {_epoch(trial)}" for trial in running)
         rate = _rate(running)
         left = _left(self._seconds_left(self._arms, running))
@@ -337,7 +345,7 @@ class SweepProgress(_Shown):
             self._console.print(line, soft_wrap=True)
 
     def table(self) -> Table:
-        """The rows as they are now, and one for the sweep where there are several."""
+        """Returns the table as it is now, with a last row for the sweep if it has several arms."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("arm", overflow="fold")
         for header in ("seeds", "epoch", "images/s", "left"):
@@ -362,10 +370,11 @@ class SweepProgress(_Shown):
         return table
 
     def _seconds_left(self, arms: Mapping[str, _Arm], running: list[_Trial]) -> float | None:
-        """Until these arms are done, at as many trials at once as run now; None if unknown.
+        """Estimates the seconds until these arms are done; None if unknown.
 
-        A trial that waits takes as long as its arm's others did, or else as all others, or else as
-        those that run will; so does one that has not shown its pace.
+        As many trials as now are assumed to run in parallel. A waiting trial, or a running one
+        whose pace is unknown, is assumed to take as long as the mean of its arm's ended trials; if
+        there are none, of all ended trials; if there are none, of the running trials' estimates.
         """
         waiting = sum(arm.asked - arm.done for arm in arms.values()) - len(running)
         if not waiting and not running:
@@ -384,19 +393,19 @@ class SweepProgress(_Shown):
 
 
 def _epoch(trial: _Trial) -> str:
-    """Where a trial is, such as `3/20`."""
+    """Formats the epoch of a trial, such as `3/20`."""
     event = trial.event
     return COMPILING if event is None else f"{event.epoch}/{event.epochs}"
 
 
 def _rate(trials: list[_Trial]) -> str:
-    """Images per second of all trials together."""
+    """Formats the images per second of all trials together."""
     rates = [t.event.images_per_second for t in trials if t.event and t.event.images_per_second]
     return f"{math.fsum(rates):,.0f}" if rates else ""
 
 
 def _clock_time(seconds: float | None) -> str:
-    """`1:02:03`, `2:03`; nothing where it is not known."""
+    """Formats a time, such as `1:02:03` or `2:03`; empty if unknown."""
     if seconds is None:
         return ""
     minutes, rest = divmod(round(seconds), 60)

@@ -1,11 +1,12 @@
 """Training recipes: `python -m experiments.train --recipe v2-imagenet`.
 
-These are data: a recipe is the network, the images and the training that some result was had by.
-Any flag of the command line takes the place of one of its values, the data set's name included.
+A recipe is data: the network, the images and the training that lead to some result. Flags of the
+command line override single values of it, also the name of the data set.
 
-What all recipes here leave out of their sources: the papers trained asynchronously, on up to 16
-workers with stale gradients; ours are synchronous, with the batch of one worker. TensorFlow's
-schedules count their steps from the start, ours from the end of the warm-up.
+All recipes differ from their sources in two points. The papers trained asynchronously, on up to 16
+workers with stale gradients; these recipes are synchronous, with the batch of one worker.
+TensorFlow's schedules count steps from the start of training, those here from the end of the
+warm-up.
 """
 
 import math
@@ -35,14 +36,14 @@ from mnet_jax.config import (
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeNotes:
-    """What is printed of a recipe.
+    """The description of a recipe, as `--list` prints it.
 
     Attributes:
       title: what it trains.
-      source: the paper and section, or the code, that it is from, and what is not as there.
-      cost: multiply-adds of all steps, each three times the forward pass.
-      target: top-1 accuracy on ImageNet's validation images, at one central crop, unless it says
-        otherwise.
+      source: the paper and section, or the code, that it is from, and the differences from it.
+      cost: multiply-adds of all steps; a step counts as three forward passes.
+      target: the accuracy to expect: top-1 on ImageNet's validation images with one central crop,
+        unless stated otherwise.
     """
 
     title: str
@@ -53,12 +54,12 @@ class RecipeNotes:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(RecipeNotes):
-    """A recipe with fixed numbers.
+    """A recipe with fixed values.
 
     Attributes:
-      network: from `num_classes` to the network.
-      data: the images.
-      training: how it is trained.
+      network: makes the network; takes `num_classes`.
+      data: the data set and its preprocessing.
+      training: the training configuration.
     """
 
     network: Callable[..., NetworkSpec]
@@ -67,37 +68,38 @@ class Recipe(RecipeNotes):
 
     @property
     def arm(self) -> Arm:
-        """What the recipe trains."""
+        """The arm that the recipe trains."""
         spec = self.network(num_classes=ARM_CLASSES)
         return Arm(spec=spec, data=self.data, training=self.training)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SizedRecipe(RecipeNotes):
-    """A recipe whose batch, epochs and rate depend on the number of training images.
+    """A recipe whose batch size, epochs and learning rate depend on the number of training images.
 
     Attributes:
-      fit: from the arm that the data set and the saved network make, and the number of training
-        images, to what is trained.
+      fit: takes an arm with the data set and network, and the number of training images; returns
+        the arm to train.
     """
 
     fit: Callable[[Arm, int], Arm]
 
 
-# Short recipes: the papers' BatchNorm momentum needs tens of thousands of steps, these take
-# hundreds to thousands.
+# The papers' BatchNorm momentum needs tens of thousands of steps; short recipes have only hundreds
+# to thousands.
 SHORT_NORM_MOMENTUM = 0.9
 CLOTHES = DataConfig(name="fashion_mnist", resolution=28, batch_size=128, augmentation="shift_flip")
 PHOTOGRAPHS = DataConfig(
     name="imagenet2012",
     resolution=224,
     batch_size=96,
-    validation_fraction=0.01,  # the papers held out none, or did not say so
+    validation_fraction=0.01,  # the papers held out no images, or do not mention it
     augmentation="resized_crop_flip",
 )
-# torchvision and the Model Garden normalize by the mean and the deviation of each channel.
+# torchvision and the Model Garden normalize by the mean and standard deviation of each channel.
 NORMALIZED = replace(PHOTOGRAPHS, scaling="imagenet")
-# V2 paper, section 6.1, and the released code: label smoothing 0.1, averages 0.9999.
+# V2 paper, section 6.1, and the released code: label smoothing 0.1, decay of the weights' moving
+# averages 0.9999.
 RELEASED = TrainingConfig(
     epochs=200,
     optimizer=RmsProp(),
@@ -106,12 +108,12 @@ RELEASED = TrainingConfig(
     warmup_epochs=0.0,
     ema_decay=0.9999,
 )
-# V3 paper, section 6.1.1; see the recipe for what is not in it.
+# V3 paper, section 6.1.1; the recipe says which values are not from it.
 V3_RELEASED = replace(
     RELEASED, epochs=600, optimizer=RmsProp(epsilon=0.002), learning_rate=0.1,
     schedule=Exponential(factor=0.99, every_epochs=3.0), weight_decay=1e-5,
 )  # fmt: skip
-# Of V1 and V2 but for the schedule's factor; Keras' average of squares starts at zero.
+# For V2; V1 differs in the schedule's factor. Keras' moving average of squares starts at zero.
 MODEL_GARDEN = TrainingConfig(
     epochs=500, optimizer=RmsProp(epsilon=0.002, initial_square=0.0), learning_rate=0.256,
     schedule=Exponential(factor=0.96, every_epochs=2.5), warmup_epochs=5.0,
@@ -120,13 +122,13 @@ MODEL_GARDEN = TrainingConfig(
 
 
 def _v4_conv_small(num_classes: int) -> NetworkSpec:
-    """MobileNet V4 Conv-S with the dropout and batch normalization of its authors' training."""
+    """Makes MobileNet V4 Conv-S with the dropout and batch normalization that its authors used."""
     spec = mobilenet_v4("conv_small", num_classes=num_classes, dropout=0.3, norm_momentum=0.95)
     return replace(spec, dialect=replace(spec.dialect, norm_epsilon=1e-6))
 
 
 def _fine_tuning(start: Arm, train_images: int) -> Arm:
-    """The sources of its numbers are in `SIZED`."""
+    """Fits the recipe `fine-tuning`; `SIZED` has the sources of its numbers."""
     batch_size = 2 ** min(int(math.log2(train_images)), 5)
     data = replace(start.data, batch_size=batch_size)
     steps = data.steps_per_epoch(train_images)
@@ -144,7 +146,7 @@ def _fine_tuning(start: Arm, train_images: int) -> Arm:
 
 
 def _small_set(start: Arm, train_images: int) -> Arm:
-    """The sources of its numbers are in `SIZED`."""
+    """Fits the recipe `small-set`; `SIZED` has the sources of its numbers."""
     batch_size = start.data.batch_size
     while batch_size > max(train_images, 1):
         batch_size //= 2
@@ -368,16 +370,16 @@ OWN = {
     "fashion_mnist": "v2-fashion-mnist",
     "imagenet2012": "v2-imagenet",
 }
-DEFAULT = "v2-imagenet"  # for any other data set, as it is where that is large
-LARGE = 500_000  # training images: what BiT calls large (arXiv 1912.11370, section 3.3)
+DEFAULT = "v2-imagenet"  # for all other data sets; unchanged only for large ones
+LARGE = 500_000  # training images; BiT's definition of large (arXiv 1912.11370, section 3.3)
 
 
 def recipe_for(dataset: str, train_images: int, *, pretrained: bool = False) -> str:
-    """The name of the recipe that training on a data set starts from.
+    """Returns the name of the default recipe for a data set.
 
     Args:
-      dataset: its name.
-      train_images: how many it has.
+      dataset: the name of the data set.
+      train_images: its number of training images.
       pretrained: whether training starts from a saved model.
     """
     if pretrained:
@@ -387,5 +389,5 @@ def recipe_for(dataset: str, train_images: int, *, pretrained: bool = False) -> 
 
 
 def baseline(dataset: str) -> Arm:
-    """What the data set's own recipe trains, whatever its size: where a sized recipe starts."""
+    """Returns the arm of the data set's fixed recipe; sized recipes start from this arm."""
     return RECIPES[OWN.get(dataset.split(":")[0], DEFAULT)].arm

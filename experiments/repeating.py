@@ -1,4 +1,4 @@
-"""The command that trains one arm of a sweep again."""
+"""Reconstructs the command that trains one arm of a sweep again."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -10,15 +10,18 @@ from mnet_jax.config import RunConfig
 
 
 def command_of_arm(command: str, columns: Sequence[str]) -> Callable[[RunConfig], str | None]:
-    """A sweep's command with one value on each axis that tells its arms apart.
+    """Makes a function that returns the command for one arm of a sweep.
+
+    The arm's command is the sweep's, with the arm's value on each axis of `columns`.
 
     Args:
-      command: as it was typed.
-      columns: the axes that tell the arms apart.
+      command: the sweep's command line.
+      columns: the axes on which the arms differ.
 
     Returns:
-      From an arm's config to its command; to None where no value of an axis, or more than the axes
-      of the table, make the arm what it is, or where the command is none that a shell takes.
+      A function from an arm's config to its command. It returns None if a column is not an axis, if
+      the arm's value on a column is not one that the flag accepts, or if a shell could not parse
+      `command`.
     """
     by_name = {axis.name: axis for axis in axes.AXES}
     try:
@@ -43,7 +46,7 @@ def command_of_arm(command: str, columns: Sequence[str]) -> Callable[[RunConfig]
 
 
 def _without(words: Sequence[str], flags: set[str]) -> list[str]:
-    """The words but for some flags, of which each stands before its values."""
+    """Returns the words of a command line without some flags and their values."""
     kept, dropping = [], False
     for word in words:
         if word.startswith("--"):
@@ -54,7 +57,10 @@ def _without(words: Sequence[str], flags: set[str]) -> list[str]:
 
 
 def _is_value(value: object, kind: object) -> bool:
-    """Whether an axis takes a value; a network that has several at once reads as none of them."""
+    """Returns whether an axis accepts a value.
+
+    For a network whose layers differ on the axis, `Axis.read` returns text that is no legal value.
+    """
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     return isinstance(value, int | float) if kind is float else type(value) is kind

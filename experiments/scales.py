@@ -1,4 +1,4 @@
-"""How large a preset's sweep is: smoke, desk or full, each on one data set."""
+"""The scales of a preset's sweep: smoke, desk and full, each with one data set."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,14 +8,14 @@ ScaleName = Literal["smoke", "desk", "full"]
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How large a preset's sweep is.
+    """The size of a preset's sweep, and the speed to estimate its time with.
 
     Attributes:
-      dataset: its images.
-      seeds: of every arm.
-      train_images: that it trains on in an epoch.
-      madds_per_second: that training does, a step being three times the forward pass.
-      arm_seconds: that an arm's first trial takes besides, to compile.
+      dataset: the name of the data set.
+      seeds: the number of seeds of every arm.
+      train_images: the number of training images in an epoch.
+      madds_per_second: the speed of training, where a step counts as three forward passes.
+      arm_seconds: the additional time that an arm's first trial takes to compile.
     """
 
     dataset: str
@@ -25,13 +25,13 @@ class Scale:
     arm_seconds: float
 
     def seconds(self, madds: float, epochs: int) -> float:
-        """An estimate of what training a network of so many MAdds takes."""
+        """Estimates the seconds for training a network with `madds` multiply-adds per image."""
         return 3 * madds * self.train_images * epochs / self.madds_per_second
 
 
-# The rates of the small sets were measured with MobileNet V2 at width 0.5 on two shared x86-64
-# cores: 2 epochs of Fashion-MNIST take 75 s. ImageNet's is assumed: 2e12 is a mobile
-# network's on one large accelerator, 2,200 images a second for V2.
+# The speeds for the small data sets were measured with MobileNet V2 at width 0.5 on two shared
+# x86-64 cores: 2 epochs of Fashion-MNIST take 75 s. The speed for ImageNet is an assumption: a
+# mobile network on one large accelerator reaches about 2e12, which is 2,200 images/s for V2.
 SCALES: dict[ScaleName, Scale] = {
     "smoke": Scale(
         dataset="digits",

@@ -1,4 +1,4 @@
-"""A batch of images as one picture, each over the names of its classes."""
+"""Draws a batch of images as one picture, with class names below each image."""
 
 import math
 from collections.abc import Sequence
@@ -13,16 +13,17 @@ if TYPE_CHECKING:  # it comes with JAX
     from mnet_jax.preview import Preview
 
 MOST_IMAGES = 64
-_LEAST_SIDE = 112  # pixels of a tile: smaller images are enlarged, whole pixels to whole pixels
+_LEAST_SIDE = 112  # pixels of a tile; smaller images are enlarged by a whole factor
 _GAP, _FONT_SIZE = 6, 12
 _LINE = _FONT_SIZE + 4
 
 
 def contact_sheet(preview: "Preview") -> Image.Image:
-    """The first images of a batch, at most 64, in rows.
+    """Draws the first images of a batch, at most 64, in rows.
 
-    Under each is its class, and in a mixed batch, one in a line, its classes with their shares. A
-    name with letters that no font of this machine has is escaped, behind the number of its class.
+    Below each image is its class. In a mixed batch (mixup, CutMix) there are two lines, one for
+    each class with its share. If no font of this machine has all letters of a name, the number of
+    the class and the escaped name are shown.
     """
     images = preview.images[:MOST_IMAGES]
     count, side = len(images), images.shape[1]
@@ -45,7 +46,7 @@ def contact_sheet(preview: "Preview") -> Image.Image:
 
 
 def _names(preview: "Preview", count: int) -> dict[int, tuple[str, ImageFont.FreeTypeFont]]:
-    """The name of every class of the first images, by label, and the font that has its letters."""
+    """Returns the class names of the first `count` images with fitting fonts, by label."""
     found, labels = {}, {*preview.labels[:count].tolist()}
     if preview.partners is not None:
         labels |= {*preview.partners[:count].tolist()}
@@ -60,7 +61,7 @@ def _names(preview: "Preview", count: int) -> dict[int, tuple[str, ImageFont.Fre
 
 
 def _captions(preview: "Preview", at: int) -> Sequence[tuple[str, int]]:
-    """The lines under an image: what comes before a class's name, and its label."""
+    """Returns the lines below an image: for each the text before the class name, and the label."""
     own = int(preview.labels[at])
     if preview.partners is None:
         return [("", own)]
@@ -71,7 +72,7 @@ def _captions(preview: "Preview", at: int) -> Sequence[tuple[str, int]]:
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text, without its end where it would be wider than an image."""
+    """Cuts off the end of a text that would be wider than an image."""
     while text and font.getlength(text) > width:
         text = text[:-1]
     return text

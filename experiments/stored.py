@@ -1,10 +1,10 @@
-"""What is stored of sweeps: how far they are, their report made again, their trials as files.
+"""Reads stored sweeps: shows their status, repeats their report, exports their trials.
 
     python -m experiments.ablate status --results results
     python -m experiments.ablate report --sweep 2
     python -m experiments.ablate export
 
-All of it reads the journal of a results directory, also while sweeps run, and trains nothing.
+These actions only read the journal of a results directory, and also work while sweeps run.
 """
 
 from collections.abc import Iterable
@@ -36,24 +36,24 @@ ACTIONS = get_args(Action)
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Reads what sweeps have stored, and trains nothing.
+    """Reads stored sweeps, and trains nothing.
 
-    `status` prints how far each sweep is, `report` makes a sweep's report again, `export` writes
-    all trials as trials.csv and trials.json.
+    `status` prints how many trials of each sweep have ended, `report` repeats a sweep's report,
+    `export` writes all trials as trials.csv and trials.json.
     """
 
     action: Action
-    """status, report or export; stands in front, without the flag"""
+    """status, report or export; the first word, without a flag"""
     results: Path = Path("results")
-    """where trials are stored, and where the files go"""
+    """directory of the stored trials, and of the files to write"""
     sweep: int | None = None
-    """which sweep, as `status` numbers them; if not given, the last one, for `status` all"""
+    """number of the sweep, as `status` shows it; if not given, the last one, for `status` all"""
     interval: Method | None = None
-    """of a report's means and differences; if not given, the sweep's: Student's t or bootstrap"""
+    """confidence interval of a report: Student's t or bootstrap; if not given, the sweep's"""
 
 
 def main() -> None:
-    """Reads the command line and does what its first word says."""
+    """Reads the command line and performs the action."""
     arguments = parse(Arguments, COMMAND, leading="action")
     console = terminal.console(140)
     with refusals(COMMAND, arguments):
@@ -80,7 +80,7 @@ def report(sweep: Sweep, contents: store.Contents, directory: Path, console: Con
     Raises:
       StoreError: the report cannot be written.
     """
-    preset = PRESETS.get(sweep.preset or "")  # None too for one that is no more
+    preset = PRESETS.get(sweep.preset or "")  # also None for a preset that has been removed
     baseline = Arm.of(sweep.baseline)
     summary = summarize(
         store.comparable(contents.trials, sweep.configs),
@@ -100,13 +100,17 @@ def report(sweep: Sweep, contents: store.Contents, directory: Path, console: Con
 
 
 def warn(complaints: Iterable[str], console: Console) -> None:
-    """Prints what a store complains of, a line each."""
+    """Prints the complaints of a store as warnings, one line each."""
     for complaint in complaints:
         console.print(f"warning: {complaint}", soft_wrap=True)
 
 
 def _read(arguments: Arguments) -> tuple[store.Contents, tuple[str, ...]]:
-    """What is stored, and the complaints; ValueError if there is no journal or it is closed."""
+    """Returns the contents of the store, and its complaints.
+
+    Raises:
+      ValueError: there is no journal, or it cannot be read.
+    """
     trials = store.Store(arguments.results)
     legal = f"a directory with a {trials.path.name}"
     require(trials.path.is_file(), "results", str(arguments.results), legal)
@@ -117,7 +121,11 @@ def _read(arguments: Arguments) -> tuple[store.Contents, tuple[str, ...]]:
 
 
 def _chosen(arguments: Arguments, sweeps: tuple[Sweep, ...]) -> dict[int, Sweep]:
-    """The sweeps to tell of by their number from 1; calls that asked for the same are one."""
+    """Returns the sweeps to show by their number, from 1.
+
+    Of several calls with the same arms and seeds only the last is shown, unless its number is
+    given.
+    """
     number = arguments.sweep
     if number is not None:
         require(arguments.action != "export", "sweep", number, "none for export, which takes all")
@@ -131,7 +139,7 @@ def _chosen(arguments: Arguments, sweeps: tuple[Sweep, ...]) -> dict[int, Sweep]
 
 
 def _print_status(number: int, sweep: Sweep, contents: store.Contents, console: Console) -> None:
-    """A table with a row for each arm, and a line for each seed that failed or runs."""
+    """Prints a table with a row for each arm, and a line for each seed that failed or runs."""
     arms = status.status_of(sweep, contents, partial(axes.labels, named=sweep.axes))
     columns = sweep.axes or ("model",)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -1,16 +1,16 @@
-"""A second process that reads what a command writes on standard error, and gives its exit code.
+"""A supervisor process: filters a command's standard error, and turns aborts into one line.
 
-C++ aborts a process where it finds no memory, and the JAX runtime does where another process of a
-run is gone. Both print a page of their own. The supervisor prints one line instead, and ends with
-exit code 1. It is there where this can happen: where addresses are limited (`ulimit -v`), and where
-one training runs in several processes.
+A C++ library aborts the process if it gets no memory, and the JAX runtime aborts it if another
+process of the run is gone. Both print a page of messages. The supervisor prints one line instead,
+and exits with code 1. It is started only if such aborts are possible: if the address space is
+limited (`ulimit -v`), or if one training runs in several processes.
 
-Only another process can say why, as an abort runs nothing of Python. No option of JAX 0.10.2 avoids
-it: `jax.distributed` passes no callback on, jaxlib's for missed heartbeats aborts by itself
-(`std::bad_cast`), and with `jax_enable_recoverability` a lost coordinator is as fatal.
-`TF_CPP_MIN_LOG_LEVEL` leaves the fatal page as it is, and would hide errors that are to be seen.
+A second process is needed because an abort runs no Python code. No option of JAX 0.10.2 avoids the
+abort: `jax.distributed` does not forward callbacks, jaxlib's callback for missed heartbeats itself
+aborts (`std::bad_cast`), and with `jax_enable_recoverability` a lost coordinator is still fatal.
+`TF_CPP_MIN_LOG_LEVEL` does not suppress the page of a fatal error, and would hide other errors.
 
-Imports nothing that takes time.
+This module imports nothing slow.
 """
 
 import os
@@ -31,30 +31,31 @@ EXHAUSTED = "out of memory: the system gives no more, ulimit -v may be too low"
 _PARENT = "MNET_JAX_SUPERVISOR"  # an environment variable with the supervisor's process number
 _DRAIN_SECONDS = 10
 IDLE_SECONDS = 20.0
-_IDLE_SHARE = 0.02  # of a core, which is less than what a process takes to show that it works
+_IDLE_SHARE = 0.02  # of a core; a process that works uses more than this
 _JOINING = {"--coordinator", "--cluster"}
 _CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# Where what the runtime and Orbax write about others that are gone begins, and where any message;
-# an error of a remote call goes on in lines of its own, one of which begins with "RPC:".
+# _NOISE matches the first line of a message from the runtime or Orbax about lost processes, and
+# _MESSAGE the first line of any message. Lines in between belong to the message before them, such
+# as the line "RPC: ..." of a failed remote call.
 _NOISE = re.compile(
     r"coordination_service|preemption_sync_manager|^\[Gloo\]|^ERROR:absl:\[process=\d+\] Failed"
 )
 _MESSAGE = re.compile(r"[IWEF]\d{4} |(DEBUG|INFO|WARNING|ERROR|CRITICAL|FATAL):|experiments\.")
 _ABORT = "Terminating process because the JAX distributed service detected fatal errors"
-# With what C++ aborts where it finds no memory.
+# The messages with which C++ libraries abort if they get no memory.
 _NO_MEMORY = re.compile(
     r"^terminate called .*bad_alloc|^F\d{4} .*pthread_create\(\) failed|^LLVM ERROR: out of memory"
 )
 
 
 def begin(command: str) -> None:
-    """Makes this process the supervisor of another one that does the same, where one is needed.
+    """If a supervisor is needed, turns this process into one and runs the command in a child.
 
-    Returns in the process that is to do the work; in the supervisor it never returns.
+    Returns only in the process that does the work; in the supervisor it never returns.
 
     Args:
-      command: the name in the line that is printed.
+      command: the name of the command, for error messages.
     """
     if os.environ.get(_PARENT) == str(os.getppid()):
         _end_with_parent()
@@ -67,7 +68,7 @@ def _joins_others(flags: Sequence[str]) -> bool:
 
 
 def _end_with_parent() -> None:
-    """Asks for SIGTERM when the supervisor is killed."""
+    """Asks the kernel to send SIGTERM to this process if the supervisor is killed."""
     if sys.platform == "linux":
         import ctypes
 
@@ -75,9 +76,10 @@ def _end_with_parent() -> None:
 
 
 def _supervise(command: str) -> None:
-    """Does this process's work in a child, and ends as the child does.
+    """Runs this process's command line in a child, and exits with the child's exit code or signal.
 
-    The child has a process group of its own, so that a terminal's Ctrl-C reaches it once.
+    The child gets its own process group. So Ctrl-C in a terminal reaches it only once, forwarded by
+    this process.
     """
     numbers = (*SIGNALS, signal.SIGHUP)
     with blocked(*numbers):
@@ -95,7 +97,7 @@ def _supervise(command: str) -> None:
     reader = threading.Thread(target=_relay, args=(child.stderr, page), daemon=True)
     reader.start()
     code = _ended(child)
-    reader.join(_DRAIN_SECONDS)  # what the child has started may still hold its standard error
+    reader.join(_DRAIN_SECONDS)  # the child's own children may keep standard error open
     if code is None or -code in _CRASHES:
         reason = EXHAUSTED
         if code is not None and not host_memory.has_limit():
@@ -111,10 +113,10 @@ def _supervise(command: str) -> None:
 
 
 def _ended(child: "subprocess.Popen[bytes]") -> int | None:
-    """Waits for the child's exit code; None if it had to be killed, as it had no memory to go on.
+    """Waits for the child's exit code; None if it hung for lack of memory and was killed.
 
-    Libraries wait for ever for a thread that could not be started. So a child is killed where it or
-    a process of its own is about as large as it may be, and none of them computes.
+    Libraries wait for ever for a thread that could not be started. So the child is killed if it or
+    one of its children has nearly reached the limit of addresses, and all of them are idle.
     """
     before: dict[int, host_memory.Usage] = {}
     while host_memory.has_limit():
@@ -137,21 +139,22 @@ def _ended(child: "subprocess.Popen[bytes]") -> int | None:
 
 
 class Page:
-    """What of a command's standard error is printed.
+    """A filter for a command's standard error.
 
     Attributes:
-      has_said_why: whether a line of the command says why it ends.
+      has_said_why: whether a printed line says why the command ends.
     """
 
     def __init__(self, command: str) -> None:
         self.has_said_why = False
-        self._begin = f"experiments.{command}: "  # of what `tell` prints
+        self._begin = f"experiments.{command}: "  # the prefix that `tell` prints
         self._is_noise = self._is_over = False
 
     def lines(self, line: str) -> list[str]:
-        """What is printed for `line`: itself, one line for the first of a page, or nothing.
+        """Returns the lines to print for `line`: itself, a replacement, or nothing.
 
-        After the line that another process is gone there is nothing: several threads notice.
+        The first line of an abort's page is replaced by one line, and the rest is dropped. After
+        the line that another process is gone nothing is printed, as several threads report it.
         """
         if self._is_over:
             return []

@@ -1,4 +1,4 @@
-"""From what `ablate` is asked for, by a preset or by flags, to the arms of a sweep."""
+"""Makes the arms of a sweep from the arguments of `ablate`: a preset, flags, or both."""
 
 import dataclasses
 import itertools
@@ -18,23 +18,23 @@ from mnet_jax.validation import require
 MAX_SEEDS = 1000
 SEEDS = 3
 RESULTS = Path("results")
-Named = Mapping[str, tuple[Any, ...]]  # the values given for each axis that was named
+Named = Mapping[str, tuple[Any, ...]]  # the values given for each axis, by name
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepArguments(RunArguments):
-    """What says which trials there are."""
+    """The arguments that determine the trials of a sweep."""
 
     preset: Literal[*PRESETS] | None = None  # type: ignore[valid-type]
-    """an ablation of the papers; flags of axes take the place of its values"""
+    """an ablation of the papers; flags of axes override its values"""
     scale: ScaleName | None = None
-    """of the preset: smoke (digits, the default), desk (Fashion-MNIST) or full (ImageNet)"""
+    """size of the preset: smoke (digits, the default), desk (Fashion-MNIST) or full (ImageNet)"""
     list: bool = False
     """print the presets and what they cost"""
     seeds: int | None = None
-    """how many seeds, counted from 0, every arm is trained with; 3, if not the scale's number"""
+    """number of seeds (0, 1, ...) for every arm; if not given, the scale's number, or 3"""
     results: Path | None = None
-    """where trials are stored and the report is written; results, or results/<preset>-<scale>"""
+    """directory of the trials and the report; if not given, results or results/<preset>-<scale>"""
 
     @property
     def size(self) -> ScaleName:
@@ -43,13 +43,13 @@ class SweepArguments(RunArguments):
 
     @property
     def images(self) -> str:
-        """The data set's name: if none was given, the recipe's, which a preset has by its scale."""
+        """The data set's name; if none was given, that of the recipe or of the preset's scale."""
         named = self.named
         return self.dataset or (RECIPES[named].data.name if named in RECIPES else super().images)
 
     @property
     def named(self) -> str | None:
-        """The recipe that was asked for; a preset's own at full, whatever its images."""
+        """The given recipe; if none was given, that of the preset at its scale, or None."""
         if self.recipe or not self.preset:
             return self.recipe
         return PRESETS[self.preset].recipe_at(self.size)
@@ -62,17 +62,17 @@ class SweepArguments(RunArguments):
 
     @property
     def store(self) -> Path:
-        """Where trials are stored."""
+        """The directory in which trials are stored."""
         return self.results or (RESULTS / f"{self.preset}-{self.size}" if self.preset else RESULTS)
 
     @property
     def arms(self) -> tuple[Values, ...]:
-        """The axis values of every arm, before those on the command line."""
+        """The axis values of every arm, before the command line changes them."""
         return PRESETS[self.preset].values(self.size) if self.preset else ({},)
 
     @property
     def own_axes(self) -> tuple[str, ...]:
-        """The axes that the preset is about."""
+        """The axes that the preset varies."""
         return PRESETS[self.preset].axes if self.preset else ()
 
 
@@ -81,10 +81,11 @@ class Plan:
     """The arms of a call.
 
     Attributes:
-      baseline: the arm that the others are compared with, if it is among those shown.
-      nearest: the arm of the call that is nearest to it.
-      arms: all of the call.
-      axes: that it is about: the preset's and those with several values, else all that were named.
+      baseline: the arm that the others are compared with, if the report shows it.
+      nearest: the arm of the call that is nearest to the baseline; replaces it otherwise.
+      arms: all arms of the call.
+      axes: the axes to compare: the preset's and those with several values, or else all that were
+        given.
     """
 
     baseline: Arm
@@ -93,7 +94,7 @@ class Plan:
     axes: tuple[str, ...]
 
     def of_files(self, listing: str) -> "Plan":
-        """The plan for a folder that lists these files; see `DataConfig.listing`."""
+        """Returns the plan with the listing of a folder's files; see `DataConfig.listing`."""
         return dataclasses.replace(
             self,
             baseline=self.baseline.of_files(listing),
@@ -103,12 +104,12 @@ class Plan:
 
 
 def plan(arguments: SweepArguments, given: Named, train_images: int = PRESUMED_IMAGES) -> Plan:
-    """The arms that the arguments ask for.
+    """Returns the arms that the arguments ask for.
 
     Args:
-      arguments: the command's.
-      given: the values on the command line, by axis; none for one that was not named.
-      train_images: how many training images the data set has.
+      arguments: the arguments of the command.
+      given: the values on the command line, by axis; empty for an axis that was not given.
+      train_images: the number of training images in the data set.
 
     Raises:
       ValueError: a value is not legal, or no machine could run an arm.

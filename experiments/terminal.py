@@ -1,4 +1,4 @@
-"""Where the commands print; names and messages that come from files are shown, not obeyed."""
+"""The consoles that commands print to; markup and control characters are not interpreted."""
 
 import sys
 from collections.abc import Iterable
@@ -11,24 +11,24 @@ from rich.text import Text
 from experiments.entry import OutputError
 from mnet_jax.validation import printable
 
-# What stands for our own signs where the stream's encoding lacks them; anything else is escaped.
+# Replacements for our own characters if the stream's encoding lacks them; others are escaped.
 SUBSTITUTES = {
     "±": "+-", "\N{MULTIPLICATION SIGN}": "x", "²": "^2", "⁻": "^-", "¹": "1", "ⁿ": "^n", "…": "~",
 }  # fmt: skip
 
 
 class Terminal(Console):
-    """A Rich console that shows every text as it is, on any stream.
+    """A Rich console that prints every text literally, on any stream.
 
-    A string is one line: nothing in it is markup, and what would break the line, move the cursor or
-    set colours is escaped. A `Text` is our own layout and may have several lines. What the stream's
-    encoding lacks is replaced.
+    A string is one line: nothing in it is interpreted as markup, and characters that would break
+    the line, move the cursor or set colours are escaped. A `Text` is our own layout and may have
+    several lines. Characters that the stream's encoding lacks are replaced.
     """
 
     def __init__(self, file: TextIO, width: int) -> None:
-        """A console on `file`, as wide as the terminal, or `width` characters where it is none."""
-        # What moves is shown on a real terminal alone: notebooks and continuous integration ask for
-        # colours (FORCE_COLOR), which Rich takes for a terminal, and would keep every frame of it.
+        """Creates a console on `file`: as wide as the terminal, or `width` if it is not one."""
+        # Animations are shown on a real terminal only. Notebooks and continuous integration set
+        # FORCE_COLOR, which Rich takes for a terminal; they would keep every frame of an animation.
         terminal = file.isatty()
         super().__init__(
             file=file,
@@ -51,18 +51,18 @@ class Terminal(Console):
             raise OutputError(str(error)) from error
 
     def on_broken_pipe(self) -> None:
-        """Raises OutputError; by Rich it would be exit code 1."""
+        """Raises OutputError; Rich would exit with code 1."""
         raise OutputError("nobody reads") from sys.exception()
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """What Rich makes of a string, that of a table's cell too."""
+        """Converts a string, also that of a table's cell, to escaped text without markup."""
         options |= {"markup": False, "emoji": False}
         return super().render_str(self._shown(text), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """What everything becomes in the end, for texts that came by other ways than strings."""
+        """Renders as Rich does and escapes all text, also that which did not pass `render_str`."""
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment
@@ -87,10 +87,10 @@ class Terminal(Console):
 
 
 def console(width: int) -> Terminal:
-    """Standard output."""
+    """Returns a console on standard output."""
     return Terminal(sys.stdout, width)
 
 
 def errors(width: int) -> Terminal:
-    """Standard error."""
+    """Returns a console on standard error."""
     return Terminal(sys.stderr, width)

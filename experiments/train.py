@@ -69,31 +69,35 @@ RESULT = "result.json"
 class Arguments(RunArguments, ProcessArguments):
     """Trains one network, keeps checkpoints, and evaluates it on the test split once.
 
-    An axis that is not named stays as the recipe has it. If the run's directory holds a checkpoint
-    of the same config, the run goes on from there.
+    An axis that is not given keeps the recipe's value. If the run's directory has a checkpoint of
+    the same config, the run continues from it.
     """
 
     list: bool = False
     """print the recipes, what they cost and what they reach"""
     seed: int = 0
-    """the seed behind initialization, data order, augmentation and dropout"""
+    """the seed of initialization, data order, augmentation and dropout"""
     run: Path = Path("runs/latest")
-    """where checkpoints, scalars, config.json and result.json go"""
+    """directory for checkpoints, scalars, config.json and result.json"""
     keep: Keep = "last"
-    """the weights kept as a model: the last, or those with the best validation accuracy"""
+    """the weights to save as a model: the last, or those with the best validation accuracy"""
     save_every_seconds: float = 0.0
-    """seconds between checkpoints, within epochs too; with 0 there is one after every epoch"""
+    """seconds between checkpoints, also within epochs; 0: after every epoch only"""
     show_batch: Path | None = None
-    """a PNG file to draw the first training batch into, as the network sees it; no training"""
+    """draw the first training batch, as the network sees it, into this PNG file; do not train"""
 
 
 def main(stop: Stop | None = None) -> None:
-    """Reads the command line, trains and prints; `stop` may tell it to save and end."""
+    """Reads the command line, trains and prints.
+
+    Args:
+      stop: may tell it to save a checkpoint and end.
+    """
     _main(_parsed(), stop)
 
 
 def main_alone(stop: Stop) -> None:
-    """`main` in a process of its own, which is started anew if its environment lacks something."""
+    """Runs `main`; first restarts the process if environment variables must be set."""
     arguments = _parsed()
     with blocked(*SIGNALS):
         process.restart(
@@ -154,14 +158,14 @@ def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
 
 
 def _require_one_run(config: RunConfig, arguments: Arguments) -> None:
-    """Raises ValueError in all processes unless they are about to train alike; see `run`."""
+    """Raises ValueError in all processes unless their settings agree; see `mnet_jax.run`."""
     from mnet_jax.run import require_one_run
 
     require_one_run(config, save_every_seconds=arguments.save_every_seconds, keep=arguments.keep)
 
 
 def _finished(directory: Path, config: RunConfig) -> RunResult | None:
-    """What this very run has found before, if it came to its end in `directory`."""
+    """Returns the stored result if a run with this config finished in `directory`, else None."""
     try:
         kept = read_file(directory / CONFIG_FILE).decode()
         found = read_file(directory / RESULT).decode()
@@ -179,7 +183,11 @@ def _run(
     console: Console,
     stop: Stop | None,
 ) -> RunResult:
-    """Trains, and keeps what came out; ValueError where the config does not fit the machine."""
+    """Trains, and stores the result.
+
+    Raises:
+      ValueError: the run's directory has the checkpoints of another config, or cannot be used.
+    """
     from mnet_jax.data import DataError
     from mnet_jax.ops import NativeError
     from mnet_jax.run import run
@@ -191,7 +199,7 @@ def _run(
 
     @functools.cache
     def remove_result() -> None:
-        """Removes the result of another run, as soon as this one is not refused."""
+        """Removes the result of an earlier run; called once this run has been accepted."""
         if is_first():
             (directory / RESULT).unlink(missing_ok=True)
 
@@ -221,7 +229,7 @@ def _run(
         DataError, NativeError, DivergenceError, SavingError, OutOfMemoryError, LostError
     ) as error:  # fmt: skip
         refuse(COMMAND, str(error), entry.FAILED)
-    except OSError as error:  # the disk is full, or no longer ours
+    except OSError as error:  # the disk is full, or no longer accessible
         refuse(COMMAND, f"{directory}: {one_line(error)}", entry.FAILED)
     return result
 
@@ -234,7 +242,7 @@ def _require_picture(path: Path) -> None:
 
 
 def _shown(config: RunConfig, dataset: "Dataset", path: Path) -> str:
-    """Draws the first batch of a run into a file, and says so."""
+    """Draws the first batch of a run into a file; returns the line to print."""
     from experiments.showing import MOST_IMAGES, contact_sheet
     from mnet_jax.data import DataError
     from mnet_jax.preview import first_batch
@@ -252,7 +260,11 @@ def _shown(config: RunConfig, dataset: "Dataset", path: Path) -> str:
 
 
 def _arm(arguments: Arguments, train_images: int = PRESUMED_IMAGES) -> Arm:
-    """What is to be trained; ValueError if it is not legal, or no machine could run it."""
+    """Returns the arm to train.
+
+    Raises:
+      ValueError: a value is not legal, or no machine could run the arm.
+    """
     require(0 <= arguments.seed <= MAX_SEED, "seed", arguments.seed, f"from 0 to {MAX_SEED}")
     values = single_values(arguments, axes.AXES)
     arm = axes.with_values(baseline(arguments, train_images), values)

@@ -1,4 +1,4 @@
-"""The trials of a sweep: run, shown while they run, and stored as they end."""
+"""Runs the trials of a sweep, shows their progress, and stores each when it ends."""
 
 import contextlib
 import math
@@ -25,27 +25,28 @@ from mnet_jax.validation import require
 
 @dataclass(frozen=True, kw_only=True)
 class RunnerArguments:
-    """What says where trials run."""
+    """The arguments that determine where trials run."""
 
     runner: Literal["local", "ray"] = "local"
-    """on this machine, or on a Ray cluster; each trial in a process of its own"""
+    """run trials on this machine or on a Ray cluster, each trial in its own process"""
     cores_per_trial: int | None = None
-    """CPU cores of each trial; if not given, those there are divided by the trials, with ray 1"""
+    """CPU cores of each trial; if not given, all cores divided among the trials, or 1 with ray"""
     devices_per_trial: int = 1
-    """accelerators of each trial, where there are any"""
+    """accelerators of each trial, if there are any"""
     trial_timeout: float | None = None
-    """seconds without progress after which a trial is ended, as failed; if not given, none is"""
+    """seconds without progress after which a trial is ended as failed; if not given, no limit"""
     ray_address: str | None = None
-    """of the cluster; if not given, one is started on this machine for the sweep"""
+    """address of the Ray cluster; if not given, one is started on this machine for the sweep"""
 
 
 def runner_of(arguments: RunnerArguments, trials: int, *, tune_allocator: bool) -> runners.Runner:
-    """Those who run so many trials.
+    """Returns a runner for `trials` trials.
 
     Raises:
-      ValueError: there is no such cluster, or it or the machine has less than a trial is to have.
+      ValueError: no cluster answers at the address, or the cluster or this machine has fewer cores
+        or accelerators than a trial needs.
     """
-    given = {} if arguments.runner == "ray" else os.environ  # not on the cluster's machines
+    given = {} if arguments.runner == "ray" else os.environ  # the nodes have other environments
     settings = process.settings(tune_allocator=tune_allocator, given=given)
     timeout = arguments.trial_timeout
     require(timeout is None or 0 < timeout < math.inf, "trial_timeout", timeout, "above 0")
@@ -62,14 +63,14 @@ def runner_of(arguments: RunnerArguments, trials: int, *, tune_allocator: bool) 
 
 
 class _StoppableRunner:
-    """A runner that is waited for until the process is told to stop; see `Runner`."""
+    """A runner whose `wait` raises StoppedError when the process is told to stop; see `Runner`."""
 
     def __init__(self, runner: runners.Runner, stop: Stop) -> None:
         self._runner, self._stop = runner, stop
         self.has_room, self.begin, self.end = runner.has_room, runner.begin, runner.end
 
     def wait(self, seconds: float) -> list[tuple[RunConfig, runners.Message]]:
-        """Raises StoppedError if it was told to stop."""
+        """Waits for messages; raises StoppedError if the process was told to stop."""
         if self._stop.requested:
             raise StoppedError("interrupted")
         return self._runner.wait(seconds)
@@ -83,19 +84,19 @@ def run(
     console: Console,
     stop: Stop,
 ) -> None:
-    """Runs what is missing of a sweep.
+    """Runs the missing trials of a sweep.
 
     Args:
-      sweep: what was asked for.
+      sweep: gives the arms and seeds.
       known: the trials that were stored before.
-      kept: where results go.
-      runner: who runs them.
-      console: for the progress, and a line when a trial ends.
-      stop: what may tell it to end the trials.
+      kept: the store for the results.
+      runner: runs the trials.
+      console: shows the progress, and a line when a trial ends.
+      stop: may end the trials.
 
     Raises:
       StoreError: a trial cannot be stored.
-      StoppedError: it was told to stop.
+      StoppedError: the process was told to stop.
     """
     todo = store.missing(known, sweep.configs)
     names = {c: f"trial {i} of {len(todo)}" for i, c in enumerate(todo, start=1)}
@@ -126,19 +127,19 @@ def run(
             _StoppableRunner(runner, stop),
         )
         outcomes = runners.run(leased, stoppable, directory_of, begun, said)
-        with contextlib.closing(outcomes):  # no worker may outlive an interruption here
+        with contextlib.closing(outcomes):  # ends all workers, even after an interruption
             for outcome in outcomes:
                 config, found = outcome.config, outcome.result or outcome.cause or ""
                 trial = kept.finish(config, found, outcome.environment)
                 progress.end(config)
-                if trial.result:  # what there was to go on from is done with; its model stays
+                if trial.result:  # checkpoints are no longer needed; the saved model stays
                     shutil.rmtree(directory_of(config) / CHECKPOINTS, ignore_errors=True)
                 name = f"{names[config]}, {arm_of(config)}, seed {config.seed}"
                 console.print(f"{name}: {_ending(trial)}", soft_wrap=True)
 
 
 def _told(leases: Iterable[RunConfig | None], console: Console) -> Iterator[RunConfig | None]:
-    """The leases, and a line when there is nothing to do here but to wait for others' trials."""
+    """Yields the leases, and prints a line when only trials of other processes remain."""
     told = False
     for config in leases:
         if config is None and not told:

@@ -205,7 +205,7 @@ GOOD = ProcessArguments(coordinator="10.0.0.1:1234", processes=2, process_id=1)
         ({"processes": 0}, ["processes: got 0", "1 or more"]),
         ({"process_id": 2}, ["process_id: got 2", "from 0 to 1"]),
         ({"process_id": None}, ["process_id: got None", "from 0 to 1"]),
-        ({"cluster": True}, ["coordinator: got", "none of these"]),
+        ({"cluster": True}, ["coordinator: got", "none with --cluster"]),
     ],
 )
 def test_flags_that_name_no_process_are_refused(change, words):

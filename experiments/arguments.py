@@ -218,5 +218,5 @@ def _with_home(flag: str, path: str) -> str:
     try:
         return str(Path(path).expanduser())
     except RuntimeError as error:
-        legal = "a local path, with ~ for the home of a user who has one"
+        legal = "a local path, with ~ only for a user with a home directory"
         raise ValueError(f"{flag}: got {path!r}, legal: {legal}") from error

@@ -175,8 +175,8 @@ def _totals(expense: Cost) -> list[str]:
             for name in ("madds", "full_madds")
         )
         lines.append(
-            f"of full     {pairs / full:.4f} of the MAdds that full convolutions take in place of "
-            f"the {len(expense.separations)} depthwise and pointwise pairs"
+            f"of full     {pairs / full:.4f} of the MAdds of full convolutions in place of the "
+            f"{len(expense.separations)} depthwise and pointwise pairs"
         )
     return lines
 

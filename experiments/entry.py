@@ -72,7 +72,7 @@ def command(name: str, *, goes_on: bool = False, terminated: int = TERMINATED) -
     logging.getLogger("mnet_jax").addHandler(LogLines(name))
     code = 0
     try:
-        host_memory.require_addresses()  # without it, later imports would abort or hang
+        host_memory.require_addresses()  # with too few, later imports would abort or hang
         yield stop
     except KeyboardInterrupt:  # see Stop.raised
         code = codes[stop.number]

@@ -97,7 +97,7 @@ def _started_from(arm: Arm, path: str, *, at_its_resolution: bool) -> Arm:
 
     The arm keeps its own resolution unless `at_its_resolution` is true.
     """
-    from mnet_jax import models  # here: only fine-tuning pays for JAX
+    from mnet_jax import models  # here: only fine-tuning needs JAX, which is slow to import
 
     try:
         spec, view, sha256 = models.read_spec(path), models.read_view(path), models.digest(path)

@@ -187,7 +187,7 @@ class RunProgress(_Shown):
                 self._say(", ".join(filter(None, line)))
 
     def _has_line(self, event: Progress) -> bool:
-        """Returns whether a step gets a line. An epoch's last step gets none: the epoch has one."""
+        """Returns whether to print a line for a step; an epoch's last step has the epoch's line."""
         done = self._pace.done
         if self._from is None:
             self._from = done - 1

@@ -96,7 +96,7 @@ def report(sweep: Sweep, contents: store.Contents, directory: Path, console: Con
     again = command_of_arm(sweep.command, summary.columns)
     obstacle = rendering.write(summary, directory, command=sweep.command, command_of=again)
     with_curves = f"without curves ({obstacle})" if obstacle else "with curves"
-    console.print(f"the same, {with_curves}: {directory / 'report.html'}")
+    console.print(f"report {with_curves}: {directory / 'report.html'}")
 
 
 def warn(complaints: Iterable[str], console: Console) -> None:

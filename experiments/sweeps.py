@@ -82,7 +82,7 @@ class Plan:
 
     Attributes:
       baseline: the arm that the others are compared with, if the report shows it.
-      nearest: the arm of the call that is nearest to the baseline; replaces it otherwise.
+      nearest: the arm of the call that is nearest to the baseline, and takes its place otherwise.
       arms: all arms of the call.
       axes: the axes to compare: the preset's and those with several values, or else all that were
         given.

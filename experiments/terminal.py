@@ -62,7 +62,7 @@ class Terminal(Console):
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Renders as Rich does and escapes all text, also that which did not pass `render_str`."""
+        """Renders as Rich does and escapes all text, also text that bypassed `render_str`."""
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment

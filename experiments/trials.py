@@ -116,7 +116,7 @@ def run(
 
         def said(config: RunConfig, event: Progress | runners.Stalled) -> None:
             if isinstance(event, runners.Stalled):
-                silence = f"has said nothing for {event.seconds / 60:.0f} minutes"
+                silence = f"has reported no progress for {event.seconds / 60:.0f} minutes"
                 told = f"{names[config]}, seed {config.seed} {silence}"
                 console.print(told, soft_wrap=True)
             else:

@@ -127,7 +127,7 @@ def test_a_trial_that_hangs_is_ended_and_the_next_one_runs(tmp_path):
     runner = runner_of(timeout_seconds=90, clock=clock)
     hung, fine = outcomes_of(runner, tmp_path, [LONG, FINE], said.append, begun.append)
     assert hung.result is None
-    assert hung.cause == "it said nothing for 90 seconds, and was ended"
+    assert hung.cause == "no progress for 90 seconds, the trial was ended"
     assert fine.result is not None
     assert len(said) == 2
     (worker,) = {event.step for event in said if event.epoch == LONG}

@@ -15,8 +15,8 @@ RESAMPLES = 9999
 # Two differences of accuracies are equal if they are this close. An accuracy is a count divided by
 # the number of test images: floats round at 1e-16, and no test split has a billion images.
 ROUNDING = 1e-9
-# At least so many resamples lie in each tail outside an interval. With fewer, the ends of the
-# interval would be extreme values rather than quantiles.
+# The fewest resamples in each tail outside an interval. With fewer, the ends of the interval would
+# be extreme values rather than quantiles.
 FEWEST_BEYOND = 10
 
 
@@ -47,7 +47,7 @@ class Resampled:
         """Returns the two-sided p-value of the hypothesis that the mean is zero.
 
         `interval(confidence)` excludes zero if and only if 1 - confidence is above the p-value. The
-        p-value is at least 2 / (resamples + 1), the smallest that so many resamples can show.
+        p-value is at least 2 / (resamples + 1), the smallest value that the resamples can show.
         """
         levels = _levels_of_zero(self.means)
         low, high = (self._tail_of(level) for level in levels)  # the probability below either end

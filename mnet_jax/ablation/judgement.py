@@ -62,9 +62,10 @@ def judge(claim: Claim, comparison: Comparison) -> Judgement:
 
 
 def judge_all(judgements: Sequence[Judgement]) -> Judgement:
-    """Combines judgements on one claim: all arms must support it, a single one can contradict it.
+    """Combines the judgements of several arms on one claim.
 
-    Without any judgement, or in all other cases, the result is `cannot tell`.
+    One arm that contradicts the claim contradicts it for all. The claim is supported if all arms
+    support it. Otherwise, and without arms, the result is `cannot tell`.
     """
     if "contradicts" in judgements:
         return "contradicts"

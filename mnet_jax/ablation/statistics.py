@@ -1,7 +1,7 @@
 """Means with confidence intervals, and differences paired by seed; `comparison` judges them.
 
 Two arms with the same seed have the same data order and augmentation and, where the shapes agree,
-the same initial weights. So differences are taken seed by seed: the effects of these cancel.
+the same initial weights. So differences are taken seed by seed, and these effects cancel.
 """
 
 import math

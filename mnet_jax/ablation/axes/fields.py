@@ -3,7 +3,7 @@
 They are derived from the dataclasses: a field's annotation gives the legal values, and the
 "Attributes" section of the class's docstring gives the help text. If a field is a union of
 dataclasses, such as the optimizer, it is an axis whose values are the names of the classes. The
-fields of these classes are axes too; a config with another class of the union has no value on them.
+fields of each class are axes too, but have no value in a config that uses another class.
 """
 
 import dataclasses

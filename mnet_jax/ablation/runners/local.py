@@ -176,7 +176,7 @@ class _Worker:
         unset = {n: v for n, v in {**environment, **QUIET}.items() if n not in os.environ}
         with process.started_with({**unset, **slot}), interrupted_alone():
             self._process.start()
-        theirs.close()  # so that reading ends when the worker's own end does
+        theirs.close()  # only the worker keeps it open, so reading ends when the worker does
 
     def send(self, config: RunConfig, directory: Path) -> bool:
         """Sends a trial to the process; returns False if the process is dead."""

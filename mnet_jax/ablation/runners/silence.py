@@ -55,7 +55,7 @@ class StallMonitor:
         for config, before in self._silences.items():
             after = self._silences[config] = before + step
             if self._limit_seconds is not None and after >= self._limit_seconds:
-                cause = f"it said nothing for {self._limit_seconds:g} seconds, and was ended"
+                cause = f"no progress for {self._limit_seconds:g} seconds, the trial was ended"
                 found.append((config, Lost(cause=cause, again=False)))
             elif before < TOLD_SECONDS <= after:
                 found.append((config, Stalled(seconds=after)))

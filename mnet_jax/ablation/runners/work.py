@@ -70,7 +70,7 @@ def outcome_of(
         with locked(directory / LOCK):
             result = trial(config, directory, report)
     except Exception as error:
-        with contextlib.suppress(OSError):  # the cause is worth more than its traceback
+        with contextlib.suppress(OSError):  # the cause is reported even if this fails
             text = traceback.format_exc().encode(errors="backslashreplace")
             replace_file(directory / "traceback.txt", text)
         lines = str(error).splitlines() or [""]

@@ -37,7 +37,7 @@ PICTURE = "bottlenecks.png"
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(ModelArguments):
-    """Measures how much of each bottleneck survives a non-linearity after it, and an expansion."""
+    """Measures how much of each bottleneck survives a non-linearity, directly or once expanded."""
 
     activation: Activation = "relu"
     """the non-linearity to apply after the bottlenecks"""

@@ -44,8 +44,8 @@ def normalized(points: np.ndarray) -> np.ndarray:
     """Shifts points [p, 2] to a mean of 0 and scales them to a mean square of 1; float32.
 
     Raises:
-      ValueError: the shape is another, there are too few points, they are not finite, or all are
-        the same.
+      ValueError: the shape is not [p, 2], there are too few points, they are not finite, or they
+        are all the same.
     """
     points = np.asarray(points, np.float64)
     shape, legal = points.shape, f"[p, {PLANE}] with p {FEWEST_POINTS} or more"

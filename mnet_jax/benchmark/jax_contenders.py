@@ -62,7 +62,7 @@ def seeds_together(case: NetworkCase) -> Run:
 
 
 def obvious(case: NetworkCase | LayerCase | DepthwiseCase) -> Run:
-    """Runs straightforward Flax: grouped convolutions if depthwise, 1x1 ones if pointwise."""
+    """Runs straightforward Flax: depthwise layers are grouped convolutions, pointwise ones 1x1."""
     if isinstance(case, DepthwiseCase):
         return jax_layers.depthwise(case, "grouped")
     if isinstance(case, LayerCase):

@@ -176,7 +176,7 @@ FACTORY_AXES: tuple[Axis, ...] = (
     spec_axis(
         "hard_swish_from",
         int,
-        "blocks with at least this many channels use h-swish, others ReLU; 0: none (V3, Table 5)",
+        "blocks with this many channels or more at width 1 use h-swish; 0: none (V3, Table 5)",
         _with_hard_swish,
         _read_hard_swish,
         settles=("activation", "stem_activation", "block_activation", "head_activation"),

@@ -42,7 +42,7 @@ class Lost:
 
     Attributes:
       cause: what happened, in one line.
-      again: whether to run the trial again, as it is not to blame.
+      again: whether to run the trial again; true if the trial did not cause the loss.
     """
 
     cause: str

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "layer.h"
@@ -26,7 +27,7 @@ constexpr int kColumns = 4;  // of y at a time: each column of z is loaded once 
 // What the rows of one feature map y have in common while they are computed.
 template <Activation output_act>
 struct RowFilter {
-  Geometry geometry;
+  const Geometry& geometry;
   const float* taps;  // as `PackTaps` makes them
   Finish<output_act> finish;
   // The columns of y whose windows lie within the columns of z. In the others, taps outside are
@@ -46,21 +47,28 @@ struct FilteredRow {
   float *sum, *square;  // over the columns, before anything is added to y; or null
 };
 
-// The registers of one vector of channels.
-template <int size>
+// The side of a square kernel.
+constexpr int SideOf(int taps) {
+  int side = 1;
+  while (side * side < taps) ++side;
+  return side;
+}
+
+// One vector of channels, from channel c on: how many channels are left there, how far columns of z
+// are apart, and what is summed over the columns of y.
 struct FilterState {
-  int64_t c;  // its first channel
-  Vec taps[size * size];
+  int64_t c, left, padded;
   Vec bias, sum, square;
 };
 
-// `count` columns of y. The stride is a constant if they are several.
-template <int count, int size, Activation output_act, typename Stride>
+// `count` columns of y; those at a margin one by one. The stride is a constant if they are several.
+template <int count, bool at_margin, int taps, Activation output_act, typename Stride>
 ALWAYS_INLINE void FilterColumns(const RowFilter<output_act>& filter, const FilteredRow& row,
-                                 FilterState<size>& state, int64_t column, Stride stride_of,
-                                 bool at_margin) {
+                                 const Vec (&kernel)[taps], FilterState& state, int64_t column,
+                                 Stride stride_of) {
+  constexpr int size = SideOf(taps);
   const Geometry& g = filter.geometry;
-  int64_t c = state.c, stride = stride_of, padded = g.padded_channels();
+  int64_t c = state.c, padded = state.padded, stride = stride_of;
   Vec y[count] = {};
   for (int64_t i = 0; row.next && i < count * stride * stride; ++i)
     Prefetch(row.next + (column * stride * stride + i) * g.channels + c);
@@ -77,55 +85,56 @@ ALWAYS_INLINE void FilterColumns(const RowFilter<output_act>& filter, const Filt
       UNROLL_ROWS
       for (int o = 0; o < count; ++o) {
         int64_t tap = j - o * stride;
-        if (tap >= 0 && tap < size) y[o] += state.taps[i * size + tap] * value;
+        if (tap >= 0 && tap < size) y[o] += kernel[i * size + tap] * value;
       }
     }
   }
+  float* to = row.y + column * filter.step + c;
   UNROLL_ROWS
   for (int o = 0; o < count; ++o) {
     state.sum += y[o];
     state.square += y[o] * y[o];
-    StoreOutput(row.y + (column + o) * filter.step + c, filter.finish.Apply(y[o], state.bias),
-                g.channels - c, filter.stream);
+    StoreOutput(to, filter.finish.Apply(y[o], state.bias), state.left, filter.stream);
+    to += filter.step;
   }
 }
 
 // All columns of y for one vector of channels: most of them several at a time.
-template <int size, Activation output_act>
+template <int taps, Activation output_act>
 ALWAYS_INLINE void FilterChannels(const RowFilter<output_act>& filter, const FilteredRow& row,
-                                  FilterState<size>& state) {
+                                  const Vec (&kernel)[taps], FilterState& state) {
   int64_t column = 0, last_inner = filter.last_inner, stride = filter.geometry.stride;
-  auto one_by_one = [&](int64_t end, bool at_margin) __attribute__((always_inline)) {
-    for (; column < end; ++column) FilterColumns<1>(filter, row, state, column, stride, at_margin);
+  auto one_by_one = [&](int64_t end, auto at_margin) __attribute__((always_inline)) {
+    for (; column < end; ++column)
+      FilterColumns<1, at_margin>(filter, row, kernel, state, column, stride);
   };
   auto by_several = [&](auto constant_stride) __attribute__((always_inline)) {
     int64_t first = column;
     for (; column + kColumns <= last_inner; column += kColumns)
-      FilterColumns<kColumns>(filter, row, state, column, constant_stride, false);
+      FilterColumns<kColumns, false>(filter, row, kernel, state, column, constant_stride);
     if (row.sum || column == first || column == last_inner) return;
     // No sums: the rest can be the last kColumns columns, some of them once more.
-    FilterColumns<kColumns>(filter, row, state, last_inner - kColumns, constant_stride, false);
+    column = last_inner - kColumns;
+    FilterColumns<kColumns, false>(filter, row, kernel, state, column, constant_stride);
     column = last_inner;
   };
-  one_by_one(filter.first_inner, true);
+  one_by_one(filter.first_inner, std::true_type{});
   if (stride == 1) by_several(Constant<1>{});
   if (stride == 2) by_several(Constant<2>{});
-  one_by_one(last_inner, false);
-  one_by_one(filter.geometry.out_columns, true);
+  one_by_one(last_inner, std::false_type{});
+  one_by_one(filter.geometry.out_columns, std::true_type{});
 }
 
 // Computes one row of y.
 template <int size, Activation output_act>
-void FilterRow(const RowFilter<output_act> filter, const FilteredRow row) {
-  int64_t padded = filter.geometry.padded_channels();
+NOINLINE void FilterRow(const RowFilter<output_act> filter, const FilteredRow row) {
+  int64_t channels = filter.geometry.channels, padded = filter.geometry.padded_channels();
   for (int64_t c = 0; c < padded; c += kLanes) {
-    FilterState<size> state;
-    state.c = c;
+    Vec kernel[size * size];
     UNROLL_TAPS
-    for (int i = 0; i < size * size; ++i) state.taps[i] = Load(filter.taps + i * padded + c);
-    state.bias = filter.finish.Bias(c);
-    state.sum = state.square = Vec{};
-    FilterChannels(filter, row, state);
+    for (int i = 0; i < size * size; ++i) kernel[i] = Load(filter.taps + i * padded + c);
+    FilterState state{c, channels - c, padded, filter.finish.Bias(c), Vec{}, Vec{}};
+    FilterChannels(filter, row, kernel, state);
     if (!row.sum) continue;
     Store(row.sum + c, state.sum);
     Store(row.square + c, state.square);
@@ -231,10 +240,10 @@ ALWAYS_INLINE void AddPhase(const Phase<size>& phase, const KernelRow& row) {
   const float* next = row.next + phase.first * channels;
   float* dz = row.dz + phase.first * kLanes;
   for (int64_t q = 0, end = phase.columns; q < end; ++q) {
-    Vec value = Load(z + q * stride * padded), total = Load(dz + q * stride * kLanes);
+    Vec value = InRegister(Load(z + q * stride * padded)), total = Load(dz + q * stride * kLanes);
     UNROLL_ROWS
     for (int t = 0; t < count; ++t) {
-      Vec gradient = Load(from[t] + q * padded);
+      Vec gradient = InRegister(Load(from[t] + q * padded));
       total += tap[t] * gradient;
       sum[t] += value * gradient;
     }

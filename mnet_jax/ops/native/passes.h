@@ -136,28 +136,28 @@ struct PaddedRows {
 // z [padded_rows, padded_channels] from x [rows, channels].
 template <Activation input_act>
 void NormalizeRows(const float* x, const float* norm, const PaddedRows& shape, float* z) {
-  int64_t channels = shape.channels, padded = shape.padded_channels;
-  for (int64_t r = 0; r < shape.rows; ++r) {
+  int64_t rows = shape.rows, channels = shape.channels, padded = shape.padded_channels;
+  for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < padded; c += kLanes) {
       Vec value = Load(x + r * channels + c, channels - c);
       Store(z + r * padded + c, Normalize<input_act>(value, norm, channels, c));
     }
   }
-  ZeroFloats(z + shape.rows * padded, (shape.padded_rows - shape.rows) * padded);
+  ZeroFloats(z + rows * padded, (shape.padded_rows - rows) * padded);
 }
 
 // The whole gradient of y [padded_rows, padded_channels] from g and y [rows, channels].
 inline void CorrectRows(const float* g, const float* y, const float* correction,
                         const PaddedRows& shape, float* to) {
-  int64_t channels = shape.channels, padded = shape.padded_channels;
-  for (int64_t r = 0; r < shape.rows; ++r) {
+  int64_t rows = shape.rows, channels = shape.channels, padded = shape.padded_channels;
+  for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < padded; c += kLanes) {
       Correction constants(correction, channels, c);
       int64_t at = r * channels + c, n = channels - c;
       Store(to + r * padded + c, constants.Apply(Load(g + at, n), Load(y + at, n)));
     }
   }
-  ZeroFloats(to + shape.rows * padded, (shape.padded_rows - shape.rows) * padded);
+  ZeroFloats(to + rows * padded, (shape.padded_rows - rows) * padded);
 }
 
 // Constants for channels without padding between the columns: [3, period], repeated until each

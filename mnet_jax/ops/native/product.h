@@ -58,19 +58,23 @@ using Tile = Vec[kTileRows][vectors];
 // tile. Without it memory would be idle during the product.
 template <int vectors, typename... Next>
 ALWAYS_INLINE void Multiply(const TileFactors& factors, Tile<vectors>& tile, Next... next) {
-  const float *a = factors.a, *b = factors.b;
+  // Two pointers to rows of a: the offsets of all rows from one of them would take too many
+  // registers.
+  constexpr int half = 4;
+  const float *a = factors.a, *upper = a + half * factors.a_row_step, *b = factors.b;
   for (int64_t t = 0; t < factors.count; ++t) {
     Vec line[vectors];
     UNROLL_VECTORS
     for (int v = 0; v < vectors; ++v) line[v] = InRegister(Load(b + v * kLanes));
     UNROLL_ROWS
     for (int r = 0; r < kTileRows; ++r) {
-      Vec value = Broadcast(a[r * factors.a_row_step]);
+      Vec value = Broadcast((r < half ? a : upper)[r % half * factors.a_row_step]);
       UNROLL_VECTORS
       for (int v = 0; v < vectors; ++v) tile[r][v] += value * line[v];
     }
     (Prefetch(next.from + t * next.step), ...);
     a += factors.a_term_step;
+    upper += factors.a_term_step;
     b += factors.b_row_step;
   }
 }

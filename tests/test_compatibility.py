@@ -118,7 +118,7 @@ def test_every_value_of_an_axis_makes_the_key_that_it_made():
     (model,) = (axis for axis in axes.AXES if axis.name == "model")
     for name in get_args(model.values):
         own = axes.with_values(start, {"model": name})
-        for axis in axes.AXES:
+        for axis in (*axes.AXES, *axes.RETIRED_AXES):
             for value in some_of(axis.values) if axis is not model else ():
                 try:
                     arm = axis.applied(own, value)
@@ -126,7 +126,11 @@ def test_every_value_of_an_axis_makes_the_key_that_it_made():
                     continue
                 if arm != own:
                     found[f"{name}, {axis.name} {value}"] = key_of(arm.config(10))
-    assert found == of("mobilenet")
+    # A retired axis takes any value now: what it was given once is all that counts.
+    retired = [axis.name for axis in axes.RETIRED_AXES]
+    added = [name for name in found.keys() - of("mobilenet").keys()]
+    assert all(name.split(", ")[1].split()[0] in retired for name in added)
+    assert found.items() >= of("mobilenet").items()
 
 
 def some_of(kind):

@@ -59,7 +59,7 @@ def test_a_run_from_before_goes_on_with_its_own_split(before, caplog):
     assert found.history[1].train_loss == pytest.approx(expected.history[1].train_loss, rel=1e-3)
     assert found.test_loss == pytest.approx(expected.test_loss, rel=1e-3)
     assert (found.test_count, len(found.history)) == (4, 2)
-    (told,) = [r.getMessage() for r in caplog.records if "before the files" in r.getMessage()]
+    (told,) = [r.getMessage() for r in caplog.records if "an earlier version" in r.getMessage()]
     assert "\n" not in told and "its own test split" in told
     kept = serialization.from_json(RunConfig, (before / "run" / FILE_NAME).read_text())
     assert kept == config

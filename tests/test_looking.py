@@ -219,7 +219,7 @@ def test_cost_measures_every_convolution_and_draws_them(call, tmp_path):
         ),
         (
             "bottlenecks", f"{BOTH} --images 40 --resolution 12000",
-            "--resolution: got 12000, legal: smaller images, one takes",
+            "--resolution: got 12000, legal: smaller images, as one takes",
         ),
         (
             "evaluate", "--checkpoint {saved}/linear.safetensors --dataset digits "
@@ -228,11 +228,11 @@ def test_cost_measures_every_convolution_and_draws_them(call, tmp_path):
         ),
         (
             "evaluate", "--checkpoint {saved}/linear.safetensors --image {saved}/photo.png "
-            "--resolution 12000", "--resolution: got 12000, legal: smaller images, one takes",
+            "--resolution 12000", "--resolution: got 12000, legal: smaller images, as one takes",
         ),
         (
             "features", "--checkpoint {saved}/v1.safetensors --image {saved}/photo.png "
-            "--resolution 12000", "--resolution: got 12000, legal: smaller images, one takes",
+            "--resolution 12000", "--resolution: got 12000, legal: smaller images, as one takes",
         ),
         ("cost", "--repeats 10001", "--repeats: got 10001, legal: a whole number, 1 to 100"),
         ("cost", "--batch-size 0", "--batch-size: got 0, legal: 1 to"),

@@ -369,7 +369,7 @@ def test_memory_is_what_a_container_leaves(tmp_path, monkeypatch):
 PARENT = """
     from pathlib import Path
     from mnet_jax.ablation.runners import run
-    from test_runners import configs, crew_of
+    from test_runners import configs, runner_of
     from trial_stand_ins import LONG
 
     if __name__ == "__main__":
@@ -377,7 +377,7 @@ PARENT = """
             print(event.step, flush=True)
 
         try:
-            list(run(iter(configs(LONG)), crew_of(), lambda c: Path("long"), print, report))
+            list(run(iter(configs(LONG)), runner_of(), lambda c: Path("long"), print, report))
         except KeyboardInterrupt:
             print("interrupted", flush=True)
 """

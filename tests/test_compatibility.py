@@ -1,8 +1,8 @@
 """What version 0.1.0 has stored is read, hashed and gone on with as it was then.
 
 `stored_by_0_1_0` was made by that version: a run that was cut off in its second epoch, and the
-config, result and model of one that was not; a journal of every kind of event; and the keys of
-trials, by what their configs are.
+config, result and model of one that was not; a journal of every kind of event and its report; and
+the keys of trials, by what their configs are.
 """
 
 import json
@@ -16,7 +16,8 @@ from flax import traverse_util
 
 from experiments import planning, presets, recipes, sweeps
 from mnet_jax import models, serialization
-from mnet_jax.ablation import axes, events
+from mnet_jax.ablation import axes, events, rendering
+from mnet_jax.ablation.arms import Report
 from mnet_jax.ablation.events import Started, Sweep, Trial, key_of
 from mnet_jax.ablation.store import Store
 from mnet_jax.config import RunConfig
@@ -35,6 +36,11 @@ def test_a_config_and_a_result_are_the_text_that_they_were():
     for cls, name in ((RunConfig, "config.json"), (RunResult, "result.json")):
         text = (STORED / name).read_text()
         assert serialization.to_json(serialization.from_json(cls, text)) == text.strip()
+
+
+def test_a_report_is_the_text_that_it_was():
+    text = (STORED / "report.json").read_text()
+    assert rendering.to_json(serialization.from_json(Report, text)) == text
 
 
 @pytest.mark.parametrize("path", JOURNALS, ids=lambda path: path.parent.name)

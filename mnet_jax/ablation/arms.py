@@ -39,7 +39,6 @@ class ArmResult:
     """A row of the report: an arm and the results of its seeds.
 
     Attributes:
-      arm: the arm that was trained.
       config: the config of its run with seed 0.
       labels: the arm's value on each axis, as text.
       baseline: whether this is the arm that the others are compared with.
@@ -58,7 +57,6 @@ class ArmResult:
       not_run: the requested seeds that have no trial, in order.
     """
 
-    arm: Arm
     config: RunConfig
     labels: dict[str, str]
     baseline: bool
@@ -74,6 +72,11 @@ class ArmResult:
     outcomes: tuple[SeedOutcome, ...]
     failures: tuple[Failure, ...]
     not_run: tuple[int, ...]
+
+    @property
+    def arm(self) -> Arm:
+        """The arm that was trained."""
+        return Arm.of(self.config)
 
     @property
     def seeds(self) -> tuple[int, ...]:

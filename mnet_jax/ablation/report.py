@@ -200,7 +200,6 @@ def _result_of(
     seconds = [result.seconds for _, result in results]
     speeds = [result.images_per_second for _, result in results]
     return ArmResult(
-        arm=group.arm,
         config=group.config,
         labels=labels,
         baseline=False,

@@ -1,7 +1,7 @@
-"""The charts of a report, each defined once, in Vega-Lite; `figure` and `page` show the same ones.
+"""The charts of a report, each defined once in Vega-Lite; `figure` and `page` render them.
 
-Accuracies are in percent here, differences in percentage points. What a mark says when it is
-pointed at is one text of a few lines, `said`, which is also its description for a screen reader.
+Accuracies are in percent here, differences in percentage points. The field `said` of a row is the
+tooltip of its mark, and also the mark's description for screen readers.
 """
 
 import itertools
@@ -18,32 +18,32 @@ from mnet_jax.ablation.arms import ArmResult, Report
 from mnet_jax.ablation.statistics import CONFIDENCE, Interval, mean_interval
 from mnet_jax.ablation.themes import Theme
 
-HEIGHT = 300  # pixels, of a plot with two axes
-LETTER_WIDTH, LINE_HEIGHT = 6.6, 15  # pixels of a label of 12 pixels, about
-ROW_HEIGHT = 36  # pixels, of an arm's interval and its seeds, below the lines that name it
-MOST_STRIPS = 100  # epochs that can be pointed at; of more, evenly spaced ones
-MOST_BANDS = 6  # arms with a band around their curve; more of them would cover each other
-MOST_LABELS = 8  # points with a name beside each; of more points, a legend has the names
-DASHES = ([1, 0], [7, 4], [2, 3])  # of the arms' lines, each with every hue
+HEIGHT = 300  # pixels; height of a plot with two axes
+LETTER_WIDTH, LINE_HEIGHT = 6.6, 15  # pixels, approximately, at a font size of 12 pixels
+ROW_HEIGHT = 36  # pixels; height of an arm's interval and seeds, below its name
+MOST_STRIPS = 100  # epochs with a tooltip; longer runs have evenly spaced ones
+MOST_BANDS = 6  # arms with an interval around their curve; more would hide each other
+MOST_LABELS = 8  # points labelled with their names; more points have a legend instead
+DASHES = ([1, 0], [7, 4], [2, 3])  # line patterns; each is combined with every hue
 
-LABEL_LIMIT = 120  # pixels of a name beside a point, on either side of which a phone has as many
-SHIFTS = [LINE_HEIGHT * step for step in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5)]  # of such a name
-AIR = 0.07  # share of an axis, at both ends
+LABEL_LIMIT = 120  # pixels; widest label of a point, so that it fits on a phone
+SHIFTS = [LINE_HEIGHT * step for step in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5)]  # tried in turn
+AIR = 0.07  # margin at both ends of an axis, as a share of the range
 ENDS = ("mean", "low", "high")
 
 Rows = list[dict[str, Any]]
-Look = dict[str, str]  # the fields of an arm's rows that say which it is: `arm` and `hue`
+Look = dict[str, str]  # the fields `arm` (its name) and `hue` of an arm's rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A chart and the words above it.
+    """A chart with its title and legend.
 
     Attributes:
-      title: what is shown.
-      legend: what the signs mean.
-      plot: the chart, without title, width and looks.
-      plane: whether the vertical axis has numbers; it may be made longer.
+      title: the title.
+      legend: the meaning of the marks.
+      plot: the chart, without title, width and theme.
+      plane: whether the vertical axis is quantitative, so that the chart may be stretched.
     """
 
     title: str
@@ -53,19 +53,19 @@ class Chart:
 
 
 def over_seeds(report: Report, theme: Theme) -> list[Chart]:
-    """Learning curves, and what every seed says about every arm, where a seed finished."""
+    """Returns the learning curves and the results of each seed; empty if no seed finished."""
     found = (_curves(report, theme), _outcomes(report, theme))
     return [chart for chart in found if chart]
 
 
 def against_costs(report: Report, theme: Theme) -> list[Chart]:
-    """Test accuracy against each cost in which the arms differ."""
+    """Returns a chart of test accuracy for each cost in which the arms differ."""
     found = (_tradeoff(report, cost, theme) for cost in pareto.COSTS)
     return [chart for chart in found if chart]
 
 
 def configuration(theme: Theme) -> dict[str, Any]:
-    """Vega-Lite's `config`: the looks of axes, legends and titles."""
+    """Returns Vega-Lite's `config`: the style of axes, legends and titles."""
     text = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
     return {
         "background": None,
@@ -89,13 +89,13 @@ def configuration(theme: Theme) -> dict[str, Any]:
 
 
 def hue_indices(report: Report, count: int) -> list[int]:
-    """Which of `count` hues each arm has; the baseline alone has the first."""
+    """Returns the index of each arm's hue, below `count`; only the baseline has hue 0."""
     others = itertools.count()
     return [0 if arm.baseline else 1 + next(others) % (count - 1) for arm in report.arms]
 
 
 def _looks(report: Report, theme: Theme) -> list[Look]:
-    """The fields of each arm's rows that say which it is: `arm`, its name, and `hue`."""
+    """Returns the fields `arm` (its name) and `hue` of each arm."""
     hues = hue_indices(report, len(theme.hues))
     return [
         {"arm": _name(report, arm, theme), "hue": theme.hues[index]}
@@ -108,7 +108,7 @@ def _name(report: Report, arm: ArmResult, theme: Theme) -> str:
 
 
 def _key(report: Report, theme: Theme, symbol: str) -> dict[str, Any]:
-    """The encoding of colour and dash by arm, with a legend, for one layer of a chart."""
+    """Returns the encoding of colour and dash by arm, with a legend; for one layer of a chart."""
     looks, others = _looks(report, theme), itertools.count()
     names = [look["arm"] for look in looks]
     cycles = [0 if arm.baseline else next(others) // (len(theme.hues) - 1) for arm in report.arms]
@@ -126,7 +126,7 @@ def _key(report: Report, theme: Theme, symbol: str) -> dict[str, Any]:
 
 
 def _of_row() -> alt.Color:
-    """The colour that the row says, for the layers beside the one with the legend."""
+    """Returns the colour given by the row, for the layers without a legend."""
     return alt.Color("hue:N", scale=None)
 
 
@@ -135,7 +135,7 @@ def _layer(rows: Iterable[Mapping[str, Any]]) -> alt.Chart:
 
 
 def _texts(rows: Rows, theme: Theme, **mark: Any) -> list[alt.Chart]:
-    """Names: first the ground around their letters, so that no line strikes them out."""
+    """Returns text marks with an outline in the background colour, so that no line crosses them."""
     return [
         _layer(rows).mark_text(
             fontSize=12, fontWeight=600, color=theme.ink, stroke=theme.ground, strokeWidth=width,
@@ -146,12 +146,12 @@ def _texts(rows: Rows, theme: Theme, **mark: Any) -> list[alt.Chart]:
 
 
 def _said() -> dict[str, Any]:
-    """The encoding of what a mark says, its field `said`; all other marks are silent."""
+    """Returns the encoding of tooltip and description by `said`; other marks have neither."""
     return {"tooltip": alt.Tooltip("said:N"), "description": alt.Description("said:N")}
 
 
 def _y(field: str, title: str, scale: alt.Scale) -> alt.Y:
-    """A vertical axis with its title above it, where a phone has room for it."""
+    """Returns a vertical axis with its title above it, which saves width on a phone."""
     axis = alt.Axis(
         title=title, titleAngle=0, titleAlign="left", titleAnchor="end", titleX=-34, titleY=-14,
         tickCount=6,
@@ -164,7 +164,7 @@ def _percent(share: float) -> float:
 
 
 def _ends(interval: Interval) -> dict[str, float]:
-    """The fields `mean`, `low` and `high`, in percent; without the ends where none are known."""
+    """Returns the fields `mean`, and `low` and `high` if the interval has ends, in percent."""
     found = {"mean": _percent(interval.mean)}
     if interval.low is not None and interval.high is not None:
         found |= {"low": _percent(interval.low), "high": _percent(interval.high)}
@@ -177,7 +177,7 @@ def _bounded(rows: Rows) -> Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class _Axis:
-    """The values that an axis has, with some air at both ends."""
+    """The range of an axis, with a margin at both ends."""
 
     low: float
     high: float
@@ -193,7 +193,7 @@ class _Axis:
         return cls(low=low - air, high=high + air)
 
     def share(self, value: float) -> float:
-        """Where a value is, from 0 at the low end to 1."""
+        """Returns the position of a value, from 0 at the low end to 1."""
         if self.logarithmic:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
@@ -205,7 +205,7 @@ class _Axis:
         return alt.Scale(domain=domain, nice=False, zero=False)
 
     def axis(self, title: str) -> alt.Axis:
-        """With 1, 2 and 5 of every decade where it is logarithmic, or else as Vega has it."""
+        """Returns the axis, with ticks at 1, 2 and 5 of each decade if it is logarithmic."""
         look = alt.Axis(title=title, format=",.6~r", tickCount=5)
         if not self.logarithmic:
             return look
@@ -216,7 +216,7 @@ class _Axis:
 
 
 def _curves(report: Report, theme: Theme) -> Chart | None:
-    """Validation accuracy after each epoch: the mean over seeds, and its interval as a band."""
+    """Charts the validation accuracy after each epoch: mean over seeds, with its interval."""
     looks = _looks(report, theme)
     means = {i: found for i, arm in enumerate(report.arms) if (found := _epochs(arm, report))}
     if not means:
@@ -262,22 +262,22 @@ def _curves(report: Report, theme: Theme) -> Chart | None:
 
 
 def _round_epochs(last: int) -> list[int]:
-    """The first epoch, and about five round ones."""
+    """Returns the ticks of the epoch axis: the first epoch, and about five round numbers."""
     steps = (factor * 10**power for power in itertools.count() for factor in (1, 2, 5))
     step = next(step for step in steps if 6 * step >= last)
     return [1, *(epoch for epoch in range(step, last + 1, step) if epoch > 1)]
 
 
 def _epochs(arm: ArmResult, report: Report) -> list[Interval]:
-    """The mean over seeds after each epoch that all seeds have."""
+    """Returns the mean over seeds after each epoch that all seeds have reached."""
     curves = [outcome.validation_accuracy for outcome in arm.outcomes]
     return [mean_interval(values, method=report.method) for values in zip(*curves, strict=False)]
 
 
 def _late(report: Report) -> _Axis:
-    """The axis of the accuracies without those of the first third of the epochs.
+    """Returns the accuracy axis, ignoring the first third of the epochs.
 
-    Their rise would leave the arms' differences a hair's breadth.
+    Accuracy rises so much there that the differences between arms would be invisible.
     """
     curves = [outcome.validation_accuracy for arm in report.arms for outcome in arm.outcomes]
     late = [100 * value for curve in curves for value in curve[len(curve) // 3 :]]
@@ -286,7 +286,7 @@ def _late(report: Report) -> _Axis:
 
 
 def _strips(report: Report, looks: Sequence[Look], means: Mapping[int, Sequence[Interval]]) -> Rows:
-    """For each epoch the strip of the plot that belongs to it, and where all arms are then."""
+    """Returns a vertical strip for each epoch, whose tooltip gives the accuracy of all arms."""
     last = max(map(len, means.values()))
     epochs = sorted({*range(1, last + 1, -(-last // MOST_STRIPS)), last})
     edges = [0.5, *((a + b) / 2 for a, b in itertools.pairwise(epochs)), last + 0.5]
@@ -303,9 +303,9 @@ def _strips(report: Report, looks: Sequence[Look], means: Mapping[int, Sequence[
 
 
 def _outcomes(report: Report, theme: Theme) -> Chart | None:
-    """Each arm's differences to the baseline: every seed, their mean, its interval, the verdict.
+    """Charts each arm's difference to the baseline: seeds, mean, interval and verdict.
 
-    Where no arm is compared, the test accuracies.
+    If no arm is compared, charts the test accuracies.
     """
     compared = any(arm.difference for arm in report.arms)
     shown = [
@@ -345,7 +345,7 @@ def _outcomes_title(report: Report, theme: Theme, compared: bool) -> str:
 
 
 def _outcomes_plot(rows: Rows, seeds: Rows, theme: Theme, compared: bool) -> alt.LayerChart:
-    """A row for each arm, whose places from top to bottom are in pixels."""
+    """Returns the chart with a row for each arm; vertical positions are in pixels."""
     height = rows[-1]["bottom"] + 4
     y_scale = alt.Scale(domain=[0, height], reverse=True, nice=False, zero=False)
 
@@ -371,7 +371,7 @@ def _outcomes_plot(rows: Rows, seeds: Rows, theme: Theme, compared: bool) -> alt
         _layer(rows).mark_rect(fillOpacity=0, fill=theme.soft)
         .encode(x=alt.value(0), x2=alt.value("width"), y=y("top"), y2="bottom:Q", **_said()),
     ]  # fmt: skip
-    if compared:  # beside the intervals alone: it would strike through the words
+    if compared:  # the zero line, only beside the intervals: it would cross the names
         zero = _layer({"zero": 0, "from": row["bar"] - 8, "to": row["bottom"]} for row in rows)
         layers.insert(0, zero.mark_rule(color=theme.soft, strokeWidth=1.5, aria=False).encode(
             alt.X("zero:Q"), y("from"), alt.Y2("to:Q")
@@ -380,7 +380,7 @@ def _outcomes_plot(rows: Rows, seeds: Rows, theme: Theme, compared: bool) -> alt
 
 
 def _verdict(report: Report, arm: ArmResult, compared: bool) -> str:
-    """What is said of an arm behind its name, with its seeds where some are not there."""
+    """Returns the text after an arm's name: its verdict, and its seeds if some are missing."""
     said = wording.judgement(report, arm)
     if not arm.outcomes:
         said = "nothing finished"
@@ -391,7 +391,7 @@ def _verdict(report: Report, arm: ArmResult, compared: bool) -> str:
 
 
 def _seeds(arm: ArmResult, compared: bool) -> dict[int, float]:
-    """In percent or points, for each seed."""
+    """Returns the value of each seed: a difference in points, or an accuracy in percent."""
     values = {o.seed: o.difference if compared else o.accuracy for o in arm.outcomes}
     return {seed: _percent(value) for seed, value in values.items() if value is not None}
 
@@ -408,7 +408,7 @@ def _row_says(report: Report, arm: ArmResult, look: Look, compared: bool) -> str
 
 
 def _tradeoff(report: Report, cost: pareto.Cost, theme: Theme) -> Chart | None:
-    """A dot with its interval for each arm, and steps along the frontier."""
+    """Charts accuracy against a cost: a dot with its interval for each arm, and the frontier."""
     found = pareto.points(report, cost)
     if len({point.cost for point in found}) < 2:
         return None
@@ -454,9 +454,10 @@ def _point_says(report: Report, point: pareto.Point, cost: pareto.Cost, look: Lo
 
 
 def _labels(rows: Rows, costs: _Axis, accuracies: _Axis, theme: Theme) -> list[alt.Chart]:
-    """Names beside the points, each as much lower or higher as it takes to cover nothing.
+    """Returns the labels of the points, shifted vertically so that they do not overlap.
 
-    Vega-Lite places no labels. Boxes that are apart in the narrowest plot are so in a wider one.
+    Vega-Lite does not place labels. Labels that do not overlap in the narrowest plot do not overlap
+    in a wider one.
     """
     width = theme.narrowest
     dots = [
@@ -489,7 +490,7 @@ def _labels(rows: Rows, costs: _Axis, accuracies: _Axis, theme: Theme) -> list[a
 
 @dataclass(frozen=True, kw_only=True)
 class _Box:
-    """The place of a label or a dot, in pixels."""
+    """The bounding box of a label or a dot, in pixels."""
 
     left: float
     right: float

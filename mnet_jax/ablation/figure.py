@@ -1,4 +1,4 @@
-"""The charts of a report as PNG, as SVG, and as the script that draws them in a browser."""
+"""Renders the charts of a report as PNG, SVG and Vega-Lite specifications for a browser."""
 
 import io
 import re
@@ -15,19 +15,19 @@ from mnet_jax.ablation.charts import Chart, configuration
 from mnet_jax.ablation.themes import LIGHT, Theme
 from mnet_jax.lettering import DEJAVU
 
-SCALE = 1.5  # pixels of a PNG for one of the plot
-LEGEND_LETTERS = 88  # of a line of what the signs mean
-AXIS_TITLE = 27  # pixels, of the title above a vertical axis
-STILL_WIDTH = 480  # pixels, of the SVG in a page that runs no script
-VERSION = ".".join(alt.SCHEMA_VERSION.split(".")[:2])  # of Vega-Lite, as the converter names it
+SCALE = 1.5  # PNG pixels per pixel of the plot
+LEGEND_LETTERS = 88  # characters per line of a legend
+AXIS_TITLE = 27  # pixels; height of the title above a vertical axis
+STILL_WIDTH = 480  # pixels; width of the SVG shown if scripts are disabled
+VERSION = ".".join(alt.SCHEMA_VERSION.split(".")[:2])  # of Vega-Lite, as vl-convert takes it
 
-# Bytes. The JavaScript engine in the converter reserves 64 GiB of addresses, whatever it uses, and
-# ends the process where it does not get them.
+# Bytes of address space. The JavaScript engine of vl-convert reserves 64 GiB of it, and aborts the
+# process if it cannot.
 ADDRESSES = 72 * 2**30
 
 
 def obstacle() -> str | None:
-    """Why no chart can be drawn in this process, in one line; None where it can."""
+    """Returns why this process cannot draw charts, in one line; None if it can."""
     if host_memory.may_address(ADDRESSES):
         return None
     return (
@@ -36,12 +36,12 @@ def obstacle() -> str | None:
 
 
 def to_png(charts: Sequence[Chart], otherwise: str, theme: Theme = LIGHT) -> bytes:
-    """The charts side by side, with their titles, in a PNG of 256 colours.
+    """Draws the charts side by side, with their titles, in a PNG of 256 colours.
 
     Args:
-      charts: what to show.
-      otherwise: what to say where there is none.
-      theme: in which they were made.
+      charts: the charts.
+      otherwise: the text to draw if there are no charts.
+      theme: the theme that the charts were made with.
     """
     lines = max((len(_legend(chart)) for chart in charts), default=0)
     tallest = max((chart.plot.height for chart in charts), default=0)
@@ -49,24 +49,24 @@ def to_png(charts: Sequence[Chart], otherwise: str, theme: Theme = LIGHT) -> byt
     plot: alt.TopLevelMixin = (
         alt.hconcat(*titled, spacing=50) if titled else _words(otherwise, theme)
     )
-    # Letters that the font lacks are taken from another that is there: from one that always is.
+    # The fallback for characters that the font lacks; Matplotlib always brings this one.
     vl_convert.register_font_directory(str(DEJAVU.parent))
     content = vl_convert.vegalite_to_png(
         _specification(plot, theme) | {"background": theme.ground, "padding": 16},
         vl_version=VERSION, scale=SCALE,
     )  # fmt: skip
     pixels = Image.open(io.BytesIO(content)).convert("RGB")
-    # 256 colours are plenty for lines, dots and their edges, and take a third of the bytes.
+    # 256 colours suffice for lines and dots, and reduce the file to a third.
     small = io.BytesIO()
     pixels.quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     return small.getvalue()
 
 
 def to_svg(chart: Chart, theme: Theme) -> str:
-    """The chart without its title, as an SVG element."""
+    """Returns the chart without its title, as an SVG element."""
     plot = chart.plot.properties(width=STILL_WIDTH)
     svg = vl_convert.vegalite_to_svg(_specification(plot, theme), vl_version=VERSION)
-    # The converter counts clip paths on from chart to chart; the same chart is to be the same text.
+    # vl-convert numbers clip paths across charts; renumber them, so that output is deterministic.
     names = re.findall(r'<clipPath id="(\w+)"', svg)
     own = {name: f"clip{index}" for index, name in enumerate(names)}
     pattern = r'(<clipPath id="|url\(#)(\w+)'
@@ -74,24 +74,24 @@ def to_svg(chart: Chart, theme: Theme) -> str:
 
 
 def to_vega_lite(chart: Chart, theme: Theme) -> dict[str, Any]:
-    """The chart without its title, as wide as the element that it is put into."""
+    """Returns the specification of the chart without its title, as wide as its container."""
     autosize = alt.AutoSizeParams(type="fit-x", contains="padding")
     return _specification(chart.plot.properties(width="container", autosize=autosize), theme)
 
 
 def script_with_vega(script: str) -> str:
-    """A script that needs no other: with Vega, Vega-Lite and Vega-Embed, as `vegaEmbed`, inside."""
+    """Returns the script bundled with Vega, Vega-Lite and Vega-Embed (as `vegaEmbed`)."""
     return vl_convert.javascript_bundle(script, vl_version=VERSION)
 
 
 def _specification(plot: alt.TopLevelMixin, theme: Theme) -> dict[str, Any]:
     found = plot.to_dict() | {"config": configuration(theme)}
-    del found["$schema"]  # an address, which nothing here is to ask
+    del found["$schema"]  # a URL; the page must not refer to the network
     return found
 
 
 def _titled(chart: Chart, lines: int, height: int, width: int) -> alt.LayerChart:
-    """The plot with its words above it in so many lines, level with those of others beside it."""
+    """Returns the plot with title and legend, padded to `lines` lines to align it with others."""
     legend = _legend(chart)
     title = alt.Title(
         chart.title,

@@ -1,4 +1,4 @@
-"""Accuracy against cost: which arms no other arm beats at both."""
+"""The Pareto frontier of accuracy against cost."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from mnet_jax.ablation.arms import ArmResult, Report
 from mnet_jax.ablation.statistics import Interval
 
-WIDE = 5  # a range of costs, the largest over the smallest, that a linear axis would crowd
+WIDE = 5  # ratio of the largest to the smallest cost above which the axis is logarithmic
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """An arm that finished, and its cost.
+    """An arm that finished, with its cost.
 
     Attributes:
       arm: the arm.
-      accuracy: its mean, with the interval.
-      cost: in the unit of its axis.
-      on_frontier: no other arm costs as little and is as accurate, and is better in one of both.
+      accuracy: its mean accuracy, with the interval.
+      cost: its cost, in the unit of the axis.
+      on_frontier: whether no other arm is at least as good in both cost and accuracy and better in
+        one of them.
     """
 
     arm: ArmResult

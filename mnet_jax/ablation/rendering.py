@@ -1,7 +1,7 @@
-"""A report as a terminal table, Markdown, CSV, JSON and the files of all of them.
+"""Renders a report as a terminal table, Markdown, CSV and JSON, and writes its files.
 
-Accuracies are shares from 0 to 1 in CSV and in JSON; percent, and percentage points for
-differences, where people read them.
+Accuracies are shares from 0 to 1 in CSV and JSON. In text for people they are in percent, and
+differences in percentage points.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ VERDICT_STYLES = {"better": "green", "worse": "red"}
 
 
 def _cells(report: Report, arm: ArmResult) -> list[str]:
-    """A row's texts below `_headers`."""
+    """Returns the texts of a row, in the order of `_headers`."""
     difference = "baseline" if arm.baseline else ABSENT
     if arm.difference:
         difference = wording.percent(arm.difference, report.method, "+")
@@ -63,15 +63,15 @@ def _headers(report: Report) -> list[str]:
 
 
 def to_table(report: Report) -> Table:
-    """For a terminal: the arms, a row for each trial that failed, and the captions."""
+    """Returns the terminal table: the arms, a row for each failed trial, and the captions."""
     headers, rows = _headers(report), [_cells(report, arm) for arm in report.arms]
-    gap = 1 if len(report.columns) < 2 else 0  # two axes fit 80 columns, with little air
+    gap = 1 if len(report.columns) < 2 else 0  # two axes fit 80 columns only without a gap
     table = Table(box=box.SIMPLE_HEAD, padding=(0, gap), collapse_padding=True, pad_edge=False)
     verdict_column = len(report.columns) + 4
     for index, header in enumerate(headers):
         if index < len(report.columns) or index == verdict_column:
             table.add_column(header, overflow="fold")
-        else:  # the last to lose room, and then with an ellipsis
+        else:  # numbers are truncated last, with an ellipsis
             table.add_column(header, justify="right", no_wrap=True)
     for arm, row in zip(report.arms, rows, strict=True):
         cells = [Text(cell) for cell in row]
@@ -88,7 +88,7 @@ def to_table(report: Report) -> Table:
 
 
 def to_markdown(report: Report) -> str:
-    """The table with a row for each arm and each trial that failed, and the captions."""
+    """Returns the Markdown table with a row for each arm and failed trial, and the captions."""
     axes = len(report.columns)
     rows = [_with_p(_headers(report), axes, "p")]
     rows.append(["---"] * axes + ["--:"] * 5 + ["---"] + ["--:"] * 3)
@@ -106,20 +106,20 @@ def to_markdown(report: Report) -> str:
 
 
 def _with_p(cells: list[str], axes: int, p_value: str) -> list[str]:
-    """A row with its p-value behind the difference; a terminal has no room for it."""
+    """Returns a row with its p-value after the difference; a terminal has no room for it."""
     place = axes + 4
     return [*cells[:place], p_value, *cells[place:]]
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it stands."""
+    """Escapes text so that Markdown shows it literally."""
     for sign in "\\|*_`<>[]":
         text = text.replace(sign, f"\\{sign}")
     return text
 
 
 def to_csv(report: Report) -> str:
-    """A line for each arm; every axis, and numbers unrounded: shares from 0 to 1, seconds."""
+    """Returns CSV: a line for each arm, with every axis and unrounded numbers in shares and s."""
     axes = [*report.columns, *report.common]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -148,7 +148,7 @@ def _ends(interval: Interval | None) -> tuple[float | None, float | None, float 
 
 
 def to_json(report: Report) -> str:
-    """Everything, every seed and epoch; `serialization.from_json(Report, text)` is the inverse."""
+    """Returns the whole report as JSON; `serialization.from_json(Report, text)` is the inverse."""
     return json.dumps(serialization.to_plain(report), indent=1, allow_nan=False) + "\n"
 
 
@@ -158,29 +158,29 @@ def write(
     command: str,
     command_of: Callable[[RunConfig], str | None] = lambda config: None,
 ) -> str | None:
-    """Writes report.md, .csv, .json, .html and .png, and pareto.png, each whole or not at all.
+    """Writes report.md, .csv, .json, .html and .png, and pareto.png, each of them atomically.
 
     Args:
-      report: what they say.
-      directory: where; it is made if it is not there.
-      command: the line that was typed.
-      command_of: the line that trains one arm again, where there is one.
+      report: the report to write.
+      directory: where to write; created if it is missing.
+      command: the command line of the sweep.
+      command_of: from the config of an arm to the command that trains it, or None.
 
     Returns:
-      Why there are no charts, in one line, if this process cannot draw any: then both pictures are
-      missing, and the files say so in their place.
+      None, or one line that says why this process cannot draw charts. In that case no picture is
+      written, and the other files contain that line instead.
 
     Raises:
       StoreError: the directory cannot be written.
     """
-    from mnet_jax.ablation import charts, figure, page  # here: they cost who only prints a second
+    from mnet_jax.ablation import charts, figure, page  # here: slow to import
 
     obstacle = figure.obstacle()
     for name, draw, otherwise in (
         ("report.png", charts.over_seeds, "no trial has finished"),
         ("pareto.png", charts.against_costs, "no two arms differ in cost"),
     ):
-        if obstacle:  # an earlier picture would not be of this report
+        if obstacle:  # removes the picture of an earlier report
             with contextlib.suppress(OSError):
                 (directory / name).unlink()
         else:
@@ -188,15 +188,15 @@ def write(
     write_text(directory / "report.csv", to_csv(report))
     write_text(directory / "report.json", to_json(report))
     write_text(directory / "report.html", page.to_html(report, command, command_of))
-    # Last, so that what it shows is never older than itself.
+    # Last, so that the pictures that it shows are never older than it is.
     write_text(directory / "report.md", _page(report, command, obstacle))
     return obstacle
 
 
 def _page(report: Report, command: str, obstacle: str | None) -> str:
-    """report.md: the command, the table, the figures, the seeds and the environment."""
+    """Returns report.md: the command, the table, the figures, the seeds and the environment."""
     longest = max((len(run) for run in re.findall("`+", command)), default=0)
-    fence = "`" * max(3, longest + 1)  # what is within may have as many, and closes nothing
+    fence = "`" * max(3, longest + 1)  # longer than any run of backticks in the command
     return "\n".join([
         f"# {_escaped(wording.title(report))}", "",
         f"{fence}sh", command, fence, "",

@@ -1,7 +1,7 @@
-"""What the charts of a report look like in each medium.
+"""The colours and fonts of a report's charts, in each medium.
 
-Hues after Okabe and Ito, "Color Universal Design" (2008), darker on white and lighter on black
-where theirs have a contrast to the ground of less than 3:1.
+Hues are those of Okabe and Ito, "Color Universal Design" (2008), made darker on white and lighter
+on black where their contrast with the background is below 3:1.
 """
 
 from collections.abc import Callable
@@ -12,17 +12,17 @@ from mnet_jax.validation import one_line
 
 @dataclass(frozen=True, kw_only=True)
 class Theme:
-    """Colours, as CSS writes them, and letters.
+    """Colours, as CSS colours, and fonts.
 
     Attributes:
-      ground: behind the chart.
-      ink: of names.
-      soft: of other text, and of reference lines.
-      hair: of grids.
-      hues: of the baseline, then of the other arms in turn.
-      font: the font's family.
-      narrowest: the width of the narrowest plot, in pixels, into which labels fit.
-      letters: a text in one line, in letters that the font has.
+      ground: background of the chart.
+      ink: colour of names.
+      soft: colour of other text, and of reference lines.
+      hair: colour of grid lines.
+      hues: colour of the baseline, then those of the other arms in turn.
+      font: the font family.
+      narrowest: width of the narrowest plot in which labels must fit, in pixels.
+      letters: returns a text in one line, without characters that the font lacks.
     """
 
     ground: str
@@ -35,18 +35,18 @@ class Theme:
     letters: Callable[[str], str]
 
     def css(self) -> str:
-        """The colours as CSS's variables, to which those of `PAGE` refer."""
+        """Returns the colours as CSS variables, to which the colours of `PAGE` refer."""
         named = {"ground": self.ground, "ink": self.ink, "soft": self.soft, "hair": self.hair}
         named |= {f"h{index}": hue for index, hue in enumerate(self.hues)}
         return " ".join(f"--{name}: {colour};" for name, colour in named.items())
 
 
 def _drawable(text: str) -> str:
-    """A name with escapes for the letters that Matplotlib's font lacks.
+    """Escapes the characters of a name that Matplotlib's font lacks.
 
-    The converter brings no font with more of them, and leaves out what it has no shape for.
+    vl-convert brings no font with more characters, and omits those that it cannot draw.
     """
-    from mnet_jax.lettering import DEJAVU, escaped  # here: Matplotlib takes half a second
+    from mnet_jax.lettering import DEJAVU, escaped  # here: Matplotlib takes 0.5 s to import
 
     return escaped(one_line(text), DEJAVU)
 
@@ -60,7 +60,7 @@ DARK = replace(
     LIGHT, ground="#14171b", ink="#e9ecf0", soft="#a7b0bb", hair="#363d46",
     hues=("#f2f4f7", "#4a9fe0", "#f4823c", "#2fbf93", "#e295c4", "#e6ab2e", "#8fd0f7"),
 )  # fmt: skip
-# A page has both, and the reader's browser chooses; its fonts have every letter.
+# A page has the colours of both; the browser chooses, and its fonts have all characters.
 PAGE = Theme(
     ground="var(--ground)", ink="var(--ink)", soft="var(--soft)", hair="var(--hair)",
     hues=tuple(f"var(--h{index})" for index in range(len(LIGHT.hues))),

@@ -1,7 +1,7 @@
-"""report.html: one file that needs no network, for a phone as for a desk, light and dark.
+"""report.html: one file that needs no network, for phone and desktop, in light and dark mode.
 
-Its charts are drawn in the browser by Vega, which is inside the file. Where no script runs, they
-are drawings of one width.
+Vega, which is inside the file, draws the charts in the browser. If scripts are disabled, the page
+shows static SVG instead.
 """
 
 import base64
@@ -20,7 +20,7 @@ from mnet_jax.ablation.themes import DARK, LIGHT, PAGE
 from mnet_jax.changes import ABSENT, changes, outline
 from mnet_jax.config import RunConfig
 
-MOST_CHANGES = 8  # shown at once; the width multiplier changes every block
+MOST_CHANGES = 8  # a longer list is collapsed; the width multiplier changes every block
 MARKS = {"supports": "good", "contradicts": "bad", "better": "good", "worse": "bad"}
 
 
@@ -29,17 +29,17 @@ def to_html(
     command: str,
     command_of: Callable[[RunConfig], str | None] = lambda config: None,
 ) -> str:
-    """The page, with its style sheet, its script and its charts inside.
+    """Returns the page, including its style sheet, script and charts.
 
     Args:
-      report: what it says.
-      command: the line that was typed.
-      command_of: the line that trains one arm again, where there is one.
+      report: the report to show.
+      command: the command line of the sweep.
+      command_of: from the config of an arm to the command that trains it, or None.
     """
     obstacle = figure.obstacle()
     drawn = [] if obstacle else [*over_seeds(report, PAGE), *against_costs(report, PAGE)]
     script = _file("script.js")
-    if drawn:  # Vega is nearly all of the file
+    if drawn:  # otherwise leave out Vega, which is most of the file
         script = figure.script_with_vega(script)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return string.Template(_file("template.html")).substitute(
@@ -80,7 +80,7 @@ def _code(command: str) -> Markup:
 
 
 def _top(report: Report) -> Markup:
-    """The title, what all arms share, and the claims with what the runs say of them."""
+    """Returns the header: title, the labels that all arms share, and the judged claims."""
     shared = [f"{axis} {label}" for axis, label in report.common.items() if label != ABSENT]
     parts: list[str] = [tag("h1", wording.title(report))]
     parts += [tag("p", line, class_="soft") for line in (", ".join(shared), report.recipe) if line]
@@ -93,7 +93,7 @@ def _top(report: Report) -> Markup:
 
 
 def _table(report: Report) -> Markup:
-    """A row for each arm; a header sorts by its column, of which each cell has the value."""
+    """Returns the table of arms. A click on a header sorts by the `data-v` of its column."""
     heads: list[tuple[str, str | None]] = [(axis, None) for axis in report.columns]
     heads += [("accuracy %", "n"), ("difference points", "n"), ("p", "n"), ("verdict", None)]
     heads += [(name, "n") for name in ("params", "MAdds", "s per seed", "images/s", "seeds")]
@@ -143,12 +143,12 @@ def _mean(interval: Interval | None) -> float | None:
 
 
 def _number(text: str, value: float | None) -> Markup:
-    """A cell with the number that it is sorted by; empty sorts last."""
+    """Returns a numeric cell with its sort key; an empty key sorts last."""
     return tag("td", text, class_="n", data_v="" if value is None else repr(value))
 
 
 def _remarks(report: Report) -> Markup:
-    """What the table leaves out, and what it would take to tell more."""
+    """Returns the notes below the table: statistical power, and what to know of the rows."""
     lines = wording.powers(report)
     lines += [report.note] if report.note else []
     if not all(arm.requested for arm in report.arms):
@@ -165,9 +165,9 @@ def _charts(drawn: Sequence[Chart], otherwise: str) -> Markup:
 
 
 def _chart(chart: Chart) -> Markup:
-    """A figure with the words above, what the script draws, and a drawing for want of a script."""
+    """Returns a figure: caption, chart specification, and SVG for browsers without scripts."""
     caption = tag("figcaption", tag("h3", chart.title), tag("p", chart.legend))
-    # No letter of a name may end the element, in which HTML knows no other escapes.
+    # Escapes "<", so that no name can close the script element.
     source = json.dumps(figure.to_vega_lite(chart, PAGE), separators=(",", ":")).replace(
         "<", "\\u003c"
     )
@@ -178,7 +178,7 @@ def _chart(chart: Chart) -> Markup:
 
 
 def _failures(report: Report) -> Markup:
-    """The trials that are not there, with their causes."""
+    """Returns the section of failed and missing trials, with their causes."""
     mishaps = wording.mishaps(report)
     if not mishaps:
         return Markup()
@@ -187,7 +187,7 @@ def _failures(report: Report) -> Markup:
 
 
 def _arm(report: Report, arm: ArmResult, command: str | None) -> Markup:
-    """What an arm has otherwise than the baseline, how to train it again, and all of its config."""
+    """Returns an arm's differences from the baseline, its command, and its whole config."""
     anchor = report.anchor
     if arm.baseline:
         told: Markup = tag("p", "The baseline.")
@@ -203,7 +203,7 @@ def _arm(report: Report, arm: ArmResult, command: str | None) -> Markup:
 
 
 def _changes(before: RunConfig, after: RunConfig) -> Markup:
-    """Field by field, the baseline's value and the arm's; a long list is closed at first."""
+    """Returns a table of the fields that differ; a long one is collapsed."""
     found = changes(before, after)
     heads = tag("tr", *(tag("th", h, scope="col") for h in ("field", "baseline", "this arm")))
     rows = [

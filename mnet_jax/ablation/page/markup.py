@@ -5,18 +5,19 @@ from collections.abc import Iterable
 
 
 class Markup(str):
-    """Text that is HTML already; any other text is escaped where it goes in."""
+    """Text that is HTML already. All other text is escaped when it is inserted."""
 
     __slots__ = ()
 
 
 def tag(name: str, *children: str, **attributes: str | None) -> Markup:
-    """An element.
+    """Returns an HTML element.
 
     Args:
-      name: of the element.
-      *children: what is in it; what is no `Markup` is escaped.
-      **attributes: `class_` and `data_v` are class and data-v; None leaves one out.
+      name: the element's name.
+      *children: its content; text that is not `Markup` is escaped.
+      **attributes: its attributes, such as `class_` for class and `data_v` for data-v; None omits
+        one.
     """
     told = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"'
@@ -27,5 +28,5 @@ def tag(name: str, *children: str, **attributes: str | None) -> Markup:
 
 
 def join(parts: Iterable[str]) -> Markup:
-    """Parts one behind the other; what is no `Markup` is escaped."""
+    """Concatenates the parts; text that is not `Markup` is escaped."""
     return Markup("".join(p if isinstance(p, Markup) else html.escape(p) for p in parts))

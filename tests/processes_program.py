@@ -3,30 +3,33 @@
 Reads from the environment: DEVICES, how many virtual ones; KILL, `epoch,step` of the training step
 at which the process sends itself the SIGNAL; ORDER, a file that gets a line for each training batch
 that the process puts on its devices: a digest of each image.
+
+Without flags, it forks for each call of `forking.Forking`; then a supervisor forks as well.
 """
 
 import hashlib
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from experiments import supervision
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1:]:
     supervision.begin("train")
 
 import jax
-
-jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
-
 from conftest import make_tiny_spec
+from forking import take_a_call
 
 from experiments import progress, train
 from mnet_jax.config import Arm, DataConfig, RunConfig, TrainingConfig
 from mnet_jax.training import placement
 from mnet_jax.training.stopping import Stop
 
+IMPORTED = ("mnet_jax.run", "mnet_jax.data.loading", "tensorflow_datasets", "grain", "safetensors")
 CONFIG = RunConfig(
     spec=make_tiny_spec(),
     data=DataConfig(name="digits", resolution=8, batch_size=360),
@@ -53,7 +56,33 @@ def show_or_die(self, event):
     show(self, event)
 
 
-if __name__ == "__main__":
+class Forked:
+    """What a supervisor starts, with the imports that this process has done."""
+
+    def __init__(self, command, *, env, stderr, process_group):
+        assert stderr == subprocess.PIPE
+        reading, writing = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            os.close(reading)
+            os.setpgid(0, process_group)
+            os.dup2(writing, sys.stderr.fileno())
+            os.environ.update(env)
+            supervision.begin("train")
+            main()
+            sys.exit()
+        os.close(writing)
+        self.stderr = os.fdopen(reading, "rb")
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def wait(self):
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def main():
+    jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
     sys.argv[0] = "train"
     placement.JitPlacement = Noting
     progress.RunProgress.show = show_or_die
@@ -62,3 +91,11 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     stop.listen()
     train.main(stop)
+
+
+if __name__ == "__main__":
+    if not sys.argv[1:]:
+        take_a_call(IMPORTED)
+        supervision.subprocess = SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE)
+        supervision.begin("train")
+    main()

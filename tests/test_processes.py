@@ -1,6 +1,5 @@
 """One training on other numbers of devices and processes, and on fewer in the middle of it."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -8,10 +7,12 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import one_line
+from forking import Forking
 
 from experiments import processes, supervision
 from experiments.processes import ProcessArguments, require_processes
@@ -28,68 +29,74 @@ NOTICE_SECONDS = processes.HEARTBEAT_SECONDS + 15
 slow = pytest.mark.slow
 
 
-def started(directory, flags, **environment):
-    """A process of the command."""
-    known = {
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{PROGRAM.parent}",
-        "KILL": "",
-        "SIGNAL": "SIGKILL",
-        "DEVICES": "1",
-    }
-    return subprocess.Popen(
-        [sys.executable, PROGRAM, "--run", str(directory), *flags],
-        cwd=ROOT,
-        env=os.environ | known | environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def call(request, tmp_path_factory):
+    """Calls the command as `process` 0 or 1 of those at a time; gives what `subprocess.run` does.
 
-
-def pair(directory, orders, *, killed=None, at="", by="SIGKILL"):
-    """Two processes that have joined, one of which may send itself a signal at `epoch,step`.
-
-    Returns:
-      Of each its exit code, when it ended, and what it said on standard error.
+    Unless it `forks`, or with --exhaustive, it is a process of its own.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    joined = [
-        started(
-            directory,
-            ["--coordinator", address, "--processes", "2", "--process-id", str(i)],
-            ORDER=str(orders / f"{directory.name}-{i}"),
-            KILL=at if i == killed else "",
-            SIGNAL=by,
-        )
-        for i in range(2)
-    ]
-    ends = [0.0, 0.0]
-    deadline = time.monotonic() + 400
-    with contextlib.ExitStack() as stack:
-        for process in joined:
-            stack.callback(process.kill)
-        while not all(ends):
-            assert time.monotonic() < deadline, "one of them hangs"
-            time.sleep(0.1)
-            for i, process in enumerate(joined):
-                if not ends[i] and process.poll() is not None:
-                    ends[i] = time.monotonic()
-        said = [process.communicate()[1] for process in joined]
-    codes = [process.returncode for process in joined]
-    return list(zip(codes, ends, said, strict=True))
+    fixed = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{PROGRAM.parent}"}
+    known = {"KILL": "", "SIGNAL": "SIGKILL", "DEVICES": "1"}
+    forking = [Forking(PROGRAM, tmp_path_factory.mktemp("streams"), fixed) for _ in range(2)]
+
+    def run(flags, *, process=0, forks=True, **changes):
+        if forks and not request.config.getoption("exhaustive"):
+            return forking[process].call(flags, **known | changes)
+        return subprocess.run(
+            [sys.executable, PROGRAM, *map(str, flags)],
+            env=fixed | known | changes, capture_output=True, text=True, timeout=400,
+        )  # fmt: skip
+
+    yield run
+    for each in forking:
+        each.close()
 
 
-def alone(directory, orders, *, devices=1, at=""):
+@pytest.fixture
+def pair(call, tmp_path):
+    """A function that runs two processes that join.
+
+    One of them may send itself a signal at `epoch,step`. Of each it returns the exit code, when it
+    ended, and what it said on standard error.
+    """
+
+    def run(*, devices=1, killed=None, at="", by="SIGKILL", forks=True):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+
+        def one(i):
+            joining = ["--coordinator", address, "--processes", 2, "--process-id", i]
+            done = call(
+                ["--run", tmp_path / "run", *joining],
+                process=i,
+                forks=forks,
+                ORDER=str(tmp_path / f"order-{i}"),
+                DEVICES=str(devices),
+                KILL=at if i == killed else "",
+                SIGNAL=by,
+            )
+            return done.returncode, time.monotonic(), done.stderr
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(one, range(2)))
+
+    return run
+
+
+def alone(call, directory, *, devices=1, at=""):
     """One process to its end; its exit code."""
-    order = str(orders / f"{directory.name}-alone")
-    process = started(directory, [], ORDER=order, DEVICES=str(devices), KILL=at)
-    _, said = process.communicate(timeout=400)
-    assert process.returncode in (0, -9), said
-    return process.returncode
+    order = str(directory.parent / "order")
+    done = call(["--run", directory], ORDER=order, DEVICES=str(devices), KILL=at)
+    assert done.returncode in (0, -9), done.stderr
+    return done.returncode
 
 
 def batches(path):
-    return [line.split() for line in path.read_text().splitlines()]
+    """The batches that a process has noted; the next one begins a new list."""
+    lines = path.read_text().splitlines()
+    path.unlink()
+    return [line.split() for line in lines]
 
 
 def losses(directory):
@@ -99,12 +106,11 @@ def losses(directory):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(call, tmp_path_factory):
     """A run on one device from its start to its end: its losses and its batches."""
     directory = tmp_path_factory.mktemp("whole") / "run"
-    orders = directory.parent
-    assert alone(directory, orders) == 0
-    order = batches(orders / "run-alone")
+    assert alone(call, directory) == 0
+    order = batches(directory.parent / "order")
     assert len(order) == STEPS * EPOCHS
     assert len({tuple(batch) for batch in order}) == len(order)
     return losses(directory), order
@@ -119,76 +125,63 @@ def assert_survivor_left(survivor, killed):
     assert line == f"experiments.train: {supervision.GONE}"
 
 
-def shares(orders, name):
+def shares(directory):
     """The batches of a pair, the shares of the two side by side."""
-    both = [batches(orders / f"{name}-{i}") for i in range(2)]
+    both = [batches(directory / f"order-{i}") for i in range(2)]
     return [[*first, *second] for first, second in zip(*both, strict=False)]
 
 
 @slow
-def test_a_killed_process_ends_both_and_one_goes_on(tmp_path, whole):
-    """Two processes, the second killed in the third epoch; then one to the end."""
+def test_a_killed_process_ends_both_and_two_go_on(pair, tmp_path, whole):
+    """The coordinator is killed in the second epoch, and the other one in the third."""
     expected, order = whole
-    survivor, killed = pair(tmp_path / "run", tmp_path, killed=1, at="3,1")
+    killed, survivor = pair(killed=0, at="2,2", forks=False)
     assert_survivor_left(survivor, killed)
-    seen = shares(tmp_path, "run")
+    seen = shares(tmp_path)
     assert seen == order[: len(seen)]
-    assert len(seen) > 2 * STEPS
-    assert alone(tmp_path / "run", tmp_path) == 0
-    left = batches(tmp_path / "run-alone")
+    assert len(seen) > STEPS
+    survivor, killed = pair(killed=1, at="3,1")
+    assert_survivor_left(survivor, killed)
+    seen = shares(tmp_path)
+    assert len(seen) > STEPS and seen[0] in (order[0], order[STEPS])
+    assert seen == order[order.index(seen[0]) :][: len(seen)]
+    for code, _, said in pair():
+        assert code == 0
+        assert "experiments.train" not in said
+    left = shares(tmp_path)
     assert left == order[-len(left) :]
     assert len(left) in (STEPS, 2 * STEPS), "the last save may not have been through"
     assert losses(tmp_path / "run") == pytest.approx(expected, rel=TOLERANCE)
 
 
 @slow
-def test_a_killed_coordinator_ends_both_and_two_go_on(tmp_path, whole):
+def test_a_process_that_is_told_to_stop_stops_both_and_fewer_devices_go_on(
+    call, pair, tmp_path, whole
+):
+    """Two processes of four devices lose no step; one of four is killed; one of one ends it."""
     expected, order = whole
-    killed, survivor = pair(tmp_path / "run", tmp_path, killed=0, at="2,2")
-    assert_survivor_left(survivor, killed)
-    for i in range(2):
-        (tmp_path / f"run-{i}").unlink()
-    for code, _, said in pair(tmp_path / "run", tmp_path):
-        assert code == 0
-        assert "experiments.train" not in said
-    left = shares(tmp_path, "run")
-    assert left == order[-len(left) :]
-    assert losses(tmp_path / "run") == pytest.approx(expected, rel=TOLERANCE)
-
-
-@slow
-def test_a_process_that_is_told_to_stop_stops_both_and_none_of_their_steps_is_lost(tmp_path, whole):
-    expected, order = whole
-    both = pair(tmp_path / "run", tmp_path, killed=1, at="2,2", by="SIGTERM")
+    directory = tmp_path / "run"
+    both = pair(devices=4, killed=1, at="2,2", by="SIGTERM")
     assert [code for code, _, _ in both] == [TERMINATED] * 2
-    assert len(shares(tmp_path, "run")) == STEPS + 2
-    assert alone(tmp_path / "run", tmp_path) == 0
-    assert batches(tmp_path / "run-alone") == order[STEPS + 2 :]
-    assert losses(tmp_path / "run") == pytest.approx(expected, rel=TOLERANCE)
+    taken = STEPS + 2
+    assert shares(tmp_path) == order[:taken]
+    assert alone(call, directory, devices=4, at="3,2") == -9
+    seen = batches(tmp_path / "order")
+    assert seen == order[taken:][: len(seen)]
+    assert alone(call, directory) == 0
+    left = batches(tmp_path / "order")
+    assert left == order[-len(left) :]
+    assert len(left) in (STEPS, STEPS + 1), "the last save may not have been through"
+    assert losses(directory) == pytest.approx(expected, rel=TOLERANCE)
 
 
 @slow
-def test_ctrl_c_to_one_process_stops_both(tmp_path):
-    both = pair(tmp_path / "run", tmp_path, killed=1, at="1,2", by="SIGINT")
+def test_ctrl_c_to_one_process_stops_both(pair):
+    both = pair(killed=1, at="1,2", by="SIGINT")
     assert [code for code, _, _ in both] == [INTERRUPTED] * 2
     for _, _, said in both:
         told = "interrupted, the run is saved, the same command goes on"
         assert said == f"experiments.train: {told}\n"
-
-
-@slow
-def test_a_run_goes_on_with_fewer_devices(tmp_path, whole):
-    """Eight for an epoch and a bit, four for the next, one for the last."""
-    expected, order = whole
-    directory = tmp_path / "run"
-    assert alone(directory, tmp_path, devices=8, at="2,2") == -9
-    assert alone(directory, tmp_path, devices=4, at="3,2") == -9
-    assert alone(directory, tmp_path) == 0
-    seen = batches(tmp_path / "run-alone")
-    assert all(batch in order for batch in seen)
-    assert seen[0] == order[0]
-    assert seen[-STEPS:] == order[-STEPS:]
-    assert losses(directory) == pytest.approx(expected, rel=TOLERANCE)
 
 
 GOOD = ProcessArguments(coordinator="10.0.0.1:1234", processes=2, process_id=1)

@@ -1,5 +1,7 @@
 """`experiments.train` as it is typed, told to stop: `stopping_program.py SIGNAL MOMENT DIRECTORY`.
 
+Without arguments, it forks for each call of `forking.Forking`.
+
 It trains a small network on one pinned core, and sends the signal to itself at a moment:
 
 - `importing`, `loading`: before there is anything to save.
@@ -31,26 +33,21 @@ import time
 from pathlib import Path
 
 from conftest import make_tiny_spec
+from forking import take_a_call
 
 from experiments import planning
 from mnet_jax.config import Arm, DataConfig, RunConfig, TrainingConfig
 
-NUMBER = signal.Signals[sys.argv[1]]
+# What the command imports, itself excepted: it takes over what is replaced here.
+IMPORTED = (
+    "experiments.listing", "experiments.opening", "experiments.processes", "experiments.progress",
+    "resume_program", "mnet_jax.data.loading", "tensorflow_datasets", "grain", "safetensors",
+)  # fmt: skip
 CONFIG = RunConfig(
     spec=make_tiny_spec(),
     data=DataConfig(name="digits", resolution=8, batch_size=128),
     training=TrainingConfig(epochs=3, warmup_epochs=1),
 )
-
-
-def tell():
-    os.kill(os.getpid(), NUMBER)
-
-
-@functools.cache
-def tell_once():
-    """For what happens again, as the second Ctrl-C ends a process at once."""
-    tell()
 
 
 def before(owner, name, action):
@@ -78,16 +75,16 @@ def after(owner, name, action):
 class AtImport(importlib.abc.MetaPathFinder):
     """Tells when a module is looked for."""
 
-    def __init__(self, name):
-        self._name = name
+    def __init__(self, name, tell):
+        self._name, self._tell = name, tell
 
     def find_spec(self, name, path, target=None):
         if name == self._name:
-            tell()
+            self._tell()
         return None
 
 
-def tell_within_the_first_compilation():
+def tell_within_the_first_compilation(tell):
     import jax
 
     from mnet_jax.training.loop import Loop
@@ -97,12 +94,12 @@ def tell_within_the_first_compilation():
 
     def listen(event, duration, **_):
         if armed and "backend_compile" in event:
-            tell_once()
+            tell()
 
     jax.monitoring.register_event_duration_secs_listener(listen)
 
 
-def tell_at(phase, epoch, step):
+def tell_at(phase, epoch, step, tell):
     """Prints every event, and tells at one."""
     from experiments.progress import RunProgress
 
@@ -122,7 +119,7 @@ def fill_up_at_the_second(checkpoints, count):
         resource.setrlimit(resource.RLIMIT_FSIZE, (256, resource.RLIM_INFINITY))
 
 
-def arm(directory, moment, *numbers):
+def arm(tell, directory, moment, *numbers):
     from mnet_jax.training import manifest
     from mnet_jax.training.checkpoint import Checkpoints
 
@@ -131,7 +128,8 @@ def arm(directory, moment, *numbers):
         "evaluating": ("validation", *map(int, numbers), 1),
         "testing": ("test", CONFIG.training.epochs, 1),
     }
-    tell_at(*at.get(moment, ("", 0, 0)))
+    tell_at(*at.get(moment, ("", 0, 0)), tell)
+    tell_once = functools.cache(tell)  # what happens again: the second Ctrl-C ends it at once
     if moment == "loading":
         from mnet_jax import data
 
@@ -139,7 +137,7 @@ def arm(directory, moment, *numbers):
     if moment == "resuming":
         before(Checkpoints, "_restore", tell)
     if moment == "compiling":
-        tell_within_the_first_compilation()
+        tell_within_the_first_compilation(tell_once)
     if moment == "saving":
         after(Checkpoints, "save", tell)
     if moment == "twice":
@@ -151,11 +149,16 @@ def arm(directory, moment, *numbers):
         before(manifest, "write", tell if moment == "twice" else tell_once)
 
 
-def main(moment, directory):
+def main(name, moment, directory):
+    directory = Path(directory)
+
+    def tell():
+        os.kill(os.getpid(), signal.Signals[name])
+
     if moment == "importing":
-        sys.meta_path.insert(0, AtImport("experiments.progress"))
+        sys.meta_path.insert(0, AtImport("experiments.progress", tell))
     else:
-        arm(directory, *moment.split())
+        arm(tell, directory, *moment.split())
     planning.baseline = lambda arguments, train_images: Arm.of(CONFIG)
     print("started", flush=True)
     sys.argv = ["train", "--run", str(directory), "--tune-allocator", "False"]
@@ -175,4 +178,6 @@ def main(moment, directory):
 
 
 if __name__ == "__main__":
-    main(sys.argv[2], Path(sys.argv[3]))
+    if not sys.argv[1:]:
+        take_a_call(IMPORTED)
+    main(*sys.argv[1:])

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forking import Forking
 
 from mnet_jax.training import agreement
 from mnet_jax.training.stopping import INTERRUPTED, SIGNALS, TERMINATED, Stop, StoppedError, blocked
@@ -165,11 +166,26 @@ def environment(tmp_path_factory):
     return cache | dict(os.environ)
 
 
-def call(environment, moment, directory, number=signal.SIGTERM):
-    return subprocess.run(
-        [sys.executable, PROGRAM, number.name, moment, directory],
-        capture_output=True, text=True, timeout=600, env=environment,
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def call(environment, tmp_path_factory):
+    """Calls the program, and gives what `subprocess.run` does.
+
+    A process of its own, instead of a fork, is for what happens while it imports, and for limits
+    that the files for its output would have too.
+    """
+    forking = Forking(PROGRAM, tmp_path_factory.mktemp("streams"), environment)
+
+    def run(moment, directory, number=signal.SIGTERM, *, forks=True):
+        arguments = (number.name, moment, directory)
+        if forks:
+            return forking.call(arguments)
+        return subprocess.run(
+            [sys.executable, PROGRAM, *arguments],
+            capture_output=True, text=True, timeout=600, env=environment,
+        )  # fmt: skip
+
+    yield run
+    forking.close()
 
 
 def digest_of(done):
@@ -178,10 +194,10 @@ def digest_of(done):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(environment, tmp_path_factory):
+def uninterrupted(call, tmp_path_factory):
     """Its digest, and how many seconds it takes."""
     start = time.perf_counter()
-    done = call(environment, "never", tmp_path_factory.mktemp("runs") / "run")
+    done = call("never", tmp_path_factory.mktemp("runs") / "run", forks=False)
     return digest_of(done), time.perf_counter() - start
 
 
@@ -195,69 +211,74 @@ def last_saved(directory):
     return max((int(p.name) for p in directory.glob("checkpoints/*[0-9]")), default=0)
 
 
-def goes_on(environment, directory, stopped, uninterrupted, number=signal.SIGTERM):
+def goes_on(call, directory, stopped, uninterrupted, number=signal.SIGTERM):
     """Checks how a process was stopped, and what the same command makes of it."""
     assert stopped.returncode == 128 + number, (stopped.stdout, stopped.stderr)
     (line,) = stopped.stderr.splitlines()
     said = {signal.SIGTERM: "stopped by SIGTERM", signal.SIGINT: "interrupted"}[number]
     assert line.startswith(f"experiments.train: {said}") and "goes on" in line
     assert last_saved(directory) >= steps_taken(stopped.stdout)
-    assert digest_of(call(environment, "never", directory)) == uninterrupted[0]
+    assert digest_of(call("never", directory)) == uninterrupted[0]
 
 
-@pytest.mark.parametrize(
-    ("moment", "number"),
-    [
-        *((moment, signal.SIGTERM) for moment in MOMENTS),
-        *((moment, signal.SIGINT) for moment in BY_HAND),
-    ],
-)
+def pytest_generate_tests(metafunc):
+    """Each moment with one of the signals; --exhaustive: by SIGTERM at all, by Ctrl-C at some."""
+    if "moment" not in metafunc.fixturenames:
+        return
+    cases = [(moment, signal.SIGINT) for moment in BY_HAND]
+    by_term = [moment for moment in MOMENTS if moment not in BY_HAND]
+    if metafunc.config.getoption("exhaustive"):
+        by_term = MOMENTS
+    cases += [(moment, signal.SIGTERM) for moment in by_term]
+    metafunc.parametrize(("moment", "number"), cases)
+
+
 @of_the_command
 def test_a_process_told_to_stop_saves_ends_and_goes_on(
-    environment, uninterrupted, tmp_path, moment, number
+    call, uninterrupted, tmp_path, moment, number
 ):
-    stopped = call(environment, moment, tmp_path / "run", number)
+    stopped = call(moment, tmp_path / "run", number, forks=moment != "importing")
     if moment in NOTHING_TO_SAVE:
         assert steps_taken(stopped.stdout) == 0
         assert not list(tmp_path.glob("run/checkpoints/*"))
-    goes_on(environment, tmp_path / "run", stopped, uninterrupted, number)
+    goes_on(call, tmp_path / "run", stopped, uninterrupted, number)
 
 
 @of_the_command
-def test_the_second_ctrl_c_ends_a_process_at_once(environment, uninterrupted, tmp_path):
+def test_the_second_ctrl_c_ends_a_process_at_once(call, uninterrupted, tmp_path):
     directory = tmp_path / "run"
-    stopped = call(environment, "twice", directory, signal.SIGINT)
+    stopped = call("twice", directory, signal.SIGINT)
     assert stopped.returncode == INTERRUPTED
     assert stopped.stderr == "experiments.train: interrupted, the same command goes on\n"
     assert last_saved(directory) < steps_taken(stopped.stdout)  # the save was cut off
-    assert digest_of(call(environment, "never", directory)) == uninterrupted[0]
+    assert digest_of(call("never", directory)) == uninterrupted[0]
 
 
 @of_the_command
-def test_a_process_told_to_stop_while_it_resumes_goes_on(environment, uninterrupted, tmp_path):
+def test_a_process_told_to_stop_while_it_resumes_goes_on(call, uninterrupted, tmp_path):
     directory = tmp_path / "run"
-    assert call(environment, "stepping 2 4", directory).returncode == TERMINATED
-    stopped = call(environment, "resuming", directory)
+    assert call("stepping 2 4", directory).returncode == TERMINATED
+    stopped = call("resuming", directory)
     assert steps_taken(stopped.stdout) == 0
     assert last_saved(directory) == STEPS + 4
-    goes_on(environment, directory, stopped, uninterrupted)
+    goes_on(call, directory, stopped, uninterrupted)
 
 
 @of_the_command
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
-    environment, uninterrupted, tmp_path
+    call, uninterrupted, tmp_path
 ):
     directory = tmp_path / "run"
-    done = call(environment, "full", directory)
+    done = call("full", directory, forks=False)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"experiments.train: {directory}")
     assert last_saved(directory) == STEPS
-    assert digest_of(call(environment, "never", directory)) == uninterrupted[0]
+    assert digest_of(call("never", directory)) == uninterrupted[0]
 
 
 @of_the_command
-def test_a_signal_from_outside_at_any_time(environment, uninterrupted, tmp_path):
+def test_a_signal_from_outside_at_any_time(call, environment, uninterrupted, tmp_path):
     directory = tmp_path / "run"
     delay = random.uniform(0.1, 0.8 * uninterrupted[1])
     print(f"SIGTERM after {delay:.3f} s")
@@ -276,4 +297,4 @@ def test_a_signal_from_outside_at_any_time(environment, uninterrupted, tmp_path)
         assert process.returncode in (0, TERMINATED)
         return
     stopped = subprocess.CompletedProcess([], process.returncode, output, errors)
-    goes_on(environment, directory, stopped, uninterrupted)
+    goes_on(call, directory, stopped, uninterrupted)

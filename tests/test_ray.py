@@ -10,36 +10,43 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import assert_refused, call_command, make_tiny_spec
 from trial_stand_ins import FINE, KILLED, RAISING, saving, stand_in
 
+from experiments import ablate
 from mnet_jax.ablation.runners import LocalRunner, RayRunner, RunnerError, Slots, on_ray, run
 from mnet_jax.ablation.store import Store
-from mnet_jax.architectures import mobilenet_v2
 from mnet_jax.config import DataConfig, RunConfig, Sgd, TrainingConfig
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
-EPOCHS = 8
+EPOCHS = 3
+SMALL = "--model mobilenet_v1 --depth shallow --width 0.1 --resolution 8 --seeds 1 --runner ray"
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """A cluster of one node with one core."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        nodes.wait_for_nodes()
+        yield nodes
+        nodes.shutdown()
 
 
 @pytest.fixture
-def cluster(monkeypatch):
-    """Two nodes with a core each."""
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    nodes.second = nodes.add_node(num_cpus=1)
-    nodes.wait_for_nodes()
-    yield nodes
+def cluster(shared):
+    yield shared
     ray.shutdown()
-    nodes.shutdown()
 
 
 def config_of(seed):
     return RunConfig(
-        spec=mobilenet_v2(width=0.1, num_classes=10),
+        spec=make_tiny_spec(),
         data=DataConfig(name="digits", resolution=8, batch_size=128, augmentation="none"),
         training=TrainingConfig(
             epochs=EPOCHS, warmup_epochs=0.0, optimizer=Sgd(), learning_rate=0.01
@@ -64,6 +71,7 @@ def test_a_node_that_dies_loses_no_trial(cluster, tmp_path):
     """The trial that it ran goes on elsewhere, from its checkpoint, to the same result."""
     wanted = {seed: config_of(seed) for seed in (0, 1)}
     begun = []
+    second = cluster.add_node(num_cpus=1)
     runner = RayRunner(cluster.address, None, 1, trial=saving)
     assert runner.has_room()
 
@@ -71,7 +79,8 @@ def test_a_node_that_dies_loses_no_trial(cluster, tmp_path):
         """Once both trials have something to go on from."""
         while not all(saved(tmp_path / str(seed) / "checkpoints") for seed in wanted):
             time.sleep(0.1)
-        cluster.remove_node(cluster.second, allow_graceful=False)
+        cluster.remove_node(second, allow_graceful=False)
+        (tmp_path / "go on").touch()
 
     killer = threading.Thread(target=kill_a_node, daemon=True)
     killer.start()
@@ -89,16 +98,13 @@ def test_a_node_that_dies_loses_no_trial(cluster, tmp_path):
     first, again = sorted(int(n.read_text()) for n in tmp_path.glob(f"{lost.seed}/began-*"))
     assert first == 1 and again > 1, "it went on from its checkpoint"
     core = Slots(environments=({"PJRT_NPROC": "1"},))
-    undisturbed = {
-        outcome.config: outcome.result
-        for outcome in run(
-            iter(wanted.values()), LocalRunner(core, saving),
-            lambda c: tmp_path / f"alone-{c.seed}", lambda c: None, lambda c, e: None,
-        )
-    }  # fmt: skip
-    for outcome in outcomes:
-        assert len(outcome.result.history) == EPOCHS
-        assert without_times(outcome.result) == without_times(undisturbed[outcome.config])
+    (undisturbed,) = run(
+        iter([lost]), LocalRunner(core, saving),
+        lambda c: tmp_path / "alone", lambda c: None, lambda c, e: None,
+    )  # fmt: skip
+    results = {outcome.config: without_times(outcome.result) for outcome in outcomes}
+    assert [len(result.history) for result in results.values()] == [EPOCHS] * 2
+    assert results[lost] == without_times(undisturbed.result)
 
 
 def test_a_trial_that_fails_is_not_lost_and_one_that_crashes_is_tried_again(cluster, tmp_path):
@@ -125,25 +131,22 @@ def test_what_no_node_has_is_refused(cluster):
 
 
 def test_a_sweep_on_a_cluster_of_its_own(tmp_path):
-    words = "--bottleneck linear relu6 --width 0.1 --resolution 8 --epochs 1 --seeds 1 --runner ray"
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.ablate", *words.split(), "--results", str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    trials = Store(tmp_path).read().trials.values()
-    assert len(trials) == 2 and all(trial.result for trial in trials)
-    assert "trial 2 of 2" in done.stdout and not done.stderr
-
-
-def test_a_cluster_that_is_not_there_is_one_line(tmp_path):
-    words = ["--runner", "ray", "--ray-address", "127.0.0.1:1", "--results", str(tmp_path)]
+    words = [*SMALL.split(), "--epochs", "1", "--results", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-m", "experiments.ablate", *words],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 2 and not list(tmp_path.iterdir())
-    assert done.stderr.count("\n") == 1 and "--ray-address: got '127.0.0.1:1'" in done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    (trial,) = Store(tmp_path).read().trials.values()
+    assert trial.result
+    assert "trial 1 of 1" in done.stdout and not done.stderr
+
+
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path, monkeypatch, capfd):
+    words = ["--runner", "ray", "--ray-address", "127.0.0.1:1", "--results", str(tmp_path)]
+    answer = call_command(ablate, words, monkeypatch, capfd)
+    assert_refused(answer, "ablate", "--ray-address: got '127.0.0.1:1'")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_server_that_says_nothing_is_no_cluster(monkeypatch):
@@ -183,9 +186,9 @@ def test_a_cluster_whose_only_node_is_gone_ends_the_sweep(monkeypatch, capfd):
 
 def test_sigterm_ends_a_sweep_as_it_ends_every_other(tmp_path):
     """Ray's own handler would abort the process with a dump of its stack."""
-    words = "--bottleneck linear --width 0.1 --epochs 1000 --seeds 1 --runner ray"
+    words = [*SMALL.split(), "--epochs", "1000", "--results", str(tmp_path)]
     sweep = subprocess.Popen(
-        [sys.executable, "-m", "experiments.ablate", *words.split(), "--results", str(tmp_path)],
+        [sys.executable, "-m", "experiments.ablate", *words],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     while not (tmp_path / "leases").exists() and sweep.poll() is None:

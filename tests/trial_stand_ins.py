@@ -57,12 +57,17 @@ def fail():
 
 
 def saving(config, directory, report):
-    """A real trial, with a checkpoint after every epoch; it notes where each process began."""
+    """A real trial, with a checkpoint after every epoch; it notes where each process began.
+
+    It enters its second epoch, and goes on when there is a file `go on` beside its directory.
+    """
     note = directory / f"began-{os.getpid()}"
 
     def noted(event):
         if not note.exists():
             note.write_text(str(event.epoch))
         report(event)
+        while event.epoch > 1 and not (directory.parent / "go on").exists():
+            time.sleep(0.01)
 
     return run(config, directory, report=noted)

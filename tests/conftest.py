@@ -49,20 +49,21 @@ def pytest_configure(config):
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
-def make_tiny_spec(num_classes: int = 10, dropout: float = 0.2) -> NetworkSpec:
-    """A stem, two inverted residuals with one shortcut, a last convolution."""
+def make_tiny_spec(num_classes: int = 10, dropout: float = 0.2, count: int = 2) -> NetworkSpec:
+    """A stem, one or two inverted residuals, the first with a shortcut, and a last convolution."""
+    blocks = (
+        InvertedResidual(inputs=8, expanded=16, outputs=8, shortcut="bottleneck"),
+        InvertedResidual(inputs=8, expanded=16, outputs=12, stride=2),
+    )[:count]
     published = architectures.mobilenet_v2(norm_momentum=0.9)
     return NetworkSpec(
         name="tiny",
         width=1.0,
         dialect=published.dialect,
         stem=ConvNorm(inputs=3, outputs=8, kernel=3),
-        blocks=(
-            InvertedResidual(inputs=8, expanded=16, outputs=8, shortcut="bottleneck"),
-            InvertedResidual(inputs=8, expanded=16, outputs=12, stride=2),
-        ),
+        blocks=blocks,
         head=Head(
-            conv=ConvNorm(inputs=12, outputs=16, kernel=1),
+            conv=ConvNorm(inputs=blocks[-1].outputs, outputs=16, kernel=1),
             dropout=dropout,
             num_classes=num_classes,
         ),

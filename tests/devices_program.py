@@ -12,6 +12,7 @@ import re
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_disable_most_optimizations", True)  # most of the time is the compiler's
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +27,7 @@ from mnet_jax.training.recipe import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import initial_state, make_eval_step, make_train_step
 
 TRAINING = TrainingConfig(learning_rate=0.1, label_smoothing=0.0, ema_decay=0.5)
-SPEC = make_tiny_spec(dropout=0.0)  # each device of a pmap drops others
+SPEC = make_tiny_spec(dropout=0.0, count=1)  # each device of a pmap drops others
 BATCH = 32
 
 

@@ -27,7 +27,7 @@ def test_second_order_gradients_equal_those_of_the_grouped_form(lowering, stride
         return (dx**2).sum() + (dk**3).sum()
 
     first, second = (
-        jax.grad(partial(penalty, low), (0, 1))(x, kernel) for low in ("grouped", lowering)
+        jax.jit(jax.grad(partial(penalty, low), (0, 1)))(x, kernel) for low in ("grouped", lowering)
     )
     chex.assert_trees_all_close(first, second, rtol=1e-3, atol=1e-3)
 
@@ -41,8 +41,9 @@ def test_vmap_over_images_and_over_kernels(lowering):
         return (depthwise_conv(x, kernel, 2, lowering=lowering) ** 2).sum()
 
     xs = x.reshape(3, 2, 5, 6, 3)
-    got = jax.jit(jax.vmap(jax.grad(loss, (0, 1))))(xs, kernels)
-    want = [jax.grad(loss, (0, 1))(a, k) for a, k in zip(xs, kernels, strict=True)]
+    gradients = jax.grad(loss, (0, 1))
+    got = jax.jit(jax.vmap(gradients))(xs, kernels)
+    want = [jax.jit(gradients)(a, k) for a, k in zip(xs, kernels, strict=True)]
     chex.assert_trees_all_close(
         got, jax.tree.map(lambda *a: jnp.stack(a), *want), rtol=1e-5, atol=1e-4
     )
@@ -85,6 +86,7 @@ DEVICES = """
     import jax
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_disable_most_optimizations", True)
     import chex, jax.numpy as jnp
     from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
     from mnet_jax.ops import depthwise_conv, native

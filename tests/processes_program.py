@@ -1,4 +1,4 @@
-"""`experiments.train` with a network of two blocks, for test_processes.py; takes its flags.
+"""`experiments.train` with a network of one block, for test_processes.py; takes its flags.
 
 Reads from the environment: DEVICES, how many virtual ones; KILL, `epoch,step` of the training step
 at which the process sends itself the SIGNAL; ORDER, a file that gets a line for each training batch
@@ -31,7 +31,7 @@ from mnet_jax.training.stopping import Stop
 
 IMPORTED = ("mnet_jax.run", "mnet_jax.data.loading", "tensorflow_datasets", "grain", "safetensors")
 CONFIG = RunConfig(
-    spec=make_tiny_spec(),
+    spec=make_tiny_spec(count=1),
     data=DataConfig(name="digits", resolution=8, batch_size=360),
     training=TrainingConfig(epochs=3, warmup_epochs=1, lowering="shifted"),
     seed=5,
@@ -83,6 +83,7 @@ class Forked:
 
 def main():
     jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
+    jax.config.update("jax_disable_most_optimizations", True)  # most of the time is the compiler's
     sys.argv[0] = "train"
     placement.JitPlacement = Noting
     progress.RunProgress.show = show_or_die

@@ -44,7 +44,7 @@ IMPORTED = (
     "resume_program", "mnet_jax.data.loading", "tensorflow_datasets", "grain", "safetensors",
 )  # fmt: skip
 CONFIG = RunConfig(
-    spec=make_tiny_spec(),
+    spec=make_tiny_spec(count=1),
     data=DataConfig(name="digits", resolution=8, batch_size=128),
     training=TrainingConfig(epochs=3, warmup_epochs=1),
 )

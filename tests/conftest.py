@@ -1,5 +1,6 @@
 """What several test files share: a small network, a data folder, errors of one line."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -68,6 +69,13 @@ def make_tiny_spec(num_classes: int = 10, dropout: float = 0.2, count: int = 2) 
             num_classes=num_classes,
         ),
     )
+
+
+def make_short_spec(dropout: float = 0.2) -> NetworkSpec:
+    """The tiny network without its second block and last convolution: compiles in half the time."""
+    tiny = make_tiny_spec(dropout=dropout)
+    head = dataclasses.replace(tiny.head, conv=None)
+    return dataclasses.replace(tiny, blocks=tiny.blocks[:1], head=head)
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """Runs and resumes on one pinned core, for test_resume.py: `resume_program.py MODE DIRECTORY`.
 
 Results on a CPU depend on the number of threads, so bit-exactness needs a core of its own, taken
-before JAX starts. Prints JSON: a digest of everything a run leaves, for each way to get there.
+before JAX starts. One process makes all runs, because it compiles a step once. In the mode "kill"
+it kills itself in the middle of one; in the others it prints JSON: a digest of everything that a
+run leaves, for each way to get there.
 """
 
 from own_core import take_a_core
@@ -13,6 +15,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -21,7 +24,7 @@ from typing import get_args
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from conftest import make_tiny_spec
+from conftest import make_short_spec
 from lowerings import AVAILABLE
 
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
@@ -31,7 +34,7 @@ from mnet_jax.training.stopping import Stop, StoppedError
 from mnet_jax.training.types import Precision
 
 CONFIG = RunConfig(
-    spec=make_tiny_spec(),
+    spec=make_short_spec(),
     data=DataConfig(name="digits", resolution=8, batch_size=128),
     training=TrainingConfig(epochs=3, warmup_epochs=1),
     seed=5,
@@ -39,14 +42,22 @@ CONFIG = RunConfig(
 DRAWN = dataclasses.replace(  # with all that a step and its images draw
     CONFIG,
     data=dataclasses.replace(
-        CONFIG.data, resolution=16, augmentation="resized_crop_flip",
+        CONFIG.data, augmentation="resized_crop_flip",
         policy="randaugment", colour_jitter=0.4, erasing=0.5,
     ),
-    training=dataclasses.replace(CONFIG.training, mixup=0.4, cutmix=1.0),
+    training=dataclasses.replace(CONFIG.training, epochs=2, mixup=0.4, cutmix=1.0),
 )  # fmt: skip
+# The other runs are in "auto" and float32. Every lowering and precision, and pairs of runs that
+# differ in one of the two alone.
+COVER = (
+    ("grouped", "float32"),
+    ("shifted", "float32"),
+    ("shifted", "bfloat16"),
+    ("native", "bfloat16"),
+)
 TIMES = ("seconds", "images_per_second")
 STEPS = 9  # of an epoch
-PIECES = ("params", "batch_stats", "opt_state", "average")
+PIECES = ("params", "batch_stats", "opt_state", "average", "data", "losses")
 
 
 class CutError(Exception):
@@ -93,8 +104,8 @@ def cut():
     raise CutError
 
 
-def resumed(directory, config=CONFIG):
-    """The digest of a run cut off in its second epoch and called again."""
+def cut_and_resumed(config, directory):
+    """The digest of a run that is cut off in its second epoch and called again."""
     try:
         run(config, directory, report=at(2, 5, cut))
         raise AssertionError("the run was not cut")
@@ -103,8 +114,8 @@ def resumed(directory, config=CONFIG):
     return digest(directory, run(config, directory))
 
 
-def stopped_and_resumed(directory, phase, *moments):
-    """The digest of a run that is told to stop at each (epoch, step), and called again each time.
+def stopped_and_resumed(directory, *moments):
+    """The digest of a run that is told to stop at each (phase, epoch, step), and called each time.
 
     Where it goes on, no step is trained twice.
     """
@@ -113,12 +124,12 @@ def stopped_and_resumed(directory, phase, *moments):
         stop = Stop()
 
         def report(event, stop=stop):
-            at = (event.epoch, event.step)
+            moment = (event.phase, event.epoch, event.step)
             if event.phase == "train":
-                assert at not in seen, at
-                seen.add(at)
-            if event.phase == phase and at in left:
-                left.remove(at)
+                assert moment not in seen, moment
+                seen.add(moment)
+            if moment in left:
+                left.remove(moment)
                 stop.requested = True
 
         try:
@@ -130,26 +141,41 @@ def stopped_and_resumed(directory, phase, *moments):
 
 
 def stops(directory, *, each):
-    """Digests of a whole run, of one stopped behind some steps and batches, and of one behind all.
+    """Digests of runs stopped behind steps and batches of the validation.
 
-    They are behind the first step, in the middle and behind the last, or with `each` behind every
-    one.
+    One run is stopped behind the first step, behind two in a row in the middle, behind a batch of
+    a validation and behind the last step. With `each`, one run is stopped behind every step, and
+    for every step and batch there is a run that is stopped behind it alone.
     """
     epochs = range(1, CONFIG.training.epochs + 1)
-    steps = [(epoch, step) for epoch in epochs for step in range(1, STEPS + 1)]
-    batches = [(epoch, batch) for epoch in epochs for batch in (1, 2)]
-    found = {"whole": digest(directory / "whole", run(CONFIG, directory / "whole"))}
-    for epoch, step in steps if each else (steps[0], steps[STEPS + 4], steps[-1]):
-        name = f"train {epoch} {step}"
-        found[name] = stopped_and_resumed(directory / name, "train", (epoch, step))
-    found["train all"] = stopped_and_resumed(directory / "all", "train", *steps)
-    for epoch, batch in batches if each else batches[2:3]:
-        name = f"validation {epoch} {batch}"
-        found[name] = stopped_and_resumed(directory / name, "validation", (epoch, batch))
-    restore = Checkpoints.restore
-    for piece in (*PIECES, "data", "losses") if each else ("losses",):
+    steps = [("train", epoch, step) for epoch in epochs for step in range(1, STEPS + 1)]
+    batches = [("validation", epoch, batch) for epoch in epochs for batch in (1, 2)]
+    some = [steps[0], *steps[STEPS + 4 : STEPS + 6], batches[2], steps[-1]]
+    ways = {"some": some}
+    if each:
+        ways |= {"all": steps} | {str(moment): [moment] for moment in (*steps, *batches)}
+    return {
+        f"stopped {name}": stopped_and_resumed(directory / f"stopped {name}", *moments)
+        for name, moments in ways.items()
+    }
+
+
+def without_pieces(directory):
+    """For each piece the digest of a run that is stopped within an epoch and resumes without it."""
+    found, restore, stop = {}, Checkpoints.restore, Stop()
+
+    def request():
+        stop.requested = True
+
+    try:
+        run(CONFIG, directory / "stopped", stop=stop, report=at(2, 5, request))
+        raise AssertionError("the run was not stopped")
+    except StoppedError:
+        pass
+    for piece in PIECES:
+        shutil.copytree(directory / "stopped", directory / piece)
         Checkpoints.restore = forgetting(piece)
-        found[f"without {piece}"] = stopped_and_resumed(directory / piece, "train", (2, 5))
+        found[f"without {piece}"] = digest(directory / piece, run(CONFIG, directory / piece))
         Checkpoints.restore = restore
     return found
 
@@ -172,40 +198,40 @@ def forgetting(piece):
     return forgetful
 
 
-def lowered(directory):
-    """For each lowering in each precision the digests of a run and of one that was cut off."""
-    spec, found = CONFIG.spec, {}
-    head = dataclasses.replace(spec.head, conv=None)
-    small = dataclasses.replace(spec, blocks=spec.blocks[:1], head=head)  # compiles sooner
+def lowered(directory, *, each):
+    """For lowerings in a precision, or with `each` in every one, the digests of two runs.
+
+    One of them is cut off and resumed.
+    """
+    found = {}
     for lowering, precision in itertools.product(AVAILABLE, get_args(Precision)):
+        if not each and (lowering, precision) not in COVER:
+            continue
         training = TrainingConfig(epochs=2, warmup_epochs=1, lowering=lowering, precision=precision)
-        config = dataclasses.replace(CONFIG, spec=small, training=training)
+        config = dataclasses.replace(CONFIG, training=training)
         name = f"{lowering} {precision}"
         whole = digest(directory / name, run(config, directory / name))
-        found[name] = whole, resumed(directory / f"{name} cut", config)
+        found[name] = whole, cut_and_resumed(config, directory / f"{name} cut")
     return found
 
 
 def main(mode, directory):
-    if mode == "lowerings":
-        return lowered(directory)
-    if mode in ("stops", "some stops"):
-        return stops(directory, each=mode == "stops")
-    if mode == "drawn":
-        whole = digest(directory / "whole", run(DRAWN, directory / "whole"))
-        return {"whole": whole, "cut": resumed(directory / "cut", DRAWN)}
+    killed = directory / "killed"
     if mode == "kill":
-        run(CONFIG, directory, report=at(3, 2, lambda: os.kill(os.getpid(), signal.SIGKILL)))
-    if mode == "resume":
-        return {"killed": digest(directory, run(CONFIG, directory))}
-    found = {name: digest(directory / name, run(CONFIG, directory / name)) for name in ("a", "b")}
-    found["cut"] = resumed(directory / "cut")
-    restore = Checkpoints.restore
-    for piece in (*PIECES, "data"):
-        Checkpoints.restore = forgetting(piece)
-        found[f"without {piece}"] = resumed(directory / piece)
-        Checkpoints.restore = restore
-    return found
+        run(CONFIG, killed, report=at(3, 2, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+    each = mode == "exhaustive"
+    whole, again, drawn = (directory / name for name in ("whole", "again", "drawn"))
+    return {
+        "killed": digest(killed, run(CONFIG, killed)),
+        "whole": digest(whole, run(CONFIG, whole)),
+        "again": digest(again, run(CONFIG, again)),
+        "cut": cut_and_resumed(CONFIG, directory / "cut"),
+        **stops(directory, each=each),
+        **without_pieces(directory),
+        "drawn": digest(drawn, run(DRAWN, drawn)),
+        "drawn cut": cut_and_resumed(DRAWN, directory / "drawn cut"),
+        "lowered": lowered(directory, each=each),
+    }
 
 
 if __name__ == "__main__":

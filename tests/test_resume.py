@@ -1,17 +1,21 @@
 """A run that is cut off and resumed is the run that was not, bit for bit, on one pinned core."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from lowerings import every_lowering, every_precision
+from lowerings import AVAILABLE
+
+from mnet_jax.training.types import Precision
 
 PROGRAM = Path(__file__).with_name("resume_program.py")
-PIECES = ("params", "batch_stats", "opt_state", "average", "data")
+PIECES = ("params", "batch_stats", "opt_state", "average", "data", "losses")
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,73 +25,62 @@ pytestmark = [
 
 def call(mode, directory):
     return subprocess.run(
-        [sys.executable, PROGRAM, mode, directory], capture_output=True, text=True, timeout=600
+        [sys.executable, PROGRAM, mode, directory], capture_output=True, text=True, timeout=1800
     )
 
 
 @pytest.fixture(scope="module")
-def digests(tmp_path_factory):
-    done = call("all", tmp_path_factory.mktemp("runs"))
+def digests(tmp_path_factory, pytestconfig):
+    """The digests of all runs, one of which was killed by another process."""
+    directory = tmp_path_factory.mktemp("runs")
+    assert call("kill", directory).returncode == -signal.SIGKILL
+    done = call("exhaustive" if pytestconfig.getoption("exhaustive") else "some", directory)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_a_run_repeats_itself(digests):
-    assert digests["a"] == digests["b"]
+    assert digests["again"] == digests["whole"]
 
 
 def test_a_run_cut_off_within_an_epoch_and_resumed_equals_the_uninterrupted_one(digests):
-    assert digests["cut"] == digests["a"]
+    assert digests["cut"] == digests["whole"]
+
+
+def test_a_killed_process_resumes_to_the_uninterrupted_run(digests):
+    assert digests["killed"] == digests["whole"]
 
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_a_checkpoint_without_a_piece_is_noticed(digests, piece):
-    assert digests[f"without {piece}"] != digests["a"]
-
-
-def test_a_killed_process_resumes_to_the_uninterrupted_run(digests, tmp_path):
-    assert call("kill", tmp_path).returncode == -signal.SIGKILL
-    done = call("resume", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["killed"] == digests["a"]
+    assert digests[f"without {piece}"] != digests["whole"]
 
 
 def test_a_run_stopped_behind_any_step_and_any_batch_equals_the_uninterrupted_one(
-    tmp_path, exhaustive
+    digests, exhaustive
 ):
-    done = call("stops" if exhaustive else "some stops", tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    pieces = (*PIECES, "losses") if exhaustive else ("losses",)
-    without = {f"without {piece}" for piece in pieces}
-    assert len(found) == 1 + (27 if exhaustive else 3) + 1 + (6 if exhaustive else 1) + len(without)
-    assert {name for name in found if found[name] != found["whole"]} == without
+    stopped = {name: found for name, found in digests.items() if name.startswith("stopped")}
+    assert len(stopped) == (1 + 1 + 27 + 6 if exhaustive else 1)
+    assert {name for name in stopped if stopped[name] != digests["whole"]} == set()
 
 
-def test_a_resumed_run_goes_on_augmenting_and_mixing(tmp_path):
-    done = call("drawn", tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["cut"] == found["whole"]
+def test_a_resumed_run_goes_on_augmenting_and_mixing(digests):
+    assert digests["drawn cut"] == digests["drawn"]
 
 
-@pytest.fixture(scope="module")
-def lowered(tmp_path_factory):
-    """Digests of a whole run and of one that was cut off, by lowering and precision."""
-    done = call("lowerings", tmp_path_factory.mktemp("lowered"))
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-@every_precision
-@every_lowering
 def test_in_every_lowering_and_precision_a_resumed_run_is_the_uninterrupted_one(
-    lowered, lowering, precision
+    digests, exhaustive
 ):
-    whole, cut = lowered[f"{lowering} {precision}"]
-    assert cut == whole
+    """By default in a cover of the pairs; the runs of the other tests are "auto float32"."""
+    lowered = digests["lowered"]
+    pairs = {tuple(name.split()) for name in lowered}
+    if exhaustive:
+        assert pairs == {*itertools.product(AVAILABLE, get_args(Precision))}
+    assert {lowering for lowering, _ in pairs} >= {*AVAILABLE} - {"auto"}
+    assert {precision for _, precision in pairs} == {*get_args(Precision)}
+    assert [name for name, (whole, cut) in lowered.items() if cut != whole] == []
 
 
-def test_lowerings_and_precisions_are_runs_that_differ(lowered):
+def test_lowerings_and_precisions_are_runs_that_differ(digests):
     runs = ("grouped float32", "shifted float32", "shifted bfloat16")
-    assert len({lowered[name][0] for name in runs}) == len(runs)
+    assert len({digests["lowered"][name][0] for name in runs}) == len(runs)

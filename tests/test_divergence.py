@@ -10,15 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_tiny_spec
-from test_training import NUMBERS, batch_of, parts_of
+from conftest import make_short_spec
+from test_training import NUMBERS, batch_of, compiled_step, parts_of
 
-from mnet_jax import models, serialization
+from mnet_jax import serialization
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
 from mnet_jax.data import order, pipeline
 from mnet_jax.result import EpochRecord
 from mnet_jax.run import run
-from mnet_jax.training import optimizer
 from mnet_jax.training.dead_channels import dead_share
 from mnet_jax.training.divergence import (
     LEAST,
@@ -34,20 +33,18 @@ from mnet_jax.training.divergence import (
 from mnet_jax.training.epoch import EpochProgress
 from mnet_jax.training.loop import Callbacks, Loop
 from mnet_jax.training.placement import JitPlacement
-from mnet_jax.training.recipe import StaticRecipe
-from mnet_jax.training.step import make_train_step
 from mnet_jax.training.stopping import Stop, StoppedError
 
+SHORT = make_short_spec()
 NAN = float("nan")
 
 
 # The step.
 
 
-def test_a_step_that_skips_changes_nothing_but_its_number(tiny_spec):
-    _, state, step = parts_of(tiny_spec, ema_decay=0.5)
-    step = jax.jit(functools.partial(step.func, **step.keywords))
-    skipping = jax.jit(skipping_step(tiny_spec, ema_decay=0.5))
+def test_a_step_that_skips_changes_nothing_but_its_number():
+    _, state, step = parts_of(SHORT, ema_decay=0.5)
+    skipping = skipping_step(ema_decay=0.5)
     bad = batch_of(0)
     bad["image"][0, 0, 0, 0] = NAN
     after, metrics = skipping(state, bad)
@@ -58,9 +55,8 @@ def test_a_step_that_skips_changes_nothing_but_its_number(tiny_spec):
     chex.assert_trees_all_close(plain(good), plain(expected), rtol=1e-5, atol=1e-6)
 
 
-def skipping_step(spec, **hyperparams):
-    update = optimizer.make(StaticRecipe.of(TrainingConfig(ema_decay=0.0)))
-    step = make_train_step(models.MobileNet(spec=spec).apply, update, skips=True)
+def skipping_step(**hyperparams):
+    step = compiled_step(SHORT, skips=True)
     return functools.partial(step, hyperparams=NUMBERS._replace(**hyperparams))
 
 
@@ -69,11 +65,11 @@ def plain(state):
 
 
 @pytest.mark.parametrize(("share", "is_skipped"), [(0.9, True), (1.1, False)])
-def test_a_step_above_its_limit_is_skipped(tiny_spec, share, is_skipped):
-    _, state, step = parts_of(tiny_spec)
-    loss = float(jax.jit(step)(state, batch_of(0))[1]["loss"])
-    limited = skipping_step(tiny_spec, loss_limit=np.float32(share * loss))
-    after, _ = jax.jit(limited)(state, batch_of(0))
+def test_a_step_above_its_limit_is_skipped(share, is_skipped):
+    _, state, step = parts_of(SHORT)
+    loss = float(step(state, batch_of(0))[1]["loss"])
+    limited = skipping_step(loss_limit=np.float32(share * loss))
+    after, _ = limited(state, batch_of(0))
     same = jax.tree.map(lambda a, b: bool((a == b).all()), after.params, state.params)
     assert all(jax.tree.leaves(same)) is is_skipped
 
@@ -247,7 +243,7 @@ def test_an_epoch_cut_in_two_is_the_epoch():
 # A run.
 
 CONFIG = RunConfig(
-    spec=make_tiny_spec(),
+    spec=SHORT,
     data=DataConfig(name="digits", resolution=8, batch_size=128, augmentation="none"),
     training=TrainingConfig(epochs=2, warmup_epochs=1, on_divergence="rollback"),
 )

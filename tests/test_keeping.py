@@ -7,7 +7,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from conftest import make_tiny_spec
+from conftest import make_short_spec
 
 from mnet_jax import models
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
@@ -19,7 +19,7 @@ from mnet_jax.training.epoch import EpochProgress
 from mnet_jax.training.evaluation import Evaluation
 
 CONFIG = RunConfig(
-    spec=make_tiny_spec(),
+    spec=make_short_spec(),
     data=DataConfig(name="digits", resolution=8, batch_size=128),
     training=TrainingConfig(epochs=4),
 )

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from conftest import make_tiny_spec
+from conftest import make_short_spec
 
 from experiments.showing import contact_sheet
 from mnet_jax import data as images
@@ -16,7 +16,7 @@ from mnet_jax.data import batches
 from mnet_jax.preview import Preview, first_batch
 
 CONFIG = RunConfig(
-    spec=make_tiny_spec(),
+    spec=make_short_spec(),
     data=DataConfig(resolution=8, batch_size=512, policy="randaugment", erasing=0.3),
     training=TrainingConfig(epochs=1, lowering="shifted", mixup=0.4, cutmix=1.0),
     seed=3,
@@ -41,13 +41,22 @@ def given(monkeypatch):
     programs.program_of.cache_clear()
 
 
+class EnoughError(Exception):
+    """Ends a run."""
+
+
+def end(progress):
+    raise EnoughError
+
+
 @pytest.mark.parametrize("mixed", [True, False])
 def test_the_preview_is_the_first_batch_of_the_run(mixed, given, data_folder, tmp_path):
     alphas = {} if mixed else {"mixup": 0.0, "cutmix": 0.0}
     config = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, **alphas))
     dataset = images.load(config.data)
     preview = first_batch(config, dataset)
-    runs.run(config, tmp_path)
+    with pytest.raises(EnoughError):
+        runs.run(config, tmp_path, report=end)
     jax.effects_barrier()
     seen = np.clip(given[0] * 127.5 + 127.5, 0, 255)
     assert preview.images.dtype == np.uint8

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import make_tiny_spec
+from conftest import make_short_spec
 
 from mnet_jax import models
 from mnet_jax.config import (
@@ -126,9 +126,7 @@ def test_adamw_decays_beside_the_gradient(gradients):
 
 @pytest.mark.parametrize("rule", [Sgd(momentum=0.0), RmsProp(), AdamW()])
 @pytest.mark.parametrize("depthwise", [False, True])
-def test_decay_leaves_out_normalization_biases_and_unless_told_depthwise_kernels(
-    tiny_spec, rule, depthwise
-):
+def test_decay_leaves_out_normalization_biases_and_unless_told_depthwise_kernels(rule, depthwise):
     config = TrainingConfig(
         optimizer=rule,
         weight_decay=0.5,
@@ -136,12 +134,13 @@ def test_decay_leaves_out_normalization_biases_and_unless_told_depthwise_kernels
         warmup_epochs=0,
         schedule=Constant(),
     )
-    model = models.MobileNet(spec=tiny_spec)
+    model = models.MobileNet(spec=make_short_spec())
     image = jnp.zeros((1, 8, 8, 3))
     shapes = jax.eval_shape(lambda k: model.init(k, image, train=False), jax.random.key(0))
     params = jax.tree.map(lambda s: jnp.ones(s.shape), shapes["params"])
     update = optimizer.make(StaticRecipe.of(config))(Hyperparameters.of(config))
-    changes, _ = update.update(jax.tree.map(jnp.zeros_like, params), update.init(params), params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    changes, _ = jax.jit(update.update)(zeros, update.init(params), params)
     touched = {
         jax.tree_util.keystr(path)
         for path, change in jax.tree_util.tree_leaves_with_path(changes)
@@ -210,28 +209,29 @@ PLAIN = TrainingConfig(learning_rate=0.1, label_smoothing=0.0, ema_decay=0.0)
 NUMBERS = Hyperparameters.of(PLAIN)
 
 
+@functools.cache
+def compiled_step(spec, **how):
+    """One function for all numbers, so that it is compiled once."""
+    update = optimizer.make(StaticRecipe.of(PLAIN))
+    return jax.jit(make_train_step(models.MobileNet(spec=spec).apply, update, **how))
+
+
 def parts_of(spec, **hyperparams):
-    """A model, a first state and a pure step (state, batch) with these numbers.
+    """A model, a first state and a compiled step (state, batch) with these numbers.
 
     There are averages if a number is their decay.
     """
-    model = models.MobileNet(spec=spec)
-    update, hyperparams = (
-        optimizer.make(StaticRecipe.of(PLAIN)),
-        NUMBERS._replace(**hyperparams),
-    )
+    hyperparams = NUMBERS._replace(**hyperparams)
+    update = optimizer.make(StaticRecipe.of(PLAIN))
     state = initial_state(variables_of(spec), update(hyperparams), jax.random.key(1))
     state = state.averaging() if hyperparams.ema_decay else state
-    return (
-        model,
-        state,
-        functools.partial(make_train_step(model.apply, update), hyperparams=hyperparams),
-    )
+    step = functools.partial(compiled_step(spec), hyperparams=hyperparams)
+    return models.MobileNet(spec=spec), state, step
 
 
 def test_a_step_learns_its_batch_and_moves_every_part_of_the_state():
-    _, state, step = parts_of(make_tiny_spec(dropout=0.0), ema_decay=0.5)
-    step, batch = jax.jit(step), batch_of(0)
+    _, state, step = parts_of(make_short_spec(), ema_decay=0.5)
+    batch = batch_of(0)
     before, losses = state, []
     for _ in range(4):
         state, found = step(state, batch)
@@ -243,10 +243,8 @@ def test_a_step_learns_its_batch_and_moves_every_part_of_the_state():
         assert any(not np.array_equal(a, b) for a, b in zip(olds, news, strict=True)), name
 
 
-def test_the_average_is_the_warmed_up_moving_average(tiny_spec):
-    _, state, step = parts_of(tiny_spec, ema_decay=0.25)
-    step = jax.jit(step)
-
+def test_the_average_is_the_warmed_up_moving_average():
+    _, state, step = parts_of(make_short_spec(), ema_decay=0.25)
     expected = jax.tree.map(np.asarray, state.values)
     for n in range(1, 6):
         state, _ = step(state, batch_of(n))
@@ -257,19 +255,19 @@ def test_the_average_is_the_warmed_up_moving_average(tiny_spec):
     chex.assert_trees_all_close(state.evaluated, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_without_averaging_the_weights_are_evaluated(tiny_spec):
-    _, state, step = parts_of(tiny_spec)
-    state, _ = jax.jit(step)(state, batch_of(0))
+def test_without_averaging_the_weights_are_evaluated():
+    _, state, step = parts_of(make_short_spec())
+    state, _ = step(state, batch_of(0))
     assert state.average is None
     values = {"params": state.params, "batch_stats": state.batch_stats}
     chex.assert_trees_all_equal(state.evaluated, values)
 
 
-def test_label_smoothing_reaches_the_loss_of_the_step(tiny_spec):
+def test_label_smoothing_reaches_the_loss_of_the_step():
     losses = []
     for smoothing in (0.0, 0.3):
-        model, state, step = parts_of(tiny_spec, label_smoothing=smoothing)
-        _, found = jax.jit(step)(state, batch_of(0))
+        model, state, step = parts_of(make_short_spec(), label_smoothing=smoothing)
+        _, found = step(state, batch_of(0))
         losses.append(float(found["loss"]))
     key = jax.random.fold_in(state.dropout_key, 0)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -282,9 +280,8 @@ def test_label_smoothing_reaches_the_loss_of_the_step(tiny_spec):
     assert losses[0] != losses[1]
 
 
-def test_dropout_differs_from_step_to_step(tiny_spec):
-    _, state, step = parts_of(tiny_spec)
-    step = jax.jit(step)
+def test_dropout_differs_from_step_to_step():
+    _, state, step = parts_of(make_short_spec())
     losses = {
         float(step(state.replace(step=jnp.int32(n)), batch_of(0))[1]["loss"]) for n in range(3)
     }
@@ -295,8 +292,8 @@ def test_dropout_differs_from_step_to_step(tiny_spec):
 
 
 @functools.cache
-def compiled_loop(spec):
-    model = models.MobileNet(spec=spec)
+def compiled_loop():
+    model = models.MobileNet(spec=make_short_spec())
     step = make_train_step(model.apply, optimizer.make(StaticRecipe.of(PLAIN)))
     place = placement("jit", 8)
     return Loop(
@@ -310,10 +307,10 @@ def compiled_loop(spec):
     )
 
 
-def loop_of(spec):
+def parts_of_loop():
     """A model, the compiled loop and a state of its own, whose memory the loop may reuse."""
-    model, state, _ = parts_of(spec)
-    return model, compiled_loop(spec), jax.tree.map(jnp.copy, state)
+    model, state, _ = parts_of(make_short_spec())
+    return model, compiled_loop(), jax.tree.map(jnp.copy, state)
 
 
 def masked(batch, count):
@@ -321,8 +318,8 @@ def masked(batch, count):
     return {**batch, "mask": mask}
 
 
-def test_evaluation_is_the_mean_over_all_images_whatever_the_batches(tiny_spec):
-    model, loop, state = loop_of(tiny_spec)
+def test_evaluation_is_the_mean_over_all_images_whatever_the_batches():
+    model, loop, state = parts_of_loop()
     batches = [masked(batch_of(0), 8), masked(batch_of(1), 3)]
     found = loop.evaluate(state, batches, "test", 1, lambda progress: None)
     images = np.concatenate([batch_of(0)["image"], batch_of(1)["image"][:3]])
@@ -334,8 +331,8 @@ def test_evaluation_is_the_mean_over_all_images_whatever_the_batches(tiny_spec):
     assert found.loss == pytest.approx(numpy_cross_entropy(logits, labels, 0).mean(), rel=1e-4)
 
 
-def test_fit_trains_every_epoch_and_keeps_the_history(tiny_spec):
-    _, loop, state = loop_of(tiny_spec)
+def test_fit_trains_every_epoch_and_keeps_the_history():
+    _, loop, state = parts_of_loop()
     events, epochs = [], []
     state, history = loop.fit(
         state,
@@ -354,8 +351,8 @@ def test_fit_trains_every_epoch_and_keeps_the_history(tiny_spec):
 
 
 @pytest.mark.parametrize("bad_step", [1, 2, 3, 5])
-def test_a_batch_that_makes_the_loss_not_finite_stops_the_run_naming_the_step(tiny_spec, bad_step):
-    _, loop, state = loop_of(tiny_spec)
+def test_a_batch_that_makes_the_loss_not_finite_stops_the_run_naming_the_step(bad_step):
+    _, loop, state = parts_of_loop()
     taken = []
 
     def batches():

@@ -1,6 +1,7 @@
 """Fine-tuning: what is frozen stays, what is deep learns slower, what fits is taken over."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import make_tiny_spec
+from small_networks import random_like, random_variables
 
 from mnet_jax import models, pretrained
 from mnet_jax.architectures import mobilenet_v1
@@ -33,9 +35,7 @@ def stepped(training, frozen=0):
         optimizer.make(StaticRecipe.of(training), PARTS),
         Hyperparameters.of(training),
     )
-    variables = jax.jit(lambda key: model.init(key, batch_of()["image"], train=False))(
-        jax.random.key(0)
-    )
+    variables = random_variables(model, batch_of()["image"], train=False)
     before = initial_state(variables, update(hyperparams), jax.random.key(1)).averaging()
     step, after = jax.jit(make_train_step(model.apply, update)), before
     for seed in range(2):
@@ -44,8 +44,9 @@ def stepped(training, frozen=0):
     return before, after
 
 
-@pytest.mark.parametrize("rule", [Sgd(), AdamW()], ids=["sgd", "adamw"])
-@pytest.mark.parametrize("frozen", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("frozen", "rule"), [(1, Sgd()), (2, AdamW()), (3, Sgd())], ids=["1 sgd", "2 adamw", "3 sgd"]
+)
 def test_frozen_parts_stay_bit_for_bit_and_the_others_learn(frozen, rule):
     training = TrainingConfig(
         frozen=frozen, optimizer=rule, weight_decay=0.1, warmup_epochs=0, schedule=Constant()
@@ -68,17 +69,15 @@ def test_frozen_parts_compute_as_in_inference(tiny_spec):
     """With all blocks frozen, training features are inference features."""
     images = batch_of()["image"]
     plain = models.MobileNet(spec=tiny_spec)
-    variables = plain.init(jax.random.key(0), images, train=False)
-    variables["batch_stats"] = jax.tree.map(lambda x: x + 0.3, variables["batch_stats"])
+    variables = random_variables(plain, images, train=False)
     frozen = models.MobileNet(spec=tiny_spec, frozen=3)
-    expected = plain.apply(variables, images, train=False, mutable=["intermediates"])[1]
-    found = frozen.apply(
-        variables, images, train=True, mutable=["intermediates", "batch_stats"],
-        rngs={"dropout": jax.random.key(2)},
-    )[1]  # fmt: skip
+    apply = functools.partial(plain.apply, train=False, mutable=["intermediates"])
+    expected = jax.jit(apply)(variables, images)[1]
+    apply = functools.partial(frozen.apply, train=True, mutable=["intermediates", "batch_stats"])
+    found = jax.jit(apply)(variables, images, rngs={"dropout": jax.random.key(2)})[1]
     for name in ("stem_output", "block_0_output", "block_1_output"):
         a, b = (tree["intermediates"][name] for tree in (found, expected))
-        chex.assert_trees_all_close(a, b, rtol=1e-6)
+        chex.assert_trees_all_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_updates_shrink_by_the_decay_with_each_part_towards_the_image():
@@ -89,37 +88,52 @@ def test_updates_shrink_by_the_decay_with_each_part_towards_the_image():
     assert factors == {"stem": 0.0, "block_0": 0.25, "block_1": 0.5, "head": 1.0}
 
 
+def linear(variables, images, *, train, mutable, rngs):
+    """The logits of one matrix after the other, one for each part."""
+    flat = images.reshape(len(images), -1)
+    kernels = [variables["params"][part]["kernel"] for part in PARTS]
+    return functools.reduce(jnp.matmul, kernels, flat), {"batch_stats": {}}
+
+
 def test_one_step_of_sgd_with_depth_decay_is_the_plain_step_scaled():
     base = TrainingConfig(weight_decay=0.0, warmup_epochs=0, schedule=Constant())
     scaled = dataclasses.replace(base, depth_decay=0.5)
-    model = models.MobileNet(spec=make_tiny_spec(dropout=0.0))
-    variables = model.init(jax.random.key(0), batch_of()["image"], train=False)
+    rng, sizes = np.random.default_rng(0), (12 * 12 * 3, 6, 6, 6, 10)
+    params = {
+        part: {"kernel": jnp.asarray(rng.normal(0, 0.2, sizes[i : i + 2]), jnp.float32)}
+        for i, part in enumerate(PARTS)
+    }
     moves = []
     for training in (base, scaled):
         update, hyperparams = (
             optimizer.make(StaticRecipe.of(training), PARTS),
             Hyperparameters.of(training),
         )
+        variables = {"params": params, "batch_stats": {}}
         state = initial_state(variables, update(hyperparams), jax.random.key(1))
-        after, _ = jax.jit(make_train_step(model.apply, update))(state, batch_of(), hyperparams)
+        after, _ = jax.jit(make_train_step(linear, update))(state, batch_of(), hyperparams)
         moves.append(jax.tree.map(lambda a, b: a - b, after.params, state.params))
     for part, factor in zip(PARTS, (0.125, 0.25, 0.5, 1.0), strict=True):
+        assert np.abs(moves[0][part]["kernel"]).max() > 1e-3
         expected = jax.tree.map(lambda x, f=factor: f * x, moves[0][part])
-        chex.assert_trees_all_close(moves[1][part], expected, rtol=1e-4, atol=1e-7)
+        chex.assert_trees_all_close(moves[1][part], expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture
 def source(tmp_path):
     """A saved model of ten classes, and its variables."""
     model = models.MobileNet(spec=make_tiny_spec())
-    variables = model.init(jax.random.key(7), batch_of()["image"], train=False)
+    variables = random_variables(model, batch_of()["image"], train=False)
     models.save(tmp_path / models.FILE_NAME, model, variables)
     return tmp_path, variables
 
 
 def first_state(spec):
     model = models.MobileNet(spec=spec)
-    variables = model.init(jax.random.key(0), batch_of()["image"], train=False)
+    shapes = jax.eval_shape(
+        lambda key: model.init(key, batch_of()["image"], train=False), jax.random.key(0)
+    )
+    variables = random_like(shapes, seed=1)  # others than the saved ones
     return initial_state(variables, optax.sgd(0.1), jax.random.key(1)).averaging()
 
 

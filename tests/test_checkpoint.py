@@ -49,18 +49,46 @@ def state_of(spec):
     return initial_state(variables, update, jax.random.key(1)).averaging()
 
 
+@functools.cache
+def images():
+    return data.load(CONFIG.data).train
+
+
 @pytest.fixture
 def batches():
-    dataset = data.load(CONFIG.data)
-    return iter(data.train_batches(dataset.train, CONFIG.data, seed=0))
+    return iter(data.train_batches(images(), CONFIG.data, seed=0))
+
+
+@pytest.fixture(scope="module")
+def saved_once(tmp_path_factory):
+    """A directory with a checkpoint of step 3, for all tests: they take copies."""
+    directory = tmp_path_factory.mktemp("saved") / "once"
+    first = iter(data.train_batches(images(), CONFIG.data, seed=0))
+    with Checkpoints(directory, CONFIG) as checkpoints:
+        checkpoints.save(state_of(CONFIG.spec).replace(step=jnp.int32(3)), first, (), 12.5)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def saved_again(saved_once):
+    """A directory with a checkpoint of step 5 too, for all tests."""
+    directory = shutil.copytree(saved_once, saved_once.with_name("again"))
+    first = iter(data.train_batches(images(), CONFIG.data, seed=0))
+    with Checkpoints(directory, CONFIG) as checkpoints:
+        checkpoints.save(state_of(CONFIG.spec).replace(step=jnp.int32(5)), first, (), 20.0)
+    return directory
 
 
 @pytest.fixture
-def saved(tmp_path, batches):
+def saved(saved_once, tmp_path):
     """A directory with a checkpoint of step 3."""
-    with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        checkpoints.save(state_of(CONFIG.spec).replace(step=jnp.int32(3)), batches, (), 12.5)
-    return tmp_path
+    return shutil.copytree(saved_once, tmp_path / "saved")
+
+
+@pytest.fixture
+def saved_twice(saved_again, tmp_path):
+    """A directory with checkpoints of the steps 3 and 5."""
+    return shutil.copytree(saved_again, tmp_path / "saved")
 
 
 def test_an_empty_directory_has_nothing_to_restore(tmp_path, batches):
@@ -210,10 +238,10 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(saved, batches, damage):
-    last = state_of(CONFIG.spec).replace(step=jnp.int32(5))
-    with Checkpoints(saved, CONFIG) as checkpoints:
-        checkpoints.save(last, batches, (), 20.0)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(
+    saved_twice, batches, damage
+):
+    saved, last = saved_twice, state_of(CONFIG.spec).replace(step=jnp.int32(5))
     damage(saved / "5")
     with Checkpoints(saved, CONFIG) as checkpoints:
         with pytest.warns(UserWarning, match="step 5 is damaged and now in .*damaged-5: ") as told:
@@ -227,9 +255,8 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(saved, ba
 
 
 @pytest.mark.parametrize("make", [Path.touch, Path.mkdir, os.mkfifo])
-def test_what_has_the_name_of_a_damaged_checkpoint_already_stays(saved, batches, make):
-    with Checkpoints(saved, CONFIG) as checkpoints:
-        checkpoints.save(state_of(CONFIG.spec).replace(step=jnp.int32(5)), batches, (), 20.0)
+def test_what_has_the_name_of_a_damaged_checkpoint_already_stays(saved_twice, batches, make):
+    saved = saved_twice
     make(saved / "damaged-5")
     before = as_written(saved / "damaged-5")
     DAMAGES["no manifest"](saved / "5")
@@ -312,9 +339,8 @@ def test_a_position_that_is_no_json_is_refused(tmp_path, batches, text):
         lambda run: {name: run[name] for name in run if name != "config"},
     ],
 )
-def test_a_run_that_is_forged_with_its_manifest_is_set_aside(saved, batches, forge):
-    with Checkpoints(saved, CONFIG) as checkpoints:
-        checkpoints.save(state_of(CONFIG.spec).replace(step=jnp.int32(5)), batches, (), 20.0)
+def test_a_run_that_is_forged_with_its_manifest_is_set_aside(saved_twice, batches, forge):
+    saved = saved_twice
     (saved / "5" / manifest.FILE_NAME).unlink()
     path = saved / "5" / "run" / "metadata"
     path.write_text(json.dumps(forge(json.loads(path.read_text()))))
@@ -352,12 +378,10 @@ def test_a_flipped_bit_anywhere_is_noticed(saved):
     ids=["empty", "torn", "flipped"],
 )
 def test_what_the_manifest_is_not_about_changes_nothing_of_what_is_restored(
-    saved, batches, name, damage
+    saved_twice, batches, name, damage
 ):
     """It may make a checkpoint damaged, never another."""
-    last = state_of(CONFIG.spec).replace(step=jnp.int32(5))
-    with Checkpoints(saved, CONFIG) as checkpoints:
-        checkpoints.save(last, batches, (), 20.0)
+    saved, last = saved_twice, state_of(CONFIG.spec)
     change(saved / "5" / name, damage)
     with Checkpoints(saved, CONFIG) as checkpoints, warnings.catch_warnings():
         warnings.simplefilter("ignore")

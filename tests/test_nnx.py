@@ -4,7 +4,7 @@ import chex
 import jax
 import numpy as np
 import optax
-from conftest import make_tiny_spec
+from conftest import make_short_spec
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -15,7 +15,7 @@ LABELS = np.arange(8) % 10
 
 
 def bridged():
-    linen = models.MobileNet(spec=make_tiny_spec())
+    linen = models.MobileNet(spec=make_short_spec())
     model = nnx.bridge.ToNNX(linen, rngs=nnx.Rngs(params=0, dropout=1))
     return linen, nnx.bridge.lazy_init(model, IMAGES, train=False)
 

@@ -19,7 +19,6 @@ from mnet_jax.training.recipe import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import initial_state, make_eval_step, make_train_step
 
 IMAGES = jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.float32)
-SPECS = SMALL | {"mixed": mixed}
 
 
 @pytest.fixture(autouse=True)
@@ -38,15 +37,7 @@ def shapes_of(model):
     return jax.eval_shape(partial(model.init, train=False), KEY, IMAGES)
 
 
-@every_lowering
-@pytest.mark.parametrize("name", SPECS)
-def test_networks_and_their_gradients_broadcast_explicitly(name, lowering):
-    model = models.MobileNet(spec=SPECS[name](), lowering=lowering)
-    variables = shapes_of(model)
-    named = ["intermediates", "preactivations"]
-    for how in ({"mutable": named}, {"method": "features"}):
-        jax.eval_shape(partial(model.apply, train=False, **how), variables, IMAGES)
-
+def trace_gradients(model, variables):
     def loss(params, images):
         logits, state = model.apply(
             variables_of(variables) | {"params": params},
@@ -59,6 +50,30 @@ def test_networks_and_their_gradients_broadcast_explicitly(name, lowering):
 
     jax.eval_shape(jax.grad(loss, (0, 1), has_aux=True), variables["params"], IMAGES)
 
+
+@pytest.mark.parametrize("version", SMALL)
+def test_networks_of_every_version_and_their_gradients_broadcast_explicitly(version):
+    model = models.MobileNet(spec=SMALL[version]())
+    trace_gradients(model, shapes_of(model))
+
+
+def pytest_generate_tests(metafunc):
+    """By default the one network with layers of every kind; to trace each takes seconds."""
+    if "network" in metafunc.fixturenames:
+        exhaustive = metafunc.config.getoption("exhaustive")
+        networks = {"mixed": mixed} | (SMALL if exhaustive else {})
+        metafunc.parametrize("network", networks.values(), ids=networks)
+
+
+@every_lowering
+def test_all_that_a_network_computes_broadcasts_explicitly(network, lowering):
+    model = models.MobileNet(spec=network(), lowering=lowering)
+    variables = shapes_of(model)
+    named = ["intermediates", "preactivations"]
+    for how in ({"mutable": named}, {"method": "features"}):
+        jax.eval_shape(partial(model.apply, train=False, **how), variables, IMAGES)
+    trace_gradients(model, variables)
+
     def fused(variables, images):
         infer, params = models.fuse(model, variables)
         return jax.grad(lambda params: infer(params, images).sum())(params)
@@ -67,7 +82,7 @@ def test_networks_and_their_gradients_broadcast_explicitly(name, lowering):
 
 
 def variables_of(shapes):
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 @pytest.mark.parametrize("dilation, strides", [(1, 1), (1, 2), (2, 1)])
@@ -87,7 +102,7 @@ def test_depthwise_convolutions_broadcast_explicitly(lowering, dilation, strides
 )
 def test_steps_broadcast_explicitly(options):
     training = TrainingConfig(optimizer=Sgd(), **options)
-    spec, structure = SMALL["v3"](), StaticRecipe.of(training)
+    spec, structure = mixed(), StaticRecipe.of(training)
     model = models.MobileNet(spec=spec)
     parts = ["stem", *(f"block_{i}" for i in range(len(spec.blocks))), "head"]
     update, hyperparams = optimizer.make(structure, parts), Hyperparameters.of(training)

@@ -8,7 +8,6 @@ import time
 
 from mnet_jax.progress import Progress
 from mnet_jax.result import EpochRecord, RunResult
-from mnet_jax.run import run
 
 FINE, RAISING, KILLED, LEAVING, LONG, MEETING, NOISY = 0, 100, 200, 300, 400, 500, 600
 
@@ -61,6 +60,8 @@ def saving(config, directory, report):
 
     It enters its second epoch, and goes on when there is a file `go on` beside its directory.
     """
+    from mnet_jax.run import run  # here: no other stand-in needs JAX
+
     note = directory / f"began-{os.getpid()}"
 
     def noted(event):

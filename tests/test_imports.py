@@ -1,6 +1,7 @@
 """Imports run one way, and what must not pay for JAX does not import it."""
 
 import ast
+import functools
 import itertools
 import subprocess
 import sys
@@ -127,6 +128,7 @@ def targets(node):
     return [*found, *(origin for name in found for origin in LAZY.get(name, {}).values())]
 
 
+@functools.cache
 def imports(tree):
     """Everything imported anywhere in a module."""
     return {name for node in ast.walk(tree) for name in targets(node)}
@@ -145,6 +147,7 @@ def imports_at_once(tree):
     return found
 
 
+@functools.cache
 def reached(name):
     """Everything that importing a module of ours imports, deep, with the packages on the way."""
     found, todo = set(), [name]
@@ -187,43 +190,48 @@ def test_the_sources_are_found():
     assert "jax" in set().union(*map(reached, targets(statement)))
 
 
-@pytest.mark.parametrize("name", sorted(MODULES.keys() - {"mnet_jax"}))
-def test_imports_run_one_way(name):
-    assert rank(name) is not None, f"{name} has no room: say in ROOMS where it stands"
-    for target in imports(MODULES[name]):
-        if rank(target) is not None:
-            assert rank(target) >= rank(name), f"{name} imports {target}, which stands above it"
-        assert not within(target, "tests")
+def reaches_jax(name):
+    return any(within(target, package) for target in reached(name) for package in JAX)
 
 
-@pytest.mark.parametrize(
-    ("room", "stranger"), [(room, s) for room, strangers in STRANGERS.items() for s in strangers]
-)
-def test_strangers_stay_strangers(room, stranger):
-    for name in MODULES:
-        if within(name, room):
-            found = [t for t in imports(MODULES[name]) if within(t, stranger)]
-            assert not {*found} - {*TYPES}, name
+def test_imports_run_one_way():
+    assert not [name for name in MODULES.keys() - {"mnet_jax"} if rank(name) is None], (
+        "no room: say in ROOMS where they stand"
+    )
+    upwards = [
+        (name, target)
+        for name, tree in MODULES.items()
+        for target in imports(tree)
+        if within(target, "tests")
+        or (name != "mnet_jax" and rank(target) is not None and rank(target) < rank(name))
+    ]
+    assert not upwards, "modules that import what stands above them"
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in MODULES if any(within(name, room) for room in WITHOUT_JAX)]
-)
-def test_no_jax_on_import(name):
-    assert not [t for t in reached(name) for package in JAX if within(t, package)]
+def test_strangers_stay_strangers():
+    found = [
+        (name, target)
+        for room, strangers in STRANGERS.items()
+        for name in MODULES
+        if within(name, room)
+        for target in imports(MODULES[name])
+        if target not in TYPES and any(within(target, stranger) for stranger in strangers)
+    ]
+    assert not found
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n for n in MODULES if any(within(n, room) for room in {*WITHOUT_JAX} - {*FUNCTIONS_MAY})],
-)
-def test_no_jax_in_functions_either_but_the_workers(name):
-    tree = MODULES[name]
-    if name == "mnet_jax.ablation.runners.work":
-        kept = [node for node in tree.body if getattr(node, "name", "") not in IN_THE_WORKER]
-        tree = ast.Module(body=kept, type_ignores=[])
-    for target in imports(tree):
-        assert not [t for t in reached(target) for package in JAX if within(t, package)], target
+def test_no_jax_on_import():
+    without = [name for name in MODULES if any(within(name, room) for room in WITHOUT_JAX)]
+    assert without and not [name for name in without if reaches_jax(name)]
+
+
+def test_no_jax_in_functions_either_but_the_workers():
+    rooms = {*WITHOUT_JAX} - {*FUNCTIONS_MAY}
+    trees = {n: t for n, t in MODULES.items() if any(within(n, room) for room in rooms)}
+    work = "mnet_jax.ablation.runners.work"
+    kept = [node for node in trees[work].body if getattr(node, "name", "") not in IN_THE_WORKER]
+    trees[work] = ast.Module(body=kept, type_ignores=[])
+    assert not [(n, t) for n, tree in trees.items() for t in imports(tree) if reaches_jax(t)]
 
 
 @pytest.mark.parametrize("package", LAZY)
@@ -232,26 +240,36 @@ def test_no_name_of_a_lazy_package_is_hidden_by_a_module(package):
     assert not [name for name in LAZY[package] if f"{package}.{name}" in MODULES]
 
 
-@pytest.mark.parametrize("package", LAZY)
-def test_a_lazy_package_has_its_names_once_they_are_used(package):
+def test_lazy_packages_have_their_names_once_they_are_used():
+    """Each in a process of its own, forked behind the imports that take long."""
     program = (
-        f"import sys; import {package} as package, mnet_jax.config\n"
-        "print({'jax', 'grain', 'tensorflow_datasets'} & {*sys.modules})\n"
-        "print({*package.__all__} - {*dir(package)})\n"
-        f"from {package} import *\n"
-        "print([name for name in package.__all__ if name not in globals()])\n"
+        f"import os, sys; import {', '.join(LAZY)}, mnet_jax.config\n"
+        "print({'jax', 'grain', 'tensorflow_datasets'} & {*sys.modules}, flush=True)\n"
+        "import grain, jax, tensorflow_datasets\n"
+        f"for name in {[*LAZY]}:\n"
+        "    if os.fork():\n"
+        "        os.wait()\n"
+        "        continue\n"
+        "    package, found = sys.modules[name], {}\n"
+        "    print(name, {*package.__all__} - {*dir(package)})\n"
+        "    exec(f'from {name} import *', found)\n"
+        "    print([name for name in package.__all__ if name not in found], flush=True)\n"
+        "    os._exit(0)\n"
     )
-    assert printed(program) == "set()\nset()\n[]\n"
+    assert printed(program) == "set()\n" + "".join(f"{name} set()\n[]\n" for name in LAZY)
 
 
 def test_what_is_imported_within_a_trace_can_be_used_outside_of_it():
     """A package that computed something when it is imported would keep a tracer."""
     program = (
-        "import jax, numpy as np; from mnet_jax import models, ops\n"
+        "import sys; sys.path.append('tests')\n"
+        "import jax, numpy as np; from conftest import make_tiny_spec\n"
+        "from mnet_jax import models, ops\n"
         "images, kernel = np.ones((1, 8, 8, 3), np.float32), np.ones((3, 3, 3), np.float32)\n"
         "def run(images):\n"
         "    x = ops.relu6(ops.depthwise_conv(images, kernel))\n"
-        "    model = models.mobilenet_v2(width=0.1, num_classes=2)\n"
+        "    models.mobilenet_v2(width=0.1, num_classes=2)\n"
+        "    model = models.MobileNet(spec=make_tiny_spec())\n"
         "    return model.init_with_output(jax.random.key(0), x, train=False)[0]\n"
         "traced = jax.jit(run)(images)\n"
         "print(np.allclose(traced, run(images), rtol=1e-3, atol=0))\n"
@@ -267,12 +285,18 @@ def test_there_is_no_cycle():
     assert not left
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if within(name, "mnet_jax")])
-def test_only_the_commands_print_or_read_argv(name):
-    for node in ast.walk(MODULES[name]):
-        assert not (isinstance(node, ast.Name) and node.id == "print")
-        assert not (isinstance(node, ast.Attribute) and node.attr == "argv")
-        assert not (isinstance(node, ast.ImportFrom) and "argv" in [a.name for a in node.names])
+def prints_or_reads_argv(node):
+    return (
+        (isinstance(node, ast.Name) and node.id == "print")
+        or (isinstance(node, ast.Attribute) and node.attr == "argv")
+        or (isinstance(node, ast.ImportFrom) and "argv" in [a.name for a in node.names])
+    )
+
+
+def test_only_the_commands_print_or_read_argv():
+    own = {name: tree for name, tree in MODULES.items() if within(name, "mnet_jax")}
+    assert own
+    assert not [n for n, tree in own.items() if any(map(prints_or_reads_argv, ast.walk(tree)))]
 
 
 def test_no_room_is_called_utils():

@@ -1,5 +1,7 @@
 """Dead units, dead kernels and what bottlenecks lose, against NumPy on the same activations."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,10 @@ import pytest
 from conftest import one_line
 from small_networks import (
     SMALL,
-    evaluate,
     images_of,
     mixed,
     model_and_variables,
+    shortened,
     small_v1,
     small_v2,
 )
@@ -19,16 +21,41 @@ from mnet_jax.analysis import activations, bottlenecks, features
 from mnet_jax.architectures import walk
 from mnet_jax.models import places
 
+COLLECTIONS = ["intermediates", "preactivations"]
+
 
 def batches(count=3):
     return [images_of(4, 32, 32, 3, seed=seed) for seed in range(count)]
 
 
+def few_v2(**options):
+    """Four blocks of V2: of the last two one has a shortcut, and the other reads its output."""
+    return shortened(small_v2(**options), 4)
+
+
+def activations_of(model, variables, images):
+    """What each layer computes, before and after its activation function."""
+    apply = functools.partial(model.apply, train=False, mutable=COLLECTIONS)
+    return jax.jit(apply)(variables, images)[1]
+
+
+@pytest.fixture(scope="module")
+def of_mixed():
+    """A network of all kinds of layers, its variables, and its activations for all batches."""
+    model, variables = model_and_variables(mixed())
+    return model, variables, activations_of(model, variables, np.concatenate(batches()))
+
+
+def shapes_of(model, variables, images):
+    """The shapes of the named activations; nothing is computed."""
+    apply = functools.partial(model.apply, train=False, mutable=COLLECTIONS)
+    return jax.eval_shape(apply, variables, images)[1]["intermediates"]
+
+
 def test_places_are_all_layers_but_the_classifier_and_squeeze_and_excitation():
     for spec in (*(make() for make in SMALL.values()), mixed()):
         model, variables = model_and_variables(spec)
-        _, sown = evaluate(model, variables, images_of(2, 32, 32, 3))
-        sown = jax.tree.map(lambda x: (x,), sown)
+        sown = shapes_of(model, variables, images_of(2, 32, 32, 3))
         expected = {
             layer.name: layer
             for layer in walk(spec, 32)
@@ -58,12 +85,8 @@ def test_places_say_what_follows_each_layer():
     }  # fmt: skip
 
 
-def test_preactivations_are_what_the_activations_are_applied_to():
-    model, variables = model_and_variables(mixed())
-    images = images_of(2, 32, 32, 3)
-    _, state = model.apply(
-        variables, images, train=False, mutable=["intermediates", "preactivations"]
-    )
+def test_preactivations_are_what_the_activations_are_applied_to(of_mixed):
+    model, _, state = of_mixed
     numpys = {
         "linear": lambda x: x,
         "relu": lambda x: np.maximum(x, 0),
@@ -91,7 +114,7 @@ def with_unit(variables, layer, channel, bias, scale=0.0):
 
 
 def test_channels_made_dead_full_and_clipped_are_found():
-    model, variables = model_and_variables(small_v2())
+    model, variables = model_and_variables(few_v2())
     for channel, bias in ((0, -1.0), (1, 2.0), (2, 9.0)):
         variables = with_unit(variables, "block_2/expand", channel, bias)
     found = {a.layer: a for a in activations.survey(model, variables, batches()).activities}
@@ -106,10 +129,8 @@ def test_channels_made_dead_full_and_clipped_are_found():
     assert not found["block_1/expand"].never.all()
 
 
-def test_shares_are_numpys_over_all_batches():
-    model, variables = model_and_variables(mixed())
-    images = np.concatenate(batches())
-    _, state = model.apply(variables, images, train=False, mutable=["intermediates"])
+def test_shares_are_numpys_over_all_batches(of_mixed):
+    model, variables, state = of_mixed
     for found in activations.survey(model, variables, batches()).activities:
         place = next(place for place in places(model.spec) if place.layer == found.layer)
         values = np.asarray(place.of(state["intermediates"]))
@@ -139,12 +160,12 @@ def test_kernels_set_to_zero_are_dead_and_no_others():
 
 
 def test_feature_maps_are_the_networks_own():
-    model, variables = model_and_variables(small_v2())
+    model, variables = model_and_variables(few_v2())
     image = images_of(32, 32, 3)
-    _, sown = evaluate(model, variables, image[None])
+    sown = activations_of(model, variables, image[None])["intermediates"]
     maps = features.feature_maps(model, variables, image)
     np.testing.assert_allclose(
-        maps["block_3/depthwise"], sown["block_3"]["filtered"][0], rtol=1e-5, atol=1e-6
+        maps["block_3/depthwise"], sown["block_3"]["filtered"][0][0], rtol=1e-5, atol=1e-6
     )
     assert "head/classifier" not in maps and "stem" in maps
     one_line(ValueError, lambda: features.feature_maps(model, variables, image[None]), "image")
@@ -171,14 +192,12 @@ def by_least_squares(inputs, targets):
 
 @pytest.mark.parametrize("bottleneck", ["linear", "relu6"])
 def test_what_is_recovered_is_numpys_least_squares(bottleneck):
-    model, variables = model_and_variables(small_v2(bottleneck=bottleneck), size=64)
-    images = images_of(48, 64, 64, 3)
-    found = {b.layer: b for b in bottlenecks.survey(model, variables, [images[:32], images[32:]])}
-    assert list(found) == [f"block_{i}/project" for i in range(6)]
-    _, state = model.apply(
-        variables, images, train=False, mutable=["intermediates", "preactivations"]
-    )
-    for i in range(6):
+    model, variables = model_and_variables(few_v2(bottleneck=bottleneck))
+    images = images_of(48, 32, 32, 3)
+    found = {b.layer: b for b in bottlenecks.survey(model, variables, [images[:24], images[24:]])}
+    assert list(found) == [f"block_{i}/project" for i in range(4)]
+    state = activations_of(model, variables, images)
+    for i in range(4):
         before = np.asarray(state["preactivations"][f"block_{i}"]["projected"][0])
         one = found[f"block_{i}/project"]
         assert (one.channels, one.positions) == (before.shape[-1], len(rows(before)))
@@ -188,18 +207,18 @@ def test_what_is_recovered_is_numpys_least_squares(bottleneck):
         singular = np.linalg.svd(rows(before) - rows(before).mean(axis=0), compute_uv=False)
         shares = singular / singular.sum()
         np.testing.assert_allclose(one.rank, np.exp(-(shares * np.log(shares)).sum()), rtol=1e-3)
-        if i < 5:
+        if i < 3:
             wide = state["intermediates"][f"block_{i + 1}"]["expanded"][0]
             output = state["intermediates"][f"block_{i}_output"][0]
             assert one.expanded_channels == wide.shape[-1]
             np.testing.assert_allclose(
                 one.recovered_expanded, by_least_squares(wide, output), atol=1e-3
             )
-    assert found["block_5/project"].recovered_expanded is None
+    assert found["block_3/project"].recovered_expanded is None
 
 
 def test_a_bottleneck_that_is_above_zero_loses_nothing_and_one_below_it_all():
-    model, variables = model_and_variables(small_v2())
+    model, variables = model_and_variables(few_v2())
     channels = model.spec.blocks[1].outputs
     kept, lost = variables, variables
     for channel in range(channels):
@@ -224,8 +243,9 @@ def test_a_bottleneck_that_is_above_zero_loses_nothing_and_one_below_it_all():
         np.testing.assert_allclose(one.activated_rank, one.rank, rtol=1e-3)
 
 
-def test_only_expansions_that_read_pixel_by_pixel_are_asked():
-    found = {b.layer: b for b in bottlenecks.survey(*model_and_variables(mixed()), batches())}
+def test_only_expansions_that_read_pixel_by_pixel_are_asked(of_mixed):
+    model, variables, _ = of_mixed
+    found = {b.layer: b for b in bottlenecks.survey(model, variables, batches())}
     asked = {name for name, b in found.items() if b.recovered_expanded is not None}
     assert list(found) == [f"block_{i}/project" for i in range(1, 6)]
     assert asked == {f"block_{i}/project" for i in (1, 3, 4)}  # block 3 begins with a filter
@@ -234,7 +254,7 @@ def test_only_expansions_that_read_pixel_by_pixel_are_asked():
 def test_networks_without_bottlenecks_and_lonely_images_are_refused_in_one_line():
     model, variables = model_and_variables(small_v1())
     one_line(ValueError, lambda: bottlenecks.survey(model, variables, batches()), "bottlenecks")
-    model, variables = model_and_variables(small_v2())
+    model, variables = model_and_variables(few_v2())
     one = [jnp.zeros((1, 32, 32, 3))]
     one_line(ValueError, lambda: bottlenecks.survey(model, variables, one), "2 images or more")
     one_line(ValueError, lambda: bottlenecks.survey(model, variables, []), "batches")

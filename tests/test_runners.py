@@ -84,20 +84,22 @@ def test_no_trials_are_no_outcomes(tmp_path):
     assert run_stand_in(tmp_path, []) == []
 
 
-def test_crashes_take_nothing_with_them(tmp_path):
-    seeds = [FINE, RAISING, RAISING + 1, KILLED, LEAVING, FINE + 1]
+def test_crashes_take_nothing_with_them_and_are_said_once(tmp_path, capfd):
+    """By their outcomes: neither a thread of a worker nor a library's log says them as well."""
+    seeds = [FINE, RAISING, RAISING + 1, NOISY, KILLED, LEAVING, FINE + 1]
     (tmp_path / str(RAISING + 1) / "traceback.txt").mkdir(parents=True)  # no place for one
     events = []
     outcomes = run_stand_in(tmp_path, seeds, events.append)
 
     assert [outcome.config.seed for outcome in outcomes] == seeds
     assert [event.epoch for event in events] == seeds, "every trial's progress, in order"
-    fine, raised, raised_again, killed, left, fine_again = outcomes
+    fine, raised, raised_again, noisy, killed, left, fine_again = outcomes
     for outcome, found in ((fine, 0.0), (fine_again, 1.0)):
         assert outcome.result.test_loss == found and outcome.cause is None
-        assert "jax" in outcome.environment
+        assert "jax" in outcome.environment and "PJRT_NPROC" not in outcome.environment
     assert raised.cause == raised_again.cause == "ArithmeticError: the loss is sad"
     assert raised.result is None and raised.environment == fine.environment
+    assert noisy.cause == "OSError: the disk is full" and noisy.result is None
     assert "and this is a second line" in (tmp_path / str(RAISING) / "traceback.txt").read_text()
     assert "signal 9" in killed.cause and killed.environment == {} and killed.result is None
     assert "exit code 3" in left.cause and left.environment == {} and left.result is None
@@ -106,12 +108,6 @@ def test_crashes_take_nothing_with_them(tmp_path):
     assert {first, *same, dead} == {first}, "an exception is no death"
     assert len({os.getpid(), first, second, third}) == 4, "a new worker after each death"
     assert not any(map(is_alive, (first, second, third)))
-
-
-def test_what_a_trial_raises_is_said_once(tmp_path, capfd):
-    """By its outcome: neither a thread of the worker nor a library's log says it as well."""
-    (outcome,) = run_stand_in(tmp_path, [NOISY])
-    assert outcome.cause == "OSError: the disk is full"
     assert capfd.readouterr() == ("", "")
 
 
@@ -125,10 +121,10 @@ def test_a_trial_that_hangs_is_ended_and_the_next_one_runs(tmp_path):
         return now
 
     runner = runner_of(timeout_seconds=90, clock=clock)
-    hung, fine = outcomes_of(runner, tmp_path, [LONG, FINE], said.append, begun.append)
+    hung, after = outcomes_of(runner, tmp_path, [LONG, KILLED], said.append, begun.append)
     assert hung.result is None
     assert hung.cause == "no progress for 90 seconds, the trial was ended"
-    assert fine.result is not None
+    assert "signal 9" in after.cause, "what this trial does to itself"
     assert len(said) == 2
     (worker,) = {event.step for event in said if event.epoch == LONG}
     assert not is_alive(worker)
@@ -251,31 +247,35 @@ def test_when_memory_runs_out_the_last_trial_waits_its_turn(tmp_path):
     assert begun == [MEETING, LONG, LONG] and outcomes == [MEETING]
 
 
+class Losing:
+    """A runner without processes, which loses each trial as often as its seed says."""
+
+    def __init__(self):
+        self.begun, self.running = [], []
+
+    def has_room(self):
+        return not self.running
+
+    def begin(self, config, directory):
+        self.begun.append(config)
+        self.running.append(config)
+
+    def wait(self, seconds):
+        if not self.running:
+            return []
+        config = self.running.pop()
+        lost = self.begun.count(config) <= config.seed
+        if lost:
+            return [(config, Lost(cause="gone", again=config.seed < 3))]
+        result = Outcome(config=config, result=None, cause="fine", environment={})
+        return [(config, result)]
+
+    def end(self):
+        self.begun.append("end")
+
+
 def test_a_lost_trial_is_run_again_if_that_was_no_fault_of_its(tmp_path):
-    class Runner:
-        """Loses each trial as often as its seed says."""
-
-        def __init__(self):
-            self.begun = []
-
-        def has_room(self):
-            return True
-
-        def begin(self, config, directory):
-            self.begun.append(config)
-
-        def wait(self, seconds):
-            config = self.begun[-1]
-            lost = self.begun.count(config) <= config.seed
-            if lost:
-                return [(config, Lost(cause="gone", again=config.seed < 3))]
-            result = Outcome(config=config, result=None, cause="fine", environment={})
-            return [(config, result)]
-
-        def end(self):
-            self.begun.append("end")
-
-    runner = Runner()
+    runner = Losing()
     outcomes = {}
     for seed in (0, 2, 3):
         (outcome,) = outcomes_of(runner, tmp_path, [seed])
@@ -289,7 +289,7 @@ def test_trials_that_are_not_to_be_had_yet_are_asked_for_again(tmp_path, monkeyp
     monkeypatch.setattr(running, "POLL_SECONDS", 0.01)
     first, second = configs(0, 1)
     offers = iter([None, first, None, None, second])
-    found = run(offers, runner_of(), lambda c: tmp_path, lambda c: None, lambda c, e: None)
+    found = run(offers, Losing(), lambda c: tmp_path, lambda c: None, lambda c, e: None)
     assert [outcome.config for outcome in found] == [first, second]
 
 
@@ -344,10 +344,8 @@ def test_places_share_the_accelerators_out(monkeypatch):
 
 
 def test_the_threads_of_a_worker_are_those_of_its_place(tmp_path):
-    """XLA starts as many as it is told; all else of a trial is the same."""
+    """XLA starts as many as it is told."""
     slots = Slots(environments=({"PJRT_NPROC": "1"},))
-    (outcome,) = outcomes_of(runner_of(trial=stand_in), tmp_path, [0])
-    assert "PJRT_NPROC" not in outcome.environment
     (outcome,) = outcomes_of(LocalRunner(slots, stand_in), tmp_path, [0])
     assert outcome.environment["PJRT_NPROC"] == "1"
 

@@ -45,7 +45,7 @@ def text_of(cell):
 
 
 @pytest.mark.slow
-def test_every_cell_runs(notebook, registry, tmp_path):
+def test_every_cell_runs_and_the_install_keeps_what_a_runtime_has(notebook, registry, tmp_path):
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") for cell in notebook.cells)  # as it is kept
     tagged(notebook, "parameters").source = PARAMETERS
@@ -53,6 +53,10 @@ def test_every_cell_runs(notebook, registry, tmp_path):
     nbclient.NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
     ).execute()
+    would_install = text_of(tagged(notebook, "install")).partition("Would install")[2]
+    assert re.findall(r"([\w-]+)-\d\S*", would_install) == ["mnet_jax"]
+    kept = (tmp_path / "constraints.txt").read_text().splitlines()
+    assert {line.partition("==")[0] for line in kept} >= {"jax", "jaxlib", "numpy"}
     train, ablate, use = (
         text_of(next(cell for cell in notebook.cells if cell.id == name))
         for name in ("train", "ablate", "use")
@@ -62,16 +66,6 @@ def test_every_cell_runs(notebook, registry, tmp_path):
     assert use.startswith("mobilenet_v2 (1, 10) ")
     shown = next(cell for cell in notebook.cells if cell.id == "report").outputs[0]
     assert "<iframe" in shown["data"]["text/html"] and "relu6" in shown["data"]["text/html"]
-
-
-def test_the_install_keeps_what_a_runtime_has(notebook, registry, tmp_path):
-    command = [sys.executable, "-c", PARAMETERS + resolving(notebook)]
-    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert found.returncode == 0, found.stderr
-    chosen = re.findall(r"([\w-]+)-\d\S*", found.stdout.partition("Would install")[2])
-    assert chosen == ["mnet_jax"]
-    kept = (tmp_path / "constraints.txt").read_text().splitlines()
-    assert {line.partition("==")[0] for line in kept} >= {"jax", "jaxlib", "numpy"}
 
 
 def test_without_the_repositorys_address_the_install_says_so(notebook, tmp_path):

@@ -244,6 +244,7 @@ def run(command, *words, cwd):
         ("ablate", ["--bottleneck", "lin"], "--bottleneck: got 'lin', legal: linear, relu6"),
         ("train", ["--width", "nan"], "--width: got nan, legal: finite numbers"),
         ("cost", ["--expansion", "q"], "--expansion: got 'q', legal: whole numbers"),
+        ("evaluate", ["--top", "q"], "--top: got 'q', legal: whole numbers"),
     ],
 )
 def test_bad_input_in_a_process_of_its_own(command, words, told, place):
@@ -280,14 +281,14 @@ def test_a_switch_takes_true_or_false_and_alone_it_is_true(line, found, monkeypa
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "evaluate"])
-def test_help(command, place):
-    done = run(command, "--help", cwd=place)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"python -m experiments.{command}" in done.stdout
+def test_help(command, place, monkeypatch, capfd):
+    code, out, err = call(command, ["--help"], monkeypatch, capfd)
+    assert (code, err) == (0, "")
+    assert f"python -m experiments.{command}" in out
     if command == "evaluate":
-        assert "--checkpoint" in done.stdout and "--dataset" in done.stdout
+        assert "--checkpoint" in out and "--dataset" in out
     else:
-        assert "--bottleneck" in done.stdout and "V2, Fig. 6a" in done.stdout
+        assert "--bottleneck" in out and "V2, Fig. 6a" in out
     assert not [*place.iterdir()]
 
 

@@ -8,11 +8,12 @@ import pytest
 from conftest import assert_refused, call_command, make_tiny_spec
 from PIL import Image
 from scipy import stats
-from small_networks import model_and_variables, random_like, small_v1, small_v2
+from small_networks import model_and_variables, random_like, shortened, small_v1, small_v2
 
 from experiments import activations, bottlenecks, cost, evaluate, features, manifold
 from experiments.checkpoints import WITHOUT_VIEW
 from mnet_jax import data, models
+from mnet_jax.benchmark import machine
 
 COMMANDS = {
     "activations": activations,
@@ -29,10 +30,10 @@ def saved(tmp_path_factory):
     """A folder with models of both bottlenecks, two of one, one without any, and a photograph."""
     folder = tmp_path_factory.mktemp("models")
     specs = {
-        "linear": small_v2(num_classes=10),
-        "relu6": small_v2(num_classes=10, bottleneck="relu6"),
-        "thin": small_v2(num_classes=10, expansion=1),
-        "v1": small_v1(),
+        "linear": shortened(small_v2(num_classes=10), 3),
+        "relu6": shortened(small_v2(num_classes=10, bottleneck="relu6"), 3),
+        "thin": shortened(small_v2(num_classes=10, expansion=1), 3),
+        "v1": shortened(small_v1(), 2),
     }
     for name, spec in specs.items():
         model, variables = model_and_variables(spec)
@@ -69,7 +70,10 @@ BOTH = "--checkpoint {saved}/linear.safetensors {saved}/relu6.safetensors --data
     ("command", "words", "told", "drawn"),
     [
         ("manifold", "--draws 5 --dimensions 2 3", ["75.00%", "50.00%"], ["manifold"]),
-        ("manifold", "--draws 1 --activation hard_swish", ["hard_swish(T x)"], ["manifold"]),
+        (
+            "manifold", "--draws 1 --dimensions 2 --activation hard_swish", ["hard_swish(T x)"],
+            ["manifold"],
+        ),
         (
             "activations", f"{BOTH} --images 40 --label one two",
             ["one", "two", "block_2/expand", "block_2/project", "bottlenecks"], ["activations"],
@@ -137,9 +141,9 @@ def test_no_batch_is_larger_than_the_images_that_are_looked_at(call, command, mo
         return batches(source, config)
 
     monkeypatch.setattr(data, "eval_batches", watched)
-    line = "--checkpoint {saved}/linear.safetensors --dataset digits --images 6"
+    line = "--checkpoint {saved}/linear.safetensors --dataset digits --images 40"
     assert call(command, f"{line} --batch-size 1200000")[0] == 0
-    assert sizes == [6]
+    assert sizes == [40]
 
 
 def test_what_a_refusal_says_of_views_is_code_that_runs(saved, tmp_path):
@@ -152,11 +156,20 @@ def test_what_a_refusal_says_of_views_is_code_that_runs(saved, tmp_path):
 
 
 @pytest.mark.slow
-def test_cost_measures_every_convolution_and_draws_them(call, tmp_path):
-    code, out, err = call("cost", "--width 0.35 --resolution 32 --measure --rounds 1")
+def test_cost_measures_every_convolution_and_draws_them(call, tmp_path, monkeypatch):
+    measure, measured = machine.measure, []
+
+    def measure_once(environment):  # in place of before and after the convolutions
+        measured[:] = measured or [measure(environment)]
+        return measured[0]
+
+    monkeypatch.setattr(machine, "measure", measure_once)
+    network = "--model mobilenet_v1 --repeats 1 --width 0.25"
+    line = f"{network} --resolution 32 --measure --rounds 1"
+    code, out, err = call("cost", line)
     assert (code, err) == (0, "")
     (line,) = [line for line in out.splitlines() if line.startswith("all ") and "100.0" in line]
-    assert line.split()[1] == "52"  # V2's convolutions
+    assert line.split()[1] == str(1 + 2 * 5)  # convolutions: a stem, two for each of five stages
     assert "GFLOP/s of a matrix product" in out
     assert (tmp_path / "results/cost/roofline.png").stat().st_size > 10_000
 

@@ -18,21 +18,23 @@ pytestmark = pytest.mark.usefixtures("data_folder")
 complaint = partial(one_line, data.DataError)
 
 
-def _load_digits(root, results):
+def _load_digits(root, barrier, results):
     os.environ["TFDS_DATA_DIR"] = str(root)
+    barrier.wait(timeout=60)
     results.put(data.load(DataConfig(name="digits", resolution=8)).test.labels.tolist())
 
 
-def test_two_processes_prepare_at_once(tmp_path):
+def test_two_processes_prepare_at_once(tmp_path, monkeypatch):
+    """This one and another."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    workers = [context.Process(target=_load_digits, args=(tmp_path, results)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    answers = [results.get(timeout=60) for _ in workers]
-    for worker in workers:
-        worker.join()
-    assert answers[0] == answers[1] and len(answers[0]) == 500
+    barrier, results = context.Barrier(2), context.Queue()
+    other = context.Process(target=_load_digits, args=(tmp_path, barrier, results))
+    other.start()
+    barrier.wait(timeout=60)
+    here = data.load(DataConfig(name="digits", resolution=8)).test.labels.tolist()
+    assert results.get(timeout=60) == here and len(here) == 500
+    other.join()
     assert [path.name for path in tmp_path.iterdir()] == ["mnet_digits"]
 
 

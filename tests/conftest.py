@@ -28,8 +28,17 @@ def pytest_addoption(parser):
     parser.addoption(
         "--exhaustive",
         action="store_true",
-        help="cut and stop at every byte, write and step, not at some of them",
+        help="cut and stop at every byte, write and step, not at some of them; run every case",
     )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out the cases marked `exhaustive` unless they are asked for."""
+    if config.getoption("exhaustive"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_networks import quick_jit
 
 from mnet_jax.ops import depthwise_conv
 from mnet_jax.ops.native import compilation
@@ -65,7 +66,7 @@ def arrays(shape, kernel, dtype=jnp.float32):
 def check(x, kernel, strides, padding, lowering, tolerance=2e-5, dilation=(1, 1)):
     """Compares the output and both gradients, relative to the largest value that is expected."""
 
-    @jax.jit
+    @quick_jit
     def both(x, kernel, g):
         call = partial(
             depthwise_conv, strides=strides, padding=padding, lowering=lowering, dilation=dilation

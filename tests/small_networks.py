@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ from mnet_jax.architectures import (
 from mnet_jax.architectures.dialects import dialect_of
 
 KEY = jax.random.key(0)
+# LLVM optimizes nothing: compiled in half the time, and small arrays are computed as fast.
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def selected(spec, indices):
@@ -128,7 +131,7 @@ def model_and_variables(spec, size=32, **how):
 def evaluate(model, variables, images):
     """Logits and named activations, in inference."""
 
-    @jax.jit
+    @quick_jit
     def apply(variables, images):
         return model.apply(variables, images, train=False, mutable=["intermediates"])
 
@@ -141,4 +144,4 @@ compiled_or_not = pytest.mark.parametrize("compiled", [True, False], ids=["jit",
 
 
 def run(compiled, function, *arguments):
-    return (jax.jit(function) if compiled else function)(*arguments)
+    return (quick_jit(function) if compiled else function)(*arguments)

@@ -1,15 +1,27 @@
 """Feature maps for dense tasks: the last of each stride, finer ones by dilation, half a tail."""
 
-import chex
+import itertools
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import one_line
-from small_networks import KEY, SMALL, evaluate, images_of, model_and_variables, shortened, small_v2
+from flax.traverse_util import unflatten_dict
+from small_networks import (
+    SMALL,
+    evaluate,
+    images_of,
+    model_and_variables,
+    quick_jit,
+    selected,
+    shortened,
+    small_v2,
+)
 
 from mnet_jax import architectures, models
-from mnet_jax.architectures import FACTORIES
+from mnet_jax.architectures import FACTORIES, variable_shapes
 
 # The channels of the last map of each stride, from the papers' tables; the head's layer last.
 MAPS = {
@@ -23,26 +35,33 @@ MAPS = {
 }
 
 
-def map_shapes(model, size, train=False):
-    def features(images):
-        maps, _ = model.init_with_output(KEY, images, train=train, method="features")
-        return maps
+def map_shapes(model, size, variables=None, train=False):
+    """The maps' shapes, with variables of the shapes that `variable_shapes` gives."""
+    variables = variables or shapes_of_variables(model.spec)
+    features = partial(model.apply, train=train, method="features", mutable=["batch_stats"])
+    maps, _ = jax.eval_shape(features, variables, jax.ShapeDtypeStruct((2, *size, 3), jnp.float32))
+    return maps
 
-    return jax.eval_shape(features, jnp.zeros((2, *size, 3)))
+
+def shapes_of_variables(spec):
+    flat = {
+        path: jax.ShapeDtypeStruct(shape, jnp.float32)
+        for path, shape in variable_shapes(spec).items()
+    }
+    return unflatten_dict(flat, sep="/")
 
 
 @pytest.mark.parametrize("network", FACTORIES)
 def test_features_are_the_last_map_of_each_stride(network):
     model = getattr(models, network)(lowering="grouped", dtype=jnp.bfloat16)
-    for size in ((64, 96), (65, 71)):
-        maps = map_shapes(model, size)
-        shapes = {stride: x.shape for stride, x in maps.items()}
-        assert shapes == {
-            stride: (2, *(-(-n // stride) for n in size), channels)
-            for stride, channels in MAPS[network].items()
-        }
-        assert list(shapes) == sorted(shapes)
-        assert {x.dtype for x in maps.values()} == {jnp.dtype(jnp.bfloat16)}
+    maps = map_shapes(model, (65, 96))
+    shapes = {stride: x.shape for stride, x in maps.items()}
+    assert shapes == {
+        stride: (2, -(-65 // stride), 96 // stride, channels)
+        for stride, channels in MAPS[network].items()
+    }
+    assert list(shapes) == sorted(shapes)
+    assert {x.dtype for x in maps.values()} == {jnp.dtype(jnp.bfloat16)}
 
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
@@ -50,7 +69,9 @@ def test_features_are_the_last_map_of_each_stride(network):
 def test_backbone_stops_at_its_output_stride_with_the_same_variables(network, output_stride):
     model = getattr(models, network)(lowering="grouped")
     backbone = model.as_backbone(output_stride=output_stride)
-    shapes = {stride: x.shape for stride, x in map_shapes(backbone, (65, 96), train=True).items()}
+    # With the variables of the network itself.
+    maps = map_shapes(backbone, (65, 96), shapes_of_variables(model.spec), train=True)
+    shapes = {stride: x.shape for stride, x in maps.items()}
     expected = {
         stride: (2, -(-65 // stride), 96 // stride, channels)
         for stride, channels in MAPS[network].items()
@@ -59,11 +80,7 @@ def test_backbone_stops_at_its_output_stride_with_the_same_variables(network, ou
     last = MAPS[network][32]
     expected[output_stride] = (2, -(-65 // output_stride), 96 // output_stride, last)
     assert shapes == expected
-
-    def variables(model):
-        return jax.eval_shape(lambda x: model.init(KEY, x, train=False), jnp.zeros((1, 32, 32, 3)))
-
-    chex.assert_trees_all_equal_shapes(variables(model), variables(backbone))
+    assert variable_shapes(backbone.spec) == variable_shapes(model.spec)
     assert backbone.dtype == model.dtype and backbone.lowering == model.lowering
 
 
@@ -103,7 +120,7 @@ def test_the_coarsest_map_is_what_the_head_pools(name):
     model, variables = model_and_variables(SMALL[name]())
     images = images_of(2, 32, 33, 3)
     _, named = evaluate(model, variables, images)
-    maps = jax.jit(lambda v, x: model.apply(v, x, train=False, method="features"))(
+    maps = quick_jit(lambda v, x: model.apply(v, x, train=False, method="features"))(
         variables, images
     )
     coarsest = maps[max(maps)]
@@ -122,7 +139,7 @@ def test_the_coarsest_map_is_what_the_head_pools(name):
 def features_of(spec, variables, images, output_stride):
     model = models.MobileNet(spec=spec, lowering="grouped")
     backbone = model.as_backbone(output_stride=output_stride)
-    apply = jax.jit(lambda v, x: backbone.apply(v, x, train=False, method="features"))
+    apply = quick_jit(lambda v, x: backbone.apply(v, x, train=False, method="features"))
     return apply(variables, images)
 
 
@@ -131,6 +148,17 @@ def assert_close_to_scale(a, b, tolerance=1e-4):
     scale = float(jnp.abs(b).max())
     assert scale > 1e-3
     np.testing.assert_allclose(a / scale, b / scale, atol=tolerance)
+
+
+def sparse(spec):
+    """Without the blocks that change neither stride nor channels, but for one after each stride."""
+    blocks = [(None, spec.blocks[0]), *itertools.pairwise(spec.blocks)]
+    kept = [
+        i
+        for i, (before, block) in enumerate(blocks)
+        if i == 0 or block.inputs != block.outputs or 2 in (before.stride, block.stride)
+    ]
+    return selected(spec, kept)
 
 
 SYMMETRIC = [(network, "timm") for network in FACTORIES]
@@ -144,9 +172,9 @@ def test_dilated_maps_are_the_coarse_ones_at_every_second_or_fourth_position(net
     options = {"dialect": dialect, "width": 0.35, "num_classes": 5}
     if network.startswith("mobilenet_v3"):
         options["squeeze_excite"] = False  # its mean would be over more positions
-    spec = FACTORIES[network](**options)
+    spec = sparse(FACTORIES[network](**options))
     _, variables = model_and_variables(spec, lowering="grouped")
-    images = images_of(1, 65, 96, 3)  # maps of odd and even sizes
+    images = images_of(1, 65, 64, 3)  # maps of odd and even sizes
     coarse, finer, finest = (features_of(spec, variables, images, s) for s in (32, 16, 8))
     assert [max(maps) for maps in (coarse, finer, finest)] == [32, 16, 8]
     assert_close_to_scale(finer[16][:, ::2, ::2], coarse[32])
@@ -157,7 +185,7 @@ def test_dilated_maps_are_the_coarse_ones_at_every_second_or_fourth_position(net
 
 def test_dilated_maps_differ_under_tensorflows_padding():
     """At even sizes SAME pads a strided window unlike one of stride 1: other positions are seen."""
-    spec = architectures.mobilenet_v1(width=0.125)
+    spec = sparse(architectures.mobilenet_v1(width=0.125))
     _, variables = model_and_variables(spec, lowering="grouped")
     coarse, finer = (features_of(spec, variables, images_of(1, 64, 64, 3), s) for s in (32, 16))
     found = finer[16][:, ::2, ::2]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from by_hand import inverted_residual, two_layers
-from small_networks import compiled_or_not, images_of, random_variables, run
+from small_networks import compiled_or_not, images_of, quick_jit, random_variables, run
 
 from mnet_jax import architectures, models
 from mnet_jax.architectures.dialects import dialect_of
@@ -99,7 +99,7 @@ GRADED = {
 def assert_every_gradient_is_there(layer, x, **how):
     variables = random_variables(layer, x, **how)
 
-    @jax.jit
+    @quick_jit
     def gradients(params, x):
         def loss(params, x):
             return jnp.sin(layer.apply(variables | {"params": params}, x, **how)).sum()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from depthwise_taps import LOWERINGS, arrays, check
+from grids import pairwise
 
 from mnet_jax.ops import depthwise_conv
 
@@ -15,11 +16,17 @@ from mnet_jax.ops import depthwise_conv
 TOLERANCES = {"grouped": 2**-6, "shifted": 2**-8, "auto": 2**-8, "native": 2**-8}
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 0), (1, 3))], ids=str)
-@pytest.mark.parametrize("strides", [(1, 1), (2, 2)], ids=str)
-@pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize(
+    "kernel, strides, padding, dtype",
+    pairwise(
+        [3, 5, 7],
+        [(1, 1), (2, 2)],
+        ["SAME", "VALID", ((2, 0), (1, 3))],
+        [jnp.float32, jnp.bfloat16],
+    ),
+    ids=str,
+)
 def test_output_and_gradients_equal_the_sum_over_taps(lowering, kernel, strides, padding, dtype):
     tolerance = 2e-5 if dtype == jnp.float32 else TOLERANCES[lowering]
     check(*arrays((2, 11, 8, 3), kernel, dtype), strides, padding, lowering, tolerance)
@@ -67,9 +74,11 @@ def test_grouped_with_padding_of_a_kernel_and_more(padding):
     check(*arrays((2, 2, 3, 2), 3), (1, 1), padding, "grouped")
 
 
-@pytest.mark.parametrize("dilation", [(2, 2), (4, 4), (2, 1)], ids=str)
-@pytest.mark.parametrize("kernel", [3, 5])
-@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize(
+    "lowering, kernel, dilation",
+    pairwise(LOWERINGS, [3, 5], [(2, 2), (4, 4), (2, 1)]),
+    ids=str,
+)
 def test_dilated_bfloat16(lowering, kernel, dilation):
     operands = arrays((4, 13, 14, 8), kernel, jnp.bfloat16)
     check(*operands, (1, 1), "SAME", lowering, TOLERANCES[lowering], dilation)

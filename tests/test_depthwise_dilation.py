@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from depthwise_taps import LOWERINGS, arrays, check, oracle
+from grids import pairwise
 
 
 def test_the_oracle_with_dilation_is_that_of_a_kernel_with_zeros_between_its_taps():
@@ -16,23 +17,24 @@ def test_the_oracle_with_dilation_is_that_of_a_kernel_with_zeros_between_its_tap
         )
 
 
-@pytest.mark.parametrize("lowering", LOWERINGS)
-@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 0), (1, 3))], ids=str)
 @pytest.mark.parametrize(
-    "kernel, dilation, shape",
-    [
-        (3, (2, 2), (2, 11, 8, 3)),
-        (3, (4, 4), (2, 11, 9, 3)),
-        (3, (2, 1), (2, 7, 10, 3)),
-        (5, (2, 2), (2, 13, 9, 3)),
-        (5, (4, 4), (1, 17, 19, 2)),
-        (5, (2, 1), (2, 9, 11, 3)),
-    ],
+    "window, padding, lowering",
+    pairwise(
+        [
+            (3, (2, 2), (2, 11, 8, 3)),
+            (3, (4, 4), (2, 11, 9, 3)),
+            (3, (2, 1), (2, 7, 10, 3)),
+            (5, (2, 2), (2, 13, 9, 3)),
+            (5, (4, 4), (1, 17, 19, 2)),
+            (5, (2, 1), (2, 9, 11, 3)),
+        ],
+        ["SAME", "VALID", ((2, 0), (1, 3))],
+        LOWERINGS,
+    ),
     ids=str,
 )
-def test_dilated_output_and_gradients_equal_the_sum_over_taps(
-    kernel, dilation, shape, padding, lowering
-):
+def test_dilated_output_and_gradients_equal_the_sum_over_taps(window, padding, lowering):
+    kernel, dilation, shape = window
     check(*arrays(shape, kernel), (1, 1), padding, lowering, dilation=dilation)
 
 

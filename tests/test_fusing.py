@@ -5,31 +5,37 @@ import numpy as np
 import pytest
 from depthwise_taps import needs_compiler
 from flax.traverse_util import flatten_dict
-from weights_parity import random_variables
+from small_networks import (
+    images_of,
+    model_and_variables,
+    quick_jit,
+    random_variables,
+    small_v1,
+    small_v2,
+    small_v3,
+    small_v4,
+)
 
 from mnet_jax import models, ops
 from mnet_jax.ops import native
 
 NETWORKS = {
-    "v1": models.mobilenet_v1(width=0.25, num_classes=7),
-    "v2": models.mobilenet_v2(width=0.35, num_classes=7, dialect="torchvision"),
-    "v2 expansion shortcuts": models.mobilenet_v2(
-        width=0.35, num_classes=7, shortcut="expansion", bottleneck="relu6"
-    ),
-    "v3": models.mobilenet_v3_small(width=0.35, num_classes=7, dialect="keras"),
-    "v4": models.mobilenet_v4_conv_medium(width=0.35, num_classes=7, dialect="timm"),
+    "v1": small_v1(),
+    "v2": small_v2(dialect="torchvision"),
+    "v2 expansion shortcuts": small_v2(shortcut="expansion", bottleneck="relu6"),
+    "v3": small_v3(dialect="keras"),
+    "v4": small_v4(dialect="timm"),
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS)
-def test_logits_are_those_of_the_model(model):
-    variables = jax.tree.map(jax.numpy.asarray, random_variables(model))
-    images = np.random.default_rng(0).normal(size=(2, 65, 98, 3)).astype(np.float32)
+@pytest.mark.parametrize("spec", NETWORKS.values(), ids=NETWORKS)
+def test_logits_are_those_of_the_model(spec):
+    model, variables = model_and_variables(spec)
+    images = images_of(2, 33, 50, 3)
     infer, params = models.fuse(model, variables)
-    wanted = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
+    wanted = quick_jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
     np.testing.assert_allclose(
-        jax.jit(infer)(params, images), wanted, rtol=0, atol=1e-4 * np.abs(wanted).max()
+        quick_jit(infer)(params, images), wanted, rtol=0, atol=1e-4 * np.abs(wanted).max()
     )
     named, fused = (set(flatten_dict(tree, sep="/")) for tree in (variables["params"], params))
     panels = {name for name in fused if name.endswith("/panels")}
@@ -50,10 +56,10 @@ def test_logits_are_those_of_the_model(model):
 )
 def test_a_block_is_one_operation_unless_its_layers_are_looked_at(model, blocks, seen):
     native.build()
-    variables = jax.tree.map(jax.numpy.asarray, random_variables(model))
-    images = np.random.default_rng(0).normal(size=(1, 128, 128, 3)).astype(np.float32)
+    images = images_of(1, 128, 128, 3)
+    variables = random_variables(model, images, train=False)
     infer, params = models.fuse(model, variables)
-    compiled = jax.jit(infer).lower(params, images).compile()
+    compiled = quick_jit(infer).lower(params, images).compile()
     assert compiled.as_text().count('custom_call_target="mnet_inverted_forward"') == blocks
     folded = model.clone(folded=True, packed=True)
     logits, state = folded.apply({"params": params}, images, train=False, mutable=["intermediates"])
@@ -62,20 +68,18 @@ def test_a_block_is_one_operation_unless_its_layers_are_looked_at(model, blocks,
 
 
 def test_the_variables_are_left_alone():
-    model = NETWORKS["v1"]
-    variables = jax.tree.map(jax.numpy.asarray, random_variables(model))
+    model, variables = model_and_variables(NETWORKS["v1"])
     names = jax.tree.structure(variables)
     models.fuse(model, variables)
     assert jax.tree.structure(variables) == names
 
 
 def test_what_cannot_be_folded_is_refused():
-    model = NETWORKS["v1"]
+    model, variables = model_and_variables(NETWORKS["v1"])
     with pytest.raises(ValueError, match=r"variables: got 'none called stem/.*', legal: the model"):
         models.fuse(model, {"params": {}})
     with pytest.raises(ValueError, match="model: got 'a folded one', legal: "):
         models.fuse(model.clone(folded=True), {"params": {}})
-    variables = random_variables(model)
     del variables["params"]["head"]["classifier"]
     if ops.reads_panels(np.float32, "auto"):
         with pytest.raises(

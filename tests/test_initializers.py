@@ -2,11 +2,10 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_networks import KEY
+from small_networks import KEY, quick_jit
 
 from mnet_jax import architectures, models, ops
 from mnet_jax.architectures.dialects import dialect_of
@@ -96,7 +95,7 @@ def test_each_layer_starts_with_its_own_kinds_distribution_and_norms_as_identity
     block = models.InvertedResidual(
         outputs=160, expanded=1024, start_kernel=5, kernel=3, squeeze=256, setting=setting
     )
-    variables = jax.jit(lambda x: block.init(KEY, x, train=False))(jnp.zeros((1, 4, 4, 160)))
+    variables = quick_jit(lambda x: block.init(KEY, x, train=False))(jnp.zeros((1, 4, 4, 160)))
     kinds = {"start": "depthwise", "expand": "pointwise"}
     kinds |= {"depthwise": "depthwise", "project": "pointwise"}
     for part, kind in kinds.items():
@@ -115,7 +114,7 @@ def test_fused_blocks_start_with_full_and_pointwise_convolutions(version, name):
     setting = models.Setting(dialect=dialect, lowering="grouped")
     fused = models.FusedInvertedResidual(outputs=160, expanded=192, setting=setting)
     x = jnp.zeros((1, 4, 4, 160))
-    params = jax.jit(lambda x: fused.init(KEY, x, train=False))(x)["params"]
+    params = quick_jit(lambda x: fused.init(KEY, x, train=False))(x)["params"]
     assert_deviates(params["expand"]["conv"]["kernel"], "conv", dialect)
     assert_deviates(params["project"]["conv"]["kernel"], "pointwise", dialect)
 
@@ -126,8 +125,8 @@ def test_hidden_layers_start_as_1x1_convolutions_but_torchvisions(version, name)
     spec = architectures.Hidden(channels=480, activation="relu", normalized=normalized)
     head = architectures.Head(conv=None, hidden=spec, dropout=0.0, num_classes=2)
     x = ops.Pending(x=jnp.zeros((1, 1, 1, 240)))
-    variables = Head(head, models.Setting(dialect=dialect)).init(KEY, x, train=False)
-    params = variables["params"]["hidden"]
+    layer = Head(head, models.Setting(dialect=dialect))
+    params = quick_jit(lambda x: layer.init(KEY, x, train=False))(x)["params"]["hidden"]
     kernel = params["conv"]["kernel"] if normalized else params["kernel"]
     assert_deviates(kernel, "dense" if name == "torchvision" else "pointwise", dialect)
     if not normalized:

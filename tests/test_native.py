@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 from depthwise_taps import needs_compiler
-from small_networks import random_variables
+from small_networks import SMALL, images_of, model_and_variables, quick_jit, small_v2
 
 from mnet_jax import models, ops
 from mnet_jax.ops.native import compilation
@@ -116,7 +116,7 @@ def check(x, norm, kernel, activation, cotangents, window=None):
         convolve = ops.full if kernel.ndim == 4 else ops.depthwise
         return tuple(convolve(pending, kernel, strides=stride, padding=pads, **options))
 
-    @jax.jit
+    @quick_jit
     def both(*arguments):
         outputs, pull = jax.vjp(layer, *arguments)
         return *outputs, *pull(tuple(cotangents))
@@ -128,21 +128,32 @@ def check(x, norm, kernel, activation, cotangents, window=None):
         np.testing.assert_allclose(got / scale, want / scale, atol=1e-5, rtol=0, err_msg=name)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+def each_with_two_activations(*cases):
+    """(activation, *case): for each case two activations in turn, the others if exhaustive."""
+    return [
+        pytest.param(
+            activation, *case, marks=() if (j - i) % 4 in (0, 1) else pytest.mark.exhaustive
+        )
+        for i, case in enumerate(cases)
+        for j, activation in enumerate(ACTIVATIONS)
+    ]
+
+
 @pytest.mark.parametrize(
-    "rows, inputs, outputs",
+    "activation, rows, inputs, outputs",
     # Whole tiles and vectors, and sizes that leave a rest of each kind.
-    [(256, 32, 16), (333, 24, 96), (50, 27, 40), (5, 3, 1), (700, 160, 320), (9, 50, 80)],
+    each_with_two_activations(
+        (256, 32, 16), (333, 24, 96), (50, 27, 40), (5, 3, 1), (700, 160, 320), (9, 50, 80)
+    ),
 )
 def test_pointwise_layers_and_their_gradients_equal_numpy(activation, rows, inputs, outputs):
     x, norm, kernel, *cotangents = draw((rows, inputs), (inputs, outputs), (rows, outputs))
     check(x, norm, kernel, activation, cotangents)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
-    "shape, size, stride, pads",
-    [
+    "activation, shape, size, stride, pads",
+    each_with_two_activations(
         ((2, 9, 11, 24), 3, 1, ((1, 1), (1, 1))),
         ((3, 12, 12, 32), 3, 2, ((0, 1), (0, 1))),
         ((2, 13, 7, 40), 5, 2, ((2, 2), (2, 2))),
@@ -151,7 +162,7 @@ def test_pointwise_layers_and_their_gradients_equal_numpy(activation, rows, inpu
         ((1, 7, 1, 16), 3, 2, ((1, 1), (1, 1))),
         ((2, 6, 5, 3), 3, 4, ((0, 0), (0, 0))),  # strides that leave rows out
         ((1, 2, 3, 17), 3, 1, ((5, 4), (7, 1))),  # whole windows of zeros
-    ],
+    ),
 )
 def test_depthwise_layers_and_their_gradients_equal_numpy(activation, shape, size, stride, pads):
     outputs = (shape[0], *extents(shape[1:3], (size, size), stride, pads), shape[3])
@@ -159,10 +170,9 @@ def test_depthwise_layers_and_their_gradients_equal_numpy(activation, shape, siz
     check(x, norm, kernel, activation, cotangents, (stride, pads))
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
-    "shape, kernel, stride, pads",
-    [
+    "activation, shape, kernel, stride, pads",
+    each_with_two_activations(
         ((2, 9, 11, 24), (3, 3, 24, 32), 1, ((1, 1), (1, 1))),
         ((3, 12, 12, 32), (3, 3, 32, 40), 2, ((0, 1), (0, 1))),
         ((2, 18, 16, 3), (3, 3, 3, 32), 2, ((1, 1), (1, 1))),  # a stem
@@ -171,7 +181,7 @@ def test_depthwise_layers_and_their_gradients_equal_numpy(activation, shape, siz
         ((2, 9, 9, 1), (2, 2, 1, 17), 3, ((0, 0), (0, 0))),  # strides that leave rows out
         ((2, 6, 6, 16), (1, 1, 16, 20), 2, ((0, 0), (0, 0))),
         ((1, 2, 3, 5), (3, 3, 5, 4), 1, ((5, 4), (7, 1))),  # whole windows of zeros
-    ],
+    ),
 )
 def test_full_layers_and_their_gradients_equal_numpy(activation, shape, kernel, stride, pads):
     outputs = (shape[0], *extents(shape[1:3], kernel[:2], stride, pads), kernel[3])
@@ -214,10 +224,9 @@ def from_panels(x, kernel, **options):
     return ops.pointwise(x, ops.pack(kernel), **options)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
-    "convolve, shape, kernel, window",
-    [
+    "activation, convolve, shape, kernel, window",
+    each_with_two_activations(
         *(
             (convolve, shape, kernel, None)
             for convolve in (ops.pointwise, from_panels)
@@ -235,7 +244,7 @@ def from_panels(x, kernel, **options):
         (ops.depthwise, (1, 7, 13, 16), (3, 3, 16), (3, ((1, 1), (1, 1)))),
         (ops.depthwise, (1, 2, 3, 16), (5, 5, 16), (1, ((5, 4), (7, 4)))),  # windows of zeros
         (ops.full, (2, 9, 7, 5), (3, 3, 5, 24), (1, ((1, 1), (1, 1)))),
-    ],
+    ),
 )
 def test_a_bias_and_an_activation_on_the_way_out_equal_numpy(
     activation, convolve, shape, kernel, window
@@ -248,7 +257,7 @@ def test_a_bias_and_an_activation_on_the_way_out_equal_numpy(
         options = {"strides": stride, "padding": pads}
     x, _, weights, cotangent, _, bias = draw(shape, kernel, outputs)
 
-    @jax.jit
+    @quick_jit
     def both(*arguments):
         def layer(x, weights, bias):
             finish = ops.Finish(bias=bias, activation=activation)
@@ -279,7 +288,7 @@ def test_second_derivatives_are_those_of_the_composition():
 
     def curvature(lowering):
         first = jax.grad(partial(energy, lowering), argnums=(0, 1, 2))
-        return jax.grad(lambda *a: sum((g**2).sum() for g in first(*a)), argnums=(0, 1, 2))
+        return quick_jit(jax.grad(lambda *a: sum((g**2).sum() for g in first(*a)), (0, 1, 2)))
 
     got, want = (curvature(lowering)(x, norm, kernel) for lowering in ("native", "shifted"))
     for one, other in zip(got, want, strict=True):
@@ -336,26 +345,21 @@ def test_what_has_no_kernel_is_shifted(x, kernel, options):
     chex.assert_trees_all_equal(native_, shifted)
 
 
-NETWORKS = (
-    models.mobilenet_v1,
-    models.mobilenet_v2,
-    models.mobilenet_v3_small,
-    models.mobilenet_v4_conv_small,
-    partial(models.mobilenet_v2, shortcut="expansion", bottleneck="relu6"),
-)
+NETWORKS = SMALL | {
+    "v2 expansion shortcuts": partial(small_v2, shortcut="expansion", bottleneck="relu6")
+}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("network", NETWORKS)
-def test_networks_train_and_infer_as_with_other_lowerings(network):
-    images = jax.random.normal(jax.random.key(0), (8, 64, 64, 3))
-    labels = jnp.arange(8)
-    variables = random_variables(network(num_classes=10), images, train=False)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_train_and_infer_as_with_other_lowerings(name):
+    spec = NETWORKS[name](dropout=0.0)
+    images, labels = images_of(8, 32, 32, 3), jnp.arange(8) % spec.head.num_classes
+    _, variables = model_and_variables(spec)
 
     def results(lowering):
-        model = network(num_classes=10, lowering=lowering, dropout=0.0)
+        model = models.MobileNet(spec=spec, lowering=lowering)
 
-        @jax.jit
+        @quick_jit
         def step(variables):
             def loss_of(params):
                 logits, updates = model.apply(
@@ -377,8 +381,17 @@ def test_networks_train_and_infer_as_with_other_lowerings(network):
 
 
 # Processors without AVX2, with it, and with AVX-512: the kernels have code for each.
-@pytest.mark.parametrize("processor", ["x86-64", "haswell", "skylake-avx512"])
-@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+@pytest.mark.parametrize(
+    "compiler, processor",
+    [
+        ("g++", "x86-64"),
+        ("g++", "skylake-avx512"),
+        ("clang++", "haswell"),
+        pytest.param("g++", "haswell", marks=pytest.mark.exhaustive),
+        pytest.param("clang++", "x86-64", marks=pytest.mark.exhaustive),
+        pytest.param("clang++", "skylake-avx512", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_they_compile_without_a_warning(compiler, processor):
     if not shutil.which(compiler):
         pytest.skip(f"there is no {compiler}")

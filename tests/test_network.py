@@ -17,6 +17,7 @@ from small_networks import (
     evaluate,
     images_of,
     model_and_variables,
+    quick_jit,
     shortened,
     small_v1,
     small_v2,
@@ -38,13 +39,11 @@ def test_parameters_statistics_and_logits_are_float32_whatever_the_computation(n
             variables, images, train=train, mutable=collections, rngs={"dropout": KEY}
         )
 
-    initial = jax.eval_shape(
-        lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False), KEY
-    )
     logits, state = jax.eval_shape(apply, variables, jnp.zeros((2, 32, 40, 3)))
     assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
-    chex.assert_trees_all_equal_shapes_and_dtypes(state["batch_stats"], initial["batch_stats"])
-    for leaf in jax.tree.leaves(initial):
+    # Random numbers in arrays like those that the model initializes.
+    chex.assert_trees_all_equal_shapes_and_dtypes(state["batch_stats"], variables["batch_stats"])
+    for leaf in jax.tree.leaves(variables):
         assert leaf.dtype == jnp.float32
     assert state["intermediates"]["block_1_output"][0].dtype == dtype
 
@@ -54,7 +53,7 @@ def test_training_moves_statistics_towards_the_batch_and_inference_leaves_them(n
     spec = SMALL[name](norm_momentum=0.75, dialect="paper" if name == "v4" else "keras")
     model, variables = model_and_variables(spec)
     images = images_of(4, 32, 32, 3)
-    apply = jax.jit(model.apply, static_argnames=("train", "mutable"))
+    apply = quick_jit(model.apply, static_argnames=("train", "mutable"))
     rngs = {"dropout": KEY}
     _, trained = apply(variables, images, train=True, mutable=("batch_stats",), rngs=rngs)
     _, kept = apply(variables, images, train=False, mutable=("batch_stats",))
@@ -76,7 +75,7 @@ def test_dropout_scales_or_drops_pooled_features_by_its_key_and_in_training_alon
     model, variables = model_and_variables(small_v2(dropout=0.25, num_classes=72))
     images = images_of(2, 32, 32, 3)
 
-    @jax.jit
+    @quick_jit
     def train(key):
         mutable = ["batch_stats", "intermediates"]
         logits, state = model.apply(
@@ -100,7 +99,7 @@ def test_dropout_scales_or_drops_pooled_features_by_its_key_and_in_training_alon
 
 def test_dropout_0_needs_nothing_random():
     model, variables = model_and_variables(small_v1(dropout=0.0))
-    apply = jax.jit(
+    apply = quick_jit(
         lambda: model.apply(variables, images_of(2, 32, 32, 3), train=True, mutable=True)
     )
     logits, _ = apply()
@@ -110,10 +109,14 @@ def test_dropout_0_needs_nothing_random():
 @pytest.mark.parametrize("name", SMALL)
 def test_inference_treats_every_image_alone(name):
     model, variables = model_and_variables(SMALL[name]())
-    images = images_of(3, 32, 32, 3)
-    batched, _ = evaluate(model, variables, images)
-    single = jax.jit(jax.vmap(lambda x: model.apply(variables, x[None], train=False)[0]))(images)
-    np.testing.assert_allclose(batched, single, rtol=1e-4, atol=1e-4)
+    apply = quick_jit(lambda images: model.apply(variables, images, train=False))
+    images, others = images_of(3, 32, 32, 3), 5 * images_of(3, 32, 32, 3, seed=1)
+    together, single = apply(images), []
+    for i, image in enumerate(images):
+        among_others = others.copy()
+        among_others[i] = image
+        single.append(apply(among_others)[i])
+    np.testing.assert_allclose(together, single, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -124,19 +127,20 @@ def test_gradient_is_the_slope_of_the_loss_and_reaches_every_parameter(name):
     model, variables = model_and_variables(shortened(spec, 3))
     images = images_of(4, 32, 32, 3)
 
-    @jax.jit
+    @quick_jit
+    @jax.value_and_grad
     def loss(params):
         logits = model.apply(variables | {"params": params}, images, train=False)
         return jnp.mean(nn.log_softmax(logits)[:, 0])
 
     params = variables["params"]
-    gradient = jax.jit(jax.grad(loss))(params)
+    _, gradient = loss(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert float(jnp.abs(leaf).max()) > 0, path
     norm = math.sqrt(sum(float(jnp.vdot(g, g)) for g in jax.tree.leaves(gradient)))
     step = 1e-3
     high, low = (
-        loss(jax.tree.map(lambda p, g, s=s: p + s * g / norm, params, gradient))
+        loss(jax.tree.map(lambda p, g, s=s: p + s * g / norm, params, gradient))[0]
         for s in (step, -step)
     )
     assert float(high - low) / (2 * step) == pytest.approx(norm, rel=0.05)

@@ -90,7 +90,7 @@ def test_v4s_pairs_of_convolutions_and_dilation_composed_by_hand():
 
 
 def test_relu6_bottleneck_is_within_0_and_6_before_the_addition_and_a_linear_one_is_not():
-    images = images_of(2, 32, 32, 3)
+    images = images_of(2, 33, 32, 3)
     ranges = {}
     for bottleneck in ("relu6", "linear"):
         _, named = evaluate(*model_and_variables(small_v2(bottleneck=bottleneck)), images)

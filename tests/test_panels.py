@@ -3,18 +3,15 @@
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mnet_jax import ops
 
-SIZES = st.tuples(st.integers(1, 40), st.integers(1, 200))
 
-
-@settings(max_examples=30, deadline=None)
-@given(SIZES)
-def test_panels_are_whole_columns_one_after_the_other(sizes):
-    inputs, outputs = sizes
+# Panels have 48 columns. Behind the whole ones is nothing, a rest of 16 or 32, or one with zeros.
+@pytest.mark.parametrize(
+    "inputs, outputs", [(1, 1), (7, 17), (40, 48), (3, 50), (5, 80), (12, 144), (2, 191)]
+)
+def test_panels_are_whole_columns_one_after_the_other(inputs, outputs):
     kernel = np.arange(1.0, inputs * outputs + 1, dtype=np.float32).reshape(inputs, outputs)
     panels = np.asarray(ops.pack(jax.numpy.asarray(kernel)))
     np.testing.assert_array_equal(ops.unpack(panels, inputs, outputs), kernel)

@@ -4,7 +4,6 @@ Oracles: the network's own feature maps, and the modules that torchvision and ti
 """
 
 import itertools
-from functools import partial
 
 import by_hand
 import jax
@@ -15,6 +14,7 @@ from small_networks import (
     images_of,
     mixed,
     model_and_variables,
+    quick_jit,
     small_v1,
     small_v2,
     small_v3,
@@ -38,7 +38,7 @@ SOME = {
 def traffic(model, variables, images):
     """{path: (input, output)} of each convolution, dense layer and squeeze-and-excitation."""
 
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @quick_jit
     def run(variables, images):
         seen = {}
 

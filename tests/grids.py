@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+PARAM = type(pytest.param())
 EXHAUSTIVE = (pytest.mark.exhaustive,)
 
 
@@ -15,8 +16,7 @@ def pairwise(*axes):
     Args:
       axes: the values of each parameter, as for `pytest.mark.parametrize`.
     """
-    every = [[value if _is_param(value) else pytest.param(value) for value in a] for a in axes]
-    rows = list(itertools.product(*every))
+    rows = list(itertools.product(*map(_params, axes)))
     missing, chosen = {pair for row in rows for pair in _pairs(row)}, set()
     while missing:
         best = max(range(len(rows)), key=lambda i: len(missing.intersection(_pairs(rows[i]))))
@@ -25,14 +25,24 @@ def pairwise(*axes):
     return [_joined(row, () if i in chosen else EXHAUSTIVE) for i, row in enumerate(rows)]
 
 
+def product(*axes, exhaustive=()):
+    """All rows, of which those in `exhaustive` have that mark."""
+    rows = itertools.product(*map(_params, axes))
+    return [_joined(row, EXHAUSTIVE if _values(row) in exhaustive else ()) for row in rows]
+
+
+def _params(axis):
+    return [value if isinstance(value, PARAM) else pytest.param(value) for value in axis]
+
+
+def _values(row):
+    return tuple(value.values[0] for value in row)
+
+
 def _joined(row, marks):
     """One parameter set of several, with the marks of all."""
     of_values = [mark for value in row for mark in value.marks]
-    return pytest.param(*(value.values[0] for value in row), marks=[*of_values, *marks])
-
-
-def _is_param(value):
-    return isinstance(value, type(pytest.param()))
+    return pytest.param(*_values(row), marks=[*of_values, *marks])
 
 
 def _pairs(row):

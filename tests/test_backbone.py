@@ -64,7 +64,7 @@ def test_features_are_the_last_map_of_each_stride(network):
     assert {x.dtype for x in maps.values()} == {jnp.dtype(jnp.bfloat16)}
 
 
-@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize("output_stride", [8, 16, pytest.param(32, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("network", FACTORIES)
 def test_backbone_stops_at_its_output_stride_with_the_same_variables(network, output_stride):
     model = getattr(models, network)(lowering="grouped")
@@ -84,14 +84,14 @@ def test_backbone_stops_at_its_output_stride_with_the_same_variables(network, ou
     assert backbone.dtype == model.dtype and backbone.lowering == model.lowering
 
 
+@pytest.mark.parametrize("output_stride", [16, pytest.param(32, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("network", FACTORIES)
-def test_reduced_tail_halves_the_coarsest_map_and_leaves_the_finer_ones(network):
+def test_reduced_tail_halves_the_coarsest_map_and_leaves_the_finer_ones(network, output_stride):
     model = getattr(models, network)(lowering="grouped")
-    for output_stride in (32, 16):
-        backbone = model.as_backbone(output_stride=output_stride, reduced_tail=True)
-        channels = {s: x.shape[-1] for s, x in map_shapes(backbone, (64, 64)).items()}
-        expected = {s: c for s, c in MAPS[network].items() if s < output_stride}
-        assert channels == expected | {output_stride: MAPS[network][32] / 2}
+    backbone = model.as_backbone(output_stride=output_stride, reduced_tail=True)
+    channels = {s: x.shape[-1] for s, x in map_shapes(backbone, (64, 64)).items()}
+    expected = {s: c for s, c in MAPS[network].items() if s < output_stride}
+    assert channels == expected | {output_stride: MAPS[network][32] / 2}
 
 
 def test_input_stride_makes_the_strides_of_the_maps_smaller():
@@ -161,9 +161,22 @@ def sparse(spec):
     return selected(spec, kept)
 
 
-SYMMETRIC = [(network, "timm") for network in FACTORIES]
-
-SYMMETRIC += [("mobilenet_v2", "torchvision"), ("mobilenet_v3_large", "torchvision")]
+SYMMETRIC = [
+    ("mobilenet_v1", "timm"),
+    ("mobilenet_v2", "torchvision"),
+    ("mobilenet_v3_large", "timm"),
+    ("mobilenet_v4_conv_small", "timm"),
+    ("mobilenet_v4_conv_large", "timm"),
+    *(
+        pytest.param(*case, marks=pytest.mark.exhaustive)
+        for case in [
+            ("mobilenet_v2", "timm"),
+            ("mobilenet_v3_large", "torchvision"),
+            ("mobilenet_v3_small", "timm"),
+            ("mobilenet_v4_conv_medium", "timm"),
+        ]
+    ),
+]
 
 
 @pytest.mark.parametrize(("network", "dialect"), SYMMETRIC)

@@ -71,8 +71,19 @@ INVERTED = {
 }  # fmt: skip
 
 
-@compiled_or_not
-@pytest.mark.parametrize("case", INVERTED.values(), ids=INVERTED)
+@pytest.mark.parametrize(
+    ("case", "compiled"),
+    [
+        pytest.param(
+            case,
+            compiled,
+            id=f"{name}, {'jit' if compiled else 'no jit'}",
+            marks=() if compiled or name in ("V3", "ExtraDW strided") else pytest.mark.exhaustive,
+        )
+        for name, case in INVERTED.items()
+        for compiled in (True, False)
+    ],
+)
 def test_inverted_residual_is_its_layers(case, compiled):
     x = images_of(2, 9, 8, 6)
     spec = architectures.InvertedResidual(**({"inputs": 6, "expanded": 24, "outputs": 6} | case))

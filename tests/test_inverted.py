@@ -11,6 +11,7 @@ import pytest
 from by_hand import ACTIVATIONS
 from depthwise_taps import needs_compiler
 from depthwise_taps import oracle as depthwise
+from small_networks import quick_jit
 
 from mnet_jax import ops
 from mnet_jax.ops import native
@@ -155,7 +156,7 @@ def test_gradients_are_those_of_the_layers():
         return jnp.sum(jnp.sin(y))
 
     one, layers = (
-        jax.grad(partial(loss, lowering), argnums=(0, 1, 2, 3))(*arguments)
+        quick_jit(jax.grad(partial(loss, lowering), argnums=(0, 1, 2, 3)))(*arguments)
         for lowering in ("native", "shifted")
     )
     chex.assert_trees_all_close(one, layers, rtol=1e-4, atol=1e-4)

@@ -4,24 +4,30 @@ The oracle is NumPy in float64, and central differences of it for gradients.
 """
 
 import functools
+from typing import get_args
 
 import by_hand
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from lowerings import bfloat16_error, every_lowering, every_precision
+from depthwise_taps import LOWERINGS
+from grids import product
+from lowerings import bfloat16_error
 from small_networks import images_of, mixed, model_and_variables, shortened
 from weights_parity import compiled
 
 from mnet_jax import models
+from mnet_jax.training.types import Precision
 
 BATCH, CLASSES = 16, 7
 LABELS = np.arange(BATCH) % CLASSES
 FLOAT32 = 1e-5  # relative: 24 bits, and sums of up to thousands
 STEP = 1e-7  # of the central differences, small enough that nothing passes a corner
 
-pytestmark = [pytest.mark.slow, every_lowering, every_precision]
+# In bfloat16 `auto` takes for each layer one of two lowerings that are tested here as well.
+LOWERED = product(LOWERINGS, get_args(Precision), exhaustive=[("auto", "bfloat16")])
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("lowering, precision", LOWERED)]
 
 
 @functools.cache

@@ -350,7 +350,14 @@ NETWORKS = SMALL | {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# test_lowerings.py has a network of every kind of block.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("v3", "v4") else pytest.mark.exhaustive)
+        for name in NETWORKS
+    ],
+)
 def test_networks_train_and_infer_as_with_other_lowerings(name):
     spec = NETWORKS[name](dropout=0.0)
     images, labels = images_of(8, 32, 32, 3), jnp.arange(8) % spec.head.num_classes

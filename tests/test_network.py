@@ -124,7 +124,7 @@ def test_inference_treats_every_image_alone(name):
 def test_gradient_is_the_slope_of_the_loss_and_reaches_every_parameter(name):
     """ReLU keeps the loss smooth enough, away from its corners, for a central difference."""
     spec = transforms.with_activation(SMALL[name](), "relu")
-    model, variables = model_and_variables(shortened(spec, 3))
+    model, variables = model_and_variables(shortened(spec, 2))
     images = images_of(4, 32, 32, 3)
 
     @quick_jit

@@ -14,7 +14,6 @@ from keras_applications import (
     model_of,
     randomize,
 )
-from lowerings import every_lowering, every_precision
 from weights_parity import (
     TOLERANCE,
     assert_computes_the_same,
@@ -22,6 +21,7 @@ from weights_parity import (
     assert_same_logits,
     assert_shaped_as_initialized,
     compiled,
+    in_every_way,
     random_images,
     random_variables,
 )
@@ -30,17 +30,22 @@ from mnet_jax import models, weights
 
 h5py = pytest.importorskip("h5py", reason="h5py, of the extra [keras], writes the files")
 
+# Keras' own, by the ten thousand.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+EXHAUSTIVE = pytest.mark.exhaustive
 CASES = [  # odd rows or columns and even others: Keras pads the two differently
     ("mobilenet_v1", {"alpha": 0.35}, (96, 97)),
-    ("mobilenet_v1", {"alpha": 1.0}, (65, 64)),
-    ("mobilenet_v2", {"alpha": 0.28}, (96, 97)),
     ("mobilenet_v2", {"alpha": 1.4}, (65, 64)),
-    ("mobilenet_v3_large", {"alpha": 1.0}, (64, 65)),
     ("mobilenet_v3_large", {"alpha": 0.75}, (97, 64)),
-    ("mobilenet_v3_large", {"alpha": 1.0, "minimalistic": True}, (65, 64)),
     ("mobilenet_v3_small", {"alpha": 1.0}, (65, 64)),
-    ("mobilenet_v3_small", {"alpha": 0.75}, (64, 65)),
     ("mobilenet_v3_small", {"alpha": 1.25, "minimalistic": True}, (97, 64)),
+    pytest.param("mobilenet_v1", {"alpha": 1.0}, (65, 64), marks=EXHAUSTIVE),
+    pytest.param("mobilenet_v2", {"alpha": 0.28}, (96, 97), marks=EXHAUSTIVE),
+    pytest.param("mobilenet_v3_large", {"alpha": 1.0}, (64, 65), marks=EXHAUSTIVE),
+    pytest.param(
+        "mobilenet_v3_large", {"alpha": 1.0, "minimalistic": True}, (65, 64), marks=EXHAUSTIVE
+    ),
+    pytest.param("mobilenet_v3_small", {"alpha": 0.75}, (64, 65), marks=EXHAUSTIVE),
 ]
 
 
@@ -96,7 +101,7 @@ def test_logits_activations_and_normalization_constants_equal_keras(network, opt
     assert_computes_the_same(model, variables, images, logits, named)
 
 
-@pytest.fixture(scope="module", params=["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small"])
+@pytest.fixture(scope="module")
 def converted(request):
     """A model, variables and images, and the logits that Keras gives."""
     network, options, size = request.param, {"alpha": 0.75}, (65, 64)
@@ -108,13 +113,18 @@ def converted(request):
 
 
 @pytest.mark.slow
-@every_precision
-@every_lowering
+@pytest.mark.parametrize(
+    ("converted", "lowering", "precision"),
+    in_every_way(["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small"]),
+    indirect=["converted"],
+)
 def test_logits_equal_keras_in_every_lowering_and_precision(converted, lowering, precision):
     assert_same_logits(*converted, lowering, precision)
 
 
-@pytest.mark.parametrize("side", [32, 63, 65, 48])
+@pytest.mark.parametrize(
+    "side", [63, 48, *(pytest.param(side, marks=EXHAUSTIVE) for side in (32, 65))]
+)
 def test_the_slim_dialect_is_told_just_where_its_logits_are_not_keras(side):
     options, rng = {"alpha": 0.25}, np.random.default_rng(0)
     application = application_of("mobilenet_v1", options, (side, side))
@@ -142,9 +152,9 @@ def test_the_slim_dialect_is_told_just_where_its_logits_are_not_keras(side):
     ("network", "options"),
     [
         ("mobilenet_v1", {"alpha": 0.25}),
-        ("mobilenet_v2", {"alpha": 0.35}),
-        ("mobilenet_v3_large", {"alpha": 0.35, "minimalistic": True}),
+        ("mobilenet_v2", {"alpha": 0.28}),
         ("mobilenet_v3_small", {"alpha": 0.75}),
+        pytest.param("mobilenet_v3_large", {"alpha": 0.35, "minimalistic": True}, marks=EXHAUSTIVE),
     ],
 )
 def test_there_and_back_is_the_identity(network, options):
@@ -239,25 +249,28 @@ def flat_head(application):
     return keras.Model(application.input, keras.layers.Dense(19, name="out")(x))
 
 
+FILES = ("a.h5", "a.keras", "b.weights.h5")
+
+
 @pytest.mark.filterwarnings("ignore:state_dict. holds no conv_2", "ignore:You are saving")
 @pytest.mark.parametrize(
-    ("backbone", "head"),
+    ("backbone", "head", "files"),
     [
-        ("mobilenet_v1", flat_head),
-        ("mobilenet_v1", functional_head),
-        ("mobilenet_v2", plain_head),
-        ("mobilenet_v2", deep_head),
-        ("mobilenet_v3_small", functional_head),
+        ("mobilenet_v1", flat_head, ["a.h5"]),
+        ("mobilenet_v1", functional_head, ["a.keras"]),
+        ("mobilenet_v2", plain_head, ["b.weights.h5"]),
+        ("mobilenet_v2", deep_head, FILES),
+        ("mobilenet_v3_small", functional_head, ["a.h5"]),
     ],
     indirect=["backbone"],
 )
-def test_a_fresh_head_takes_the_place_of_any_other(backbone, tmp_path, head):
+def test_a_fresh_head_takes_the_place_of_any_other(backbone, tmp_path, head, files, exhaustive):
     application, model = backbone
     whole, key = head(application), jax.random.key(0)
     expected = weights.from_keras(application, model, fresh_head=key)
     assert_shaped_as_initialized(expected, model)
     assert_equal_trees(weights.from_keras(whole, model, fresh_head=key), expected)
-    for name in ("a.h5", "a.keras", "b.weights.h5"):
+    for name in FILES if exhaustive else files:
         whole.save_weights(tmp_path / name) if "weights" in name else whole.save(tmp_path / name)
         state = weights.read(tmp_path / name, model)
         assert_equal_trees(weights.from_keras(state, model, fresh_head=key), expected)
@@ -284,21 +297,21 @@ def test_what_stands_before_the_backbone_is_no_head():
     [("mobilenet_v1", plain_head), ("mobilenet_v2", plain_head), ("mobilenet_v2", flat_head)],
     indirect=["backbone"],
 )
-@pytest.mark.parametrize("suffix", [None, ".h5", ".keras", ".weights.h5"])
-def test_a_fine_tuned_model_gives_its_own_logits(backbone, head, suffix, tmp_path):
+def test_a_fine_tuned_model_gives_its_own_logits_and_so_do_its_files(backbone, head, tmp_path):
     application, model = backbone
     whole = head(application)
-    if suffix:
-        path = tmp_path / f"model{suffix}"
-        (whole.save_weights if "weights" in suffix else whole.save)(path)
     model = getattr(models, model.spec.name)(
         width=model.spec.width, num_classes=19, dialect="keras"
     )
-    variables = weights.from_keras(weights.read(path) if suffix else whole, model)
+    variables = weights.from_keras(whole, model)
     images = np.random.default_rng(1).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
-    expected = np.asarray(whole(images))
-    found = model.apply(variables, images, train=False)
+    expected = np.asarray(forward(whole, images))
+    found = compiled(lambda v, x: model.apply(v, x, train=False), variables, images)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    for suffix in (".h5", ".keras", ".weights.h5"):
+        path = tmp_path / f"model{suffix}"
+        (whole.save_weights if "weights" in suffix else whole.save)(path)
+        assert_equal_trees(weights.from_keras(weights.read(path), model), variables)
 
 
 def test_two_layers_of_one_name_are_refused(small):

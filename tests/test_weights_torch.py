@@ -6,12 +6,12 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from lowerings import every_lowering, every_precision
 from weights_parity import (
     assert_computes_the_same,
     assert_equal_trees,
     assert_same_logits,
     assert_shaped_as_initialized,
+    in_every_way,
     random_images,
     random_kernel,
     random_vector,
@@ -82,12 +82,12 @@ def assert_there_and_back(state, convert_in, convert_out, model, module):
 
 
 TORCHVISION = [
-    ("mobilenet_v2", 1.0, (64, 65)),
     ("mobilenet_v2", 0.35, (97, 64)),
-    ("mobilenet_v3_large", 1.0, (64, 65)),
     ("mobilenet_v3_large", 0.75, (65, 64)),
     ("mobilenet_v3_small", 1.0, (97, 64)),
-    ("mobilenet_v3_small", 0.75, (64, 65)),
+    pytest.param("mobilenet_v2", 1.0, (64, 65), marks=pytest.mark.exhaustive),
+    pytest.param("mobilenet_v3_large", 1.0, (64, 65), marks=pytest.mark.exhaustive),
+    pytest.param("mobilenet_v3_small", 0.75, (64, 65), marks=pytest.mark.exhaustive),
 ]
 
 
@@ -117,27 +117,33 @@ def test_torchvision(name, width, size):
 
 
 TIMM = [
-    ("mobilenetv1_100", "mobilenet_v1", {}, (64, 65)),
     ("mobilenetv1_125", "mobilenet_v1", {"width": 1.25}, (65, 64)),
-    ("mobilenetv2_100", "mobilenet_v2", {}, (97, 64)),
     ("mobilenetv2_050", "mobilenet_v2", {"width": 0.5}, (64, 65)),
-    ("mobilenetv3_large_100", "mobilenet_v3_large", {}, (64, 65)),
     ("mobilenetv3_large_075", "mobilenet_v3_large", {"width": 0.75}, (65, 64)),
-    ("mobilenetv3_small_100", "mobilenet_v3_small", {}, (97, 64)),
-    ("mobilenetv3_small_075", "mobilenet_v3_small", {"width": 0.75}, (64, 65)),
-    ("tf_mobilenetv3_large_075", "mobilenet_v3_large", {"width": 0.75}, (64, 65)),
     ("tf_mobilenetv3_small_100", "mobilenet_v3_small", {}, (97, 64)),
     ("tf_mobilenetv3_large_minimal_100", "mobilenet_v3_large", {"minimalistic": True}, (65, 64)),
-    ("tf_mobilenetv3_small_minimal_100", "mobilenet_v3_small", {"minimalistic": True}, (64, 65)),
-    ("mobilenetv4_conv_small", "mobilenet_v4_conv_small", {}, (64, 65)),
     ("mobilenetv4_conv_small_050", "mobilenet_v4_conv_small", {"width": 0.5}, (97, 64)),
     ("mobilenetv4_conv_medium", "mobilenet_v4_conv_medium", {}, (65, 64)),
     ("mobilenetv4_conv_large", "mobilenet_v4_conv_large", {}, (64, 65)),
 ]
+MORE_OF_TIMM = [
+    ("mobilenetv1_100", "mobilenet_v1", {}, (64, 65)),
+    ("mobilenetv2_100", "mobilenet_v2", {}, (97, 64)),
+    ("mobilenetv3_large_100", "mobilenet_v3_large", {}, (64, 65)),
+    ("mobilenetv3_small_100", "mobilenet_v3_small", {}, (97, 64)),
+    ("mobilenetv3_small_075", "mobilenet_v3_small", {"width": 0.75}, (64, 65)),
+    ("tf_mobilenetv3_large_075", "mobilenet_v3_large", {"width": 0.75}, (64, 65)),
+    ("tf_mobilenetv3_small_minimal_100", "mobilenet_v3_small", {"minimalistic": True}, (64, 65)),
+    ("mobilenetv4_conv_small", "mobilenet_v4_conv_small", {}, (64, 65)),
+]
+TIMM_CASES = [
+    *(pytest.param(*row, id=row[0]) for row in TIMM),
+    *(pytest.param(*row, id=row[0], marks=pytest.mark.exhaustive) for row in MORE_OF_TIMM),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "network", "options", "size"), TIMM, ids=[row[0] for row in TIMM])
+@pytest.mark.parametrize(("name", "network", "options", "size"), TIMM_CASES)
 def test_timm(name, network, options, size):
     """Odd rows or columns and even others: the two sides of the padding differ there."""
     timm = pytest.importorskip("timm", reason="timm is the oracle")
@@ -169,7 +175,7 @@ ONE_OF_EACH = [
 ]
 
 
-@pytest.fixture(scope="module", params=ONE_OF_EACH, ids=[row[1] for row in ONE_OF_EACH])
+@pytest.fixture(scope="module")
 def converted(request):
     """A model, variables and images, and the logits that the library gives."""
     library, name, network = request.param
@@ -188,8 +194,9 @@ def converted(request):
 
 
 @pytest.mark.slow
-@every_precision
-@every_lowering
+@pytest.mark.parametrize(
+    ("converted", "lowering", "precision"), in_every_way(ONE_OF_EACH), indirect=["converted"]
+)
 def test_logits_equal_the_librarys_in_every_lowering_and_precision(converted, lowering, precision):
     assert_same_logits(*converted, lowering, precision)
 

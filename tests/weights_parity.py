@@ -1,9 +1,17 @@
 """What the tests of the weights share: random weights, and one comparison with another library."""
 
+from functools import cache
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from depthwise_taps import needs_compiler
 from lowerings import bfloat16_error
+
+from mnet_jax.ops import Lowering
+from mnet_jax.training.types import Precision
 
 TOLERANCE = 1e-4  # of the largest value in the other library's array
 NORMALIZATION = {  # far from the initial ones
@@ -14,6 +22,26 @@ NORMALIZATION = {  # far from the initial ones
 }
 
 GAINS = {"mobilenet_v1": 2.5, "mobilenet_v2": 1.4, "mobilenet_v3": 1.7, "mobilenet_v4": 1.2}
+
+
+def in_every_way(networks):
+    """Each network in every lowering and precision, as parameters.
+
+    By default a network is computed in one lowering of each precision, and the next network in the
+    next ones: between them the networks meet every lowering and both precisions.
+    """
+    lowerings, cases = get_args(Lowering), []
+    for i, network in enumerate(networks):
+        chosen = {"float32": i % len(lowerings), "bfloat16": (i - 1) % len(lowerings)}
+        for j, lowering in enumerate(lowerings):
+            for precision in get_args(Precision):
+                marks = [needs_compiler] if lowering == "native" else []
+                if chosen[precision] != j:
+                    marks.append(pytest.mark.exhaustive)
+                name = network if isinstance(network, str) else network[1]
+                case = (network, lowering, precision)
+                cases.append(pytest.param(*case, marks=marks, id="-".join([name, *case[1:]])))
+    return cases
 
 
 def random_vector(rng, kind, channels):
@@ -30,25 +58,28 @@ def random_images(rng, size):
     return rng.uniform(-1, 1, (2, *size, 3)).astype(np.float32)
 
 
+@cache
+def initial_shapes(model):
+    """Shapes and types of the variables that a model is initialized with."""
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    return jax.eval_shape(lambda k, x: model.init(k, x, train=False), jax.random.key(0), images)
+
+
 def random_variables(model, seed=0):
     """Variables of a model's shapes, far from the initial ones."""
     rng = np.random.default_rng(seed)
-    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
-    shapes = jax.eval_shape(lambda k, x: model.init(k, x, train=False), jax.random.key(0), images)
 
     def draw(path, leaf):
         if path[-1].key == "kernel":
             return random_kernel(rng, model.spec.name, leaf.shape, np.prod(leaf.shape[:-1]))
         return random_vector(rng, path[-1].key, leaf.shape)
 
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return jax.tree_util.tree_map_with_path(draw, initial_shapes(model))
 
 
 def assert_shaped_as_initialized(variables, model):
-    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
-    expected = jax.eval_shape(lambda k, x: model.init(k, x, train=False), jax.random.key(0), images)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), variables) == jax.tree.map(
-        lambda a: (a.shape, a.dtype), dict(expected)
+        lambda a: (a.shape, a.dtype), dict(initial_shapes(model))
     )
 
 

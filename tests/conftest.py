@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
+import zlib
 
 import pytest
 from hypothesis import settings
@@ -22,6 +24,7 @@ settings.load_profile("untimed")
 settings.register_profile("thousands", max_examples=5000, deadline=None)
 
 COMPILATION_CACHE = "JAX_COMPILATION_CACHE_DIR"
+KEPT_BYTES = 2**30  # of compiled programs
 
 
 def pytest_addoption(parser):
@@ -47,16 +50,58 @@ def exhaustive(request):
 
 
 def pytest_configure(config):
-    """What JAX compiles is kept for all tests and the processes that they start.
+    """What JAX compiles is kept for all tests, the processes that they start, and later runs.
 
     Most of the tests' time is XLA's, and their networks are few. JAX is not yet imported here.
     """
     if hasattr(config, "workerinput") or COMPILATION_CACHE in os.environ:
         return
+    os.environ[COMPILATION_CACHE] = str(kept_programs(config) or programs_of_this_run(config))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
+def kept_programs(config):
+    """The compiled programs of earlier runs, a directory that `pytest --cache-clear` removes.
+
+    None where pytest keeps nothing: with `-p no:cacheprovider`, or in a read-only checkout.
+    """
+    try:
+        directory = config.cache.mkdir("xla")
+        remove_unusable_programs(directory)
+    except (AttributeError, OSError):
+        return None
+    return directory
+
+
+def programs_of_this_run(config):
     directory = tempfile.mkdtemp(prefix="mnet_jax-compiled-")
     config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
-    os.environ[COMPILATION_CACHE] = directory
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    return directory
+
+
+def remove_unusable_programs(directory):
+    """Removes compiled programs that are not whole, or all if they take too much room.
+
+    A process that is killed can leave half a program, of which JAX would warn in every later run.
+    """
+    checked = directory / "checked"  # was touched when all older programs were whole
+    since, now = checked.stat().st_mtime if checked.exists() else 0, time.time()
+    programs = {path: path.stat() for path in directory.glob("*-cache")}
+    too_large = sum(status.st_size for status in programs.values()) > KEPT_BYTES
+    for path, status in programs.items():
+        if too_large or (status.st_mtime >= since and not is_whole(path)):
+            path.unlink(missing_ok=True)
+    checked.touch()
+    os.utime(checked, (now, now))
+
+
+def is_whole(path):
+    """Whether a file that JAX compressed has its end."""
+    try:
+        zlib.decompress(path.read_bytes())
+    except zlib.error:
+        return False
+    return True
 
 
 def make_tiny_spec(num_classes: int = 10, dropout: float = 0.2, count: int = 2) -> NetworkSpec:

@@ -49,6 +49,12 @@ def exhaustive(request):
     return request.config.getoption("exhaustive")
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, so that no worker begins one when the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_configure(config):
     """What JAX compiles is kept for all tests, the processes that they start, and later runs.
 

@@ -123,6 +123,17 @@ def random_variables(module, *arguments, **keywords):
     return random_like(jax.eval_shape(lambda key: module.init(key, *arguments, **keywords), KEY))
 
 
+def initial_variables(spec, size):
+    """Variables as a network has them at first, by NumPy: to compile `init` takes seconds."""
+
+    def initial(path, leaf):
+        name = path[-1].key
+        return leaf if name == "kernel" else np.full_like(leaf, name in ("scale", "var"))
+
+    _, variables = model_and_variables(spec, size)
+    return jax.tree_util.tree_map_with_path(initial, variables)
+
+
 def model_and_variables(spec, size=32, **how):
     model = models.MobileNet(spec=spec, **how)
     return model, random_variables(model, jnp.zeros((1, size, size, 3)), train=False)

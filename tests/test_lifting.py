@@ -11,7 +11,7 @@ from small_networks import images_of, random_variables, selected, small_v4
 
 from mnet_jax import models
 
-NETWORK = partial(models.MobileNet, spec=selected(small_v4(dropout=0.0), (0, 1)))
+NETWORK = partial(models.MobileNet, spec=selected(small_v4(dropout=0.0), (0,)))
 MODULES = {
     "network": (NETWORK, (4, 32, 32, 3)),
     "block": (partial(models.InvertedResidual, 6, expanded=12, squeeze=4), (4, 8, 8, 6)),
@@ -19,10 +19,10 @@ MODULES = {
     "fused": (partial(models.FusedInvertedResidual, 6, 12), (4, 8, 8, 6)),
     "layer": (partial(models.ConvNorm, 6, kernel=3), (4, 8, 8, 6)),
 }
+QUICKLY = {"xla_backend_optimization_level": 0}  # to compile takes longer than to compute
 # What differs between the modes is a branch of the layer; compiling a network for each is slow.
-every_mode = pytest.mark.parametrize(
-    "name, train", [("network", True), ("block", True), ("layer", True), ("layer", False)]
-)
+MODES = (("network", True), ("block", True), ("layer", True), ("layer", False))
+WAYS = ("remat", "jit")
 every_train = pytest.mark.parametrize("train", [True, False])
 
 
@@ -40,19 +40,28 @@ def outcome(module, variables, x, *args, **mode):
         )
         return jnp.sin(y).sum(), (y, state)
 
-    of, aux = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(variables["params"], x)
+    gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
+    of, aux = jax.jit(gradient, compiler_options=QUICKLY)(variables["params"], x)
     return of, aux
 
 
 def assert_equal(found, wanted):
     def compare(a, b):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * max(1e-3, np.abs(b).max()))
+        # The gradient of a bias in front of a normalization is zero but for rounding.
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * max(0.1, np.abs(b).max()))
 
     jax.tree.map(compare, found, wanted)
 
 
-@every_mode
-@pytest.mark.parametrize("way", ["remat", "jit"])
+def pytest_generate_tests(metafunc):
+    """Every mode in one way, or all ways; test_every_module_can_be_lifted has both for each."""
+    if "way" in metafunc.fixturenames:
+        cases = [(*mode, way) for mode in MODES for way in WAYS]
+        cover = [(*mode, WAYS[i % 2]) for i, mode in enumerate(MODES)]
+        exhaustive = metafunc.config.getoption("exhaustive")
+        metafunc.parametrize(("name", "train", "way"), cases if exhaustive else cover)
+
+
 def test_a_checkpointed_or_compiled_module_is_the_module(name, train, way):
     made, shape = MODULES[name]
     x = images_of(*shape)
@@ -81,7 +90,8 @@ def test_a_mapped_module_is_one_module_for_each(name, train):
             split_rngs={"params": True, "dropout": True},
         ),
     )
-    variables = jax.jit(every.init, static_argnums=2)(jax.random.key(0), x, False)
+    init = jax.jit(every.init, static_argnums=2, compiler_options=QUICKLY)
+    variables = init(jax.random.key(0), x, False)
     first, second = (jax.tree.map(lambda leaf, i=i: leaf[i], variables) for i in range(2))
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True))
     found = outcome(every, variables, x, train)
@@ -108,7 +118,8 @@ def test_a_scanned_block_is_the_blocks_in_turn(train):
             )
             return scan(made(name="block"), x, None)[0]
 
-    variables = jax.jit(Stack().init, static_argnums=2)(jax.random.key(0), x, False)
+    init = jax.jit(Stack().init, static_argnums=2, compiler_options=QUICKLY)
+    variables = init(jax.random.key(0), x, False)
     found, _ = Stack().apply(variables, x, train, mutable=["batch_stats"])
     wanted = x
     for i in range(deep):

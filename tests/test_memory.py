@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 import pytest
-from conftest import make_tiny_spec, one_line
+from conftest import make_short_spec, one_line
 from lowerings import every_lowering
-from small_networks import SMALL, images_of, random_variables
+from small_networks import SMALL, images_of, initial_variables, mixed, random_variables
 
 from mnet_jax import host_memory, models
 from mnet_jax.config import TrainingConfig
@@ -26,6 +26,7 @@ from mnet_jax.training.recipe import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import initial_state, make_train_step
 
 ROOT = Path(__file__).parents[1]
+SHORT = make_short_spec()
 TRAINING = TrainingConfig()
 NUMBERS = Hyperparameters.of(TRAINING)
 
@@ -70,50 +71,65 @@ def kept_bytes(model, variables):
     return kept(3) - kept(2)
 
 
+def gradients_of(model, variables, images):
+    gradient = jax.grad(training_of(model, variables), has_aux=True)
+    compiled = jax.jit(gradient, compiler_options={"xla_backend_optimization_level": 0})
+    return compiled(variables["params"], images)
+
+
+def pytest_generate_tests(metafunc):
+    """To trace or compile a network takes seconds; the mixed one has a block of every kind."""
+    if "network" in metafunc.fixturenames:
+        exhaustive = metafunc.config.getoption("exhaustive")
+        networks = {"mixed": mixed} | (SMALL if exhaustive else {})
+        metafunc.parametrize("network", networks.values(), ids=networks)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("version", SMALL)
-def test_rematerialized_blocks_compute_the_same_and_keep_less(version):
-    spec, images = SMALL[version](), images_of(4, 32, 32, 3)
-    plain, blocks = (models.MobileNet(spec=spec, remat=how) for how in ("none", "blocks"))
+def test_rematerialized_blocks_compute_the_same(network):
+    images = images_of(4, 32, 32, 3)
+    plain, blocks = (models.MobileNet(spec=network(), remat=how) for how in ("none", "blocks"))
     variables = random_variables(plain, images, train=False)
     names = jax.tree.structure(random_variables(blocks, images, train=False))
     assert names == jax.tree.structure(variables)
-    found = [
-        jax.jit(jax.value_and_grad(training_of(model, variables), has_aux=True))(
-            variables["params"], images
-        )
-        for model in (blocks, plain)
-    ]
 
     def compare(a, b):
         scale = max(float(jnp.max(jnp.abs(b))), 1e-3)
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * scale)
 
-    jax.tree.map(compare, *found)
+    jax.tree.map(compare, *(gradients_of(model, variables, images) for model in (blocks, plain)))
+
+
+def test_rematerialized_blocks_keep_less(network):
+    plain, blocks = (models.MobileNet(spec=network(), remat=how) for how in ("none", "blocks"))
+    variables = random_variables(plain, images_of(1, 32, 32, 3), train=False)
     assert kept_bytes(blocks, variables) < 0.75 * kept_bytes(plain, variables)
 
 
-@pytest.mark.slow
-@every_lowering
-def test_every_lowering_can_be_rematerialized(lowering):
-    model = models.MobileNet(spec=make_tiny_spec(), lowering=lowering, remat="blocks")
+@functools.cache
+def plain_gradients():
+    model = models.MobileNet(spec=SHORT, lowering="grouped")
     images = images_of(2, 8, 8, 3)
     variables = random_variables(model, images, train=False)
-    apply = training_of(model, variables)
-    gradients, _ = jax.jit(jax.grad(apply, has_aux=True))(variables["params"], images)
-    plain = training_of(model.clone(remat="none"), variables)
-    expected, _ = jax.jit(jax.grad(plain, has_aux=True))(variables["params"], images)
+    return variables, images, gradients_of(model, variables, images)
+
+
+@every_lowering
+def test_every_lowering_can_be_rematerialized(lowering):
+    model = models.MobileNet(spec=SHORT, lowering=lowering, remat="blocks")
+    variables, images, expected = plain_gradients()
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), gradients, expected
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        gradients_of(model, variables, images),
+        expected,
     )
 
 
 @functools.cache
 def parts():
     """A state and the step on one device, for batches of any size."""
-    model = models.MobileNet(spec=make_tiny_spec())
-    image = jnp.zeros((1, 16, 16, 3))
-    variables = jax.jit(lambda k: model.init(k, image, train=False))(jax.random.key(0))
+    model = models.MobileNet(spec=SHORT)
+    variables = initial_variables(SHORT, 16)
     update = optimizer.make(StaticRecipe.of(TRAINING))
     place = placement("jit", 64, jax.devices()[:1])
     steps = {
@@ -195,10 +211,10 @@ def test_where_nothing_fits_that_is_said():
 
 
 def test_a_batch_too_small_to_be_normalized_does_not_fit_either():
-    """At 2 pixels the last map is 1x1, so that one image has one value a channel."""
+    """Of one pixel, so that one image has one value a channel."""
     place, steps, state = parts()
     step = MemoryCheckedStep(steps[1], place.resized, 2, 1, free=lambda: 1)
-    images = np.ones((2, 2, 2, 3), np.float32)
+    images = np.ones((2, 1, 1, 3), np.float32)
     batch = place.put_batch({"image": images, "label": np.zeros(2, np.int32)})
     given = place.put_state(jax.tree.map(jnp.copy, state)), batch, NUMBERS
     one_line(OutOfMemoryError, lambda: step(*given), "batch_size: got 2", "legal: none")
@@ -249,7 +265,7 @@ LIMITED = """
     import mnet_jax.run, jax
     jax.local_devices()
     sys.argv = ["train", *sys.argv[1:]]
-    limit = psutil.Process().memory_info().vms + 3 * 2**30
+    limit = psutil.Process().memory_info().vms + 2 * 2**30
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     train.main()
 """
@@ -258,9 +274,13 @@ LIMITED = """
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
 def test_the_command_says_in_one_line_which_batch_fits(tmp_path, data_folder):
-    """A process that may have three gibibytes more trains 96 pixels by the batch of 1024."""
+    """A process that may have two gibibytes more trains 96 pixels by the batch of 1024."""
+    model = models.MobileNet(spec=SHORT)
+    variables = random_variables(model, images_of(1, 8, 8, 3), train=False)
+    models.save(tmp_path / models.FILE_NAME, model, variables)
     program = "\n".join(line.strip() for line in LIMITED.splitlines())
-    flags = ["--run", tmp_path, "--resolution", "96", "--epochs", "1", "--batch-size", "1024"]
+    flags = ["--run", tmp_path / "run", "--pretrained", tmp_path / models.FILE_NAME]
+    flags += ["--resolution", "96", "--epochs", "1", "--batch-size", "1024"]
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, flags)],
         cwd=ROOT, capture_output=True, text=True, timeout=400,

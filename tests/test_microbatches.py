@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import make_short_spec, one_line
+from small_networks import initial_variables
 
 from mnet_jax import models
 from mnet_jax.config import DataConfig, RunConfig, Sgd, TrainingConfig
@@ -49,9 +50,8 @@ def linear_apply(variables, images, *, train, mutable=(), rngs=None):
 
 @functools.cache
 def short():
-    model = models.MobileNet(spec=make_short_spec(dropout=0.0))
-    image = jnp.zeros((1, 8, 8, 3))
-    return model, jax.jit(lambda k: model.init(k, image, train=False))(jax.random.key(0))
+    spec = make_short_spec(dropout=0.0)
+    return models.MobileNet(spec=spec), initial_variables(spec, 8)
 
 
 def started(variables):

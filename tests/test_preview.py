@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import make_short_spec
@@ -25,13 +26,14 @@ CONFIG = RunConfig(
 
 @pytest.fixture
 def given(monkeypatch):
-    """The images that the network is given, step by step."""
+    """The images that each step gives to the network, which a mean stands for: it compiles soon."""
     seen, make = [], programs.make_train_step
 
     def watching(apply, *args, **options):
         def watched(variables, images, **others):
             jax.debug.callback(lambda x: seen.append(np.asarray(x)), images)
-            return apply(variables, images, **others)
+            logits = jnp.broadcast_to(images.mean(axis=(1, 2, 3))[:, None], (len(images), 10))
+            return logits, {"batch_stats": variables["batch_stats"]}
 
         return make(watched, *args, **options)
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import make_short_spec
+from small_networks import initial_variables
 
 from mnet_jax import models
 from mnet_jax.config import (
@@ -200,9 +201,7 @@ def batch_of(seed, size=8):
 
 @functools.cache
 def variables_of(spec):
-    model = models.MobileNet(spec=spec)
-    image = jnp.zeros((1, 8, 8, 3))
-    return jax.jit(lambda key: model.init(key, image, train=False))(jax.random.key(0))
+    return jax.tree.map(jnp.asarray, initial_variables(spec, 8))
 
 
 PLAIN = TrainingConfig(learning_rate=0.1, label_smoothing=0.0, ema_decay=0.0)

@@ -36,7 +36,12 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves out the cases marked `exhaustive` unless they are asked for."""
+    """Leaves out the cases marked `exhaustive` unless they are asked for; files of slow tests first.
+
+    With these last, one worker would begin a long file when the other has nothing left to do.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     if config.getoption("exhaustive"):
         return
     left_out = [item for item in items if item.get_closest_marker("exhaustive")]
@@ -47,12 +52,6 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture
 def exhaustive(request):
     return request.config.getoption("exhaustive")
-
-
-def pytest_collection_modifyitems(items):
-    """Files with slow tests come first, so that no worker begins one when the others are done."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_configure(config):

@@ -62,7 +62,7 @@ def require_room(directory: Path) -> None:
         file.write(bytes(PROBE_BYTES))
 
 
-def keep(made: Path, path: Path) -> None:
+def store_in_cache(made: Path, path: Path) -> None:
     """Moves a file into a cache within the same file system, and stores its digest for `is_intact`.
 
     The digest is written first, so that a file in the cache always has its digest.
@@ -76,7 +76,7 @@ def keep(made: Path, path: Path) -> None:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a file in a cache is unchanged since `keep`; warns once about a damaged one.
+    """Whether a file in a cache is as `store_in_cache` left it; warns once if it is damaged.
 
     Raises:
       OSError: it cannot be read.
@@ -86,7 +86,7 @@ def is_intact(path: Path) -> bool:
     known, *_ = _beside(path).read_bytes().split() or [b""]
     if known == _digest(path).encode():
         return True
-    say_once(f"cache: {path} is damaged and ignored")
+    warn_once(f"cache: {path} is damaged and ignored")
     return False
 
 
@@ -101,6 +101,6 @@ def _digest(path: Path) -> str:
 
 
 @cache
-def say_once(text: str) -> None:
+def warn_once(text: str) -> None:
     """Warns with a text, only the first time in a process."""
     warnings.warn(text, stacklevel=2)

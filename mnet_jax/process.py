@@ -63,7 +63,7 @@ def _compilation_cache() -> str:
         directory = caches.cache_directory("xla")
         caches.require_room(directory)
     except OSError as error:
-        caches.say_once(f"cache: XLA's compiled programs are not kept: {one_line(error)}")
+        caches.warn_once(f"cache: XLA's compiled programs are not kept: {one_line(error)}")
         return ""
     return str(directory)
 

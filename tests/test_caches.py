@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
 import pytest
-from conftest import one_line
 from depthwise_taps import needs_compiler
+from messages import one_line
 
 from mnet_jax import caches, ops
 from mnet_jax.ops import native
@@ -80,7 +80,7 @@ def test_a_kept_file_is_known_and_a_damaged_one_is_not(tmp_path, damage):
     made, path = tmp_path / "made", tmp_path / "kept.so"
     made.write_bytes(bytes(range(256)))
     assert not caches.is_intact(path)
-    caches.keep(made, path)
+    caches.store_in_cache(made, path)
     with warnings.catch_warnings(action="error"):
         assert caches.is_intact(path) and not made.exists()
     put(path, damage(path.read_bytes()))
@@ -93,8 +93,8 @@ def test_a_kept_file_is_known_and_a_damaged_one_is_not(tmp_path, damage):
 FORGET = (
     compilation.library.cache_clear,
     native.is_built.cache_clear,
-    compilation.failure.cache_clear,
-    caches.say_once.cache_clear,
+    compilation.load_error.cache_clear,
+    caches.warn_once.cache_clear,
 )
 
 
@@ -234,5 +234,5 @@ def test_kernels_that_the_system_does_not_load_are_passed_over(elsewhere, quick_
     library.parent.mkdir(parents=True)
     made = library.with_name("made")
     made.write_text("as the system sees a file that it may not execute")
-    caches.keep(made, library)
+    caches.store_in_cache(made, library)
     assert str(library) in refused_where_asked_for()

@@ -14,15 +14,16 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from experiments import planning, presets, recipes, sweeps
 from mnet_jax import models, serialization
-from mnet_jax.ablation import axes, events, rendering
+from mnet_jax.ablation import events, presets, rendering
 from mnet_jax.ablation.arms import Report
 from mnet_jax.ablation.events import Started, Sweep, Trial, key_of
 from mnet_jax.ablation.store import Store
+from mnet_jax.commands import planning, sweeps
 from mnet_jax.config import RunConfig
-from mnet_jax.result import RunResult
-from mnet_jax.run import run
+from mnet_jax.options import axes, recipes
+from mnet_jax.runs.run import run
+from mnet_jax.training.results import RunResult
 
 STORED = Path(__file__).parent / "stored_by_0_1_0"
 KEYS = json.loads((STORED / "keys.json").read_text())

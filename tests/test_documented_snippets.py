@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from idx_files import write_idx
 from PIL import Image
 from safetensors.numpy import save_file
-from test_fashion import write_idx
 
 from mnet_jax import architectures, models, weights
 from mnet_jax.data.builders import FASHION_FILES

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import jax
 import pytest
-from conftest import call_command
+from messages import call_command
 from stored_trials import journal_of
 
-from experiments import ablate, recipes
 from mnet_jax import process
-from mnet_jax.ablation import axes, figure, runners
+from mnet_jax.ablation import figure, runners
 from mnet_jax.ablation.runners.work import outcome_of
 from mnet_jax.ablation.store import Store
+from mnet_jax.commands import ablate
+from mnet_jax.options import axes, recipes
 
 ROOT = Path(__file__).parents[1]
 # The network that compiles soonest.

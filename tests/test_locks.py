@@ -11,20 +11,21 @@ from pathlib import Path
 
 import jax
 import pytest
-from conftest import make_tiny_spec, one_line
+from messages import one_line
+from tiny_network import make_tiny_spec
 
 from mnet_jax.config import DataConfig, RunConfig
 from mnet_jax.files import locked, read_file
-from mnet_jax.keeping import LOCK, DirectoryInUseError, alone_in
-from mnet_jax.run import run
+from mnet_jax.runs.run import run
+from mnet_jax.runs.run_directory import LOCK, DirectoryInUseError, directory_lock
 
 ROOT = Path(__file__).parents[1]
 CONFIG = RunConfig(spec=make_tiny_spec(), data=DataConfig(resolution=8, batch_size=64))
 HOLDER = """
 import sys
 from pathlib import Path
-from mnet_jax.keeping import alone_in
-with alone_in(Path(sys.argv[1])):
+from mnet_jax.runs.run_directory import directory_lock
+with directory_lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -58,12 +59,12 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
 
 
 def test_a_second_run_is_refused_at_once_naming_the_holder_and_leaves_all_as_it_is(tmp_path):
-    with alone_in(tmp_path):
+    with directory_lock(tmp_path):
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
         holder = f"process {os.getpid()} on "
         one_line(DirectoryInUseError, lambda: run(CONFIG, tmp_path), "run: got", tmp_path, holder)
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-    with alone_in(tmp_path):
+    with directory_lock(tmp_path):
         pass
 
 
@@ -72,12 +73,12 @@ def test_another_thread_is_another_run(tmp_path):
 
     def enter():
         try:
-            with alone_in(tmp_path):
+            with directory_lock(tmp_path):
                 pass
         except DirectoryInUseError as error:
             refused.append(error)
 
-    with alone_in(tmp_path):
+    with directory_lock(tmp_path):
         thread = threading.Thread(target=enter)
         thread.start()
         thread.join()
@@ -92,7 +93,7 @@ def test_a_lock_ends_with_its_holder_however_that_ends(tmp_path):
     assert holder.stdout.readline() == "held\n"
 
     def enter():
-        with alone_in(tmp_path):
+        with directory_lock(tmp_path):
             pass
 
     one_line(DirectoryInUseError, enter, f"process {holder.pid} on ")
@@ -102,9 +103,9 @@ def test_a_lock_ends_with_its_holder_however_that_ends(tmp_path):
 
 
 def test_of_a_runs_several_processes_the_first_one_holds_the_lock(tmp_path, monkeypatch):
-    with alone_in(tmp_path):
+    with directory_lock(tmp_path):
         monkeypatch.setattr(jax, "process_index", lambda: 1)
-        with alone_in(tmp_path):
+        with directory_lock(tmp_path):
             pass
 
 
@@ -114,7 +115,7 @@ def test_without_locks_there_is_a_warning_and_the_run_goes_on(tmp_path, monkeypa
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.warns(UserWarning, match=f"{tmp_path}: cannot be locked"), alone_in(tmp_path):
+    with pytest.warns(UserWarning, match=f"{tmp_path}: cannot be locked"), directory_lock(tmp_path):
         pass
 
 
@@ -123,7 +124,7 @@ def test_a_lock_that_is_no_file_is_an_error_that_names_it(tmp_path, make):
     make(tmp_path / LOCK)
 
     def enter():
-        with alone_in(tmp_path):
+        with directory_lock(tmp_path):
             pass
 
     one_line(OSError, enter, tmp_path / LOCK)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import one_line
+from messages import one_line
 
 from mnet_jax import architectures, models, serialization
 from mnet_jax.analysis import cost

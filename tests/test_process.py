@@ -51,7 +51,7 @@ def test_a_process_that_has_all_goes_on():
 
 
 def test_importing_changes_nothing():
-    assert printed(f"import mnet_jax.models, mnet_jax.run; {CHILD}") == ["None"]
+    assert printed(f"import mnet_jax.models, mnet_jax.runs.run; {CHILD}") == ["None"]
 
 
 def test_the_allocator_may_be_left_alone():

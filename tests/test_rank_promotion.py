@@ -15,7 +15,7 @@ from small_networks import KEY, SMALL, mixed
 from mnet_jax import models, ops
 from mnet_jax.config import Sgd, TrainingConfig
 from mnet_jax.training import optimizer
-from mnet_jax.training.recipe import Hyperparameters, StaticRecipe
+from mnet_jax.training.hyperparameters import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import initial_state, make_eval_step, make_train_step
 
 IMAGES = jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.float32)

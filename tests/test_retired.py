@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_tiny_spec, one_line
+from messages import one_line
+from tiny_network import make_tiny_spec
 
 from mnet_jax import data, serialization
-from mnet_jax.ablation.axes import labels
 from mnet_jax.ablation.report import summarize
 from mnet_jax.ablation.store import Store, key_of
 from mnet_jax.config import DataConfig, RunConfig
-from mnet_jax.run import run
+from mnet_jax.options.axes import labels
+from mnet_jax.runs.run import run
 
 JOURNAL = Path(__file__).parent.parent / "docs" / "results" / "fashion-mnist" / "journal.jsonl"
 

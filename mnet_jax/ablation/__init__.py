@@ -1,1 +1,23 @@
-"""Ablation studies: trains a grid of arms with several seeds each, stores the trials, reports."""
+"""Ablation studies: trains a grid of arms with several seeds each, stores the trials, reports.
+
+Trials are stored as events of a journal. A report is made of the stored trials, and rendered as
+text, Markdown, CSV, JSON, charts and an HTML page.
+
+- `presets`: the papers' ablations;
+- `claims`: claims of the papers, and whether the differences support them;
+- `runners`: run trials in processes, on this machine or a Ray cluster;
+- `events`: what is recorded: a sweep was called, a trial started or ended;
+- `journal`: the append-only file of events;
+- `store`: the journal and the leases of running trials, by the hash of a trial's config;
+- `status`: which seeds of each arm have finished, failed, run or remain;
+- `export`: trials as CSV or JSON;
+- `arms`: the data of a report;
+- `report`: makes a report from trials;
+- `wording`: the sentences of a report;
+- `pareto`: the Pareto frontier of accuracy against cost;
+- `charts`: the charts of a report, each defined once;
+- `themes`: their colours and fonts in each medium;
+- `figure`: charts as PNG and SVG;
+- `page`: report.html;
+- `rendering`: a report in every form, and its files.
+"""

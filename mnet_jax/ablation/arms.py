@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from mnet_jax.ablation.comparison import Comparison, Verdict
-from mnet_jax.ablation.judgement import Claim, Judgement
-from mnet_jax.ablation.statistics import Interval, Method
+from mnet_jax.ablation.claims import Claim, Judgement
 from mnet_jax.config import Arm, RunConfig
+from mnet_jax.statistics.comparison import Comparison, Verdict
+from mnet_jax.statistics.intervals import Interval, Method
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,9 @@ import altair as alt
 
 from mnet_jax.ablation import pareto, wording
 from mnet_jax.ablation.arms import ArmResult, Report
-from mnet_jax.ablation.statistics import CONFIDENCE, Interval, mean_interval
 from mnet_jax.ablation.themes import Theme
+from mnet_jax.statistics import formatting
+from mnet_jax.statistics.intervals import CONFIDENCE, Interval, mean_interval
 
 HEIGHT = 300  # pixels; height of a plot with two axes
 LETTER_WIDTH, LINE_HEIGHT = 6.6, 15  # pixels, approximately, at a font size of 12 pixels
@@ -293,7 +294,7 @@ def _strips(report: Report, looks: Sequence[Look], means: Mapping[int, Sequence[
     strips = []
     for epoch, (left, right) in zip(epochs, itertools.pairwise(edges), strict=True):
         lines = [
-            f"{looks[i]['arm']}: {wording.percent(found[epoch - 1], report.method)} %"
+            f"{looks[i]['arm']}: {formatting.percent(found[epoch - 1], report.method)} %"
             for i, found in means.items()
             if epoch <= len(found)
         ]
@@ -401,7 +402,7 @@ def _row_says(report: Report, arm: ArmResult, look: Look, compared: bool) -> str
     interval = arm.difference if compared else arm.accuracy
     lines = [look["arm"]]
     if interval:
-        lines.append(f"mean: {wording.percent(interval, report.method, sign)} {unit}")
+        lines.append(f"mean: {formatting.percent(interval, report.method, sign)} {unit}")
     seeds = _seeds(arm, compared).items()
     lines += [f"seed {seed}: {value:{sign}z.2f} {unit}" for seed, value in seeds]
     return "\n".join(lines)
@@ -449,7 +450,7 @@ def _tradeoff(report: Report, cost: pareto.Cost, theme: Theme) -> Chart | None:
 
 def _point_says(report: Report, point: pareto.Point, cost: pareto.Cost, look: Look) -> str:
     place = "on the frontier" if point.on_frontier else "not on the frontier"
-    accuracy = wording.percent(point.accuracy, report.method)
+    accuracy = formatting.percent(point.accuracy, report.method)
     return f"{look['arm']}\naccuracy: {accuracy} %\n{cost.unit}: {point.cost:.4g}\n{place}"
 
 

@@ -19,10 +19,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mnet_jax import serialization
-from mnet_jax.ablation.axes import AXES, RETIRED_AXES
-from mnet_jax.ablation.statistics import Method
 from mnet_jax.config import Arm, RunConfig
-from mnet_jax.result import RunResult
+from mnet_jax.options.axes import AXES, RETIRED_AXES
+from mnet_jax.statistics.intervals import Method
+from mnet_jax.training.results import RunResult
 from mnet_jax.validation import require
 
 KEY_DIGITS = 16

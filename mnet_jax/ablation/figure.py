@@ -13,7 +13,7 @@ from PIL import Image
 from mnet_jax import host_memory
 from mnet_jax.ablation.charts import Chart, configuration
 from mnet_jax.ablation.themes import LIGHT, Theme
-from mnet_jax.lettering import DEJAVU
+from mnet_jax.plots.style import DEJAVU
 
 SCALE = 1.5  # PNG pixels per pixel of the plot
 LEGEND_LETTERS = 88  # characters per line of a legend

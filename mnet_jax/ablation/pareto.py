@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mnet_jax.ablation.arms import ArmResult, Report
-from mnet_jax.ablation.statistics import Interval
+from mnet_jax.statistics.intervals import Interval
 
 WIDE = 5  # ratio of the largest to the smallest cost above which the axis is logarithmic
 

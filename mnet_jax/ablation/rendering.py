@@ -19,11 +19,12 @@ from rich.text import Text
 from mnet_jax import serialization
 from mnet_jax.ablation import wording
 from mnet_jax.ablation.arms import ArmResult, Report
-from mnet_jax.ablation.statistics import Interval
 from mnet_jax.ablation.store import write_file, write_text
 from mnet_jax.ablation.themes import LIGHT
 from mnet_jax.changes import ABSENT
 from mnet_jax.config import RunConfig
+from mnet_jax.statistics import formatting
+from mnet_jax.statistics.intervals import Interval
 
 PICTURES = (
     "![Learning curves, and the difference of every seed](report.png)", "",
@@ -36,21 +37,21 @@ def _cells(report: Report, arm: ArmResult) -> list[str]:
     """Returns the texts of a row, in the order of `_headers`."""
     difference = "baseline" if arm.baseline else ABSENT
     if arm.difference:
-        difference = wording.percent(arm.difference, report.method, "+")
+        difference = formatting.percent(arm.difference, report.method, "+")
     accuracy = "failed" if arm.failures else "not run"
     if arm.accuracy:
-        accuracy = wording.percent(arm.accuracy, report.method)
+        accuracy = formatting.percent(arm.accuracy, report.method)
     speed = arm.images_per_second
     cells = [
         *(arm.labels[axis] for axis in report.columns),
-        wording.count(arm.params),
-        wording.count(arm.madds),
+        formatting.count(arm.params),
+        formatting.count(arm.madds),
         accuracy,
         difference,
         wording.judgement(report, arm),
         wording.seeds(arm),
         ABSENT if speed is None else f"{speed:.0f}",
-        wording.duration(arm.seconds_per_seed),
+        formatting.duration(arm.seconds_per_seed),
     ]
     if report.columns and not arm.requested:
         cells[0] += "*"
@@ -80,7 +81,7 @@ def to_table(report: Report) -> Table:
     page = Table.grid()
     page.add_column(overflow="fold")
     page.add_row(table)
-    for arm, mishap in wording.mishaps(report):
+    for arm, mishap in wording.missing_results(report):
         page.add_row(Text(f"{report.name_of(arm)}: {mishap}", style="red"))
     for line in wording.captions(report):
         page.add_row(Text(line, style="dim"))
@@ -93,10 +94,10 @@ def to_markdown(report: Report) -> str:
     rows = [_with_p(_headers(report), axes, "p")]
     rows.append(["---"] * axes + ["--:"] * 5 + ["---"] + ["--:"] * 3)
     for arm in report.arms:
-        p_value = wording.p_value(arm.comparison.p_value) if arm.comparison else ""
+        p_value = formatting.p_value(arm.comparison.p_value) if arm.comparison else ""
         cells = _with_p(_cells(report, arm), axes, p_value)
         rows.append([_escaped(cell) for cell in cells])
-        for other, mishap in wording.mishaps(report):
+        for other, mishap in wording.missing_results(report):
             if other is arm:
                 names = [_escaped(arm.labels[axis]) for axis in report.columns]
                 rows.append([*names, "", "", "", "", "", _escaped(mishap), "", "", ""])

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mnet_jax.ablation.arms import ArmResult, Failure, JudgedClaim, Report, SeedOutcome
-from mnet_jax.ablation.comparison import Comparison, compare, count_comparisons
-from mnet_jax.ablation.judgement import Claim, judge, judge_all
-from mnet_jax.ablation.statistics import Method, mean_interval, seed_differences
+from mnet_jax.ablation.claims import Claim, judge, judge_all
 from mnet_jax.ablation.store import Trial, key_of
 from mnet_jax.changes import ABSENT
 from mnet_jax.config import Arm, RunConfig
-from mnet_jax.result import RunResult
+from mnet_jax.statistics.comparison import Comparison, compare, count_comparisons
+from mnet_jax.statistics.intervals import Method, mean_interval, seed_differences
+from mnet_jax.training.results import RunResult
 from mnet_jax.validation import require
 
 

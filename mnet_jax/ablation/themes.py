@@ -46,7 +46,7 @@ def _drawable(text: str) -> str:
 
     vl-convert brings no font with more characters, and omits those that it cannot draw.
     """
-    from mnet_jax.lettering import DEJAVU, escaped  # here: Matplotlib takes 0.5 s to import
+    from mnet_jax.plots.style import DEJAVU, escaped  # here: Matplotlib takes 0.5 s to import
 
     return escaped(one_line(text), DEJAVU)
 

@@ -1,85 +1,12 @@
-"""Formats a report's numbers and describes its methods, for all outputs."""
-
-from collections.abc import Iterable
+"""The sentences of a report: its facts, claims, captions and methods, for all outputs."""
 
 from mnet_jax.ablation.arms import ArmResult, Report
-from mnet_jax.ablation.power import MOST_SEEDS, POWER
-from mnet_jax.ablation.statistics import (
-    ALPHA,
-    CONFIDENCE,
-    FEWEST,
-    Interval,
-    Method,
-    mean_interval,
-)
 from mnet_jax.changes import ABSENT
+from mnet_jax.statistics.intervals import ALPHA, CONFIDENCE, FEWEST
+from mnet_jax.statistics.power import MOST_SEEDS, POWER
 
-MOST_DIGITS = 12  # decimals: a number that is closer to a threshold equals it, up to rounding
 SHOWN_LABELS = 8  # the number of shared labels that a caption lists
 METHODS = {"t": "Student's t", "bootstrap": "bootstrap (BCa)"}
-HALVES = f"± half of the {CONFIDENCE:.0%} Student's t interval"  # explains the numbers of `mean`
-
-
-def count(number: int | None) -> str:
-    """Formats a count with about three digits: 2236682 as 2.24M."""
-    if number is None:
-        return ABSENT
-    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= unit:
-            scaled = number / unit
-            return f"{scaled:.{2 if scaled < 10 else 1}f}{name}"
-    return str(number)
-
-
-def duration(seconds: float | None) -> str:
-    """Formats wall time in minutes and seconds, such as `12:05`."""
-    if seconds is None:
-        return ABSENT
-    return "{}:{:02}".format(*divmod(round(seconds), 60))
-
-
-def percent(interval: Interval, method: Method, sign: str = "") -> str:
-    """Formats an interval of shares (0 to 1) in percent: `97.31 ± 0.42`.
-
-    A bootstrap interval is shown by its two ends, as it need not be symmetric. There are two
-    decimals, or as many more as are needed to show whether the interval includes zero.
-    """
-    low, high = interval.low, interval.high
-    if low is None or high is None:
-        return f"{100 * interval.mean:{sign}z.2f}"
-    for digits in range(2, MOST_DIGITS + 1):
-        mean, half = round(100 * interval.mean, digits), round(50 * (high - low), digits)
-        if method == "bootstrap":
-            ends = round(100 * low, digits), round(100 * high, digits)
-            text = "[" + ", ".join(f"{end:{sign}z.{digits}f}" for end in ends) + "]"
-        else:
-            ends = mean - half, mean + half
-            text = f"± {half:.{digits}f}"
-        if (ends[0] > 0 or ends[1] < 0) == (low > 0 or high < 0):
-            break
-    return f"{mean:{sign}z.{digits}f} {text}"
-
-
-def mean(values: Iterable[float], form: str) -> str:
-    """Formats a mean by a format such as `{:.2f}`; for several values also half the t interval."""
-    interval = mean_interval(values)
-    text = form.format(interval.mean)
-    return text if interval.half_width is None else f"{text} ± {form.format(interval.half_width)}"
-
-
-def p_value(value: float | None) -> str:
-    """Formats a p-value with two or three decimals, or `<0.001`.
-
-    There are more decimals where they are needed to show on which side of `ALPHA` it lies.
-    """
-    if value is None:
-        return ABSENT
-    if value < 0.001:
-        return "<0.001"
-    for digits in range(3 if value < 0.1 else 2, MOST_DIGITS + 1):
-        if (round(value, digits) < ALPHA) == (value < ALPHA):
-            break
-    return f"{value:.{digits}f}"
 
 
 def judgement(report: Report, arm: ArmResult) -> str:
@@ -124,7 +51,7 @@ def seeds(arm: ArmResult) -> str:
     return str(finished) if finished == arm.tried else f"{finished}/{arm.tried}"
 
 
-def mishaps(report: Report) -> list[tuple[ArmResult, str]]:
+def missing_results(report: Report) -> list[tuple[ArmResult, str]]:
     """Lists missing results: a line for each failed trial, and one per arm for seeds not run."""
     found = []
     for arm in report.arms:

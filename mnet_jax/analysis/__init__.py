@@ -1,1 +1,9 @@
-"""Analyses of a network: its cost from its spec, its behaviour from its activations."""
+"""Analyses of a network: its cost from its spec, its behaviour from its activations.
+
+- `cost`: parameters, multiply-adds, bytes and receptive fields; the roofline;
+- `manifold`: how much of a curve survives an activation function: V2's Fig. 1;
+- `bottlenecks`: how much of a bottleneck an activation function would destroy;
+- `dead_units`: channels that are never or always active, and kernels of about zero;
+- `features`: depthwise kernels and feature maps;
+- `choices`: options and defaults of the analyses.
+"""

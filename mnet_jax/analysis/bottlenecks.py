@@ -18,7 +18,7 @@ import numpy as np
 
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, walk
 from mnet_jax.architectures.spec import Activation, NetworkSpec
-from mnet_jax.models import MobileNet, Place, places
+from mnet_jax.models import ActivationPath, MobileNet, activation_paths
 from mnet_jax.ops import activate
 from mnet_jax.validation import require, require_choice
 
@@ -106,10 +106,10 @@ def survey(
 class _Pair:
     """A projection, and the pointwise expansion that reads its block's output, if there is one."""
 
-    project: Place
+    project: ActivationPath
     channels: int  # of the bottleneck
     output: str  # of the block, among the intermediates
-    expand: Place | None
+    expand: ActivationPath | None
 
     def questions(
         self, state: Mapping[str, Any], activation: Activation
@@ -124,7 +124,7 @@ class _Pair:
 
 
 def _pairs(spec: NetworkSpec) -> list[_Pair]:
-    every = {place.layer: place for place in places(spec)}
+    every = {place.layer: place for place in activation_paths(spec)}
     pairs = []
     for layer, following in itertools.pairwise(walk(spec, REFERENCE_RESOLUTION)):
         if layer.role == "project":

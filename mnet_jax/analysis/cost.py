@@ -1,16 +1,24 @@
-"""Parameters, multiply-adds and bytes of a network, computed from its spec.
+"""Parameters, multiply-adds, bytes and receptive fields of a network, from its spec.
 
 Multiply-adds (MAdds) are those of convolutions and matrix products, one for each tap of each
 output, including taps on padding, as in the papers' tables. Normalization, activations and pooling
 are left out. Compilers' counts differ, as they leave out taps on padding.
+
+The roofline model gives a lower bound on a program's time from a machine's two limits: it takes at
+least the time of its arithmetic at the peak rate, and at least the time of moving its bytes at the
+memory bandwidth.
+
+Source: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for
+multicore architectures", CACM 52 (2009).
 """
 
 import itertools
 import math
 from dataclasses import dataclass
 
-from mnet_jax.architectures.shapes import Layer, walk
+from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, Layer, walk
 from mnet_jax.architectures.spec import Kind, NetworkSpec
+from mnet_jax.validation import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,3 +170,65 @@ def count(
       ValueError: the image is too small for the network.
     """
     return Cost(rows=tuple(_row(layer, activation_itemsize) for layer in walk(spec, resolution)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceptiveField:
+    """The receptive field of a convolution's output.
+
+    Attributes:
+      layer: path of the convolution's parameters.
+      side: side of the square of pixels that one output position depends on, away from borders.
+      step: distance in pixels between the squares of neighbouring positions.
+    """
+
+    layer: str
+    side: int
+    step: int
+
+
+def receptive_fields(spec: NetworkSpec) -> tuple[ReceptiveField, ...]:
+    """Computes the receptive field of every convolution, in network order.
+
+    Squeeze-and-excitation and pooling are left out: they see the whole image.
+
+    Source: Araujo, Norris, Sim, "Computing receptive fields of convolutional neural networks",
+    Distill (2019).
+    """
+    side, step, found = 1, 1, []
+    for layer in walk(spec, REFERENCE_RESOLUTION):
+        if layer.kind != "dense":
+            side += (layer.kernel - 1) * layer.dilation * step
+            step *= layer.stride
+            found.append(ReceptiveField(layer=layer.name, side=side, step=step))
+    return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The measured limits of a machine.
+
+    Attributes:
+      flops_per_second: floating point operations per second of a large matrix product; a
+        multiply-add counts as two.
+      bytes_per_second: memory bandwidth when reading two streams and writing one.
+      device: JAX's name of the device, such as `cpu`.
+    """
+
+    flops_per_second: float
+    bytes_per_second: float
+    device: str
+
+    def __post_init__(self) -> None:
+        for name in ("flops_per_second", "bytes_per_second"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+
+    @property
+    def ridge(self) -> float:
+        """The operations per byte above which arithmetic is the limit, not memory."""
+        return self.flops_per_second / self.bytes_per_second
+
+    def bound_seconds(self, *, madds: int, moved_bytes: int) -> float:
+        """Returns a program's least time: the larger of its arithmetic time and memory time."""
+        arithmetic = 2 * madds / self.flops_per_second
+        return max(arithmetic, moved_bytes / self.bytes_per_second)

@@ -9,7 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, walk
-from mnet_jax.models import MobileNet, places
+from mnet_jax.models import MobileNet, activation_paths
 from mnet_jax.validation import require
 
 
@@ -44,5 +44,7 @@ def feature_maps(
     require(np.ndim(image) == 3, "image", f"shape {np.shape(image)}", "[h, w, 3]")
     apply = partial(model.apply, train=False, mutable=["intermediates"])
     _, state = jax.jit(apply)(variables, image[None])
-    found = {place.layer: place.of(state["intermediates"]) for place in places(model.spec)}
+    found = {
+        place.layer: place.of(state["intermediates"]) for place in activation_paths(model.spec)
+    }
     return {name: np.asarray(x[0], np.float32) for name, x in found.items() if x.ndim == 4}

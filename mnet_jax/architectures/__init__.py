@@ -1,4 +1,15 @@
-"""The architectures of the MobileNet papers as data. No module here imports JAX."""
+"""The architectures of the MobileNet papers as data. No module here imports JAX.
+
+- `spec`: a network as frozen dataclasses;
+- `mobilenet_v1`: arXiv 1704.04861, Table 1;
+- `mobilenet_v2`: arXiv 1801.04381, Table 2;
+- `mobilenet_v3`: arXiv 1905.02244, Tables 1 and 2;
+- `mobilenet_v4`: arXiv 2404.10518, appendix D;
+- `dialects`: the conventions in which reference implementations differ;
+- `shapes`: the layers of a network and their shapes at a resolution;
+- `transforms`: the variations that the papers study, for any spec;
+- `dense_tasks`: finer feature maps by dilation, and a lighter tail.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +19,7 @@ from mnet_jax.architectures.mobilenet_v1 import mobilenet_v1
 from mnet_jax.architectures.mobilenet_v2 import mobilenet_v2
 from mnet_jax.architectures.mobilenet_v3 import mobilenet_v3
 from mnet_jax.architectures.mobilenet_v4 import mobilenet_v4
-from mnet_jax.architectures.shapes import Layer, lone_layer, variable_shapes, walk
+from mnet_jax.architectures.shapes import Layer, unnormalizable_layer, variable_shapes, walk
 from mnet_jax.architectures.spec import (
     ConvNorm,
     FusedInvertedResidual,
@@ -41,11 +52,11 @@ __all__ = [
     "Layer",
     "NetworkSpec",
     "Separable",
-    "lone_layer",
     "mobilenet_v1",
     "mobilenet_v2",
     "mobilenet_v3",
     "mobilenet_v4",
+    "unnormalizable_layer",
     "variable_shapes",
     "walk",
 ]

@@ -59,7 +59,7 @@ class Dialect:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizing:
+class ChannelRules:
     """The conventions by which an implementation chooses the channels and dropout of a version.
 
     The factories resolve them into a `NetworkSpec`, which holds only the results.
@@ -156,7 +156,7 @@ def dialect_of(version: str, name: DialectName, norm_momentum: float | None = No
     )
 
 
-def sizing_of(version: str, name: DialectName) -> Sizing:
+def channel_rules_of(version: str, name: DialectName) -> ChannelRules:
     """Returns the conventions by which an implementation chooses channels and dropout.
 
     Arguments and errors are those of `dialect_of`.
@@ -170,7 +170,7 @@ def sizing_of(version: str, name: DialectName) -> Sizing:
         "last",
         "pooled",
     )
-    return Sizing(**dict(zip(fields, _SIZINGS[version, name], strict=True)))
+    return ChannelRules(**dict(zip(fields, _SIZINGS[version, name], strict=True)))
 
 
 def _require_row(version: str, name: str) -> None:
@@ -179,7 +179,7 @@ def _require_row(version: str, name: str) -> None:
     require(known, f"dialect of {version}", name, legal)
 
 
-def stem_channels(channels: int, width: float, sizing: Sizing) -> int:
+def stem_channels(channels: int, width: float, sizing: ChannelRules) -> int:
     """Returns the channels of the stem at `width`, given its `channels` at width 1.
 
     Raises:
@@ -189,7 +189,7 @@ def stem_channels(channels: int, width: float, sizing: Sizing) -> int:
     return scaled if width >= sizing.stem_scales_from else channels
 
 
-def last_channels(channels: int, width: float, sizing: Sizing) -> int:
+def last_channels(channels: int, width: float, sizing: ChannelRules) -> int:
     """Returns the channels of the tail's widest layer, given its `channels` at width 1."""
     if sizing.last == "fixed":
         return channels

@@ -1,6 +1,11 @@
 """MobileNet V1 (arXiv 1704.04861), Table 1."""
 
-from mnet_jax.architectures.dialects import DialectName, dialect_of, round_channels, sizing_of
+from mnet_jax.architectures.dialects import (
+    DialectName,
+    channel_rules_of,
+    dialect_of,
+    round_channels,
+)
 from mnet_jax.architectures.spec import ConvNorm, Head, NetworkSpec, Separable
 from mnet_jax.architectures.transforms import (
     Convolution,
@@ -67,7 +72,7 @@ def mobilenet_v1(
       ValueError: an option is not legal; the message gives its name, its value and legal values.
     """
     require_choice("activation", activation, Rectifier)
-    sizing = sizing_of(VERSION, dialect)
+    sizing = channel_rules_of(VERSION, dialect)
 
     def channels(count: int) -> int:
         return round_channels(count, width, sizing.rounding)

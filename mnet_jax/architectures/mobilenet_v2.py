@@ -1,6 +1,11 @@
 """MobileNet V2 (arXiv 1801.04381), Table 2."""
 
-from mnet_jax.architectures.dialects import DialectName, dialect_of, round_channels, sizing_of
+from mnet_jax.architectures.dialects import (
+    DialectName,
+    channel_rules_of,
+    dialect_of,
+    round_channels,
+)
 from mnet_jax.architectures.spec import ConvNorm, Head, InvertedResidual, NetworkSpec, Shortcut
 from mnet_jax.architectures.transforms import (
     Bottleneck,
@@ -63,7 +68,7 @@ def mobilenet_v2(
       ValueError: an option is not legal; the message gives its name, its value and legal values.
     """
     require_choice("activation", activation, Rectifier)
-    sizing = sizing_of(VERSION, dialect)
+    sizing = channel_rules_of(VERSION, dialect)
     # Keras truncates only in its blocks: all dialects round the stem and last convolution alike.
     stem = round_channels(STEM, width, "divisible")
     last = round_channels(LAST, max(1.0, width), "divisible")

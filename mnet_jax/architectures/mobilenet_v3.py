@@ -3,13 +3,13 @@
 from typing import Literal, NamedTuple
 
 from mnet_jax.architectures.dialects import (
+    ChannelRules,
     DialectName,
-    Sizing,
+    channel_rules_of,
     dialect_of,
     last_channels,
     make_divisible,
     round_channels,
-    sizing_of,
     stem_channels,
 )
 from mnet_jax.architectures.spec import (
@@ -148,7 +148,7 @@ def mobilenet_v3(
         )
         for row in table
     )
-    sizing = sizing_of(VERSION, dialect)
+    sizing = channel_rules_of(VERSION, dialect)
     ends: Activation = "hard_swish" if hard_swish_from else "relu"
     first = stem_channels(stem, width, sizing)
     last = last_channels(hidden, width, sizing)
@@ -187,7 +187,7 @@ def _require_options(
     require(choice, "squeeze_excite", squeeze_excite, "True, False, None")
 
 
-def _pooled_channels(row_channels: int, outputs: int, width: float, sizing: Sizing) -> int:
+def _pooled_channels(row_channels: int, outputs: int, width: float, sizing: ChannelRules) -> int:
     """Returns the channels of the convolution before the pool, for the efficient last stage.
 
     Args:
@@ -202,7 +202,7 @@ def _pooled_channels(row_channels: int, outputs: int, width: float, sizing: Sizi
 
 
 def _blocks(
-    rows: tuple[Row, ...], inputs: int, width: float, sizing: Sizing
+    rows: tuple[Row, ...], inputs: int, width: float, sizing: ChannelRules
 ) -> list[InvertedResidual]:
     """Returns the blocks of a table's rows; the stem before them has `inputs` channels."""
     blocks, before = [], STEM  # input channels: in the table `before`, at this width `inputs`
@@ -232,7 +232,7 @@ def _last_block(inputs: int, activation: Activation) -> InvertedResidual:
     )
 
 
-def _expanded(expanded: int, before: int, inputs: int, width: float, sizing: Sizing) -> int:
+def _expanded(expanded: int, before: int, inputs: int, width: float, sizing: ChannelRules) -> int:
     """Returns the expanded channels of a row at this width.
 
     If the row does not expand in the table, as in the first row, these are its `inputs`.

@@ -4,11 +4,11 @@ from typing import Literal, NamedTuple
 
 from mnet_jax.architectures.dialects import (
     DialectName,
+    channel_rules_of,
     dialect_of,
     last_channels,
     make_divisible,
     round_channels,
-    sizing_of,
     stem_channels,
 )
 from mnet_jax.architectures.spec import (
@@ -180,7 +180,7 @@ def mobilenet_v4(
       ValueError: an option is not legal; the message gives its name, its value and legal values.
     """
     require_choice("variant", variant, Variant)
-    sizing = sizing_of(VERSION, dialect)
+    sizing = channel_rules_of(VERSION, dialect)
     stem, rows = _VARIANTS[variant]
 
     def channels(count: int) -> int:

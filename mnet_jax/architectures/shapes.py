@@ -297,7 +297,9 @@ def _head_layers(spec: NetworkSpec, size: Size) -> Iterator[Layer]:
 
 
 @with_plain_arguments
-def lone_layer(spec: NetworkSpec, resolution: int, images: int, *, frozen: int = 0) -> Layer | None:
+def unnormalizable_layer(
+    spec: NetworkSpec, resolution: int, images: int, *, frozen: int = 0
+) -> Layer | None:
     """Returns the first layer that would normalize a single value per channel in training, if any.
 
     Normalization would erase a single value, since it equals its own mean.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from mnet_jax.analysis.roofline import Machine
+from mnet_jax.analysis.cost import Machine
 from mnet_jax.architectures import NetworkSpec
 from mnet_jax.architectures.spec import Kind
 from mnet_jax.benchmark import machine

@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from mnet_jax import process
-from mnet_jax.analysis.roofline import Machine
+from mnet_jax.analysis.cost import Machine
 from mnet_jax.training.stopping import interrupted_alone
 
 # Side of the square matrices. On a CPU a product is 17 GFLOP, too large for caches to matter; on an

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mnet_jax.analysis.roofline import Machine
+from mnet_jax.analysis.cost import Machine
 from mnet_jax.benchmark.cases import (
     Case,
     CompileCase,

@@ -4,6 +4,28 @@
 batches. Nothing here starts a JAX backend, so reading images never claims an accelerator.
 
 Each name is imported when it is first used, so configs can import `data.types` without TFDS.
+
+- `types`: the closed choices of data, and its error;
+- `loading`: the three splits of the data set that a config names;
+- `sources`: labelled images with random access;
+- `order`: which images, in which order;
+- `pipeline`: batches from a source;
+- `batches`: one batch;
+- `encoded`: decoding;
+- `resize`: to the square that the model sees;
+- `augment`: crops, flips, shifts and erasing;
+- `policies`: RandAugment and AutoAugment;
+- `draws`: random numbers for each image;
+- `scaling`: pixels to the network's numbers;
+- `folder`: a folder of images;
+- `imagenette`: Imagenette;
+- `builders`: our TFDS builders: Digits, Fashion-MNIST;
+- `archived`: MNIST and CIFAR;
+- `published`: the files that their authors publish;
+- `preparation`: prepares the sets of our builders;
+- `stored`: finds sets that TFDS has prepared;
+- `metadata`: checks what these say of themselves;
+- `disk`: safe access to folders that are not trusted.
 """
 
 from etils import epy
@@ -12,7 +34,6 @@ from mnet_jax.data.types import Augmentation, Policy, Scaling
 
 with epy.lazy_api_imports(globals()):
     from mnet_jax.data.batches import Batch
-    from mnet_jax.data.errors import DataError
     from mnet_jax.data.loading import load
     from mnet_jax.data.order import Shard
     from mnet_jax.data.pipeline import (
@@ -24,6 +45,7 @@ with epy.lazy_api_imports(globals()):
     )
     from mnet_jax.data.scaling import pixels_of
     from mnet_jax.data.sources import ArraySource, Dataset, Example, Source
+    from mnet_jax.data.types import DataError
 
 __all__ = [
     "ArraySource",

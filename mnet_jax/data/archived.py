@@ -13,11 +13,17 @@ from typing import ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mnet_jax.data import cifar
+from mnet_jax.data import published
 from mnet_jax.data.builders import DIGITS, ArraysBuilder
-from mnet_jax.data.errors import DataError
-from mnet_jax.data.idx import read_labelled
-from mnet_jax.data.published import PublishedFile, absent, find_published, places, verify
+from mnet_jax.data.published import (
+    PublishedFile,
+    absent,
+    find_published,
+    places,
+    read_labelled,
+    verify,
+)
+from mnet_jax.data.types import DataError
 
 _MNIST_URL = "https://storage.googleapis.com/cvdf-datasets/mnist"
 MNIST_FILES = tuple(
@@ -130,25 +136,25 @@ class MnetMnist(ArchivedBuilder, skip_registration=True):  # type: ignore[call-a
 class _CifarBuilder(ArchivedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """CIFAR-10 or CIFAR-100, 32x32, from the archive in the binary version."""
 
-    SET: ClassVar[cifar.Cifar]
-    SHAPE = cifar.SHAPE
+    SET: ClassVar[published.Cifar]
+    SHAPE = published.CIFAR_SHAPE
 
     def read(self, paths: list[Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """See `ArchivedBuilder.read`."""
-        return cifar.read_cifar(paths[0], self.SET)
+        return published.read_cifar(paths[0], self.SET)
 
 
 class MnetCifar10(_CifarBuilder, skip_registration=True):  # type: ignore[call-arg]
     """CIFAR-10."""
 
-    NAME, SET = "cifar10", cifar.CIFAR10
+    NAME, SET = "cifar10", published.CIFAR10
     FILES, CLASS_NAMES = (SET.file,), SET.class_names
 
 
 class MnetCifar100(_CifarBuilder, skip_registration=True):  # type: ignore[call-arg]
     """CIFAR-100 with its fine labels."""
 
-    NAME, SET = "cifar100", cifar.CIFAR100
+    NAME, SET = "cifar100", published.CIFAR100
     FILES, CLASS_NAMES = (SET.file,), SET.class_names
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from mnet_jax.config import DataConfig
 from mnet_jax.data import augment, policies
 from mnet_jax.data.draws import Draws
-from mnet_jax.data.order import Places
+from mnet_jax.data.order import ImageIndices
 from mnet_jax.data.resize import central_view, crop
 from mnet_jax.data.scaling import extremes, scaled
 from mnet_jax.data.sources import ArraySource, Source, opened
@@ -31,19 +31,19 @@ class Batch(TypedDict, total=False):
 _CROP, _SHIFT, _FLIP, _POLICY, _JITTER, _ERASING = range(6)
 
 
-def train_batch(source: Source, config: DataConfig, seed: int, places: Places) -> Batch:
-    """Returns the augmented batch of the images at `places`."""
+def train_batch(source: Source, config: DataConfig, seed: int, chosen: ImageIndices) -> Batch:
+    """Returns the augmented batch of the images at `chosen`."""
     side = config.resolution
-    draws = Draws.of(seed, places.epochs, places.indices)
+    draws = Draws.of(seed, chosen.epochs, chosen.indices)
     if config.augmentation == "resized_crop_flip":
-        images, labels = _crops(source, places.indices, side, draws.fold(_CROP))
+        images, labels = _crops(source, chosen.indices, side, draws.fold(_CROP))
     else:
-        images, labels = _views(source, places.indices, side)
+        images, labels = _views(source, chosen.indices, side)
     if config.augmentation in ("shift", "shift_flip"):
         images = augment.shift(images, draws.fold(_SHIFT))
     if config.augmentation in ("shift_flip", "resized_crop_flip"):
         images = augment.flip(images, draws.fold(_FLIP))
-    image = scaled(_operated(images, config, draws), config.scaling)
+    image = scaled(_with_operations(images, config, draws), config.scaling)
     if config.erasing:
         channels = source.shape[2] if source.shape else 3
         legal = extremes(config.scaling)
@@ -51,7 +51,7 @@ def train_batch(source: Source, config: DataConfig, seed: int, places: Places) -
     return {"image": image, "label": labels}
 
 
-def _operated(images: np.ndarray, config: DataConfig, draws: Draws) -> np.ndarray:
+def _with_operations(images: np.ndarray, config: DataConfig, draws: Draws) -> np.ndarray:
     """Applies the policy and the colour jitter, if any, to images uint8 [b, s, s, c]."""
     if config.policy == "randaugment":
         layers, magnitude = config.randaugment_layers, config.randaugment_magnitude

@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
-from mnet_jax.data.errors import DataError, reason
-from mnet_jax.data.idx import read_labelled
+from mnet_jax.data.published import read_labelled
+from mnet_jax.data.types import DataError, reason
 
 DIGITS = tuple("0123456789")
 # Xiao, Rasul, Vollgraf, "Fashion-MNIST" (arXiv:1708.07747), Table 2; TFDS's spelling.

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from mnet_jax.data.errors import DataError, reason
+from mnet_jax.data.types import DataError, reason
 
 MOST_ENTRIES = 100_000  # limit of a search: /proc alone has more
 

@@ -19,10 +19,10 @@ import numpy as np
 from mnet_jax.config import MAX_IMAGE_PIXELS
 from mnet_jax.data.disk import kind_of
 from mnet_jax.data.encoded import read_encoded, read_size
-from mnet_jax.data.errors import DataError, reason
+from mnet_jax.data.order import held_out, held_out_by_name
 from mnet_jax.data.resize import pixels
 from mnet_jax.data.sources import ArraySource, Example, OpenedExample
-from mnet_jax.data.splitting import held_out, held_out_by_name
+from mnet_jax.data.types import DataError, reason
 from mnet_jax.validation import one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")

@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from mnet_jax.config import MAX_IMAGE_PIXELS
-from mnet_jax.data.archive import members
-from mnet_jax.data.errors import DataError, reason
 from mnet_jax.data.folder import Folder, read_folder
 from mnet_jax.data.preparation import SCRATCH, data_root, remove_stale
-from mnet_jax.data.published import PublishedFile, absent, find_published, places, verify
+from mnet_jax.data.published import PublishedFile, absent, find_published, members, places, verify
+from mnet_jax.data.types import DataError, reason
 
 NAME = "imagenette"
 _URL = "https://s3.amazonaws.com/fast-ai-imageclas"

@@ -13,23 +13,23 @@ from mnet_jax.data.builders import (
     decode_record,
     fashion_directory,
 )
-from mnet_jax.data.errors import DataError
 from mnet_jax.data.folder import read_folder
 from mnet_jax.data.imagenette import NAME as IMAGENETTE
 from mnet_jax.data.imagenette import read_imagenette
 from mnet_jax.data.metadata import open_prepared
+from mnet_jax.data.order import held_out, held_out_by_name
 from mnet_jax.data.preparation import data_root, prepared
 from mnet_jax.data.sources import (
     Dataset,
     Decodable,
+    ReplacingSource,
     Source,
     at_resolution,
     in_memory,
     subset,
 )
-from mnet_jax.data.sparing import SparingSource
-from mnet_jax.data.splitting import held_out, held_out_by_name
 from mnet_jax.data.stored import find_stored, is_stored, read_stored
+from mnet_jax.data.types import DataError
 
 
 class _Splits(NamedTuple):
@@ -72,7 +72,7 @@ def load(config: DataConfig) -> Dataset:
         kept, held = held_out_by_name(names, share, "validation")
     training, validation = subset(train, kept), subset(train, held)
     if config.bad_images:
-        training = SparingSource(training, config.bad_images)
+        training = ReplacingSource(training, config.bad_images)
     elif config.augmentation != "resized_crop_flip":
         training = at_resolution(training, config.resolution)
     return Dataset(

@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 
 from mnet_jax.data.disk import read_bounded, size_of
-from mnet_jax.data.errors import DataError, reason
+from mnet_jax.data.types import DataError, reason
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 _MOST_BYTES = 32 * 2**20  # of each file; ImageNet's have a few kilobytes

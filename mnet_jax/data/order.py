@@ -1,9 +1,17 @@
-"""The order of images: endless shuffled epochs in batches, and a host's share of every batch."""
+"""Which images a split has, and in which order they come.
 
+The images that are held out of a split are chosen by position, or by name. Both choices are the
+same for every run, so that all arms and seeds of an experiment share the split. Training images
+come in endless shuffled epochs of batches, and a host reads its share of every batch.
+"""
+
+import hashlib
+import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -41,7 +49,7 @@ class Shard:
 WHOLE = Shard()
 
 
-class Places(NamedTuple):
+class ImageIndices(NamedTuple):
     """The images of a batch: the epoch and the index of each, int [b]."""
 
     epochs: np.ndarray
@@ -49,7 +57,7 @@ class Places(NamedTuple):
 
 
 class ShuffledBatches:
-    """Endless batches of `Places`; each epoch is a permutation. Grain seeks by random access.
+    """Endless batches of `ImageIndices`; each epoch is a permutation. Grain seeks by random access.
 
     Grain's own `shuffle` computes each index separately. That takes 20 to 60 microseconds an index,
     more than all the rest of a batch of small images.
@@ -64,11 +72,11 @@ class ShuffledBatches:
     def __len__(self) -> int:
         return sys.maxsize // self._batch_size  # endless, as in Grain's `repeat(None)`
 
-    def __getitem__(self, batch: int) -> Places:
+    def __getitem__(self, batch: int) -> ImageIndices:
         first = int(batch) * self._batch_size + self._share.start
         epochs, at = np.divmod(np.arange(first, first + len(self._share)), self._count)
         parts = [self._permutation(epoch)[at[epochs == epoch]] for epoch in _runs(epochs)]
-        return Places(epochs, np.concatenate(parts))
+        return ImageIndices(epochs, np.concatenate(parts))
 
     def _permuted(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self._seed, epoch]).permutation(self._count)
@@ -76,3 +84,48 @@ class ShuffledBatches:
 
 def _runs(ascending: np.ndarray) -> range:
     return range(int(ascending[0]), int(ascending[-1]) + 1)
+
+
+_DIGEST_BITS = 64  # of a name's hash that are used
+
+
+def held_out(count: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Splits `range(count)` into (kept, held out); both are ascending and not empty.
+
+    The permutation has its own seed, not the run's. NumPy's legacy generator is used because its
+    stream is frozen (NEP 19). Adding one image changes the whole split.
+    """
+    order = np.random.RandomState(0).permutation(count)
+    size = min(max(round(count * fraction), 1), count - 1)
+    return np.sort(order[size:]), np.sort(order[:size])
+
+
+def held_out_by_name(
+    names: Sequence[str], fraction: float, purpose: Literal["test", "validation"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits named images into (kept, held out) indices; each depends on the image's name alone.
+
+    A name is held out if its hash, as a number in [0, 1), is below `fraction`. So added or removed
+    images do not move any other image, and the share held out equals `fraction` only on average. If
+    all names fall on one side, the one with the least hash is held out, or the one with the
+    greatest is kept.
+
+    Args:
+      names: the names of 2 images or more.
+      fraction: the share to hold out, above 0 and below 1.
+      purpose: what the held-out images are for; each purpose has its own hash.
+    """
+    hashes = np.array([_hash(f"{purpose}\0{name}") for name in names])
+    held = hashes < fraction
+    if not held.any():
+        held[np.argmin(hashes)] = True
+    elif held.all():
+        held[np.argmax(hashes)] = False
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _hash(text: str) -> float:
+    """Returns a hash of a text as a number in [0, 1)."""
+    digest = hashlib.sha256(os.fsencode(text)).digest()
+    # Python's integer division rounds correctly, so the result is the same everywhere.
+    return int.from_bytes(digest[: _DIGEST_BITS // 8], "big") / 2**_DIGEST_BITS

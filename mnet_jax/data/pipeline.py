@@ -16,12 +16,11 @@ from mnet_jax import host_memory, process
 from mnet_jax.config import MAX_IMAGE_PIXELS, DataConfig
 from mnet_jax.data.batches import Batch, eval_batch, train_batch
 from mnet_jax.data.encoded import read_encoded
-from mnet_jax.data.errors import DataError
-from mnet_jax.data.order import WHOLE, Places, Shard, ShuffledBatches
+from mnet_jax.data.order import WHOLE, ImageIndices, Shard, ShuffledBatches
 from mnet_jax.data.resize import central_view
 from mnet_jax.data.scaling import scaled
 from mnet_jax.data.sources import Source
-from mnet_jax.data.types import Scaling
+from mnet_jax.data.types import DataError, Scaling
 from mnet_jax.validation import require
 
 if TYPE_CHECKING:  # importing it takes a second, and not every process needs it
@@ -85,8 +84,8 @@ def first_images(source: Source, config: DataConfig, seed: int, positions: np.nd
     """
     _require_one_side(config)
     batch = ShuffledBatches(len(source), config.batch_size, seed)[0]
-    places = Places(batch.epochs[positions], batch.indices[positions])
-    return train_batch(source, config, seed, places)
+    chosen = ImageIndices(batch.epochs[positions], batch.indices[positions])
+    return train_batch(source, config, seed, chosen)
 
 
 def _require_one_side(config: DataConfig) -> None:

@@ -19,8 +19,8 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
 from mnet_jax.data.builders import ArraysBuilder
-from mnet_jax.data.errors import DataError, reason
 from mnet_jax.data.metadata import INFO, open_prepared
+from mnet_jax.data.types import DataError, reason
 
 _log = logging.getLogger(__name__)
 SCRATCH = ".mnet_jax_preparing_"

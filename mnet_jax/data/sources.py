@@ -1,17 +1,24 @@
 """Sources of labelled images with random access: in memory, or decoded one at a time.
 
 Every source has a length, a `shape`, and examples `source[i]`. Images are uint8 RGB; `pipeline`
-turns them into the model's input.
+turns them into the model's input. A source can wrap the records of a TFDS data source, or replace
+damaged images of another source, so that a few of them do not end a run.
 """
 
+import logging
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, TypedDict
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 
-from mnet_jax.data.resize import Picture, central_view
+from mnet_jax.config import MAX_IMAGE_PIXELS
+from mnet_jax.data.encoded import EncodedImage
+from mnet_jax.data.resize import Picture, central_view, pixels
+from mnet_jax.data.types import DataError, reason
 
 # A split whose decoded size is at most this is decoded once and kept in memory.
 MEMORY_BYTES = 512 * 2**20
@@ -167,3 +174,153 @@ def subset(source: Source, indices: np.ndarray) -> Source:
 def rgb(image: np.ndarray) -> np.ndarray:
     """Converts `image` [..., h, w, c], c of 1 or 3, to [..., h, w, 3]; repeats a gray channel."""
     return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+
+
+_READ_AT_ONCE = 1024  # records: ArrayRecord reads them in parallel, three times faster than singly
+
+Decode = Callable[[bytes], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class RecordSource:
+    """Records of a TFDS data source, decoded when they are accessed.
+
+    Attributes:
+      records: the data source, of raw bytes.
+      decode: from a record to a mapping with `image` and `label`; an image of type bytes is
+        encoded.
+      shape: see `Source`.
+      name: the name of the set and the split in errors.
+      max_pixels: limit on the pixels of an image.
+    """
+
+    records: Any
+    decode: Decode
+    shape: tuple[int, int, int] | None
+    name: str
+    max_pixels: int = MAX_IMAGE_PIXELS
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self.opened(index)
+        return {"image": rgb(pixels(example["image"])), "label": example["label"]}
+
+    def opened(self, index: int) -> OpenedExample:
+        """Returns an example whose image, if stored encoded, is read but not decoded."""
+        (example,) = self._read([int(index)])
+        return self._opened(int(index), example)
+
+    def decoded(self) -> ArraySource:
+        """Decodes all images into memory; they must have one shape."""
+        assert self.shape is not None
+        images = np.empty((len(self), *self.shape), np.uint8)
+        labels = np.empty(len(self), np.int32)
+        for start in range(0, len(self), _READ_AT_ONCE):
+            indices = list(range(start, min(start + _READ_AT_ONCE, len(self))))
+            for index, example in zip(indices, self._read(indices), strict=True):
+                opened = self._opened(index, example)
+                images[index], labels[index] = pixels(opened["image"]), opened["label"]
+        return ArraySource(images, labels)
+
+    def _opened(self, index: int, example: Mapping[str, Any]) -> OpenedExample:
+        image, label = example["image"], int(example["label"])
+        if isinstance(image, bytes):
+            channels = self.shape[2] if self.shape else 3
+            which = f"{self.name}: record {index}"
+            image = EncodedImage(image, which, channels=channels, max_pixels=self.max_pixels)
+        if self.shape and image.shape != self.shape:
+            legal = " x ".join(map(str, self.shape))
+            found = " x ".join(map(str, image.shape))
+            raise DataError(f"{self.name}: record {index} is {found}, legal: {legal}")
+        return {"image": image, "label": label}
+
+    def _read(self, indices: list[int]) -> list[Mapping[str, Any]]:
+        try:
+            return [self.decode(record) for record in self.records.__getitems__(indices)]
+        except Exception as error:  # decoders and ArrayRecord raise many types
+            which = f"{indices[0]} to {indices[-1]}" if len(indices) > 1 else f"{indices[0]}"
+            raise DataError(f"{self.name}: cannot read record {which}: {reason(error)}") from error
+
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class ReplacingSource:
+    """A source in which each damaged image is replaced by the next intact one of its class.
+
+    The replacement depends on the source alone, so runs can be repeated and resumed. Each damaged
+    image is named once, in a warning.
+
+    Attributes:
+      source: the images, for training only; reported numbers must be measured on unreplaced images.
+      limit: how many images may be damaged; one more raises DataError.
+    """
+
+    source: Source
+    limit: int
+    _damaged: set[int] = field(default_factory=set, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """The shape of the source."""
+        return self.source.shape
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self.opened(index)
+        return {"image": rgb(pixels(example["image"])), "label": example["label"]}
+
+    def opened(self, index: int) -> OpenedExample:
+        """Returns an example whose image is not decoded yet.
+
+        If even the header is damaged, the label may be unknown. Then the next image is returned
+        with its own label.
+        """
+        for at, example in self._whole_from(int(index)):
+            return self._spared(at, example)
+        raise DataError(f"all {len(self)} training images are damaged, legal: up to {self.limit}")
+
+    def _instead(self, index: int, label: int, error: DataError) -> EncodedImage:
+        """Returns the replacement of the image at `index`, which is damaged."""
+        self._note(index, error)
+        for at, example in self._whole_from(index + 1):
+            if example["label"] == label and at not in self._damaged:
+                image = self._spared(at, example)["image"]
+                assert isinstance(image, EncodedImage)  # because the damaged one is
+                return image
+        raise DataError(f"no whole image of class {label} is left; {error}")
+
+    def _spared(self, index: int, example: OpenedExample) -> OpenedExample:
+        image, label = example["image"], example["label"]
+        if isinstance(image, EncodedImage):
+            image = image.or_else(partial(self._instead, index, label))
+        return {"image": image, "label": label}
+
+    def _whole_from(self, start: int) -> Iterator[tuple[int, OpenedExample]]:
+        """Yields every image that can be opened, once, from `start` on and wrapping around."""
+        for step in range(len(self)):
+            at = (start + step) % len(self)
+            try:
+                yield at, opened(self.source, at)
+            except DataError as error:
+                self._note(at, error)
+
+    def _note(self, index: int, error: DataError) -> None:
+        with self._lock:
+            if index in self._damaged:
+                return
+            self._damaged.add(index)
+            count = len(self._damaged)
+        if count > self.limit:
+            raise DataError(
+                f"bad_images: got {count} damaged, legal: up to {self.limit}; {error}"
+            ) from error
+        _log.warning(
+            "%s; it is replaced by another image (%d of at most %d)", error, count, self.limit
+        )

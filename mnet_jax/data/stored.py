@@ -21,11 +21,11 @@ from mnet_jax.config import MAX_IMAGE_PIXELS
 from mnet_jax.data.archived import ARCHIVED
 from mnet_jax.data.disk import holding
 from mnet_jax.data.encoded import require_pixels
-from mnet_jax.data.errors import DataError, reason
 from mnet_jax.data.imagenette import NAME as IMAGENETTE
 from mnet_jax.data.metadata import INFO, require_counted
 from mnet_jax.data.preparation import data_root
-from mnet_jax.data.records import Decode, RecordSource
+from mnet_jax.data.sources import Decode, RecordSource
+from mnet_jax.data.types import DataError, reason
 from mnet_jax.validation import one_line
 
 OWN_NAMES = ("digits", "fashion_mnist", "folder", *ARCHIVED, IMAGENETTE)

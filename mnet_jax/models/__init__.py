@@ -7,6 +7,15 @@
 `model.spec` is the resolved architecture; `MobileNet(spec=...)` builds a network from any spec.
 
 Each name is imported when it is first used, so configs can import `models.types` without JAX.
+
+- `factories`: the papers' networks;
+- `network`: any network from its spec;
+- `blocks`: the blocks of V1 to V4;
+- `layers`: their layers;
+- `normalization`: normalization;
+- `fusing`: batch normalization folded into convolutions;
+- `saved`: models in safetensors files;
+- `types`: the closed choices of models.
 """
 
 from etils import epy
@@ -27,7 +36,6 @@ with epy.lazy_api_imports(globals()):
         mobilenet_v4_conv_small,
     )
     from mnet_jax.models.fusing import fuse
-    from mnet_jax.models.intermediates import Place, places
     from mnet_jax.models.layers import (
         ConvNorm,
         Dense,
@@ -37,7 +45,7 @@ with epy.lazy_api_imports(globals()):
         PointwiseConv,
         SqueezeExcite,
     )
-    from mnet_jax.models.network import MobileNet
+    from mnet_jax.models.network import ActivationPath, MobileNet, activation_paths
     from mnet_jax.models.normalization import Setting
     from mnet_jax.models.saved import (
         FILE_NAME,
@@ -53,6 +61,7 @@ with epy.lazy_api_imports(globals()):
 
 __all__ = [
     "FILE_NAME",
+    "ActivationPath",
     "ConvNorm",
     "Dense",
     "DepthwiseConv",
@@ -62,7 +71,6 @@ __all__ = [
     "FusedInvertedResidual",
     "InvertedResidual",
     "MobileNet",
-    "Place",
     "PointwiseConv",
     "Remat",
     "SavedModel",
@@ -70,6 +78,7 @@ __all__ = [
     "Setting",
     "SqueezeExcite",
     "View",
+    "activation_paths",
     "digest",
     "fuse",
     "load",
@@ -82,7 +91,6 @@ __all__ = [
     "mobilenet_v4_conv_large",
     "mobilenet_v4_conv_medium",
     "mobilenet_v4_conv_small",
-    "places",
     "read_spec",
     "read_view",
     "save",

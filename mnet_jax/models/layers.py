@@ -1,5 +1,10 @@
-"""The layers of MobileNets as Linen modules, usable on their own. Feature maps are NHWC."""
+"""The layers of MobileNets as Linen modules, usable on their own, and their initializers.
 
+Feature maps are NHWC. Kernels are initialized as the dialect says.
+"""
+
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,15 +12,47 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mnet_jax import ops
-from mnet_jax.architectures.dialects import Padding
+from mnet_jax.architectures.dialects import Initializer, Padding
 from mnet_jax.architectures.shapes import pad_amounts
-from mnet_jax.architectures.spec import Activation
-from mnet_jax.models.initializers import KernelInit, kernel_init
+from mnet_jax.architectures.spec import Activation, Kind
 from mnet_jax.models.normalization import BatchNorm, Bias, Setting, as_pending
 from mnet_jax.ops import Convolved, Finish, Lowering, Pending
 from mnet_jax.validation import require
 
 Array = jax.Array
+KernelInit = Callable[[Array, tuple[int, ...], Any], Array]
+
+
+def kernel_init(initializer: Initializer, kind: Kind) -> KernelInit:
+    """Returns the kernel initializer of a dialect for a kind of layer.
+
+    Kernels are [kh, kw, in, out] for `conv`, [kh, kw, c] for `depthwise`, [in, out] for the others.
+    """
+    if initializer == "truncated_normal_0.09":
+        return nn.initializers.truncated_normal(stddev=0.09)
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        window = math.prod(shape[:2]) if kind in ("conv", "depthwise") else 1
+        outputs = shape[-1]
+        if initializer == "variance_scaling":
+            fan_in = window * (1 if kind == "depthwise" else shape[-2])
+            # The standard deviation of a standard normal that is truncated at -2 and 2.
+            deviation = 1 / (0.87962566103423978 * math.sqrt(fan_in))
+            return deviation * jax.random.truncated_normal(key, -2, 2, shape, dtype)
+        if initializer == "glorot_uniform":
+            inputs = outputs if kind == "depthwise" else shape[-2]
+            fan_out = window * (1 if kind == "depthwise" else outputs)
+            limit = math.sqrt(6 / (window * inputs + fan_out))
+            return jax.random.uniform(key, shape, dtype, -limit, limit)
+        per_group = initializer == "normal_group_fan_out"
+        if kind == "dense" and per_group:
+            limit = 1 / math.sqrt(outputs)
+            return jax.random.uniform(key, shape, dtype, -limit, limit)
+        fan_out = window * (1 if kind == "depthwise" and per_group else outputs)
+        deviation = 0.01 if kind == "dense" else math.sqrt(2 / fan_out)
+        return deviation * jax.random.normal(key, shape, dtype)
+
+    return init
 
 
 def pads(

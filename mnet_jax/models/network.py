@@ -1,6 +1,7 @@
-"""A Linen module that builds any network from its spec."""
+"""A Linen module that builds any network from its spec, and the paths of its activations."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -8,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mnet_jax.architectures import dense_tasks, walk
+from mnet_jax.architectures import dense_tasks
 from mnet_jax.architectures import spec as architecture
-from mnet_jax.architectures.spec import Kind
+from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, Role, walk
+from mnet_jax.architectures.spec import Activation, Kind, NetworkSpec
 from mnet_jax.models import blocks, layers
-from mnet_jax.models.initializers import kernel_init
+from mnet_jax.models.layers import kernel_init
 from mnet_jax.models.normalization import Setting, sow
 from mnet_jax.models.types import Remat
 from mnet_jax.ops import Lowering, Pending
@@ -76,7 +78,7 @@ class MobileNet(nn.Module):
     `filtered`, `weighed` and `projected`; in `head` `conv_output`, `pooled` and `hidden_output`. As
     with Flax's `sow`, each is a tuple of one array. With `mutable=["preactivations"]` the network
     returns, under the same names, the values to which convolutions apply their activations.
-    `models.places` lists the names.
+    `models.activation_paths` lists the names.
 
     Attributes:
       spec: the architecture.
@@ -251,3 +253,57 @@ def _require_images(images: Array, spec: architecture.NetworkSpec) -> None:
     require(known, "images", f"shape {shape}", "rows and columns that are no symbols")
     for _ in walk(spec, (rows, columns)):
         pass  # raises ValueError if a layer would have an empty output
+
+
+_NAMES: dict[Role, str] = {  # under which a part of the network sows the activation of a role
+    "start": "started",
+    "expand": "expanded",
+    "depthwise": "filtered",
+    "project": "projected",
+    "conv": "conv_output",
+    "hidden": "hidden_output",
+}
+# The output of a layer with one of these roles is the output of its part of the network.
+_LAST: tuple[Role | None, ...] = (None, "pointwise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationPath:
+    """Where to find the output of a layer, after its normalization and activation.
+
+    Attributes:
+      layer: path of the layer's parameters, as `architectures.walk` names it.
+      activation: the layer's activation function.
+      path: names that lead to the output in the collections `intermediates` and `preactivations`.
+    """
+
+    layer: str
+    activation: Activation
+    path: tuple[str, ...]
+
+    def of(self, collection: Mapping[str, Any]) -> jax.Array:
+        """Returns the layer's entry in a collection: [b, h, w, c], or [b, c] for a dense layer."""
+        found: Any = collection
+        for name in self.path:
+            found = found[name]
+        return found[0]
+
+
+def activation_paths(spec: NetworkSpec) -> tuple[ActivationPath, ...]:
+    """Returns the place of every layer whose output is among the intermediates, in order.
+
+    These are all layers but the classifier and the dense layers of squeeze-and-excitation.
+    """
+    return tuple(_activation_paths(spec))
+
+
+def _activation_paths(spec: NetworkSpec) -> Iterator[ActivationPath]:
+    for layer in walk(spec, REFERENCE_RESOLUTION):
+        if layer.role in _LAST:
+            path: tuple[str, ...] = (f"{layer.part}_output",)
+        elif layer.role in _NAMES:
+            path = (layer.part, _NAMES[layer.role])
+        else:
+            continue
+        assert layer.activation != "hard_sigmoid"  # only squeeze-and-excitation has it
+        yield ActivationPath(layer=layer.name, activation=layer.activation, path=path)

@@ -1,6 +1,18 @@
 """Fast convolutions, and the operations around them.
 
 Each name is imported on first use, so configs can import `ops.types` without JAX.
+
+- `convolution`: convolutions that normalize their input and measure their output;
+- `inverted`: a whole inverted residual as one operation;
+- `activations`: ReLU6, h-swish and the others;
+- `layer`: layers as compositions of JAX operations;
+- `native`: the same in C++;
+- `lowering`: depthwise convolution in two lowerings;
+- `shifted`: as a sum over taps;
+- `choice`: the table that chooses the lowering;
+- `panels`: pointwise kernels in the order in which `native` reads them;
+- `distribution`: arrays that are sharded over devices;
+- `types`: the closed choices of ops.
 """
 
 from etils import epy
@@ -18,10 +30,9 @@ with epy.lazy_api_imports(globals()):
         reads_panels,
     )
     from mnet_jax.ops.inverted import Folded, inverted_residual
-    from mnet_jax.ops.layer import Convolved, measured
+    from mnet_jax.ops.layer import Convolved, Finish, Pending, over_channels, with_statistics
     from mnet_jax.ops.native import NativeError
     from mnet_jax.ops.panels import pack, unpack
-    from mnet_jax.ops.pending import Finish, Pending, over_channels
 
 __all__ = [
     "Convolved",
@@ -36,11 +47,11 @@ __all__ = [
     "depthwise_conv",
     "full",
     "inverted_residual",
-    "measured",
     "over_channels",
     "pack",
     "pointwise",
     "reads_panels",
     "relu6",
     "unpack",
+    "with_statistics",
 ]

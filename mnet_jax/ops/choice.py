@@ -189,7 +189,7 @@ def _users_table(backend: str, device_kind: str) -> Table | None:
     try:
         return _read(path, backend, device_kind)
     except (OSError, ValueError) as error:
-        caches.say_once(f"lowerings: ignoring {path}: {one_line(error)}")
+        caches.warn_once(f"lowerings: ignoring {path}: {one_line(error)}")
         return None
 
 

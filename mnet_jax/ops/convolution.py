@@ -13,9 +13,16 @@ import jax
 import jax.numpy as jnp
 
 from mnet_jax.ops import choice, native, panels
-from mnet_jax.ops.layer import Convolved, Layer, linear, measured
+from mnet_jax.ops.layer import (
+    Convolved,
+    Finish,
+    Layer,
+    Pending,
+    identity_norm,
+    linear,
+    with_statistics,
+)
 from mnet_jax.ops.lowering import geometry_of
-from mnet_jax.ops.pending import Finish, Pending, identity_norm
 from mnet_jax.ops.shifted import Geometry
 from mnet_jax.ops.types import Lowering
 from mnet_jax.validation import require, require_choice
@@ -180,7 +187,7 @@ def _convolve(
         y = linear(x.value(), kernel, layer, "shifted" if lowering == "native" else lowering)
         if finish:
             return Convolved(finish.of(y))
-        return measured(y) if statistics else Convolved(y)
+        return with_statistics(y) if statistics else Convolved(y)
     if finish:
         layer = dataclasses.replace(layer, activation=finish.activation)
         return Convolved(native.finish(layer, x.value(), kernel, finish.bias))

@@ -31,7 +31,7 @@ def is_constant(shape: Sequence[Any]) -> bool:
     return all(isinstance(n, int) for n in shape)
 
 
-def alike(*arrays: Array) -> tuple[Array, ...]:
+def match_varying_axes(*arrays: Array) -> tuple[Array, ...]:
     """Makes all arrays vary over every manual axis that any of them varies over.
 
     A custom gradient must return cotangents that vary over the same axes as its arguments. If this

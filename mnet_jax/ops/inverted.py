@@ -12,9 +12,8 @@ import jax.numpy as jnp
 
 from mnet_jax.ops import native, panels
 from mnet_jax.ops.convolution import depthwise, pointwise, uses_native
-from mnet_jax.ops.layer import Inverted, Layer, Operands
+from mnet_jax.ops.layer import Finish, Inverted, Layer, Operands, Pending
 from mnet_jax.ops.lowering import geometry_of
-from mnet_jax.ops.pending import Finish, Pending
 from mnet_jax.ops.types import Lowering
 from mnet_jax.validation import require
 

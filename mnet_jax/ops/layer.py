@@ -1,4 +1,10 @@
-"""Layers composed of differentiable JAX operations: the reference for the native kernels."""
+"""Layers composed of differentiable JAX operations: the reference for the native kernels.
+
+A feature map's normalization and activation may be pending. Once its statistics are known, batch
+normalization is one multiplication and one addition per value. As an operation of its own, it reads
+and writes the whole map for almost no arithmetic. Instead, the next convolution can apply it when
+it reads the map.
+"""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,14 +15,72 @@ from jax import lax
 
 from mnet_jax.architectures.spec import Activation
 from mnet_jax.ops import panels
+from mnet_jax.ops.activations import activate
 from mnet_jax.ops.distribution import sharded_axes
 from mnet_jax.ops.lowering import convolve_depthwise
-from mnet_jax.ops.pending import Finish, Pending
 from mnet_jax.ops.shifted import Geometry
 from mnet_jax.ops.types import Lowering
 from mnet_jax.validation import require
 
 Array = jax.Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pending:
+    """`act((x - mean) * scale + bias)`, not yet computed. A pytree.
+
+    Attributes:
+      x: output of a convolution, [..., c].
+      norm: float32 [3, c], the rows mean, scale and bias; None if x is not normalized.
+      activation: applied after the normalization.
+    """
+
+    x: Array
+    norm: Array | None = None
+    activation: Activation = "linear"
+
+    def value(self) -> Array:
+        """Returns the normalized, activated map in x's dtype; it normalizes in float32 or wider."""
+        if self.norm is None:
+            return activate(self.x, self.activation)
+        mean, scale, bias = (over_channels(row, self.x) for row in self.norm)
+        return activate((self.x - mean) * scale + bias, self.activation).astype(self.x.dtype)
+
+
+jax.tree_util.register_dataclass(Pending, data_fields=["x", "norm"], meta_fields=["activation"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """`act(y + bias)`, applied to the output y of a convolution without statistics. A pytree.
+
+    Attributes:
+      bias: float32 [n].
+      activation: applied after the bias.
+    """
+
+    bias: Array
+    activation: Activation = "linear"
+
+    def of(self, y: Array) -> Array:
+        """Applies it to y [..., n] in float32 or wider; the result has y's dtype."""
+        return activate(y + over_channels(self.bias, y), self.activation).astype(y.dtype)
+
+
+jax.tree_util.register_dataclass(Finish, data_fields=["bias"], meta_fields=["activation"])
+
+
+def over_channels(values: Array, x: Array) -> Array:
+    """Reshapes per-channel values [c] to [1, ..., 1, c], with as many axes as x [..., c].
+
+    JAX would broadcast them by itself unless a program forbids it (`jax_numpy_rank_promotion`).
+    """
+    return jnp.expand_dims(values, range(x.ndim - 1))
+
+
+def identity_norm(channels: int) -> Array:
+    """Returns the `norm` that leaves a feature map unchanged, [3, channels]."""
+    return jnp.zeros((3, channels), jnp.float32).at[1].set(1)
 
 
 @dataclass(frozen=True)
@@ -51,7 +115,7 @@ class Convolved(NamedTuple):
     var: Array | None = None
 
 
-def measured(y: Array) -> Convolved:
+def with_statistics(y: Array) -> Convolved:
     """Returns a feature map with its mean and variance, computed in float32."""
     wide, axes = y.astype(jnp.float32), tuple(range(y.ndim - 1))
     mean = jnp.mean(wide, axes)
@@ -92,7 +156,7 @@ def composed(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array,
     z = Pending(x=x, norm=norm, activation=layer.activation).value()
     y = linear(z, kernel, layer, "auto")
     if layer.statistics:
-        return tuple(part for part in measured(y) if part is not None)
+        return tuple(part for part in with_statistics(y) if part is not None)
     return y, jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.float32)
 
 

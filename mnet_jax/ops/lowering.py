@@ -15,7 +15,12 @@ import numpy as np
 from jax import lax
 
 from mnet_jax.ops import choice, shifted
-from mnet_jax.ops.distribution import alike, alike_in_channels, is_constant, sharded_axes
+from mnet_jax.ops.distribution import (
+    alike_in_channels,
+    is_constant,
+    match_varying_axes,
+    sharded_axes,
+)
 from mnet_jax.ops.shifted import Axis, Geometry
 from mnet_jax.ops.types import Direction, Lowering
 from mnet_jax.validation import require
@@ -32,7 +37,7 @@ def convolve_depthwise(
     Raises:
       ValueError: the lowering does not support the sharding of x.
     """
-    x, kernel = alike_in_channels(*alike(x, kernel))
+    x, kernel = alike_in_channels(*match_varying_axes(x, kernel))
     lowering = _possible(x, lowering)
     if lowering == "grouped":
         return _grouped(x, kernel, geometry)

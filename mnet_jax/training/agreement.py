@@ -22,7 +22,7 @@ class DisagreementError(ValueError):
     """
 
 
-def any_says(mine: bool) -> bool:
+def any_process(mine: bool) -> bool:
     """Returns whether `mine` is true in any process; a collective call with one result for all.
 
     For example, if some processes saved a checkpoint while others took a step, they would wait for
@@ -33,14 +33,14 @@ def any_says(mine: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array(mine))))
 
 
-def most(mine: int) -> int:
+def max_over_processes(mine: int) -> int:
     """Returns the maximum of `mine` over all processes; a collective call."""
     if jax.process_count() == 1:
         return mine
     return int(np.max(multihost_utils.process_allgather(np.int32(mine))))
 
 
-def least(mine: int) -> int:
+def min_over_processes(mine: int) -> int:
     """Returns the minimum of `mine` over all processes, rounded to float32; a collective call."""
     if jax.process_count() == 1:
         return mine

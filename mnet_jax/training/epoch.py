@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import jax
 
-from mnet_jax.training.divergence import (
+from mnet_jax.training.monitoring import (
     MOST_SKIPPED,
     WINDOW,
     DivergenceError,
@@ -81,7 +81,7 @@ class LossMonitor:
         """
         self.settle()
         self._pending = metrics
-        if self._divergence.prompt:
+        if self._divergence.checks_every_step:
             self.settle()
 
     def settle(self) -> None:

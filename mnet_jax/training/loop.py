@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from mnet_jax.progress import Phase, Progress, ProgressCallback
-from mnet_jax.result import EpochRecord
-from mnet_jax.training.dead_channels import WARNING_SHARE, dead_share
-from mnet_jax.training.divergence import (
+from mnet_jax.training.epoch import Clock, EpochProgress, LossMonitor
+from mnet_jax.training.evaluation import Evaluation, evaluate
+from mnet_jax.training.hyperparameters import Hyperparameters
+from mnet_jax.training.monitoring import (
     MOST_ROLLBACKS,
+    WARNING_SHARE,
     DivergenceError,
     DivergencePolicy,
     NonFiniteError,
     NonFiniteStateError,
+    dead_share,
 )
-from mnet_jax.training.epoch import Clock, EpochProgress, LossMonitor
-from mnet_jax.training.evaluation import Evaluation, evaluate
 from mnet_jax.training.placement import Placement
-from mnet_jax.training.recipe import Hyperparameters
+from mnet_jax.training.results import EpochRecord, Phase, Progress, ProgressCallback
 from mnet_jax.training.step import Batch, EvalStep, TrainState, TrainStep
 from mnet_jax.training.stopping import Stop, StoppedError
 
@@ -181,7 +181,7 @@ class Loop:
         monitor = LossMonitor(self.divergence, (epoch - 1) * steps, progress)
         clock = Clock(self.batch_size, progress)
         for i in range(first, steps):
-            if callbacks.stop.told() or (i > first and callbacks.due()):
+            if callbacks.stop.stop_requested() or (i > first and callbacks.due()):
                 monitor.settle()
                 callbacks.save(state, history, monitor.progress(clock.seconds, clock.rate))
                 callbacks.stop.check()

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 from mnet_jax import host_memory
-from mnet_jax.training.agreement import least
-from mnet_jax.training.recipe import Hyperparameters
+from mnet_jax.training.agreement import min_over_processes
+from mnet_jax.training.hyperparameters import Hyperparameters
 from mnet_jax.training.step import Batch, TrainState, TrainStep
 from mnet_jax.validation import one_line
 
@@ -114,7 +114,9 @@ class MemoryCheckedStep:
         held, on_top = needed_bytes(compiled)
         free = self._free()
         if free is not None:
-            free = least(free)  # all processes must refuse together, and probe the same batches
+            free = min_over_processes(
+                free
+            )  # all processes must refuse together, and probe the same batches
         if free is not None and on_top > free:
             raise self._refusal(arguments, held + free)
         try:

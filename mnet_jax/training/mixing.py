@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mnet_jax.training import metrics
-from mnet_jax.training.recipe import Scalar
+from mnet_jax.training.hyperparameters import Scalar
 
 Array: TypeAlias = jax.Array
 
@@ -60,12 +60,12 @@ def mix(batch: Mapping[str, Any], step_key: Array, alphas: Mapping[str, Scalar])
     images, labels = batch["image"], batch["label"]
     if not alphas:
         return Mixed(images, labels)
-    permutation, weight = drawn(step_key, images.shape[0], images.shape[1:3], alphas)
-    mixed = weighted(images, images[permutation], weight)
+    permutation, weight = draw_mixing(step_key, images.shape[0], images.shape[1:3], alphas)
+    mixed = blend(images, images[permutation], weight)
     return Mixed(mixed, labels, labels[permutation], jnp.mean(weight))
 
 
-def drawn(
+def draw_mixing(
     step_key: Array, count: int, sides: tuple[int, int], alphas: Mapping[str, Scalar]
 ) -> tuple[Array, Array]:
     """Draws a step's mixing: the partner of each image, and the weight of each pixel.
@@ -91,7 +91,7 @@ def drawn(
     return permutation, weight
 
 
-def weighted(images: Array, partners: Array, weight: Array) -> Array:
+def blend(images: Array, partners: Array, weight: Array) -> Array:
     """Mixes images and partners, [b, h, w, c], with weights [h, w] and one minus the weights."""
     share = weight[None, :, :, None].astype(images.dtype)
     return share * images + (1 - share) * partners

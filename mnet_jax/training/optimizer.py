@@ -7,7 +7,7 @@ import numpy as np
 import optax
 
 from mnet_jax.config import AdamW, Constant, Cosine, Sgd, TrainingConfig
-from mnet_jax.training.recipe import Hyperparameters, Scalar, StaticRecipe
+from mnet_jax.training.hyperparameters import Hyperparameters, Scalar, StaticRecipe
 
 
 def learning_rate(config: TrainingConfig, steps_per_epoch: int) -> optax.Schedule:

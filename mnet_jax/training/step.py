@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from mnet_jax.training import metrics
+from mnet_jax.training.hyperparameters import Hyperparameters, Scalar
 from mnet_jax.training.microbatches import Tree, in_groups, mean_over, micro_batch
 from mnet_jax.training.mixing import mix
-from mnet_jax.training.recipe import Hyperparameters, Scalar
 
 SMALL = 2**14  # elements of an array
 

@@ -52,18 +52,18 @@ class Stop:
         self._deferred = self._raised = False
         self._lock = threading.RLock()  # the handler may run while this thread holds it
 
-    def told(self) -> bool:
+    def stop_requested(self) -> bool:
         """Returns whether a stop of any process of the run was requested; a collective call."""
-        from mnet_jax.training.agreement import most  # JAX is slow to import
+        from mnet_jax.training.agreement import max_over_processes  # JAX is slow to import
 
-        number = most(self.number if self.requested else 0)
+        number = max_over_processes(self.number if self.requested else 0)
         if number:  # else change nothing: a signal may have arrived during the call
             self.requested, self.number = True, number
         return bool(number)
 
     def check(self) -> None:
         """Raises StoppedError if a stop was requested."""
-        if self.told():
+        if self.stop_requested():
             interrupted = self.number == signal.SIGINT
             reason = "interrupted" if interrupted else "stopped by SIGTERM"
             raise StoppedError(f"{reason}, the run is saved", 128 + self.number)

@@ -6,9 +6,19 @@
 
 The logits equal the library's if the dialect of the model is the library's. `read` lists the file
 formats. PyTorch and Keras are needed only where the documentation says so.
+
+- `torchvision`: torchvision's names;
+- `timm`: timm's names;
+- `keras`: Keras' names;
+- `layouts`: names and axes of a layer's arrays in each framework;
+- `conversion`: between any library's state dict and our variables;
+- `arithmetic`: whether two networks with the same weights compute the same;
+- `files`: other libraries' weight files;
+- `hdf5`: Keras' files;
+- `arrays`: state dicts as arrays.
 """
 
-from mnet_jax.weights.errors import WeightsError
+from mnet_jax.weights.arrays import WeightsError
 from mnet_jax.weights.files import read
 from mnet_jax.weights.keras import from_keras, to_keras
 from mnet_jax.weights.timm import from_timm, to_timm

@@ -15,8 +15,7 @@ from mnet_jax.architectures.dialects import DialectName
 from mnet_jax.models import MobileNet
 from mnet_jax.validation import one_line, require
 from mnet_jax.weights.arithmetic import Size, disagreement, variants_of
-from mnet_jax.weights.arrays import Limit, as_arrays
-from mnet_jax.weights.errors import WeightsError, listing
+from mnet_jax.weights.arrays import Limit, WeightsError, as_arrays, listing
 from mnet_jax.weights.layouts import TORCH, Entry, Layout, Names, Shape, entries_of
 
 CLASSIFIER = "head/classifier"
@@ -116,7 +115,7 @@ def variables_from_state(
     )  # fmt: skip
     _warn_of_arithmetic(spec, library, image_size)
     # A copy: on a CPU jnp.asarray may share memory with the caller's array, which can change.
-    flat |= {entry.ours: jnp.array(entry.inward(arrays[entry.theirs])) for entry in wanted}
+    flat |= {entry.ours: jnp.array(entry.to_ours(arrays[entry.theirs])) for entry in wanted}
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -147,7 +146,7 @@ def state_from_variables(
     _warn_of_arithmetic(spec, library, image_size)
     state = {}
     for entry in wanted:
-        state[entry.theirs] = entry.outward(flat[entry.ours])
+        state[entry.theirs] = entry.to_theirs(flat[entry.ours])
         if library.layout is TORCH and entry.ours.endswith(VARIANCE):
             norm = entry.theirs.removesuffix(TORCH.norm[-1])
             state[norm + COUNTER] = np.zeros((), np.int64)

@@ -20,8 +20,7 @@ import numpy as np
 from mnet_jax.architectures import variable_shapes
 from mnet_jax.models import MobileNet
 from mnet_jax.validation import one_line
-from mnet_jax.weights.arrays import LARGEST, Limit, Stored, as_arrays, require_few
-from mnet_jax.weights.errors import WeightsError
+from mnet_jax.weights.arrays import LARGEST, Limit, Stored, WeightsError, as_arrays, require_few
 from mnet_jax.weights.hdf5 import opened_hdf5
 
 KERAS_MEMBER = "model.weights.h5"  # in a .keras file, which is a zip archive

@@ -17,8 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from mnet_jax.validation import one_line
-from mnet_jax.weights.arrays import Limit, Stored, require_few
-from mnet_jax.weights.errors import WeightsError
+from mnet_jax.weights.arrays import Limit, Stored, WeightsError, require_few
 
 PLAIN = ("kernel", "bias")
 NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")

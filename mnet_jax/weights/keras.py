@@ -16,13 +16,13 @@ from mnet_jax.architectures import NetworkSpec
 from mnet_jax.models import MobileNet
 from mnet_jax.validation import one_line, require
 from mnet_jax.weights.arithmetic import pads_alike, variants_of
+from mnet_jax.weights.arrays import WeightsError
 from mnet_jax.weights.conversion import (
     CLASSIFIER,
     Library,
     state_from_variables,
     variables_from_state,
 )
-from mnet_jax.weights.errors import WeightsError
 from mnet_jax.weights.hdf5 import named_arrays
 from mnet_jax.weights.layouts import KERAS as LAYOUT
 from mnet_jax.weights.layouts import Names

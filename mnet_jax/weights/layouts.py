@@ -73,12 +73,12 @@ class Entry:
     shape: Shape
     axes: Shape
 
-    def inward(self, array: np.ndarray) -> np.ndarray:
+    def to_ours(self, array: np.ndarray) -> np.ndarray:
         """Converts their array to ours."""
         return array.transpose(self.axes).reshape(self.our_shape)
 
-    def outward(self, array: np.ndarray) -> np.ndarray:
-        """Converts our array to theirs, in new memory; the inverse of `inward`."""
+    def to_theirs(self, array: np.ndarray) -> np.ndarray:
+        """Converts our array to theirs, in new memory; the inverse of `to_ours`."""
         ordered = array.reshape([self.shape[axis] for axis in self.axes])
         return ordered.transpose(np.argsort(self.axes)).copy(order="C")
 

@@ -2,13 +2,18 @@
 
 `run` schedules the trials on a runner, which owns the worker processes: `LocalRunner` on this
 machine, `RayRunner` on a Ray cluster.
+
+- `running`: the protocol `Runner`, the schedule, and the detection of hanging trials;
+- `work`: one trial in its process, and how it can end;
+- `local`: worker processes on this machine;
+- `machine`: its cores or accelerators, divided among parallel trials;
+- `on_ray`: a Ray cluster.
 """
 
 from mnet_jax.ablation.runners.local import LocalRunner
 from mnet_jax.ablation.runners.machine import Slots, slots
 from mnet_jax.ablation.runners.on_ray import RayRunner
-from mnet_jax.ablation.runners.running import Message, Runner, run
-from mnet_jax.ablation.runners.silence import Stalled
+from mnet_jax.ablation.runners.running import Message, Runner, Stalled, run
 from mnet_jax.ablation.runners.work import Lost, Outcome, RunnerError, TrialFunction, train
 
 __all__ = [

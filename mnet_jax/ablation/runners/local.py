@@ -16,12 +16,11 @@ import psutil
 
 from mnet_jax import process
 from mnet_jax.ablation.runners.machine import Slots
-from mnet_jax.ablation.runners.running import Message
-from mnet_jax.ablation.runners.silence import Stalled, StallMonitor
+from mnet_jax.ablation.runners.running import Message, Stalled, StallMonitor
 from mnet_jax.ablation.runners.work import Lost, Outcome, TrialFunction, outcome_of, train
 from mnet_jax.config import RunConfig
 from mnet_jax.host_memory import available_bytes
-from mnet_jax.progress import Progress
+from mnet_jax.training.results import Progress
 from mnet_jax.training.stopping import interrupted_alone
 
 # A terminated worker leaves semaphores. Python's resource tracker, which starts with the worker,

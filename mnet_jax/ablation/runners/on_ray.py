@@ -17,8 +17,7 @@ from typing import Any
 
 from mnet_jax import process
 from mnet_jax.ablation.runners.machine import THREADS
-from mnet_jax.ablation.runners.running import Message
-from mnet_jax.ablation.runners.silence import Stalled, StallMonitor
+from mnet_jax.ablation.runners.running import Message, Stalled, StallMonitor
 from mnet_jax.ablation.runners.work import (
     Lost,
     Outcome,
@@ -28,7 +27,7 @@ from mnet_jax.ablation.runners.work import (
     train,
 )
 from mnet_jax.config import RunConfig
-from mnet_jax.progress import Progress
+from mnet_jax.training.results import Progress
 from mnet_jax.validation import one_line, require
 
 MOST_LOSSES = 3  # a trial whose process or node is lost this often has failed

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from mnet_jax.config import RunConfig
 from mnet_jax.files import locked, replace_file
-from mnet_jax.progress import ProgressCallback
-from mnet_jax.result import RunResult
+from mnet_jax.training.results import ProgressCallback, RunResult
 
 TrialFunction = Callable[[RunConfig, Path, ProgressCallback], RunResult]
 LOCK = "lock"  # a file in a trial's directory, locked by the process that writes there
@@ -51,7 +50,9 @@ class Lost:
 
 def train(config: RunConfig, directory: Path, report: ProgressCallback) -> RunResult:
     """Trains a network as one trial of a sweep, with a checkpoint every minute."""
-    from mnet_jax.run import run  # here: the workers are the only processes of a sweep with JAX
+    from mnet_jax.runs.run import (
+        run,  # here: the workers are the only processes of a sweep with JAX
+    )
 
     return run(config, directory, save_every_seconds=60.0, report=report)
 
@@ -81,7 +82,7 @@ def outcome_of(
 def _environment() -> dict[str, str]:
     """Returns the versions of the software, and the device; empty if JAX does not start."""
     try:
-        from mnet_jax.run import environment
+        from mnet_jax.runs.run import environment
 
         return environment()
     except Exception:

@@ -5,9 +5,8 @@ reads and writes feature maps that do not fit a cache. A native kernel does all 
 The kernels are optional: without them everything computes the same, more slowly. README.md in this
 directory is the overview.
 
-- `calls`: each kernel as a function of JAX arrays;
-- `operation`: a primitive that is a kernel here and a composition elsewhere;
-- `differentiation`: those primitives with their gradients;
+- `calls`: each kernel as a function of JAX arrays, with a composition where it cannot run;
+- `differentiation`: the kernels with their gradients;
 - `compilation`: the compiler, the cache, and loading.
 """
 

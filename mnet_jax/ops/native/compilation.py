@@ -59,7 +59,7 @@ def build() -> Path:
         path = library()
     except OSError as error:
         raise NativeError(_unusable(error)) from error
-    complaint = failure(path)
+    complaint = load_error(path)
     if complaint:
         raise NativeError(complaint)
     is_built.cache_clear()  # it may have returned False before
@@ -120,7 +120,7 @@ def compiler() -> list[str]:
 
 
 @cache
-def failure(path: Path) -> str:
+def load_error(path: Path) -> str:
     """Compiles and loads the kernels at the first call in a process.
 
     Returns:
@@ -142,7 +142,7 @@ def _unusable(error: OSError) -> str:
 
 def say_unavailable(complaint: str) -> None:
     """Warns once that this process continues without the kernels, and why."""
-    caches.say_once(f"{complaint}; continuing without it, more slowly")
+    caches.warn_once(f"{complaint}; continuing without it, more slowly")
 
 
 def compile_library(path: Path) -> None:
@@ -170,7 +170,7 @@ def compile_library(path: Path) -> None:
         objects = [*pool.map(partial(_compile_unit, work), UNITS)]
         linked = work / path.name
         _output_of([*compiler(), "-shared", *objects, "-o", str(linked)])
-        caches.keep(linked, path)
+        caches.store_in_cache(linked, path)
 
 
 def _compile_unit(work: Path, unit: str) -> str:

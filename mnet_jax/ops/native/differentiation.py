@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal as Primal
 from jax.custom_derivatives import SymbolicZero
 
-from mnet_jax.ops.distribution import alike
+from mnet_jax.ops.distribution import match_varying_axes
 from mnet_jax.ops.layer import Inverted, Layer, Operands, composed, finished, inverted
 from mnet_jax.ops.native import calls
-from mnet_jax.ops.native.operation import operation
+from mnet_jax.ops.native.calls import operation
 
 Array = jax.Array
 Function = Callable[..., Any]  # its arguments: (static properties, *arrays)
@@ -31,7 +31,7 @@ def _jitted(function: Function) -> Function:
     """
 
     def compute(static: Any, *arrays: Array) -> Any:
-        return function(static, *alike(*arrays))
+        return function(static, *match_varying_axes(*arrays))
 
     return jax.jit(compute, static_argnums=0)
 

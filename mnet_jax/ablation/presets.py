@@ -1,0 +1,363 @@
+"""The papers' ablations, each a preset: `python -m experiments.ablate --preset v1-depthwise`.
+
+A preset is data: a list of arms, each a set of axis values, and for each scale the values that all
+arms share. All other values are those of the recipe in `options.recipes`. A scale (smoke, desk or
+full) has one data set.
+
+All arms of a preset train by one recipe. On the small data sets that is V2's. Its learning rate was
+chosen for V2 and is used for V1, V3 and V4 without tuning. At `desk`, a trial takes about three
+minutes on two CPU cores (estimated from multiply-adds), and training ends while accuracy still
+rises. The few epochs at `smoke` only show that a preset runs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mnet_jax.ablation.claims import Claim, Expectation
+from mnet_jax.config import Arm
+from mnet_jax.options import axes
+
+ScaleName = Literal["smoke", "desk", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """The size of a preset's sweep, and the speed to estimate its time with.
+
+    Attributes:
+      dataset: the name of the data set.
+      seeds: the number of seeds of every arm.
+      train_images: the number of training images in an epoch.
+      madds_per_second: the speed of training, where a step counts as three forward passes.
+      arm_seconds: the additional time that an arm's first trial takes to compile.
+    """
+
+    dataset: str
+    seeds: int
+    train_images: int
+    madds_per_second: float
+    arm_seconds: float
+
+    def seconds(self, madds: float, epochs: int) -> float:
+        """Estimates the seconds for training a network with `madds` multiply-adds per image."""
+        return 3 * madds * self.train_images * epochs / self.madds_per_second
+
+
+# The speeds for the small data sets were measured with MobileNet V2 at width 0.5 on two shared
+# x86-64 cores: 2 epochs of Fashion-MNIST take 75 s. The speed for ImageNet is an assumption: a
+# mobile network on one large accelerator reaches about 2e12, which is 2,200 images/s for V2.
+SCALES: dict[ScaleName, Scale] = {
+    "smoke": Scale(
+        dataset="digits",
+        seeds=2,
+        train_images=1_168,
+        madds_per_second=3.0e10,
+        arm_seconds=15,
+    ),
+    "desk": Scale(
+        dataset="fashion_mnist",
+        seeds=5,
+        train_images=54_000,
+        madds_per_second=3.0e10,
+        arm_seconds=15,
+    ),
+    "full": Scale(
+        dataset="imagenet2012",
+        seeds=3,
+        train_images=1_268_355,
+        madds_per_second=2.0e12,
+        arm_seconds=0,
+    ),
+}
+
+
+Values = Mapping[str, Any]  # the values of axes, by name
+NOT_RUN = "not run yet"
+ALIKE = 0.01  # two arms count as equal up to one percentage point; our choice, not a paper's
+SMALL: Mapping[ScaleName, str] = {"smoke": "v2-digits", "desk": "v2-fashion-mnist"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """An ablation from a paper.
+
+    Attributes:
+      source: the paper, and its figure, table or section.
+      claim: the paper's claim, with its numbers: top-1 accuracies on ImageNet in percent.
+      arms: the axis values in which the arms differ. The first arm is the baseline.
+      recipe: the recipe that all arms start from at the scale `full`.
+      at: for each scale, further axis values that all arms share.
+      arms_at: for the scales at which the arms differ from `arms`, those arms.
+      claims: the claim in the form that a report can judge.
+      result: the page with our results.
+    """
+
+    source: str
+    claim: str
+    arms: tuple[Values, ...]
+    recipe: str
+    at: Mapping[ScaleName, Values]
+    arms_at: Mapping[ScaleName, tuple[Values, ...]] = field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
+    result: str = NOT_RUN
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes in which the arms differ, at every scale."""
+        return tuple(dict.fromkeys(axis for arm in self.arms for axis in arm))
+
+    def judges(self, arm: Arm, baseline: Arm) -> bool:
+        """Returns whether the claims apply to an arm of a sweep with this baseline.
+
+        They do not apply if flags gave the sweep a baseline that differs from the preset's on the
+        preset's axes, or if the arm differs from the baseline on other axes too.
+        """
+        own = [axis for axis in axes.AXES if axis.name in self.axes]
+        has = {axis.name: axis.read(baseline) for axis in own}
+        if not any(self.arms_of(scale)[0].items() <= has.items() for scale in SCALES):
+            return False
+        try:
+            return arm == axes.with_values(baseline, {axis.name: axis.read(arm) for axis in own})
+        except ValueError:  # the arm has what the baseline has no place for
+            return False
+
+    def values(self, scale: ScaleName) -> tuple[dict[str, Any], ...]:
+        """Returns each arm's axis values at a scale, including those that all arms share."""
+        shared = self.at.get(scale, {})
+        return tuple({**shared, **arm} for arm in self.arms_of(scale))
+
+    def recipe_at(self, scale: ScaleName) -> str:
+        """Returns the name of the recipe that all arms start from at a scale."""
+        return SMALL.get(scale, self.recipe)
+
+    def arms_of(self, scale: ScaleName) -> tuple[Values, ...]:
+        """Returns each arm's own axis values at a scale."""
+        return self.arms_at.get(scale, self.arms)
+
+
+def _along(axis: str, *values: Any) -> tuple[Values, ...]:
+    """Makes an arm for each value of an axis."""
+    return tuple({axis: value} for value in values)
+
+
+def _claim(
+    direction: Expectation, text: str, source: str, margin: float = 0.0, **arms: Any
+) -> Claim:
+    """Makes a claim about the arms with these axis values, or about all arms if none are given."""
+    labels = {axis: f"{value}" for axis, value in arms.items()}
+    return Claim(direction=direction, text=text, source=source, arms=labels, margin=margin)
+
+
+def _v1(*, small_width: float, desk_epochs: int) -> dict[ScaleName, Values]:
+    """Returns the shared values of a preset for V1; `small_width` is that of smoke and desk."""
+    small: Values = {"model": "mobilenet_v1", "width": small_width}
+    return {
+        "smoke": {**small, "epochs": 3},
+        "desk": {**small, "epochs": desk_epochs},
+    }
+
+
+V2: Mapping[ScaleName, Values] = {
+    "smoke": {"model": "mobilenet_v2", "epochs": 3},
+    "desk": {"model": "mobilenet_v2", "epochs": 5},
+}
+V3: Mapping[ScaleName, Values] = {
+    "smoke": {"model": "mobilenet_v3_large", "epochs": 3},
+    "desk": {"model": "mobilenet_v3_large", "epochs": 5},
+}
+
+PRESETS: dict[str, Preset] = {
+    "v1-depthwise": Preset(
+        source="V1, Table 4",
+        claim="Depthwise separable convolutions lose 1.1 points to full ones (70.6, 71.7) with an "
+        "eighth of the multiply-adds and a seventh of the parameters.",
+        arms=_along("convolution", "depthwise", "full"),
+        recipe="v1-imagenet",
+        at=_v1(small_width=0.25, desk_epochs=4),
+        claims=(
+            _claim(
+                "better", "full convolutions beat separable ones", "V1, Table 4", convolution="full"
+            ),
+        ),
+        result="docs/results/v1-depthwise",
+    ),
+    "v1-thin-or-shallow": Preset(
+        source="V1, Table 5",
+        claim="At equal cost a thinner network (width 0.75: 68.4) beats a shallower one (without "
+        "the five 14x14x512 layers: 65.3).",
+        arms=({"width": 0.75}, {"depth": "shallow"}, {}),
+        arms_at=dict.fromkeys(("smoke", "desk"), ({"width": 0.375}, {"depth": "shallow"}, {})),
+        recipe="v1-imagenet",
+        at=_v1(small_width=0.5, desk_epochs=4),
+        claims=(
+            _claim(
+                "worse",
+                "a shallower network loses to a thinner one",
+                "V1, Table 5",
+                depth="shallow",
+            ),
+            _claim("better", "the whole network beats a thinner one", "V1, Table 6"),
+        ),
+        result="docs/results/v1-thin-or-shallow",
+    ),
+    "v1-width": Preset(
+        source="V1, Table 6",
+        claim="Accuracy falls smoothly with the width multiplier (1, 0.75, 0.5, 0.25: 70.6, 68.4, "
+        "63.7, 50.6).",
+        arms=_along("width", 1.0, 0.75, 0.5, 0.25),
+        recipe="v1-imagenet",
+        at=_v1(small_width=1.0, desk_epochs=2),
+        claims=(_claim("worse", "a narrower network loses accuracy", "V1, Table 6"),),
+    ),
+    "v1-resolution": Preset(
+        source="V1, Table 7",
+        claim="Accuracy falls smoothly with the resolution (224, 192, 160, 128: 70.6, 69.1, 67.2, "
+        "64.4).",
+        arms=_along("resolution", 224, 192, 160, 128),
+        arms_at={  # the sides of the original images are 8 and 28 pixels
+            "smoke": _along("resolution", 16, 14, 11, 9),
+            "desk": _along("resolution", 28, 24, 20, 16),
+        },
+        recipe="v1-imagenet",
+        at=_v1(small_width=0.5, desk_epochs=5),
+        claims=(_claim("worse", "smaller images lose accuracy", "V1, Table 7"),),
+    ),
+    "v2-linear-bottleneck": Preset(
+        source="V2, Fig. 6a",
+        claim="A linear bottleneck beats a ReLU6 in it (curves only).",
+        arms=_along("bottleneck", "linear", "relu6"),
+        recipe="v2-imagenet",
+        at=V2,
+        claims=(
+            _claim(
+                "worse",
+                "a ReLU6 bottleneck loses to a linear one",
+                "V2, Fig. 6a",
+                bottleneck="relu6",
+            ),
+        ),
+        result="docs/results/v2-linear-bottleneck",
+    ),
+    "v2-shortcut": Preset(
+        source="V2, Fig. 6b",
+        claim="Shortcuts between bottlenecks beat those between expansions, and these beat none "
+        "(curves only).",
+        arms=_along("shortcut", "bottleneck", "expansion", "none"),
+        recipe="v2-imagenet",
+        at=V2,
+        claims=(
+            _claim(
+                "worse",
+                "shortcuts between expansions lose to those between bottlenecks",
+                "V2, Fig. 6b",
+                shortcut="expansion",
+            ),
+            _claim(
+                "worse",
+                "no shortcuts lose to those between bottlenecks",
+                "V2, Fig. 6b",
+                shortcut="none",
+            ),
+        ),
+        result="docs/results/v2-shortcut",
+    ),
+    "v2-expansion": Preset(
+        source="V2, section 4",
+        claim="Expansion factors of 5 to 10 perform almost alike; small networks do better with "
+        "somewhat smaller ones (no numbers).",
+        arms=_along("expansion", 6, 1, 3, 10),
+        recipe="v2-imagenet",
+        at=V2,
+        claims=(
+            _claim(
+                "equal",
+                "expansions of 6 and 10 perform almost alike",
+                "V2, section 4",
+                margin=ALIKE,
+                expansion=10,
+            ),
+        ),
+        result="docs/results/v2-expansion",
+    ),
+    "v3-activation": Preset(
+        source="V3, Table 5",
+        claim="h-swish beats ReLU (74.5); where it begins matters less (from 16 channels on 75.4, "
+        "from 80 on 75.2, from 112 on 75.0).",
+        arms=_along("hard_swish_from", 80, 0, 16, 112),
+        recipe="v3-large-imagenet",
+        at=V3,
+        claims=(
+            _claim("worse", "ReLU alone loses to h-swish", "V3, Table 5", hard_swish_from=0),
+            _claim("equal", "where h-swish begins matters little", "V3, Table 5", margin=ALIKE),
+        ),
+    ),
+    "v3-squeeze-excite": Preset(
+        source="V3, section 5.3",
+        claim="Squeeze-and-excitation of a quarter of the channels raises accuracy at a modest "
+        "number of parameters (no table).",
+        arms=_along("squeeze_excite", "published", "none", "all"),
+        recipe="v3-large-imagenet",
+        at=V3,
+        claims=(
+            _claim(
+                "worse",
+                "without squeeze-and-excitation accuracy falls",
+                "V3, section 5.3",
+                squeeze_excite="none",
+            ),
+        ),
+    ),
+    "v3-tail": Preset(
+        source="V3, section 5.1, Fig. 5",
+        claim="The efficient last stage saves 30M multiply-adds of the original one with almost no "
+        "loss of accuracy.",
+        arms=_along("last_stage", "efficient", "original"),
+        recipe="v3-large-imagenet",
+        at=V3,
+        claims=(
+            _claim(
+                "equal",
+                "the efficient last stage loses almost nothing",
+                "V3, section 5.1",
+                margin=ALIKE,
+                last_stage="original",
+            ),
+        ),
+    ),
+    # The widths are computed such that the MAdds of every arm are within 3 % of V2's at each scale.
+    "v1-to-v4": Preset(
+        source="all four papers",
+        claim="At equal multiply-adds each version beats the one before. (The papers trained them "
+        "by different recipes; here all have V2's.)",
+        arms=(
+            {"model": "mobilenet_v1", "width": 0.72},
+            {"model": "mobilenet_v2", "width": 1.0},
+            {"model": "mobilenet_v3_large", "width": 1.12},
+            {"model": "mobilenet_v4_conv_small", "width": 1.3},
+        ),
+        arms_at={
+            "smoke": (
+                {"model": "mobilenet_v1", "width": 0.39},
+                {"model": "mobilenet_v2", "width": 0.5},
+                {"model": "mobilenet_v3_large", "width": 0.55},
+                {"model": "mobilenet_v4_conv_small", "width": 0.62},
+            ),
+            "desk": (
+                {"model": "mobilenet_v1", "width": 0.4},
+                {"model": "mobilenet_v2", "width": 0.5},
+                {"model": "mobilenet_v3_large", "width": 0.55},
+                {"model": "mobilenet_v4_conv_small", "width": 0.63},
+            ),
+        },
+        recipe="v2-imagenet",
+        at={"smoke": {"epochs": 3}, "desk": {"epochs": 5}},
+        claims=(
+            _claim(
+                "better",
+                "each later version beats V1 at equal multiply-adds",
+                "V2, Table 4; V3, Table 3; V4, Table 5",
+            ),
+        ),
+    ),
+}

@@ -1,0 +1,152 @@
+"""The commands as programs: `python -m experiments.<name>` in a clone, `mnet <name>` anywhere.
+
+This module imports nothing slow, so signals are handled from a program's first line on. A command's
+own module is imported after that, which takes a while.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mnet_jax.commands import entry
+from mnet_jax.commands.messages import REFUSED, say
+from mnet_jax.training.stopping import INTERRUPTED, TERMINATED, Stop
+
+USAGE = "usage: mnet COMMAND [FLAGS]; mnet COMMAND --help lists the flags"
+
+
+def run(name: str) -> None:
+    """Runs a command with the arguments in `sys.argv`, and exits the process."""
+    command = COMMANDS[name]
+    with entry.command(name, resumable=command.resumable, terminated=command.terminated) as stop:
+        command.call(stop)
+
+
+def main() -> None:
+    """Runs the command that is the first word of `mnet`'s command line.
+
+    The other words are the command's arguments. Without a command, or with --help, prints the list
+    of the commands.
+    """
+    _, *words = sys.argv
+    if not words or words[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
+        sys.stdout.write("\n".join([USAGE, "", *lines, ""]))
+        return
+    name, *arguments = words
+    if name not in COMMANDS:
+        say(f"mnet: got {name!r}, legal: {', '.join(COMMANDS)}")
+        sys.exit(REFUSED)
+    sys.argv = [f"mnet {name}", *arguments]  # as `messages.program` expects
+    run(name)
+
+
+def _ablate(stop: Stop) -> None:
+    from mnet_jax.commands import ablate
+
+    ablate.main(stop)
+
+
+def _activations(stop: Stop) -> None:
+    from mnet_jax.commands import activations
+
+    activations.main()
+
+
+def _benchmark(stop: Stop) -> None:
+    from mnet_jax.commands import benchmark
+
+    benchmark.main(stop)
+
+
+def _bottlenecks(stop: Stop) -> None:
+    from mnet_jax.commands import bottlenecks
+
+    bottlenecks.main()
+
+
+def _convert(stop: Stop) -> None:
+    from mnet_jax.commands import convert
+
+    convert.main()
+
+
+def _cost(stop: Stop) -> None:
+    from mnet_jax.commands import cost
+
+    cost.main(stop)
+
+
+def _evaluate(stop: Stop) -> None:
+    from mnet_jax.commands import evaluate
+
+    evaluate.main()
+
+
+def _features(stop: Stop) -> None:
+    from mnet_jax.commands import features
+
+    features.main()
+
+
+def _manifold(stop: Stop) -> None:
+    from mnet_jax.commands import manifold
+
+    manifold.main()
+
+
+def _train(stop: Stop) -> None:
+    from mnet_jax.commands import train
+
+    train.main_alone(stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command as a program.
+
+    Attributes:
+      summary: what it does, in a few words.
+      call: imports and runs it. The `Stop` receives the signals; a command that does not use it is
+        ended by them at once.
+      resumable: whether the same command would continue after an interruption.
+      terminated: the exit code after SIGTERM.
+    """
+
+    summary: str
+    call: Callable[[Stop], None]
+    resumable: bool = False
+    terminated: int = TERMINATED
+
+
+COMMANDS = {
+    "ablate": Command(
+        summary="trains every combination of axis values and compares the arms",
+        call=_ablate,
+        resumable=True,
+        terminated=INTERRUPTED,
+    ),
+    "train": Command(summary="trains one network", call=_train, resumable=True),
+    "evaluate": Command(
+        summary="classifies images, or measures the accuracy on a data set", call=_evaluate
+    ),
+    "convert": Command(
+        summary="converts another library's weights to a saved model", call=_convert
+    ),
+    "cost": Command(summary="prints the cost of networks layer by layer", call=_cost),
+    "benchmark": Command(
+        summary="compares the speed of this library with others'", call=_benchmark
+    ),
+    "manifold": Command(
+        summary="measures how much of a manifold survives a non-linearity", call=_manifold
+    ),
+    "bottlenecks": Command(
+        summary="measures how much of each bottleneck a non-linearity would destroy",
+        call=_bottlenecks,
+    ),
+    "activations": Command(
+        summary="counts dead units and dead depthwise kernels", call=_activations
+    ),
+    "features": Command(summary="draws depthwise kernels and feature maps", call=_features),
+}

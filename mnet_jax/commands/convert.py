@@ -1,0 +1,127 @@
+"""Converts another library's weights to a saved model, to evaluate or to fine-tune.
+
+python -m experiments.convert --library torchvision --weights mobilenet_v2.pth --to mine.safetensors
+python -m experiments.train --pretrained mine.safetensors --dataset folder --data-dir photos
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mnet_jax import architectures
+from mnet_jax.architectures import NetworkSpec
+from mnet_jax.commands import terminal
+from mnet_jax.commands.arguments import parse, refusals, single_values, with_axes
+from mnet_jax.commands.planning import takes_files
+from mnet_jax.config import RunConfig
+from mnet_jax.data.types import Scaling
+from mnet_jax.options.axes import ARCHITECTURE_AXES, with_values
+from mnet_jax.validation import require
+
+COMMAND = "convert"
+# The pixel scaling that the published weights were trained with. timm uses both: a model is
+# symmetric if the mean in its `default_cfg` is 0.5.
+SCALINGS: dict[str, Scaling] = {"torchvision": "imagenet", "keras": "symmetric"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Writes a library's weights as a saved model, together with the network spec.
+
+    The network is the library's variant of mobilenet_v2, or of the network given by `--model`.
+    """
+
+    library: Literal["torchvision", "timm", "keras"] | None = None
+    """the library that the weights are from"""
+    weights: Path | None = None
+    """the file of the weights: .pth, .pt, .pth.tar, .safetensors, .npz, .keras or .h5"""
+    to: Path = Path("model.safetensors")
+    """the file to write"""
+    num_classes: int = 1000
+    """number of logits"""
+    class_names: Path | None = None
+    """a text file with one class name a line, in the order of the logits"""
+    resolution: int = 224
+    """side in pixels of the images that the weights were trained on"""
+    scaling: Scaling | None = None
+    """pixel scaling of the training images; needed for timm: symmetric if the mean in the model's
+    `default_cfg` is 0.5, else imagenet"""
+
+
+def main() -> None:
+    """Reads the command line, converts and writes."""
+    arguments = parse(with_axes(Arguments, ARCHITECTURE_AXES), COMMAND)
+    with refusals(COMMAND, arguments):
+        _require_legal(arguments)
+        spec, scaling = _spec(arguments), _scaling(arguments)
+        _convert(arguments, spec, scaling)
+    terminal.console(110).print(
+        f"{spec.name} of width {spec.width:g}, as {spec.dialect.name} has it, in {arguments.to}",
+        soft_wrap=True,
+    )  # fmt: skip
+
+
+def _require_legal(arguments: Arguments) -> None:
+    """Raises ValueError for bad arguments, as far as they can be checked without JAX."""
+    require(arguments.library is not None, "library", None, "torchvision, timm or keras")
+    for name in ("weights", "class_names"):
+        path = getattr(arguments, name)
+        given = path is not None or name == "class_names"
+        require(given and (path is None or path.is_file()), name, path and str(path),
+                "a file that exists")  # fmt: skip
+    to = arguments.to
+    require(to.suffix == ".safetensors", "to", str(to), "a name that ends in .safetensors")
+    folder = to.absolute().parent
+    usable = folder.is_dir() and takes_files(folder)
+    require(usable, "to", str(to), "a file in a folder that exists and can be written")
+
+
+def _spec(arguments: Arguments) -> NetworkSpec:
+    values = single_values(arguments, ARCHITECTURE_AXES)
+    start = architectures.mobilenet_v2(num_classes=arguments.num_classes)
+    return with_values(RunConfig(spec=start), {"dialect": arguments.library, **values}).spec
+
+
+def _scaling(arguments: Arguments) -> Scaling:
+    scaling = arguments.scaling or SCALINGS.get(arguments.library or "")
+    if scaling is None:
+        raise ValueError(
+            "scaling: got None, legal: symmetric or imagenet, by the default_cfg's mean"
+        )
+    return scaling
+
+
+def _convert(arguments: Arguments, spec: NetworkSpec, scaling: Scaling) -> None:
+    """Converts the weights and writes the model.
+
+    Raises:
+      ValueError: the weights do not fit the network, or a file cannot be written.
+    """
+    from mnet_jax import models, weights  # here: bad arguments are refused without JAX
+
+    converters = {
+        "torchvision": weights.from_torchvision,
+        "timm": weights.from_timm,
+        "keras": weights.from_keras,
+    }
+    names = _class_names(arguments.class_names) if arguments.class_names else []
+    view = models.View(resolution=arguments.resolution, photographs=True, scaling=scaling)
+    assert arguments.weights is not None and arguments.library is not None
+    model = models.MobileNet(spec=spec)
+    try:
+        state = weights.read(arguments.weights, model)
+        variables = converters[arguments.library](
+            state, model, image_size=(arguments.resolution, arguments.resolution)
+        )
+        models.save(arguments.to, model, variables, class_names=names, view=view)
+    except weights.WeightsError as error:
+        raise ValueError(f"weights: {error}") from error
+    except OSError as error:
+        raise ValueError(f"to: {arguments.to} cannot be written, {error.strerror}") from error
+
+
+def _class_names(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"class_names: got {str(path)!r}, legal: a file of text") from error

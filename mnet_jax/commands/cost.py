@@ -1,0 +1,266 @@
+"""Prints the cost of networks layer by layer, and optionally times the layers.
+
+python -m experiments.cost --width 0.5
+python -m experiments.cost --model mobilenet_v1 mobilenet_v2 --batch-size 16 --dtype bfloat16
+python -m experiments.cost --batch-size 16 --measure
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mnet_jax import architectures, process
+from mnet_jax.analysis.cost import Cost, count, receptive_fields
+from mnet_jax.commands import terminal
+from mnet_jax.commands.arguments import axis_values, parse, refusals, with_axes
+from mnet_jax.commands.planning import MAX_BATCH_SIZE, require_directory, require_fit
+from mnet_jax.config import DataConfig, RunConfig
+from mnet_jax.files import replace_file
+from mnet_jax.options.axes import ARCHITECTURE_AXES, grid, labels
+from mnet_jax.training.stopping import Stop
+from mnet_jax.validation import require
+
+if TYPE_CHECKING:
+    from mnet_jax.analysis.cost import Machine
+    from mnet_jax.benchmark.layers import TimedLayer
+
+COMMAND = "cost"
+PICTURE = "roofline.png"
+ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Computes parameters, multiply-adds and bytes of networks, layer by layer.
+
+    Several values of a flag give several networks, which are compared.
+    """
+
+    resolution: int = 224
+    """side of the image in pixels"""
+    num_classes: int = 1000
+    """number of logits"""
+    batch_size: int = 1
+    """images per batch; the weights are read once for each batch"""
+    dtype: Literal[*ITEM_BYTES] = "float32"  # type: ignore[valid-type]
+    """type of the feature maps; weights are float32"""
+    measure: bool = False
+    """also time every convolution, and draw the times with this machine's measured roofline"""
+    rounds: int = 7
+    """how often each layer is timed"""
+    tune_allocator: bool = True
+    """time with glibc's allocator set for speed, as the training commands do"""
+    results: Path = Path("results/cost")
+    """directory for the picture"""
+
+
+def main(stop: Stop | None = None) -> None:
+    """Reads the command line, counts and prints.
+
+    Args:
+      stop: may interrupt the measurement.
+    """
+    arguments = parse(with_axes(Arguments, ARCHITECTURE_AXES), COMMAND)
+    console = terminal.console(120)
+    with refusals(COMMAND, arguments):
+        _require_legal(arguments)
+        networks = _networks(arguments)
+        several = len(networks) > 1
+        require(not (several and arguments.measure), "measure", True, "one network at a time")
+    counted = {name: _count(config, arguments) for name, config in networks.items()}
+    for name, expense in counted.items():
+        sides = {field.layer: field.side for field in receptive_fields(networks[name].spec)}
+        console.print(_layers(expense, name, sides, arguments.batch_size))
+        console.print()
+        if not several:
+            for line in _totals(expense):
+                console.print(line)
+            console.print()
+    console.print(_kinds(counted, arguments.batch_size))
+    sees = "sees: side in pixels of the receptive field, the area that a position depends on"
+    console.print(sees, style="dim")
+    if arguments.measure:
+        ((name, config),) = networks.items()
+        with (stop or Stop()).raised():
+            _measure(name, config, arguments, console)
+
+
+def _require_legal(arguments: Arguments) -> None:
+    size = arguments.batch_size
+    require(1 <= size <= MAX_BATCH_SIZE, "batch_size", size, f"1 to {MAX_BATCH_SIZE:,}")
+    require(arguments.rounds >= 1, "rounds", arguments.rounds, "1 or more")
+    timed = not arguments.measure or arguments.dtype == "float32"
+    require(timed, "dtype", arguments.dtype, "float32 with --measure")
+    require_directory("results", arguments.results)
+
+
+def _networks(arguments: Arguments) -> dict[str, RunConfig]:
+    """Returns the config of every combination of the flags' values, by a distinguishing name."""
+    spec = architectures.mobilenet_v2(num_classes=arguments.num_classes)
+    start = RunConfig(spec=spec, data=DataConfig(resolution=arguments.resolution))
+    values = axis_values(arguments, ARCHITECTURE_AXES)
+    configs = grid(start, {name: given for name, given in values.items() if given})
+    for config in configs:
+        require_fit(config)
+    varied = [name for name, given in values.items() if len(given) > 1 and name != "model"]
+    return {_name(config, varied, arguments.resolution): config for config in configs}
+
+
+def _name(config: RunConfig, varied: Sequence[str], resolution: int) -> str:
+    spec, of = config.spec, labels(config)
+    others = "".join(f", {name} {of[name]}" for name in varied if name != "width")
+    return f"{spec.name}, width {spec.width:g}{others}, {resolution} pixels"
+
+
+def _count(config: RunConfig, arguments: Arguments) -> Cost:
+    return count(config.spec, arguments.resolution, activation_itemsize=ITEM_BYTES[arguments.dtype])
+
+
+def _layers(expense: Cost, title: str, sides: Mapping[str, int], batch_size: int) -> Table:
+    """Makes a table with a row for each layer; `sides` are those of the receptive fields."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in ("layer", "output"):
+        table.add_column(column)
+    for column in (
+        "kernel", "stride", "sees", "params", "MAdds", "KiB moved", "FLOP/byte", "of full",
+        "1/N + 1/K²",
+    ):  # fmt: skip
+        table.add_column(column, justify="right")
+    separations = {pair.name: pair for pair in expense.separations}
+    for row in expense.rows:
+        layer, pair = row.layer, separations.get(row.layer.name)
+        table.add_row(
+            layer.name,
+            "x".join(map(str, (*layer.output_size, layer.outputs))),
+            str(layer.kernel),
+            str(layer.stride),
+            str(sides.get(layer.name, "")),
+            f"{row.params:,}",
+            f"{batch_size * row.madds:,}",
+            f"{row.moved_bytes(batch_size) / 1024:,.0f}",
+            f"{row.intensity(batch_size):.1f}",
+            f"{pair.ratio:.4f}" if pair else "",
+            f"{pair.predicted:.4f}" if pair else "",
+        )
+    return table
+
+
+def _totals(expense: Cost) -> list[str]:
+    with_statistics = expense.params + expense.statistics
+    lines = [
+        f"parameters  {expense.params:,} trainable, {with_statistics:,} with running statistics",
+        f"MAdds       {expense.madds:,} an image",
+        f"bytes       {expense.weight_bytes:,} of weights, "
+        f"{expense.activation_bytes:,} of feature maps in and out of an image",
+    ]
+    if expense.separations:
+        pairs, full = (
+            sum(getattr(pair, name) for pair in expense.separations)
+            for name in ("madds", "full_madds")
+        )
+        lines.append(
+            f"of full     {pairs / full:.4f} of the MAdds of full convolutions in place of the "
+            f"{len(expense.separations)} depthwise and pointwise pairs"
+        )
+    return lines
+
+
+def _kinds(counted: Mapping[str, Cost], batch_size: int) -> Table:
+    """Makes a table of the cost of each kind of layer, absolute and as a share of the network's."""
+    table = Table(title="by kind of layer", title_justify="left", box=None, pad_edge=False)
+    for column in ("network", "layers"):
+        table.add_column(column)
+    for column in ("number", "params", "%", "MAdds", "%", "MiB moved", "%", "FLOP/byte"):
+        table.add_column(column, justify="right")
+    for name, whole in counted.items():
+        for i, (kind, part) in enumerate([*whole.by_kind.items(), ("all", whole)]):
+            moved = part.moved_bytes(batch_size)
+            table.add_row(
+                "" if i else name,
+                kind,
+                str(len(part.rows)),
+                f"{part.params:,}",
+                f"{100 * part.params / whole.params:.2f}",
+                f"{batch_size * part.madds:,}",
+                f"{100 * part.madds / whole.madds:.2f}",
+                f"{moved / MIB:,.1f}",
+                f"{100 * moved / whole.moved_bytes(batch_size):.2f}",
+                f"{2 * batch_size * part.madds / moved:.1f}",
+            )
+    return table
+
+
+def _measure(name: str, config: RunConfig, arguments: Arguments, console: Console) -> None:
+    """Times the layers, prints the times summed by kind, and draws the roofline plot."""
+    from mnet_jax.benchmark.layers import time_layers
+    from mnet_jax.plots import (
+        roofline,
+        style,  # here: counting needs neither Matplotlib nor JAX
+    )
+
+    environment = process.timing_settings(tune_allocator=arguments.tune_allocator)
+    with console.status("measuring the machine") as status:
+        machine, layers = time_layers(
+            config.spec,
+            arguments.resolution,
+            arguments.batch_size,
+            rounds=arguments.rounds,
+            environment=environment,
+            report=lambda line: status.update(Text(line)),
+        )
+    console.print()
+    console.print(_times(machine, layers))
+    for line in _conditions(machine, arguments, environment):
+        console.print(line, style="dim")
+    path = arguments.results / PICTURE
+    title = f"{name}, batch {arguments.batch_size}, float32"
+    replace_file(path, style.to_png(roofline.draw(title, machine, layers)))
+    console.print(f"drawn in {path}")
+
+
+def _times(machine: "Machine", layers: "Sequence[TimedLayer]") -> Table:
+    """Makes a table of predicted (roofline) and measured times, summed by kind of layer."""
+    table = Table(title="forward, by kind", title_justify="left", box=None, pad_edge=False)
+    table.add_column("layers")
+    for column in ("number", "MAdds %", "predicted ms", "measured ms", "%", "measured / predicted"):
+        table.add_column(column, justify="right")
+    sums = {"all": [0.0, 0.0, 0.0, 0.0]}
+    for layer in layers:
+        seconds = statistics.median(layer.seconds)
+        bound = machine.bound_seconds(madds=layer.madds, moved_bytes=layer.moved_bytes)
+        for kind in (layer.kind, "all"):
+            own = sums.setdefault(kind, [0.0, 0.0, 0.0, 0.0])
+            for i, value in enumerate((1, layer.madds, bound, seconds)):
+                own[i] += layer.count * value
+    whole = sums.pop("all")
+    for kind, (number, madds, bound, seconds) in {**sums, "all": whole}.items():
+        table.add_row(
+            kind,
+            f"{number:.0f}",
+            f"{100 * madds / whole[1]:.1f}",
+            f"{1000 * bound:.2f}",
+            f"{1000 * seconds:.2f}",
+            f"{100 * seconds / whole[3]:.1f}",
+            f"{seconds / bound:.2f}",
+        )
+    return table
+
+
+def _conditions(
+    machine: "Machine", arguments: Arguments, environment: Mapping[str, str]
+) -> list[str]:
+    settings = ", ".join(f"{name}={value}" for name, value in environment.items())
+    return [
+        f"medians of {arguments.rounds} rounds, float32, batch {arguments.batch_size}; each layer "
+        "normalizes its input and measures its output, as in training",
+        f"this machine ({machine.device}): {machine.flops_per_second / 1e9:,.0f} GFLOP/s of a "
+        f"matrix product, {machine.bytes_per_second / 1e9:.1f} GB/s from and to memory",
+        *([f"set: {settings}"] if settings else []),
+    ]

@@ -1,0 +1,166 @@
+"""The start and end of every command: signals, standard output, exit code and last line.
+
+This module imports nothing slow, so signals are handled from a command's first line on.
+"""
+
+import atexit
+import contextlib
+import functools
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator
+
+from mnet_jax import host_memory
+from mnet_jax.commands import supervision
+from mnet_jax.commands.messages import FAILED, REFUSED, LogLines, program, say, tell, warn
+from mnet_jax.training.stopping import INTERRUPTED, SIGNALS, TERMINATED, Stop
+from mnet_jax.validation import one_line
+
+BROKEN_PIPE = 128 + signal.SIGPIPE  # the exit code that shells report for death by SIGPIPE
+_LAST_STREAM = 2
+
+
+class OutputError(Exception):
+    """Raised when standard output cannot be written; the cause is an OSError."""
+
+
+@contextlib.contextmanager
+def command(name: str, *, resumable: bool = False, terminated: int = TERMINATED) -> Iterator[Stop]:
+    """Runs the block as the command `name`, and exits the process.
+
+    A signal exits immediately with one line, unless the yielded `Stop` defers it. An exception is
+    also reported in one line; only an unexpected one prints a traceback, with exit code 1.
+
+    Args:
+      name: the name of the command's module.
+      resumable: whether the same command would continue after an interruption; the line then
+        says so.
+      terminated: the exit code after SIGTERM.
+
+    Yields:
+      The `Stop` that receives the signals.
+    """
+    _require_streams(name)
+    supervision.begin(name)
+    codes: dict[int, int] = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: terminated}
+    leaving = threading.Lock()
+
+    def leave(number: int) -> None:
+        if leaving.acquire(blocking=False):  # two threads may call this
+            _leave(name, said(number), codes[number])
+
+    def said(number: int) -> str:
+        by = "stopped by SIGTERM" if codes[number] == TERMINATED else "interrupted"
+        return by + ", the same command goes on" * resumable
+
+    atexit.register(_deafen)  # registered first, so it is called last
+    stop = Stop(leave)
+    stop.watch()
+    stop.listen()
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    warnings.showwarning = functools.partial(warn, name)
+    logging.getLogger("mnet_jax").addHandler(LogLines(name))
+    code = 0
+    try:
+        host_memory.require_addresses()  # with too few, later imports would abort or hang
+        yield stop
+    except KeyboardInterrupt:  # see Stop.raised
+        code = codes[stop.number]
+        tell(name, said(stop.number))
+    except BaseException as error:
+        code = conclude(name, error)
+    failure = _failure_of_output()
+    if failure and not code:
+        code = _output_failed(name, failure)
+    if code:  # exits at once: everything is saved, and threads may be waiting for a full disk
+        os._exit(code)
+    sys.exit()
+
+
+def conclude(name: str, error: BaseException) -> int:
+    """Prints why the command `name` ends, in one line if possible, and returns its exit code."""
+    if isinstance(error, SystemExit):
+        if isinstance(error.code, int | None):
+            return error.code or 0
+        tell(name, error.code)  # a library's sys.exit with a message
+        return FAILED
+    failure = error.__cause__ if isinstance(error, OutputError) else _failure_of_output()
+    if isinstance(failure, OSError):
+        return _output_failed(name, failure)
+    if host_memory.is_exhaustion(error):
+        tell(name, f"out of memory: {one_line(error) or 'the system gives no more'}")
+        return FAILED
+    if isinstance(error, OSError):  # the disk is full, or no longer accessible
+        tell(name, f"{error.filename or 'a file'}: {error.strerror or error}")
+        return FAILED
+    from mnet_jax.commands import platforms  # here: it is needed only after an unexpected error
+
+    reason = platforms.refusal()
+    if reason:
+        tell(name, reason)
+        return REFUSED
+    tell(name, "unexpected error")
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        say(line)
+    return FAILED
+
+
+def _require_streams(name: str) -> None:
+    """Exits if standard output is closed; opens the null device for other closed streams.
+
+    Otherwise the first opened file would get a stream's descriptor, and libraries would print to
+    it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STREAM:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    if sys.stderr is None:
+        sys.stderr = open(_LAST_STREAM, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    if sys.stdout is None:
+        tell(name, "standard output is closed")
+        os._exit(FAILED)
+
+
+def _failure_of_output() -> OSError | None:
+    """Flushes standard output; returns the error if it cannot be written, else None.
+
+    After an error, standard output goes to the null device, as Python flushes it again on exit.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return error
+    return None
+
+
+def _output_failed(name: str, failure: OSError) -> int:
+    if isinstance(failure, BrokenPipeError):  # as in `| head`, where programs end silently
+        return BROKEN_PIPE
+    tell(name, f"standard output: {failure.strerror}")
+    return FAILED
+
+
+def _leave(name: str, said: str, code: int) -> None:
+    """Kills the children and exits at once; called by a signal handler or another thread."""
+    with contextlib.suppress(Exception):  # the module may be in the middle of its import
+        for child in sys.modules["multiprocessing"].active_children():
+            child.kill()
+    with contextlib.suppress(OSError):
+        if os.isatty(1) and os.environ.get("TERM") not in (None, "dumb", "unknown"):
+            os.write(1, b"\r\x1b[K\x1b[?25h")  # clears a progress bar's line, and shows the cursor
+        os.write(_LAST_STREAM, f"{program(name)}: {said}\n".encode())
+    os._exit(code)
+
+
+def _deafen() -> None:
+    """Ignores signals from now on: all work is done, and Python is about to remove the handlers."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

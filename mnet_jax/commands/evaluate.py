@@ -1,0 +1,121 @@
+"""Classifies images with a trained model, or measures its accuracy on a data set.
+
+python -m experiments.evaluate --checkpoint runs/latest --image photo.jpg
+python -m experiments.evaluate --checkpoint runs/latest --dataset digits
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from mnet_jax.commands import terminal, trained_models
+from mnet_jax.commands.arguments import LocalPath, parse, refusals
+from mnet_jax.commands.planning import MAX_BATCH_SIZE
+from mnet_jax.config import MAX_IMAGE_PIXELS, DataConfig
+from mnet_jax.statistics.intervals import CONFIDENCE, share_interval
+from mnet_jax.validation import one_line, require
+
+if TYPE_CHECKING:
+    from mnet_jax.models import SavedModel, View
+
+COMMAND = "evaluate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Prints a model's most probable classes of images, or its accuracy on a test split."""
+
+    checkpoint: Path | None = None
+    """a run's directory, or a file that models.save wrote"""
+    image: tuple[Path, ...] = ()
+    """image files to classify"""
+    dataset: str | None = None
+    """a data set on whose test split to evaluate: digits, fashion_mnist, folder, any TFDS name"""
+    data_dir: LocalPath | None = None
+    """directory of the data set's files, if not the usual one"""
+    resolution: int | None = None
+    """side of the images in pixels, if not the model's training resolution"""
+    batch_size: int = 64
+    """images per batch, for a data set"""
+    top: int = 5
+    """number of classes to print for each image"""
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    """the most pixels that an image file may have"""
+
+
+def main() -> None:
+    """Reads the command line, evaluates and prints."""
+    arguments = parse(Arguments, COMMAND)
+    console = terminal.console(110)
+    with refusals(COMMAND, arguments):
+        path = trained_models.require_checkpoint(arguments.checkpoint)
+        _require_legal(arguments)
+        saved = trained_models.load(path)
+        view = trained_models.view_of(saved, arguments.resolution)
+        for image in arguments.image:
+            guesses = _guesses(saved, view, image, arguments)
+            console.print(one_line(image), soft_wrap=True)
+            console.print(guesses)
+        if arguments.dataset is not None:
+            console.print(_accuracy(saved, view, path, arguments))
+
+
+def _require_legal(arguments: Arguments) -> None:
+    """Raises ValueError for bad arguments, as far as they can be checked without loading."""
+    given = bool(arguments.image) or arguments.dataset is not None
+    require(given, "image", "", "one image file or more, or --dataset")
+    require(arguments.top >= 1, "top", arguments.top, "1 or more")
+    DataConfig(max_image_pixels=arguments.max_image_pixels)  # checks the value
+    for image in arguments.image:
+        require(image.is_file(), "image", str(image), "a file that exists")
+    folder = arguments.data_dir
+    require(folder is None or Path(folder).is_dir(), "data_dir", folder, "a folder that exists")
+    size = arguments.batch_size
+    require(1 <= size <= MAX_BATCH_SIZE, "batch_size", size, f"1 to {MAX_BATCH_SIZE:,}")
+    trained_models.require_resolution(arguments.resolution)
+
+
+def _guesses(saved: "SavedModel", view: "View", image: Path, arguments: Arguments) -> Table:
+    from mnet_jax.runs import inference
+
+    inference.require_memory(saved.model.spec, view.resolution, 1)
+    with trained_models.exhaustion_refused("resolution"):
+        try:
+            guesses = inference.classify(
+                saved, image, view=view, top=arguments.top, max_pixels=arguments.max_image_pixels
+            )
+        except ValueError as error:
+            raise ValueError(f"image: {error}") from error
+    table = Table(box=None, pad_edge=False)
+    table.add_column("probability", justify="right")
+    table.add_column("class")
+    for guess in guesses:
+        table.add_row(f"{guess.probability:.2%}", one_line(guess.class_name))
+    return table
+
+
+def _accuracy(saved: "SavedModel", view: "View", path: Path, arguments: Arguments) -> str:
+    from mnet_jax import data
+    from mnet_jax.runs import inference
+
+    config = DataConfig(
+        name=arguments.dataset or "",
+        directory=arguments.data_dir,
+        resolution=view.resolution,
+        scaling=view.scaling,
+        batch_size=arguments.batch_size,
+        max_image_pixels=arguments.max_image_pixels,
+        listing=trained_models.listing_for(path, arguments.dataset or ""),
+    )
+    try:
+        with trained_models.exhaustion_refused("batch_size"):
+            found = inference.test_accuracy(saved, config)
+    except data.DataError as error:
+        raise ValueError(f"dataset: {str(error).removeprefix('data set: ')}") from error
+    share = share_interval(round(found.accuracy * found.count), found.count)
+    return (
+        f"test  {share.mean:.2%} of {found.count} images right, {CONFIDENCE:.0%} interval "
+        f"{share.low:.2%} to {share.high:.2%} (Wilson), loss {found.loss:.4f}"
+    )

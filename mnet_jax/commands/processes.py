@@ -1,0 +1,154 @@
+"""Trains one network in several processes: the flags that join them, and how they all end.
+
+If a process dies, the others must not wait for it. JAX notices this within `HEARTBEAT_SECONDS`, or
+immediately if the connection breaks. Then either a step fails, or the runtime aborts the process
+(see `supervision`).
+"""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mnet_jax.commands import entry
+from mnet_jax.commands.supervision import GONE
+from mnet_jax.training.stopping import INTERRUPTED, TERMINATED
+from mnet_jax.validation import require
+
+HEARTBEAT_SECONDS = 30
+JOIN_SECONDS = 300
+LEAVE_SECONDS = 60
+_LOST = re.compile(r"Gloo|CoordinationService|coordination service|UNAVAILABLE|DEADLINE_EXCEEDED")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessArguments:
+    """The flags by which a process finds the other processes of its run."""
+
+    coordinator: str | None = None
+    """HOST:PORT on the machine of process 0, to train in several processes"""
+    processes: int | None = None
+    """number of processes on all machines together"""
+    process_id: int | None = None
+    """number of this process, from 0"""
+    cluster: bool = False
+    """train in the processes that a TPU pod, Slurm or Open MPI has started"""
+
+    @property
+    def several(self) -> bool:
+        """Whether the run has several processes."""
+        return self.cluster or self.coordinator is not None
+
+
+def require_processes(arguments: ProcessArguments) -> None:
+    """Raises ValueError unless the flags together identify this process, or none is given."""
+    coordinator, count, index = arguments.coordinator, arguments.processes, arguments.process_id
+    if arguments.cluster:
+        for name in ("coordinator", "processes", "process_id"):
+            value = getattr(arguments, name)
+            require(value is None, name, value, "none with --cluster, which provides it")
+        return
+    if coordinator is None:
+        require(count is None, "processes", count, "with a coordinator only")
+        require(index is None, "process_id", index, "with a coordinator only")
+        return
+    host, _, port = coordinator.rpartition(":")
+    is_port = port.isdecimal() and 0 < int(port) < 2**16
+    require(bool(host) and is_port, "coordinator", coordinator, "HOST:PORT")
+    require(count is not None and count >= 1, "processes", count, "1 or more")
+    legal = f"from 0 to {(count or 1) - 1}"
+    require(index is not None and 0 <= index < (count or 0), "process_id", index, legal)
+
+
+def join(arguments: ProcessArguments) -> None:
+    """Joins the other processes if the flags ask for it; call it before JAX computes anything.
+
+    Raises:
+      ValueError: the other processes cannot be reached.
+    """
+    if not arguments.several:
+        return
+    import jax
+
+    # This service handles SIGTERM itself and would stop all processes if one is told to stop.
+    if hasattr(jax.config, "jax_enable_preemption_service"):
+        jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            arguments.coordinator,
+            arguments.processes,
+            arguments.process_id,
+            initialization_timeout=JOIN_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=LEAVE_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        if arguments.cluster:
+            legal = "a process that a TPU pod, Slurm or Open MPI has started"
+            raise ValueError(f"cluster: got True, legal: in {legal} ({first})") from error
+        raise ValueError(
+            f"coordinator: got {arguments.coordinator}, cannot join the other processes: {first}"
+        ) from error
+
+
+def is_first() -> bool:
+    """Returns whether this is process 0, which prints and writes files."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+class LostError(RuntimeError):
+    """Raised when another process of the run is gone; the message is one line."""
+
+
+@contextlib.contextmanager
+def losses_named() -> Iterator[None]:
+    """Turns the errors that a step raises when another process is gone into `LostError`."""
+    import jax
+
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() > 1 and _LOST.search(str(error)):
+            raise LostError(GONE) from error
+        raise
+
+
+@contextlib.contextmanager
+def left_at_once(arguments: ProcessArguments, command: str) -> Iterator[None]:
+    """Exits this process immediately on any exception in the block, if the run has several.
+
+    An orderly exit would wait for the other processes, and they wait for this one. But if all of
+    them end for the same reason, each must first wait until the others know the reason.
+    """
+    if not arguments.several:
+        yield
+        return
+    try:
+        yield
+    except BaseException as error:
+        code = entry.conclude(command, error)
+        if code in (INTERRUPTED, TERMINATED) or _is_disagreement(error.__context__):
+            with contextlib.suppress(Exception):
+                _leave()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
+
+
+def _is_disagreement(error: BaseException | None) -> bool:
+    """Returns whether an error is one that all processes raise together."""
+    from mnet_jax.training.agreement import DisagreementError  # here: it imports JAX
+
+    return isinstance(error, DisagreementError)
+
+
+def _leave() -> None:
+    """Waits for the other processes: process 0 hosts the service that connects them."""
+    import jax
+
+    jax.distributed.shutdown()

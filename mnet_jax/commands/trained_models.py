@@ -1,0 +1,251 @@
+"""Opens the trained models and the test images that a command line names."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from mnet_jax import config, serialization
+from mnet_jax.architectures import NetworkSpec
+from mnet_jax.commands.arguments import LocalPath
+from mnet_jax.commands.planning import require_runnable
+from mnet_jax.config import SPLIT_BY_POSITION, DataConfig, RunConfig
+from mnet_jax.files import read_file
+from mnet_jax.statistics import formatting
+from mnet_jax.validation import one_line, require
+
+if TYPE_CHECKING:  # they import JAX, and bad arguments are refused without it
+    import numpy as np
+
+    from mnet_jax.models import SavedModel, View
+
+FEWEST_IMAGES = 2
+MOST_NAMES = 6  # the number of colours that everyone can distinguish
+WITHOUT_VIEW = (
+    "pixels, 1 or more, such as --resolution 224, for this model was saved without a view; "
+    "models.save(..., view=models.View(resolution=224, photographs=True)) keeps one"
+)
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArguments:
+    """The trained models to analyse, and the images to analyse them with."""
+
+    checkpoint: tuple[Path, ...] = ()
+    """runs' directories or saved models, to compare"""
+    label: tuple[str, ...] = ()
+    """a name for each model, if not the last part of its path; models of the same name, such as the
+    seeds of an arm, are shown together, by their mean with an interval"""
+    dataset: str | None = None
+    """the data set whose test images are used, if not the one that the model was trained on"""
+    data_dir: LocalPath | None = None
+    """directory of the data set's files, if not the usual one"""
+    resolution: int | None = None
+    """side of the images in pixels, if not each model's training resolution"""
+    images: int = 512
+    """number of test images to use: the first ones"""
+    batch_size: int = 64
+    """images per batch"""
+
+
+def require_checkpoint(path: Path | None) -> Path:
+    """Returns the path; raises ValueError if it is None or does not exist."""
+    require(path is not None, "checkpoint", None, "a run's directory or a saved model")
+    assert path is not None
+    require(path.exists(), "checkpoint", str(path), "a path that exists")
+    return path
+
+
+def require_resolution(side: int | None) -> None:
+    """Raises ValueError if a resolution is below 1; None stands for the model's own."""
+    require(side is None or side >= 1, "resolution", side, "1 pixel or more")
+
+
+def require_legal(arguments: ModelArguments) -> None:
+    """Raises ValueError for bad arguments, as far as they can be checked without JAX."""
+    given, labels = arguments.checkpoint, arguments.label
+    require(bool(given), "checkpoint", "", "one run's directory or saved model, or more")
+    for path in given:
+        require_checkpoint(path)
+    fits = len(labels) in (0, len(given))
+    require(fits, "label", " ".join(labels), f"{len(given)}, one a model, or none")
+    names = len({*labels}) if labels else len(given)
+    legal = f"{MOST_NAMES} or fewer; --label takes those of one name together"
+    require(names <= MOST_NAMES, "checkpoint", f"{names} to tell apart", legal)
+    folder = arguments.data_dir
+    require(folder is None or Path(folder).is_dir(), "data_dir", folder, "a folder that exists")
+    require_resolution(arguments.resolution)
+    for name in ("images", "batch_size"):
+        value = getattr(arguments, name)
+        require(value >= FEWEST_IMAGES, name, value, f"{FEWEST_IMAGES} or more")
+
+
+def load(path: Path) -> "SavedModel":
+    """Loads a model; raises ValueError if it cannot be read."""
+    from mnet_jax import models
+
+    try:
+        return models.load(path)
+    except models.SavedModelError as error:
+        raise ValueError(f"checkpoint: {error}") from error
+
+
+def view_of(saved: "SavedModel", resolution: int | None) -> "View":
+    """Returns the preprocessing of images for a model.
+
+    Args:
+      saved: the model.
+      resolution: side of the images in pixels; None for the model's training resolution.
+
+    Raises:
+      ValueError: neither `resolution` nor the model gives a resolution, or the network cannot run
+        at it.
+    """
+    from mnet_jax import models
+
+    side = resolution or (saved.view and saved.view.resolution)
+    require(side is not None, "resolution", None, WITHOUT_VIEW)
+    view = models.View(
+        resolution=side or 1,
+        photographs=saved.view is None or saved.view.photographs,
+        scaling=saved.view.scaling if saved.view else "symmetric",
+    )
+    require_runnable(saved.model.spec, view.resolution)
+    return view
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A trained model and the images to analyse it with.
+
+    Attributes:
+      name: the model's name in tables and pictures.
+      saved: the model.
+      images: the config of the data set, with the model's preprocessing.
+      count: the number of test images to use: the first ones.
+    """
+
+    name: str
+    saved: "SavedModel"
+    images: DataConfig
+    count: int
+
+    def batches(self) -> "Iterator[np.ndarray]":
+        """Yields batches of images, float32 `[b, r, r, 3]` with b >= 2.
+
+        Raises:
+          ValueError: the data set cannot be loaded.
+        """
+        from mnet_jax import data
+        from mnet_jax.runs import inference
+
+        try:
+            dataset = data.load(self.images)
+        except data.DataError as error:
+            raise ValueError(f"dataset: {str(error).removeprefix('data set: ')}") from error
+        left = min(self.count, len(dataset.test))
+        size = max(min(self.images.batch_size, left), 1)
+        inference.require_memory(self.saved.model.spec, self.images.resolution, size)
+        images = dataclasses.replace(self.images, batch_size=size)
+        for batch in data.eval_batches(dataset.test, images):
+            if left < FEWEST_IMAGES:
+                return
+            yield batch["image"][:left]
+            left -= len(batch["image"])
+
+
+def opened(arguments: ModelArguments) -> "Iterator[Opened]":
+    """Yields each model that the command line names; raises ValueError if one cannot be read."""
+    given = arguments.checkpoint
+    ends = [path.absolute().name for path in given]
+    plain = ends if len({*ends}) == len(ends) else [str(path) for path in given]
+    for path, name in zip(given, arguments.label or plain, strict=True):
+        saved = load(path)
+        images = _test_images(path, view_of(saved, arguments.resolution), arguments)
+        yield Opened(name=one_line(name), saved=saved, images=images, count=arguments.images)
+
+
+def surveyed(
+    arguments: ModelArguments, survey: Callable[[Opened], Found]
+) -> dict[str, list[Found]]:
+    """Applies `survey` to each model; returns the results by name of model.
+
+    Raises:
+      ValueError: a model or its images cannot be read, or models of the same name are different
+        networks.
+    """
+    found: dict[str, list[Found]] = {}
+    specs: dict[str, NetworkSpec] = {}
+    for each in opened(arguments):
+        spec = each.saved.model.spec
+        alike = specs.setdefault(each.name, spec) == spec
+        require(alike, "label", f"{each.name} for different networks", "one network's weights")
+        with exhaustion_refused("batch_size"):
+            found.setdefault(each.name, []).append(survey(each))
+    return found
+
+
+@contextlib.contextmanager
+def exhaustion_refused(name: str) -> Iterator[None]:
+    """Turns an out-of-memory error into a ValueError about the argument `name`.
+
+    `inference.require_memory` checks only a lower bound of the memory, so this can still happen.
+    """
+    from mnet_jax.training.memory import OutOfMemoryError, exhaustion_explained
+
+    try:
+        with exhaustion_explained("the network"):
+            yield
+    except OutOfMemoryError as error:
+        raise ValueError(f"{name}: got too large a one, legal: smaller ones; {error}") from error
+
+
+def title_of(name: str, models: int) -> str:
+    """Returns the title of a table about `models` models of the same name."""
+    return name if models == 1 else f"{name}, means over {models} models, {formatting.HALVES}"
+
+
+def _test_images(path: Path, view: "View", arguments: ModelArguments) -> DataConfig:
+    """Returns the config of the test images for the model at `path`.
+
+    Raises:
+      ValueError: neither the arguments nor the model name a data set.
+    """
+    trained_on = _trained_on(path)
+    own = trained_on is not None and arguments.dataset in (None, trained_on.name)
+    name = arguments.dataset or (trained_on.name if trained_on else None)
+    require(name is not None, "dataset", None, "a data set: the model does not know its own")
+    kept = trained_on.directory if own and trained_on else None
+    return DataConfig(
+        name=name or "",
+        directory=arguments.data_dir or kept,
+        resolution=view.resolution,
+        scaling=view.scaling,
+        batch_size=arguments.batch_size,
+        max_image_pixels=(trained_on if own and trained_on else DataConfig).max_image_pixels,
+        listing=listing_for(path, name or ""),
+    )
+
+
+def listing_for(path: Path, dataset: str) -> str:
+    """Returns the `DataConfig.listing` that reproduces the split of the run at `path`.
+
+    The split of a folder's image no longer depends on which other images there are. But runs of
+    earlier versions split by position. For such a run the result selects that split, so that none
+    of its training images are used for testing.
+    """
+    trained_on = _trained_on(path)
+    both = trained_on is not None and trained_on.name == dataset == "folder"
+    return SPLIT_BY_POSITION if both and trained_on and not trained_on.listing else ""
+
+
+def _trained_on(path: Path) -> DataConfig | None:
+    """Returns the data config of the run in a directory, or None if it has none."""
+    try:
+        text = read_file(path / config.FILE_NAME).decode()
+        return serialization.from_json(RunConfig, text).data
+    except (OSError, ValueError):
+        return None

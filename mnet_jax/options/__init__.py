@@ -1,0 +1,10 @@
+"""The options of an experiment: ablation axes, which are also the commands' flags, and recipes.
+
+An axis maps an arm or a run's config to one with another value.
+
+- `axes`: all axes, and grids of their values;
+- `axis`: what an axis is;
+- `architecture_axes`: axes that change the network;
+- `config_axes`: axes made from the fields of the config's dataclasses;
+- `recipes`: named combinations of network, data set and training.
+"""

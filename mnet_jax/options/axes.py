@@ -1,0 +1,125 @@
+"""Axes: what a sweep can vary. An axis maps an arm or a run's config to one with another value.
+
+`factory` has the axes that rebuild the network with its factory, and `blocks` those that transform
+its spec. `fields` derives nearly all others from the fields of the config's dataclasses. `grid`
+builds all combinations of values.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
+
+from mnet_jax.changes import ABSENT
+from mnet_jax.options.architecture_axes import BLOCK_AXES, FACTORY_AXES
+from mnet_jax.options.axis import Axis, C, Varied, text
+from mnet_jax.options.config_axes import field_axes
+from mnet_jax.validation import require
+
+__all__ = [
+    "ABSENT",
+    "ARCHITECTURE_AXES",
+    "AXES",
+    "RETIRED_AXES",
+    "Axis",
+    "grid",
+    "labels",
+    "with_values",
+]
+
+InitialWeights = Literal["random", "pretrained"]
+
+
+def _with_epochs(config: Varied, epochs: int) -> Varied:
+    """Sets the number of epochs, and shortens the warm-up if it would be longer."""
+    warmup = min(config.training.warmup_epochs, max(epochs, 0))
+    training = dataclasses.replace(config.training, epochs=epochs, warmup_epochs=warmup)
+    return dataclasses.replace(config, training=training)
+
+
+def _with_initial_weights(config: Varied, weights: InitialWeights) -> Varied:
+    """Makes the run start from random weights, or from the config's pretrained weights."""
+    if weights == "random":
+        return dataclasses.replace(config, pretrained=None)
+    given = config.pretrained is not None
+    require(given, "initial_weights", weights, "random, as no pretrained weights are given")
+    return config
+
+
+INITIAL_WEIGHTS = Axis(
+    name="initial_weights",
+    values=InitialWeights,
+    help="initial weights: those of --pretrained, or random ones (arXiv 1811.08883)",
+    apply=_with_initial_weights,
+    read=lambda config: "pretrained" if config.pretrained else "random",
+)
+ARCHITECTURE_AXES: tuple[Axis, ...] = (*FACTORY_AXES, *BLOCK_AXES)
+_FIELD_AXES = field_axes([axis.name for axis in ARCHITECTURE_AXES])
+_RETIRED = ("start_resolution",)
+# These can no longer be varied. Trials of earlier versions have values on them; reports show them.
+RETIRED_AXES: tuple[Axis, ...] = tuple(axis for axis in _FIELD_AXES if axis.name in _RETIRED)
+# In the order in which they are applied: the axes that rebuild the network come first.
+AXES: tuple[Axis, ...] = (
+    *ARCHITECTURE_AXES,
+    *(
+        dataclasses.replace(axis, apply=_with_epochs, determines=("warmup_epochs",))
+        if axis.name == "epochs"
+        else axis
+        for axis in _FIELD_AXES
+        if axis not in RETIRED_AXES
+    ),
+    INITIAL_WEIGHTS,
+)
+
+
+def with_values(config: C, values: Mapping[str, Any]) -> C:
+    """Returns the arm or config with these values; None leaves an axis as it is.
+
+    Args:
+      config: the arm or config to change.
+      values: the new values, by name of axis.
+
+    Raises:
+      ValueError: an axis is unknown, or a value is not legal for this network.
+    """
+    unknown = values.keys() - {axis.name for axis in AXES}
+    if unknown:
+        legal = ", ".join(axis.name for axis in AXES)
+        raise ValueError(f"axis: got {min(unknown)!r}, legal: {legal}")
+    for axis in AXES:
+        if values.get(axis.name) is not None:
+            config = axis.applied(config, values[axis.name])
+    return config
+
+
+def grid(baseline: C, values: Mapping[str, Sequence[Any]]) -> list[C]:
+    """Returns every combination of the values, each applied to the baseline.
+
+    Args:
+      baseline: gives the values of all other axes, and the seed.
+      values: the values of each varied axis, by name of axis, in the order of the table's rows.
+
+    Raises:
+      ValueError: an axis is unknown, or a value is not legal for this network.
+    """
+    varied = {name: chosen for name, chosen in values.items() if chosen}
+    combinations = itertools.product(*varied.values())
+    configs = [
+        with_values(baseline, dict(zip(varied, chosen, strict=True))) for chosen in combinations
+    ]
+    return list(dict.fromkeys(configs))
+
+
+def labels(config: Varied, named: Collection[str] = ()) -> dict[str, str]:
+    """Returns the value of every axis as text for a table, by name of axis.
+
+    A retired axis is included only if `config` has a value on it or `named` contains it.
+
+    Args:
+      config: an arm, or a run of it.
+      named: the axes that the table compares. Axes that these determine are left out.
+    """
+    settled = {name for axis in AXES if axis.name in named for name in axis.determines}
+    shown = [axis for axis in AXES if axis.name in named or axis.name not in settled]
+    shown += [axis for axis in RETIRED_AXES if axis.name in named or axis.read(config)]
+    return {axis.name: text(axis.read(config)) for axis in shown}

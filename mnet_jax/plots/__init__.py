@@ -1,0 +1,11 @@
+"""Figures of what the other packages measure: functions from results to Matplotlib figures.
+
+- `style`: sizes, colours, captions and users' text in all figures;
+- `manifold`: curves after an activation function;
+- `bottlenecks`: what bottlenecks lose;
+- `dead_units`: dead units, layer by layer;
+- `features`: kernels and feature maps;
+- `roofline`: a network's layers on the roofline;
+- `benchmark`: time against multiply-adds;
+- `contact_sheet`: a batch of images with class names.
+"""

@@ -1,0 +1,78 @@
+"""A figure of a benchmark: time against multiply-adds, and the roofline."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+
+from mnet_jax.analysis.cost import Machine
+from mnet_jax.benchmark.contenders import CONTENDERS, LOWERINGS
+from mnet_jax.benchmark.timing import BenchmarkResult
+from mnet_jax.plots import style
+
+COLOURS = (*style.COLOURS, style.BLACK, style.GREY)
+MARKERS = "osD^vPX*"
+STYLES = {  # one picture never shows both contenders and our lowerings
+    contender.name: (colour, marker)
+    for several in (CONTENDERS, LOWERINGS)
+    for contender, colour, marker in zip(several, COLOURS, MARKERS, strict=False)
+}
+
+
+def to_png(result: BenchmarkResult) -> bytes:
+    """Draws time against multiply-adds, and every case on the roofline; returns a PNG file."""
+    figure = style.new_figure()
+    left, right = figure.subplots(1, 2)
+    _draw_times(left, result)
+    _draw_roofline(right, result)
+    for axes in (left, right):
+        axes.grid(alpha=0.25, linewidth=0.6)
+        for axis in (axes.xaxis, axes.yaxis):
+            style.label_decades(axis)
+    return style.to_png(figure)
+
+
+def _points(result: BenchmarkResult, contender: str) -> list[tuple[float, float, float]]:
+    """Returns (multiply-adds, bytes, seconds) of every case that the contender ran."""
+    return [
+        (comparison.madds, comparison.moved_bytes, timing.median_seconds)
+        for comparison in result.comparisons
+        for timing in comparison.timings
+        if timing.contender == contender and timing.seconds
+    ]
+
+
+def _draw_times(axes: Axes, result: BenchmarkResult) -> None:
+    for name, (colour, marker) in STYLES.items():
+        points = _points(result, name)
+        if points:
+            x, y = [p[0] / 1e6 for p in points], [1000 * p[2] for p in points]
+            axes.scatter(x, y, color=colour, marker=marker, s=28, alpha=0.75, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="multiply-adds (millions)", ylabel="time (ms)")
+    axes.set_title(f"{result.suite}: multiply-adds against time", loc="left", fontsize=11)
+    axes.legend(fontsize=8)
+
+
+def _draw_roofline(axes: Axes, result: BenchmarkResult) -> None:
+    machine = result.machine
+    every = [p for name in STYLES for p in _points(result, name)]
+    intensity = [2 * madds / moved for madds, moved, _ in every]
+    draw_roof(axes, machine, intensity)
+    for name, (colour, marker) in STYLES.items():
+        points = _points(result, name)
+        x = [2 * madds / moved for madds, moved, _ in points]
+        y = [2 * madds / seconds / 1e9 for madds, _, seconds in points]
+        axes.scatter(x, y, color=colour, marker=marker, s=28, alpha=0.75)
+    axes.set(
+        xscale="log", yscale="log", xlabel="operations per byte that must be moved",
+        ylabel="GFLOP/s",
+    )  # fmt: skip
+    axes.set_title("The roofline, measured on this machine", loc="left", fontsize=11)
+
+
+def draw_roof(axes: Axes, machine: Machine, intensities: Sequence[float]) -> None:
+    """Draws a machine's attainable GFLOP/s over a range around the given operations per byte."""
+    low = min([*intensities, machine.ridge]) / 2
+    high = max([*intensities, machine.ridge]) * 2
+    roof = [low, machine.ridge, high]
+    rates = [min(machine.flops_per_second, x * machine.bytes_per_second) / 1e9 for x in roof]
+    axes.plot(roof, rates, color=style.BLACK, linewidth=1.5)

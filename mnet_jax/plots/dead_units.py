@@ -1,0 +1,113 @@
+"""A figure of dead units and dead kernels, layer by layer, in several networks."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mnet_jax.plots.style import COLOURS, add_caption, count_layers, label, new_figure
+from mnet_jax.statistics.intervals import CONFIDENCE, mean_interval
+
+
+def draw_means(
+    axes: Axes,
+    places: Sequence[float],
+    samples: Iterable[Sequence[float]],
+    style: str,
+    **looks: Any,
+) -> None:
+    """Draws a line through the means of samples, with a band of their Student's t intervals.
+
+    A sample of one number has no interval.
+
+    Args:
+      axes: the axes to draw on.
+      places: x positions of the means.
+      samples: the numbers at each position.
+      style: Matplotlib's format string for the line and its markers.
+      **looks: other options of Matplotlib's `plot`; must contain `color`.
+    """
+    intervals = [mean_interval(sample) for sample in samples]
+    axes.plot(places, [interval.mean for interval in intervals], style, **looks)
+    halves = np.array([interval.half_width or 0 for interval in intervals])
+    if halves.any():
+        means = np.array([interval.mean for interval in intervals])
+        axes.fill_between(
+            places, means - halves, means + halves, color=looks["color"], alpha=0.2, linewidth=0
+        )
+
+
+def said_of_bands(samples: Iterable[Sequence[Any]]) -> str:
+    """Returns a caption's sentence on the bands of `draw_means`, or "" if there are none."""
+    if all(len(sample) < 2 for sample in samples):
+        return ""
+    return f" Bands are {CONFIDENCE:.0%} Student's t intervals of means over models."
+
+
+if TYPE_CHECKING:  # it imports JAX
+    from mnet_jax.analysis.dead_units import Activity, Survey
+
+_LEAST_PERCENT = 1.0  # least upper limit of an axis, so that tiny shares do not look large
+_SHARES = {
+    "never active": lambda activity: activity.never.mean(),
+    "always active": lambda activity: activity.always.mean(),
+    "clipped at 6": lambda activity: activity.clipped.mean(),
+}
+
+
+def draw(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> Figure:
+    """Draws the shares of dead channels and clipped values by activation, and of dead kernels.
+
+    Args:
+      networks: surveys by the network's name. Of several surveys with one name, such as seeds, the
+        means are drawn.
+      threshold: relative norm below which a kernel is dead; see `Kernels.dead`.
+    """
+    figure = new_figure(12.0, 7.0)
+    panels = figure.subplots(2, 2).ravel()
+    looks = {"markersize": 3.5, "linewidth": 1}
+    longest = [one.layer for one in max((s[0].activities for s in networks.values()), key=len)]
+    for axes, (title, share) in zip(panels, _SHARES.items(), strict=False):
+        for (name, seeds), colour in zip(networks.items(), COLOURS, strict=False):
+            percents = [
+                [100 * share(one) for one in same]
+                for same in zip(*(seed.activities for seed in seeds), strict=True)
+            ]
+            places = _places(seeds[0].activities, longest)
+            draw_means(axes, places, percents, "o-", color=colour, label=label(name), **looks)
+        axes.set_title(title, loc="left", fontsize=11)
+        count_layers(axes, "non-linearity")
+    panels[0].set_ylabel("channels of the layer (%)")
+    panels[1].set_ylabel("channels of the layer (%)")
+    panels[2].set_ylabel("values of the layer (%)")
+    for (name, seeds), colour in zip(networks.items(), COLOURS, strict=False):
+        percents = [
+            [100 * kernels.dead(threshold).mean() for kernels in same]
+            for same in zip(*(seed.kernels for seed in seeds), strict=True)
+        ]
+        places = range(len(percents))
+        draw_means(panels[3], places, percents, "o-", color=colour, label=label(name), **looks)
+    panels[3].set_title("dead depthwise kernels", loc="left", fontsize=11)
+    panels[3].set_ylabel("kernels of the layer (%)")
+    count_layers(panels[3], "depthwise layer")
+    for axes in panels:
+        axes.set_ylim(0, max(axes.get_ylim()[1], _LEAST_PERCENT))
+    add_caption(
+        figure,
+        "The V2 paper's reason for linear bottlenecks (arXiv 1801.04381, section 3.2; it has no "
+        "figure of it), on test images. A kernel is dead if its norm is at most "
+        f"{threshold:g} of the layer's largest." + said_of_bands(networks.values()),
+    )
+    return figure
+
+
+def _places(found: "Sequence[Activity]", longest: Sequence[str]) -> Sequence[int]:
+    """Returns the x positions of a network's layers.
+
+    Layers of the same name in several networks share a position if the longest network has all
+    names; otherwise layers are numbered.
+    """
+    names = [activity.layer for activity in found]
+    return [longest.index(name) for name in names] if {*names} <= {*longest} else range(len(names))

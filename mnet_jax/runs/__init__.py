@@ -1,0 +1,9 @@
+"""A run: one training from its config to its result, and what is done with its model.
+
+- `run`: the whole flow, from config to result;
+- `program`: the compiled functions of a run;
+- `pretrained`: a run's weights from a saved model;
+- `run_directory`: the files that a run keeps: checkpoints, scalars, its model;
+- `preview`: the first batch of a run;
+- `inference`: predictions and accuracy of its model.
+"""

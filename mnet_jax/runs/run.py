@@ -1,0 +1,285 @@
+"""A run, from config to result: data, model, steps, metrics, checkpoint, report."""
+
+import importlib.metadata
+import logging
+import os
+import platform
+import statistics
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import jax
+
+import mnet_jax
+from mnet_jax import data, ops, serialization
+from mnet_jax.analysis import cost
+from mnet_jax.config import FILE_NAME as CONFIG_FILE
+from mnet_jax.config import SPLIT_BY_POSITION, DataConfig, RunConfig
+from mnet_jax.files import replace_file
+from mnet_jax.runs import pretrained
+from mnet_jax.runs.program import Program, program_of
+from mnet_jax.runs.run_directory import RunDirectory, Timer, directory_lock, model_keeper
+from mnet_jax.training import optimizer
+from mnet_jax.training.agreement import require_alike
+from mnet_jax.training.checkpoints.checkpoint import Checkpoints
+from mnet_jax.training.checkpoints.manifest import CHECKPOINTS
+from mnet_jax.training.checkpoints.matching import saved_config
+from mnet_jax.training.evaluation import Evaluation
+from mnet_jax.training.hyperparameters import StaticRecipe
+from mnet_jax.training.loop import History, Loop
+from mnet_jax.training.memory import exhaustion_explained
+from mnet_jax.training.monitoring import DivergencePolicy, Scalars
+from mnet_jax.training.results import ProgressCallback, RunResult
+from mnet_jax.training.step import TrainState
+from mnet_jax.training.stopping import Stop
+from mnet_jax.training.types import Keep
+from mnet_jax.validation import require
+
+_log = logging.getLogger(__name__)
+
+# Environment variables that change the speed of a process; results must state them.
+TUNABLES = ("XLA_FLAGS", "PJRT_NPROC", "GLIBC_TUNABLES", "OMP_NUM_THREADS", "LD_PRELOAD")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """The arguments and software versions that all processes of one run must share."""
+
+    mnet_jax: str
+    jax: str
+    config: RunConfig
+    save_every_seconds: float
+    keep: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Images:
+    """The facts about the data set that all processes of one run must share."""
+
+    train_images: int
+    validation_images: int
+    test_images: int
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, dataset: data.Dataset) -> "_Images":
+        return cls(
+            train_images=len(dataset.train),
+            validation_images=len(dataset.validation),
+            test_images=len(dataset.test),
+            class_names=tuple(dataset.class_names),
+        )
+
+
+def require_one_run(config: RunConfig, *, save_every_seconds: float, keep: Keep) -> None:
+    """Checks that all processes call `run` with equal arguments; a collective call.
+
+    Raises:
+      DisagreementError: the arguments differ; the message names the first field and both values.
+    """
+    call = _Call(
+        mnet_jax=mnet_jax.__version__,
+        jax=jax.__version__,
+        config=config,
+        save_every_seconds=save_every_seconds,
+        keep=keep,
+    )
+    require_alike(call)
+
+
+@exhaustion_explained("the run")
+def run(
+    config: RunConfig,
+    directory: Path,
+    *,
+    dataset: data.Dataset | None = None,
+    save_every_seconds: float = 0.0,
+    keep: Keep = "last",
+    stop: Stop | None = None,
+    report: ProgressCallback = lambda progress: None,
+) -> RunResult:
+    """Trains a network, evaluates it once on the test split, and returns the result.
+
+    An interrupted run continues from the last checkpoint in `directory`; no other run may use this
+    directory. If JAX runs in several processes (`jax.distributed`), each process calls this
+    function with equal arguments and a shared directory. They train one network and return the same
+    result.
+
+    Args:
+      config: everything that determines the result.
+      directory: for checkpoints, scalars, the model and, at the end, the config.
+      dataset: the images, as returned by `load_data` for this config. If not given, they are read,
+        and the listing of a folder becomes part of the config (`DataConfig.listing`).
+      save_every_seconds: seconds between checkpoints, within epochs too. This bounds the work that
+        a crash can lose. 0 saves after every epoch, and not within.
+      keep: the weights to keep as a model in `directory` at the end: the last, or those with the
+        best validation accuracy among the checkpoints. The result is always that of the last
+        weights.
+      stop: checked for stop requests; a stopped run continues at the next call.
+      report: called at every step.
+
+    Raises:
+      DisagreementError: the processes differ in their arguments or in what they read; all raise it.
+      DirectoryInUseError: another run uses `directory`.
+      DataError: the data set is missing or damaged.
+      CheckpointError: `directory` holds another run.
+      SavedModelError: the weights to start from are missing, or another network's.
+      DivergenceError: the training diverged.
+      OutOfMemoryError: the batch does not fit into the devices' memory, or the host is out of
+        memory.
+      SavingError: a checkpoint cannot be written.
+      OSError: another file cannot be written.
+      StoppedError: a stop was requested; the run is saved.
+    """
+    require_one_run(config, save_every_seconds=save_every_seconds, keep=keep)
+    with directory_lock(directory):
+        return _run(config, directory, dataset, save_every_seconds, keep, stop or Stop(), report)
+
+
+def _run(
+    config: RunConfig,
+    directory: Path,
+    dataset: data.Dataset | None,
+    save_every_seconds: float,
+    keep: Keep,
+    stop: Stop,
+    report: ProgressCallback,
+) -> RunResult:
+    """Does the work of `run`, in a locked directory."""
+    start = time.perf_counter()
+    if dataset is None:
+        dataset = load_data(config.data, directory)
+        config = replace(config, data=replace(config.data, listing=dataset.listing))
+    _require_its_own(dataset, config)
+    require_alike(_Images.of(dataset))
+    part = data.Shard(index=jax.process_index(), count=jax.process_count())
+    batches = data.train_batches(dataset.train, config.data, config.seed, shard=part)
+    program = program_of(
+        config.spec,
+        StaticRecipe.of(config.training),
+        config.data.batch_size,
+        config.data.resolution,
+    )
+    loop = _loop(program, config, data.steps_per_epoch(dataset.train, config.data))
+    begin = partial(_first_state, program, loop, config)
+    with stop.deferred(), Checkpoints(directory / CHECKPOINTS, config) as checkpoints:
+        state, history, seconds, progress = checkpoints.restore(begin(), batches)
+        start -= seconds
+        with Scalars(directory, from_step=history[-1].step if history else 0) as log:
+            run_directory = RunDirectory(
+                loop=loop,
+                batches=batches,
+                begin=begin,
+                checkpoints=checkpoints,
+                log=log,
+                keep_model=model_keeper(config, dataset, directory),
+                due=Timer(save_every_seconds),
+                start=start,
+            )
+            state, history = loop.fit(
+                loop.placement.put_state(state),
+                batches,
+                lambda: data.eval_batches(dataset.validation, config.data, shard=part),
+                history,
+                run_directory.callbacks(report, stop),
+                progress,
+            )
+        best = checkpoints.best(begin()) if keep == "best" else None
+        kept = best or loop.placement.get(state)
+        run_directory.keep_model(kept.evaluated)  # an earlier call may have kept others, or none
+    tested = data.eval_batches(dataset.test, config.data, shard=part)
+    test = loop.evaluate(state, tested, "test", config.training.epochs, report)
+    if jax.process_index() == 0:
+        text = serialization.to_json(config) + "\n"
+        replace_file(directory / CONFIG_FILE, text.encode())
+    return _result(config, test, history, time.perf_counter() - start)
+
+
+def load_data(images: DataConfig, directory: Path) -> data.Dataset:
+    """Loads the data set of a run.
+
+    The run's config must have the same `listing` as the data set that is returned.
+
+    Args:
+      images: the config of the data set.
+      directory: the run's directory. It may hold a run of a folder from an earlier version, which
+        had no listings. That run continues with its own test split and an empty listing.
+
+    Raises:
+      DataError: the data set is missing or damaged.
+    """
+    checkpoints = directory / CHECKPOINTS
+    saved = saved_config(checkpoints) if images.name == "folder" else None
+    if saved and saved.data.name == "folder" and not saved.data.listing:
+        _log.warning(
+            "%s holds a run of an earlier version, which did not list the files of a folder: it "
+            "continues with its own test split, and changed files cannot be detected",
+            checkpoints,
+        )
+        return replace(data.load(replace(images, listing=SPLIT_BY_POSITION)), listing="")
+    return data.load(images)
+
+
+def _first_state(program: Program, loop: Loop, config: RunConfig) -> TrainState:
+    """Returns the state before the first step, whose structure is needed to restore checkpoints."""
+    state = program.initial_state(config.seed, loop.hyperparams(1)[0])
+    if config.pretrained:
+        state = pretrained.started_from(config.pretrained, state, config.spec)
+    return loop.placement.get(loop.placement.put_state(state))
+
+
+def _result(config: RunConfig, test: Evaluation, history: History, seconds: float) -> RunResult:
+    expense = cost.count(config.spec, config.data.resolution)
+    return RunResult(
+        params=expense.params,
+        madds=expense.madds,
+        test_loss=test.loss,
+        test_accuracy=test.accuracy,
+        test_count=test.count,
+        history=history,
+        images_per_second=statistics.median(record.images_per_second for record in history),
+        seconds=seconds,
+    )
+
+
+def environment() -> dict[str, str]:
+    """Returns the software versions and devices that determine this process's results."""
+    devices = jax.devices()
+    tunables = {name: os.environ[name] for name in TUNABLES if name in os.environ}
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
+    return {
+        "mnet_jax": mnet_jax.__version__,
+        **versions,
+        "python": platform.python_version(),
+        "device": f"{len(devices)} x {devices[0].device_kind}",
+        "processor": f"{os.cpu_count()} x {platform.machine()}",
+        "convolutions": ops.best_lowering(),
+        **tunables,
+    }
+
+
+def _loop(program: Program, config: RunConfig, steps_per_epoch: int) -> Loop:
+    """Combines the shared program with the run's own settings."""
+    return Loop(
+        train_step=program.train_step,
+        eval_step=program.eval_step,
+        placement=program.placement,
+        hyperparams=optimizer.hyperparams(config.training, steps_per_epoch),
+        divergence=DivergencePolicy(
+            on_divergence=config.training.on_divergence,
+            spike_factor=config.training.spike_factor,
+        ),
+        epochs=config.training.epochs,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=config.data.batch_size,
+    )
+
+
+def _require_its_own(dataset: data.Dataset, config: RunConfig) -> None:
+    """Raises ValueError if a data set does not match a config."""
+    classes, listing = config.spec.head.num_classes, config.data.listing
+    legal = f"the {dataset.num_classes} classes of {dataset.name}"
+    require(classes == dataset.num_classes, "num_classes", classes, legal)
+    require(listing == dataset.listing, "listing", listing, f"{dataset.listing}, as was read")

@@ -1,0 +1,7 @@
+"""Statistics of experiments with seeds: intervals, comparisons and their power.
+
+- `intervals`: means with confidence intervals, differences paired by seed;
+- `comparison`: arms against a baseline, corrected for several comparisons;
+- `power`: the power of the paired t-test;
+- `formatting`: all of these as text.
+"""

@@ -95,7 +95,7 @@ CONTENDERS = (
         takes=_is_training,
         networks=SEEDS,
     ),
-    Contender(name="obvious Flax", packages=(), maker="jax_contenders:obvious", takes=_on_jax),
+    Contender(name="obvious Flax", packages=(), maker="jax_contenders:plain_flax", takes=_on_jax),
     Contender(
         name="Keras on JAX", packages=("keras",), maker="jax_contenders:keras", takes=_in_keras
     ),
@@ -129,7 +129,7 @@ CONTENDERS = (
 )
 # Our lowerings one by one, for the table that `auto` follows.
 LOWERINGS = tuple(
-    Contender(name=name, packages=(), maker=f"jax_layers:{name}", takes=_is_depthwise)
+    Contender(name=name, packages=(), maker=f"jax_contenders:{name}", takes=_is_depthwise)
     for name in ("grouped", "shifted", "native")
 )
 BY_NAME = {contender.name: contender for contender in (*CONTENDERS, *LOWERINGS)}

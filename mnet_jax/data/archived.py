@@ -17,10 +17,10 @@ from mnet_jax.data import published
 from mnet_jax.data.builders import DIGITS, ArraysBuilder
 from mnet_jax.data.published import (
     PublishedFile,
-    absent,
     find_published,
-    places,
+    missing_files,
     read_labelled,
+    search_folders,
     verify,
 )
 from mnet_jax.data.types import DataError
@@ -72,7 +72,7 @@ class ArchivedBuilder(ArraysBuilder, skip_registration=True):  # type: ignore[ca
           root: TFDS's data folder.
           data_dir: the folder to prepare the set in.
         """
-        self._folders, self._root = places(root, directory), root
+        self._folders, self._root = search_folders(root, directory), root
         digests = "".join(file.sha256 for file in self.FILES)
         config = tfds.core.BuilderConfig(name=hashlib.sha256(digests.encode()).hexdigest()[:16])
         super().__init__(data_dir=data_dir, config=config)
@@ -84,7 +84,7 @@ class ArchivedBuilder(ArraysBuilder, skip_registration=True):  # type: ignore[ca
     def _paths(self) -> list[Path]:
         paths = find_published(self.FILES, self._folders)
         if paths is None:
-            raise absent(self.NAME, self.FILES, self._folders, self._root)
+            raise missing_files(self.NAME, self.FILES, self._folders, self._root)
         return paths
 
     def arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:

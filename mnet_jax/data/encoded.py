@@ -36,103 +36,20 @@ from mnet_jax.config import MAX_IMAGE_PIXELS
 from mnet_jax.data.disk import read_bounded, size_of
 from mnet_jax.data.types import DataError, reason
 
-JPEG, PNG, BMP, RIFF, WEBP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF", b"WEBP"
-GIF = (b"GIF87a", b"GIF89a")
-
-
-def declared_size(file: BinaryIO) -> tuple[int, int] | None:
-    """Returns (width, height) of a PNG, GIF or WebP file; None for other or damaged files.
-
-    If a file declares several sizes, the result is the largest width and the largest height. The
-    file's position afterwards is undefined.
-    """
-    file.seek(0)
-    start = file.read(30)
-    if start.startswith(PNG):
-        return _png(file)
-    if start.startswith(GIF):
-        return _gif(file)
-    if start.startswith(RIFF) and start[8:12] == WEBP:
-        return _webp(start)
-    return None
-
-
-def _png(file: BinaryIO) -> tuple[int, int] | None:
-    """Reads all IHDR chunks before the pixels, because Pillow uses the last one."""
-    place = len(PNG)
-    width = height = 0
-    while True:
-        file.seek(place)
-        chunk = file.read(16)
-        length, kind = int.from_bytes(chunk[:4], "big"), chunk[4:8]
-        if len(kind) < 4 or kind in (b"IDAT", b"fdAT", b"IEND"):
-            break
-        if kind == b"IHDR" and len(chunk) == 16:
-            width = max(width, int.from_bytes(chunk[8:12], "big"))
-            height = max(height, int.from_bytes(chunk[12:16], "big"))
-        place += 8 + length + 4  # length and kind, data, checksum
-    return (width, height) if width and height else None
-
-
-def _gif(file: BinaryIO) -> tuple[int, int] | None:
-    """Reads the screen size and the first frame, which may extend beyond the screen."""
-    file.seek(6)
-    screen = file.read(7)
-    if len(screen) < 7:
-        return None
-    width, height = _little(screen[0:2]), _little(screen[2:4])
-    file.seek(_palette(screen[4]), 1)
-    while (kind := file.read(1)) == b"!":
-        file.seek(1, 1)
-        while length := file.read(1)[:1].strip(b"\0"):
-            file.seek(length[0], 1)
-    if kind == b"," and len(frame := file.read(8)) == 8:
-        left, top, across, down = (_little(frame[i : i + 2]) for i in range(0, 8, 2))
-        width, height = max(width, left + across), max(height, top + down)
-    return width, height
-
-
-def _palette(flags: int) -> int:
-    """Returns the size in bytes of the palette that follows, given the flags."""
-    return 3 << (flags & 7) + 1 if flags & 128 else 0
-
-
-def _webp(start: bytes) -> tuple[int, int] | None:
-    """Reads the first chunk: the canvas of an extended file, else the only frame."""
-    kind = start[12:16]
-    if len(start) < 30:
-        return None
-    if kind == b"VP8X":
-        return _little(start[24:27]) + 1, _little(start[27:30]) + 1
-    if kind == b"VP8L":
-        bits = _little(start[21:25])
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if kind == b"VP8 ":
-        return _little(start[26:28]) & 0x3FFF, _little(start[28:30]) & 0x3FFF
-    return None
-
-
-def _little(data: bytes) -> int:
-    return int.from_bytes(data, "little")
-
-
-# A JPEG is decoded at a reduced size of at least this factor times the wanted size. The factor is
-# the one of PIL's `thumbnail`. On photographs the mean difference from full decoding is then less
-# than one of 255 levels.
-_MARGIN = 2.0
-# The formats of data sets, by their first bytes. The readers are called directly because
-# `Image.open` accepts more formats, such as EPS, for which it starts a PostScript interpreter. It
-# also has its own limit on pixels, and prints a warning above it.
+# The first bytes of a file in each format. A WebP has `_RIFF`, its size in 4 bytes, then `_WEBP`.
+_JPEG, _PNG, _BMP, _RIFF, _WEBP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF", b"WEBP"
+_GIF = (b"GIF87a", b"GIF89a")
+# The formats of data sets. The readers are called directly because `Image.open` accepts more
+# formats, such as EPS, for which it starts a PostScript interpreter. It also has its own limit on
+# pixels, and prints a warning above it.
 _READERS: tuple[tuple[bytes, Callable[..., Any]], ...] = (
-    (JPEG, JpegImagePlugin.jpeg_factory),
-    (PNG, PngImagePlugin.PngImageFile),
-    (RIFF, WebPImagePlugin.WebPImageFile),
-    (BMP, BmpImagePlugin.BmpImageFile),
-    *((magic, GifImagePlugin.GifImageFile) for magic in GIF),
+    (_JPEG, JpegImagePlugin.jpeg_factory),
+    (_PNG, PngImagePlugin.PngImageFile),
+    (_RIFF, WebPImagePlugin.WebPImageFile),
+    (_BMP, BmpImagePlugin.BmpImageFile),
+    *((magic, GifImagePlugin.GifImageFile) for magic in _GIF),
 )
 _LEGAL_FORMATS = "JPEG, PNG, WebP, BMP or GIF"
-_PIXEL_BYTES, _HEADER_BYTES = 4, 16 * 2**20  # largest file: a BMP with metadata
-_TURNED = range(5, 9)  # EXIF's orientations that swap height and width
 
 
 class EncodedImage:
@@ -265,13 +182,7 @@ def read_size(path: str, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
         raise DataError(f"{path}: cannot be read: {reason(error)}") from error
 
 
-def require_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
-    """Raises DataError, naming the image and the limit, if the image has too many pixels."""
-    if width * height > max_pixels:
-        raise DataError(
-            f"{name}: {width} x {height} are {width * height:,} pixels, legal: up to "
-            f"{max_pixels:,} (max_image_pixels)"
-        )
+_PIXEL_BYTES, _HEADER_BYTES = 4, 16 * 2**20  # of the largest file: a BMP with metadata
 
 
 def _most_bytes(max_pixels: int) -> int:
@@ -282,11 +193,11 @@ def _most_bytes(max_pixels: int) -> int:
 def _opened(file: BinaryIO, name: str, max_pixels: int) -> Iterator[Any]:
     """Opens the picture without decoding it; turns PIL's exceptions in the block into DataError."""
     try:
-        declared = declared_size(file)
+        declared = _declared_size(file)
         if declared:
             require_pixels(name, declared[0], declared[1], max_pixels)
         file.seek(0)
-        start = file.read(len(PNG))
+        start = file.read(len(_PNG))
         reader = next((reader for magic, reader in _READERS if start.startswith(magic)), None)
         if reader is None:
             raise DataError(f"{name}: cannot be decoded: got no image, legal: {_LEGAL_FORMATS}")
@@ -302,6 +213,18 @@ def _opened(file: BinaryIO, name: str, max_pixels: int) -> Iterator[Any]:
         raise DataError(f"{name}: cannot be decoded: {reason(error)}") from error
 
 
+def require_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
+    """Raises DataError, naming the image and the limit, if the image has too many pixels."""
+    if width * height > max_pixels:
+        raise DataError(
+            f"{name}: {width} x {height} are {width * height:,} pixels, legal: up to "
+            f"{max_pixels:,} (max_image_pixels)"
+        )
+
+
+_TURNED = range(5, 9)  # EXIF's orientations that swap height and width
+
+
 def _size(picture: Image.Image, orientation: int) -> tuple[int, int]:
     width, height = picture.size
     return (width, height) if orientation in _TURNED else (height, width)
@@ -314,6 +237,12 @@ def _orientation(picture: Image.Image) -> int:
     except Exception:  # PIL raises many types for damaged EXIF; the pixels may be intact
         return 1
     return found if found in range(1, 9) else 1
+
+
+# A JPEG is decoded at a reduced size of at least this factor times the wanted size. The factor is
+# the one of PIL's `thumbnail`. On photographs the mean difference from full decoding is then less
+# than one of 255 levels.
+_MARGIN = 2.0
 
 
 def _reduce(picture: Image.Image, shrinking: float) -> int:
@@ -335,3 +264,79 @@ def _reduce(picture: Image.Image, shrinking: float) -> int:
 def _with_whole_colours(picture: Image.Image) -> Image.Image:
     """Converts `picture`, if needed, to gray or RGB, whose channels can be averaged."""
     return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
+
+
+def _declared_size(file: BinaryIO) -> tuple[int, int] | None:
+    """Returns (width, height) of a PNG, GIF or WebP file; None for other or damaged files.
+
+    If a file declares several sizes, the result is the largest width and the largest height. The
+    file's position afterwards is undefined.
+    """
+    file.seek(0)
+    start = file.read(30)
+    if start.startswith(_PNG):
+        return _png(file)
+    if start.startswith(_GIF):
+        return _gif(file)
+    if start.startswith(_RIFF) and start[8:12] == _WEBP:
+        return _webp(start)
+    return None
+
+
+def _png(file: BinaryIO) -> tuple[int, int] | None:
+    """Reads all IHDR chunks before the pixels, because Pillow uses the last one."""
+    place = len(_PNG)
+    width = height = 0
+    while True:
+        file.seek(place)
+        chunk = file.read(16)
+        length, kind = int.from_bytes(chunk[:4], "big"), chunk[4:8]
+        if len(kind) < 4 or kind in (b"IDAT", b"fdAT", b"IEND"):
+            break
+        if kind == b"IHDR" and len(chunk) == 16:
+            width = max(width, int.from_bytes(chunk[8:12], "big"))
+            height = max(height, int.from_bytes(chunk[12:16], "big"))
+        place += 8 + length + 4  # length and kind, data, checksum
+    return (width, height) if width and height else None
+
+
+def _gif(file: BinaryIO) -> tuple[int, int] | None:
+    """Reads the screen size and the first frame, which may extend beyond the screen."""
+    file.seek(6)
+    screen = file.read(7)
+    if len(screen) < 7:
+        return None
+    width, height = _little(screen[0:2]), _little(screen[2:4])
+    file.seek(_palette_bytes(screen[4]), 1)
+    while (kind := file.read(1)) == b"!":
+        file.seek(1, 1)
+        while length := file.read(1)[:1].strip(b"\0"):
+            file.seek(length[0], 1)
+    if kind == b"," and len(frame := file.read(8)) == 8:
+        left, top, across, down = (_little(frame[i : i + 2]) for i in range(0, 8, 2))
+        width, height = max(width, left + across), max(height, top + down)
+    return width, height
+
+
+def _palette_bytes(flags: int) -> int:
+    """Returns the size in bytes of the palette that follows, given the flags."""
+    return 3 << (flags & 7) + 1 if flags & 128 else 0
+
+
+def _webp(start: bytes) -> tuple[int, int] | None:
+    """Reads the first chunk: the canvas of an extended file, else the only frame."""
+    kind = start[12:16]
+    if len(start) < 30:
+        return None
+    if kind == b"VP8X":
+        return _little(start[24:27]) + 1, _little(start[27:30]) + 1
+    if kind == b"VP8L":
+        bits = _little(start[21:25])
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        return _little(start[26:28]) & 0x3FFF, _little(start[28:30]) & 0x3FFF
+    return None
+
+
+def _little(data: bytes) -> int:
+    return int.from_bytes(data, "little")

@@ -11,7 +11,14 @@ from pathlib import Path
 from mnet_jax.config import MAX_IMAGE_PIXELS
 from mnet_jax.data.folder import Folder, read_folder
 from mnet_jax.data.preparation import SCRATCH, data_root, remove_stale
-from mnet_jax.data.published import PublishedFile, absent, find_published, members, places, verify
+from mnet_jax.data.published import (
+    PublishedFile,
+    find_published,
+    missing_files,
+    read_members,
+    search_folders,
+    verify,
+)
 from mnet_jax.data.types import DataError, reason
 
 NAME = "imagenette"
@@ -82,7 +89,7 @@ def read_imagenette(
     if config and config not in FILES:
         legal = ", ".join(f"{NAME}/{known}" for known in FILES)
         raise DataError(f"data set: got {name!r}, legal: {legal}")
-    folders = places(data_root(), directory)
+    folders = search_folders(data_root(), directory)
     read = partial(read_folder, spare=spare, max_pixels=max_pixels)
     asked = [config] if config else [*FILES]
     found = {known: there for known in asked if (there := _find(known, folders, directory))}
@@ -90,7 +97,7 @@ def read_imagenette(
         if not config and _is_unpacked(folders[0]):
             return read(str(folders[0]))
         # If no size is asked for, suggest 320 pixels: crops of 224 need no enlarging.
-        raise absent(name, [FILES[config or "320px-v2"]], folders, data_root())
+        raise missing_files(name, [FILES[config or "320px-v2"]], folders, data_root())
     if len(found) > 1:
         legal = ", ".join(f"{NAME}/{known}" for known in found)
         raise DataError(f"data set: got {name!r}, which has several sizes here, legal: {legal}")
@@ -132,7 +139,9 @@ def _unpack(archive: Path, config: str) -> Path:
         remove_stale(root)
         with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=root) as scratch:
             whole = Path(scratch, top)
-            for name, content in members(archive, lambda n: bool(image.fullmatch(n)), _MOST_BYTES):
+            for name, content in read_members(
+                archive, lambda n: bool(image.fullmatch(n)), _MOST_BYTES
+            ):
                 target = whole / name.removeprefix(f"{top}/")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)

@@ -1,8 +1,8 @@
-"""Which images a split has, and in which order they come.
+"""The order of training images, and the choice of the images that are held out of a split.
 
-The images that are held out of a split are chosen by position, or by name. Both choices are the
-same for every run, so that all arms and seeds of an experiment share the split. Training images
-come in endless shuffled epochs of batches, and a host reads its share of every batch.
+Training images come in endless shuffled epochs of batches, and a host reads its share of every
+batch. Held-out images are chosen by position or by name. Both choices are the same for every run,
+so that all arms and seeds of an experiment share the split.
 """
 
 import hashlib
@@ -75,18 +75,15 @@ class ShuffledBatches:
     def __getitem__(self, batch: int) -> ImageIndices:
         first = int(batch) * self._batch_size + self._share.start
         epochs, at = np.divmod(np.arange(first, first + len(self._share)), self._count)
-        parts = [self._permutation(epoch)[at[epochs == epoch]] for epoch in _runs(epochs)]
+        parts = [self._permutation(epoch)[at[epochs == epoch]] for epoch in _span(epochs)]
         return ImageIndices(epochs, np.concatenate(parts))
 
     def _permuted(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self._seed, epoch]).permutation(self._count)
 
 
-def _runs(ascending: np.ndarray) -> range:
+def _span(ascending: np.ndarray) -> range:
     return range(int(ascending[0]), int(ascending[-1]) + 1)
-
-
-_DIGEST_BITS = 64  # of a name's hash that are used
 
 
 def held_out(count: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
@@ -124,8 +121,11 @@ def held_out_by_name(
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
+_HASH_BYTES = 8  # of the digest
+
+
 def _hash(text: str) -> float:
     """Returns a hash of a text as a number in [0, 1)."""
     digest = hashlib.sha256(os.fsencode(text)).digest()
     # Python's integer division rounds correctly, so the result is the same everywhere.
-    return int.from_bytes(digest[: _DIGEST_BITS // 8], "big") / 2**_DIGEST_BITS
+    return int.from_bytes(digest[:_HASH_BYTES], "big") / 2 ** (8 * _HASH_BYTES)

@@ -1,8 +1,8 @@
-"""The files that the authors of MNIST and CIFAR publish: finds, verifies and reads them.
+"""Finds, verifies and reads the files that the authors of data sets publish: MNIST and CIFAR.
 
 Nothing is downloaded. Sizes and digests are the ones with which TFDS verifies its own downloads
-(`tensorflow_datasets/url_checksums` and `datasets/imagenette/checksums.tsv`). No
-archive is trusted.
+(`tensorflow_datasets/url_checksums` and `datasets/imagenette/checksums.tsv`). Readers trust no
+file: they check the sizes that it declares.
 
 MNIST and Fashion-MNIST are in the IDX format: a big-endian magic number and sizes, then bytes. A
 record of CIFAR is one label byte (in CIFAR-100 two: coarse, then fine) and 3,072 bytes of pixels:
@@ -16,6 +16,7 @@ https://www.cs.toronto.edu/~kriz/cifar.html.
 
 import gzip
 import hashlib
+import math
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -50,7 +51,7 @@ class PublishedFile:
         return self.url.rpartition("/")[2]
 
 
-def places(root: Path, directory: str | None) -> tuple[Path, ...]:
+def search_folders(root: Path, directory: str | None) -> tuple[Path, ...]:
     """Returns the folders to search for published files, in `directory` or TFDS's data folder."""
     base = root if directory is None else Path(directory).expanduser()
     return base, base / _MANUAL
@@ -66,7 +67,7 @@ def find_published(files: Iterable[PublishedFile], folders: Iterable[Path]) -> l
     return None
 
 
-def absent(
+def missing_files(
     name: str, files: Iterable[PublishedFile], folders: Iterable[Path], root: Path
 ) -> DataError:
     """Returns the error for a set that is neither prepared nor available as published files."""
@@ -99,7 +100,7 @@ def verify(path: Path, file: PublishedFile) -> None:
         )
 
 
-def members(
+def read_members(
     path: Path, wanted: Callable[[str], bool], most_bytes: int
 ) -> Iterator[tuple[str, bytes]]:
     """Yields the name and content of each wanted regular file in a gzipped tar archive.
@@ -131,8 +132,8 @@ def members(
         raise DataError(f"{path}: cannot be read as tar.gz: {reason(error)}") from error
 
 
-MOST_BYTES = 2**28  # unpacked; the largest file of these sets has 47 million
-_UINT8 = 0x08  # the type code of unsigned bytes, the third byte of the magic
+_MOST_IDX_BYTES = 2**28  # unpacked; the largest file of these sets has 47 million
+_IDX_UINT8 = 0x08  # the type code of unsigned bytes, the third byte of the magic number
 
 
 def read_idx(path: Path, rank: int) -> np.ndarray:
@@ -150,16 +151,16 @@ def read_idx(path: Path, rank: int) -> np.ndarray:
         raise DataError(f"{path}: cannot be read as gzip: it is empty")
     try:
         with gzip.open(path) as file:
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(_MOST_IDX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as gzip: {reason(error)}") from error
-    if len(content) > MOST_BYTES:
-        raise DataError(f"{path}: unpacks to more than {MOST_BYTES} bytes, legal: up to that")
+    if len(content) > _MOST_IDX_BYTES:
+        raise DataError(f"{path}: unpacks to more than {_MOST_IDX_BYTES} bytes, legal: up to that")
     header = 4 * (1 + rank)
     if len(content) < header:
         raise DataError(f"{path}: got {len(content)} bytes, an IDX header has {header}")
     magic, *shape = (int(field) for field in np.frombuffer(content[:header], ">u4"))
-    expected = _UINT8 << 8 | rank
+    expected = _IDX_UINT8 << 8 | rank
     if magic != expected:
         raise DataError(f"{path}: got magic {magic:#010x}, legal: {expected:#010x}")
     count = len(content) - header
@@ -184,14 +185,19 @@ def read_labelled(images: Path, labels: Path, num_classes: int) -> tuple[np.ndar
     pixels, classes = read_idx(images, 3), read_idx(labels, 1)
     if len(pixels) != len(classes):
         raise DataError(f"{labels}: got {len(classes)} labels for {len(pixels)} images of {images}")
-    if classes.max() >= num_classes:
-        raise DataError(f"{labels}: got label {classes.max()}, legal: 0 to {num_classes - 1}")
+    _require_labels(labels, classes, num_classes)
     return pixels[..., None], classes
 
 
+def _require_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
+    largest = int(np.max(labels))
+    if largest >= num_classes:
+        raise DataError(f"{path}: got label {largest}, legal: 0 to {num_classes - 1}")
+
+
 CIFAR_SHAPE = (32, 32, 3)
-_PLANES = (3, 32, 32)
-_PIXELS = 3 * 32 * 32
+_CIFAR_PLANES = (3, 32, 32)  # red, green, blue; row by row
+_CIFAR_PIXEL_BYTES = math.prod(CIFAR_SHAPE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,29 +275,31 @@ def read_cifar(path: Path, cifar: Cifar) -> dict[str, tuple[np.ndarray, np.ndarr
     """
     names = [*(name for split in cifar.splits.values() for name in split), cifar.names_file]
     wanted = {f"{cifar.folder}/{name}": name for name in names}
-    most = max(cifar.records.values()) * (cifar.labels + _PIXELS)
-    found = {wanted[name]: content for name, content in members(path, wanted.__contains__, most)}
+    most = max(cifar.records.values()) * (cifar.labels + _CIFAR_PIXEL_BYTES)
+    found = {
+        wanted[name]: content for name, content in read_members(path, wanted.__contains__, most)
+    }
     if missing := [name for name in names if name not in found]:
         raise DataError(f"{path}: lacks {', '.join(missing)} in {cifar.folder}/")
     lines = found[cifar.names_file].decode(errors="replace").split()
     if tuple(lines) != cifar.class_names:
         raise DataError(f"{path}: {cifar.names_file} names other classes than CIFAR's")
     return {
-        split: _records(path, split, b"".join(found[name] for name in parts), cifar)
+        split: _read_records(path, split, b"".join(found[name] for name in parts), cifar)
         for split, parts in cifar.splits.items()
     }
 
 
-def _records(path: Path, split: str, content: bytes, cifar: Cifar) -> tuple[np.ndarray, np.ndarray]:
-    size, count = cifar.labels + _PIXELS, cifar.records[split]
+def _read_records(
+    path: Path, split: str, content: bytes, cifar: Cifar
+) -> tuple[np.ndarray, np.ndarray]:
+    size, count = cifar.labels + _CIFAR_PIXEL_BYTES, cifar.records[split]
     if len(content) != count * size:
         raise DataError(
             f"{path}: {split} has {len(content)} bytes, legal: {count} records of {size}"
         )
     records = np.frombuffer(content, np.uint8).reshape(count, size)
     labels = records[:, cifar.labels - 1]
-    largest = int(np.max(labels))
-    if largest >= len(cifar.class_names):
-        raise DataError(f"{path}: got label {largest}, legal: 0 to {len(cifar.class_names) - 1}")
-    planes = records[:, cifar.labels :].reshape(-1, *_PLANES)
+    _require_labels(path, labels, len(cifar.class_names))
+    planes = records[:, cifar.labels :].reshape(-1, *_CIFAR_PLANES)
     return planes.transpose(0, 2, 3, 1), labels

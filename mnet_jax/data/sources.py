@@ -1,8 +1,8 @@
 """Sources of labelled images with random access: in memory, or decoded one at a time.
 
 Every source has a length, a `shape`, and examples `source[i]`. Images are uint8 RGB; `pipeline`
-turns them into the model's input. A source can wrap the records of a TFDS data source, or replace
-damaged images of another source, so that a few of them do not end a run.
+turns them into the model's input. Sources that decode can also return an example with its image not
+decoded yet (`opened`), so that a crop decodes only what it needs.
 """
 
 import logging
@@ -20,8 +20,7 @@ from mnet_jax.data.encoded import EncodedImage
 from mnet_jax.data.resize import Picture, central_view, pixels
 from mnet_jax.data.types import DataError, reason
 
-# A split whose decoded size is at most this is decoded once and kept in memory.
-MEMORY_BYTES = 512 * 2**20
+_log = logging.getLogger(__name__)
 
 
 class Example(TypedDict):
@@ -132,53 +131,10 @@ class Subset:
         return opened(self.source, int(self.indices[index]))
 
 
-class Decodable(Source, Protocol):
-    """A source on disk that can be decoded as a whole."""
-
-    def decoded(self) -> ArraySource:
-        """Decodes all images into memory."""
-
-
-def opened(source: Source, index: int) -> OpenedExample:
-    """Returns `source[index]`; its image is not decoded yet if the source has a method for that."""
-    found: Callable[[int], OpenedExample] | None = getattr(source, "opened", None)
-    if found is not None:
-        return found(index)
-    example = source[index]
-    return {"image": example["image"], "label": example["label"]}
-
-
-def in_memory(source: Decodable) -> Source:
-    """Returns `source`, decoded if its images have one shape and fit into `MEMORY_BYTES`."""
-    if source.shape is None or len(source) * math.prod(source.shape) > MEMORY_BYTES:
-        return source
-    return source.decoded()
-
-
-def at_resolution(source: Source, side: int) -> Source:
-    """Returns `source` resized to [side, side] if it is in memory and the result fits there too."""
-    if not isinstance(source, ArraySource):
-        return source
-    if len(source) * side * side * source.shape[2] > MEMORY_BYTES:
-        return source
-    return source.resized(side)
-
-
-def subset(source: Source, indices: np.ndarray) -> Source:
-    """Returns the images of `source` at `indices` (int [n]), in that order."""
-    if isinstance(source, ArraySource):
-        return ArraySource(source.images[indices], source.labels[indices])
-    return Subset(source, indices)
-
-
-def rgb(image: np.ndarray) -> np.ndarray:
-    """Converts `image` [..., h, w, c], c of 1 or 3, to [..., h, w, 3]; repeats a gray channel."""
-    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+Decode = Callable[[bytes], Mapping[str, Any]]
 
 
 _READ_AT_ONCE = 1024  # records: ArrayRecord reads them in parallel, three times faster than singly
-
-Decode = Callable[[bytes], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,8 +160,7 @@ class RecordSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Example:
-        example = self.opened(index)
-        return {"image": rgb(pixels(example["image"])), "label": example["label"]}
+        return _decoded(self.opened(index))
 
     def opened(self, index: int) -> OpenedExample:
         """Returns an example whose image, if stored encoded, is read but not decoded."""
@@ -244,9 +199,6 @@ class RecordSource:
             raise DataError(f"{self.name}: cannot read record {which}: {reason(error)}") from error
 
 
-_log = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True, eq=False)
 class ReplacingSource:
     """A source in which each damaged image is replaced by the next intact one of its class.
@@ -273,8 +225,7 @@ class ReplacingSource:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Example:
-        example = self.opened(index)
-        return {"image": rgb(pixels(example["image"])), "label": example["label"]}
+        return _decoded(self.opened(index))
 
     def opened(self, index: int) -> OpenedExample:
         """Returns an example whose image is not decoded yet.
@@ -282,27 +233,28 @@ class ReplacingSource:
         If even the header is damaged, the label may be unknown. Then the next image is returned
         with its own label.
         """
-        for at, example in self._whole_from(int(index)):
-            return self._spared(at, example)
+        for at, example in self._openable_from(int(index)):
+            return self._with_replacement(at, example)
         raise DataError(f"all {len(self)} training images are damaged, legal: up to {self.limit}")
 
-    def _instead(self, index: int, label: int, error: DataError) -> EncodedImage:
+    def _replacement(self, index: int, label: int, error: DataError) -> EncodedImage:
         """Returns the replacement of the image at `index`, which is damaged."""
         self._note(index, error)
-        for at, example in self._whole_from(index + 1):
+        for at, example in self._openable_from(index + 1):
             if example["label"] == label and at not in self._damaged:
-                image = self._spared(at, example)["image"]
+                image = self._with_replacement(at, example)["image"]
                 assert isinstance(image, EncodedImage)  # because the damaged one is
                 return image
         raise DataError(f"no whole image of class {label} is left; {error}")
 
-    def _spared(self, index: int, example: OpenedExample) -> OpenedExample:
+    def _with_replacement(self, index: int, example: OpenedExample) -> OpenedExample:
+        """Returns the example with an image that is replaced if it turns out to be damaged."""
         image, label = example["image"], example["label"]
         if isinstance(image, EncodedImage):
-            image = image.or_else(partial(self._instead, index, label))
+            image = image.or_else(partial(self._replacement, index, label))
         return {"image": image, "label": label}
 
-    def _whole_from(self, start: int) -> Iterator[tuple[int, OpenedExample]]:
+    def _openable_from(self, start: int) -> Iterator[tuple[int, OpenedExample]]:
         """Yields every image that can be opened, once, from `start` on and wrapping around."""
         for step in range(len(self)):
             at = (start + step) % len(self)
@@ -324,3 +276,55 @@ class ReplacingSource:
         _log.warning(
             "%s; it is replaced by another image (%d of at most %d)", error, count, self.limit
         )
+
+
+def opened(source: Source, index: int) -> OpenedExample:
+    """Returns `source[index]`; its image is not decoded yet if the source has a method for that."""
+    found: Callable[[int], OpenedExample] | None = getattr(source, "opened", None)
+    if found is not None:
+        return found(index)
+    example = source[index]
+    return {"image": example["image"], "label": example["label"]}
+
+
+def _decoded(example: OpenedExample) -> Example:
+    return {"image": rgb(pixels(example["image"])), "label": example["label"]}
+
+
+class Decodable(Source, Protocol):
+    """A source on disk that can be decoded as a whole."""
+
+    def decoded(self) -> ArraySource:
+        """Decodes all images into memory."""
+
+
+# A split whose decoded size is at most this is decoded once and kept in memory.
+MEMORY_BYTES = 512 * 2**20
+
+
+def in_memory(source: Decodable) -> Source:
+    """Returns `source`, decoded if its images have one shape and fit into `MEMORY_BYTES`."""
+    if source.shape is None or len(source) * math.prod(source.shape) > MEMORY_BYTES:
+        return source
+    return source.decoded()
+
+
+def at_resolution(source: Source, side: int) -> Source:
+    """Returns `source` resized to [side, side] if it is in memory and the result fits there too."""
+    if not isinstance(source, ArraySource):
+        return source
+    if len(source) * side * side * source.shape[2] > MEMORY_BYTES:
+        return source
+    return source.resized(side)
+
+
+def subset(source: Source, indices: np.ndarray) -> Source:
+    """Returns the images of `source` at `indices` (int [n]), in that order."""
+    if isinstance(source, ArraySource):
+        return ArraySource(source.images[indices], source.labels[indices])
+    return Subset(source, indices)
+
+
+def rgb(image: np.ndarray) -> np.ndarray:
+    """Converts `image` [..., h, w, c], c of 1 or 3, to [..., h, w, 3]; repeats a gray channel."""
+    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image

@@ -12,8 +12,8 @@ from mnet_jax.training.epoch import Clock, EpochProgress, LossMonitor
 from mnet_jax.training.evaluation import Evaluation, evaluate
 from mnet_jax.training.hyperparameters import Hyperparameters
 from mnet_jax.training.monitoring import (
+    DEAD_WARNING_SHARE,
     MOST_ROLLBACKS,
-    WARNING_SHARE,
     DivergenceError,
     DivergencePolicy,
     NonFiniteError,
@@ -120,7 +120,7 @@ class Loop:
                 progress = dataclasses.replace(progress, rolled_back=rolled_back)
                 continue
             dead = dead_share(self.placement.get(state.values))
-            if dead > WARNING_SHARE:
+            if dead > DEAD_WARNING_SHARE:
                 warnings.warn(
                     f"epoch {epoch}: {dead:.0%} of the depthwise channels are dead", stacklevel=2
                 )

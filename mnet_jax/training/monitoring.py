@@ -1,13 +1,8 @@
-"""Monitoring of a run: divergence, dead channels, and logs of scalars.
+"""Monitoring of a run: its divergence, its dead channels, and logs of its scalars.
 
-Divergence is a loss or gradient that is not finite, or a loss that spikes. Scalars are logged by
-step: as JSON, one object a line, and as TensorBoard event files.
-
-A channel is dead if its output is the same for every image. A ReLU that is never above zero passes
-on neither its input nor a gradient. This is the V2 paper's reason for linear bottlenecks (section
-3.2). A depthwise layer does not mix channels. If a channel's input has died, or its kernel or scale
-has become zero, its standard deviation over the training images after normalization is close to
-zero. The statistics of the normalization show this, so no forward pass is needed.
+Divergence is a loss or gradient that is not finite, or a loss that spikes. A channel is dead if its
+output is the same for every image. Scalars are logged by step: as JSON, one object a line, and as
+TensorBoard event files.
 """
 
 import json
@@ -27,11 +22,6 @@ from mnet_jax.training.hyperparameters import Hyperparameters
 from mnet_jax.training.step import Tree
 from mnet_jax.training.types import OnDivergence
 from mnet_jax.validation import is_number, is_whole
-
-WINDOW = 100  # number of previous losses that a loss is compared with
-MIN_LOSSES = 10  # previous losses needed for a comparison
-MOST_SKIPPED = 10  # limit on consecutive skipped updates
-MOST_ROLLBACKS = 3  # limit for a run
 
 
 class DivergenceError(FloatingPointError):
@@ -59,6 +49,12 @@ class NonFiniteStateError(NonFiniteError):
 
 class SpikeError(DivergenceError):
     """A loss is far above the losses before it."""
+
+
+WINDOW = 100  # the number of previous losses that a loss is compared with
+MIN_LOSSES = 10  # the least number of previous losses for a comparison
+MOST_SKIPPED = 10  # the most updates that are skipped in a row
+MOST_ROLLBACKS = 3  # the most rollbacks of a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,30 +85,39 @@ class DivergencePolicy:
         return hyperparams
 
 
-DEVIATION = 1e-3  # of a channel after normalization, where a live channel has about 1
-WARNING_SHARE = 0.25
-_EPSILON = 1e-3  # added to variances: the largest value of the dialects
+_DEAD_DEVIATION = 1e-3  # of a channel after normalization, where a live channel has about 1
+DEAD_WARNING_SHARE = 0.25  # share of dead channels above which a run warns
+_MOST_EPSILON = 1e-3  # added to variances: the largest value of the dialects
 
 
 def dead_share(values: Tree) -> float:
     """Returns the share of depthwise channels that are dead; 0 if there are no such layers.
 
+    A ReLU that is never above zero passes on neither its input nor a gradient. This is the V2
+    paper's reason for linear bottlenecks (arXiv 1801.04381, section 3.2). A depthwise layer does
+    not mix channels. If a channel's input has died, or its kernel or scale has become zero, its
+    standard deviation over the training images after normalization is close to zero. The statistics
+    of the normalization show this, so no forward pass is needed.
+
     Args:
       values: `params` and `batch_stats`, as in `TrainState.values`.
     """
     deviations = [
-        np.abs(np.asarray(params["norm"]["scale"])) * _deviation(np.asarray(stats["norm"]["var"]))
-        for params, stats in _depthwise(values["params"], values["batch_stats"])
+        np.abs(np.asarray(params["norm"]["scale"]))
+        * _normalized_deviation(np.asarray(stats["norm"]["var"]))
+        for params, stats in _depthwise_layers(values["params"], values["batch_stats"])
     ]
-    return float(np.mean(np.concatenate(deviations) < DEVIATION)) if deviations else 0.0
+    return float(np.mean(np.concatenate(deviations) < _DEAD_DEVIATION)) if deviations else 0.0
 
 
-def _deviation(variance: np.ndarray) -> np.ndarray:
+def _normalized_deviation(variance: np.ndarray) -> np.ndarray:
     """Returns a channel's standard deviation after normalization, before the scale."""
-    return np.sqrt(variance / (variance + _EPSILON))
+    return np.sqrt(variance / (variance + _MOST_EPSILON))
 
 
-def _depthwise(params: Mapping[str, Any], stats: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+def _depthwise_layers(
+    params: Mapping[str, Any], stats: Mapping[str, Any]
+) -> Iterator[tuple[Any, Any]]:
     """Yields parameters and statistics of layers with a depthwise kernel [kh, kw, c] and a norm."""
     for name, inner in params.items():
         if not isinstance(inner, Mapping):
@@ -121,7 +126,7 @@ def _depthwise(params: Mapping[str, Any], stats: Mapping[str, Any]) -> Iterator[
         if kernel is not None and kernel.ndim == 3:
             yield inner, stats[name]
         elif name in stats:
-            yield from _depthwise(inner, stats[name])
+            yield from _depthwise_layers(inner, stats[name])
 
 
 SCALARS_FILE = "scalars.jsonl"

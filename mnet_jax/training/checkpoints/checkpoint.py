@@ -1,7 +1,7 @@
-"""Orbax checkpoints with everything a run needs to continue.
+"""Saves, keeps and restores a run's checkpoints, with Orbax.
 
-A checkpoint holds the training state, the data position, the config and the history. A policy
-decides which checkpoints of a run are kept.
+A checkpoint holds everything that the run needs to continue: the training state, the data position,
+the config and the history.
 """
 
 import contextlib
@@ -36,10 +36,6 @@ from mnet_jax.training.results import EpochRecord
 from mnet_jax.training.step import TrainState, all_finite
 from mnet_jax.validation import one_line, require
 
-SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
-DAMAGED = "damaged-"  # the name of a checkpoint that was set aside is this and its step
-_is_finite = jax.jit(all_finite)
-
 
 class SavingError(OSError):
     """A checkpoint cannot be written; the message is one line with the reason."""
@@ -62,13 +58,6 @@ class Restored(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """The steps of the checkpoints that a process sees in the run's directory."""
-
-    checkpoints: tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Past:
     """The saved part of a run besides its state and its config; see `Restored`."""
 
@@ -78,6 +67,19 @@ class _Past:
 
     def __post_init__(self) -> None:
         require(0 <= self.seconds < math.inf, "seconds", self.seconds, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """The steps of the checkpoints that a process sees in the run's directory."""
+
+    checkpoints: tuple[int, ...]
+
+
+_DAMAGED = "damaged-"  # the name of a checkpoint that was set aside is this and its step
+
+
+_is_finite = jax.jit(all_finite)
 
 
 class Checkpoints:
@@ -205,12 +207,12 @@ class Checkpoints:
             except Exception as error:  # Orbax raises many types for torn files
                 if is_exhaustion(error):
                     raise
-                self._set_aside(step, one_line(error) or type(error).__name__)
+                self._set_aside(step, _text_of(error))
                 self._reload()
             else:
                 self._kept.accuracies = _accuracies(restored.history)
                 return restored
-        if any(path.is_dir() for path in self._directory.glob(f"{DAMAGED}*")):
+        if any(path.is_dir() for path in self._directory.glob(f"{_DAMAGED}*")):
             raise CheckpointError(
                 f"{self._directory}: all its checkpoints are damaged; remove them to start the run "
                 "from the beginning"
@@ -277,10 +279,10 @@ class Checkpoints:
     def _set_aside(self, step: int, reason: str) -> None:
         """Renames a damaged checkpoint, with a warning, and keeps those set aside before."""
         self._wait_for_all(f"found {step}")  # no process may find it missing
-        aside = self._directory / f"{DAMAGED}{step}"
+        aside = self._directory / f"{_DAMAGED}{step}"
         numbers = itertools.count(2)
         while os.path.lexists(aside):
-            aside = aside.with_name(f"{DAMAGED}{step}-{next(numbers)}")
+            aside = aside.with_name(f"{_DAMAGED}{step}-{next(numbers)}")
         warnings.warn(
             f"the checkpoint at step {step} is damaged and now in {aside}: {reason}", stacklevel=3
         )
@@ -301,7 +303,7 @@ class Checkpoints:
             except Exception as error:
                 if is_exhaustion(error):
                     raise
-                self._set_aside(step, one_line(error) or type(error).__name__)
+                self._set_aside(step, _text_of(error))
         self._manager.reload()
 
     def _wait_for_all(self, name: str) -> None:
@@ -328,8 +330,7 @@ class Checkpoints:
         except Exception as error:
             if is_exhaustion(error):
                 raise
-            reason = one_line(error) or type(error).__name__
-            raise CheckpointError(f"{self._directory}: step {step}: {reason}") from error
+            raise CheckpointError(f"{self._directory}: step {step}: {_text_of(error)}") from error
 
     def _restore(self, step: int, like: TrainState) -> Restored:
         """Verifies and restores everything but the data position."""
@@ -350,23 +351,13 @@ class Checkpoints:
         return Restored(restored.state, past.history, past.seconds, past.begun)
 
 
-def _reason(error: Exception) -> str:
-    """Returns why a write failed: the system's error text, if Orbax's message contains it."""
-    words = [os.strerror(code) for code in SYSTEM_ERRORS if os.strerror(code) in str(error)]
-    return words[0] if words else one_line(error) or type(error).__name__
-
-
-def _accuracies(history: tuple[EpochRecord, ...]) -> dict[int, float]:
-    return {record.step: record.validation_accuracy for record in history}
-
-
-LATEST = 2  # not one, as the last may turn out to be damaged
+_LATEST = 2  # not one, as the last may turn out to be damaged
 
 
 class Preservation:
     """An Orbax preservation policy for the checkpoints of a run.
 
-    It keeps the latest two checkpoints and, of those at the end of an epoch, the last and the best.
+    It keeps the last two checkpoints and, of those at the end of an epoch, the last and the best.
     A checkpoint within an epoch has no validation accuracy, and is never the best.
 
     Attributes:
@@ -381,7 +372,7 @@ class Preservation:
         del context
         steps = sorted(info.step for info in checkpoints)
         whole = [step for step in steps if step in self.accuracies]
-        kept = {*steps[-LATEST:], *whole[-1:], self.best(steps)}
+        kept = {*steps[-_LATEST:], *whole[-1:], self.best(steps)}
         return [info.step in kept for info in checkpoints]
 
     def best(self, steps: Iterable[int]) -> int | None:
@@ -391,3 +382,20 @@ class Preservation:
         """
         whole = [step for step in sorted(steps) if step in self.accuracies]
         return max(whole, key=lambda step: self.accuracies[step], default=None)
+
+
+def _accuracies(history: tuple[EpochRecord, ...]) -> dict[int, float]:
+    return {record.step: record.validation_accuracy for record in history}
+
+
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
+
+
+def _reason(error: Exception) -> str:
+    """Returns why a write failed: the system's error text, if Orbax's message contains it."""
+    texts = [os.strerror(code) for code in _WRITE_ERRORS if os.strerror(code) in str(error)]
+    return texts[0] if texts else _text_of(error)
+
+
+def _text_of(error: Exception) -> str:
+    return one_line(error) or type(error).__name__

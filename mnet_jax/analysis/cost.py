@@ -1,15 +1,9 @@
-"""Parameters, multiply-adds, bytes and receptive fields of a network, from its spec.
+"""Parameters, multiply-adds, bytes and receptive fields of a network; the least time of a program.
 
-Multiply-adds (MAdds) are those of convolutions and matrix products, one for each tap of each
-output, including taps on padding, as in the papers' tables. Normalization, activations and pooling
-are left out. Compilers' counts differ, as they leave out taps on padding.
-
-The roofline model gives a lower bound on a program's time from a machine's two limits: it takes at
-least the time of its arithmetic at the peak rate, and at least the time of moving its bytes at the
-memory bandwidth.
-
-Source: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for
-multicore architectures", CACM 52 (2009).
+All but the machine's limits follow from the spec. Multiply-adds (MAdds) are those of convolutions
+and matrix products, one for each tap of each output, including taps on padding, as in the papers'
+tables. Normalization, activations and pooling are left out. Compilers' counts differ, as they leave
+out taps on padding.
 """
 
 import itertools
@@ -126,18 +120,20 @@ class Cost:
         )
 
 
-def _separation(depthwise: Row, pointwise: Row) -> Separation:
-    layer, outputs = depthwise.layer, pointwise.layer.outputs
-    rows, columns = layer.output_size
-    full = layer.kernel**2 * layer.inputs * outputs * rows * columns
-    madds = depthwise.madds + pointwise.madds
-    return Separation(
-        name=layer.name,
-        madds=madds,
-        full_madds=full,
-        ratio=madds / full,
-        predicted=1 / outputs + 1 / layer.kernel**2,
-    )
+def count(
+    spec: NetworkSpec, resolution: int | tuple[int, int], *, activation_itemsize: int = 4
+) -> Cost:
+    """Computes the cost of a network on one image.
+
+    Args:
+      spec: the network.
+      resolution: side of a square image in pixels, or (rows, columns).
+      activation_itemsize: bytes per element of a feature map: 4 in float32, 2 in bfloat16.
+
+    Raises:
+      ValueError: the image is too small for the network.
+    """
+    return Cost(rows=tuple(_row(layer, activation_itemsize) for layer in walk(spec, resolution)))
 
 
 def _row(layer: Layer, activation_itemsize: int) -> Row:
@@ -156,20 +152,18 @@ def _row(layer: Layer, activation_itemsize: int) -> Row:
     )
 
 
-def count(
-    spec: NetworkSpec, resolution: int | tuple[int, int], *, activation_itemsize: int = 4
-) -> Cost:
-    """Computes the cost of a network on one image.
-
-    Args:
-      spec: the network.
-      resolution: side of a square image in pixels, or (rows, columns).
-      activation_itemsize: bytes per element of a feature map: 4 in float32, 2 in bfloat16.
-
-    Raises:
-      ValueError: the image is too small for the network.
-    """
-    return Cost(rows=tuple(_row(layer, activation_itemsize) for layer in walk(spec, resolution)))
+def _separation(depthwise: Row, pointwise: Row) -> Separation:
+    layer, outputs = depthwise.layer, pointwise.layer.outputs
+    rows, columns = layer.output_size
+    full = layer.kernel**2 * layer.inputs * outputs * rows * columns
+    madds = depthwise.madds + pointwise.madds
+    return Separation(
+        name=layer.name,
+        madds=madds,
+        full_madds=full,
+        ratio=madds / full,
+        predicted=1 / outputs + 1 / layer.kernel**2,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +200,13 @@ def receptive_fields(spec: NetworkSpec) -> tuple[ReceptiveField, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The measured limits of a machine.
+    """The measured limits of a machine, for the roofline model.
+
+    The model gives a lower bound on a program's time: it takes at least the time of its arithmetic
+    at the peak rate, and at least the time of moving its bytes at the memory bandwidth.
+
+    Source: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for
+    multicore architectures", CACM 52 (2009).
 
     Attributes:
       flops_per_second: floating point operations per second of a large matrix product; a

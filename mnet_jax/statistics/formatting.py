@@ -1,4 +1,4 @@
-"""Formats intervals, means, p-values, counts and durations for tables and charts."""
+"""Formats means with their intervals, p-values, counts and durations as text."""
 
 from collections.abc import Iterable
 

@@ -25,8 +25,12 @@ from scipy.special import (
 from mnet_jax.validation import require, require_choice
 
 Method = Literal["t", "bootstrap"]
+
+
 ALPHA = 0.05
 CONFIDENCE = 1 - ALPHA
+
+
 # The fewest values for an interval. The bootstrap's intervals are too narrow for few values: for
 # normal values, a 95 % interval covers the true mean for 71 % of samples of 3, 84 % of 5, 91 % of
 # 10.
@@ -66,7 +70,7 @@ def mean_interval(
       values: independent values.
       confidence: the confidence level, between 0 and 1.
       method: `t` is Student's interval, mean ± t(n - 1) s / sqrt(n). It assumes values from one
-        normal distribution. `bootstrap` is BCa (see `bootstrap`). It assumes no distribution, and
+        normal distribution. `bootstrap` is BCa (see `resample`). It assumes no distribution, and
         is too narrow for few values.
 
     Raises:
@@ -123,13 +127,17 @@ def seed_differences(arm: Mapping[int, float], baseline: Mapping[int, float]) ->
     return {seed: arm[seed] - baseline[seed] for seed in sorted(arm.keys() & baseline.keys())}
 
 
-RESAMPLES = 9999
 # Two differences of accuracies are equal if they are this close. An accuracy is a count divided by
 # the number of test images: floats round at 1e-16, and no test split has a billion images.
 ROUNDING = 1e-9
+
+
+_RESAMPLES = 9999
+
+
 # The fewest resamples in each tail outside an interval. With fewer, the ends of the interval would
 # be extreme values rather than quantiles.
-FEWEST_BEYOND = 10
+_FEWEST_BEYOND = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +195,7 @@ def resample(sample: Sequence[float], confidence: float) -> Resampled:
     """
     values = np.sort(np.asarray(sample, dtype=np.float64))
     random = np.random.default_rng(0)
-    blocks = math.ceil(max(2 * FEWEST_BEYOND / (1 - confidence) / RESAMPLES, 1))
+    blocks = math.ceil(max(2 * _FEWEST_BEYOND / (1 - confidence) / _RESAMPLES, 1))
     means = np.sort(np.concatenate([_means(values, random) for _ in range(blocks)]))
     deviations = values - values.mean()
     skew = (deviations**3).sum() / (deviations**2).sum() ** 1.5
@@ -199,8 +207,8 @@ def resample(sample: Sequence[float], confidence: float) -> Resampled:
 
 
 def _means(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Returns the means of `RESAMPLES` resamples; a mean that is zero up to rounding becomes 0."""
-    picks = random.integers(len(values), size=(RESAMPLES, len(values)))
+    """Returns the means of `_RESAMPLES` resamples; a mean that is zero up to rounding becomes 0."""
+    picks = random.integers(len(values), size=(_RESAMPLES, len(values)))
     means = values[picks].mean(axis=1)
     return np.where(np.abs(means) < ROUNDING, 0.0, means)
 

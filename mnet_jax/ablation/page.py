@@ -51,8 +51,8 @@ def join(parts: Iterable[str]) -> Markup:
     return Markup("".join(p if isinstance(p, Markup) else html.escape(p) for p in parts))
 
 
-MOST_CHANGES = 8  # a longer list is collapsed; the width multiplier changes every block
-MARKS = {"supports": "good", "contradicts": "bad", "better": "good", "worse": "bad"}
+# The CSS class of each judgement and verdict.
+_CLASSES = {"supports": "good", "contradicts": "bad", "better": "good", "worse": "bad"}
 
 
 def to_html(
@@ -116,7 +116,8 @@ def _top(report: Report) -> Markup:
     parts: list[str] = [tag("h1", wording.title(report))]
     parts += [tag("p", line, class_="soft") for line in (", ".join(shared), report.recipe) if line]
     for judged in report.claims:
-        verdict = tag("strong", judged.judgement, class_=f"badge {MARKS.get(judged.judgement, '')}")
+        kind = _CLASSES.get(judged.judgement, "")
+        verdict = tag("strong", judged.judgement, class_=f"badge {kind}")
         said = tag("q", judged.claim.text)
         source = tag("cite", judged.claim.source)
         parts.append(tag("p", verdict, " ", said, " ", source, class_="claim"))
@@ -158,7 +159,7 @@ def _table_row(report: Report, arm: ArmResult, hue: int) -> Markup:
         _number(accuracy, _mean(arm.accuracy)),
         _number(difference, 0.0 if arm.baseline else _mean(arm.difference)),
         _number(formatting.p_value(p_value), p_value),
-        tag("td", tag("span", said, class_=f"verdict {MARKS.get(arm.verdict or '', '')}"),
+        tag("td", tag("span", said, class_=f"verdict {_CLASSES.get(arm.verdict or '', '')}"),
             data_v=said),
         _number(formatting.count(arm.params), arm.params),
         _number(formatting.count(arm.madds), arm.madds),
@@ -210,10 +211,10 @@ def _chart(chart: Chart) -> Markup:
 
 def _failures(report: Report) -> Markup:
     """Returns the section of failed and missing trials, with their causes."""
-    mishaps = wording.missing_results(report)
-    if not mishaps:
+    missing = wording.missing_results(report)
+    if not missing:
         return Markup()
-    lines = [f"{report.name_of(arm)}: {mishap}" for arm, mishap in mishaps]
+    lines = [f"{report.name_of(arm)}: {cause}" for arm, cause in missing]
     return _section("Failed or not run", _list(lines))
 
 
@@ -233,6 +234,9 @@ def _arm(report: Report, arm: ArmResult, command: str | None) -> Markup:
     return tag("article", tag("h3", report.name_of(arm)), told, *again, whole)
 
 
+_MOST_OPEN = 8  # a longer list of changes is collapsed; the width multiplier changes every block
+
+
 def _changes(before: RunConfig, after: RunConfig) -> Markup:
     """Returns a table of the fields that differ; a long one is collapsed."""
     found = changes(before, after)
@@ -245,4 +249,4 @@ def _changes(before: RunConfig, after: RunConfig) -> Markup:
     box = tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="Changes")
     several = "field differs" if len(found) == 1 else "fields differ"
     return tag("details", tag("summary", f"{len(found)} {several} from the baseline's"), box,
-               open="" if len(found) <= MOST_CHANGES else None)  # fmt: skip
+               open="" if len(found) <= _MOST_OPEN else None)  # fmt: skip

@@ -19,6 +19,8 @@ from mnet_jax.config import Arm
 from mnet_jax.options import axes
 
 ScaleName = Literal["smoke", "desk", "full"]
+Values = Mapping[str, Any]  # the values of axes, by name
+NOT_RUN = "not run yet"  # in place of a page of results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +74,8 @@ SCALES: dict[ScaleName, Scale] = {
 }
 
 
-Values = Mapping[str, Any]  # the values of axes, by name
-NOT_RUN = "not run yet"
-ALIKE = 0.01  # two arms count as equal up to one percentage point; our choice, not a paper's
-SMALL: Mapping[ScaleName, str] = {"smoke": "v2-digits", "desk": "v2-fashion-mnist"}
+# At the other scales the recipe of the data set is used, not that of the preset.
+_SMALL_RECIPES: Mapping[ScaleName, str] = {"smoke": "v2-digits", "desk": "v2-fashion-mnist"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ class Preset:
 
     def recipe_at(self, scale: ScaleName) -> str:
         """Returns the name of the recipe that all arms start from at a scale."""
-        return SMALL.get(scale, self.recipe)
+        return _SMALL_RECIPES.get(scale, self.recipe)
 
     def arms_of(self, scale: ScaleName) -> tuple[Values, ...]:
         """Returns each arm's own axis values at a scale."""
@@ -141,6 +141,9 @@ def _along(axis: str, *values: Any) -> tuple[Values, ...]:
     return tuple({axis: value} for value in values)
 
 
+_ALIKE = 0.01  # two arms count as equal up to one percentage point; our choice, not a paper's
+
+
 def _claim(
     direction: Expectation, text: str, source: str, margin: float = 0.0, **arms: Any
 ) -> Claim:
@@ -149,8 +152,8 @@ def _claim(
     return Claim(direction=direction, text=text, source=source, arms=labels, margin=margin)
 
 
-def _v1(*, small_width: float, desk_epochs: int) -> dict[ScaleName, Values]:
-    """Returns the shared values of a preset for V1; `small_width` is that of smoke and desk."""
+def _at_v1(*, small_width: float, desk_epochs: int) -> dict[ScaleName, Values]:
+    """Returns what `Preset.at` is for V1; `small_width` is the width at smoke and desk."""
     small: Values = {"model": "mobilenet_v1", "width": small_width}
     return {
         "smoke": {**small, "epochs": 3},
@@ -158,14 +161,15 @@ def _v1(*, small_width: float, desk_epochs: int) -> dict[ScaleName, Values]:
     }
 
 
-V2: Mapping[ScaleName, Values] = {
+_AT_V2: Mapping[ScaleName, Values] = {
     "smoke": {"model": "mobilenet_v2", "epochs": 3},
     "desk": {"model": "mobilenet_v2", "epochs": 5},
 }
-V3: Mapping[ScaleName, Values] = {
+_AT_V3: Mapping[ScaleName, Values] = {
     "smoke": {"model": "mobilenet_v3_large", "epochs": 3},
     "desk": {"model": "mobilenet_v3_large", "epochs": 5},
 }
+
 
 PRESETS: dict[str, Preset] = {
     "v1-depthwise": Preset(
@@ -174,7 +178,7 @@ PRESETS: dict[str, Preset] = {
         "eighth of the multiply-adds and a seventh of the parameters.",
         arms=_along("convolution", "depthwise", "full"),
         recipe="v1-imagenet",
-        at=_v1(small_width=0.25, desk_epochs=4),
+        at=_at_v1(small_width=0.25, desk_epochs=4),
         claims=(
             _claim(
                 "better", "full convolutions beat separable ones", "V1, Table 4", convolution="full"
@@ -189,7 +193,7 @@ PRESETS: dict[str, Preset] = {
         arms=({"width": 0.75}, {"depth": "shallow"}, {}),
         arms_at=dict.fromkeys(("smoke", "desk"), ({"width": 0.375}, {"depth": "shallow"}, {})),
         recipe="v1-imagenet",
-        at=_v1(small_width=0.5, desk_epochs=4),
+        at=_at_v1(small_width=0.5, desk_epochs=4),
         claims=(
             _claim(
                 "worse",
@@ -207,7 +211,7 @@ PRESETS: dict[str, Preset] = {
         "63.7, 50.6).",
         arms=_along("width", 1.0, 0.75, 0.5, 0.25),
         recipe="v1-imagenet",
-        at=_v1(small_width=1.0, desk_epochs=2),
+        at=_at_v1(small_width=1.0, desk_epochs=2),
         claims=(_claim("worse", "a narrower network loses accuracy", "V1, Table 6"),),
     ),
     "v1-resolution": Preset(
@@ -220,7 +224,7 @@ PRESETS: dict[str, Preset] = {
             "desk": _along("resolution", 28, 24, 20, 16),
         },
         recipe="v1-imagenet",
-        at=_v1(small_width=0.5, desk_epochs=5),
+        at=_at_v1(small_width=0.5, desk_epochs=5),
         claims=(_claim("worse", "smaller images lose accuracy", "V1, Table 7"),),
     ),
     "v2-linear-bottleneck": Preset(
@@ -228,7 +232,7 @@ PRESETS: dict[str, Preset] = {
         claim="A linear bottleneck beats a ReLU6 in it (curves only).",
         arms=_along("bottleneck", "linear", "relu6"),
         recipe="v2-imagenet",
-        at=V2,
+        at=_AT_V2,
         claims=(
             _claim(
                 "worse",
@@ -245,7 +249,7 @@ PRESETS: dict[str, Preset] = {
         "(curves only).",
         arms=_along("shortcut", "bottleneck", "expansion", "none"),
         recipe="v2-imagenet",
-        at=V2,
+        at=_AT_V2,
         claims=(
             _claim(
                 "worse",
@@ -268,13 +272,13 @@ PRESETS: dict[str, Preset] = {
         "somewhat smaller ones (no numbers).",
         arms=_along("expansion", 6, 1, 3, 10),
         recipe="v2-imagenet",
-        at=V2,
+        at=_AT_V2,
         claims=(
             _claim(
                 "equal",
                 "expansions of 6 and 10 perform almost alike",
                 "V2, section 4",
-                margin=ALIKE,
+                margin=_ALIKE,
                 expansion=10,
             ),
         ),
@@ -286,10 +290,10 @@ PRESETS: dict[str, Preset] = {
         "from 80 on 75.2, from 112 on 75.0).",
         arms=_along("hard_swish_from", 80, 0, 16, 112),
         recipe="v3-large-imagenet",
-        at=V3,
+        at=_AT_V3,
         claims=(
             _claim("worse", "ReLU alone loses to h-swish", "V3, Table 5", hard_swish_from=0),
-            _claim("equal", "where h-swish begins matters little", "V3, Table 5", margin=ALIKE),
+            _claim("equal", "where h-swish begins matters little", "V3, Table 5", margin=_ALIKE),
         ),
     ),
     "v3-squeeze-excite": Preset(
@@ -298,7 +302,7 @@ PRESETS: dict[str, Preset] = {
         "number of parameters (no table).",
         arms=_along("squeeze_excite", "published", "none", "all"),
         recipe="v3-large-imagenet",
-        at=V3,
+        at=_AT_V3,
         claims=(
             _claim(
                 "worse",
@@ -314,13 +318,13 @@ PRESETS: dict[str, Preset] = {
         "loss of accuracy.",
         arms=_along("last_stage", "efficient", "original"),
         recipe="v3-large-imagenet",
-        at=V3,
+        at=_AT_V3,
         claims=(
             _claim(
                 "equal",
                 "the efficient last stage loses almost nothing",
                 "V3, section 5.1",
-                margin=ALIKE,
+                margin=_ALIKE,
                 last_stage="original",
             ),
         ),

@@ -40,66 +40,6 @@ from mnet_jax.files import open_regular, replace_file
 from mnet_jax.training.results import RunResult
 
 
-class Leases:
-    """The leases in a directory; keeps track of those that this object holds."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._held: dict[str, int] = {}
-
-    def take(self, key: str) -> bool:
-        """Tries to take a lease; returns whether it succeeded.
-
-        A lease that another thread or another `Leases` of this process holds is refused too.
-
-        Raises:
-          OSError: the lock file cannot be created, or its path is not a regular file.
-        """
-        self.directory.mkdir(exist_ok=True)
-        file = open_regular(self._path(key), os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BaseException as error:
-            os.close(file)
-            if isinstance(error, BlockingIOError):
-                return False
-            raise
-        self._held[key] = file
-        return True
-
-    def release(self, key: str) -> None:
-        """Releases a lease; does nothing if this object does not hold it."""
-        file = self._held.pop(key, None)
-        if file is not None:
-            os.close(file)
-
-    def release_all(self) -> None:
-        """Releases every lease that this object holds."""
-        for key in [*self._held]:
-            self.release(key)
-
-    def is_live(self, key: str) -> bool:
-        """Returns whether any process holds a lease now.
-
-        Raises:
-          OSError: the lock file cannot be read.
-        """
-        try:
-            file = open_regular(self._path(key), os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(file)
-
-    def _path(self, key: str) -> Path:
-        return self.directory / f"{key}.lock"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Contents:
     """The contents of a store at the time of reading.
@@ -126,7 +66,7 @@ class Store:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory)
         self._journal = Journal(self.directory)
-        self._leases = Leases(self.directory / "leases")
+        self._leases = _Leases(self.directory / "leases")
         self._worker = secrets.token_hex(8)
 
     def __enter__(self) -> "Store":
@@ -284,6 +224,66 @@ def comparable(trials: Mapping[str, Trial], configs: Iterable[RunConfig]) -> tup
 
     settings = {setting(config) for config in configs}
     return tuple(trial for trial in trials.values() if setting(trial.config) in settings)
+
+
+class _Leases:
+    """The leases in a directory, and which of them this object holds."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._held: dict[str, int] = {}
+
+    def take(self, key: str) -> bool:
+        """Tries to take a lease; returns whether it succeeded.
+
+        A lease that another thread or another `_Leases` of this process holds is refused too.
+
+        Raises:
+          OSError: the lock file cannot be created, or its path is not a regular file.
+        """
+        self.directory.mkdir(exist_ok=True)
+        file = open_regular(self._path(key), os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException as error:
+            os.close(file)
+            if isinstance(error, BlockingIOError):
+                return False
+            raise
+        self._held[key] = file
+        return True
+
+    def release(self, key: str) -> None:
+        """Releases a lease; does nothing if this object does not hold it."""
+        file = self._held.pop(key, None)
+        if file is not None:
+            os.close(file)
+
+    def release_all(self) -> None:
+        """Releases every lease that this object holds."""
+        for key in [*self._held]:
+            self.release(key)
+
+    def is_live(self, key: str) -> bool:
+        """Returns whether any process holds a lease now.
+
+        Raises:
+          OSError: the lock file cannot be read.
+        """
+        try:
+            file = open_regular(self._path(key), os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(file)
+
+    def _path(self, key: str) -> Path:
+        return self.directory / f"{key}.lock"
 
 
 def write_file(path: Path, content: bytes) -> None:

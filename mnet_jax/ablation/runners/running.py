@@ -15,59 +15,12 @@ from mnet_jax.ablation.runners.work import Lost, Outcome
 from mnet_jax.config import RunConfig
 from mnet_jax.training.results import Progress
 
-TOLD_SECONDS = 600.0  # a healthy trial is silent longest while it compiles, for a few minutes
-# A longer time between two looks counts only this much: the machine may have been suspended.
-MOST_SECONDS = 30.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class Stalled:
     """A running trial has reported nothing for `seconds`; sent once for each silence."""
 
     seconds: float
-
-
-class StallMonitor:
-    """Measures how long each running trial has been silent."""
-
-    def __init__(
-        self, limit_seconds: float | None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Creates a monitor without trials.
-
-        Args:
-          limit_seconds: the silence after which a trial must be terminated; None for no limit.
-          clock: returns the time in seconds.
-        """
-        self._limit_seconds = limit_seconds
-        self._clock = clock
-        self._looked = clock()
-        self._silences: dict[RunConfig, float] = {}
-
-    def heard(self, config: RunConfig) -> None:
-        """Notes that a trial has started, or reported something."""
-        self._silences[config] = 0.0
-
-    def forget(self, config: RunConfig) -> None:
-        """Notes that a trial no longer runs."""
-        self._silences.pop(config, None)
-
-    def look(self) -> list[tuple[RunConfig, Stalled | Lost]]:
-        """Returns the trials whose silence has become too long since the last look.
-
-        The caller must terminate those that are `Lost`.
-        """
-        now = self._clock()
-        step, self._looked = min(now - self._looked, MOST_SECONDS), now
-        found: list[tuple[RunConfig, Stalled | Lost]] = []
-        for config, before in self._silences.items():
-            after = self._silences[config] = before + step
-            if self._limit_seconds is not None and after >= self._limit_seconds:
-                cause = f"no progress for {self._limit_seconds:g} seconds, the trial was ended"
-                found.append((config, Lost(cause=cause, again=False)))
-            elif before < TOLD_SECONDS <= after:
-                found.append((config, Stalled(seconds=after)))
-        return found
 
 
 Message: TypeAlias = Progress | Stalled | Lost | Outcome  # about a trial; the last two end it
@@ -112,36 +65,21 @@ def run(
     Yields:
       The outcome of each trial when it ends.
     """
-    again: deque[RunConfig] = deque()
+    queue = _Queue(configs)
     running: set[RunConfig] = set()
-    exhausted, asked = False, -POLL_SECONDS
     try:
         while True:
-            while runner.has_room():
-                if again:
-                    config = again.popleft()
-                elif exhausted or time.monotonic() < asked + POLL_SECONDS:
-                    break
-                else:
-                    try:
-                        offered = next(configs)
-                    except StopIteration:
-                        exhausted = True
-                        break
-                    if offered is None:
-                        asked = time.monotonic()
-                        break
-                    config = offered
+            while runner.has_room() and (config := queue.next()):
                 runner.begin(config, directory_of(config))
                 running.add(config)
                 begun(config)
-            if exhausted and not running and not again:
+            if queue.is_exhausted and not running:
                 return
             for config, message in runner.wait(POLL_SECONDS):
                 if isinstance(message, Lost):
                     running.remove(config)
                     if message.again:
-                        again.append(config)
+                        queue.put_back(config)
                     else:
                         yield Outcome(
                             config=config, result=None, cause=message.cause, environment={}
@@ -153,3 +91,86 @@ def run(
                     report(config, message)
     finally:
         runner.end()
+
+
+class _Queue:
+    """The configs that remain to be started: those put back first, then those of an iterator."""
+
+    def __init__(self, configs: Iterator[RunConfig | None]) -> None:
+        self._configs = configs
+        self._again: deque[RunConfig] = deque()
+        self._ended = False
+        self._asked = -POLL_SECONDS  # when the iterator last yielded None
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether no config remains."""
+        return self._ended and not self._again
+
+    def put_back(self, config: RunConfig) -> None:
+        """Adds a config that must be started again."""
+        self._again.append(config)
+
+    def next(self) -> RunConfig | None:
+        """Returns the next config; None if there is none, or none at the moment."""
+        if self._again:
+            return self._again.popleft()
+        if self._ended or time.monotonic() < self._asked + POLL_SECONDS:
+            return None
+        try:
+            config = next(self._configs)
+        except StopIteration:
+            self._ended = True
+            return None
+        if config is None:
+            self._asked = time.monotonic()
+        return config
+
+
+# A healthy trial is silent longest while it compiles, for a few minutes.
+_STALLED_SECONDS = 600.0
+# A longer time between two checks counts only this much: the machine may have been suspended.
+_MOST_COUNTED_SECONDS = 30.0
+
+
+class StallMonitor:
+    """Measures how long each running trial has been silent."""
+
+    def __init__(
+        self, limit_seconds: float | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Creates a monitor without trials.
+
+        Args:
+          limit_seconds: the silence after which a trial must be terminated; None for no limit.
+          clock: returns the time in seconds.
+        """
+        self._limit_seconds = limit_seconds
+        self._clock = clock
+        self._looked = clock()
+        self._silences: dict[RunConfig, float] = {}
+
+    def heard(self, config: RunConfig) -> None:
+        """Notes that a trial has started, or reported something."""
+        self._silences[config] = 0.0
+
+    def forget(self, config: RunConfig) -> None:
+        """Notes that a trial no longer runs."""
+        self._silences.pop(config, None)
+
+    def look(self) -> list[tuple[RunConfig, Stalled | Lost]]:
+        """Returns the trials whose silence has become too long since the last look.
+
+        The caller must terminate those that are `Lost`.
+        """
+        now = self._clock()
+        step, self._looked = min(now - self._looked, _MOST_COUNTED_SECONDS), now
+        found: list[tuple[RunConfig, Stalled | Lost]] = []
+        for config, before in self._silences.items():
+            after = self._silences[config] = before + step
+            if self._limit_seconds is not None and after >= self._limit_seconds:
+                cause = f"no progress for {self._limit_seconds:g} seconds, the trial was ended"
+                found.append((config, Lost(cause=cause, again=False)))
+            elif before < _STALLED_SECONDS <= after:
+                found.append((config, Stalled(seconds=after)))
+        return found

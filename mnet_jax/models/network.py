@@ -14,58 +14,12 @@ from mnet_jax.architectures import spec as architecture
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, Role, walk
 from mnet_jax.architectures.spec import Activation, Kind, NetworkSpec
 from mnet_jax.models import blocks, layers
-from mnet_jax.models.layers import kernel_init
 from mnet_jax.models.normalization import Setting, sow
 from mnet_jax.models.types import Remat
 from mnet_jax.ops import Lowering, Pending
 from mnet_jax.validation import is_whole, require, require_choice
 
 Array = jax.Array
-
-
-class Head(nn.Module):
-    """Maps the last block's output [b, h, w, c] to logits [b, num_classes].
-
-    The layers are: a pointwise convolution (optional), the mean over space, a hidden layer
-    (optional), dropout and the classifier. A normalized hidden layer (V4) has the parameters of a
-    convolution, `conv` and `norm`. One with a bias (V3) has those of the classifier, `kernel` and
-    `bias`.
-    """
-
-    spec: architecture.Head
-    setting: Setting
-
-    def setup(self) -> None:
-        spec, setting = self.spec, self.setting
-        initializer = setting.dialect.initializer
-        if spec.conv:
-            self.conv = layers.ConvNorm(
-                spec.conv.outputs, activation=spec.conv.activation, setting=setting
-            )
-        if spec.hidden:
-            self.hidden = _hidden(spec.hidden, setting)
-        self.dropout = layers.Dropout(spec.dropout)
-        init = kernel_init(initializer, "dense")
-        self.classifier = layers.Dense(spec.num_classes, init, setting=setting)
-
-    def last_map(self, x: Pending, *, train: bool) -> Array:
-        """Returns the feature map before the pool."""
-        if self.spec.conv:
-            x = self.conv.pending(x, train=train)
-            sow(self, "conv_output", x)
-        return x.value()
-
-    def __call__(self, x: Pending, train: bool) -> Array:
-        pooled = jnp.mean(self.last_map(x, train=train), axis=(1, 2), dtype=jnp.float32)
-        self.sow("intermediates", "pooled", pooled)
-        if self.spec.hidden:
-            if isinstance(self.hidden, layers.ConvNorm):
-                pooled = self.hidden(pooled, train=train)
-            else:
-                pooled = self.hidden(pooled)
-            self.sow("intermediates", "hidden_output", pooled)
-        kept = self.dropout(pooled, deterministic=not train)
-        return self.classifier(kept).astype(jnp.float32)
 
 
 class MobileNet(nn.Module):
@@ -95,7 +49,7 @@ class MobileNet(nn.Module):
         rest: less memory, a third more arithmetic.
     """
 
-    spec: architecture.NetworkSpec
+    spec: NetworkSpec
     dtype: Any = jnp.float32
     lowering: Lowering = "auto"
     axis_name: str | None = None
@@ -188,6 +142,51 @@ class MobileNet(nn.Module):
             yield x
 
 
+class Head(nn.Module):
+    """Maps the last block's output [b, h, w, c] to logits [b, num_classes].
+
+    The layers are: a pointwise convolution (optional), the mean over space, a hidden layer
+    (optional), dropout and the classifier. A normalized hidden layer (V4) has the parameters of a
+    convolution, `conv` and `norm`. One with a bias (V3) has those of the classifier, `kernel` and
+    `bias`.
+    """
+
+    spec: architecture.Head
+    setting: Setting
+
+    def setup(self) -> None:
+        spec, setting = self.spec, self.setting
+        initializer = setting.dialect.initializer
+        if spec.conv:
+            self.conv = layers.ConvNorm(
+                spec.conv.outputs, activation=spec.conv.activation, setting=setting
+            )
+        if spec.hidden:
+            self.hidden = _hidden(spec.hidden, setting)
+        self.dropout = layers.Dropout(spec.dropout)
+        init = layers.kernel_init(initializer, "dense")
+        self.classifier = layers.Dense(spec.num_classes, init, setting=setting)
+
+    def last_map(self, x: Pending, *, train: bool) -> Array:
+        """Returns the feature map before the pool."""
+        if self.spec.conv:
+            x = self.conv.pending(x, train=train)
+            sow(self, "conv_output", x)
+        return x.value()
+
+    def __call__(self, x: Pending, train: bool) -> Array:
+        pooled = jnp.mean(self.last_map(x, train=train), axis=(1, 2), dtype=jnp.float32)
+        self.sow("intermediates", "pooled", pooled)
+        if self.spec.hidden:
+            if isinstance(self.hidden, layers.ConvNorm):
+                pooled = self.hidden(pooled, train=train)
+            else:
+                pooled = self.hidden(pooled)
+            self.sow("intermediates", "hidden_output", pooled)
+        kept = self.dropout(pooled, deterministic=not train)
+        return self.classifier(kept).astype(jnp.float32)
+
+
 def _through(
     block: Any,
     x: Pending,
@@ -203,16 +202,6 @@ def _through(
         wide = block.widen(x, skip=skip, train=train)
         return block.narrow(wide, train=train), wide.value()
     return block.pending(x, skip=skip, train=train), None
-
-
-def _hidden(spec: architecture.Hidden, setting: Setting) -> layers.ConvNorm | layers.Dense:
-    """Returns the dense layer between pool and classifier."""
-    if spec.normalized:
-        return layers.ConvNorm(spec.channels, activation=spec.activation, setting=setting)
-    # All implementations but torchvision use a 1x1 convolution here, and initialize it as one.
-    kind: Kind = "dense" if setting.dialect.name == "torchvision" else "pointwise"
-    init = kernel_init(setting.dialect.initializer, kind)
-    return layers.Dense(spec.channels, init, spec.activation, setting)
 
 
 def _module(spec: architecture.Block, setting: Setting) -> Any:
@@ -243,7 +232,17 @@ def _module(spec: architecture.Block, setting: Setting) -> Any:
     )
 
 
-def _require_images(images: Array, spec: architecture.NetworkSpec) -> None:
+def _hidden(spec: architecture.Hidden, setting: Setting) -> layers.ConvNorm | layers.Dense:
+    """Returns the dense layer between pool and classifier."""
+    if spec.normalized:
+        return layers.ConvNorm(spec.channels, activation=spec.activation, setting=setting)
+    # All implementations but torchvision use a 1x1 convolution here, and initialize it as one.
+    kind: Kind = "dense" if setting.dialect.name == "torchvision" else "pointwise"
+    init = layers.kernel_init(setting.dialect.initializer, kind)
+    return layers.Dense(spec.channels, init, spec.activation, setting)
+
+
+def _require_images(images: Array, spec: NetworkSpec) -> None:
     shape, channels = tuple(getattr(images, "shape", ())), spec.stem.inputs
     if len(shape) != 4 or shape[-1] != channels or shape[0] < 1:
         got = f"shape {shape}" if hasattr(images, "shape") else type(images).__name__
@@ -253,18 +252,6 @@ def _require_images(images: Array, spec: architecture.NetworkSpec) -> None:
     require(known, "images", f"shape {shape}", "rows and columns that are no symbols")
     for _ in walk(spec, (rows, columns)):
         pass  # raises ValueError if a layer would have an empty output
-
-
-_NAMES: dict[Role, str] = {  # under which a part of the network sows the activation of a role
-    "start": "started",
-    "expand": "expanded",
-    "depthwise": "filtered",
-    "project": "projected",
-    "conv": "conv_output",
-    "hidden": "hidden_output",
-}
-# The output of a layer with one of these roles is the output of its part of the network.
-_LAST: tuple[Role | None, ...] = (None, "pointwise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +268,7 @@ class ActivationPath:
     activation: Activation
     path: tuple[str, ...]
 
-    def of(self, collection: Mapping[str, Any]) -> jax.Array:
+    def of(self, collection: Mapping[str, Any]) -> Array:
         """Returns the layer's entry in a collection: [b, h, w, c], or [b, c] for a dense layer."""
         found: Any = collection
         for name in self.path:
@@ -289,21 +276,32 @@ class ActivationPath:
         return found[0]
 
 
+# The name under which a part of the network sows the activation of a role.
+_SOWN_NAMES: dict[Role, str] = {
+    "start": "started",
+    "expand": "expanded",
+    "depthwise": "filtered",
+    "project": "projected",
+    "conv": "conv_output",
+    "hidden": "hidden_output",
+}
+# The output of a layer with one of these roles is the output of its part of the network.
+_LAST_ROLES: tuple[Role | None, ...] = (None, "pointwise")
+
+
 def activation_paths(spec: NetworkSpec) -> tuple[ActivationPath, ...]:
-    """Returns the place of every layer whose output is among the intermediates, in order.
+    """Returns the path of every layer's output that is among the intermediates, in network order.
 
-    These are all layers but the classifier and the dense layers of squeeze-and-excitation.
+    The classifier and the dense layers of squeeze-and-excitation have none.
     """
-    return tuple(_activation_paths(spec))
-
-
-def _activation_paths(spec: NetworkSpec) -> Iterator[ActivationPath]:
+    paths = []
     for layer in walk(spec, REFERENCE_RESOLUTION):
-        if layer.role in _LAST:
+        if layer.role in _LAST_ROLES:
             path: tuple[str, ...] = (f"{layer.part}_output",)
-        elif layer.role in _NAMES:
-            path = (layer.part, _NAMES[layer.role])
+        elif layer.role in _SOWN_NAMES:
+            path = (layer.part, _SOWN_NAMES[layer.role])
         else:
             continue
         assert layer.activation != "hard_sigmoid"  # only squeeze-and-excitation has it
-        yield ActivationPath(layer=layer.name, activation=layer.activation, path=path)
+        paths.append(ActivationPath(layer=layer.name, activation=layer.activation, path=path))
+    return tuple(paths)

@@ -1,10 +1,4 @@
-"""Layers composed of differentiable JAX operations: the reference for the native kernels.
-
-A feature map's normalization and activation may be pending. Once its statistics are known, batch
-normalization is one multiplication and one addition per value. As an operation of its own, it reads
-and writes the whole map for almost no arithmetic. Instead, the next convolution can apply it when
-it reads the map.
-"""
+"""Layers composed of differentiable JAX operations: the reference for the native kernels."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,6 +22,10 @@ Array = jax.Array
 @dataclass(frozen=True, kw_only=True)
 class Pending:
     """`act((x - mean) * scale + bias)`, not yet computed. A pytree.
+
+    Once its statistics are known, batch normalization is one multiplication and one addition per
+    value. As an operation of its own, it reads and writes the whole map for almost no arithmetic.
+    Instead, the next convolution can apply it when it reads the map.
 
     Attributes:
       x: output of a convolution, [..., c].
@@ -70,17 +68,18 @@ class Finish:
 jax.tree_util.register_dataclass(Finish, data_fields=["bias"], meta_fields=["activation"])
 
 
-def over_channels(values: Array, x: Array) -> Array:
-    """Reshapes per-channel values [c] to [1, ..., 1, c], with as many axes as x [..., c].
+class Convolved(NamedTuple):
+    """The result of a convolution.
 
-    JAX would broadcast them by itself unless a program forbids it (`jax_numpy_rank_promotion`).
+    Attributes:
+      y: the feature map, [..., n].
+      mean: float32 [n], over all axes of y but the last; None if not requested.
+      var: biased variance, float32 [n], over the same axes; None if not requested.
     """
-    return jnp.expand_dims(values, range(x.ndim - 1))
 
-
-def identity_norm(channels: int) -> Array:
-    """Returns the `norm` that leaves a feature map unchanged, [3, channels]."""
-    return jnp.zeros((3, channels), jnp.float32).at[1].set(1)
+    y: Array
+    mean: Array | None = None
+    var: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -99,73 +98,6 @@ class Layer:
     geometry: Geometry | None
     statistics: bool
     input_gradient: bool = True
-
-
-class Convolved(NamedTuple):
-    """The result of a convolution.
-
-    Attributes:
-      y: the feature map, [..., n].
-      mean: float32 [n], over all axes of y but the last; None if not requested.
-      var: biased variance, float32 [n], over the same axes; None if not requested.
-    """
-
-    y: Array
-    mean: Array | None = None
-    var: Array | None = None
-
-
-def with_statistics(y: Array) -> Convolved:
-    """Returns a feature map with its mean and variance, computed in float32."""
-    wide, axes = y.astype(jnp.float32), tuple(range(y.ndim - 1))
-    mean = jnp.mean(wide, axes)
-    return Convolved(y, mean, jnp.maximum(jnp.mean(wide * wide, axes) - mean * mean, 0))
-
-
-def linear(z: Array, kernel: Array, layer: Layer, lowering: Lowering) -> Array:
-    """Computes the convolution of z alone, without normalization and native kernels."""
-    if layer.geometry and kernel.ndim == 3:
-        return convolve_depthwise(z, kernel, layer.geometry, lowering)
-    if layer.geometry:
-        # JAX cannot derive how the result is sharded.
-        legal = "neither of them sharded over channels"
-        mixed = (*sharded_axes(z)[3:], *sharded_axes(kernel))
-        shardings = tuple(jax.typeof(array).sharding.spec for array in (z, kernel))
-        require(not any(mixed), "x and kernel", shardings, legal)
-        return lax.conv_general_dilated(
-            z,
-            kernel,
-            [axis.stride for axis in layer.geometry],
-            [(axis.low, axis.high) for axis in layer.geometry],
-            rhs_dilation=[axis.dilation for axis in layer.geometry],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-    if any(sharded_axes(z)):
-        return z @ kernel
-    # Flattened: with three batch axes, the kernel's gradient is up to 2.5 times slower in XLA's CPU
-    # compiler.
-    return (z.reshape(-1, z.shape[-1]) @ kernel).reshape(*z.shape[:-1], kernel.shape[-1])
-
-
-def composed(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array, ...]:
-    """Computes a training layer with JAX operations, as the native kernels do.
-
-    Returns:
-      y, its mean and its variance; the last two are empty if the layer has no statistics.
-    """
-    z = Pending(x=x, norm=norm, activation=layer.activation).value()
-    y = linear(z, kernel, layer, "auto")
-    if layer.statistics:
-        return tuple(part for part in with_statistics(y) if part is not None)
-    return y, jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.float32)
-
-
-def finished(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
-    """Computes an inference layer with JAX operations; its kernel may be in panels."""
-    if kernel.ndim == 1:
-        kernel = panels.unpack(kernel, x.shape[-1], bias.shape[0])
-    y = linear(x, kernel, layer, "auto")
-    return Finish(bias=bias, activation=layer.activation).of(y)
 
 
 @dataclass(frozen=True)
@@ -206,6 +138,27 @@ class Operands(NamedTuple):
     skip: Array
 
 
+def composed(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array, ...]:
+    """Computes a training layer with JAX operations, as the native kernels do.
+
+    Returns:
+      y, its mean and its variance; the last two are empty if the layer has no statistics.
+    """
+    z = Pending(x=x, norm=norm, activation=layer.activation).value()
+    y = linear(z, kernel, layer, "auto")
+    if layer.statistics:
+        return tuple(part for part in with_statistics(y) if part is not None)
+    return y, jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.float32)
+
+
+def finished(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
+    """Computes an inference layer with JAX operations; its kernel may be in panels."""
+    if kernel.ndim == 1:
+        kernel = panels.unpack(kernel, x.shape[-1], bias.shape[0])
+    y = linear(x, kernel, layer, "auto")
+    return Finish(bias=bias, activation=layer.activation).of(y)
+
+
 def inverted(block: Inverted, of: Operands) -> Array:
     """Computes the block layer by layer; returns [b, h', w', n]."""
     widen, between, narrow = (
@@ -218,3 +171,48 @@ def inverted(block: Inverted, of: Operands) -> Array:
     x = finished(between, x, of.kernel, of.bias)
     y = finished(narrow, x, of.project, of.project_bias)
     return y + of.skip if of.skip.size else y
+
+
+def linear(z: Array, kernel: Array, layer: Layer, lowering: Lowering) -> Array:
+    """Computes the convolution of z alone, without normalization and native kernels."""
+    if layer.geometry and kernel.ndim == 3:
+        return convolve_depthwise(z, kernel, layer.geometry, lowering)
+    if layer.geometry:
+        # JAX cannot derive how the result is sharded.
+        legal = "neither of them sharded over channels"
+        mixed = (*sharded_axes(z)[3:], *sharded_axes(kernel))
+        shardings = tuple(jax.typeof(array).sharding.spec for array in (z, kernel))
+        require(not any(mixed), "x and kernel", shardings, legal)
+        return lax.conv_general_dilated(
+            z,
+            kernel,
+            [axis.stride for axis in layer.geometry],
+            [(axis.low, axis.high) for axis in layer.geometry],
+            rhs_dilation=[axis.dilation for axis in layer.geometry],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+    if any(sharded_axes(z)):
+        return z @ kernel
+    # Flattened: with three batch axes, the kernel's gradient is up to 2.5 times slower in XLA's CPU
+    # compiler.
+    return (z.reshape(-1, z.shape[-1]) @ kernel).reshape(*z.shape[:-1], kernel.shape[-1])
+
+
+def with_statistics(y: Array) -> Convolved:
+    """Returns a feature map with its mean and variance, computed in float32."""
+    wide, axes = y.astype(jnp.float32), tuple(range(y.ndim - 1))
+    mean = jnp.mean(wide, axes)
+    return Convolved(y, mean, jnp.maximum(jnp.mean(wide * wide, axes) - mean * mean, 0))
+
+
+def over_channels(values: Array, x: Array) -> Array:
+    """Reshapes per-channel values [c] to [1, ..., 1, c], with as many axes as x [..., c].
+
+    JAX would broadcast them by itself unless a program forbids it (`jax_numpy_rank_promotion`).
+    """
+    return jnp.expand_dims(values, range(x.ndim - 1))
+
+
+def identity_norm(channels: int) -> Array:
+    """Returns the `norm` that leaves a feature map unchanged, [3, channels]."""
+    return jnp.zeros((3, channels), jnp.float32).at[1].set(1)

@@ -1,12 +1,8 @@
-"""The kernels as functions of JAX arrays: each is one foreign function call.
+"""The kernels as functions of JAX arrays, each one foreign function call, and as primitives.
 
 The order of the arrays and the names of the attributes are those of the structs in `handlers.h` and
-in the `.cc` files.
-
-A JAX primitive is a native kernel on this machine's CPU and a composition elsewhere. The choice is
-made when a program is lowered. It cannot be made earlier: a function is traced once, and may then
-be lowered for this CPU, for another platform, and for export. An exported program may run where
-there are no kernels, so it always contains the composition.
+in the `.cc` files. `operation` makes a primitive that uses a kernel where it can run, and a
+composition of JAX operations elsewhere.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -24,95 +20,18 @@ from mnet_jax.ops.distribution import is_constant, is_distributed
 from mnet_jax.ops.layer import Inverted, Layer, Operands
 from mnet_jax.ops.shifted import Geometry
 
-Function = Callable[..., tuple[jax.Array, ...]]
-
-
-def operation(name: str, kernel: Function, composition: Function) -> Function:
-    """Combines two implementations of a function into one primitive.
-
-    Both take (static properties, *arrays) and return tuples of arrays; shapes and dtypes agree.
-
-    Args:
-      name: of the primitive, after "mnet_", as printed programs show it.
-      kernel: used on the CPU of this process.
-      composition: used on other platforms and in exported programs; JAX's operations only.
-    """
-    primitive = Primitive(f"mnet_{name}")
-    primitive.multiple_results = True
-    # The parameter `axes` has the `in_axes` of each `vmap` around the operation, innermost first.
-    primitive.def_impl(partial(_run, kernel))
-    primitive.def_abstract_eval(partial(_types, kernel, composition))
-    mlir.register_lowering(primitive, partial(_lower, kernel, composition))
-    batching.primitive_batchers[primitive] = partial(_batch, primitive)
-
-    def compute(static: Hashable, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-        return tuple(primitive.bind(*arrays, static=static, axes=()))
-
-    return compute
-
-
-def _mapped(function: Function, static: Hashable, axes: Sequence[Any]) -> Function:
-    mapped = partial(function, static)
-    for in_axes in axes:
-        mapped = jax.vmap(mapped, in_axes=in_axes)
-    return mapped
-
-
-def _run(kernel: Function, *arrays: jax.Array, static: Hashable, axes: Sequence[Any]) -> Any:
-    """Evaluates the operation outside of any program, for example under `jax.disable_jit`."""
-    return _mapped(kernel, static, axes)(*arrays)
-
-
-def _types(
-    kernel: Function, composition: Function, *types: Any, static: Hashable, axes: Sequence[Any]
-) -> Any:
-    """Returns the types of the results.
-
-    Tracing the kernel is faster than tracing the composition. But a foreign function call cannot
-    tell the shardings and symbolic sizes of its results.
-    """
-    plain = not any(is_distributed(each) or not is_constant(each.shape) for each in types)
-    function = kernel if plain else composition
-    return jax.make_jaxpr(_mapped(function, static, axes))(*types).out_avals
-
-
-def _lower(
-    kernel: Function,
-    composition: Function,
-    context: mlir.LoweringRuleContext,
-    *arrays: Any,
-    static: Hashable,
-    axes: Sequence[Any],
-) -> Any:
-    module = context.module_context
-    platforms = tuple(context.platforms or module.platforms)
-    # JAX has no public interface for this. If a later version lacks this field, programs run as
-    # before, but exporting one fails.
-    exported = getattr(module.lowering_parameters, "for_export", False)
-    native = platforms == ("cpu",) and not exported
-    function = _mapped(kernel if native else composition, static, axes)
-    return mlir.lower_fun(function, multiple_results=True)(context, *arrays)
-
-
-def _batch(
-    primitive: Primitive,
-    arrays: Sequence[jax.Array],
-    in_axes: Sequence[int | None],
-    *,
-    static: Hashable,
-    axes: Sequence[Any],
-) -> tuple[list[jax.Array], list[int]]:
-    """Records a `vmap` in the operation's parameters."""
-    results = primitive.bind(*arrays, static=static, axes=(*axes, tuple(in_axes)))
-    return results, [0] * len(results)
-
-
 Array = jax.Array
 Outputs = tuple[Array, Array, Array]
 Attributes = dict[str, np.generic]
+Function = Callable[..., tuple[Array, ...]]  # its arguments: (static properties, *arrays)
 
-DEPTHWISE_SIZES = (3, 5)
+
+_DEPTHWISE_SIZES = (3, 5)
+
+
 _ACTIVATIONS = {None: -1, "linear": 0, "relu": 1, "relu6": 2, "hard_swish": 3}  # as in vectors.h
+
+
 # The kind of convolution by the number of axes of its kernel: panels, [c, n], [k, k, c] or
 # [kh, kw, c, n].
 _KINDS = {1: "pointwise", 2: "pointwise", 3: "depthwise", 4: "full"}
@@ -169,7 +88,7 @@ def supports(kernel: Array, geometry: Geometry | None) -> bool:
     rows, columns = geometry
     plain = rows.stride == columns.stride and rows.dilation == columns.dilation == 1
     square = rows.kernel == columns.kernel
-    return plain and (kernel.ndim == 4 or (square and rows.kernel in DEPTHWISE_SIZES))
+    return plain and (kernel.ndim == 4 or (square and rows.kernel in _DEPTHWISE_SIZES))
 
 
 def forward(layer: Layer, x: Array, norm: Array, kernel: Array) -> Outputs:
@@ -284,3 +203,87 @@ def _window_attributes(geometry: Geometry | None) -> Attributes:
     rows, columns = geometry
     window = {"stride": rows.stride, "top": rows.low, "left": columns.low}
     return {name: np.int64(value) for name, value in window.items()}
+
+
+def operation(name: str, kernel: Function, composition: Function) -> Function:
+    """Combines two implementations of a function into one primitive.
+
+    Both take (static properties, *arrays) and return tuples of arrays; shapes and dtypes agree.
+
+    The choice is made when a program is lowered. It cannot be made earlier: a function is traced
+    once, and may then be lowered for this CPU, for another platform, and for export. An exported
+    program may run where there are no kernels, so it always contains the composition.
+
+    Args:
+      name: of the primitive, after "mnet_", as printed programs show it.
+      kernel: used on the CPU of this process.
+      composition: used on other platforms and in exported programs; JAX's operations only.
+    """
+    primitive = Primitive(f"mnet_{name}")
+    primitive.multiple_results = True
+    # The parameter `axes` has the `in_axes` of each `vmap` around the operation, innermost first.
+    primitive.def_impl(partial(_run, kernel))
+    primitive.def_abstract_eval(partial(_types, kernel, composition))
+    mlir.register_lowering(primitive, partial(_lower, kernel, composition))
+    batching.primitive_batchers[primitive] = partial(_batch, primitive)
+
+    def compute(static: Hashable, *arrays: Array) -> tuple[Array, ...]:
+        return tuple(primitive.bind(*arrays, static=static, axes=()))
+
+    return compute
+
+
+def _mapped(function: Function, static: Hashable, axes: Sequence[Any]) -> Function:
+    mapped = partial(function, static)
+    for in_axes in axes:
+        mapped = jax.vmap(mapped, in_axes=in_axes)
+    return mapped
+
+
+def _run(kernel: Function, *arrays: Array, static: Hashable, axes: Sequence[Any]) -> Any:
+    """Evaluates the operation outside of any program, for example under `jax.disable_jit`."""
+    return _mapped(kernel, static, axes)(*arrays)
+
+
+def _types(
+    kernel: Function, composition: Function, *types: Any, static: Hashable, axes: Sequence[Any]
+) -> Any:
+    """Returns the types of the results.
+
+    Tracing the kernel is faster than tracing the composition. But a foreign function call cannot
+    tell the shardings and symbolic sizes of its results.
+    """
+    plain = not any(is_distributed(each) or not is_constant(each.shape) for each in types)
+    function = kernel if plain else composition
+    return jax.make_jaxpr(_mapped(function, static, axes))(*types).out_avals
+
+
+def _lower(
+    kernel: Function,
+    composition: Function,
+    context: mlir.LoweringRuleContext,
+    *arrays: Any,
+    static: Hashable,
+    axes: Sequence[Any],
+) -> Any:
+    module = context.module_context
+    platforms = tuple(context.platforms or module.platforms)
+    # JAX has no public interface for this. If a later version lacks this field, programs run as
+    # before, but exporting one fails.
+    exported = getattr(module.lowering_parameters, "for_export", False)
+    native = platforms == ("cpu",) and not exported
+    function = _mapped(kernel if native else composition, static, axes)
+    return mlir.lower_fun(function, multiple_results=True)(context, *arrays)
+
+
+def _batch(
+    primitive: Primitive,
+    arrays: Sequence[Array],
+    in_axes: Sequence[int | None],
+    *,
+    static: Hashable,
+    axes: Sequence[Any],
+) -> tuple[list[Array], list[int]]:
+    """Records a `vmap` in the operation's parameters."""
+    results = primitive.bind(*arrays, static=static, axes=(*axes, tuple(in_axes)))
+    return results, [0] * len(results)

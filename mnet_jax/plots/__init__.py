@@ -1,6 +1,6 @@
 """Figures of what the other packages measure: functions from results to Matplotlib figures.
 
-- `style`: sizes, colours, captions and users' text in all figures;
+- `style`: sizes, colours, axes, captions and labels of all figures;
 - `manifold`: curves after an activation function;
 - `bottlenecks`: what bottlenecks lose;
 - `dead_units`: dead units, layer by layer;

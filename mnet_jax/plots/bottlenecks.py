@@ -5,8 +5,16 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from mnet_jax.plots.dead_units import draw_means, said_of_bands
-from mnet_jax.plots.style import BLACK, COLOURS, add_caption, count_layers, label, new_figure
+from mnet_jax.plots.style import (
+    BLACK,
+    COLOURS,
+    add_caption,
+    bands_note,
+    count_layers,
+    draw_means,
+    label,
+    new_figure,
+)
 
 if TYPE_CHECKING:  # it imports JAX
     from mnet_jax.analysis.bottlenecks import Bottleneck
@@ -55,6 +63,6 @@ def draw(networks: "Mapping[str, Sequence[Sequence[Bottleneck]]]", activation: s
         "The question of the V2 paper's Fig. 1 (arXiv 1801.04381, section 3.2) for trained "
         "networks, on test images: the affine maps are fitted to half of them and evaluated on the "
         "other half. A network's own activation function after a bottleneck is removed first."
-        + said_of_bands(networks.values()),
+        + bands_note(networks.values()),
     )
     return figure

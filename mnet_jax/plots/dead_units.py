@@ -1,55 +1,24 @@
 """A figure of dead units and dead kernels, layer by layer, in several networks."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mnet_jax.plots.style import COLOURS, add_caption, count_layers, label, new_figure
-from mnet_jax.statistics.intervals import CONFIDENCE, mean_interval
-
-
-def draw_means(
-    axes: Axes,
-    places: Sequence[float],
-    samples: Iterable[Sequence[float]],
-    style: str,
-    **looks: Any,
-) -> None:
-    """Draws a line through the means of samples, with a band of their Student's t intervals.
-
-    A sample of one number has no interval.
-
-    Args:
-      axes: the axes to draw on.
-      places: x positions of the means.
-      samples: the numbers at each position.
-      style: Matplotlib's format string for the line and its markers.
-      **looks: other options of Matplotlib's `plot`; must contain `color`.
-    """
-    intervals = [mean_interval(sample) for sample in samples]
-    axes.plot(places, [interval.mean for interval in intervals], style, **looks)
-    halves = np.array([interval.half_width or 0 for interval in intervals])
-    if halves.any():
-        means = np.array([interval.mean for interval in intervals])
-        axes.fill_between(
-            places, means - halves, means + halves, color=looks["color"], alpha=0.2, linewidth=0
-        )
-
-
-def said_of_bands(samples: Iterable[Sequence[Any]]) -> str:
-    """Returns a caption's sentence on the bands of `draw_means`, or "" if there are none."""
-    if all(len(sample) < 2 for sample in samples):
-        return ""
-    return f" Bands are {CONFIDENCE:.0%} Student's t intervals of means over models."
-
+from mnet_jax.plots.style import (
+    COLOURS,
+    add_caption,
+    bands_note,
+    count_layers,
+    draw_means,
+    label,
+    new_figure,
+)
 
 if TYPE_CHECKING:  # it imports JAX
     from mnet_jax.analysis.dead_units import Activity, Survey
 
-_LEAST_PERCENT = 1.0  # least upper limit of an axis, so that tiny shares do not look large
+_LEAST_TOP_PERCENT = 1.0  # of an axis, so that tiny shares do not look large
 _SHARES = {
     "never active": lambda activity: activity.never.mean(),
     "always active": lambda activity: activity.always.mean(),
@@ -93,12 +62,12 @@ def draw(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> Figure
     panels[3].set_ylabel("kernels of the layer (%)")
     count_layers(panels[3], "depthwise layer")
     for axes in panels:
-        axes.set_ylim(0, max(axes.get_ylim()[1], _LEAST_PERCENT))
+        axes.set_ylim(0, max(axes.get_ylim()[1], _LEAST_TOP_PERCENT))
     add_caption(
         figure,
         "The V2 paper's reason for linear bottlenecks (arXiv 1801.04381, section 3.2; it has no "
         "figure of it), on test images. A kernel is dead if its norm is at most "
-        f"{threshold:g} of the layer's largest." + said_of_bands(networks.values()),
+        f"{threshold:g} of the layer's largest." + bands_note(networks.values()),
     )
     return figure
 

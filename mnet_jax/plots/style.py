@@ -1,4 +1,4 @@
-"""Elements that all figures share: sizes, colours, captions, PNG output, and users' text.
+"""What all figures share: sizes, colours, axes, captions, means with bands, PNG output, and labels.
 
 The colours are for the colour-blind. Names of models, arms and classes are drawn literally:
 Matplotlib reads `$` as the start of mathematics, and leaves a label that begins with an underscore
@@ -7,9 +7,10 @@ out of a legend. It draws the same empty box for every character that a font lac
 
 import io
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -22,57 +23,16 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
+from mnet_jax.statistics.intervals import CONFIDENCE, mean_interval
 from mnet_jax.validation import one_line
-
-DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"  # Matplotlib's own
-
-
-def label(text: str) -> str:
-    """Returns the text in one line and in a form that Matplotlib draws literally.
-
-    Characters that its font lacks are escaped, such as `\\u4e2d`. A leading underscore, which would
-    keep the text out of a legend, gets a space before it.
-    """
-    line = escaped(one_line(text), DEJAVU).replace("$", r"\$")
-    return f" {line}" if line.startswith("_") else line
-
-
-def escaped(text: str, font: Path) -> str:
-    """Escapes the characters that a font lacks as Python does, such as `\\u4e2d`."""
-    known = _letters(font)
-    return "".join(x if x in known else x.encode("unicode_escape").decode() for x in text)
-
-
-def fonts() -> Iterator[Path]:
-    """Yields Matplotlib's own font, then the system's fonts, sorted by path."""
-    yield DEJAVU
-    for path in sorted(font_manager.findSystemFonts()):
-        yield Path(path)
-
-
-def font_with(text: str) -> Path | None:
-    """Returns the first of `fonts` that has all characters of a text, or None."""
-    return next((font for font in fonts() if _letters(font) >= {*text}), None)
-
-
-@cache
-def _letters(font: Path) -> frozenset[str]:
-    """Returns the characters of a font; none if it is unreadable or has only bitmaps."""
-    try:
-        face = FT2Font(str(font))
-        scalable = bool(face.scalable)
-        return frozenset(map(chr, face.get_charmap())) if scalable else frozenset()
-    except (OSError, RuntimeError, ValueError):
-        return frozenset()
-
 
 # Okabe and Ito, "Color Universal Design" (2008), without black, which is for baselines, and without
 # yellow, which is too pale for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BLACK, GREY = "#000000", "#999999"
 MUTED = "0.35"  # grey for text beside the data
-CAPTION_SIZE = 9
-_LETTERS_AN_INCH = 14.5  # in a caption
+_CAPTION_SIZE = 9
+_CAPTION_LETTERS_AN_INCH = 14.5
 
 
 def new_figure(width: float = 12.0, height: float = 5.0) -> Figure:
@@ -84,8 +44,8 @@ def new_figure(width: float = 12.0, height: float = 5.0) -> Figure:
 
 def add_caption(figure: Figure, text: str) -> None:
     """Adds a text below everything else, wrapped to the figure's width."""
-    lines = textwrap.wrap(text, round(_LETTERS_AN_INCH * figure.get_figwidth()))
-    figure.supxlabel("\n".join(lines), fontsize=CAPTION_SIZE, color=MUTED, x=0.01, ha="left")
+    lines = textwrap.wrap(text, round(_CAPTION_LETTERS_AN_INCH * figure.get_figwidth()))
+    figure.supxlabel("\n".join(lines), fontsize=_CAPTION_SIZE, color=MUTED, x=0.01, ha="left")
 
 
 def count_layers(axes: Axes, kind: str) -> None:
@@ -103,6 +63,41 @@ def label_decades(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def draw_means(
+    axes: Axes,
+    places: Sequence[float],
+    samples: Iterable[Sequence[float]],
+    style: str,
+    **looks: Any,
+) -> None:
+    """Draws a line through the means of samples, with a band of their Student's t intervals.
+
+    A sample of one number has no interval.
+
+    Args:
+      axes: the axes to draw on.
+      places: x positions of the means.
+      samples: the numbers at each position.
+      style: Matplotlib's format string for the line and its markers.
+      **looks: other options of Matplotlib's `plot`; must contain `color`.
+    """
+    intervals = [mean_interval(sample) for sample in samples]
+    axes.plot(places, [interval.mean for interval in intervals], style, **looks)
+    halves = np.array([interval.half_width or 0 for interval in intervals])
+    if halves.any():
+        means = np.array([interval.mean for interval in intervals])
+        axes.fill_between(
+            places, means - halves, means + halves, color=looks["color"], alpha=0.2, linewidth=0
+        )
+
+
+def bands_note(samples: Iterable[Sequence[Any]]) -> str:
+    """Returns a caption's sentence on the bands of `draw_means`, or "" if there are none."""
+    if all(len(sample) < 2 for sample in samples):
+        return ""
+    return f" Bands are {CONFIDENCE:.0%} Student's t intervals of means over models."
+
+
 def to_png(figure: Figure) -> bytes:
     """Returns the figure as the content of a PNG file."""
     canvas = figure.canvas
@@ -115,3 +110,45 @@ def to_png(figure: Figure) -> bytes:
     # 256 colours are plenty for lines, dots and their edges, and take a third of the bytes.
     pixels.quantize(256, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
     return content.getvalue()
+
+
+DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"  # Matplotlib's own
+
+
+def label(text: str) -> str:
+    """Returns the text in one line and in a form that Matplotlib draws literally.
+
+    Characters that its font lacks are escaped, such as `\\u4e2d`. A leading underscore, which would
+    keep the text out of a legend, gets a space before it.
+    """
+    line = escaped(one_line(text), DEJAVU).replace("$", r"\$")
+    return f" {line}" if line.startswith("_") else line
+
+
+def escaped(text: str, font: Path) -> str:
+    """Escapes the characters that a font lacks as Python does, such as `\\u4e2d`."""
+    known = _characters(font)
+    return "".join(x if x in known else x.encode("unicode_escape").decode() for x in text)
+
+
+def fonts() -> Iterator[Path]:
+    """Yields Matplotlib's own font, then the system's fonts, sorted by path."""
+    yield DEJAVU
+    for path in sorted(font_manager.findSystemFonts()):
+        yield Path(path)
+
+
+def font_with(text: str) -> Path | None:
+    """Returns the first of `fonts` that has all characters of a text, or None."""
+    return next((font for font in fonts() if _characters(font) >= {*text}), None)
+
+
+@cache
+def _characters(font: Path) -> frozenset[str]:
+    """Returns the characters of a font; none if it is unreadable or has only bitmaps."""
+    try:
+        face = FT2Font(str(font))
+        scalable = bool(face.scalable)
+        return frozenset(map(chr, face.get_charmap())) if scalable else frozenset()
+    except (OSError, RuntimeError, ValueError):
+        return frozenset()

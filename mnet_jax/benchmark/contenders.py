@@ -85,7 +85,8 @@ def _is_training(case: Case) -> bool:
 
 
 OURS = "ours"
-SEEDS = 4
+SEEDS = 4  # of the contender that trains several networks together
+LEARNING_RATE, MOMENTUM = 0.01, 0.9  # of the SGD with which contenders train
 CONTENDERS = (
     Contender(name=OURS, packages=(), maker="jax_contenders:ours", takes=_any),
     Contender(

@@ -1,7 +1,8 @@
 """Contenders on JAX: this library, straightforward Flax, and Keras on the JAX backend.
 
-Each maker takes a case and returns a function that runs it once and waits for the result. A case is
-a whole network, or a single convolution: alone, or as a layer of a network.
+Each contender takes a case and returns a function that runs it once and waits for the result. A
+case is a whole network, a single convolution (alone, or as a layer of a network), or the input
+pipeline.
 """
 
 import os
@@ -19,98 +20,13 @@ from jax import lax
 
 from mnet_jax import architectures, data, models, ops
 from mnet_jax.benchmark.cases import DepthwiseCase, InputCase, LayerCase, NetworkCase, Run
-from mnet_jax.benchmark.contenders import SEEDS
+from mnet_jax.benchmark.contenders import LEARNING_RATE, MOMENTUM, SEEDS
 from mnet_jax.config import Sgd, TrainingConfig
 from mnet_jax.training import metrics, optimizer
 from mnet_jax.training.hyperparameters import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import TrainState, initial_state, make_train_step
 
-
-def depthwise(case: DepthwiseCase, lowering: ops.Lowering) -> Run:
-    """Runs a depthwise convolution alone, or its gradients."""
-    strides = (case.stride, case.stride)
-    x, kernel = _normal(*case.shape), _normal(case.kernel, case.kernel, case.shape[3])
-
-    def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return ops.depthwise_conv(x, kernel, strides, "SAME", lowering)
-
-    g = jnp.ones(jax.eval_shape(forward, x, kernel).shape, jnp.float32)
-    programs: dict[str, Callable[..., Any]] = {
-        "forward": lambda x, kernel, g: forward(x, kernel),
-        "input gradient": lambda x, kernel, g: jax.vjp(forward, x, kernel)[1](g)[0],
-        "kernel gradient": lambda x, kernel, g: jax.vjp(forward, x, kernel)[1](g)[1],
-        "both gradients": lambda x, kernel, g: jax.vjp(forward, x, kernel)[1](g),
-    }
-    return _compiled(programs[case.derivative], x, kernel, g)
-
-
-def grouped(case: DepthwiseCase) -> Run:
-    """Runs XLA's grouped convolution."""
-    return depthwise(case, "grouped")
-
-
-def shifted(case: DepthwiseCase) -> Run:
-    """Runs the sum over taps."""
-    return depthwise(case, "shifted")
-
-
-def native(case: DepthwiseCase) -> Run:
-    """Runs the native kernels, compiling them if necessary."""
-    if jax.default_backend() != "cpu":
-        raise ops.NativeError("lowering: native is for CPUs")
-    return depthwise(case, "native")
-
-
-def layer(case: LayerCase, lowering: ops.Lowering, pointwise: Callable[..., Any]) -> Run:
-    """Runs a layer as `models` does; `pointwise` is `ops.pointwise` or a replacement for it."""
-    channels = case.shape[3]
-    convolve = _convolution(case, pointwise)
-
-    def forward(norm: jax.Array | None, x: jax.Array, kernel: jax.Array) -> tuple:
-        pending = ops.Pending(x=x, norm=norm, activation=case.activation or "linear")
-        return tuple(convolve(pending, kernel, lowering=lowering, statistics=True))
-
-    norm = jnp.zeros((3, channels)).at[1].set(1)  # mean, scale, bias
-    x, kernel = _normal(*case.shape), _normal(*case.kernel_shape)
-    given: tuple[Any, ...] = (norm, x) if case.activation else (None, x)
-    if case.direction == "forward":
-        return _compiled(forward, *given, kernel)
-    # Outside of a jit, so that the forward pass's residuals are arguments of the backward pass.
-    if case.activation:
-        results, pull = jax.vjp(forward, *given, kernel)
-    else:
-        results, pull = jax.vjp(partial(forward, *given), kernel)
-    return _compiled(lambda pull, g: pull(g), pull, jax.tree.map(jnp.ones_like, results))
-
-
-def _convolution(case: LayerCase, pointwise: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the layer's convolution, a function of a pending feature map and a kernel."""
-    if case.kind == "pointwise":
-        return pointwise
-    return partial(ops.depthwise if case.kind == "depthwise" else ops.full, strides=case.stride)
-
-
-def pointwise_as_convolution(
-    x: ops.Pending, kernel: jax.Array, *, statistics: bool, lowering: ops.Lowering = "grouped"
-) -> ops.Convolved:
-    """Applies a 1x1 convolution as Flax does: with XLA's convolution, not as a matrix product."""
-    y = lax.conv_general_dilated(
-        x.value(), kernel[None, None], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    return ops.with_statistics(y) if statistics else ops.Convolved(y)
-
-
-def _normal(*shape: int) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
-
-
-def _compiled(program: Callable[..., Any], *arguments: Any) -> Run:
-    call = jax.jit(program).lower(*arguments).compile()
-    return lambda: jax.block_until_ready(call(*arguments))
-
-
-LEARNING_RATE, MOMENTUM = 0.01, 0.9
-TRAINING = TrainingConfig(
+_TRAINING = TrainingConfig(
     optimizer=Sgd(momentum=MOMENTUM),
     learning_rate=LEARNING_RATE,
     weight_decay=0.0,
@@ -128,15 +44,13 @@ def ours(case: NetworkCase | LayerCase | DepthwiseCase | InputCase) -> Run:
     if isinstance(case, InputCase):
         return _input(case)
     if isinstance(case, DepthwiseCase):
-        return depthwise(case, lowering)
+        return _depthwise(case, lowering)
     if isinstance(case, LayerCase):
-        return layer(case, lowering, ops.pointwise)
+        return _layer(case, lowering, ops.pointwise)
     model = models.MobileNet(spec=case.spec, lowering=lowering)
     if case.program == "inference":
         infer, params = models.fuse(model, random_variables(case.spec))
-        images = _batch(case)["image"]
-        call = jax.jit(infer).lower(params, images).compile()
-        return lambda: jax.block_until_ready(call(params, images))
+        return _compiled(infer, params, _batch(case)["image"])
     return _network(case, model.apply)
 
 
@@ -149,16 +63,16 @@ def seeds_together(case: NetworkCase) -> Run:
 def plain_flax(case: NetworkCase | LayerCase | DepthwiseCase) -> Run:
     """Runs straightforward Flax: depthwise layers are grouped convolutions, pointwise ones 1x1."""
     if isinstance(case, DepthwiseCase):
-        return depthwise(case, "grouped")
+        return _depthwise(case, "grouped")
     if isinstance(case, LayerCase):
-        return layer(case, "grouped", pointwise_as_convolution)
+        return _layer(case, "grouped", _pointwise_as_convolution)
 
     def as_convolution(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         pointwise = isinstance(context.module, models.PointwiseConv)
         if not (pointwise and context.method_name == "convolve"):
             return call(*args, **kwargs)
         kernel = context.module.variables["params"]["kernel"]
-        return pointwise_as_convolution(args[0], kernel, **kwargs)
+        return _pointwise_as_convolution(args[0], kernel, **kwargs)
 
     model = models.MobileNet(spec=case.spec, lowering="grouped")
 
@@ -214,21 +128,34 @@ def keras(case: NetworkCase) -> Run:
     return _stepping(step, (trainable, others, update.init(trainable)), batch)
 
 
+def grouped(case: DepthwiseCase) -> Run:
+    """Runs XLA's grouped convolution."""
+    return _depthwise(case, "grouped")
+
+
+def shifted(case: DepthwiseCase) -> Run:
+    """Runs the sum over taps."""
+    return _depthwise(case, "shifted")
+
+
+def native(case: DepthwiseCase) -> Run:
+    """Runs the native kernels, compiling them if necessary."""
+    if jax.default_backend() != "cpu":
+        raise ops.NativeError("lowering: native is for CPUs")
+    return _depthwise(case, "native")
+
+
 def _network(case: NetworkCase, apply: Callable[..., Any]) -> Run:
     if case.program == "training":
         return _training(case, apply)
-    variables, batch = random_variables(case.spec), _batch(case)
-    infer = jax.jit(lambda v, x: apply(v, x, train=False))
-    call = infer.lower(variables, batch["image"]).compile()
-    return lambda: jax.block_until_ready(call(variables, batch["image"]))
+    variables, images = random_variables(case.spec), _batch(case)["image"]
+    return _compiled(lambda v, x: apply(v, x, train=False), variables, images)
 
 
 def _training(case: NetworkCase, apply: Callable[..., Any], seeds: int | None = None) -> Run:
     """Returns a training step of one network, or of `seeds` networks under `vmap`."""
-    update, hyperparams = (
-        optimizer.make(StaticRecipe.of(TRAINING)),
-        Hyperparameters.of(TRAINING),
-    )
+    update = optimizer.make(StaticRecipe.of(_TRAINING))
+    hyperparams = Hyperparameters.of(_TRAINING)
 
     @partial(jax.jit, donate_argnums=0)  # avoids copies
     def state_of(variables: Any, key: jax.Array) -> TrainState:
@@ -252,6 +179,14 @@ def _stepping(step: Callable[[Any, Any], Any], state: Any, batch: Any) -> Run:
     return run
 
 
+def _batch(case: NetworkCase) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(0)
+    shape = (case.batch_size, case.resolution, case.resolution, 3)
+    image = rng.uniform(-1, 1, shape).astype(np.float32)
+    label = rng.integers(0, case.spec.head.num_classes, case.batch_size).astype(np.int32)
+    return {"image": jnp.asarray(image), "label": jnp.asarray(label)}
+
+
 def random_variables(spec: architectures.NetworkSpec) -> dict[str, Any]:
     """Returns random finite variables; their values do not affect the time."""
     rng = np.random.default_rng(0)
@@ -264,12 +199,70 @@ def random_variables(spec: architectures.NetworkSpec) -> dict[str, Any]:
     return jax.device_put(traverse_util.unflatten_dict(flat, sep="/"))
 
 
-def _batch(case: NetworkCase) -> dict[str, jax.Array]:
-    rng = np.random.default_rng(0)
-    shape = (case.batch_size, case.resolution, case.resolution, 3)
-    image = rng.uniform(-1, 1, shape).astype(np.float32)
-    label = rng.integers(0, case.spec.head.num_classes, case.batch_size).astype(np.int32)
-    return {"image": jnp.asarray(image), "label": jnp.asarray(label)}
+def _depthwise(case: DepthwiseCase, lowering: ops.Lowering) -> Run:
+    """Runs a depthwise convolution alone, or its gradients."""
+    strides = (case.stride, case.stride)
+    x, kernel = _normal(*case.shape), _normal(case.kernel, case.kernel, case.shape[3])
+
+    def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return ops.depthwise_conv(x, kernel, strides, "SAME", lowering)
+
+    g = jnp.ones(jax.eval_shape(forward, x, kernel).shape, jnp.float32)
+    programs: dict[str, Callable[..., Any]] = {
+        "forward": lambda x, kernel, g: forward(x, kernel),
+        "input gradient": lambda x, kernel, g: jax.vjp(forward, x, kernel)[1](g)[0],
+        "kernel gradient": lambda x, kernel, g: jax.vjp(forward, x, kernel)[1](g)[1],
+        "both gradients": lambda x, kernel, g: jax.vjp(forward, x, kernel)[1](g),
+    }
+    return _compiled(programs[case.derivative], x, kernel, g)
+
+
+def _layer(case: LayerCase, lowering: ops.Lowering, pointwise: Callable[..., Any]) -> Run:
+    """Runs a layer as `models` does; `pointwise` is `ops.pointwise` or a replacement for it."""
+    channels = case.shape[3]
+    convolve = _convolution(case, pointwise)
+
+    def forward(norm: jax.Array | None, x: jax.Array, kernel: jax.Array) -> tuple:
+        pending = ops.Pending(x=x, norm=norm, activation=case.activation or "linear")
+        return tuple(convolve(pending, kernel, lowering=lowering, statistics=True))
+
+    norm = jnp.zeros((3, channels)).at[1].set(1)  # mean, scale, bias
+    x, kernel = _normal(*case.shape), _normal(*case.kernel_shape)
+    given: tuple[Any, ...] = (norm, x) if case.activation else (None, x)
+    if case.direction == "forward":
+        return _compiled(forward, *given, kernel)
+    # Outside of a jit, so that the forward pass's residuals are arguments of the backward pass.
+    if case.activation:
+        results, pull = jax.vjp(forward, *given, kernel)
+    else:
+        results, pull = jax.vjp(partial(forward, *given), kernel)
+    return _compiled(lambda pull, g: pull(g), pull, jax.tree.map(jnp.ones_like, results))
+
+
+def _convolution(case: LayerCase, pointwise: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the layer's convolution, a function of a pending feature map and a kernel."""
+    if case.kind == "pointwise":
+        return pointwise
+    return partial(ops.depthwise if case.kind == "depthwise" else ops.full, strides=case.stride)
+
+
+def _pointwise_as_convolution(
+    x: ops.Pending, kernel: jax.Array, *, statistics: bool, lowering: ops.Lowering = "grouped"
+) -> ops.Convolved:
+    """Applies a 1x1 convolution as Flax does: with XLA's convolution, not as a matrix product."""
+    y = lax.conv_general_dilated(
+        x.value(), kernel[None, None], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return ops.with_statistics(y) if statistics else ops.Convolved(y)
+
+
+def _normal(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+
+def _compiled(program: Callable[..., Any], *arguments: Any) -> Run:
+    call = jax.jit(program).lower(*arguments).compile()
+    return lambda: jax.block_until_ready(call(*arguments))
 
 
 def _input(case: InputCase) -> Run:

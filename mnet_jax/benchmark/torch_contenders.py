@@ -20,8 +20,8 @@ from mnet_jax.architectures import (
 )
 from mnet_jax.architectures.spec import Block
 from mnet_jax.benchmark.cases import DepthwiseCase, LayerCase, NetworkCase, Run
+from mnet_jax.benchmark.contenders import LEARNING_RATE, MOMENTUM
 
-LEARNING_RATE, MOMENTUM = 0.01, 0.9
 ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hard_swish": nn.Hardswish}
 
 

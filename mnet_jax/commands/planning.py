@@ -1,6 +1,6 @@
-"""Makes an arm and loads its data set from the arguments that all training commands share.
+"""Plans the training commands: their shared arguments, the arm that these choose, and its data set.
 
-The lines that a training command prints before it trains are also made here.
+It also makes the lines that a command prints before it trains.
 """
 
 import dataclasses
@@ -19,17 +19,9 @@ from mnet_jax.training.checkpoints.manifest import CHECKPOINTS
 from mnet_jax.validation import one_line, require
 
 if TYPE_CHECKING:
-    from mnet_jax import data
+    from mnet_jax.data import Dataset
 
 DATASET = "digits"
-# Limits far above any MobileNet. They catch typing errors, which could exhaust the machine.
-MAX_PARAMS = 2**31
-MAX_IMAGE_GIB = 64
-MAX_EPOCHS = 1_000_000
-MAX_BATCH_SIZE = 2**20
-MAX_SEED = 2**32 - 1  # the generators of NumPy and JAX accept any 32 bits
-
-
 # Assumed before the data set is read. With this many training images a recipe of `SIZED` has its
 # largest batch and its most epochs, so an arm that is refused then is refused for any size.
 PRESUMED_IMAGES = 160
@@ -118,6 +110,14 @@ def _started_from(arm: Arm, path: str, *, at_its_resolution: bool) -> Arm:
     )
 
 
+# Limits far above any MobileNet. They catch typing errors, which could exhaust the machine.
+_MAX_PARAMS = 2**31
+_MAX_IMAGE_GIB = 64
+_MAX_EPOCHS = 1_000_000
+MAX_BATCH_SIZE = 2**20
+MAX_SEED = 2**32 - 1  # the generators of NumPy and JAX accept any 32 bits
+
+
 def require_fit(config: Arm | RunConfig) -> None:
     """Raises ValueError if no machine could run the config, or pretrained weights do not fit."""
     if config.pretrained:
@@ -125,14 +125,14 @@ def require_fit(config: Arm | RunConfig) -> None:
 
         pretrained.require_fit(config.pretrained, config.spec)
     epochs, batch_size = config.training.epochs, config.data.batch_size
-    require(epochs <= MAX_EPOCHS, "epochs", epochs, f"{MAX_EPOCHS:,} or fewer")
+    require(epochs <= _MAX_EPOCHS, "epochs", epochs, f"{_MAX_EPOCHS:,} or fewer")
     require(batch_size <= MAX_BATCH_SIZE, "batch_size", batch_size, f"{MAX_BATCH_SIZE:,} or fewer")
     expense = cost.count(config.spec, config.data.resolution)
-    if expense.params > MAX_PARAMS:
+    if expense.params > _MAX_PARAMS:
         at = axes.labels(config)
         raise ValueError(
             f"width: got {at['width']} with expansion {at['expansion']} and "
-            f"{config.spec.head.num_classes} classes, legal: {MAX_PARAMS:,} parameters or fewer"
+            f"{config.spec.head.num_classes} classes, legal: {_MAX_PARAMS:,} parameters or fewer"
         )
     require_runnable(config.spec, config.data.resolution)
     _require_normalizable(config)
@@ -153,10 +153,10 @@ def _require_normalizable(config: Arm | RunConfig) -> None:
 def require_runnable(spec: NetworkSpec, resolution: int) -> None:
     """Raises ValueError if the resolution is too small for a network, or far too large."""
     require(
-        cost.count(spec, resolution).activation_bytes <= MAX_IMAGE_GIB * 2**30,
+        cost.count(spec, resolution).activation_bytes <= _MAX_IMAGE_GIB * 2**30,
         "resolution",
         resolution,
-        f"feature maps of {MAX_IMAGE_GIB} GiB an image or less",
+        f"feature maps of {_MAX_IMAGE_GIB} GiB an image or less",
     )
 
 
@@ -183,7 +183,7 @@ def takes_files(directory: Path) -> bool:
         return False
 
 
-def load(images: DataConfig, run: Path | None = None) -> "data.Dataset":
+def load(images: DataConfig, run: Path | None = None) -> "Dataset":
     """Loads the data set of a command; prepares it first if necessary.
 
     Args:
@@ -211,10 +211,6 @@ def load(images: DataConfig, run: Path | None = None) -> "data.Dataset":
         raise ValueError(f"{given}: {str(error).removeprefix('data set: ')}") from error
 
 
-if TYPE_CHECKING:
-    from mnet_jax.data import Dataset
-
-
 def reading_line(dataset: str) -> str:
     """Returns the first line, printed before the data set is read, as that may take a while."""
     return f"reading {one_line(dataset)} ..."
@@ -229,7 +225,8 @@ def opening_lines(config: RunConfig, recipe: str, dataset: "Dataset", directory:
       dataset: the data set.
       directory: the directory of the run.
     """
-    data, training, expense = config.data, config.training, _cost(config)
+    data, training = config.data, config.training
+    expense = cost.count(config.spec, data.resolution)
     folder = f" {one_line(data.directory)}" if data.directory else ""
     steps = data.steps_per_epoch(len(dataset.train))
     optimizer, schedule = (
@@ -252,10 +249,6 @@ def opening_lines(config: RunConfig, recipe: str, dataset: "Dataset", directory:
 
 def _counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
-
-
-def _cost(config: RunConfig) -> cost.Cost:
-    return cost.count(config.spec, config.data.resolution)
 
 
 def _beginning(directory: Path, steps_per_epoch: int) -> str:

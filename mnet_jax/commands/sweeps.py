@@ -28,10 +28,10 @@ from mnet_jax.training.results import Progress
 from mnet_jax.training.stopping import Stop, StoppedError
 from mnet_jax.validation import require
 
-MAX_SEEDS = 1000
-SEEDS = 3
-RESULTS = Path("results")
-Named = Mapping[str, tuple[Any, ...]]  # the values given for each axis, by name
+_MAX_SEEDS = 1000
+_SEEDS = 3  # of every arm, without --seeds and --preset
+_RESULTS = Path("results")
+AxisValues = Mapping[str, tuple[Any, ...]]  # the values given for each axis, by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +70,14 @@ class SweepArguments(RunArguments):
     @property
     def arm_seeds(self) -> range:
         """The seeds of every arm."""
-        usual = SCALES[self.size].seeds if self.preset else SEEDS
+        usual = SCALES[self.size].seeds if self.preset else _SEEDS
         return range(usual if self.seeds is None else self.seeds)
 
     @property
     def store(self) -> Path:
         """The directory in which trials are stored."""
-        return self.results or (RESULTS / f"{self.preset}-{self.size}" if self.preset else RESULTS)
+        default = _RESULTS / f"{self.preset}-{self.size}" if self.preset else _RESULTS
+        return self.results or default
 
     @property
     def arms(self) -> tuple[Values, ...]:
@@ -116,7 +117,7 @@ class Plan:
         )
 
 
-def plan(arguments: SweepArguments, given: Named, train_images: int = PRESUMED_IMAGES) -> Plan:
+def plan(arguments: SweepArguments, given: AxisValues, train_images: int = PRESUMED_IMAGES) -> Plan:
     """Returns the arms that the arguments ask for.
 
     Args:
@@ -128,7 +129,7 @@ def plan(arguments: SweepArguments, given: Named, train_images: int = PRESUMED_I
       ValueError: a value is not legal, or no machine could run an arm.
     """
     seeds, alone = arguments.seeds, arguments.scale and not arguments.preset
-    require(seeds is None or 1 <= seeds <= MAX_SEEDS, "seeds", seeds, f"1 to {MAX_SEEDS}")
+    require(seeds is None or 1 <= seeds <= _MAX_SEEDS, "seeds", seeds, f"1 to {_MAX_SEEDS}")
     require(not alone, "scale", arguments.scale, "none without --preset")
     named = {name: values for name, values in given.items() if values}
     start = baseline(arguments, train_images)
@@ -227,7 +228,7 @@ def run(
       StoppedError: the process was told to stop.
     """
     todo = store.missing(known, sweep.configs)
-    names = {c: f"trial {i} of {len(todo)}" for i, c in enumerate(todo, start=1)}
+    numbers = {c: f"trial {i} of {len(todo)}" for i, c in enumerate(todo, start=1)}
 
     def directory_of(config: RunConfig) -> Path:
         return kept.directory / "runs" / store.key_of(config)
@@ -236,25 +237,21 @@ def run(
         labels = axes.labels(config, sweep.axes)
         return ", ".join(labels[axis] for axis in sweep.axes) or labels["model"]
 
-    asked = Counter(map(arm_of, sweep.configs))
-    with SweepProgress(console, asked, asked - Counter(map(arm_of, todo))) as progress:
+    trials = Counter(map(arm_of, sweep.configs))
+    with SweepProgress(console, trials, trials - Counter(map(arm_of, todo))) as progress:
 
         def begun(config: RunConfig) -> None:
             progress.begin(config, arm_of(config))
 
-        def said(config: RunConfig, event: Progress | runners.Stalled) -> None:
+        def report(config: RunConfig, event: Progress | runners.Stalled) -> None:
             if isinstance(event, runners.Stalled):
                 silence = f"has reported no progress for {event.seconds / 60:.0f} minutes"
-                told = f"{names[config]}, seed {config.seed} {silence}"
-                console.print(told, soft_wrap=True)
+                console.print(f"{numbers[config]}, seed {config.seed} {silence}", soft_wrap=True)
             else:
                 progress.show(config, event)
 
-        leased, stoppable = (
-            _told(kept.take_each(known, todo), console),
-            _StoppableRunner(runner, stop),
-        )
-        outcomes = runners.run(leased, stoppable, directory_of, begun, said)
+        leased = _announced(kept.take_each(known, todo), console)
+        outcomes = runners.run(leased, _StoppableRunner(runner, stop), directory_of, begun, report)
         with contextlib.closing(outcomes):  # ends all workers, even after an interruption
             for outcome in outcomes:
                 config, found = outcome.config, outcome.result or outcome.cause or ""
@@ -262,17 +259,17 @@ def run(
                 progress.end(config)
                 if trial.result:  # checkpoints are no longer needed; the saved model stays
                     shutil.rmtree(directory_of(config) / CHECKPOINTS, ignore_errors=True)
-                name = f"{names[config]}, {arm_of(config)}, seed {config.seed}"
+                name = f"{numbers[config]}, {arm_of(config)}, seed {config.seed}"
                 console.print(f"{name}: {_ending(trial)}", soft_wrap=True)
 
 
-def _told(leases: Iterable[RunConfig | None], console: Console) -> Iterator[RunConfig | None]:
+def _announced(leases: Iterable[RunConfig | None], console: Console) -> Iterator[RunConfig | None]:
     """Yields the leases, and prints a line when only trials of other processes remain."""
-    told = False
+    waits = False
     for config in leases:
-        if config is None and not told:
+        if config is None and not waits:
             console.print("waiting for trials that other processes run")
-            told = True
+            waits = True
         yield config
 
 

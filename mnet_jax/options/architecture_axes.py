@@ -21,6 +21,8 @@ from mnet_jax.changes import ABSENT
 from mnet_jax.options.axis import Axis, only, spec_axis
 from mnet_jax.validation import require
 
+SqueezeExcite = Literal["none", "published", "all"]  # where blocks have it
+
 V3 = ("mobilenet_v3_large", "mobilenet_v3_small")
 OF_V3_ALONE = ("hard_swish_from", "last_stage")
 OF_A_DIALECT = ("norm_epsilon", "norm_momentum", "padding", "depthwise_padding", "initializer",
@@ -110,7 +112,7 @@ def _read_last_stage(spec: NetworkSpec) -> str:
     return "efficient" if spec.head.hidden else "original"
 
 
-def _rows(spec: NetworkSpec) -> list[int]:
+def _published_channels(spec: NetworkSpec) -> list[int]:
     """Returns the channels that V3's table gives each block (those at width 1)."""
     return [block.outputs for block in published_network(spec.name).blocks]
 
@@ -118,7 +120,7 @@ def _rows(spec: NetworkSpec) -> list[int]:
 def _read_hard_swish(spec: NetworkSpec) -> Any:
     if spec.name not in V3:
         return ABSENT
-    channels = _rows(spec)
+    channels = _published_channels(spec)
     if len(spec.blocks) not in (len(channels), len(channels) + 1):  # 1 more: original last stage
         return ABSENT
     rows = zip(spec.blocks, channels, strict=False)
@@ -128,7 +130,7 @@ def _read_hard_swish(spec: NetworkSpec) -> Any:
 
 def _with_hard_swish(spec: NetworkSpec, channels: int) -> NetworkSpec:
     if spec.name in V3:
-        legal = [0, *sorted({*_rows(spec)})]
+        legal = [0, *sorted({*_published_channels(spec)})]
         require(channels in legal, "hard_swish_from", channels, ", ".join(map(str, legal)))
     return _rebuilt(spec, "hard_swish_from", channels)
 
@@ -187,9 +189,6 @@ FACTORY_AXES: tuple[Axis, ...] = (
 )
 
 
-SqueezeExcite = Literal["none", "published", "all"]
-
-
 def _inverted(spec: NetworkSpec) -> list[InvertedResidual]:
     return [block for block in spec.blocks if isinstance(block, InvertedResidual)]
 
@@ -214,22 +213,22 @@ def _stages(spec: NetworkSpec) -> list[int]:
     blocks = published_network(spec.name).blocks
     starts = [i for i, b in enumerate(blocks) if i == 0 or b.stride == 2 or b.inputs != b.outputs]
     lengths = [b - a for a, b in zip(starts, [*starts[1:], len(blocks)], strict=True)]
-    found = len(spec.blocks) - (_read_extra_block(spec))
-    if found == len(blocks):
+    count = len(spec.blocks) - _has_extra_block(spec)
+    if count == len(blocks):
         return lengths
-    return [] if found % len(starts) else [found // len(starts)] * len(starts)
+    return [] if count % len(starts) else [count // len(starts)] * len(starts)
 
 
-def _read_extra_block(spec: NetworkSpec) -> bool:
+def _has_extra_block(spec: NetworkSpec) -> bool:
     """Returns whether V3's original last stage added a block to those of the paper's table."""
-    return spec.name in V3 and spec.head.hidden is None
+    return _read_last_stage(spec) == "original"
 
 
 def _with_repeats(spec: NetworkSpec, repeats: int) -> NetworkSpec:
     versions = "legal: V1, V2, V3"
     if spec.name.startswith("mobilenet_v4"):
         raise ValueError(f"repeats: each row of {spec.name} is another block, {versions}")
-    whole = bool(_stages(spec)) and not _read_extra_block(spec)
+    whole = bool(_stages(spec)) and not _has_extra_block(spec)
     require(whole, "repeats", repeats, "with all stages, and V3's efficient last stage")
     return transforms.with_repeats(spec, _stages(spec), repeats)
 
@@ -249,7 +248,7 @@ def _with_squeeze_excite(spec: NetworkSpec, where: SqueezeExcite) -> NetworkSpec
     published = [getattr(block, "squeeze", 0) > 0 for block in published_network(spec.name).blocks]
     if not any(published):
         raise ValueError(f"squeeze_excite: {spec.name} is published without, legal: none, all")
-    same = len(spec.blocks) - _read_extra_block(spec) == len(published)
+    same = len(spec.blocks) - _has_extra_block(spec) == len(published)
     require(same, "squeeze_excite", where, "with as many blocks as were published")
     everywhere = transforms.with_squeeze_excite(spec, True)
     nowhere = transforms.with_squeeze_excite(spec, False)

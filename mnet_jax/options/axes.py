@@ -1,8 +1,8 @@
-"""Axes: what a sweep can vary. An axis maps an arm or a run's config to one with another value.
+"""All axes that a sweep can vary, and the arms with given values of them.
 
-`factory` has the axes that rebuild the network with its factory, and `blocks` those that transform
-its spec. `fields` derives nearly all others from the fields of the config's dataclasses. `grid`
-builds all combinations of values.
+An axis maps an arm or a run's config to one with another value. `architecture_axes` has the axes of
+the network, and `config_axes` derives nearly all others from the fields of the config's
+dataclasses. The few that need more than a field are here.
 """
 
 import dataclasses

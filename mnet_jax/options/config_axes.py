@@ -18,9 +18,9 @@ from mnet_jax.changes import ABSENT
 from mnet_jax.config import Arm
 from mnet_jax.options.axis import Axis, Varied
 
-# Fields that are no axes here: other parts of the config, or axes of `factory`, determine them.
+# Fields that are no axes here: other parts of the config, or other axes, determine them.
 DETERMINED = (
-    "spec.width", "spec.dialect.name",  # see `factory`
+    "spec.width", "spec.dialect.name",  # see `architecture_axes`
     "spec.stem.inputs", "spec.stem.outputs", "spec.stem.stride", "spec.stem.dilation",
     "spec.head.num_classes",  # the data set's
 )  # fmt: skip

@@ -1,7 +1,4 @@
-"""State dicts of any library as NumPy arrays, limited to the size that a network can use.
-
-Errors about weights are one line each.
-"""
+"""State dicts of any library as NumPy arrays, limited to the size that a network can use."""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -10,8 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnet_jax.validation import one_line
-
-MOST_LISTED = 8
 
 
 class WeightsError(ValueError):
@@ -27,20 +22,7 @@ class WeightsError(ValueError):
         self.problems = problems
 
 
-def listing(title: str, items: Sequence[Any], text_of: Callable[[Any], str] = str) -> str:
-    """Returns a clause such as `3 missing (a, b, c)`.
-
-    It lists the first few items, each formatted by `text_of`.
-    """
-    more = len(items) - MOST_LISTED
-    named = ", ".join(map(text_of, items[:MOST_LISTED])) + (f" and {more} more" if more > 0 else "")
-    return f"{len(items)} {title} ({named})"
-
-
-# Keys under which training scripts store a state dict. The first one that is present is used, as in
-# `timm.models.load_state_dict`: averaged weights are preferred to the weights themselves.
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
-PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel, AveragedModel; torch.compile
+_HEAD_BYTES = 2**27  # a classifier of ImageNet-21k's 21,843 classes takes 112 MB
 
 
 class Limit(NamedTuple):
@@ -58,10 +40,9 @@ class Limit(NamedTuple):
     def of(cls, shapes: Iterable[tuple[int, ...]]) -> "Limit":
         """Returns the limit for a network: four times its arrays, and room for any old head."""
         sizes = [4 * math.prod(shape) for shape in shapes]
-        return cls(arrays=4 * len(sizes) + 100, bytes=4 * sum(sizes) + MOST_HEAD_BYTES)
+        return cls(arrays=4 * len(sizes) + 100, bytes=4 * sum(sizes) + _HEAD_BYTES)
 
 
-MOST_HEAD_BYTES = 2**27  # a classifier of ImageNet-21k's 21,843 classes takes 112 MB
 # If the network is not known. The largest of the family has 700 arrays and 131 MB.
 LARGEST = Limit(arrays=10_000, bytes=2**29)
 
@@ -78,50 +59,21 @@ class Stored(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-def unwrapped(state: object) -> Mapping:
-    """Returns the mapping of names to arrays, without the wrapping that training scripts add.
-
-    If there are several state dicts, averaged weights (`state_dict_ema`, `model_ema`) are preferred
-    to the weights themselves (`state_dict`, `model`), as in timm. The prefixes `module.` and
-    `_orig_mod.` are removed from the names.
-
-    Raises:
-      WeightsError: `state` is not a mapping, or two names are equal without their prefixes.
-    """
-    if not isinstance(state, Mapping):
-        kind = type(state).__name__
-        raise WeightsError(f"state_dict: got {kind}, legal: a mapping of names to arrays")
-    inner = (state[name] for name in WRAPPERS if isinstance(state.get(name), Mapping))
-    entries: dict[Any, Any] = {}
-    for name, value in next(inner, state).items():
-        short = _without_prefixes(name)
-        if short in entries:
-            raise WeightsError(f"state_dict: holds {one_line(short)} under several names")
-        entries[short] = value
-    return entries
-
-
-def _without_prefixes(name: Any) -> Any:
-    while isinstance(name, str) and name.startswith(PREFIXES):
-        name = name.partition(".")[2]
-    return name
-
-
 def as_arrays(state: object, limit: Limit = LARGEST) -> dict[str, np.ndarray]:
     """Converts a state dict to NumPy arrays: floating ones to float32, whole numbers unchanged.
 
     A NumPy array of float32 is not copied.
 
     Args:
-      state: mapping of names to NumPy, JAX or PyTorch arrays or to `Stored`; it may be wrapped as
-        described in `unwrapped`.
+      state: mapping of names to NumPy, JAX or PyTorch arrays or to `Stored`; the wrapping that
+        training scripts add is removed, as described in `files.read`.
       limit: largest size of all arrays together, checked before any of them is read or copied.
 
     Raises:
       WeightsError: it is not such a mapping, an entry is not a numeric array, or the limit is
         exceeded.
     """
-    entries = unwrapped(state)
+    entries = _unwrapped(state)
     require_few(entries, limit)
     total = 0
     for name, value in entries.items():
@@ -139,13 +91,6 @@ def as_arrays(state: object, limit: Limit = LARGEST) -> dict[str, np.ndarray]:
     return {name: _as_array(name, value) for name, value in entries.items()}
 
 
-def require_few(names: Collection[Any], limit: Limit) -> None:
-    """Raises WeightsError, with the count and the first names, if the limit is exceeded."""
-    if len(names) > limit.arrays:
-        clause = listing("arrays", list(names), one_line)
-        raise WeightsError(f"state_dict: got {clause}, legal: {limit.arrays} or fewer")
-
-
 def _as_array(name: str, value: Any) -> np.ndarray:
     if isinstance(value, Stored):
         value = value.read()
@@ -161,3 +106,59 @@ def _as_array(name: str, value: Any) -> np.ndarray:
         dtype = one_line(array.dtype)
         raise WeightsError(f"{one_line(name)}: got type {dtype}, legal: floating or whole numbers")
     return array
+
+
+# Keys under which training scripts store a state dict, the preferred one first.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
+_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel, AveragedModel; torch.compile
+
+
+def _unwrapped(state: object) -> Mapping:
+    """Returns the mapping of names to arrays, without the wrapping that training scripts add.
+
+    If there are several state dicts, averaged weights (`state_dict_ema`, `model_ema`) are preferred
+    to the weights themselves (`state_dict`, `model`), as in `timm.models.load_state_dict`. The
+    prefixes `module.` and `_orig_mod.` are removed from the names.
+
+    Raises:
+      WeightsError: `state` is not a mapping, or two names are equal without their prefixes.
+    """
+    if not isinstance(state, Mapping):
+        kind = type(state).__name__
+        raise WeightsError(f"state_dict: got {kind}, legal: a mapping of names to arrays")
+    inner = (state[name] for name in _WRAPPERS if isinstance(state.get(name), Mapping))
+    entries: dict[Any, Any] = {}
+    for name, value in next(inner, state).items():
+        short = _without_prefixes(name)
+        if short in entries:
+            raise WeightsError(f"state_dict: holds {one_line(short)} under several names")
+        entries[short] = value
+    return entries
+
+
+def _without_prefixes(name: Any) -> Any:
+    while isinstance(name, str) and name.startswith(_PREFIXES):
+        name = name.partition(".")[2]
+    return name
+
+
+def require_few(names: Collection[Any], limit: Limit) -> None:
+    """Raises WeightsError, with the count and the first names, if the limit is exceeded."""
+    if len(names) > limit.arrays:
+        clause = listing("arrays", list(names), one_line)
+        raise WeightsError(f"state_dict: got {clause}, legal: {limit.arrays} or fewer")
+
+
+_MOST_LISTED = 8  # items in a clause of an error
+
+
+def listing(title: str, items: Sequence[Any], text_of: Callable[[Any], str] = str) -> str:
+    """Returns a clause such as `3 missing (a, b, c)`.
+
+    It lists the first few items, each formatted by `text_of`.
+    """
+    more = len(items) - _MOST_LISTED
+    named = ", ".join(map(text_of, items[:_MOST_LISTED])) + (
+        f" and {more} more" if more > 0 else ""
+    )
+    return f"{len(items)} {title} ({named})"

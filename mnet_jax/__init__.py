@@ -8,14 +8,14 @@ The packages, from the architectures up to the commands:
 - `weights`: conversion from and to torchvision, timm and Keras; their files;
 - `data`: where images come from; decoding, augmentation, batches;
 - `training`: optimizer, step, loop, devices, monitoring, checkpoints;
-- `analysis`: cost by arithmetic; manifolds, bottlenecks, dead units by measurement;
+- `analysis`: cost by arithmetic; manifolds, bottlenecks, dead units, features by measurement;
 - `runs`: one training from its config to its result, and what is done with its model;
 - `options`: ablation axes, which are also the commands' flags; recipes;
 - `statistics`: intervals, comparisons and their power;
 - `ablation`: presets, the store of trials, runners, reports;
 - `benchmark`: this library against others: contenders, timing, reports;
-- `plots`: figures;
-- `commands`: the commands: they read arguments, call the other packages and print;
+- `plots`: Matplotlib figures of analyses, benchmarks and batches;
+- `commands`: the command-line programs: they read arguments, call the other packages and print;
 - `config`: the config of a run, checked when it is made;
 - `changes`: the differences of two configs, field by field;
 - `serialization`: frozen dataclasses as JSON;

@@ -10,20 +10,20 @@ A command is one module with a function `main`. Only these modules read argument
 - `supervision`: turns an abort into one line;
 - `platforms`: whether JAX finds the platform that is asked for;
 - `ablate`: trains and compares arms;
-- `sweeps`: its arms and its trials;
-- `stored_sweeps`: its actions that read stored trials;
+- `sweeps`: the arms and the trials of a sweep;
+- `stored_sweeps`: status, report and export of stored sweeps;
 - `catalog`: tables of presets and recipes;
 - `train`: trains one network;
-- `processes`: in several processes;
-- `planning`: the arguments that `ablate` and `train` share;
-- `displays`: progress;
+- `processes`: one training in several processes;
+- `planning`: the arguments, arm and data set of `ablate` and `train`;
+- `displays`: progress bars and tables;
 - `evaluate`: classifies images, measures accuracy;
-- `convert`: other libraries' weights;
+- `convert`: converts other libraries' weights;
 - `trained_models`: the arguments of commands that read trained models;
-- `cost`: layers and their cost;
-- `benchmark`: speed against others;
+- `cost`: the cost of networks, layer by layer;
+- `benchmark`: the speed of this library and of others;
 - `manifold`: V2's Fig. 1;
-- `bottlenecks`: what bottlenecks lose;
-- `activations`: dead units;
+- `bottlenecks`: lost information in bottlenecks;
+- `activations`: dead units and dead kernels;
 - `features`: kernels and feature maps.
 """

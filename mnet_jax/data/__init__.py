@@ -8,23 +8,23 @@ Each name is imported when it is first used, so configs can import `data.types` 
 - `types`: the closed choices of data, and its error;
 - `loading`: the three splits of the data set that a config names;
 - `sources`: labelled images with random access;
-- `order`: which images, in which order;
+- `order`: the order of training images, and which images are held out;
 - `pipeline`: batches from a source;
-- `batches`: one batch;
-- `encoded`: decoding;
-- `resize`: to the square that the model sees;
+- `batches`: one batch as arrays;
+- `encoded`: image files, decoded as far as needed;
+- `resize`: resizes to the square that the model sees;
 - `augment`: crops, flips, shifts and erasing;
-- `policies`: RandAugment and AutoAugment;
+- `policies`: RandAugment, AutoAugment and colour jitter;
 - `draws`: random numbers for each image;
-- `scaling`: pixels to the network's numbers;
+- `scaling`: pixels to the numbers that the network sees, and back;
 - `folder`: a folder of images;
 - `imagenette`: Imagenette;
 - `builders`: our TFDS builders: Digits, Fashion-MNIST;
-- `archived`: MNIST and CIFAR;
-- `published`: the files that their authors publish;
+- `archived`: our TFDS builders for MNIST and CIFAR;
+- `published`: reads the files of MNIST and CIFAR as their authors publish them;
 - `preparation`: prepares the sets of our builders;
 - `stored`: finds sets that TFDS has prepared;
-- `metadata`: checks what these say of themselves;
+- `metadata`: checks the metadata of prepared sets;
 - `disk`: safe access to folders that are not trusted.
 """
 

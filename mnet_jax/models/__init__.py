@@ -9,10 +9,10 @@
 Each name is imported when it is first used, so configs can import `models.types` without JAX.
 
 - `factories`: the papers' networks;
-- `network`: any network from its spec;
+- `network`: any network from its spec, and the paths of its activations;
 - `blocks`: the blocks of V1 to V4;
-- `layers`: their layers;
-- `normalization`: normalization;
+- `layers`: convolutions, dense layers, dropout, squeeze-and-excitation;
+- `normalization`: batch normalization, and the settings that all layers share;
 - `fusing`: batch normalization folded into convolutions;
 - `saved`: models in safetensors files;
 - `types`: the closed choices of models.

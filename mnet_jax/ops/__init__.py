@@ -6,9 +6,9 @@ Each name is imported on first use, so configs can import `ops.types` without JA
 - `inverted`: a whole inverted residual as one operation;
 - `activations`: ReLU6, h-swish and the others;
 - `layer`: layers as compositions of JAX operations;
-- `native`: the same in C++;
+- `native`: the same layers in C++;
 - `lowering`: depthwise convolution in two lowerings;
-- `shifted`: as a sum over taps;
+- `shifted`: depthwise convolution as a sum over taps;
 - `choice`: the table that chooses the lowering;
 - `panels`: pointwise kernels in the order in which `native` reads them;
 - `distribution`: arrays that are sharded over devices;

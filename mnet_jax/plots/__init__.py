@@ -2,8 +2,8 @@
 
 - `style`: sizes, colours, axes, captions and labels of all figures;
 - `manifold`: curves after an activation function;
-- `bottlenecks`: what bottlenecks lose;
-- `dead_units`: dead units, layer by layer;
+- `bottlenecks`: information lost in bottlenecks;
+- `dead_units`: dead units and dead kernels;
 - `features`: kernels and feature maps;
 - `roofline`: a network's layers on the roofline;
 - `benchmark`: time against multiply-adds;

@@ -3,5 +3,5 @@
 - `intervals`: means with confidence intervals, differences paired by seed;
 - `comparison`: arms against a baseline, corrected for several comparisons;
 - `power`: the power of the paired t-test;
-- `formatting`: all of these as text.
+- `formatting`: means, p-values, counts and durations as text.
 """

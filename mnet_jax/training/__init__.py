@@ -1,20 +1,20 @@
 """The training loop and its parts: they take an apply function and batches, and know no model.
 
 - `loop`: epochs of steps, evaluations and checkpoints;
-- `epoch`: one epoch;
+- `epoch`: one epoch: its progress, losses and time;
 - `step`: one step of training, one of evaluation, as pure functions;
 - `evaluation`: loss and accuracy on a split;
 - `metrics`: exact means over masked batches;
 - `optimizer`: optimizers and schedules of the papers;
 - `hyperparameters`: what is compiled into a step, and what it takes as numbers;
 - `mixing`: Mixup and CutMix;
-- `microbatches`: parts of a batch;
+- `microbatches`: micro-batches and normalization groups;
 - `placement`: how devices share a batch;
-- `agreement`: processes of one run agree on values;
-- `memory`: the batch that fits;
-- `stopping`: signals;
+- `agreement`: agreement of the processes of one run;
+- `memory`: whether a step fits into memory, and the largest batch that does;
+- `stopping`: stop requests: Ctrl-C and SIGTERM;
 - `monitoring`: divergence, dead channels, scalars;
-- `results`: progress and results of a run;
-- `checkpoints`: saving and resuming;
+- `results`: progress and results of a run, as plain numbers;
+- `checkpoints`: saving, keeping and restoring the state of a run;
 - `types`: the closed choices of training.
 """

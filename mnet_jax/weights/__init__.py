@@ -15,7 +15,7 @@ formats. PyTorch and Keras are needed only where the documentation says so.
 - `arithmetic`: whether two networks with the same weights compute the same;
 - `files`: other libraries' weight files;
 - `hdf5`: Keras' files;
-- `arrays`: state dicts as arrays.
+- `arrays`: state dicts as arrays of limited size.
 """
 
 from mnet_jax.weights.arrays import WeightsError

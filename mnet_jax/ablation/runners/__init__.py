@@ -6,8 +6,8 @@ machine, `RayRunner` on a Ray cluster.
 - `running`: the protocol `Runner`, the schedule, and the detection of hanging trials;
 - `work`: one trial in its process, and how it can end;
 - `local`: worker processes on this machine;
-- `machine`: its cores or accelerators, divided among parallel trials;
-- `on_ray`: a Ray cluster.
+- `machine`: divides this machine's cores or accelerators among parallel trials;
+- `on_ray`: worker processes on a Ray cluster.
 """
 
 from mnet_jax.ablation.runners.local import LocalRunner

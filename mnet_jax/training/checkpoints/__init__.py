@@ -1,7 +1,7 @@
 """Checkpoints of a run, with everything it needs to continue exactly.
 
-- `checkpoint`: saves and restores them;
-- `position`: the position in the training data;
-- `manifest`: digests of their files;
+- `checkpoint`: saves, keeps and restores them;
+- `position`: the position of the training batches;
+- `manifest`: digests of their files, to detect damage;
 - `matching`: whether one belongs to a run.
 """

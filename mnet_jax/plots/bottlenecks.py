@@ -5,16 +5,8 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from mnet_jax.plots.style import (
-    BLACK,
-    COLOURS,
-    add_caption,
-    bands_note,
-    count_layers,
-    draw_means,
-    label,
-    new_figure,
-)
+from mnet_jax.plots.means import bands_note, draw_means
+from mnet_jax.plots.style import BLACK, COLOURS, add_caption, count_layers, label, new_figure
 
 if TYPE_CHECKING:  # it imports JAX
     from mnet_jax.analysis.bottlenecks import Bottleneck

@@ -1,4 +1,4 @@
-"""What all figures share: sizes, colours, axes, captions, means with bands, PNG output, and labels.
+"""What all figures share: sizes, colours, axes, captions, labels and PNG output.
 
 The colours are for the colour-blind. Names of models, arms and classes are drawn literally:
 Matplotlib reads `$` as the start of mathematics, and leaves a label that begins with an underscore
@@ -7,10 +7,9 @@ out of a legend. It draws the same empty box for every character that a font lac
 
 import io
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -23,7 +22,6 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 
-from mnet_jax.statistics.intervals import CONFIDENCE, mean_interval
 from mnet_jax.validation import one_line
 
 # Okabe and Ito, "Color Universal Design" (2008), without black, which is for baselines, and without
@@ -61,41 +59,6 @@ def label_decades(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axis.set_minor_formatter(NullFormatter())
-
-
-def draw_means(
-    axes: Axes,
-    places: Sequence[float],
-    samples: Iterable[Sequence[float]],
-    style: str,
-    **looks: Any,
-) -> None:
-    """Draws a line through the means of samples, with a band of their Student's t intervals.
-
-    A sample of one number has no interval.
-
-    Args:
-      axes: the axes to draw on.
-      places: x positions of the means.
-      samples: the numbers at each position.
-      style: Matplotlib's format string for the line and its markers.
-      **looks: other options of Matplotlib's `plot`; must contain `color`.
-    """
-    intervals = [mean_interval(sample) for sample in samples]
-    axes.plot(places, [interval.mean for interval in intervals], style, **looks)
-    halves = np.array([interval.half_width or 0 for interval in intervals])
-    if halves.any():
-        means = np.array([interval.mean for interval in intervals])
-        axes.fill_between(
-            places, means - halves, means + halves, color=looks["color"], alpha=0.2, linewidth=0
-        )
-
-
-def bands_note(samples: Iterable[Sequence[Any]]) -> str:
-    """Returns a caption's sentence on the bands of `draw_means`, or "" if there are none."""
-    if all(len(sample) < 2 for sample in samples):
-        return ""
-    return f" Bands are {CONFIDENCE:.0%} Student's t intervals of means over models."
 
 
 def to_png(figure: Figure) -> bytes:

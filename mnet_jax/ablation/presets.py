@@ -1,13 +1,13 @@
 """The papers' ablations, each a preset: `python -m experiments.ablate --preset v1-depthwise`.
 
 A preset is data: a list of arms, each a set of axis values, and for each scale the values that all
-arms share. All other values are those of the recipe in `options.recipes`. A scale (smoke, desk or
+arms share. All other values are those of a recipe of `options.recipes`. Each scale (smoke, desk or
 full) has one data set.
 
-All arms of a preset train by one recipe. On the small data sets that is V2's. Its learning rate was
-chosen for V2 and is used for V1, V3 and V4 without tuning. At `desk`, a trial takes about three
-minutes on two CPU cores (estimated from multiply-adds), and training ends while accuracy still
-rises. The few epochs at `smoke` only show that a preset runs.
+All arms of a preset start from the same recipe. At `smoke` and `desk` it is the data set's recipe
+for V2: its learning rate was chosen for V2, and is used for V1, V3 and V4 without tuning. At
+`desk`, a trial takes about three minutes on two CPU cores (estimated from multiply-adds), and
+training ends while accuracy still rises. The few epochs at `smoke` only show that a preset runs.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ NOT_RUN = "not run yet"  # in place of a page of results
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """The size of a preset's sweep, and the speed to estimate its time with.
+    """The size of a preset's sweep, and the speed from which its duration is estimated.
 
     Attributes:
       dataset: the name of the data set.
@@ -119,7 +119,7 @@ class Preset:
             return False
         try:
             return arm == axes.with_values(baseline, {axis.name: axis.read(arm) for axis in own})
-        except ValueError:  # the arm has what the baseline has no place for
+        except ValueError:  # the baseline cannot have the arm's values
             return False
 
     def values(self, scale: ScaleName) -> tuple[dict[str, Any], ...]:
@@ -174,8 +174,8 @@ _AT_V3: Mapping[ScaleName, Values] = {
 PRESETS: dict[str, Preset] = {
     "v1-depthwise": Preset(
         source="V1, Table 4",
-        claim="Depthwise separable convolutions lose 1.1 points to full ones (70.6, 71.7) with an "
-        "eighth of the multiply-adds and a seventh of the parameters.",
+        claim="Depthwise separable convolutions lose 1.1 points to full convolutions (70.6 % and "
+        "71.7 %), with an eighth of the multiply-adds and a seventh of the parameters.",
         arms=_along("convolution", "depthwise", "full"),
         recipe="v1-imagenet",
         at=_at_v1(small_width=0.25, desk_epochs=4),
@@ -188,8 +188,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "v1-thin-or-shallow": Preset(
         source="V1, Table 5",
-        claim="At equal cost a thinner network (width 0.75: 68.4) beats a shallower one (without "
-        "the five 14x14x512 layers: 65.3).",
+        claim="At equal cost a thinner network (width 0.75, 68.4 %) beats a shallower one (without "
+        "the five 14x14x512 layers, 65.3 %).",
         arms=({"width": 0.75}, {"depth": "shallow"}, {}),
         arms_at=dict.fromkeys(("smoke", "desk"), ({"width": 0.375}, {"depth": "shallow"}, {})),
         recipe="v1-imagenet",
@@ -207,8 +207,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "v1-width": Preset(
         source="V1, Table 6",
-        claim="Accuracy falls smoothly with the width multiplier (1, 0.75, 0.5, 0.25: 70.6, 68.4, "
-        "63.7, 50.6).",
+        claim="Accuracy falls smoothly with the width multiplier: 70.6, 68.4, 63.7 and 50.6 % at "
+        "widths 1, 0.75, 0.5 and 0.25.",
         arms=_along("width", 1.0, 0.75, 0.5, 0.25),
         recipe="v1-imagenet",
         at=_at_v1(small_width=1.0, desk_epochs=2),
@@ -216,8 +216,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "v1-resolution": Preset(
         source="V1, Table 7",
-        claim="Accuracy falls smoothly with the resolution (224, 192, 160, 128: 70.6, 69.1, 67.2, "
-        "64.4).",
+        claim="Accuracy falls smoothly with the resolution: 70.6, 69.1, 67.2 and 64.4 % at 224, "
+        "192, 160 and 128 pixels.",
         arms=_along("resolution", 224, 192, 160, 128),
         arms_at={  # the sides of the original images are 8 and 28 pixels
             "smoke": _along("resolution", 16, 14, 11, 9),
@@ -225,11 +225,11 @@ PRESETS: dict[str, Preset] = {
         },
         recipe="v1-imagenet",
         at=_at_v1(small_width=0.5, desk_epochs=5),
-        claims=(_claim("worse", "smaller images lose accuracy", "V1, Table 7"),),
+        claims=(_claim("worse", "accuracy falls with smaller images", "V1, Table 7"),),
     ),
     "v2-linear-bottleneck": Preset(
         source="V2, Fig. 6a",
-        claim="A linear bottleneck beats a ReLU6 in it (curves only).",
+        claim="A linear bottleneck beats a bottleneck with ReLU6 (curves, no numbers).",
         arms=_along("bottleneck", "linear", "relu6"),
         recipe="v2-imagenet",
         at=_AT_V2,
@@ -245,8 +245,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "v2-shortcut": Preset(
         source="V2, Fig. 6b",
-        claim="Shortcuts between bottlenecks beat those between expansions, and these beat none "
-        "(curves only).",
+        claim="Shortcuts between bottlenecks beat shortcuts between expansions, and these beat a "
+        "network without shortcuts (curves, no numbers).",
         arms=_along("shortcut", "bottleneck", "expansion", "none"),
         recipe="v2-imagenet",
         at=_AT_V2,
@@ -259,7 +259,7 @@ PRESETS: dict[str, Preset] = {
             ),
             _claim(
                 "worse",
-                "no shortcuts lose to those between bottlenecks",
+                "a network without shortcuts loses to one with shortcuts between bottlenecks",
                 "V2, Fig. 6b",
                 shortcut="none",
             ),
@@ -268,15 +268,15 @@ PRESETS: dict[str, Preset] = {
     ),
     "v2-expansion": Preset(
         source="V2, section 4",
-        claim="Expansion factors of 5 to 10 perform almost alike; small networks do better with "
-        "somewhat smaller ones (no numbers).",
+        claim="Expansion factors from 5 to 10 perform almost alike; small networks do better with "
+        "slightly smaller factors (no numbers).",
         arms=_along("expansion", 6, 1, 3, 10),
         recipe="v2-imagenet",
         at=_AT_V2,
         claims=(
             _claim(
                 "equal",
-                "expansions of 6 and 10 perform almost alike",
+                "expansion factors of 6 and 10 perform almost alike",
                 "V2, section 4",
                 margin=_ALIKE,
                 expansion=10,
@@ -286,27 +286,32 @@ PRESETS: dict[str, Preset] = {
     ),
     "v3-activation": Preset(
         source="V3, Table 5",
-        claim="h-swish beats ReLU (74.5); where it begins matters less (from 16 channels on 75.4, "
-        "from 80 on 75.2, from 112 on 75.0).",
+        claim="h-swish beats ReLU (74.5 %). The number of channels from which layers use it "
+        "matters less: 16 give 75.4 %, 80 give 75.2 % and 112 give 75.0 %.",
         arms=_along("hard_swish_from", 80, 0, 16, 112),
         recipe="v3-large-imagenet",
         at=_AT_V3,
         claims=(
             _claim("worse", "ReLU alone loses to h-swish", "V3, Table 5", hard_swish_from=0),
-            _claim("equal", "where h-swish begins matters little", "V3, Table 5", margin=_ALIKE),
+            _claim(
+                "equal",
+                "the number of channels from which layers use h-swish matters little",
+                "V3, Table 5",
+                margin=_ALIKE,
+            ),
         ),
     ),
     "v3-squeeze-excite": Preset(
         source="V3, section 5.3",
-        claim="Squeeze-and-excitation of a quarter of the channels raises accuracy at a modest "
-        "number of parameters (no table).",
+        claim="Squeeze-and-excitation with a quarter of the channels raises accuracy for a modest "
+        "number of additional parameters (no numbers).",
         arms=_along("squeeze_excite", "published", "none", "all"),
         recipe="v3-large-imagenet",
         at=_AT_V3,
         claims=(
             _claim(
                 "worse",
-                "without squeeze-and-excitation accuracy falls",
+                "a network without squeeze-and-excitation loses accuracy",
                 "V3, section 5.3",
                 squeeze_excite="none",
             ),
@@ -314,8 +319,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "v3-tail": Preset(
         source="V3, section 5.1, Fig. 5",
-        claim="The efficient last stage saves 30M multiply-adds of the original one with almost no "
-        "loss of accuracy.",
+        claim="The efficient last stage needs 30M fewer multiply-adds than the original one, with "
+        "almost no loss of accuracy.",
         arms=_along("last_stage", "efficient", "original"),
         recipe="v3-large-imagenet",
         at=_AT_V3,
@@ -329,11 +334,11 @@ PRESETS: dict[str, Preset] = {
             ),
         ),
     ),
-    # The widths are computed such that the MAdds of every arm are within 3 % of V2's at each scale.
+    # At each scale the widths are such that the MAdds of every arm are within 3 % of V2's.
     "v1-to-v4": Preset(
         source="all four papers",
-        claim="At equal multiply-adds each version beats the one before. (The papers trained them "
-        "by different recipes; here all have V2's.)",
+        claim="At equal multiply-adds each version beats the previous one. (The papers used "
+        "different training settings; here all use V2's recipe.)",
         arms=(
             {"model": "mobilenet_v1", "width": 0.72},
             {"model": "mobilenet_v2", "width": 1.0},

@@ -1,11 +1,11 @@
-"""Training recipes: `python -m experiments.train --recipe v2-imagenet`.
+"""Recipes: `python -m experiments.train --recipe v2-imagenet`.
 
-A recipe is data: the network, the images and the training that lead to some result. Flags of the
-command line override single values of it, also the name of the data set.
+A recipe is data: a network, a data set and training settings. Flags of the command line replace
+single values, including the data set.
 
 All recipes differ from their sources in two points. The papers trained asynchronously, on up to 16
-workers with stale gradients; these recipes are synchronous, with the batch of one worker.
-TensorFlow's schedules count steps from the start of training, those here from the end of the
+workers with stale gradients; these recipes are synchronous, with the batch size of one worker.
+TensorFlow's schedules count steps from the start of training; those here count from the end of the
 warm-up.
 """
 
@@ -39,8 +39,8 @@ class RecipeNotes:
     """The description of a recipe, as `--list` prints it.
 
     Attributes:
-      title: what it trains.
-      source: the paper and section, or the code, that it is from, and the differences from it.
+      title: the network and the images that it trains.
+      source: the paper and section, or the code, that it follows, and the differences from these.
       cost: multiply-adds of all steps; a step counts as three forward passes.
       target: the accuracy to expect: top-1 on ImageNet's validation images with one central crop,
         unless stated otherwise.
@@ -59,7 +59,7 @@ class Recipe(RecipeNotes):
     Attributes:
       network: makes the network; takes `num_classes`.
       data: the data set and its preprocessing.
-      training: the training configuration.
+      training: the training settings.
     """
 
     network: Callable[..., NetworkSpec]
@@ -93,7 +93,7 @@ PHOTOGRAPHS = DataConfig(
     name="imagenet2012",
     resolution=224,
     batch_size=96,
-    validation_fraction=0.01,  # the papers held out no images, or do not mention it
+    validation_fraction=0.01,  # ours: the papers held out no images, or do not mention any
     augmentation="resized_crop_flip",
 )
 # torchvision and the Model Garden normalize by the mean and standard deviation of each channel.
@@ -108,12 +108,12 @@ RELEASED = TrainingConfig(
     warmup_epochs=0.0,
     ema_decay=0.9999,
 )
-# V3 paper, section 6.1.1; the recipe says which values are not from it.
+# V3 paper, section 6.1.1; `source` of the recipe says which values are not from it.
 V3_RELEASED = replace(
     RELEASED, epochs=600, optimizer=RmsProp(epsilon=0.002), learning_rate=0.1,
     schedule=Exponential(factor=0.99, every_epochs=3.0), weight_decay=1e-5,
 )  # fmt: skip
-# For V2; V1 differs in the schedule's factor. Keras' moving average of squares starts at zero.
+# For V2; V1 has another factor in the schedule. Keras starts the average of squares at zero.
 MODEL_GARDEN = TrainingConfig(
     epochs=500, optimizer=RmsProp(epsilon=0.002, initial_square=0.0), learning_rate=0.256,
     schedule=Exponential(factor=0.96, every_epochs=2.5), warmup_epochs=5.0,
@@ -128,7 +128,7 @@ def _v4_conv_small(num_classes: int) -> NetworkSpec:
 
 
 def _fine_tuning(start: Arm, train_images: int) -> Arm:
-    """Fits the recipe `fine-tuning`; `SIZED` has the sources of its numbers."""
+    """Returns the arm for the recipe `fine-tuning`; `SIZED` has the sources of its numbers."""
     batch_size = 2 ** min(int(math.log2(train_images)), 5)
     data = replace(start.data, batch_size=batch_size)
     steps = data.steps_per_epoch(train_images)
@@ -146,7 +146,7 @@ def _fine_tuning(start: Arm, train_images: int) -> Arm:
 
 
 def _small_set(start: Arm, train_images: int) -> Arm:
-    """Fits the recipe `small-set`; `SIZED` has the sources of its numbers."""
+    """Returns the arm for the recipe `small-set`; `SIZED` has the sources of its numbers."""
     batch_size = start.data.batch_size
     while batch_size > max(train_images, 1):
         batch_size //= 2
@@ -175,11 +175,12 @@ def _with_norm_momentum(spec: NetworkSpec, momentum: float) -> NetworkSpec:
 RECIPES: dict[str, Recipe] = {
     "v2-digits": Recipe(
         title="MobileNet V2 at half width on scikit-learn's digits, 1,797 images of 8 x 8 pixels.",
-        source="ours. The rate 0.03 was chosen of 0.01, 0.03 and 0.1 on validation accuracy, for a "
-        "linear and a ReLU6 bottleneck together, with seeds that no table uses (means of three "
-        "after 24 epochs: linear 96.4, 97.4 and 82.3 %, ReLU6 92.6, 93.1 and 9.0 %).",
+        source="ours. The learning rate 0.03 was chosen among 0.01, 0.03 and 0.1 by validation "
+        "accuracy, for linear and ReLU6 bottlenecks together, with three seeds that no table uses. "
+        "The mean accuracies after 24 epochs were 96.4, 97.4 and 82.3 % with linear bottlenecks, "
+        "and 92.6, 93.1 and 9.0 % with ReLU6.",
         cost="4.9e11 multiply-adds",
-        target="none; README's table has what it reaches.",
+        target="none; README.md has the accuracy reached.",
         network=partial(
             mobilenet_v2, width=0.5, norm_momentum=SHORT_NORM_MOMENTUM, input_stride=1
         ),
@@ -190,11 +191,11 @@ RECIPES: dict[str, Recipe] = {
     ),
     "v2-fashion-mnist": Recipe(
         title="MobileNet V2 at half width on Fashion-MNIST, two epochs.",
-        source="ours. The rate 0.1 was chosen of 0.03 and 0.1 on validation accuracy, for a linear "
-        "and a ReLU6 bottleneck together (means of two seeds: linear 85.1 and 86.2 %, ReLU6 80.5 "
-        "and 82.2 %).",
+        source="ours. The learning rate 0.1 was chosen among 0.03 and 0.1 by validation accuracy, "
+        "for linear and ReLU6 bottlenecks together. The mean accuracies of two seeds were 85.1 and "
+        "86.2 % with linear bottlenecks, and 80.5 and 82.2 % with ReLU6.",
         cost="2.3e12 multiply-adds",
-        target="none; it is where ablations start.",
+        target="none; ablations start from it.",
         network=partial(
             mobilenet_v2, width=0.5, norm_momentum=SHORT_NORM_MOMENTUM, input_stride=2
         ),
@@ -202,11 +203,11 @@ RECIPES: dict[str, Recipe] = {
         training=TrainingConfig(epochs=2, optimizer=Sgd(), learning_rate=0.1, schedule=Cosine()),
     ),
     "v2-fashion-mnist-long": Recipe(
-        title="MobileNet V2 on Fashion-MNIST, as well as two cores do it in two hours.",
-        source="ours. Rate, decay and Nesterov's momentum are what residual networks have on "
-        "images of this size (arXiv 1605.07146, section 3).",
+        title="MobileNet V2 on Fashion-MNIST, two hours of training on two cores.",
+        source="ours. The learning rate, the weight decay and Nesterov momentum are those of wide "
+        "residual networks on images of about this size (arXiv 1605.07146, section 3).",
         cost="4.3e14 multiply-adds",
-        target="94.5 % of the test images; docs/results has what it reaches.",
+        target="94.5 % of the test images; docs/results has the accuracy reached.",
         network=partial(mobilenet_v2, norm_momentum=SHORT_NORM_MOMENTUM, input_stride=1),
         data=replace(CLOTHES, validation_fraction=0.02),
         training=TrainingConfig(
@@ -217,8 +218,9 @@ RECIPES: dict[str, Recipe] = {
     "v1-imagenet": Recipe(
         title="MobileNet V1 as published.",
         source='arXiv 1704.04861, section 3.2: "similar to Inception V3" (arXiv 1512.00567, '
-        'section 8: 100 epochs of RMSProp, 0.94 every two), "less regularization", so no smoothed '
-        "labels. What neither says is V2's. Left out is the clipping of gradients at 2.0.",
+        "section 8: 100 epochs of RMSProp, the learning rate times 0.94 every two epochs), but "
+        '"less regularization", so labels are not smoothed. Values that neither paper gives are '
+        "those of `v2-imagenet`. Inception V3's gradient clipping at 2.0 is left out.",
         cost="2.2e17 multiply-adds",
         target="70.6 % (Table 4).",
         network=mobilenet_v1,
@@ -239,8 +241,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     "v2-imagenet": Recipe(
         title="MobileNet V2 as published.",
-        source="arXiv 1801.04381, section 6.1, and the released code. The number of epochs is "
-        "ours; the paper has none.",
+        source="arXiv 1801.04381, section 6.1, and the released code. The paper does not give the "
+        "number of epochs; 200 is ours.",
         cost="2.3e17 multiply-adds",
         target="72.0 % (Table 4).",
         network=mobilenet_v2,
@@ -248,8 +250,8 @@ RECIPES: dict[str, Recipe] = {
         training=RELEASED,
     ),
     "v2-imagenet-torchvision": Recipe(
-        title="MobileNet V2 as torchvision trained its first weights, on eight devices of 32 "
-        "images.",
+        title="MobileNet V2 as torchvision trained its first weights, on eight devices with 32 "
+        "images each.",
         source="pytorch/vision, references/classification/README.md.",
         cost="3.4e17 multiply-adds",
         target="71.88 % (IMAGENET1K_V1).",
@@ -271,8 +273,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     "v3-large-imagenet": Recipe(
         title="MobileNet V3-Large as published.",
-        source="arXiv 1905.02244, section 6.1.1. The paper has no number of epochs and no epsilon: "
-        "600 are torchvision's, 0.002 is what large batches need.",
+        source="arXiv 1905.02244, section 6.1.1. The paper gives neither the number of epochs nor "
+        "epsilon: 600 epochs are torchvision's number, and large batches need an epsilon of 0.002.",
         cost="4.9e17 multiply-adds",
         target="75.2 % (Table 3).",
         network=partial(mobilenet_v3, "large"),
@@ -280,12 +282,12 @@ RECIPES: dict[str, Recipe] = {
         training=V3_RELEASED,
     ),
     "v3-large-imagenet-torchvision": Recipe(
-        title="MobileNet V3-Large as torchvision trained its first weights, on eight devices of "
-        "128 images.",
-        source="pytorch/vision, references/classification/README.md. Its epsilon of 0.0316 is "
-        "outside the root; the same inside is its square. It averaged its last checkpoints. Its "
-        "boxes are erased to the mean, and are a third of the image at most, ours noise and two "
-        "fifths.",
+        title="MobileNet V3-Large as torchvision trained its first weights, on eight devices with "
+        "128 images each.",
+        source="pytorch/vision, references/classification/README.md. torchvision adds epsilon "
+        "(0.0316) outside the root; here it is added inside, so it is squared (0.001). torchvision "
+        "averaged its last checkpoints; this recipe does not. torchvision's random erasing fills "
+        "up to a third of the image with the mean, ours up to two fifths with noise.",
         cost="4.9e17 multiply-adds",
         target="74.04 % (IMAGENET1K_V1).",
         network=partial(mobilenet_v3, "large", dialect="torchvision"),
@@ -298,8 +300,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     "v3-large-imagenet-model-garden": Recipe(
         title="MobileNet V3-Large as TensorFlow's Model Garden trains it.",
-        source="tensorflow/models, official/vision, imagenet_mobilenetv3large_tpu.yaml; the "
-        "warm-up is that of its experiment, mobilenet_imagenet.",
+        source="tensorflow/models, official/vision, imagenet_mobilenetv3large_tpu.yaml. The "
+        "warm-up is that of the file's experiment, mobilenet_imagenet.",
         cost="5.8e17 multiply-adds",
         target="75.7 %.",
         network=partial(mobilenet_v3, "large", norm_momentum=0.997),
@@ -312,7 +314,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "v3-small-imagenet": Recipe(
         title="MobileNet V3-Small as published.",
-        source="arXiv 1905.02244, section 6.1.1, as V3-Large.",
+        source="arXiv 1905.02244, section 6.1.1, completed as in `v3-large-imagenet`.",
         cost="1.3e17 multiply-adds",
         target="67.4 % (Table 3).",
         network=partial(mobilenet_v3, "small"),
@@ -321,9 +323,9 @@ RECIPES: dict[str, Recipe] = {
     ),
     "v4-conv-small-imagenet": Recipe(
         title="MobileNet V4 Conv-S as its authors train it.",
-        source="tensorflow/models, official/vision, imagenet_mobilenetv4_conv_small_tpu.yaml. Left "
-        "out are its second weight decay of 1e-5, in the loss, and that its RandAugment leaves out "
-        "an operation with probability 0.5.",
+        source="tensorflow/models, official/vision, imagenet_mobilenetv4_conv_small_tpu.yaml. Two "
+        "things are left out: a second weight decay of 1e-5, in the loss, and the probability of "
+        "0.5 with which its RandAugment skips an operation.",
         cost="6.8e18 multiply-adds",
         target="73.8 % (arXiv 2404.10518, Table 5).",
         network=_v4_conv_small,
@@ -340,27 +342,29 @@ RECIPES: dict[str, Recipe] = {
 }  # fmt: skip
 SIZED: dict[str, SizedRecipe] = {
     "fine-tuning": SizedRecipe(
-        title="A saved network on other images, at its own resolution, for about 500 steps of 32 "
-        "images.",
-        source="the steps are those of BiT's rule for fewer than 20,000 images (arXiv 1912.11370, "
-        "section 3.3), bounded by 10 and 50 epochs. A set of fewer than 32 images has the largest "
-        "power of two that it fills as its batch. The rate of 0.001 for 4 images is PyTorch's "
-        "tutorial on transfer learning, scaled by the batch (arXiv 1706.02677). Cosine, Nesterov's "
-        "momentum and the momentum of batch normalization (1 - 10 / s with s steps an epoch, 0.9 "
-        "or more) are those that V1 and V2 were fine-tuned with in arXiv 1805.08974.",
-        cost="3 forward passes of 16,000 images, or of 10 epochs if that is more, 50 if it is less",
-        target="none; docs/training.md has what it reaches.",
+        title="A saved network on other images, at the resolution that it was trained at, for "
+        "about 500 steps of 32 images.",
+        source="the number of steps follows BiT's rule for fewer than 20,000 images (arXiv "
+        "1912.11370, section 3.3), within 10 to 50 epochs. With fewer than 32 images, the batch "
+        "size is the largest power of two up to their number. The learning rate is 0.001 for a "
+        "batch of 4, as in PyTorch's tutorial on transfer learning, and proportional to the batch "
+        "size (arXiv 1706.02677). The cosine schedule, Nesterov momentum and the momentum of batch "
+        "normalization (1 - 10 / s for s steps per epoch, at least 0.9) are those with which arXiv "
+        "1805.08974 fine-tuned V1 and V2.",
+        cost="3 forward passes of 16,000 images, but of at least 10 and at most 50 epochs",
+        target="none; docs/training.md has accuracies reached.",
         fit=_fine_tuning,
     ),
     "small-set": SizedRecipe(
-        title="From random weights, fewer than 500,000 images, for about 5,000 steps of 96.",
-        source="ours, from `v2-imagenet`, whose network, optimizer, rate, batch and most epochs "
-        "(200) it has; the least (30) is about that of `v2-fashion-mnist-long`. A set that does "
-        "not fill the batch has a half of it, a quarter and so on, and the rate falls with it. "
-        "Averages and batch normalization forget faster, as in the other short recipes.",
-        cost="3 forward passes of 480,000 images, or of 30 epochs if that is more, 200 if it is "
-        "less",
-        target="none, it has not been tuned; with few images `--pretrained` reaches more, sooner.",
+        title="Fewer than 500,000 images, from random weights, for about 5,000 steps of 96 images.",
+        source="ours. The network, the optimizer, the learning rate, the batch size and the "
+        "largest number of epochs (200) are those of `v2-imagenet`; the smallest number (30) is "
+        "about that of `v2-fashion-mnist-long`. If there are fewer images than the batch size, it "
+        "is halved until there are enough, and the learning rate with it. Moving averages and "
+        "batch normalization forget faster, as in the other short recipes.",
+        cost="3 forward passes of 480,000 images, but of at least 30 and at most 200 epochs",
+        target="none; it has not been tuned. With few images, `--pretrained` reaches a higher "
+        "accuracy sooner.",
         fit=_small_set,
     ),
 }
@@ -370,7 +374,7 @@ OWN = {
     "fashion_mnist": "v2-fashion-mnist",
     "imagenet2012": "v2-imagenet",
 }
-DEFAULT = "v2-imagenet"  # for all other data sets; unchanged only for large ones
+DEFAULT = "v2-imagenet"  # of all other data sets; `small-set` adapts it if they are not large
 LARGE = 500_000  # training images; BiT's definition of large (arXiv 1912.11370, section 3.3)
 
 

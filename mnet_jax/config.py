@@ -43,8 +43,8 @@ class DataConfig:
       randaugment_layers: number of `randaugment` operations per image, the paper's N.
       randaugment_magnitude: strength of `randaugment` operations, the paper's M: 10 is the end of
         AutoAugment's ranges.
-      colour_jitter: largest random change of the factors for brightness, contrast and saturation;
-        the hue shifts by up to a quarter of this, in turns; 0 for none.
+      colour_jitter: largest random relative change of brightness, contrast and saturation; the hue
+        shifts by up to a quarter of this, in turns; 0 for none.
       scaling: how pixels are scaled: `symmetric` from [0, 255] to [-1, 1], as in the papers' code
         and Keras, or `imagenet` by ImageNet's mean and standard deviation per channel, as in
         torchvision.
@@ -210,7 +210,7 @@ Schedule = Constant | Cosine | Exponential
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """The training recipe.
+    """The training settings of a run.
 
     Attributes:
       epochs: passes over the training images.
@@ -225,8 +225,8 @@ class TrainingConfig:
         `cutmix` is set too, each is used for half of the batches.
       cutmix: alpha of the Beta distribution that sets the size of CutMix's box (arXiv 1905.04899);
         0 for none.
-      ema_decay: decay rate of the moving average of parameters and statistics that is evaluated; 0
-        for none. Early on the rate is (1 + step) / (10 + step), if that is less.
+      ema_decay: decay rate of the moving averages of parameters and statistics, which are evaluated
+        in their place; 0 for none. In early steps the rate is (1 + step) / (10 + step), if less.
       frozen: number of leading parts (the stem, then blocks) whose parameters and statistics do not
         change.
       depth_decay: ratio of each part's learning rate to the next part's; the head has the full
@@ -237,8 +237,8 @@ class TrainingConfig:
         native kernels.
       on_divergence: reaction to divergence: stop, skip the update, or go back to the start of the
         epoch and continue with other images.
-      spike_factor: a loss above this times the median of the losses before it is divergence; 0 for
-        never.
+      spike_factor: a loss above this factor times the median of the last losses counts as
+        divergence; 0 for never.
       accumulate: number of equal micro-batches per optimizer step. They run one after the other, to
         save memory, and their gradients are averaged; each is normalized by its own statistics.
       norm_groups: number of equal groups of neighbouring images, each normalized by its own
@@ -324,7 +324,7 @@ class RunConfig:
     Attributes:
       spec: the network, resolved.
       data: the images.
-      training: the recipe.
+      training: the training settings.
       pretrained: weights to start from; None for random ones, drawn with the seed.
       seed: determines initialization, data order, augmentation and dropout.
     """
@@ -350,7 +350,7 @@ class Arm:
     Attributes:
       spec: the network with `ARM_CLASSES` logits; `config` replaces them by the data set's number.
       data: the images.
-      training: the recipe.
+      training: the training settings.
       pretrained: weights to start from; None for random ones, drawn with the seed.
     """
 

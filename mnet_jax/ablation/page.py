@@ -184,7 +184,7 @@ def _remarks(report: Report) -> Markup:
     lines = wording.powers(report)
     lines += [report.note] if report.note else []
     if not all(arm.requested for arm in report.arms):
-        lines.append("*: not part of this call, found in the store with the same data and recipe")
+        lines.append("*: not part of this call, found in the store with the same data and training")
     if any(len(values) > 1 for values in report.environment.values()):
         lines.append("the trials' environments differ, see below")
     return _list(lines) if lines else Markup()

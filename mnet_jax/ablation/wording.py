@@ -100,13 +100,13 @@ def captions(report: Report) -> tuple[str, ...]:
         more = f" and {rest} more, in report.csv" if rest > 0 else ""
         lines.append("all arms: " + ", ".join(shared[:SHOWN_LABELS]) + more)
     if report.recipe:
-        lines.append(f"recipe: {report.recipe}")
+        lines.append(f"data: {report.recipe}")
     lines += methods(report)
     lines += [f"power: {line}" for line in powers(report)]
     if report.note:
         lines.append(report.note)
     if not all(arm.requested for arm in report.arms):
-        lines.append("*: not part of this call, found in the store with the same data and recipe")
+        lines.append("*: not part of this call, found in the store with the same data and training")
     mixed = {name: values for name, values in report.environment.items() if len(values) > 1}
     if mixed:
         parts = (f"{name} {', '.join(values)}" for name, values in mixed.items())

@@ -161,7 +161,7 @@ FACTORY_AXES: tuple[Axis, ...] = (
     _option(
         "dialect",
         DialectName,
-        "papers or library to take padding, rounding, normalization and initialization from",
+        "whose padding, rounding, normalization and initialization: the papers' or a library's",
         lambda spec: spec.dialect.name,
         determines=OF_A_DIALECT,
     ),
@@ -175,7 +175,7 @@ FACTORY_AXES: tuple[Axis, ...] = (
     _option(
         "last_stage",
         LastStage,
-        "V3's last stage: pool before the last widening, or as the search found it (V3, Fig. 5)",
+        "V3's last stage: efficient (pools earlier) or original (as searched) (V3, Fig. 5)",
         _read_last_stage,
     ),
     spec_axis(
@@ -361,7 +361,7 @@ BLOCK_AXES: tuple[Axis, ...] = (
     spec_axis(
         "activation",
         transforms.PlainActivation,
-        "the non-linearity of the layers that have one",
+        "activation of all layers that have one",
         transforms.with_activation,
         _read_activation,
         determines=("hard_swish_from", "stem_activation", "block_activation", "head_activation"),

@@ -22,8 +22,8 @@ class Axis:
       values: the type of its values; a `Literal` if only certain values are legal.
       help: what varying it shows, with the source; the help text of the flag.
       apply: maps an arm or config and a value to the arm or config with this value.
-      read: returns the value of an arm or config; `ABSENT` if the network or recipe has no such
-        property.
+      read: returns the value of an arm or config; `ABSENT` if its network or its training settings
+        have no such property.
       determines: the axes that this one determines. A table about this axis does not show them.
     """
 

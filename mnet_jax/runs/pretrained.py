@@ -9,7 +9,9 @@ from mnet_jax.training.step import TrainState
 
 
 def require_fit(pretrained: Pretrained, spec: NetworkSpec) -> None:
-    """Raises ValueError unless the saved model is `spec`, except for its classes and its recipe.
+    """Raises ValueError unless the saved model's spec is `spec`, apart from training details.
+
+    These are the number of classes, dropout, and the dialect's momentum and initializer.
 
     Raises:
       SavedModelError: there is no such model.

@@ -51,7 +51,7 @@ def program_of(
 
     Args:
       spec: the network.
-      structure: the part of the recipe that is compiled.
+      structure: the training settings that are compiled.
       batch_size: images per step, over all devices.
       resolution: side of the evaluated images, in pixels.
 

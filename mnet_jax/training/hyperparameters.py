@@ -1,6 +1,6 @@
-"""A training recipe in two parts: what is compiled into the step, and its numeric arguments.
+"""The training settings of a config in two parts: those compiled into the step, and its arguments.
 
-Runs that differ only in the numeric arguments share one executable.
+Runs that differ only in the arguments share one executable.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ Scalar: TypeAlias = jax.Array | np.float32 | float
 
 @dataclass(frozen=True, kw_only=True)
 class StaticRecipe:
-    """The part of a recipe that is compiled into the training step.
+    """The training settings that are compiled into the training step.
 
     Attributes:
       optimizer: the kind of update rule.
@@ -51,7 +51,7 @@ class StaticRecipe:
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "StaticRecipe":
-        """Returns the static part of a recipe."""
+        """Returns the settings of a config that are compiled."""
         rule = config.optimizer
         return cls(
             optimizer=type(rule),
@@ -72,15 +72,15 @@ class StaticRecipe:
 
 
 class Hyperparameters(NamedTuple):
-    """The numbers of a recipe that a compiled step takes as arguments: float32 scalars.
+    """The training settings that a compiled step takes as arguments: float32 scalars.
 
     Attributes:
-      learning_rate: the rate of this one step.
+      learning_rate: the learning rate of one step.
       weight_decay, label_smoothing, ema_decay, depth_decay: as in `TrainingConfig`.
       mixing: the alphas of the methods in `StaticRecipe.mixing`, by name.
       rule: the update rule's own numbers, by the names of its config's fields.
-      loss_limit: the update of a step with a higher loss is skipped, if skipping is on; None for no
-        limit.
+      loss_limit: if `StaticRecipe.skips`, the update of a step with a higher loss is skipped; None
+        for no limit.
     """
 
     learning_rate: Scalar
@@ -94,9 +94,9 @@ class Hyperparameters(NamedTuple):
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "Hyperparameters":
-        """Returns the numbers of a recipe, at the peak rate.
+        """Returns the hyperparameters of a config, with the peak learning rate.
 
-        `optimizer.hyperparams` returns the numbers of each step.
+        `optimizer.hyperparams` returns those of each step.
         """
         rule = dataclasses.asdict(config.optimizer)
         return cls(

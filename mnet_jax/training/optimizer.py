@@ -88,8 +88,8 @@ def make(
     Weight decay is L2 regularization added to the gradient; in AdamW it is decoupled.
 
     Args:
-      structure: the static part of the recipe.
-      parts: as in `by_depth`; needed if the recipe scales updates by depth.
+      structure: the training settings that are compiled.
+      parts: as in `by_depth`; needed if updates are scaled by depth.
     """
 
     def update_of(hyperparams: Hyperparameters) -> optax.GradientTransformation:

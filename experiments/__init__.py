@@ -1,4 +1,4 @@
-"""The commands: `python -m experiments.<name>` runs `mnet_jax.commands.<name>`.
+"""The commands in a clone: `python -m experiments.<name>` runs `mnet_jax.commands.<name>`.
 
-Only a clone has this package. `mnet <name>` is the same command wherever `mnet_jax` is installed.
+This package is not installed. Where `mnet_jax` is installed, `mnet <name>` is the same command.
 """

@@ -1,6 +1,6 @@
-"""Trains every combination of the given axis values and compares the arms.
+"""Trains all combinations of the given values with several seeds, and compares them.
 
-See `mnet_jax.commands.ablate`.
+The command is `mnet_jax.commands.ablate`.
 """
 
 from mnet_jax.commands import command_line

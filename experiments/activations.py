@@ -1,6 +1,6 @@
 """Counts dead units and dead depthwise kernels of trained networks, layer by layer.
 
-See `mnet_jax.commands.activations`.
+The command is `mnet_jax.commands.activations`.
 """
 
 from mnet_jax.commands import command_line

@@ -1,6 +1,6 @@
-"""Compares the speed of this library with others'.
+"""Compares the speed of this library with that of others.
 
-See `mnet_jax.commands.benchmark`.
+The command is `mnet_jax.commands.benchmark`.
 """
 
 from mnet_jax.commands import command_line

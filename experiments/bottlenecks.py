@@ -1,6 +1,6 @@
-"""Measures how much of each bottleneck a non-linearity after it would destroy.
+"""Measures how much of each bottleneck of trained networks survives a non-linearity.
 
-See `mnet_jax.commands.bottlenecks`.
+The command is `mnet_jax.commands.bottlenecks`.
 """
 
 from mnet_jax.commands import command_line

@@ -1,6 +1,6 @@
 """Converts another library's weights to a saved model.
 
-See `mnet_jax.commands.convert`.
+The command is `mnet_jax.commands.convert`.
 """
 
 from mnet_jax.commands import command_line

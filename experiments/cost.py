@@ -1,6 +1,6 @@
-"""Prints the cost of networks layer by layer.
+"""Prints the parameters, multiply-adds and bytes of networks, layer by layer.
 
-See `mnet_jax.commands.cost`.
+The command is `mnet_jax.commands.cost`.
 """
 
 from mnet_jax.commands import command_line

@@ -1,6 +1,6 @@
 """Classifies images with a trained model, or measures its accuracy on a data set.
 
-See `mnet_jax.commands.evaluate`.
+The command is `mnet_jax.commands.evaluate`.
 """
 
 from mnet_jax.commands import command_line

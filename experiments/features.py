@@ -1,6 +1,6 @@
-"""Draws depthwise kernels and feature maps of a trained network.
+"""Draws the depthwise kernels of a trained network, and the feature maps of an image in it.
 
-See `mnet_jax.commands.features`.
+The command is `mnet_jax.commands.features`.
 """
 
 from mnet_jax.commands import command_line

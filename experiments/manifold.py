@@ -1,6 +1,6 @@
-"""Measures how much of a manifold survives a non-linearity: V2's Fig. 1.
+"""Measures how much of a spiral survives a non-linearity in n dimensions: V2's Fig. 1.
 
-See `mnet_jax.commands.manifold`.
+The command is `mnet_jax.commands.manifold`.
 """
 
 from mnet_jax.commands import command_line

@@ -1,6 +1,6 @@
 """Trains one network.
 
-See `mnet_jax.commands.train`.
+The command is `mnet_jax.commands.train`.
 """
 
 from mnet_jax.commands import command_line

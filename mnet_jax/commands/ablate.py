@@ -1,4 +1,4 @@
-"""Trains every combination of the given axis values and compares the arms.
+"""Trains all combinations of the given values with several seeds, and compares them.
 
     python -m experiments.ablate --bottleneck linear relu6 --seeds 5
     python -m experiments.ablate --preset v2-linear-bottleneck --scale desk
@@ -33,15 +33,18 @@ from mnet_jax.training.stopping import Stop, StoppedError
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(SweepArguments, sweeps.RunnerArguments):
-    """Trains every combination of the axes' values with several seeds and compares the arms.
+    """Trains all combinations of the given values with several seeds, and compares them.
 
-    An axis that is not given keeps the value of the data set's baseline or of the preset. Each
-    trial is stored when it ends, and a second call runs only what is missing. With `status`,
-    `report` or `export` as the first word the command reads stored trials and trains nothing.
+    Each flag from --model on is an axis, and takes one value or more. An axis that is not given has
+    the value of the preset or of the recipe. Each trial (one combination with one seed) is stored
+    when it ends; a second call runs only the missing trials.
+
+    With `status`, `report` or `export` as the first word, the command reads stored trials and
+    trains nothing. `status --help` lists the flags for these.
     """
 
     interval: Method = "t"
-    """confidence interval: Student's t, or a bootstrap (BCa), which needs more seeds"""
+    """confidence interval: Student's t, or bootstrap (BCa), which needs more seeds"""
 
 
 def main(stop: Stop | None = None) -> None:

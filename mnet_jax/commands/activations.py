@@ -30,7 +30,11 @@ PICTURE = "activations.png"
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(ModelArguments):
-    """Counts channels that are never or always active, values clipped at 6, and dead kernels."""
+    """Counts, in trained networks, channels that are never or always active and dead kernels.
+
+    Also counts the values that ReLU6 clips at 6. A channel is active where its activation function
+    returns a value above zero.
+    """
 
     threshold: float = KERNEL_THRESHOLD
     """a depthwise kernel is dead if its norm is at most this share of the layer's largest norm"""

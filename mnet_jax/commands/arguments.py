@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 def with_axes(base: type, axes: Sequence[Axis]) -> Any:
     """Returns the dataclass `base` with a field for each axis, a flag with one or more values."""
     fields = [
-        (axis.name, Annotated[tuple[axis.values, ...], tyro.conf.arg(help=axis.help)], ())  # type: ignore[name-defined]
+        (axis.name, Annotated[tuple[axis.values, ...], _help_of(axis)], ())  # type: ignore[name-defined]
         for axis in axes
     ]
     return dataclasses.make_dataclass(
@@ -51,6 +52,11 @@ def with_axes(base: type, axes: Sequence[Axis]) -> Any:
         kw_only=True,
         namespace={"__doc__": base.__doc__},
     )
+
+
+def _help_of(axis: Axis) -> Any:
+    """Returns the help of an axis's flag, without a default: the recipe or the network has it."""
+    return tyro.conf.arg(help=axis.help, help_behavior_hint="")
 
 
 def axis_values(arguments: Any, axes: Sequence[Axis]) -> dict[str, tuple[Any, ...]]:
@@ -92,7 +98,7 @@ def parse(arguments: type[T], command: str, leading: str | None = None) -> T:
         return tyro.cli(
             arguments,
             prog=" ".join(invocation(command)),
-            description=arguments.__doc__,
+            description=inspect.getdoc(arguments),
             args=words,
             config=(tyro.conf.FlagConversionOff,),
         )

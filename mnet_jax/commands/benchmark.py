@@ -1,4 +1,4 @@
-"""Compares the speed of this library with others'; samples all of them alternately in one run.
+"""Compares the speed of this library with that of others; they take turns in one run.
 
     python -m experiments.benchmark training --resolution 224 --batch-size 16
     python -m experiments.benchmark layers --model mobilenet_v2 --contender "obvious Flax"
@@ -62,30 +62,32 @@ TABLE_SIZES = ((224, 16), (224, 1))
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Times depthwise convolutions, all layers of networks, networks, input and compilation."""
+    """Compares the speed of this library with that of others.
+
+    The suites time depthwise convolutions, all layers of a network, inference, training steps, the
+    input of images, and compilation. They may be given as the first words, without --suite.
+    """
 
     suite: tuple[Suite, ...] = ()
-    """what to time: depthwise, layers, inference, training, input, compile; may stand before all
-    flags, without --suite"""
+    """what to time; at least one suite"""
     model: tuple[Literal[*architectures.FACTORIES], ...] = FAMILY  # type: ignore[valid-type]
     """the networks"""
     contender: tuple[str, ...] = ()
-    """names of the implementations to time; if not given, all that are installed; this library is
-    always timed"""
+    """implementations to time besides ours, by name; if not given, all that are installed"""
     resolution: int | None = None
-    """side of the images in pixels; if not given, each suite's own"""
+    """side of the images in pixels; if not given, each suite has its own"""
     batch_size: int | None = None
-    """images per batch; if not given, each suite's own"""
+    """images per batch; if not given, each suite has its own"""
     dataset: str = "digits"
-    """the data set of the input suite, which also times photographs"""
+    """the data set that the input suite times besides photographs"""
     rounds: int = 7
-    """number of samples of each contender; the contenders take turns"""
+    """number of times that each contender is timed; the contenders take turns"""
     tune_allocator: bool = True
     """start every process with glibc's allocator set for speed, as the training commands do"""
     write_table: bool = False
-    """only for depthwise: time each lowering and write the table that `auto` uses on this device"""
+    """only for depthwise: time each lowering, and write the table from which `auto` chooses"""
     results: Path = Path("results/benchmark")
-    """directory for the table (Markdown), JSON and pictures"""
+    """directory for the tables (Markdown and JSON) and the pictures"""
 
 
 def main(stop: Stop | None = None) -> None:
@@ -195,9 +197,9 @@ def _input_cases(dataset: str, photographs: Path) -> list[Case]:
         resolution=data.resolution,
         batch_size=data.batch_size,
     )
-    recipe = recipes.baseline("imagenet2012").data
+    imagenet = recipes.baseline("imagenet2012").data
     decoding = InputCase(
-        data=dataclasses.replace(recipe, name="folder", directory=str(photographs)),
+        data=dataclasses.replace(imagenet, name="folder", directory=str(photographs)),
         batches=PHOTOGRAPH_BATCHES,
         one_core=True,
         title=f"JPEGs of {WIDTH}x{HEIGHT} at",

@@ -1,4 +1,4 @@
-"""Measures how much of each bottleneck a non-linearity after it would destroy, in trained networks.
+"""Measures how much of each bottleneck of trained networks survives a non-linearity.
 
 python -m experiments.bottlenecks --checkpoint runs/linear runs/relu6
 python -m experiments.bottlenecks --checkpoint runs/a0 runs/a1 runs/b0 runs/b1 --label a a b b
@@ -29,7 +29,11 @@ PICTURE = "bottlenecks.png"
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(ModelArguments):
-    """Measures how much of each bottleneck survives a non-linearity, directly or once expanded."""
+    """Measures how much of each bottleneck of trained networks survives a non-linearity.
+
+    The non-linearity is applied to the bottleneck itself. For comparison, the command also measures
+    how much survives the network's own activation function after the next expansion.
+    """
 
     activation: Activation = "relu"
     """the non-linearity to apply after the bottlenecks"""

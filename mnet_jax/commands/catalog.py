@@ -87,8 +87,8 @@ def recipes_table() -> Table:
     """Returns a table of all recipes: what they train, source, cost and target."""
     table = Table(
         title=" ".join([*invocation("train"), "--recipe NAME"]),
-        caption="Targets are top-1 accuracies on ImageNet. Times are estimates: one accelerator "
-        "that trains 2e12 multiply-adds a second.",
+        caption="Targets are top-1 accuracies on ImageNet, unless stated otherwise. Times are "
+        "estimates for one accelerator that trains at 2e12 multiply-adds a second.",
         caption_justify="left",
         show_lines=True,
     )
@@ -103,9 +103,9 @@ def presets_table() -> Table:
     """Returns a table of all presets: source, claim, arms, cost at each scale, and result."""
     table = Table(
         title=" ".join([*invocation("ablate"), "--preset NAME --scale smoke|desk|full"]),
-        caption="The first arm is the baseline; the arms are those of the scale full. Times are "
-        "estimates by multiply-adds: smoke and desk of two CPU cores, full by the recipe's epochs "
-        "on one accelerator that trains 2e12 multiply-adds a second.",
+        caption="The arms are those of the scale full; the first is the baseline. Times are "
+        "estimated from multiply-adds: smoke and desk for two CPU cores, full for one accelerator "
+        "that trains at 2e12 multiply-adds a second, with the epochs of the recipe.",
         caption_justify="left",
         show_lines=True,
     )

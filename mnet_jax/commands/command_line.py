@@ -1,7 +1,7 @@
-"""The commands as programs: `python -m experiments.<name>` in a clone, `mnet <name>` anywhere.
+"""The commands as programs: `mnet <name>`, and `python -m experiments.<name>` in a clone.
 
-This module imports nothing slow, so signals are handled from a program's first line on. A command's
-own module is imported after that, which takes a while.
+This module imports nothing slow, so signals are handled from a program's first line on. The module
+of the command is imported after that, which takes a while.
 """
 
 import sys
@@ -108,9 +108,9 @@ class Command:
 
     Attributes:
       summary: what it does, in a few words.
-      call: imports and runs it. The `Stop` receives the signals; a command that does not use it is
-        ended by them at once.
-      resumable: whether the same command would continue after an interruption.
+      call: imports and runs it. The `Stop` receives the signals; a command that does not use the
+        `Stop` is ended by a signal at once.
+      resumable: whether the same command resumes after an interruption.
       terminated: the exit code after SIGTERM.
     """
 
@@ -122,31 +122,38 @@ class Command:
 
 COMMANDS = {
     "ablate": Command(
-        summary="trains every combination of axis values and compares the arms",
+        summary="trains all combinations of the given values with several seeds, and compares them",
         call=_ablate,
         resumable=True,
         terminated=INTERRUPTED,
     ),
     "train": Command(summary="trains one network", call=_train, resumable=True),
     "evaluate": Command(
-        summary="classifies images, or measures the accuracy on a data set", call=_evaluate
+        summary="classifies images with a trained model, or measures its accuracy", call=_evaluate
     ),
     "convert": Command(
         summary="converts another library's weights to a saved model", call=_convert
     ),
-    "cost": Command(summary="prints the cost of networks layer by layer", call=_cost),
+    "cost": Command(
+        summary="prints the parameters, multiply-adds and bytes of networks layer by layer",
+        call=_cost,
+    ),
     "benchmark": Command(
-        summary="compares the speed of this library with others'", call=_benchmark
+        summary="compares the speed of this library with that of others", call=_benchmark
     ),
     "manifold": Command(
-        summary="measures how much of a manifold survives a non-linearity", call=_manifold
+        summary="measures how much of a spiral survives a non-linearity (V2, Fig. 1)",
+        call=_manifold,
     ),
     "bottlenecks": Command(
-        summary="measures how much of each bottleneck a non-linearity would destroy",
+        summary="measures how much of each bottleneck of trained networks survives a non-linearity",
         call=_bottlenecks,
     ),
     "activations": Command(
-        summary="counts dead units and dead depthwise kernels", call=_activations
+        summary="counts dead units and dead depthwise kernels of trained networks",
+        call=_activations,
     ),
-    "features": Command(summary="draws depthwise kernels and feature maps", call=_features),
+    "features": Command(
+        summary="draws depthwise kernels and feature maps of a trained network", call=_features
+    ),
 }

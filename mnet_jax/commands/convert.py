@@ -26,9 +26,10 @@ SCALINGS: dict[str, Scaling] = {"torchvision": "imagenet", "keras": "symmetric"}
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Writes a library's weights as a saved model, together with the network spec.
+    """Converts another library's weights to a saved model, which also stores the network's spec.
 
-    The network is the library's variant of mobilenet_v2, or of the network given by `--model`.
+    Needs --library and --weights. The flags from --model on describe the network, and take one
+    value each. If none is given, the network is the library's variant of mobilenet_v2.
     """
 
     library: Literal["torchvision", "timm", "keras"] | None = None
@@ -38,14 +39,13 @@ class Arguments:
     to: Path = Path("model.safetensors")
     """the file to write"""
     num_classes: int = 1000
-    """number of logits"""
+    """number of classes"""
     class_names: Path | None = None
-    """a text file with one class name a line, in the order of the logits"""
+    """a text file with one class name per line, in the order of the logits"""
     resolution: int = 224
     """side in pixels of the images that the weights were trained on"""
     scaling: Scaling | None = None
-    """pixel scaling of the training images; needed for timm: symmetric if the mean in the model's
-    `default_cfg` is 0.5, else imagenet"""
+    """pixel scaling, for timm required: symmetric if `default_cfg` has mean 0.5, else imagenet"""
 
 
 def main() -> None:

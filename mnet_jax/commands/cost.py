@@ -1,4 +1,4 @@
-"""Prints the cost of networks layer by layer, and optionally times the layers.
+"""Prints the cost of networks layer by layer, and times the layers if asked to.
 
 python -m experiments.cost --width 0.5
 python -m experiments.cost --model mobilenet_v1 mobilenet_v2 --batch-size 16 --dtype bfloat16
@@ -38,27 +38,28 @@ MIB = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Computes parameters, multiply-adds and bytes of networks, layer by layer.
+    """Prints the parameters, multiply-adds and bytes of networks, layer by layer.
 
-    Several values of a flag give several networks, which are compared.
+    The flags from --model on describe the network; the default is mobilenet_v2 as published. With
+    several values of a flag, the networks of all combinations are compared.
     """
 
     resolution: int = 224
     """side of the image in pixels"""
     num_classes: int = 1000
-    """number of logits"""
+    """number of classes"""
     batch_size: int = 1
-    """images per batch; the weights are read once for each batch"""
+    """images per batch; weights are counted as read once per batch"""
     dtype: Literal[*ITEM_BYTES] = "float32"  # type: ignore[valid-type]
-    """type of the feature maps; weights are float32"""
+    """number type of the feature maps; weights are always float32"""
     measure: bool = False
-    """also time every convolution, and draw the times with this machine's measured roofline"""
+    """also time every convolution, and draw the times under this machine's measured roofline"""
     rounds: int = 7
-    """how often each layer is timed"""
+    """number of times that --measure times each layer"""
     tune_allocator: bool = True
-    """time with glibc's allocator set for speed, as the training commands do"""
+    """with --measure: set glibc's allocator for speed, as the training commands do"""
     results: Path = Path("results/cost")
-    """directory for the picture"""
+    """directory for the picture that --measure draws"""
 
 
 def main(stop: Stop | None = None) -> None:

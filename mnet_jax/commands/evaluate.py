@@ -25,24 +25,27 @@ COMMAND = "evaluate"
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Prints a model's most probable classes of images, or its accuracy on a test split."""
+    """Classifies images with a trained model, or measures its accuracy on a test split.
+
+    Needs --checkpoint, and --image or --dataset or both.
+    """
 
     checkpoint: Path | None = None
-    """a run's directory, or a file that models.save wrote"""
+    """a run's directory, or a saved model"""
     image: tuple[Path, ...] = ()
     """image files to classify"""
     dataset: str | None = None
-    """a data set on whose test split to evaluate: digits, fashion_mnist, folder, any TFDS name"""
+    """measure the accuracy on this data set: digits, fashion_mnist, folder, or any TFDS name"""
     data_dir: LocalPath | None = None
-    """directory of the data set's files, if not the usual one"""
+    """directory of the data set's files, if not the default one; required for folder"""
     resolution: int | None = None
-    """side of the images in pixels, if not the model's training resolution"""
+    """side of the images in pixels; if not given, that of the model's training"""
     batch_size: int = 64
     """images per batch, for a data set"""
     top: int = 5
-    """number of classes to print for each image"""
+    """number of most probable classes to print for each image"""
     max_image_pixels: int = MAX_IMAGE_PIXELS
-    """the most pixels that an image file may have"""
+    """largest number of pixels of an image file"""
 
 
 def main() -> None:

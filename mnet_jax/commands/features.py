@@ -1,4 +1,4 @@
-"""Draws the depthwise kernels of a trained network, and its feature maps of an image.
+"""Draws the depthwise kernels of a trained network, and the feature maps of an image in it.
 
 python -m experiments.features --checkpoint runs/latest
 python -m experiments.features --checkpoint runs/latest --image photo.jpg
@@ -22,20 +22,23 @@ MOST_TILES = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Draws depthwise kernels layer by layer, and the feature maps of an image."""
+    """Draws the depthwise kernels of a trained network, and the feature maps of an image in it.
+
+    Needs --checkpoint. Without --image, only the kernels are drawn.
+    """
 
     checkpoint: Path | None = None
     """a run's directory or a saved model"""
     image: Path | None = None
-    """an image file whose feature maps to draw"""
+    """an image file, whose feature maps are drawn"""
     resolution: int | None = None
-    """side of the image in pixels, if not the model's training resolution"""
+    """side of the image in pixels; if not given, that of the model's training"""
     max_image_pixels: int = MAX_IMAGE_PIXELS
-    """the most pixels that the image file may have"""
+    """largest number of pixels of the image file"""
     kernels: int = 24
-    """the most kernels to draw for a layer: those with the largest norms"""
+    """largest number of kernels to draw per layer; those with the largest norms are chosen"""
     channels: int = 16
-    """the most feature maps to draw for a layer: those with the largest variance"""
+    """largest number of maps to draw per layer; those with the largest variance are chosen"""
     every_layer: bool = False
     """also draw the maps of pointwise layers, not only those of stem, depthwise and head layers"""
     results: Path = Path("results/features")

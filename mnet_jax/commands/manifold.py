@@ -37,14 +37,18 @@ MAX_POINTS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Embeds a spiral in n dimensions, applies a non-linearity, and measures what survives."""
+    """Measures how much of a spiral survives a non-linearity in n dimensions: V2's Fig. 1.
+
+    A random matrix T maps the spiral from the plane to n dimensions. The non-linearity is applied
+    there, and the result is mapped back.
+    """
 
     activation: Activation = "relu"
     """the non-linearity"""
     dimensions: tuple[int, ...] = DIMENSIONS
-    """numbers of dimensions n; if not given, the paper's"""
+    """the values of n; by default those of the paper"""
     distribution: Distribution = "gaussian"
-    """distribution of the embedding matrix T"""
+    """distribution of the random matrix T"""
     draws: int = 100
     """number of random T for each n"""
     seed: int = 0

@@ -32,15 +32,15 @@ class RunArguments:
     """The arguments that all training commands share."""
 
     recipe: Literal[*NAMES] | None = None  # type: ignore[valid-type]
-    """the training recipe, such as v2-imagenet; if not given, the data set's default"""
+    """network, data set and training settings by name; if not given, the data set's default"""
     dataset: str | None = None
-    """digits, fashion_mnist, folder, or any TFDS name; if not given, the recipe's, or digits"""
+    """digits, fashion_mnist, folder, or any TFDS name; if not given, the recipe's, else digits"""
     data_dir: LocalPath | None = None
-    """directory of the data set's files, if not the usual one"""
+    """directory of the data set's files, if not the default one; required for folder"""
     tune_allocator: bool = True
     """tune glibc's allocator for speed: use huge pages and keep freed memory (Linux, CPU)"""
     pretrained: LocalPath | None = None
-    """a run's directory or a saved model: its network, and the weights to start from"""
+    """a run's directory or a saved model, whose network and weights to start from"""
 
     @property
     def images(self) -> str:

@@ -28,13 +28,13 @@ class ProcessArguments:
     """The flags by which a process finds the other processes of its run."""
 
     coordinator: str | None = None
-    """HOST:PORT on the machine of process 0, to train in several processes"""
+    """to train in several processes: HOST:PORT on the machine of process 0"""
     processes: int | None = None
-    """number of processes on all machines together"""
+    """with --coordinator: the number of processes on all machines together"""
     process_id: int | None = None
-    """number of this process, from 0"""
+    """with --coordinator: the index of this process, from 0"""
     cluster: bool = False
-    """train in the processes that a TPU pod, Slurm or Open MPI has started"""
+    """train in several processes that a TPU pod, Slurm or Open MPI has started"""
 
     @property
     def several(self) -> bool:

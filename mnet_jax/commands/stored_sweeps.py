@@ -1,11 +1,11 @@
-"""Reads stored sweeps: shows their status, repeats their report, exports their trials.
+"""Reads stored sweeps: prints their status, writes a report again, exports all trials.
 
     python -m experiments.ablate status --results results
     python -m experiments.ablate report --sweep 2
     python -m experiments.ablate export
 
 These actions only read the journal of a results directory, and also work while sweeps run. A report
-says for each arm the command that trains it again.
+has for each arm the command that trains it again.
 """
 
 import shlex
@@ -40,18 +40,19 @@ ACTIONS = get_args(Action)
 class Arguments:
     """Reads stored sweeps, and trains nothing.
 
-    `status` prints how many trials of each sweep have ended, `report` repeats a sweep's report,
-    `export` writes all trials as trials.csv and trials.json.
+    The action `status` prints how many trials of each arm are finished, failed, running or missing.
+    `report` prints and writes a sweep's report again. `export` writes all trials to trials.csv and
+    trials.json.
     """
 
     action: Action
-    """status, report or export; the first word, without a flag"""
+    """what to do; given as the first word, without --action"""
     results: Path = Path("results")
     """directory of the stored trials, and of the files to write"""
     sweep: int | None = None
-    """number of the sweep, as `status` shows it; if not given, the last one, for `status` all"""
+    """number of the sweep, as `status` prints it; if not given, the last (for `status`, all)"""
     interval: Method | None = None
-    """confidence interval of a report: Student's t or bootstrap; if not given, the sweep's"""
+    """confidence interval of the report: Student's t or bootstrap; if not given, the sweep's"""
 
 
 def main() -> None:

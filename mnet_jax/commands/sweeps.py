@@ -39,15 +39,15 @@ class SweepArguments(RunArguments):
     """The arguments that determine the trials of a sweep."""
 
     preset: Literal[*PRESETS] | None = None  # type: ignore[valid-type]
-    """an ablation of the papers; flags of axes override its values"""
+    """one of the papers' ablations; the flags from --model on replace its values"""
     scale: ScaleName | None = None
-    """size of the preset: smoke (digits, the default), desk (Fashion-MNIST) or full (ImageNet)"""
+    """scale of the preset: smoke (digits, the default), desk (Fashion-MNIST) or full (ImageNet)"""
     list: bool = False
-    """print the presets and what they cost"""
+    """print the presets with their claims, arms and costs; do not train"""
     seeds: int | None = None
-    """number of seeds (0, 1, ...) for every arm; if not given, the scale's number, or 3"""
+    """number of seeds of each combination; if not given, that of the preset's scale, else 3"""
     results: Path | None = None
-    """directory of the trials and the report; if not given, results or results/<preset>-<scale>"""
+    """directory of the trials and the report; if not given, results or results/PRESET-SCALE"""
 
     @property
     def size(self) -> ScaleName:
@@ -157,15 +157,15 @@ class RunnerArguments:
     """The arguments that determine where trials run."""
 
     runner: Literal["local", "ray"] = "local"
-    """run trials on this machine or on a Ray cluster, each trial in its own process"""
+    """where trials run, each in its own process: on this machine or on a Ray cluster"""
     cores_per_trial: int | None = None
-    """CPU cores of each trial; if not given, all cores divided among the trials, or 1 with ray"""
+    """CPU cores of each trial; if not given, the trials share all cores (ray: 1 core each)"""
     devices_per_trial: int = 1
     """accelerators of each trial, if there are any"""
     trial_timeout: float | None = None
-    """seconds without progress after which a trial is ended as failed; if not given, no limit"""
+    """a trial without progress for so many seconds is ended as failed; if not given, none is"""
     ray_address: str | None = None
-    """address of the Ray cluster; if not given, one is started on this machine for the sweep"""
+    """address of the Ray cluster; if not given, a cluster is started on this machine"""
 
 
 def runner_of(arguments: RunnerArguments, trials: int, *, tune_allocator: bool) -> runners.Runner:

@@ -58,14 +58,14 @@ RESULT = "result.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(RunArguments, ProcessArguments):
-    """Trains one network, keeps checkpoints, and evaluates it on the test split once.
+    """Trains one network, saves checkpoints, and evaluates the network on the test split once.
 
-    An axis that is not given keeps the recipe's value. If the run's directory has a checkpoint of
-    the same config, the run continues from it.
+    Each flag from --model on replaces one value of the recipe, and takes one value. If the run's
+    directory has a checkpoint of the same config, the run resumes from it.
     """
 
     list: bool = False
-    """print the recipes, what they cost and what they reach"""
+    """print the recipes with their costs and target accuracies; do not train"""
     seed: int = 0
     """the seed of initialization, data order, augmentation and dropout"""
     run: Path = Path("runs/latest")

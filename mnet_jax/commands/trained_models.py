@@ -35,18 +35,17 @@ class ModelArguments:
     """The trained models to analyse, and the images to analyse them with."""
 
     checkpoint: tuple[Path, ...] = ()
-    """runs' directories or saved models, to compare"""
+    """directories of runs, or saved models; at least one; several are compared"""
     label: tuple[str, ...] = ()
-    """a name for each model, if not the last part of its path; models of the same name, such as the
-    seeds of an arm, are shown together, by their mean with an interval"""
+    """a name for each model, by default the end of its path; models with one name are averaged"""
     dataset: str | None = None
-    """the data set whose test images are used, if not the one that the model was trained on"""
+    """the data set whose test images are used; if not given, that of the model's training"""
     data_dir: LocalPath | None = None
-    """directory of the data set's files, if not the usual one"""
+    """directory of the data set's files, if not the default one; required for folder"""
     resolution: int | None = None
-    """side of the images in pixels, if not each model's training resolution"""
+    """side of the images in pixels; if not given, that of each model's training"""
     images: int = 512
-    """number of test images to use: the first ones"""
+    """number of test images; the first ones are used"""
     batch_size: int = 64
     """images per batch"""
 

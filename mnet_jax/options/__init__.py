@@ -6,5 +6,5 @@ An axis maps an arm or a run's config to one with another value.
 - `axis`: what an axis is;
 - `architecture_axes`: axes that change the network;
 - `config_axes`: axes made from the fields of the config's dataclasses;
-- `recipes`: named combinations of network, data set and training.
+- `recipes`: named combinations of a network, a data set and training settings.
 """

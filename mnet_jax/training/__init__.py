@@ -6,7 +6,7 @@
 - `evaluation`: loss and accuracy on a split;
 - `metrics`: exact means over masked batches;
 - `optimizer`: optimizers and schedules of the papers;
-- `hyperparameters`: what is compiled into a step, and what it takes as numbers;
+- `hyperparameters`: the training settings: those compiled into a step, and its arguments;
 - `mixing`: Mixup and CutMix;
 - `microbatches`: micro-batches and normalization groups;
 - `placement`: how devices share a batch;

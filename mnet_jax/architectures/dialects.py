@@ -34,7 +34,7 @@ class Dialect:
       name: the implementation.
       norm_epsilon: constant added to the variance in batch normalization.
       norm_momentum: fraction of the running statistics that is kept at each step.
-      padding: padding scheme of full convolutions; see `shapes.pad_amounts`.
+      padding: padding scheme of full convolutions; see `architectures.shapes.pad_amounts`.
       depthwise_padding: padding scheme of depthwise convolutions.
       initializer: distribution of the initial kernels.
     """

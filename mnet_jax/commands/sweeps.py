@@ -163,7 +163,7 @@ class RunnerArguments:
     devices_per_trial: int = 1
     """accelerators of each trial, if there are any"""
     trial_timeout: float | None = None
-    """a trial without progress for so many seconds is ended as failed; if not given, none is"""
+    """seconds after which a trial without progress is ended as failed; if not given, no limit"""
     ray_address: str | None = None
     """address of the Ray cluster; if not given, a cluster is started on this machine"""
 

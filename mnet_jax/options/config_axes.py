@@ -62,7 +62,7 @@ def field_axes(taken: Sequence[str]) -> tuple[Axis, ...]:
     for name, field in zip(names, fields.values(), strict=True):
         if name in taken or names.count(name) > 1:
             whole = field.path[-2]
-            said = f"{field.description} (of the {whole})"
+            said = f"{whole}: {field.description}"
             axes.append(_axis(dataclasses.replace(field, description=said), f"{whole}_{name}"))
         else:
             axes.append(_axis(field, name))

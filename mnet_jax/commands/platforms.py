@@ -1,4 +1,4 @@
-"""Checks that JAX finds the platform in JAX_PLATFORMS: `python -m mnet_jax.commands.platforms`.
+"""Checks that JAX finds the platform in JAX_PLATFORMS: `python -m experiments.platforms`.
 
 The check initializes the platform, which reserves an accelerator's memory. So commands that do not
 compute in their own process run it in a subprocess.

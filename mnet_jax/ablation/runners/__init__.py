@@ -3,7 +3,7 @@
 `run` schedules the trials on a runner, which owns the worker processes: `LocalRunner` on this
 machine, `RayRunner` on a Ray cluster.
 
-- `running`: the protocol `Runner`, the schedule, and the detection of hanging trials;
+- `schedule`: the protocol `Runner`, the schedule, and the detection of hanging trials;
 - `work`: one trial in its process, and how it can end;
 - `local`: worker processes on this machine;
 - `machine`: divides this machine's cores or accelerators among parallel trials;
@@ -13,7 +13,7 @@ machine, `RayRunner` on a Ray cluster.
 from mnet_jax.ablation.runners.local import LocalRunner
 from mnet_jax.ablation.runners.machine import Slots, slots
 from mnet_jax.ablation.runners.on_ray import RayRunner
-from mnet_jax.ablation.runners.running import Message, Runner, Stalled, run
+from mnet_jax.ablation.runners.schedule import Message, Runner, Stalled, run
 from mnet_jax.ablation.runners.work import Lost, Outcome, RunnerError, TrialFunction, train
 
 __all__ = [

@@ -16,7 +16,7 @@ import psutil
 
 from mnet_jax import process
 from mnet_jax.ablation.runners.machine import Slots
-from mnet_jax.ablation.runners.running import Message, Stalled, StallMonitor
+from mnet_jax.ablation.runners.schedule import Message, Stalled, StallMonitor
 from mnet_jax.ablation.runners.work import Lost, Outcome, TrialFunction, outcome_of, train
 from mnet_jax.config import RunConfig
 from mnet_jax.host_memory import available_bytes

@@ -17,7 +17,7 @@ from typing import Any
 
 from mnet_jax import process
 from mnet_jax.ablation.runners.machine import THREADS
-from mnet_jax.ablation.runners.running import Message, Stalled, StallMonitor
+from mnet_jax.ablation.runners.schedule import Message, Stalled, StallMonitor
 from mnet_jax.ablation.runners.work import (
     Lost,
     Outcome,

@@ -1,8 +1,10 @@
 """The benchmark: the work it counts, the ratios it takes, and that it runs what it says."""
 
+import ast
 import dataclasses
 import json
 import math
+from importlib import resources
 from typing import get_args
 
 import chex
@@ -17,7 +19,7 @@ from mnet_jax.analysis.cost import Machine
 from mnet_jax.architectures import FACTORIES
 from mnet_jax.benchmark import report
 from mnet_jax.benchmark.cases import CompileCase, DepthwiseCase, LayerCase, NetworkCase
-from mnet_jax.benchmark.contenders import BY_NAME, CONTENDERS, OURS, SEEDS
+from mnet_jax.benchmark.contenders import BY_NAME, CONTENDERS, LOWERINGS, OURS, SEEDS
 from mnet_jax.benchmark.jax_contenders import ours, seeds_together
 from mnet_jax.benchmark.suites import (
     FAMILY,
@@ -254,6 +256,15 @@ def test_who_takes_what():
     assert taking == {OURS, together, "obvious Flax", "torch eager", "torch.compile"}
     assert not BY_NAME["Keras on JAX"].takes(depthwise)
     assert BY_NAME["obvious Flax"].takes(CompileCase(network=network, cached=False))
+
+
+@pytest.mark.parametrize("contender", [*CONTENDERS, *LOWERINGS], ids=lambda one: one.name)
+def test_the_function_of_a_contender_is_there(contender):
+    """It is named by text, so that no framework is imported where it is not measured."""
+    module, _, function = contender.maker.partition(":")
+    source = resources.files("mnet_jax.benchmark").joinpath(f"{module}.py").read_text()
+    defined = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    assert function in [node.name for node in defined]
 
 
 @pytest.mark.slow

@@ -6,9 +6,9 @@ text, Markdown, CSV, JSON, charts and an HTML page.
 - `presets`: the papers' ablations;
 - `claims`: claims of the papers, and whether the differences support them;
 - `runners`: run trials in processes, on this machine or a Ray cluster;
-- `events`: what is recorded: a sweep was called, a trial started or ended;
+- `events`: the records of the journal: a sweep was started, a trial started or ended;
 - `journal`: the append-only file of events;
-- `store`: the journal and the leases of running trials, by the hash of a trial's config;
+- `store`: finds trials by the hash of their config, and locks those that run;
 - `status`: which seeds of each arm have finished, failed, run or remain;
 - `export`: trials as CSV or JSON;
 - `arms`: the data of a report;
@@ -16,7 +16,7 @@ text, Markdown, CSV, JSON, charts and an HTML page.
 - `wording`: the sentences of a report;
 - `pareto`: the Pareto frontier of accuracy against cost;
 - `charts`: the charts of a report, each defined once;
-- `themes`: their colours and fonts in each medium;
+- `themes`: the charts' colours and fonts in each medium;
 - `figure`: charts as PNG and SVG;
 - `page`: report.html;
 - `rendering`: a report in every form, and its files.

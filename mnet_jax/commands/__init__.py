@@ -2,12 +2,12 @@
 
 A command is one module with a function `main`. Only these modules read arguments and print.
 
-- `command_line`: the commands as programs, with `mnet`;
+- `command_line`: the list of commands, and the program `mnet`;
 - `entry`: the start and end of every command: signals, output, exit code;
 - `messages`: lines on standard error;
 - `terminal`: consoles that print every text literally;
 - `arguments`: command lines to frozen dataclasses;
-- `supervision`: turns an abort into one line;
+- `supervision`: reports an abort of a library as one line;
 - `platforms`: whether JAX finds the platform that is asked for;
 - `ablate`: trains and compares arms;
 - `sweeps`: the arms and the trials of a sweep;

@@ -1,4 +1,4 @@
-"""The closed choices of data, and its error. It imports nothing else, so a config can use it."""
+"""The option types and the error of data. Nothing here imports JAX, so configs can use them."""
 
 from typing import Literal
 

@@ -2,17 +2,17 @@
 
 Each name is imported on first use, so configs can import `ops.types` without JAX.
 
-- `convolution`: convolutions that normalize their input and measure their output;
+- `convolution`: convolutions that normalize their input and compute batch statistics;
 - `inverted`: a whole inverted residual as one operation;
 - `activations`: ReLU6, h-swish and the others;
-- `layer`: layers as compositions of JAX operations;
-- `native`: the same layers in C++;
-- `lowering`: depthwise convolution in two lowerings;
+- `layer`: one layer (normalization, activation, convolution) in JAX operations;
+- `native`: the same in C++ kernels for CPUs;
+- `lowering`: depthwise convolution in the lowerings `shifted` and `grouped`;
 - `shifted`: depthwise convolution as a sum over taps;
 - `choice`: the table that chooses the lowering;
 - `panels`: pointwise kernels in the order in which `native` reads them;
 - `distribution`: arrays that are sharded over devices;
-- `types`: the closed choices of ops.
+- `types`: the `Literal` types of its options.
 """
 
 from etils import epy

@@ -3,7 +3,7 @@
 An axis maps an arm or a run's config to one with another value.
 
 - `axes`: all axes, and grids of their values;
-- `axis`: what an axis is;
+- `axis`: the class `Axis`;
 - `architecture_axes`: axes that change the network;
 - `config_axes`: axes made from the fields of the config's dataclasses;
 - `recipes`: named combinations of a network, a data set and training settings.

@@ -1,4 +1,4 @@
-"""Figures of what the other packages measure: functions from results to Matplotlib figures.
+"""Matplotlib figures: each function draws a result of another package.
 
 - `style`: sizes, colours, axes, captions and labels of all figures;
 - `means`: means over models, with bands;

@@ -1,4 +1,4 @@
-"""The training loop and its parts: they take an apply function and batches, and know no model.
+"""The training loop and its parts. They work with any apply function and any batches.
 
 - `loop`: epochs of steps, evaluations and checkpoints;
 - `epoch`: one epoch: its progress, losses and time;
@@ -6,7 +6,7 @@
 - `evaluation`: loss and accuracy on a split;
 - `metrics`: exact means over masked batches;
 - `optimizer`: optimizers and schedules of the papers;
-- `hyperparameters`: the training settings: those compiled into a step, and its arguments;
+- `hyperparameters`: which training settings are compiled into a step, and which it takes;
 - `mixing`: Mixup and CutMix;
 - `microbatches`: micro-batches and normalization groups;
 - `placement`: how devices share a batch;
@@ -16,5 +16,5 @@
 - `monitoring`: divergence, dead channels, scalars;
 - `results`: progress and results of a run, as plain numbers;
 - `checkpoints`: saving, keeping and restoring the state of a run;
-- `types`: the closed choices of training.
+- `types`: the `Literal` types of its options.
 """

@@ -1,4 +1,4 @@
-"""The closed choices of training. Nothing here imports JAX, so a config can name them."""
+"""The option types of training. Nothing here imports JAX, so configs can use them."""
 
 from typing import Literal
 

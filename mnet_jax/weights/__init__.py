@@ -5,14 +5,14 @@
     logits = model.apply(variables, images, train=False)
 
 The logits equal the library's if the dialect of the model is the library's. `read` lists the file
-formats. PyTorch and Keras are needed only where the documentation says so.
+formats. PyTorch and Keras are needed only where a docstring says so.
 
-- `torchvision`: torchvision's names;
-- `timm`: timm's names;
-- `keras`: Keras' names;
+- `torchvision`: converts torchvision's weights;
+- `timm`: converts timm's weights;
+- `keras`: converts the weights of `keras.applications`;
 - `layouts`: names and axes of a layer's arrays in each framework;
-- `conversion`: between any library's state dict and our variables;
-- `arithmetic`: whether two networks with the same weights compute the same;
+- `conversion`: the part of the conversion that all libraries share;
+- `arithmetic`: whether two networks with the same weights compute the same logits;
 - `files`: other libraries' weight files;
 - `hdf5`: Keras' files;
 - `arrays`: state dicts as arrays of limited size.

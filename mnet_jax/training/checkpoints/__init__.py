@@ -1,7 +1,7 @@
-"""Checkpoints of a run, with everything it needs to continue exactly.
+"""Checkpoints of a run, with everything that the run needs to continue exactly.
 
-- `checkpoint`: saves, keeps and restores them;
-- `position`: the position of the training batches;
-- `manifest`: digests of their files, to detect damage;
-- `matching`: whether one belongs to a run.
+- `checkpoint`: saves and restores checkpoints, and deletes old ones;
+- `position`: the position in the training data, as part of a checkpoint;
+- `manifest`: digests of a checkpoint's files, to detect damage;
+- `matching`: whether a checkpoint belongs to a run.
 """

@@ -79,7 +79,7 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """A process has leased a trial. The lock in `leases` tells whether it still runs.
+    """A process has started a trial. The lock in `leases` tells whether the process still runs it.
 
     Attributes:
       key: the trial's key.

@@ -184,7 +184,7 @@ def _result_of(
     comparison: Comparison | None,
     method: Method,
 ) -> ArmResult:
-    """Makes the row of one arm, without its judgement.
+    """Makes the row of one arm.
 
     Args:
       group: the arm and its trials.

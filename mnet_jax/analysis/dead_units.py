@@ -67,7 +67,8 @@ class Kernels:
     def dead(self, threshold: float = KERNEL_THRESHOLD) -> np.ndarray:
         """Kernels with a norm below `threshold` times the layer's largest, bool [c].
 
-        A normalization follows the layer, so norms are comparable only within one layer.
+        The threshold is relative because the batch normalization after the layer cancels the
+        scale of its kernels.
         """
         return self.norms <= threshold * self.norms.max()
 

@@ -142,7 +142,7 @@ class Window(NamedTuple):
     padding: Padding = "same"
 
     def pads(self, size: Size) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Returns the zeros (before, after) the rows, and (before, after) the columns, of a map."""
+        """Returns the padding of a feature map: (before, after) for rows and for columns."""
         rows, columns = (
             pad_amounts(self.padding, self.kernel, self.stride, n, self.dilation) for n in size
         )

@@ -205,7 +205,7 @@ def _repeated(block: Block) -> Block:
 
 
 def _shortcut_of(spec: NetworkSpec) -> Shortcut | None:
-    """Returns where a network's shortcuts run; None if it has no inverted residuals."""
+    """Returns which maps a network's shortcuts connect; None if it has no inverted residuals."""
     found = {b.shortcut for b in spec.blocks if isinstance(b, InvertedResidual)}
     kinds: tuple[Shortcut, ...] = ("expansion", "bottleneck", "none")
     return next((kind for kind in kinds if kind in found), None)

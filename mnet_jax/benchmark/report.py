@@ -68,7 +68,10 @@ def summary_rows(result: BenchmarkResult) -> list[tuple[str, ...]]:
 
 
 def _sums(comparisons: Sequence[Comparison]) -> dict[str, float]:
-    """Returns each contender's seconds, weighted by the layers' counts; NaN if it failed on one."""
+    """Returns each contender's time for all layers, in seconds; NaN if it failed on a layer.
+
+    The time of a distinct layer counts as often as the network has this layer.
+    """
     sums: dict[str, float] = {}
     for comparison in comparisons:
         for timing in comparison.timings:

@@ -84,7 +84,7 @@ def parse(arguments: type[T], command: str, leading: str | None = None) -> T:
     Args:
       arguments: the dataclass to parse into.
       command: the name of the command's module.
-      leading: the field whose values may precede the first flag, without their own flag.
+      leading: the field whose values may also be given as positional arguments, before all flags.
     """
     words = sys.argv[1:]
     if leading and words and not words[0].startswith("-"):

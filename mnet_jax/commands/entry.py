@@ -113,8 +113,8 @@ def conclude(name: str, error: BaseException) -> int:
 def _require_streams(name: str) -> None:
     """Exits if standard output is closed; opens the null device for other closed streams.
 
-    Otherwise the first opened file would get a stream's descriptor, and libraries would print to
-    it.
+    If a stream's descriptor stayed free, the next file that is opened would get it, and libraries
+    would print into this file.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STREAM:
         os.set_inheritable(descriptor, True)

@@ -232,7 +232,8 @@ def _without(words: Sequence[str], flags: set[str]) -> list[str]:
 def _is_value(value: object, kind: object) -> bool:
     """Returns whether an axis accepts a value.
 
-    For a network whose layers differ on the axis, `Axis.read` returns text that is no legal value.
+    If the layers of a network have different values on the axis, `Axis.read` returns a text that
+    describes them. The axis does not accept this text.
     """
     if get_origin(kind) is Literal:
         return value in get_args(kind)

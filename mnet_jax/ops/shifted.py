@@ -60,7 +60,10 @@ class Axis(NamedTuple):
 
     @property
     def taps(self) -> range:
-        """The taps that ever read the input, not only zeros; for 3x3 on a 1x1 image, just one."""
+        """The taps that read the input for at least one output; the others read only padding.
+
+        Of a 3x3 kernel on a 1x1 image, this is one tap.
+        """
         first = self.low - self.stride * (self.output - 1)  # reads position 0 for the last output
         taps = range(max(0, first), min(self.kernel, self.input + self.low))
         return taps or range(1)
@@ -169,10 +172,12 @@ def gradients(
 
 
 def _input_gradient(kernel: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
-    """Computes `dx[s q + r] = sum over m of g[q - m] k[s m + r + low]` for all phases r < s.
+    """Computes the gradient of the input, `dx[s q + r] = sum over m of g[q - m] k[s m + r + low]`.
 
-    Phases with fewer taps than others are filled up with taps of zero. With strides, a NaN in g may
-    therefore spread one position too far. A gradient with NaN is useless anyway.
+    Here s is the stride, g the gradient of the output, k the kernel, and `low` the padding before
+    the input. Each phase r < s uses every s-th tap of the kernel. Phases with fewer taps than
+    others get additional taps of zero, so that all phases have the same shape. With strides, a NaN
+    in g may therefore spread one position too far. A gradient with NaN is useless anyway.
     """
     rows, columns = geometry
     gradients, filters = _wide(g), _wide(kernel)

@@ -113,7 +113,7 @@ def run(
       dataset: the images, as returned by `load_data` for this config. If not given, they are read,
         and the listing of a folder becomes part of the config (`DataConfig.listing`).
       save_every_seconds: seconds between checkpoints, within epochs too. This bounds the work that
-        a crash can lose. 0 saves after every epoch, and not within.
+        a crash can lose. With 0, checkpoints are saved only at the ends of epochs.
       keep: the weights to keep as a model in `directory` at the end: the last, or those with the
         best validation accuracy among the checkpoints. The result is always that of the last
         weights.

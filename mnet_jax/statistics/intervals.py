@@ -175,9 +175,12 @@ class Resampled:
         return min(max(2 * min(low, 1 - high), least), 1.0)
 
     def _tail_of(self, level: float) -> float:
-        """Returns the nominal probability below an interval's end, for the end's level in `means`.
+        """Returns the tail probability whose BCa-corrected level is `level`.
 
-        This inverts the BCa correction in `interval`.
+        `interval` computes corrected levels from tail probabilities; this function is the inverse.
+
+        Args:
+          level: the share of `means` below an end of an interval.
         """
         distance = ndtri(level) - self.bias
         if math.isinf(distance):
@@ -189,7 +192,7 @@ def resample(sample: Sequence[float], confidence: float) -> Resampled:
     """Resamples a sample with replacement; the result does not depend on the order of its values.
 
     Args:
-      sample: two values or more, not all equal.
+      sample: at least two values, not all equal.
       confidence: the confidence of the interval to be computed. The closer it is to 1, the more
         resamples are drawn.
     """

@@ -46,7 +46,7 @@ class Placement(Protocol):
         """Returns the shapes of a batch on the devices if it had `images` images."""
 
     def get(self, tree: Tree) -> Tree:
-        """Returns one copy of a compiled step's output, such as a state or metrics."""
+        """Returns the output of a compiled step, such as a state or metrics, without replicas."""
 
 
 def placement(

@@ -41,7 +41,7 @@ class Stop:
     """
 
     def __init__(self, leave: Callable[[int], object] = lambda number: None) -> None:
-        """Does not handle signals yet.
+        """Creates an object that handles no signals until `listen` is called.
 
         Args:
           leave: ends the process; called with the number of a signal that is not deferred.

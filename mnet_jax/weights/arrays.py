@@ -48,10 +48,10 @@ LARGEST = Limit(arrays=10_000, bytes=2**29)
 
 
 class Stored(NamedTuple):
-    """An array in an open file of which only the header has been read.
+    """An array in an open file. Its header has been read, but not its elements.
 
     Attributes:
-      size: number of elements for which reading allocates memory.
+      size: the largest number of elements that `read` may allocate memory for.
       read: function that reads the array.
     """
 

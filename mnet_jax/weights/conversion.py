@@ -81,9 +81,9 @@ def variables_from_state(
       model: the network to convert for.
       library: the library.
       fresh_head: PRNG key with which the model's own initializer draws the classifier. The state
-        dict's layers after its backbone are then ignored, whatever their names. A hidden layer
-        before the classifier is taken from the state dict if it fits; otherwise it is drawn too,
-        with a warning. None converts all of the state dict.
+        dict's layers after its backbone are then ignored, whatever their names. The hidden
+        layer before the classifier is taken from the state dict if it fits; otherwise it is also
+        initialized from the key, with a warning. None converts all of the state dict.
       image_size: (rows, columns) of the images that the model will see. A warning tells if the
         logits differ at this size. None means any size.
 
@@ -258,7 +258,7 @@ def _require_fit(
 
 
 def _warn_of_arithmetic(spec: NetworkSpec, library: Library, image_size: Size | None) -> None:
-    """Warns if the network computes something different from every such network of the library."""
+    """Warns if none of the library's networks of this version computes what our network does."""
     names = library.dialects[spec.name[: len("mobilenet_vN")]]
     if told := disagreement(spec, names, image_size):
         warnings.warn(

@@ -1,7 +1,7 @@
-"""Keras' names: the applications MobileNet, MobileNetV2, MobileNetV3Large and MobileNetV3Small.
+"""Converts weights of `keras.applications`: MobileNet, MobileNetV2, MobileNetV3Large and -Small.
 
-A model of dialect `keras` computes what the application does, if its inputs are scaled as the
-application's are.
+A model of dialect `keras` computes what the Keras model computes, if both get pixels of the same
+scale.
 """
 
 from collections import Counter, defaultdict
@@ -53,10 +53,11 @@ def from_keras(
         names such as `Conv1/kernel` to arrays.
       model: the network to convert for.
       fresh_head: PRNG key for a new classifier with the model's classes. The Keras model's layers
-        after its backbone are then ignored, whatever their names, and may be absent. V3's hidden
-        layer before the classifier, which `include_top=False` leaves out, is then drawn too, with a
-        warning. None converts all layers, and the classes must be the same; in V1 and V2, a `Dense`
-        of any name on the pooled features is the classifier.
+        after its backbone are then ignored, whatever their names, and may be absent. If V3's
+        hidden layer before the classifier is absent, as with `include_top=False`, it is also
+        initialized from the key, with a warning. None converts all layers,
+        and the classes must be the same; in V1 and V2, a `Dense` of any name on the pooled features
+        is the classifier.
       image_size: (rows, columns) of the images that the model will see. A warning tells if the
         logits at this size differ from Keras'. None means the size that the Keras model is built
         for. If it is built for any size, the warning names the sizes at which the logits agree.

@@ -1,8 +1,8 @@
-"""timm's names: V1, V2, V3 and V4's convolutional models.
+"""Converts weights of timm's V1, V2, V3 and V4's convolutional models.
 
-A model of dialect `timm` computes what timm's does. The weights that timm calls
-`tf_mobilenetv3...` were trained in TensorFlow. They have the same names, but need a model of
-dialect `slim`.
+A model of dialect `timm` computes what timm's model computes. The weights that timm calls
+`tf_mobilenetv3...` were trained in TensorFlow. Their state dicts have the names of timm's other V3
+models, but they need a model of dialect `slim`.
 """
 
 from collections.abc import Mapping
@@ -55,9 +55,9 @@ def from_timm(
       state_dict: mapping of timm's names to NumPy, JAX or PyTorch arrays.
       model: the network to convert for; its dialect is `slim` for timm's `tf_mobilenetv3...`.
       fresh_head: PRNG key for a new classifier with the model's classes. The state dict's layers
-        after its backbone are then ignored, whatever their names, and may be absent. A hidden layer
-        before the classifier is drawn too, with a warning, if the state dict's does not fit. None
-        converts all of the state dict, and the classes must be the same.
+        after its backbone are then ignored, whatever their names, and may be absent. If the hidden
+        layer before the classifier does not fit, it is also initialized from the key, with a
+        warning. None converts all of the state dict, and the classes must be the same.
       image_size: (rows, columns) of the images that the model will see. A warning tells if the
         logits at this size differ from timm's. None means any size; the warning then names sizes
         at which the logits agree.

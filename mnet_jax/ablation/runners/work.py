@@ -37,11 +37,11 @@ class RunnerError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Lost:
-    """A message that the process of a trial has ended without an outcome.
+    """A message: the process of a trial has ended without an outcome.
 
     Attributes:
       cause: what happened, in one line.
-      again: whether to run the trial again; true if the trial did not cause the loss.
+      again: whether to run the trial again; true if the trial did not cause its process to end.
     """
 
     cause: str

@@ -117,7 +117,7 @@ def _gradients_forward(
 def _gradients_backward(
     layer: Layer, arguments: tuple[Array, ...], gradients: tuple[Array, ...]
 ) -> tuple[Array, ...]:
-    """Computes the second derivatives as those of the composition."""
+    """Computes second derivatives by differentiating the composition, not the native kernel."""
     return jax.vjp(partial(_composed_gradients, layer), *arguments)[1](gradients)
 
 

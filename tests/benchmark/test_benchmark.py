@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 from messages import call_command
+from small_networks import shortened
+from tiny_network import make_tiny_spec
 
 from mnet_jax import serialization
 from mnet_jax.analysis import cost
 from mnet_jax.analysis.cost import Machine
 from mnet_jax.architectures import FACTORIES
-from mnet_jax.benchmark import report
+from mnet_jax.benchmark import machine, report
 from mnet_jax.benchmark.cases import CompileCase, DepthwiseCase, LayerCase, NetworkCase
 from mnet_jax.benchmark.contenders import BY_NAME, CONTENDERS, LOWERINGS, OURS, SEEDS
 from mnet_jax.benchmark.jax_contenders import ours, seeds_together
@@ -37,6 +39,9 @@ from mnet_jax.ops.types import Direction
 from mnet_jax.plots.benchmark import to_png
 
 MACHINE = Machine(flops_per_second=100.0, bytes_per_second=10.0, device="cpu")
+TINY_STEP = NetworkCase(
+    program="training", spec=shortened(make_tiny_spec(), 1), resolution=8, batch_size=2
+)
 
 
 def test_the_bound_is_the_slower_of_arithmetic_and_memory():
@@ -269,8 +274,7 @@ def test_the_function_of_a_contender_is_there(contender):
 
 @pytest.mark.slow
 def test_seeds_under_vmap_take_the_step_of_one_alone():
-    (case,) = network_cases("training", ["mobilenet_v4_conv_small"], [(32, 4)])
-    alone, together = (make(case)().params for make in (ours, seeds_together))
+    alone, together = (make(TINY_STEP)().params for make in (ours, seeds_together))
     for one, several in zip(*map(jax.tree.leaves, (alone, together)), strict=True):
         chex.assert_shape(several, (SEEDS, *one.shape))
         for each in several:
@@ -278,6 +282,25 @@ def test_seeds_under_vmap_take_the_step_of_one_alone():
 
 
 @pytest.mark.slow
+def test_the_rates_of_this_machine_are_measured():
+    measured = machine.measure({})
+    assert measured.device == jax.local_devices()[0].device_kind
+    assert 0 < measured.flops_per_second < math.inf and 0 < measured.bytes_per_second < math.inf
+
+
+@pytest.fixture
+def callers_cache(tmp_path, monkeypatch):
+    """An empty compilation cache, which the processes of a benchmark are to leave alone."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    yield cache
+    assert not any(cache.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("callers_cache")
 def test_contenders_run_in_turn_and_a_failure_is_a_row():
     case = DepthwiseCase(shape=(1, 8, 8, 4), kernel=3, stride=1, derivative="kernel gradient")
     contenders = [BY_NAME[OURS], BY_NAME["obvious Flax"]]
@@ -291,18 +314,11 @@ def test_contenders_run_in_turn_and_a_failure_is_a_row():
 
 
 @pytest.mark.slow
-def test_the_callers_compilation_cache_is_neither_read_nor_written(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    (network,) = network_cases("training", ["mobilenet_v1"], [(8, 2)])
-    cases = [CompileCase(network=network, cached=cached) for cached in (False, True)]
-    layer = DepthwiseCase(shape=(1, 8, 8, 4), kernel=3, stride=1, derivative="forward")
-    found = [
-        *compare(cases, [BY_NAME[OURS]], rounds=2, environment={}),
-        *compare([layer], [BY_NAME[OURS]], rounds=1, environment={}),
-    ]
-    assert [len(comparison.timings[0].seconds) for comparison in found] == [2, 2, 1]
-    assert not any(tmp_path.iterdir())
+@pytest.mark.usefixtures("callers_cache")
+def test_every_sample_of_a_compilation_leaves_the_callers_cache_alone():
+    case = CompileCase(network=TINY_STEP, cached=True)
+    (found,) = compare([case], [BY_NAME[OURS]], rounds=2, environment={})
+    assert len(found.timings[0].seconds) == 2 and found.timings[0].failure is None
 
 
 LAYERS = [
@@ -379,7 +395,20 @@ def test_bad_input_is_one_line(call, line, told, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.fixture
+def stand_ins(monkeypatch):
+    """Two blocks of MobileNetV1, and a machine that is slower or faster when measured again."""
+    v1 = FACTORIES["mobilenet_v1"]
+    monkeypatch.setitem(FACTORIES, "mobilenet_v1", lambda **options: shortened(v1(**options), 2))
+    measured = iter([
+        dataclasses.replace(MACHINE, bytes_per_second=5.0),
+        dataclasses.replace(MACHINE, flops_per_second=50.0),
+    ])  # fmt: skip
+    monkeypatch.setattr(machine, "measure", lambda environment: next(measured))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("stand_ins", "callers_cache")
 def test_the_command_prints_and_writes_its_table(call, tmp_path):
     code, out, _ = call(
         "inference --model mobilenet_v1 --resolution 32 --batch-size 1 --rounds 1 "
@@ -391,11 +420,13 @@ def test_the_command_prints_and_writes_its_table(call, tmp_path):
     }  # fmt: skip
     plain = json.loads((tmp_path / "R" / "inference.json").read_text())
     result = serialization.from_plain(BenchmarkResult, plain)
+    assert result.machine == MACHINE  # the better of both measurements
     assert [t.contender for t in result.comparisons[0].timings] == [OURS]
     assert len(result.comparisons[0].timings[0].seconds) == 1
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("stand_ins")
 def test_layers_says_where_the_time_goes(call, tmp_path):
     code, out, _ = call(
         "layers --model mobilenet_v1 --resolution 32 --batch-size 1 --rounds 1 "
@@ -415,10 +446,11 @@ def test_layers_says_where_the_time_goes(call, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("stand_ins")
 def test_write_table_times_the_lowerings_and_auto_follows(call, tmp_path, monkeypatch):
     monkeypatch.setattr(choice, "users_directory", lambda: tmp_path / "tables")
     line = (
-        "depthwise --write-table --model mobilenet_v4_conv_small --resolution 32 --batch-size 1 "
+        "depthwise --write-table --model mobilenet_v1 --resolution 32 --batch-size 1 "
         "--rounds 1 --results R"
     )
     code, out, _ = call(line)
@@ -430,7 +462,7 @@ def test_write_table_times_the_lowerings_and_auto_follows(call, tmp_path, monkey
     assert table.command == f"python -m experiments.benchmark {line}" and "jax" in table.environment
     assert (tmp_path / "R" / path.name).read_text() == path.read_text()
     assert (tmp_path / "R" / "depthwise.png").exists()
-    cases = table_cases(["mobilenet_v4_conv_small"], 32, 1)
+    cases = table_cases(["mobilenet_v1"], 32, 1)
     classes = {choice.class_of(case.shape, case.kernel, case.stride) for case in cases}
     assert {entry.shapes for entry in table.entries} == classes
     assert sum(entry.layers for entry in table.entries) == len(cases) // 2

@@ -1,6 +1,7 @@
 """What the tests of the weights share: random weights, and one comparison with another library."""
 
 from functools import cache
+from itertools import product
 from typing import get_args
 
 import jax
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from depthwise_taps import needs_compiler
+from flax import traverse_util
 from lowerings import bfloat16_error
 
+from mnet_jax import architectures
 from mnet_jax.ops import Lowering
 from mnet_jax.training.types import Precision
 
@@ -24,23 +27,19 @@ NORMALIZATION = {  # far from the initial ones
 GAINS = {"mobilenet_v1": 2.5, "mobilenet_v2": 1.4, "mobilenet_v3": 1.7, "mobilenet_v4": 1.2}
 
 
-def in_every_way(networks):
-    """Each network in every lowering and precision, as parameters.
+def in_every_way(chosen):
+    """Each network in every lowering and precision, as parameters: networks, lowerings, precisions.
 
-    By default a network is computed in one lowering of each precision, and the next network in the
-    next ones: between them the networks meet every lowering and both precisions.
+    Args:
+      chosen: for each network, the lowering and precision of it that are not left to --exhaustive.
     """
-    lowerings, cases = get_args(Lowering), []
-    for i, network in enumerate(networks):
-        chosen = {"float32": i % len(lowerings), "bfloat16": (i - 1) % len(lowerings)}
-        for j, lowering in enumerate(lowerings):
-            for precision in get_args(Precision):
-                marks = [needs_compiler] if lowering == "native" else []
-                if chosen[precision] != j:
-                    marks.append(pytest.mark.exhaustive)
-                name = network if isinstance(network, str) else network[1]
-                case = (network, lowering, precision)
-                cases.append(pytest.param(*case, marks=marks, id="-".join([name, *case[1:]])))
+    cases = []
+    for network, way in chosen.items():
+        for lowering, precision in product(get_args(Lowering), get_args(Precision)):
+            marks = [needs_compiler] if lowering == "native" else []
+            if (lowering, precision) != way:
+                marks.append(pytest.mark.exhaustive)
+            cases.append(pytest.param(network, lowering, precision, marks=marks))
     return cases
 
 
@@ -58,23 +57,25 @@ def random_images(rng, size):
     return rng.uniform(-1, 1, (2, *size, 3)).astype(np.float32)
 
 
+def random_variables(model, seed=0):
+    """Variables of a model's shapes, far from the initial ones."""
+    rng = np.random.default_rng(seed)
+
+    def draw(name, shape):
+        if name == "kernel":
+            return random_kernel(rng, model.spec.name, shape, np.prod(shape[:-1]))
+        return random_vector(rng, name, shape)
+
+    shapes = architectures.variable_shapes(model.spec)
+    flat = {path: draw(path.rpartition("/")[2], shape) for path, shape in shapes.items()}
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
 @cache
 def initial_shapes(model):
     """Shapes and types of the variables that a model is initialized with."""
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
     return jax.eval_shape(lambda k, x: model.init(k, x, train=False), jax.random.key(0), images)
-
-
-def random_variables(model, seed=0):
-    """Variables of a model's shapes, far from the initial ones."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        if path[-1].key == "kernel":
-            return random_kernel(rng, model.spec.name, leaf.shape, np.prod(leaf.shape[:-1]))
-        return random_vector(rng, path[-1].key, leaf.shape)
-
-    return jax.tree_util.tree_map_with_path(draw, initial_shapes(model))
 
 
 def assert_shaped_as_initialized(variables, model):

@@ -91,7 +91,6 @@ def test_logits_activations_and_normalization_constants_equal_keras(network, opt
         (dialect.norm_epsilon, dialect.norm_momentum)
     }
     variables = weights.from_keras(application, model)
-    assert_shaped_as_initialized(variables, model)
     images = random_images(rng, size)
     watched = output_layers(application, model.spec)
     outputs = [application.get_layer(name).output for name in watched.values()]
@@ -99,6 +98,13 @@ def test_logits_activations_and_normalization_constants_equal_keras(network, opt
     *activations, logits = forward(probe, images)
     named = dict(zip(watched, activations, strict=True))
     assert_computes_the_same(model, variables, images, logits, named)
+
+
+WAYS = {  # PyTorch's tests have four others, and the test above float32 in the lowering `auto`
+    "mobilenet_v1": ("shifted", "bfloat16"),
+    "mobilenet_v2": ("grouped", "bfloat16"),
+    "mobilenet_v3_small": ("native", "float32"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +120,7 @@ def converted(request):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("converted", "lowering", "precision"),
-    in_every_way(["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small"]),
-    indirect=["converted"],
+    ("converted", "lowering", "precision"), in_every_way(WAYS), indirect=["converted"]
 )
 def test_logits_equal_keras_in_every_lowering_and_precision(converted, lowering, precision):
     assert_same_logits(*converted, lowering, precision)

@@ -57,7 +57,7 @@ class ArchivedBuilder(ArraysBuilder, skip_registration=True):  # type: ignore[ca
     """Builds a data set from published files, which are verified before they are read.
 
     Attributes:
-      NAME: of the data set.
+      NAME: name of the data set.
       FILES: the published files.
     """
 
@@ -65,7 +65,7 @@ class ArchivedBuilder(ArraysBuilder, skip_registration=True):  # type: ignore[ca
     FILES: tuple[PublishedFile, ...] = ()
 
     def __init__(self, *, directory: str | None, root: Path, data_dir: Path) -> None:
-        """Does not read any file yet.
+        """Initializes the builder; does not read any file yet.
 
         Args:
           directory: the folder with the published files; None means TFDS's data folder.
@@ -107,7 +107,7 @@ def is_mnist(folder: Path) -> bool:
     """Returns whether a folder holds MNIST's files; Fashion-MNIST's files have the same names."""
     *_, labels = MNIST_FILES
     with (
-        contextlib.suppress(OSError),  # the code that reads the file reports it
+        contextlib.suppress(OSError),  # the code that reads the images reports the error
         (folder / labels.name).open("rb") as content,
     ):
         return hashlib.file_digest(content, "sha256").hexdigest() == labels.sha256

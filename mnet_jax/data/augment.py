@@ -51,8 +51,8 @@ def crop_boxes(heights: np.ndarray, widths: np.ndarray, draws: Draws) -> np.ndar
       draws: the random streams of the images.
 
     Returns:
-      int [b, 4] of (left, top, right, bottom), in pixels. If no try fits an image, its box is the
-      largest central one whose aspect ratio is legal.
+      int [b, 4] of (left, top, right, bottom), in pixels. If none of ten random boxes fits into an
+      image, its box is the largest central one whose aspect ratio is legal.
     """
     boxes, found = _boxes(heights, widths, draws, _AREA, _ASPECT)
     crop_widths = np.minimum(widths, np.maximum(1, np.floor(heights * _ASPECT[1])))
@@ -73,7 +73,7 @@ def erase(
 
     The noise is the paper's best variant, RE-R: each value is uniform between black and white. As
     in torchvision and timm, but not in the paper, the logarithm of the aspect ratio is uniform, and
-    an image for which no try fits stays unchanged.
+    an image into which none of ten random boxes fits stays unchanged.
 
     Args:
       images: float32 [b, h, w, 3].
@@ -103,7 +103,7 @@ def _boxes(
     area: tuple[float, float],
     aspect: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws random boxes: for each image, the first of ten tries that lies within the image.
+    """Draws a random box for each image: the first of ten that lies within the image.
 
     Args:
       heights, widths: int [b], in pixels.
@@ -112,7 +112,7 @@ def _boxes(
       aspect: the smallest and the largest ratio of width to height.
 
     Returns:
-      int [b, 4] of (left, top, right, bottom) in pixels, and bool [b], whether any try fitted.
+      int [b, 4] of (left, top, right, bottom) in pixels, and bool [b], whether any box fitted.
     """
     boxes, found = np.zeros((len(draws), 4), np.int64), np.zeros(len(draws), bool)
     for attempt in range(_TRIES):

@@ -1,6 +1,6 @@
 """Counter-based random numbers for the images of a batch.
 
-Each number is a hash of the seed, the epoch, the index of the image and the use. So an image gets
+Each number is a hash of the seed, the epoch, the image's index and the purpose. So an image gets
 the same numbers in every batch, on every host and in every thread, and the numbers of a whole batch
 are computed at once. The hash is SplitMix64's finalizer over its Weyl sequence (Steele, Lea and
 Flood 2014, "Fast splittable pseudorandom number generators", section 4 and Fig. 16; the constants
@@ -22,7 +22,7 @@ _FRACTION_BITS = 53  # precision of a float64
 class Draws:
     """Streams of random numbers, one for each image of a batch.
 
-    Use `fold` to get separate streams for each use, so that no two uses share numbers.
+    Use `fold` to get separate streams for each purpose, so that no two purposes share numbers.
 
     Attributes:
       keys: uint64 [b], the key of each stream.
@@ -44,7 +44,7 @@ class Draws:
         return Draws(self.keys[chosen])
 
     def fold(self, number: int | np.ndarray) -> "Draws":
-        """Returns new streams for the same images; `number` is a whole number, or int [b]."""
+        """Folds `number`, an int or int [b], into the keys; returns new streams of the images."""
         return Draws(_mixed(self._counted(np.atleast_1d(number))))
 
     def uniform(self, number: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
@@ -59,7 +59,7 @@ class Draws:
         return (self.uniform(number) * count).astype(np.int64)
 
     def chance(self, number: int, probability: float | np.ndarray) -> np.ndarray:
-        """Returns bool [b], true if the `uniform` number is below `probability`."""
+        """Returns bool [b], true where the `uniform` number is below `probability`."""
         return self.uniform(number) < probability
 
     def uniforms(self, count: int) -> np.ndarray:

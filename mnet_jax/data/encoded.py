@@ -1,7 +1,7 @@
 """Encoded images: their size is read first, and they are decoded only as far as needed.
 
-PIL decodes and resizes. It releases the GIL in both, so threads use all cores. If only a small
-picture is wanted of a JPEG, it is decoded at a half, a quarter or an eighth of its size.
+PIL decodes and resizes. It releases the GIL in both, so threads use all cores. A JPEG that is to be
+shrunk is decoded at a half, a quarter or an eighth of its size.
 
 The size that a file declares is read before Pillow allocates memory for it. Pillow allocates memory
 while it opens some files: for the canvas of a WebP, and for everything after the first frame of an
@@ -72,7 +72,7 @@ class EncodedImage:
 
         Args:
           content: the content of the file.
-          name: the name of the image in errors.
+          name: the name of the image in error messages.
           channels: 3 for RGB or 1 for gray. For RGB, gray, palette and CMYK images are converted,
             and transparency is dropped.
           obey_orientation: whether to apply EXIF's orientation, as viewers do. Published numbers on
@@ -95,7 +95,7 @@ class EncodedImage:
             self.shape = (*_size(picture, self._orientation), channels)
 
     def or_else(self, instead: Callable[[DataError], "EncodedImage"]) -> "EncodedImage":
-        """Returns a copy of this image that is replaced by `instead(error)` if it is damaged."""
+        """Returns a copy that decodes the image `instead(error)` if this one is damaged."""
         other = copy.copy(self)
         other._instead = instead
         return other

@@ -1,4 +1,4 @@
-"""A data set made of a folder of images, with one subfolder a class.
+"""A data set made of a folder of images, with one subfolder for each class.
 
     root/train/<class>/*.png       and  root/test/<class>/*.png
     root/<class>/*.png             (no train/: about 20 % of each class becomes the test split)
@@ -107,7 +107,7 @@ def read_folder(
 
     Args:
       directory: the folder.
-      spare: whether to ignore damaged files here; the code that decodes them handles the damage.
+      spare: whether to ignore damaged files here and leave them to the code that decodes them.
       by_position: whether a test split made here depends on the positions of the files, as in
         earlier versions, instead of their names.
       max_pixels: limit on the pixels of an image.

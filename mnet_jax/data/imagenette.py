@@ -106,7 +106,7 @@ def read_imagenette(
 
 
 def _find(config: str, folders: tuple[Path, ...], directory: str | None) -> Path | None:
-    """Returns the folder with the images of a size, else its archive; None if neither exists."""
+    """Returns the folder or, if there is none, the archive of a size; None if neither exists."""
     file = FILES[config]
     for folder in (base / file.name.removesuffix(".tgz") for base in folders):
         if _is_unpacked(folder):

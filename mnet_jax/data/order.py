@@ -57,10 +57,10 @@ class ImageIndices(NamedTuple):
 
 
 class ShuffledBatches:
-    """Endless batches of `ImageIndices`; each epoch is a permutation. Grain seeks by random access.
+    """Endless batches of `ImageIndices`, for random access by Grain; each epoch is a permutation.
 
     Grain's own `shuffle` computes each index separately. That takes 20 to 60 microseconds an index,
-    more than all the rest of a batch of small images.
+    more than all other work on a batch of small images.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, shard: Shard = WHOLE) -> None:
@@ -100,12 +100,12 @@ def held_out(count: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
 def held_out_by_name(
     names: Sequence[str], fraction: float, purpose: Literal["test", "validation"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Splits named images into (kept, held out) indices; each depends on the image's name alone.
+    """Splits named images into (kept, held out) indices; the name alone decides for each image.
 
     A name is held out if its hash, as a number in [0, 1), is below `fraction`. So added or removed
     images do not move any other image, and the share held out equals `fraction` only on average. If
-    all names fall on one side, the one with the least hash is held out, or the one with the
-    greatest is kept.
+    this rule would hold out no image, the one with the least hash is held out; if it would hold out
+    all, the one with the greatest hash is kept.
 
     Args:
       names: the names of 2 images or more.

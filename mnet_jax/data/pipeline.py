@@ -1,8 +1,8 @@
-"""Makes batches from a source with Grain: shuffled and augmented to train, in order to evaluate.
+"""Makes batches with Grain: shuffled and augmented for training, in stored order for evaluation.
 
-Grain hands out batches of indices, and one function turns such a batch into arrays. So images in
-memory take one gather and one vectorized augmentation a batch; other images are decoded by threads,
-one batch each.
+Grain hands out batches of indices, and one function turns such a batch into arrays. So a batch
+of images in memory takes one gather and one vectorized augmentation. Other images are decoded by
+threads, each of which makes one batch at a time.
 """
 
 from collections.abc import Iterable, Iterator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # importing it takes a second, and not every process needs it
     import grain
 
 _PREFETCH_BATCHES = 16
-_BATCH_COPIES = 2  # of a batch in memory while it is made: scaled, and padded or mixed
+_BATCH_COPIES = 2  # copies of a batch while it is made: scaled, and padded or mixed
 _PREFETCH_BYTES = 256 * 2**20  # a batch of 128 at 224 pixels has 77 MB
 
 
@@ -161,7 +161,7 @@ def viewed(
     scaling: Scaling,
     max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> np.ndarray:
-    """Returns an image file as `eval_batches` would return it, float32 [side, side, 3].
+    """Reads an image file and prepares it as `eval_batches` does: float32 [side, side, 3].
 
     Raises:
       DataError: the image cannot be decoded, or has more than `max_pixels`.

@@ -4,8 +4,8 @@ The operations are those of AutoAugment (arXiv:1805.09501, appendix Table 6) wit
 SamplePairing, plus a shift of the hue. Gray images stay gray.
 
 A strength is a share of an operation's range in AutoAugment's Table 6. As in torchvision, the
-ranges of enhancements and bits start where the operation changes nothing, and half of the
-enhancements, rotations, shears and translations are reversed.
+ranges of enhancements and bits start where the operation changes nothing, and each enhancement,
+rotation, shear or translation is reversed with probability one half.
 """
 
 import math
@@ -34,7 +34,7 @@ _RANDAUGMENT_FULL = 10  # the magnitude at the end of the ranges
 
 
 def randaugment(images: np.ndarray, draws: Draws, layers: int, magnitude: float) -> np.ndarray:
-    """RandAugment (arXiv:1909.13719): applies random ones of 14 operations at one magnitude.
+    """RandAugment (arXiv:1909.13719): applies operations drawn from 14, all at one magnitude.
 
     Args:
       images: uint8 [b, s, s, c].
@@ -107,7 +107,7 @@ def autoaugment(images: np.ndarray, draws: Draws) -> np.ndarray:
 
 
 _JITTERED: tuple[Operation, ...] = ("brightness", "contrast", "color", "hue")
-_HUE_SHARE = 1 / 4  # SimCLR's jitter of the hue, as a share of that of the others
+_HUE_SHARE = 1 / 4  # strength for the hue relative to the others, as in SimCLR
 
 
 def colour_jitter(images: np.ndarray, draws: Draws, strength: float) -> np.ndarray:
@@ -138,7 +138,7 @@ def colour_jitter(images: np.ndarray, draws: Draws, strength: float) -> np.ndarr
 _SHEAR = 0.3
 _TRANSLATION = 150 / 331  # of the side: the authors' images had 331 pixels
 _ROTATION = 30.0  # degrees
-_ENHANCEMENT = 0.9  # from a factor of 1
+_ENHANCEMENT = 0.9  # largest change of the factor from 1
 _LEAST_FACTOR = 0.1  # for strengths above 1, as in timm
 
 
@@ -147,7 +147,7 @@ def step(operation: Operation, strength: float, reverse: bool, side: int) -> Ste
 
     Args:
       operation: the operation.
-      strength: the share of its range; above 1 as far as the operation makes sense.
+      strength: the share of its range; above 1, factors, bits and thresholds are clipped.
       reverse: whether to reverse the direction, if the operation has two.
       side: side of the square image, in pixels.
     """
@@ -203,7 +203,7 @@ def _applied(picture: Image.Image, operation: Operation, value: float) -> Image.
         case "invert":
             return ImageOps.invert(picture)
         case "solarize":
-            return ImageOps.solarize(picture, math.ceil(value))  # lower values stay
+            return ImageOps.solarize(picture, math.ceil(value))  # keeps lower values
         case "posterize":
             return ImageOps.posterize(picture, int(value))
         case "brightness":

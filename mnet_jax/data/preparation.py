@@ -1,4 +1,4 @@
-"""Prepares the sets of our own builders: once, atomically, and even if no folder is writable.
+"""Prepares the sets of our own builders once and atomically; needs no writable data folder.
 
 TFDS's data folder is `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`. A set is prepared in a scratch
 folder next to its final place and then renamed. So a killed preparation leaves no incomplete set,
@@ -42,8 +42,8 @@ def data_root(directory: str | None = None) -> Path:
 def prepared(make: Callable[[Path], ArraysBuilder]) -> Iterator[tfds.core.DatasetBuilder]:
     """Opens the set of `make(data_dir)` for reading; prepares it first if needed.
 
-    If the data folder is not writable, the set is prepared in a temporary folder that exists as
-    long as the context, with a warning. So a run on a read-only or full home takes some seconds
+    If the data folder is not writable, the set is prepared, with a warning, in a temporary folder
+    that exists as long as the context. So a run on a read-only or full home takes some seconds
     longer, but does not fail.
 
     Raises:
@@ -72,7 +72,7 @@ def prepared(make: Callable[[Path], ArraysBuilder]) -> Iterator[tfds.core.Datase
 
 def _place(make: Callable[[Path], ArraysBuilder], root: Path) -> Path:
     """Returns the folder of the prepared set under `root`; prepares the set if needed."""
-    # A builder reads its folder and fails if that is damaged, so ask one with another root.
+    # A builder reads its folder and fails if that is damaged, so this one gets another root.
     elsewhere = root / f"{SCRATCH}nowhere"
     with _quiet():
         builder = make(elsewhere)
@@ -100,7 +100,7 @@ def _rename(finished: Path, place: Path) -> None:
         except OSError:
             if _is_complete(place):
                 return
-            shutil.rmtree(place, ignore_errors=True)  # unreadable remains
+            shutil.rmtree(place, ignore_errors=True)  # remains of a damaged set
     finished.rename(place)
 
 

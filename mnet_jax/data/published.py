@@ -1,8 +1,8 @@
 """Finds, verifies and reads the files that the authors of data sets publish: MNIST and CIFAR.
 
 Nothing is downloaded. Sizes and digests are the ones with which TFDS verifies its own downloads
-(`tensorflow_datasets/url_checksums` and `datasets/imagenette/checksums.tsv`). Readers trust no
-file: they check the sizes that it declares.
+(`tensorflow_datasets/url_checksums` and `datasets/imagenette/checksums.tsv`). The
+readers trust no file: they check the sizes that it declares.
 
 MNIST and Fashion-MNIST are in the IDX format: a big-endian magic number and sizes, then bytes. A
 record of CIFAR is one label byte (in CIFAR-100 two: coarse, then fine) and 3,072 bytes of pixels:
@@ -110,7 +110,7 @@ def read_members(
 
     Args:
       path: the archive.
-      wanted: whether to read the member of a name.
+      wanted: returns whether to read the member with a name.
       most_bytes: the size limit of a member; a larger one is refused before it is read.
 
     Raises:

@@ -21,7 +21,7 @@ def scaled(images: np.ndarray, scaling: Scaling) -> np.ndarray:
     if scaling == "symmetric":
         values /= 127.5
         values -= 1.0
-        return rgb(values)  # last, so that a grey image is scaled once
+        return rgb(values)  # last, so that a gray image is scaled only once
     values /= 255.0
     values = rgb(values)
     values -= IMAGENET_MEAN

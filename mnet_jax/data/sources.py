@@ -58,12 +58,13 @@ class Dataset:
     """A data set's three disjoint splits.
 
     Attributes:
-      name: as in the config.
+      name: the name in the config.
       class_names: indexed by label.
-      train: for gradients.
-      validation: for choices; held out of the train split, the same images for every seed.
-      test: for the reported numbers; the set's own test split.
-      listing: of a folder's files, see `DataConfig`; "" for other sets, whose files do not change.
+      train: images to train on.
+      validation: images for choosing among models; held out of the train split, the same for every
+        seed.
+      test: images for the reported numbers; the set's own test split.
+      listing: see `DataConfig`; "" if not a `folder`, as the files of other sets do not change.
     """
 
     name: str
@@ -143,10 +144,10 @@ class RecordSource:
 
     Attributes:
       records: the data source, of raw bytes.
-      decode: from a record to a mapping with `image` and `label`; an image of type bytes is
+      decode: maps a record to a mapping with `image` and `label`; an image of type bytes is
         encoded.
       shape: see `Source`.
-      name: the name of the set and the split in errors.
+      name: the name of the set and the split in error messages.
       max_pixels: limit on the pixels of an image.
     """
 
@@ -243,7 +244,7 @@ class ReplacingSource:
         for at, example in self._openable_from(index + 1):
             if example["label"] == label and at not in self._damaged:
                 image = self._with_replacement(at, example)["image"]
-                assert isinstance(image, EncodedImage)  # because the damaged one is
+                assert isinstance(image, EncodedImage)  # as the damaged one is encoded
                 return image
         raise DataError(f"no whole image of class {label} is left; {error}")
 

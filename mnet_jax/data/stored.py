@@ -29,7 +29,7 @@ from mnet_jax.data.types import DataError, reason
 from mnet_jax.validation import one_line
 
 OWN_NAMES = ("digits", "fashion_mnist", "folder", *ARCHIVED, IMAGENETTE)
-MAX_CLASSES = 2**20  # limit, because TFDS makes up a name for every class that is claimed
+MAX_CLASSES = 2**20  # limit, because TFDS invents a name for every class in the metadata
 _NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[\w.\-+]+))?(:(?P<version>\d+\.\d+\.\d+))?", re.ASCII)
 
 
@@ -41,7 +41,7 @@ def find_stored(name: str, directory: str | None) -> Path:
       directory: TFDS's `data_dir`; None means the default, see `data_root`.
 
     Raises:
-      DataError: no such set is prepared, or several configs are and the name does not choose one.
+      DataError: no such set is prepared, or several configs of it are and the name has none.
     """
     parts = _NAME.fullmatch(name)
     if parts is None:
@@ -83,7 +83,7 @@ def _variants(folder: Path) -> list[tuple[str, str]]:
 
 
 def _absent(name: str, set_name: str, root: Path, variants: list[tuple[str, str]]) -> str:
-    """Returns the error message for a missing set; it tells how to supply the set."""
+    """Returns the error message for a missing set, which says how to supply the set."""
     if variants:
         named = (f"{set_name}{config and '/' + config}:{v}" for config, v in variants)
         there = one_line(", ".join(named))
@@ -128,8 +128,8 @@ def read_stored(
 
     Args:
       builder: the builder of the prepared set.
-      name: the set's name in errors.
-      decode: from a record to `image` and `label`; None means to use the set's own features.
+      name: the set's name in error messages.
+      decode: maps a record to `image` and `label`; None means to use the set's own features.
       max_pixels: limit on the pixels of an image.
 
     Raises:
@@ -230,7 +230,7 @@ def _encoded_record(record: bytes) -> dict[str, Any]:
 def _compressed_record(shape: tuple[int, int, int], record: bytes) -> dict[str, Any]:
     """Returns the pixels and the label of a record whose image is a zlib tensor.
 
-    No more is decompressed than the shape requires, and one byte to notice a surplus.
+    Decompresses the bytes that the shape requires, and one more to detect a surplus.
     """
     example = _encoded_record(record)
     size = math.prod(shape)

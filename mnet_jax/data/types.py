@@ -1,4 +1,4 @@
-"""The option types and the error of data. Nothing here imports JAX, so configs can use them."""
+"""The option types and the error class of `data`. Configs use them, so this imports no JAX."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ Scaling = Literal["symmetric", "imagenet"]  # of pixels; see `data.scaling`
 class DataError(ValueError):
     """Data is missing, damaged or of the wrong kind; the message is one line.
 
-    The message says which data, where it is, and what is legal. Names of files, classes and splits
+    The message names the data, where it is, and what is legal. Names of files, classes and splits
     are not trusted: line breaks and control characters in them are escaped, so that the message
     stays one line and does not move the cursor.
     """

@@ -41,8 +41,8 @@ class Comparison:
       difference: arm minus baseline over the seeds that both have, with its simultaneous interval.
         There is no interval if there are too few seeds, or if all seeds differ by the same nonzero
         amount.
-      p_value: of the hypothesis of no difference, corrected for the number of comparisons; None if
-        there are too few seeds or their differences have no spread.
+      p_value: p-value of the hypothesis of no difference, corrected for the number of comparisons;
+        None if there are too few seeds or their differences have no spread.
       verdict: see `compare`.
       power: the power of the test; None where `p_value` is None.
     """
@@ -91,7 +91,7 @@ def compare(
 def _compared(
     sample: Sequence[float], method: Method, confidence: float, family: int
 ) -> Comparison:
-    """Makes one of `family` comparisons from the differences of its seeds."""
+    """Compares one arm, given its differences by seed, as one of `family` comparisons."""
     level = simultaneous(confidence, family)
     difference = mean_interval(sample, level, method)
     if difference.low is None:
@@ -151,7 +151,7 @@ def _verdict(difference: Interval) -> Verdict:
 
 
 def _agreeing(p_value: float, verdict: Verdict, confidence: float) -> float:
-    """Moves a p-value to the verdict's side of the threshold, in case rounding put it beyond."""
+    """Makes a p-value agree with its verdict, as rounding may put it across the threshold."""
     alpha = round(1 - confidence, 12)  # 1 - 0.95 is a little above 0.05
     if verdict == "not separated":
         return max(p_value, alpha)

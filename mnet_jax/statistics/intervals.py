@@ -101,8 +101,9 @@ def mean_interval(
 def share_interval(hits: int, count: int, confidence: float = CONFIDENCE) -> Interval:
     """Returns the accuracy of one model on `count` images, with Wilson's two-sided score interval.
 
-    The interval stays within 0 and 1, and has a width even if every image is classified correctly.
-    It describes the uncertainty from the number of test images, not the spread over seeds.
+    The interval stays within 0 and 1, and its width is positive even if every image is classified
+    correctly. It describes the uncertainty from the number of test images, not the spread over
+    seeds.
 
     Raises:
       ValueError: there are no images, `hits` is not in 0 to `count`, or the confidence is not

@@ -1,6 +1,6 @@
 """The power of Student's paired t-test, from the noncentral t distribution.
 
-A test *separates* a difference if it finds it significant.
+A test *separates* a difference if the difference is significant.
 """
 
 import math
@@ -21,10 +21,10 @@ class Power:
     """The power of a comparison, estimated from the standard deviation of its paired differences.
 
     Attributes:
-      detectable: the smallest difference that the present number of seeds separates with power
-        `POWER`.
-      seeds_needed: the number of seeds that separate a difference as large as the observed mean
-        with power `POWER`. None if it is more than `MOST_SEEDS`, or if the mean is zero.
+      detectable: the smallest difference that the test separates with power `POWER` at the present
+        number of seeds.
+      seeds_needed: the number of seeds at which the test separates a difference as large as the
+        observed mean with power `POWER`. None above `MOST_SEEDS`, or if the mean is zero.
     """
 
     detectable: float
@@ -77,7 +77,7 @@ def seeds_needed(
 def detectable_difference(
     count: int, spread: float, confidence: float = CONFIDENCE, power: float = POWER
 ) -> float:
-    """Returns the smallest difference that `count` seeds separate with this power."""
+    """Returns the smallest difference that the test separates with this power at `count` seeds."""
     low, high = 0.0, spread
     while power_at(high, spread, count, confidence) < power:
         low, high = high, 2 * high

@@ -1,7 +1,7 @@
 """Caches on disk for results that were compiled or measured for this machine.
 
-Caches only save time. If a cache is missing, damaged or unusable, its user continues without it; a
-damaged or unusable one gives one warning.
+Caches only save time. If a cache is missing, damaged or unusable, the program continues without it.
+It warns once about a damaged or unusable cache.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def cache_directory(kind: str) -> Path:
 
 
 def _root() -> Path:
-    """Returns the directory of all programs' caches; XDG says to ignore relative paths."""
+    """Returns the directory of all programs' caches; ignores a relative path, as XDG requires."""
     asked = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if asked.is_absolute():
         return asked
@@ -55,7 +55,7 @@ def require_room(directory: Path) -> None:
     """Creates a directory if it is missing, and tests that a file can be written there.
 
     Raises:
-      OSError: it is not a directory, it is not writable, or the disk is full.
+      OSError: the path is not a directory, it is not writable, or the disk is full.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=directory) as file:
@@ -68,18 +68,18 @@ def store_in_cache(made: Path, path: Path) -> None:
     The digest is written first, so that a file in the cache always has its digest.
 
     Raises:
-      OSError: it cannot be moved, or the digest cannot be written.
+      OSError: the file cannot be moved, or the digest cannot be written.
     """
-    path.unlink(missing_ok=True)  # the new digest does not fit an old file
+    path.unlink(missing_ok=True)  # an old file would not match the new digest
     replace_file(_beside(path), f"{_digest(made)}  {path.name}\n".encode())  # for `sha256sum -c`
     os.replace(made, path)
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a file in a cache is as `store_in_cache` left it; warns once if it is damaged.
+    """Whether a cached file still matches its stored digest; warns once if it is damaged.
 
     Raises:
-      OSError: it cannot be read.
+      OSError: the file or its digest cannot be read.
     """
     if not path.exists() or not _beside(path).exists():
         return False
@@ -102,5 +102,5 @@ def _digest(path: Path) -> str:
 
 @cache
 def warn_once(text: str) -> None:
-    """Warns with a text, only the first time in a process."""
+    """Issues a warning, at most once in a process for each text."""
     warnings.warn(text, stacklevel=2)

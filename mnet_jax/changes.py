@@ -1,4 +1,4 @@
-"""Differences of two configs, field by field, and outlines of a config in a few lines."""
+"""Differences of two configs, field by field, and one config as a few lines of text."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ def changes(before: Any, after: Any) -> list[Change]:
 
 
 def _walk(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yields (path, old text, new text) of every difference; equal ones in a tuple are joined."""
+    """Yields (path, old text, new text) for every difference; joins equal ones within a tuple."""
     if before == after:
         return
     if type(before) is type(after) and dataclasses.is_dataclass(before):
@@ -67,7 +67,7 @@ def _ranges(indices: Sequence[int]) -> str:
 
 
 def text(value: Any) -> str:
-    """Formats a value in one line: a dataclass as its class and the fields not at their default."""
+    """Formats a value as one line; omits the fields of a dataclass that have their defaults."""
     if value is None:
         return ABSENT
     if isinstance(value, tuple):

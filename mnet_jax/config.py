@@ -17,7 +17,7 @@ from mnet_jax.validation import make_fields_plain, require, require_choice
 
 MAX_IMAGE_PIXELS = 50_000_000  # about as many as the largest camera sensors have
 MOST_IMAGE_PIXELS = 178_956_970  # Pillow opens no larger image
-SPLIT_BY_POSITION = "by position"  # listing of a folder split as in versions without listings
+SPLIT_BY_POSITION = "by position"  # `listing` of a folder that is split as before listings existed
 FILE_NAME = "config.json"  # name of the config in a run's directory
 ARM_CLASSES = 1000  # classes of an arm's network: ImageNet's, as in the papers
 MAX_ALPHA = 1000.0  # of a Beta distribution; above it, nearly every draw is one half
@@ -178,12 +178,12 @@ class AdamW:
 
 @dataclass(frozen=True, kw_only=True)
 class Constant:
-    """The peak rate at every step after the warm-up."""
+    """A constant schedule: the peak learning rate at every step after the warm-up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine:
-    """Half a cosine from the peak rate to zero over the run (arXiv 1608.03983)."""
+    """A schedule of half a cosine, from the peak rate to zero over the run (arXiv 1608.03983)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,7 +348,7 @@ class Arm:
     An arm can be planned, checked and compared before the data set is read.
 
     Attributes:
-      spec: the network with `ARM_CLASSES` logits; `config` replaces them by the data set's number.
+      spec: the network with `ARM_CLASSES` logits; `config()` sets the data set's number of classes.
       data: the images.
       training: the training settings.
       pretrained: weights to start from; None for random ones, drawn with the seed.

@@ -13,8 +13,8 @@ def replace_file(path: Path, content: bytes) -> None:
     """Writes a file atomically and flushes it to disk; creates its directory if it is missing.
 
     Raises:
-      OSError: it cannot be written; an old file at this path is unchanged. The error's `filename`
-        is the path.
+      OSError: the file cannot be written; an old file at this path is unchanged. The error's
+        `filename` is the path.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     make_directory(path.parent)
@@ -26,7 +26,7 @@ def replace_file(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno:  # its filename: None or ours
+        if isinstance(error, OSError) and error.errno:  # its `filename` is None or `temporary`
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     sync_directory(path.parent)
@@ -56,10 +56,10 @@ def sync_directory(directory: Path) -> None:
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
     """Opens a regular file with `flags` and returns its descriptor.
 
-    It does not wait; a plain `open` of a FIFO would wait until its other end is opened.
+    This does not block, whereas `open` waits at a FIFO until another process opens its other end.
 
     Raises:
-      OSError: it cannot be opened, or is not a regular file.
+      OSError: the file cannot be opened, or is not a regular file.
     """
     file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
     if not stat.S_ISREG(os.fstat(file).st_mode):
@@ -72,7 +72,7 @@ def read_file(path: Path) -> bytes:
     """Returns the content of a regular file.
 
     Raises:
-      OSError: it cannot be read, or is not a regular file.
+      OSError: the file cannot be read, or is not a regular file.
     """
     with open(open_regular(path), "rb") as file:
         return file.read()
@@ -89,17 +89,17 @@ def locked(
     """Opens a file with `flags`, locks it, and yields its descriptor.
 
     The lock excludes other processes and other threads. A shared lock excludes only exclusive ones.
-    The operating system releases a lock when its holder dies, for whatever reason.
+    The operating system releases a lock when the process that holds it ends, even if it is killed.
 
     Args:
-      path: of a regular file.
-      flags: of `os.open`.
+      path: the path of a regular file.
+      flags: the flags for `os.open`.
       shared: whether the lock is shared rather than exclusive.
       wait: whether to wait until the lock is free.
 
     Raises:
       BlockingIOError: the lock is taken, and `wait` is false.
-      OSError: it cannot be opened or locked, or is not a regular file.
+      OSError: the file cannot be opened or locked, or is not a regular file.
     """
     import fcntl  # here, so that systems without it can use the rest of this module
 

@@ -1,4 +1,4 @@
-"""The memory that is available to a process, and the errors that mean that it has run out."""
+"""Measures the memory available to a process, and recognizes errors of exhausted memory."""
 
 import contextlib
 import errno
@@ -10,7 +10,7 @@ from typing import NamedTuple
 CGROUPS = Path("/sys/fs/cgroup")
 # Bytes of address space. On two cores, with a network of two blocks, limits of 300 to 1500 MiB
 # caused an interrupt by OpenBLAS, endless waiting for threads, a failed import, and aborts of XLA
-# and LLVM. With this limit it trained.
+# and LLVM. With this limit, training worked.
 FEWEST_ADDRESSES = 2 * 2**30
 _FEW_THREADS = 64 * 2**20  # bytes: the stacks of eight threads
 # Messages of libraries that report exhausted memory without a MemoryError.
@@ -27,7 +27,7 @@ class Usage(NamedTuple):
 
 
 def require_addresses() -> None:
-    """Requires the limit on this process's address space (`ulimit -v`) to allow training.
+    """Checks that the limit on this process's address space (`ulimit -v`) allows training.
 
     Raises:
       MemoryError: the limit is too low to train anything; the message is one line.
@@ -53,7 +53,7 @@ def has_limit() -> bool:
 
 
 def may_address(count: int) -> bool:
-    """Whether this process may have so many bytes of addresses in all."""
+    """Whether the limit on this process's address space allows `count` bytes in all."""
     limit = _address_limit()
     return limit is None or limit >= count
 
@@ -72,13 +72,13 @@ def usage(root: int) -> dict[int, Usage]:
 
 
 def is_full(of: Usage) -> bool:
-    """Whether a process with this process's limit lacks address space for a few more threads."""
+    """Whether this usage leaves too little of our address limit for a few more threads."""
     limit = _address_limit()
     return limit is not None and limit - of.addresses < _FEW_THREADS
 
 
 def available_bytes() -> int:
-    """Returns the bytes of memory left on the machine, or within a lower container or `ulimit`."""
+    """Returns the free bytes of the machine, or of its container or `ulimit` if they leave less."""
     import psutil
 
     return min([psutil.virtual_memory().available, *_left_in_containers(), *_left_to_address()])

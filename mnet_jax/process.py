@@ -30,8 +30,8 @@ ALLOCATOR = {
             "hugetlb": 1,
             # All arenas but the first take large blocks from the system anyway. With one arena, the
             # threads of XLA's compiler wait for its lock, about a tenth of the time. Caches per
-            # thread ("tcache") are no way out: their blocks fragmented the memory, which grew by
-            # about a step's memory at every step.
+            # thread ("tcache") do not solve this: their blocks fragmented the memory, which grew
+            # by about a step's memory at every step.
             "arena_max": 1,
             "mmap_threshold": _KEEP,
             "trim_threshold": _KEEP,
@@ -91,7 +91,7 @@ def started_with(variables: Mapping[str, str]) -> Iterator[None]:
 def restart(command: Sequence[str], variables: Mapping[str, str]) -> None:
     """Replaces this process by `command` with additional environment variables, if there are any.
 
-    Only on Linux; elsewhere it does nothing.
+    On other systems than Linux, this does nothing.
     """
     if variables and sys.platform == "linux":
         sys.stdout.flush()

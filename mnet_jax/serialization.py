@@ -3,8 +3,8 @@
 A value of a union of dataclasses is tagged with its class's name under `type`. Reading is strict:
 an unknown field, a missing class or an illegal value raises a ValueError.
 
-Declare a field with `added` if it is new in a class that has stored values. Stored values remain
-readable. The JSON of a value with the field's default does not change either, so existing trials
+Declare a field with `added` if it is new in a class that has stored values. Then stored values
+remain readable. The JSON of a value with the field's default does not change, so existing trials
 and checkpoints are still found.
 """
 
@@ -54,7 +54,7 @@ def _unions(cls: type) -> list[Any]:
 @functools.cache
 def _converter(cls: Any) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
-    converter.register_unstructure_hook(float, float)  # 1 and 1.0 are equal, so are their texts
+    converter.register_unstructure_hook(float, float)  # equal texts for 1 and 1.0
     for exact in (int, float, str, bool):
         converter.register_structure_hook(exact, _structure_exactly)
     converter.register_unstructure_hook_factory(
@@ -77,7 +77,7 @@ def _without_unused(cls: Any, converter: cattrs.Converter) -> Callable[[Any], di
 
 
 def _structure_exactly(value: Any, expected: type) -> Any:
-    """Checks a JSON value's type: no conversion of "3" to 3, of 1.5 to an int or of 1 to a bool."""
+    """Checks a JSON value's type: does not convert "3" to 3, 1.5 to an int, or 1 to a bool."""
     accepted = (int, float) if expected is float else expected
     if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
         raise ValueError(f"{value!r} is not of type {expected.__name__}")
@@ -97,7 +97,7 @@ def to_json(value: Any) -> str:
 
 
 def from_plain(cls: type[T], plain: Any) -> T:
-    """The inverse of `to_plain`.
+    """Converts the result of `to_plain` back to an instance of `cls`.
 
     Raises:
       ValueError: `plain` does not represent a `cls`; the message is one line.
@@ -111,10 +111,10 @@ def from_plain(cls: type[T], plain: Any) -> T:
 
 
 def from_json(cls: type[T], text: str) -> T:
-    """The inverse of `to_json`.
+    """Converts the result of `to_json` back to an instance of `cls`.
 
     Raises:
-      ValueError: `text` is not JSON, or as in `from_plain`.
+      ValueError: `text` is not JSON, or does not represent a `cls`; the message is one line.
     """
     try:
         plain = json.loads(text)

@@ -61,7 +61,7 @@ def plain(value: Any) -> Any:
 
 
 def make_fields_plain(instance: Any) -> None:
-    """Makes the fields of a frozen dataclass `plain`; for use in its `__post_init__`."""
+    """Applies `plain` to the fields of a frozen dataclass; for use in its `__post_init__`."""
     for field in dataclasses.fields(instance):
         given = getattr(instance, field.name)
         own = plain(given)
@@ -70,7 +70,7 @@ def make_fields_plain(instance: Any) -> None:
 
 
 def with_plain_arguments(function: Callable[Options, T]) -> Callable[Options, T]:
-    """Decorates a function to receive all of its arguments `plain`."""
+    """Decorates a function so that `plain` is applied to all of its arguments."""
 
     @functools.wraps(function)
     def called(*args: Options.args, **options: Options.kwargs) -> T:
@@ -95,6 +95,6 @@ def printable(text: object) -> str:
 
 
 def one_line(text: object) -> str:
-    """Makes `text` one `printable` line with single spaces, cut to `MOST_CHARACTERS`."""
+    """Returns `text` as one `printable` line with single spaces, cut to `MOST_CHARACTERS`."""
     line = printable(" ".join(str(text).split()))
     return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}..."

@@ -6,7 +6,7 @@
 - `evaluation`: loss and accuracy on a split;
 - `metrics`: exact means over masked batches;
 - `optimizer`: optimizers and schedules of the papers;
-- `hyperparameters`: which training settings are compiled into a step, and which it takes;
+- `hyperparameters`: which training settings are compiled into a step, and which are its arguments;
 - `mixing`: Mixup and CutMix;
 - `microbatches`: micro-batches and normalization groups;
 - `placement`: how devices share a batch;
@@ -16,5 +16,5 @@
 - `monitoring`: divergence, dead channels, scalars;
 - `results`: progress and results of a run, as plain numbers;
 - `checkpoints`: saving, keeping and restoring the state of a run;
-- `types`: the `Literal` types of its options.
+- `types`: the `Literal` types of options.
 """

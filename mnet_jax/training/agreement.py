@@ -92,7 +92,7 @@ def _difference(cls: type, first: bytes, other: bytes, index: int) -> str:
     try:
         before: Any = serialization.from_json(cls, first.decode())
         after: Any = serialization.from_json(cls, other.decode())
-    except ValueError:  # development versions with equal numbers and different fields
+    except ValueError:  # two development versions with one version number but different fields
         return _line("mnet_jax", "one version", "another", index)
     change = changes(before, after)[0]
     return _line(change.path, change.before, change.after, index)

@@ -26,7 +26,7 @@ class EpochProgress:
       skipped: numbers of the steps whose updates were skipped, counted over the whole run from 1.
       rolled_back: numbers of the steps after which training went back to the start of this epoch.
       recent: the last losses, earlier epochs included; empty if loss spikes are not checked.
-      in_row: number of updates skipped since the last one that was applied.
+      in_row: number of updates skipped since the last applied one.
       seconds: wall time of the steps so far.
       images_per_second: training speed so far.
     """
@@ -54,7 +54,8 @@ class EpochProgress:
 class LossMonitor:
     """Checks the loss of each step for divergence.
 
-    Metrics are read while the next step runs, so that the device never waits.
+    Metrics are read while the next step runs, so that the device does not wait, unless
+    `DivergencePolicy.checks_every_step`.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class LossMonitor:
         """Stores a step's metrics and checks those of the step before.
 
         Raises:
-          DivergenceError: the step before has diverged, or this one if it is checked at once.
+          DivergenceError: the step before has diverged, or this one if steps are checked at once.
         """
         self.settle()
         self._pending = metrics

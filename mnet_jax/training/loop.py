@@ -43,8 +43,8 @@ class Callbacks:
       save: called within an epoch with the state, the history and the epoch's progress, if `due`
         returns True or a stop was requested.
       due: returns whether it is time to save; called at every step.
-      go_back: takes the last step of an epoch; returns the state after that step, on the devices,
-        and the progress that was saved with it.
+      go_back: called with the last step of an epoch; returns the state after that step, on the
+        devices, and the progress that was saved with it.
       stop: checked before every step and every evaluation batch.
     """
 
@@ -64,7 +64,7 @@ class Loop:
       train_step: (state, batch, hyperparams) -> (state, metrics); reuses the state's memory.
       eval_step: (variables, batch) -> sums.
       placement: puts states and batches on the devices.
-      hyperparams: from an epoch, counted from 1, to the hyperparameters of each of its steps.
+      hyperparams: maps an epoch, counted from 1, to the hyperparameters of each of its steps.
       epochs: the number of epochs.
       steps_per_epoch: optimizer steps in each epoch.
       batch_size: images per step.
@@ -103,8 +103,8 @@ class Loop:
           The last state and the whole history.
 
         Raises:
-          DivergenceError: a loss or gradient is not finite, or a loss is a spike. It is raised at
-            most one step later.
+          DivergenceError: a loss or gradient is not finite, or a loss is a spike. The error is
+            raised at most one step later.
           StoppedError: the process received a stop signal; the run is saved.
         """
         while len(history) < self.epochs:
@@ -255,9 +255,9 @@ class Loop:
     def _rolled_back(
         self, error: DivergenceError, history: History, progress: EpochProgress
     ) -> tuple[int, ...]:
-        """Returns the steps of the epoch that were rolled back, with this one.
+        """Returns the steps of the epoch that were rolled back, including that of `error`.
 
-        Raises `error` if rollbacks are off or used up.
+        Raises `error` if rollbacks are off, or after `MOST_ROLLBACKS` of them.
         """
         before = sum(len(record.rolled_back) for record in history) + len(progress.rolled_back)
         if self.divergence.on_divergence != "rollback" or before >= MOST_ROLLBACKS:

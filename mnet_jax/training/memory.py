@@ -21,7 +21,7 @@ class OutOfMemoryError(RuntimeError):
 
 
 def free_bytes() -> int | None:
-    """Returns the free bytes of each device of this process; None if the device does not tell."""
+    """Returns the free bytes of each device of this process; None if JAX does not report them."""
     devices = jax.local_devices()
     if devices[0].platform == "cpu":
         return host_memory.available_bytes() // len(devices)
@@ -32,10 +32,7 @@ def free_bytes() -> int | None:
 
 
 def needed_bytes(compiled: Any) -> tuple[int, int]:
-    """Returns two numbers of bytes that a compiled step takes on each device.
-
-    They are the bytes of its arguments, and the bytes needed in addition.
-    """
+    """Returns the bytes of a compiled step's arguments and its other bytes, on each device."""
     found = compiled.memory_analysis()
     on_top = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     return found.argument_size_in_bytes, on_top
@@ -48,7 +45,7 @@ def largest_that_fits(needed: Callable[[int], int], limit: int, too_large: int) 
     calls of `needed` it returns the largest number found so far.
 
     Args:
-      needed: from a number to bytes; it must not decrease.
+      needed: maps a number to the bytes it needs; must not decrease.
       limit: available bytes.
       too_large: a number known not to fit: `needed(too_large)` is above `limit`.
     """
@@ -69,7 +66,7 @@ def largest_that_fits(needed: Callable[[int], int], limit: int, too_large: int) 
 class MemoryCheckedStep:
     """A training step that is compiled at its first call, and refused if it does not fit.
 
-    A refusal compiles the step for smaller batches, to find the largest one that fits.
+    To find the largest batch that fits, a refused step is compiled for smaller batches.
 
     Attributes:
       step: the step to compile.
@@ -83,7 +80,7 @@ class MemoryCheckedStep:
         multiple: int,
         free: Callable[[], int | None] = free_bytes,
     ) -> None:
-        """Does not compile yet.
+        """Stores the step; does not compile it yet.
 
         Args:
           step: a step that `Placement.compile_train` returned.
@@ -124,7 +121,7 @@ class MemoryCheckedStep:
             jax.block_until_ready(taken)
         except Exception as error:
             if not is_exhaustion(error) or jax.process_count() > 1:
-                raise  # the other processes do not know, and would not join the search
+                raise  # the other processes may have no error, and would not join the search
             # The compiler's estimate fits, so the largest free block is smaller than `free`.
             limit = held + (on_top - 1 if free is None else min(free, on_top - 1))
             raise self._refusal(arguments, limit) from error

@@ -72,8 +72,7 @@ def in_groups(apply: Callable[..., Any], groups: int) -> Callable[..., Any]:
     """Wraps a Linen module's `apply` for ghost batch normalization (arXiv 1705.08741).
 
     Each group of images is normalized by its own statistics. Each group updates the running
-    statistics alone, and the result is the mean of these updates; so the running statistics average
-    over the groups.
+    statistics separately, and the new running statistics are the mean over the groups.
 
     Args:
       apply: the `apply` of a model whose state is `batch_stats`.

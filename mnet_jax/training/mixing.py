@@ -51,7 +51,7 @@ def mix(batch: Mapping[str, Any], step_key: Array, alphas: Mapping[str, Scalar])
 
     Args:
       batch: `image` [b, h, w, c] and `label` [b]. Under pmap this is one device's part, which is
-        mixed by itself with its own weights.
+        mixed separately, with its own weights.
       step_key: the step's random key, from which mixing derives its own.
       alphas: parameters of the Beta distributions, keyed by `mixup` and `cutmix`. With both, each
         step uses one or the other with equal probability, as in timm; with none, the batch is not

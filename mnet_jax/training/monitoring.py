@@ -1,7 +1,7 @@
 """Monitoring of a run: its divergence, its dead channels, and logs of its scalars.
 
 Divergence is a loss or gradient that is not finite, or a loss that spikes. A channel is dead if its
-output is the same for every image. Scalars are logged by step: as JSON, one object a line, and as
+output is the same for every image. Scalars are logged by step: as JSON, one object per line, and as
 TensorBoard event files.
 """
 
@@ -85,7 +85,7 @@ class DivergencePolicy:
         return hyperparams
 
 
-_DEAD_DEVIATION = 1e-3  # of a channel after normalization, where a live channel has about 1
+_DEAD_DEVIATION = 1e-3  # standard deviation after normalization; that of a live channel is about 1
 DEAD_WARNING_SHARE = 0.25  # share of dead channels above which a run warns
 _MOST_EPSILON = 1e-3  # added to variances: the largest value of the dialects
 

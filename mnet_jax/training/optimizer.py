@@ -47,9 +47,9 @@ def hyperparams(
 def decayed(params: optax.Params, *, depthwise: bool) -> optax.Params:
     """Returns a tree of booleans: whether weight decay applies to each parameter.
 
-    It applies to kernels, never to scales and biases. It applies to depthwise kernels, the only
-    ones with three axes [kh, kw, c], if `depthwise`. The V1 paper, section 3.2, found it important
-    to put little or no weight decay on them, as they have so few parameters.
+    It applies to kernels, never to scales and biases. To depthwise kernels, the only ones with
+    three axes [kh, kw, c], it applies only if `depthwise`. The V1 paper, section 3.2, found it
+    important to put little or no weight decay on them, as they have so few parameters.
     """
     return jax.tree.map(lambda p: p.ndim in ((2, 3, 4) if depthwise else (2, 4)), params)
 
@@ -108,7 +108,7 @@ def _rule(structure: StaticRecipe, hyperparams: Hyperparameters) -> optax.Gradie
     def rate(count: jax.Array) -> Scalar:
         """Returns the step's rate and ignores Optax's count.
 
-        As the rate is a schedule, Optax keeps the count in the state.
+        Because the rate is a schedule, Optax keeps the count in the state.
         """
         del count
         return hyperparams.learning_rate

@@ -43,7 +43,7 @@ class Placement(Protocol):
         """Puts a NumPy batch onto the devices, an equal part on each."""
 
     def resized(self, batch: Batch, images: int) -> Batch:
-        """Returns the shapes of a batch on the devices if it had `images` images."""
+        """Returns the shapes on the devices of a batch like this one, but of `images` images."""
 
     def get(self, tree: Tree) -> Tree:
         """Returns the output of a compiled step, such as a state or metrics, without replicas."""
@@ -62,7 +62,7 @@ def placement(
     Args:
       parallel: `jit` for a `JitPlacement`, `pmap` for a `PmapPlacement`.
       batch_size: images per optimizer step.
-      devices: the devices; None means all of all processes.
+      devices: the devices; None means all devices of all processes.
       accumulate: micro-batches per step; the devices share each of them.
       norm_groups: normalization groups per step. With `pmap`, each device must have whole groups,
         or there must be one group shared by all.
@@ -117,7 +117,7 @@ class JitPlacement:
 
         def put(x: jax.Array) -> jax.Array:
             if not x.is_fully_addressable:
-                return x  # it is on the devices already
+                return x  # already on the devices
             copies = [jax.device_put(x, device) for device in here]
             return jax.make_array_from_single_device_arrays(x.shape, everywhere, copies)
 
@@ -142,7 +142,7 @@ class JitPlacement:
 class PmapPlacement:
     """Maps one step over the devices of this process; batches and states get a device axis.
 
-    To see the whole batch, the step and the model must be made with `axis_name=BATCH_AXIS`. On d
+    To average over the whole batch, the step and the model need `axis_name=BATCH_AXIS`. On d
     devices a batch is [d, b / d, ...]. Each array of a state is [d, ...], holding d equal copies.
     """
 

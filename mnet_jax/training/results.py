@@ -18,7 +18,7 @@ class EpochRecord:
     Attributes:
       epoch: counted from 1.
       step: optimizer steps taken by the end of the epoch.
-      learning_rate: at the last step.
+      learning_rate: learning rate at the last step.
       train_loss: mean over the steps, with label smoothing as trained.
       train_accuracy: accuracy on the training images during training, 0 to 1.
       validation_loss: cross-entropy without label smoothing, of the evaluated weights.

@@ -21,7 +21,7 @@ Batch: TypeAlias = Mapping[str, Any]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that a step changes.
+    """The state of training: everything that a step changes.
 
     Attributes:
       step: optimizer steps taken, int32.
@@ -121,7 +121,7 @@ def make_train_step(
 
     Args:
       apply: a Linen module's `apply`.
-      optimizer: from hyperparameters to the update rule.
+      optimizer: maps hyperparameters to the update rule.
       axis_name: the pmap axis over which gradients and metrics are averaged, if any.
       skips: whether to skip the update of a step whose loss or gradients are not finite, or whose
         loss is above the hyperparameters' limit. Only the step number then changes.
@@ -201,8 +201,7 @@ def make_eval_step(
     Args:
       apply: a Linen module's `apply`.
       axis_name: the pmap axis over which the sums are pooled, if any.
-      accumulate: micro-batches to run the batch in, so that a batch that fits in training fits
-        here.
+      accumulate: number of micro-batches, so that a batch that fits in training also fits here.
     """
 
     def sums_of(variables: Tree, batch: Batch) -> metrics.Sums:

@@ -1,7 +1,7 @@
 """Stop requests: Ctrl-C (SIGINT), or SIGTERM, which schedulers and cloud machines send.
 
-They send SIGKILL a while later, so a process must stop quickly. If nothing would be lost, it ends
-at once. Otherwise the signal is only noted, and the loops check for it at every step and every
+Schedulers send SIGKILL a while later, so a process must stop quickly. If nothing would be lost, it
+ends at once. Otherwise the signal is only noted, and the loops check for it at every step and every
 batch.
 
 No exception is raised where a signal arrives. That could be in a callback of the garbage collector,
@@ -33,7 +33,7 @@ class StoppedError(Exception):
 
 
 class Stop:
-    """Whether a stop of this process was requested; signals are handled only after `listen`.
+    """The stop requests to this process; signals are handled only after `listen`.
 
     Attributes:
       requested: whether a signal arrived during `deferred`, in this or another process of the run.
@@ -83,8 +83,8 @@ class Stop:
         """Makes signals end the process even while its main thread runs C code, such as compiling.
 
         Python runs signal handlers only between instructions of the main thread. C's own handler
-        writes the signal's number to a pipe, and a thread reads it. The thread also counts: a
-        second SIGINT ends the process at once, even with unsaved work.
+        writes the signal's number to a pipe, and a thread reads it. The thread also counts signals:
+        a second SIGINT ends the process at once, even with unsaved work.
         """
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
@@ -112,7 +112,7 @@ class Stop:
     def raised(self) -> Iterator[None]:
         """Raises KeyboardInterrupt once, in the main thread, if a signal arrives in this context.
 
-        It is for a process without JAX that has child processes to end.
+        Use this in a process without JAX that must end its child processes.
         """
         self._raised = True
         try:
@@ -128,7 +128,7 @@ class Stop:
 
     def _note(self, number: int) -> None:
         with self._lock:
-            if self.requested:  # it is ending already
+            if self.requested:  # the process is already ending
                 return
             if self._deferred:
                 self.requested, self.number = True, number
@@ -162,9 +162,10 @@ def blocked(*numbers: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupted_alone() -> Iterator[None]:
-    """Shields a process that `multiprocessing` starts from Ctrl-C, which a terminal sends to both.
+    """Blocks SIGINT in the processes that `multiprocessing` starts in this context.
 
-    The parent decides what to do; the child would only print a traceback.
+    A terminal sends Ctrl-C to parent and child. The parent decides what to do; the child would only
+    print a traceback.
     """
     from multiprocessing import resource_tracker  # slow to import
 

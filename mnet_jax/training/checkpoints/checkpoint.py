@@ -42,7 +42,7 @@ class SavingError(OSError):
 
 
 class Restored(NamedTuple):
-    """A run, restored from a checkpoint.
+    """The state and the history of a run, restored from a checkpoint.
 
     Attributes:
       state: the training state at the checkpoint.
@@ -76,7 +76,7 @@ class _Seen:
     checkpoints: tuple[int, ...]
 
 
-_DAMAGED = "damaged-"  # the name of a checkpoint that was set aside is this and its step
+_DAMAGED = "damaged-"  # prefix of the name of a checkpoint that was set aside
 
 
 _is_finite = jax.jit(all_finite)
@@ -88,8 +88,8 @@ class Checkpoints:
     The last two are kept. Of those saved at the end of an epoch, the last and the best are kept
     too.
 
-    Use it as a context manager. Saving is asynchronous: leaving the context waits for it and raises
-    its errors.
+    Use it as a context manager. Saving is asynchronous: leaving the context waits for pending saves
+    and raises their errors.
     """
 
     def __init__(self, directory: Path, config: RunConfig) -> None:
@@ -204,7 +204,7 @@ class Checkpoints:
                 self._manager.restore(step, args=position)
             except CheckpointError:
                 raise
-            except Exception as error:  # Orbax raises many types for torn files
+            except Exception as error:  # Orbax raises many types for damaged files
                 if is_exhaustion(error):
                     raise
                 self._set_aside(step, _text_of(error))
@@ -277,8 +277,8 @@ class Checkpoints:
             ) from error
 
     def _set_aside(self, step: int, reason: str) -> None:
-        """Renames a damaged checkpoint, with a warning, and keeps those set aside before."""
-        self._wait_for_all(f"found {step}")  # no process may find it missing
+        """Renames a damaged checkpoint, with a warning; overwrites no earlier one."""
+        self._wait_for_all(f"found {step}")  # all must find it before it is renamed
         aside = self._directory / f"{_DAMAGED}{step}"
         numbers = itertools.count(2)
         while os.path.lexists(aside):

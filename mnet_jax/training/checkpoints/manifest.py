@@ -13,8 +13,8 @@ from mnet_jax.validation import one_line
 
 CHECKPOINTS = "checkpoints"  # subdirectory of a run's directory
 FILE_NAME = "manifest.json"
-# Not in a manifest: itself, and files that Orbax writes when it commits a checkpoint; those are
-# never read here.
+# Files that a manifest does not list: the manifest, and those that Orbax writes when it commits a
+# checkpoint. The latter are never read here.
 OTHERS = (FILE_NAME, "_CHECKPOINT_METADATA", "commit_success.txt")
 
 
@@ -66,7 +66,7 @@ def verify(directory: Path, step: int) -> None:
 
 
 def require_files(directory: Path) -> None:
-    """Checks that everything can be read: Orbax would open a FIFO and wait for a writer.
+    """Checks that a checkpoint has no special files; Orbax would block while opening a FIFO.
 
     Raises:
       DamageError: `directory` is not a directory, or contains something other than files and

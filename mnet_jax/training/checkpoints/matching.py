@@ -17,15 +17,15 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be used for this run; the message is one line with the reason."""
 
 
-# Advice for fields whose name does not suggest it.
+# Legal values in error messages, for fields whose name does not suggest them.
 _LEGAL = {"data.listing": "the folder's files as they were, or another directory"}
 
 
 def saved_config(directory: Path) -> RunConfig | None:
-    """Returns the config of the run with checkpoints in a directory; None if it is unreadable.
+    """Returns the config of the run with checkpoints in a directory; None if none is readable.
 
-    The newest readable config is returned, even if its checkpoint is damaged: it is needed before
-    the data is loaded, when there is no state to restore yet.
+    The newest readable config is returned, even if its checkpoint is damaged. The config is needed
+    before the data is loaded, when no state can be restored yet.
     """
     steps = [path for path in directory.glob("*") if path.name.isdecimal()]
     for step in sorted(steps, key=lambda path: int(path.name), reverse=True):

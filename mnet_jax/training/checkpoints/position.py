@@ -1,4 +1,4 @@
-"""The position of the training batches in a checkpoint; all processes share one, written once.
+"""The position in the training batches, saved in a checkpoint once for all processes.
 
 Grain's own handler writes a file for each process and requires the same number of processes to read
 them. Here each process reads its share of each batch, and all are at the same batch. So a run that

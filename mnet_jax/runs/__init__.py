@@ -2,8 +2,8 @@
 
 - `run`: the whole flow, from config to result;
 - `program`: the compiled functions of a run;
-- `pretrained`: a run's weights from a saved model;
+- `pretrained`: starts a run from the weights of a saved model;
 - `run_directory`: the files that a run keeps: checkpoints, scalars, its model;
 - `preview`: the first batch of a run;
-- `inference`: predictions and accuracy of its model.
+- `inference`: predictions and accuracy of a trained model.
 """

@@ -81,7 +81,7 @@ def test_accuracy(saved: SavedModel, config: DataConfig) -> Evaluation:
     dataset = data.load(config)
     require_same_classes(saved, dataset.class_names, config.name)
     devices = jax.device_count()
-    whole = devices * math.ceil(len(dataset.test) / devices)  # larger batches would be padding
+    whole = devices * math.ceil(len(dataset.test) / devices)  # a larger batch only adds padding
     config = dataclasses.replace(config, batch_size=min(config.batch_size, whole))
     require_memory(saved.model.spec, config.resolution, config.batch_size)
     place = placement("jit", config.batch_size)
@@ -94,7 +94,7 @@ def test_accuracy(saved: SavedModel, config: DataConfig) -> Evaluation:
 
 
 def require_memory(spec: NetworkSpec, resolution: int, batch_size: int) -> None:
-    """Raises ValueError if memory cannot hold that many images at a time.
+    """Raises ValueError if memory cannot hold a batch of this size.
 
     The estimate is a lower bound: the images, and the input and output of the largest layer.
 

@@ -11,7 +11,8 @@ from mnet_jax.training.step import TrainState
 def require_fit(pretrained: Pretrained, spec: NetworkSpec) -> None:
     """Raises ValueError unless the saved model's spec is `spec`, apart from training details.
 
-    These are the number of classes, dropout, and the dialect's momentum and initializer.
+    The training details are the number of classes, dropout, and the dialect's momentum and
+    initializer.
 
     Raises:
       SavedModelError: there is no such model.

@@ -36,8 +36,8 @@ class Preview:
 def first_batch(config: RunConfig, dataset: data.Dataset, most: int | None = None) -> Preview:
     """Returns the images of a run's first step, after augmentation and mixing.
 
-    The mixing is that of a step that runs the batch as a whole. Devices under pmap, and
-    micro-batches of an accumulated batch, mix their own images with other random numbers.
+    The batch is mixed as a whole. In training, each device under pmap and each micro-batch mixes
+    its own images, with other random numbers.
 
     Args:
       config: the run's config.

@@ -30,8 +30,8 @@ class Program:
     """The functions that a run computes with.
 
     Attributes:
-      initial_state: from the seed and the first step's hyperparameters to the first state, one
-        copy.
+      initial_state: maps the seed and the first step's hyperparameters to one copy of the first
+        state.
       train_step: (state, batch, hyperparams) -> (state, metrics), on the devices.
       eval_step: (variables, batch) -> sums, on the devices.
       placement: how the devices share the work.
@@ -47,7 +47,7 @@ class Program:
 def program_of(
     spec: NetworkSpec, structure: StaticRecipe, batch_size: int, resolution: int
 ) -> Program:
-    """Returns the functions, compiled once a process for all seeds and hyperparameters.
+    """Returns the functions, compiled once in a process for all seeds and hyperparameters.
 
     Args:
       spec: the network.
@@ -110,8 +110,8 @@ def _initializer(
 ) -> Callable[[int, Hyperparameters], TrainState]:
     """Returns a compiled function from the seed and hyperparameters to the first state.
 
-    It runs once a trial and draws dozens of random arrays, which XLA takes longer to optimize than
-    to compute. Without optimization the state is ready in a third of the time.
+    It runs once for each trial and draws dozens of random arrays, which XLA takes longer to
+    optimize than to compute. Without optimization the state is ready in a third of the time.
     """
 
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

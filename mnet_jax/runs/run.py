@@ -1,4 +1,4 @@
-"""A run, from config to result: data, model, steps, metrics, checkpoint, report."""
+"""A run from its config to its result: loads the data, trains, saves and evaluates."""
 
 import importlib.metadata
 import logging
@@ -109,14 +109,14 @@ def run(
 
     Args:
       config: everything that determines the result.
-      directory: for checkpoints, scalars, the model and, at the end, the config.
+      directory: the directory for checkpoints, scalars, the model and, at the end, the config.
       dataset: the images, as returned by `load_data` for this config. If not given, they are read,
         and the listing of a folder becomes part of the config (`DataConfig.listing`).
       save_every_seconds: seconds between checkpoints, within epochs too. This bounds the work that
         a crash can lose. With 0, checkpoints are saved only at the ends of epochs.
       keep: the weights to keep as a model in `directory` at the end: the last, or those with the
-        best validation accuracy among the checkpoints. The result is always that of the last
-        weights.
+        best validation accuracy among the checkpoints. The returned result is always
+        that of the last weights.
       stop: checked for stop requests; a stopped run continues at the next call.
       report: called at every step.
 
@@ -188,7 +188,7 @@ def _run(
             )
         best = checkpoints.best(begin()) if keep == "best" else None
         kept = best or loop.placement.get(state)
-        run_directory.keep_model(kept.evaluated)  # an earlier call may have kept others, or none
+        run_directory.keep_model(kept.evaluated)  # an earlier call may have kept others or none
     tested = data.eval_batches(dataset.test, config.data, shard=part)
     test = loop.evaluate(state, tested, "test", config.training.epochs, report)
     if jax.process_index() == 0:
@@ -204,8 +204,8 @@ def load_data(images: DataConfig, directory: Path) -> data.Dataset:
 
     Args:
       images: the config of the data set.
-      directory: the run's directory. It may hold a run of a folder from an earlier version, which
-        had no listings. That run continues with its own test split and an empty listing.
+      directory: the run's directory. It may hold a run of an earlier version without listings, on
+        images from a folder. That run continues with its own test split and an empty listing.
 
     Raises:
       DataError: the data set is missing or damaged.

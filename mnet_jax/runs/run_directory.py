@@ -1,4 +1,4 @@
-"""The files that a running run keeps in its directory: checkpoints, scalars and a model."""
+"""The files that a run writes while it trains: checkpoints, scalars and a model."""
 
 import contextlib
 import errno
@@ -70,14 +70,14 @@ def _taken(directory: Path, held: contextlib.ExitStack) -> DirectoryInUseError |
             raise
         warnings.warn(f"{directory}: cannot be locked, so let no other run use it", stacklevel=4)
         return None
-    with contextlib.suppress(OSError):  # the lock holds on a full disk too
+    with contextlib.suppress(OSError):  # a full disk does not affect the lock
         os.ftruncate(file, 0)
         os.write(file, f"process {os.getpid()} on {platform.node()}\n".encode())
     return None
 
 
 class Timer:
-    """Tells when an interval has passed since it last did so, to all processes at the same time."""
+    """A timer for a repeated interval, on which all processes of a run agree."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -103,7 +103,7 @@ class RunDirectory:
       checkpoints: saves the state.
       log: writes the scalars.
       keep_model: writes the evaluated variables as a model.
-      due: tells when to save.
+      due: the timer for checkpoints.
       start: start of the run by `perf_counter`, as if it had not been interrupted.
     """
 

@@ -1,6 +1,6 @@
 """The options of an experiment: ablation axes, which are also the commands' flags, and recipes.
 
-An axis maps an arm or a run's config to one with another value.
+An axis reads its value from an arm or a run's config, and makes a copy with another value.
 
 - `axes`: all axes, and grids of their values;
 - `axis`: the class `Axis`;

@@ -1,9 +1,9 @@
 """Axes that change a network: its factory's options, and transformations of its blocks.
 
 An option of the factory is changed by rebuilding the network. The options that it was made with are
-read back from its spec. If rebuilding with these does not give the same spec, something else was
-changed in it. Rebuilding would lose that change, so such a network is refused. Blocks are changed
-with `architectures.transforms`.
+read back from its spec. If rebuilding with these does not give the same spec, the network was
+changed in another way. Rebuilding would lose that change, so such a network is refused. Blocks are
+changed with `architectures.transforms`.
 """
 
 import dataclasses
@@ -86,7 +86,7 @@ def _options(spec: NetworkSpec) -> dict[str, Any]:
 def _own_momentum(spec: NetworkSpec) -> float | None:
     """Returns the BatchNorm momentum if it differs from the dialect's default, else None.
 
-    With None, the momentum follows when the dialect changes.
+    With None, a network with another dialect gets that dialect's default.
     """
     momentum = spec.dialect.norm_momentum
     usual = published_network(spec.name, dialect=spec.dialect.name).dialect.norm_momentum

@@ -1,7 +1,7 @@
 """All axes that a sweep can vary, and the arms with given values of them.
 
-An axis maps an arm or a run's config to one with another value. `architecture_axes` has the axes of
-the network, and `config_axes` derives nearly all others from the fields of the config's
+An axis makes a copy of an arm or a run's config with another value. `architecture_axes` has the
+axes of the network, and `config_axes` derives nearly all others from the fields of the config's
 dataclasses. The few that need more than a field are here.
 """
 
@@ -31,7 +31,7 @@ InitialWeights = Literal["random", "pretrained"]
 
 
 def _with_epochs(config: Varied, epochs: int) -> Varied:
-    """Sets the number of epochs, and shortens the warm-up if it would be longer."""
+    """Sets the number of epochs, and limits the warm-up to that number."""
     warmup = min(config.training.warmup_epochs, max(epochs, 0))
     training = dataclasses.replace(config.training, epochs=epochs, warmup_epochs=warmup)
     return dataclasses.replace(config, training=training)
@@ -56,7 +56,7 @@ INITIAL_WEIGHTS = Axis(
 ARCHITECTURE_AXES: tuple[Axis, ...] = (*FACTORY_AXES, *BLOCK_AXES)
 _FIELD_AXES = field_axes([axis.name for axis in ARCHITECTURE_AXES])
 _RETIRED = ("start_resolution",)
-# These can no longer be varied. Trials of earlier versions have values on them; reports show them.
+# These can no longer be varied. Reports show their values in trials of earlier versions.
 RETIRED_AXES: tuple[Axis, ...] = tuple(axis for axis in _FIELD_AXES if axis.name in _RETIRED)
 # In the order in which they are applied: the axes that rebuild the network come first.
 AXES: tuple[Axis, ...] = (
@@ -73,11 +73,11 @@ AXES: tuple[Axis, ...] = (
 
 
 def with_values(config: C, values: Mapping[str, Any]) -> C:
-    """Returns the arm or config with these values; None leaves an axis as it is.
+    """Returns the arm or config with these values; the value None leaves an axis unchanged.
 
     Args:
       config: the arm or config to change.
-      values: the new values, by name of axis.
+      values: the new values, by axis name.
 
     Raises:
       ValueError: an axis is unknown, or a value is not legal for this network.
@@ -97,7 +97,7 @@ def grid(baseline: C, values: Mapping[str, Sequence[Any]]) -> list[C]:
 
     Args:
       baseline: gives the values of all other axes, and the seed.
-      values: the values of each varied axis, by name of axis, in the order of the table's rows.
+      values: the values of each varied axis, by axis name, in the order of the table's rows.
 
     Raises:
       ValueError: an axis is unknown, or a value is not legal for this network.
@@ -111,13 +111,13 @@ def grid(baseline: C, values: Mapping[str, Sequence[Any]]) -> list[C]:
 
 
 def labels(config: Varied, named: Collection[str] = ()) -> dict[str, str]:
-    """Returns the value of every axis as text for a table, by name of axis.
+    """Returns the value of every axis as text for a table, by axis name.
 
     A retired axis is included only if `config` has a value on it or `named` contains it.
 
     Args:
-      config: an arm, or a run of it.
-      named: the axes that the table compares. Axes that these determine are left out.
+      config: an arm, or the config of a run.
+      named: the axes that the table compares. Axes that these determine are omitted.
     """
     settled = {name for axis in AXES if axis.name in named for name in axis.determines}
     shown = [axis for axis in AXES if axis.name in named or axis.name not in settled]

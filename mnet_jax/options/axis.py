@@ -18,9 +18,9 @@ class Axis:
     """A hyperparameter or a property of the network that a sweep can vary.
 
     Attributes:
-      name: names the flag on the command line and the column in the table.
+      name: the name of the flag on the command line and of the column in the table.
       values: the type of its values; a `Literal` if only certain values are legal.
-      help: what varying it shows, with the source; the help text of the flag.
+      help: the help text of the flag: what a sweep over the axis shows, with the source.
       apply: maps an arm or config and a value to the arm or config with this value.
       read: returns the value of an arm or config; `ABSENT` if its network or its training settings
         have no such property.
@@ -88,9 +88,9 @@ def spec_axis(
 
 
 def only(values: set[Any], otherwise: Any) -> Any:
-    """Returns the element of a one-element set, `otherwise` for an empty one.
+    """Returns the element of a one-element set, or `otherwise` for an empty set.
 
-    If there are several, returns them all, sorted, as one string.
+    Several elements are sorted and returned as one string.
     """
     if len(values) > 1:
         return " ".join(text(value) for value in sorted(values))

@@ -18,7 +18,7 @@ from mnet_jax.changes import ABSENT
 from mnet_jax.config import Arm
 from mnet_jax.options.axis import Axis, Varied
 
-# Fields that are no axes here: other parts of the config, or other axes, determine them.
+# Fields that are not axes, as other axes or other parts of the config determine them.
 DETERMINED = (
     "spec.width", "spec.dialect.name",  # see `architecture_axes`
     "spec.stem.inputs", "spec.stem.outputs", "spec.stem.stride", "spec.stem.dilation",
@@ -127,7 +127,7 @@ def _axis(field: _Field, name: str) -> Axis:
     def applied_by_name(config: Varied, value: Any) -> Varied:
         try:
             return apply(config, value)
-        except ValueError as error:  # of the dataclass, which knows only the unprefixed name
+        except ValueError as error:  # the dataclass names the field without its prefix
             reason = str(error)
             raise ValueError(
                 name + reason.removeprefix(last) if reason.startswith(f"{last}: ") else reason

@@ -1,4 +1,4 @@
-"""Recipes: `python -m experiments.train --recipe v2-imagenet`.
+"""Recipes by name, for commands such as `python -m experiments.train --recipe v2-imagenet`.
 
 A recipe is data: a network, a data set and training settings. Flags of the command line replace
 single values, including the data set.
@@ -78,8 +78,8 @@ class SizedRecipe(RecipeNotes):
     """A recipe whose batch size, epochs and learning rate depend on the number of training images.
 
     Attributes:
-      fit: takes an arm with the data set and network, and the number of training images; returns
-        the arm to train.
+      fit: maps an arm with the data set and network, and the number of training images, to the
+        arm to train.
     """
 
     fit: Callable[[Arm, int], Arm]
@@ -374,7 +374,7 @@ OWN = {
     "fashion_mnist": "v2-fashion-mnist",
     "imagenet2012": "v2-imagenet",
 }
-DEFAULT = "v2-imagenet"  # of all other data sets; `small-set` adapts it if they are not large
+DEFAULT = "v2-imagenet"  # for sets not in `OWN`; `small-set` adapts it to those not large
 LARGE = 500_000  # training images; BiT's definition of large (arXiv 1912.11370, section 3.3)
 
 

@@ -5,7 +5,7 @@ batches. Nothing here starts a JAX backend, so reading images never claims an ac
 
 Each name is imported when it is first used, so configs can import `data.types` without TFDS.
 
-- `types`: the `Literal` types of its options, and its error;
+- `types`: the `Literal` types of options, and the error class;
 - `loading`: the three splits of the data set that a config names;
 - `sources`: labelled images with random access;
 - `order`: the order of training images, and which images are held out;

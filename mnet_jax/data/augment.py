@@ -80,7 +80,7 @@ def erase(
       draws: the random streams of the images.
       probability: the probability that an image gets a box.
       channels: the channels of the noise; 1 for gray.
-      extremes: the values of black and white: scalars, or one value a channel, [3].
+      extremes: the values of black and white: scalars, or [3] for the channels.
     """
     black, white = extremes
     count, height, width = images.shape[:3]

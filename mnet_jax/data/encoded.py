@@ -80,8 +80,8 @@ class EncodedImage:
           max_pixels: limit on the pixels of the image; a file of a few bytes can declare billions.
 
         Raises:
-          DataError: the image cannot be decoded, has more than 8 bits a channel, or has too many
-            pixels.
+          DataError: the image cannot be decoded, has more than 8 bits per channel, or has too
+            many pixels.
         """
         self._content, self._name, self._channels = content, name, channels
         self._max_pixels = max_pixels
@@ -163,8 +163,8 @@ def read_encoded(path: str, max_pixels: int = MAX_IMAGE_PIXELS) -> EncodedImage:
     """Reads the image file at `path`; EXIF's orientation is applied.
 
     Raises:
-      DataError: the file is not regular, cannot be read or decoded, has more than 8 bits a channel,
-        or has more than `max_pixels`.
+      DataError: the file is not regular, cannot be read or decoded, has more than 8 bits per
+        channel, or has more than `max_pixels`.
     """
     content = read_bounded(path, _most_bytes(max_pixels))
     return EncodedImage(content, path, obey_orientation=True, max_pixels=max_pixels)

@@ -3,8 +3,8 @@
     root/train/<class>/*.png       and  root/test/<class>/*.png
     root/<class>/*.png             (no train/: about 20 % of each class becomes the test split)
 
-If there is no `test/`, `val/` or `validation/` is used. Classes are sorted by name. Hidden files
-are ignored, and so are images in subfolders of a class folder.
+Instead of `test/`, the folder may have `val/` or `validation/`. Classes are sorted by name. Hidden
+files are ignored, and so are images in subfolders of a class folder.
 """
 
 import hashlib

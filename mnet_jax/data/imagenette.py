@@ -96,7 +96,7 @@ def read_imagenette(
     if not found:
         if not config and _is_unpacked(folders[0]):
             return read(str(folders[0]))
-        # If no size is asked for, suggest 320 pixels: crops of 224 need no enlarging.
+        # If the name has no size, suggest 320 pixels: crops of 224 need no enlarging.
         raise missing_files(name, [FILES[config or "320px-v2"]], folders, data_root())
     if len(found) > 1:
         legal = ", ".join(f"{NAME}/{known}" for known in found)

@@ -38,7 +38,7 @@ class _Splits(NamedTuple):
     Attributes:
       class_names: indexed by label.
       train, test: decoded in memory if they fit.
-      names: of the train images, if validation is held out by name; None if by position.
+      names: names of the train images if validation is held out by name; None if by position.
       listing: see `Dataset`.
     """
 

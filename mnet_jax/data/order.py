@@ -59,7 +59,7 @@ class ImageIndices(NamedTuple):
 class ShuffledBatches:
     """Endless batches of `ImageIndices`, for random access by Grain; each epoch is a permutation.
 
-    Grain's own `shuffle` computes each index separately. That takes 20 to 60 microseconds an index,
+    Grain's own `shuffle` computes each index separately. That takes 20 to 60 microseconds each,
     more than all other work on a batch of small images.
     """
 

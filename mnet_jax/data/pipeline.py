@@ -1,6 +1,6 @@
 """Makes batches with Grain: shuffled and augmented for training, in stored order for evaluation.
 
-Grain hands out batches of indices, and one function turns such a batch into arrays. So a batch
+Grain yields batches of indices, and one function turns such a batch into arrays. So a batch
 of images in memory takes one gather and one vectorized augmentation. Other images are decoded by
 threads, each of which makes one batch at a time.
 """

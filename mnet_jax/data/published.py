@@ -1,8 +1,8 @@
 """Finds, verifies and reads the files that the authors of data sets publish: MNIST and CIFAR.
 
 Nothing is downloaded. Sizes and digests are the ones with which TFDS verifies its own downloads
-(`tensorflow_datasets/url_checksums` and `datasets/imagenette/checksums.tsv`). The
-readers trust no file: they check the sizes that it declares.
+(`tensorflow_datasets/url_checksums` and `datasets/imagenette/checksums.tsv`). The readers trust no
+file: they check the sizes that it declares.
 
 MNIST and Fashion-MNIST are in the IDX format: a big-endian magic number and sizes, then bytes. A
 record of CIFAR is one label byte (in CIFAR-100 two: coarse, then fine) and 3,072 bytes of pixels:
@@ -209,7 +209,7 @@ class Cifar:
       folder: the folder in the archive that holds all members.
       splits: the member names of each split, in order.
       records: the number of records of each split.
-      names_file: the member with the class names, one a line.
+      names_file: the member with the class names, one per line.
       labels: the number of label bytes before a record's pixels; the last one is the class.
       class_names: indexed by label.
     """

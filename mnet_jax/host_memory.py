@@ -72,7 +72,7 @@ def usage(root: int) -> dict[int, Usage]:
 
 
 def is_full(of: Usage) -> bool:
-    """Whether this usage leaves too little of our address limit for a few more threads."""
+    """Whether this process's limit leaves a process with this usage no room for more threads."""
     limit = _address_limit()
     return limit is not None and limit - of.addresses < _FEW_THREADS
 

@@ -49,7 +49,7 @@ def settings(
     """Returns the environment variables of a training process.
 
     Args:
-      tune_allocator: whether to include those of the allocator.
+      tune_allocator: whether to include the variables of the allocator.
       given: variables that are already set; these are not changed.
     """
     wanted = ALLOCATOR if tune_allocator else {}
@@ -91,7 +91,7 @@ def started_with(variables: Mapping[str, str]) -> Iterator[None]:
 def restart(command: Sequence[str], variables: Mapping[str, str]) -> None:
     """Replaces this process by `command` with additional environment variables, if there are any.
 
-    On other systems than Linux, this does nothing.
+    On systems other than Linux, this does nothing.
     """
     if variables and sys.platform == "linux":
         sys.stdout.flush()

@@ -76,7 +76,7 @@ def store_in_cache(made: Path, path: Path) -> None:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a cached file still matches its stored digest; warns once if it is damaged.
+    """Whether a cached file exists and matches its digest; warns once if it is damaged.
 
     Raises:
       OSError: the file or its digest cannot be read.

@@ -106,7 +106,7 @@ def read_imagenette(
 
 
 def _find(config: str, folders: tuple[Path, ...], directory: str | None) -> Path | None:
-    """Returns the folder or, if there is none, the archive of a size; None if neither exists."""
+    """Returns the image folder of a size, or its archive if there is none, or None."""
     file = FILES[config]
     for folder in (base / file.name.removesuffix(".tgz") for base in folders):
         if _is_unpacked(folder):

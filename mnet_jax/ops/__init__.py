@@ -6,13 +6,13 @@ Each name is imported on first use, so configs can import `ops.types` without JA
 - `inverted`: a whole inverted residual as one operation;
 - `activations`: ReLU6, h-swish and the others;
 - `layer`: one layer (normalization, activation, convolution) in JAX operations;
-- `native`: the same in C++ kernels for CPUs;
+- `native`: C++ kernels for layers and inverted residuals on CPUs;
 - `lowering`: depthwise convolution in the lowerings `shifted` and `grouped`;
 - `shifted`: depthwise convolution as a sum over taps;
 - `choice`: the table that chooses the lowering;
 - `panels`: pointwise kernels in the order in which `native` reads them;
 - `distribution`: arrays that are sharded over devices;
-- `types`: the `Literal` types of its options.
+- `types`: the `Literal` types of options.
 """
 
 from etils import epy

@@ -104,7 +104,7 @@ def class_of(shape: tuple[int, ...], kernel: int, stride: int) -> ShapeClass:
 def fastest(
     x: jax.Array, geometry: Geometry, backend: str, direction: Direction, *, native: bool
 ) -> Measured:
-    """Returns the lowering to use for a convolution on a backend, in one direction.
+    """Returns the fastest available lowering of a convolution on a backend, in one direction.
 
     If the convolution's class was not measured, accelerators use grouped, and CPUs use the ranking
     of the nearest class. CPUs without any ranking use native if it is available, else shifted.
@@ -181,7 +181,7 @@ def _table(backend: str) -> Table | None:
 
 
 def _users_table(backend: str, device_kind: str) -> Table | None:
-    """Returns the user's table, or None if it is missing or, with one warning, unreadable."""
+    """Returns the user's table; None if it is missing, or (with one warning) unreadable."""
     try:
         path = path_in(users_directory(), device_kind)
     except OSError:  # no home directory, so no table
@@ -205,8 +205,8 @@ def _read(path: Path, backend: str, device_kind: str) -> Table | None:
 def _class_of(x: jax.Array, geometry: Geometry) -> ShapeClass | None:
     """Returns the class of a convolution, or None if its kind is never measured.
 
-    These are convolutions whose rows and columns differ in kernel or stride, dilated ones, and ones
-    with other dtypes or symbolic sizes.
+    The benchmark does not measure convolutions whose rows and columns differ in kernel or stride,
+    nor dilated ones, nor other dtypes or symbolic sizes.
     """
     rows, columns = geometry
     even = rows.kernel == columns.kernel and rows.stride == columns.stride
@@ -218,7 +218,7 @@ def _class_of(x: jax.Array, geometry: Geometry) -> ShapeClass | None:
 
 
 def _distance(a: ShapeClass, b: ShapeClass) -> tuple[int, ...]:
-    """Returns the distance of two classes, the most important property first."""
+    """Returns the distance between two classes as a tuple, the most important property first."""
     return (
         abs(a.stride - b.stride),
         abs(a.kernel - b.kernel),

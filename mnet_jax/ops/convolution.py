@@ -1,9 +1,9 @@
 """Convolutions fused with the normalization of their input and the statistics of their output.
 
-A layer computes `y = convolve(act(normalize(x)))`, and the mean and the variance of y with which
-the next layer normalizes y. Here x is the output of the previous convolution, not yet normalized.
-In this order, and unlike convolution, normalization, activation, a layer can be one pass over
-memory (`ops.native`).
+A layer computes `y = convolve(act(normalize(x)))`, where x is the output of the previous
+convolution. It also computes the mean and the variance of y, with which the next layer normalizes
+y. In this order a layer can be one pass over memory (`ops.native`). In the usual order
+(convolution, normalization, activation) it needs several.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ def pointwise(
     Args:
       x: input [..., c].
       kernel: [c, n], or with `finish` also its panels (`pack`); it is cast to x's dtype.
-      lowering: as in `depthwise_conv`; all but "native" are XLA's matrix product.
+      lowering: as in `depthwise_conv`; "grouped" and "shifted" are XLA's matrix product.
       statistics: whether to compute the mean and the variance of the output.
       finish: bias and activation applied to the output; not together with `statistics`.
 
@@ -105,7 +105,7 @@ def full(
       strides: of rows and columns.
       padding: as in `depthwise_conv`, of the normalized, activated input.
       dilation: of rows and columns.
-      lowering: as in `depthwise_conv`; all but "native" are XLA's convolution.
+      lowering: as in `depthwise_conv`; "grouped" and "shifted" are XLA's convolution.
       statistics: whether to compute the mean and the variance of the output.
       finish: bias and activation applied to the output; not together with `statistics`.
     """
@@ -126,14 +126,14 @@ def depthwise_conv(
 
     The lowerings are:
 
-    - "grouped": XLA's grouped convolution. It has every derivative.
-    - "shifted": the sum over taps, added in float32 or wider. It has reverse-mode gradients of any
-      order, and no forward mode.
+    - "grouped": XLA's grouped convolution. It has derivatives of both modes and any order.
+    - "shifted": a sum over taps in float32 or wider. It has reverse-mode gradients of any order,
+      and no forward mode.
     - "native": a C++ kernel for a single CPU device, compiled on first use. It supports float32,
       square kernels of 3 and 5, equal strides and no dilation. "shifted" computes everything else,
-      including programs for several devices: XLA would have each of them gather and compute the
-      whole batch. In programs lowered for another platform or by `jax.export`, it is "auto" without
-      native kernels, because these are compiled for this machine.
+      including programs for several devices, as XLA would make each device gather and compute the
+      whole batch. Programs that are lowered for another platform or exported by `jax.export` use
+      "auto" without native kernels instead, because these are compiled for this machine.
     - "auto": the lowering that was measured to be fastest for such shapes on this kind of device
       (`ops.choice`). Without measurements it is "grouped" on accelerators; on CPUs it is "native"
       if available, else "shifted". "native" is available on a single CPU device whose kernels are
@@ -208,7 +208,7 @@ def uses_native(
         return False
     if layer.geometry is None or kernel.ndim == 4:
         return True
-    # The other lowerings normalize, activate and measure in further passes over memory.
+    # The other lowerings normalize, activate and compute statistics in further passes over memory.
     alone = alone and x.norm is None and x.activation == "linear" and not layer.statistics
     return not alone or choice.native_is_fastest(x.x, layer.geometry)
 
@@ -223,9 +223,8 @@ def reads_panels(dtype: jnp.dtype, lowering: Lowering) -> bool:
 def best_lowering() -> Lowering:
     """Returns the fastest lowering for this process's devices; compiles the kernels if possible.
 
-    A library should not compile anything unasked, so "auto" does not. A program calls this function
-    to have the native kernels compiled. If they cannot be compiled or loaded, it warns once and
-    returns "auto".
+    The lowering "auto" never compiles the native kernels; a program calls this function to compile
+    them. If they cannot be compiled or loaded, the function warns once and returns "auto".
     """
     if not _is_single_cpu():
         return "auto"

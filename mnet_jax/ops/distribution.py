@@ -1,9 +1,9 @@
-"""The sharding of arrays over several devices, as far as it is part of their types.
+"""Operations on arrays that are sharded over several devices, by the sharding in their types.
 
-With explicit mesh axes (the default of `jax.make_mesh`), the type of an array says how each of its
-axes is sharded. Within `jax.shard_map`, it says over which manual axes the values vary. Where JAX
-cannot derive either for a result, it has to be given. With automatic mesh axes or on one device,
-types say nothing, and the functions here return arrays unchanged.
+With explicit mesh axes (the default of `jax.make_mesh`), the type of an array contains the sharding
+of each of its axes. Within `jax.shard_map`, the type contains the manual axes over which the values
+vary. Where JAX cannot derive these for a result, the caller has to specify them. With automatic
+mesh axes or on one device, types contain neither, and the functions here leave arrays unchanged.
 """
 
 from collections.abc import Sequence
@@ -35,8 +35,8 @@ def match_varying_axes(*arrays: Array) -> tuple[Array, ...]:
     """Makes all arrays vary over every manual axis that any of them varies over.
 
     A custom gradient must return cotangents that vary over the same axes as its arguments. If this
-    function is applied first, the arguments all vary over the same axes, and JAX itself sums the
-    cotangents of those that did not.
+    function is applied first, the arguments all vary over the same axes. JAX itself then sums the
+    cotangents of the arguments that did not vary over an axis before.
     """
     axes = [_varying_axes(jax.typeof(x)) for x in arrays]
     union = frozenset().union(*axes)
@@ -53,7 +53,7 @@ def alike_in_channels(x: Array, kernel: Array) -> tuple[Array, Array]:
 
 
 def reshape(x: Array, shape: Sequence[int]) -> Array:
-    """Reshapes x; its first and last axes may be sharded, and the result's are in the same way.
+    """Reshapes x; the first and last axes of the result are sharded like those of x.
 
     JAX cannot derive the sharding of a reshape that merges several axes.
     """

@@ -18,7 +18,7 @@ from mnet_jax.ops.types import Lowering
 from mnet_jax.validation import require
 
 Array = jax.Array
-LEAST_COLUMNS = 8  # the number of rows of a matrix product's tile; see native/product.h
+LEAST_COLUMNS = 8  # pixels; a tile of a matrix product has one row for each, see native/product.h
 
 
 class Folded(NamedTuple):
@@ -125,7 +125,7 @@ def _at_once(
         bias = layer.finish.bias.shape
         require(bias == (expanded,), "bias", bias, f"[{expanded}]")
     nothing = jnp.zeros(0, x.dtype)
-    # The kernel adds the shortcut before the last activation: right only if that is linear.
+    # The kernel adds the shortcut before the last activation, so that activation must be linear.
     inside = block.activations[2] == "linear"
     operands = Operands(
         x=x,

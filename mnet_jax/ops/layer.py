@@ -24,8 +24,8 @@ class Pending:
     """`act((x - mean) * scale + bias)`, not yet computed. A pytree.
 
     Once its statistics are known, batch normalization is one multiplication and one addition per
-    value. As an operation of its own, it reads and writes the whole map for almost no arithmetic.
-    Instead, the next convolution can apply it when it reads the map.
+    value. As a separate operation, it would read and write the whole feature map for almost no
+    arithmetic. Instead, the next convolution can normalize the values while it reads them.
 
     Attributes:
       x: output of a convolution, [..., c].
@@ -38,7 +38,7 @@ class Pending:
     activation: Activation = "linear"
 
     def value(self) -> Array:
-        """Returns the normalized, activated map in x's dtype; it normalizes in float32 or wider."""
+        """Returns the feature map in x's dtype; the normalization is in float32 or wider."""
         if self.norm is None:
             return activate(self.x, self.activation)
         mean, scale, bias = (over_channels(row, self.x) for row in self.norm)
@@ -61,7 +61,7 @@ class Finish:
     activation: Activation = "linear"
 
     def of(self, y: Array) -> Array:
-        """Applies it to y [..., n] in float32 or wider; the result has y's dtype."""
+        """Returns `act(y + bias)` for y [..., n], computed in float32 or wider, in y's dtype."""
         return activate(y + over_channels(self.bias, y), self.activation).astype(y.dtype)
 
 
@@ -88,10 +88,10 @@ class Layer:
 
     Attributes:
       activation: applied before the convolution; in a layer with a bias, after it.
-      geometry: rows and columns of the convolution, whose kernel's rank tells whether it is
-        depthwise or full; None for a pointwise convolution.
+      geometry: rows and columns of a depthwise or full convolution (the rank of the kernel decides
+        which of the two); None for a pointwise convolution.
       statistics: whether to compute the mean and the variance of the output.
-      input_gradient: whether the gradients of x and of its norm are wanted.
+      input_gradient: whether to compute the gradients of x and of its norm.
     """
 
     activation: Activation
@@ -139,7 +139,7 @@ class Operands(NamedTuple):
 
 
 def composed(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array, ...]:
-    """Computes a training layer with JAX operations, as the native kernels do.
+    """Computes a layer in training with JAX operations; the reference for `native.convolve`.
 
     Returns:
       y, its mean and its variance; the last two are empty if the layer has no statistics.
@@ -152,7 +152,7 @@ def composed(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array,
 
 
 def finished(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
-    """Computes an inference layer with JAX operations; its kernel may be in panels."""
+    """Computes a layer in inference with JAX operations; its kernel may be in panels."""
     if kernel.ndim == 1:
         kernel = panels.unpack(kernel, x.shape[-1], bias.shape[0])
     y = linear(x, kernel, layer, "auto")
@@ -160,7 +160,7 @@ def finished(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
 
 
 def inverted(block: Inverted, of: Operands) -> Array:
-    """Computes the block layer by layer; returns [b, h', w', n]."""
+    """Computes an inverted residual with JAX operations, layer by layer: [b, h', w', n]."""
     widen, between, narrow = (
         Layer(activation, geometry, statistics=False)
         for activation, geometry in zip(
@@ -174,7 +174,7 @@ def inverted(block: Inverted, of: Operands) -> Array:
 
 
 def linear(z: Array, kernel: Array, layer: Layer, lowering: Lowering) -> Array:
-    """Computes the convolution of z alone, without normalization and native kernels."""
+    """Computes only the convolution of z, with JAX operations."""
     if layer.geometry and kernel.ndim == 3:
         return convolve_depthwise(z, kernel, layer.geometry, lowering)
     if layer.geometry:
@@ -208,7 +208,7 @@ def with_statistics(y: Array) -> Convolved:
 def over_channels(values: Array, x: Array) -> Array:
     """Reshapes per-channel values [c] to [1, ..., 1, c], with as many axes as x [..., c].
 
-    JAX would broadcast them by itself unless a program forbids it (`jax_numpy_rank_promotion`).
+    JAX itself would broadcast [c] to x, but a program can forbid this (`jax_numpy_rank_promotion`).
     """
     return jnp.expand_dims(values, range(x.ndim - 1))
 

@@ -137,9 +137,9 @@ def _grouped(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     )
 
 
-# One function has the rules of both lowerings, so the forward pass keeps only x and the kernel.
-# `platform_dependent` is inside the rules for the same reason: if JAX differentiated it, the
-# forward pass would keep the residuals of both lowerings.
+# One function with custom gradients covers both lowerings, so the forward pass keeps only x and the
+# kernel. `platform_dependent` is inside these gradients for the same reason: if JAX differentiated
+# it, the forward pass would keep the residuals of both lowerings.
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolve(
     x: jax.Array, kernel: jax.Array, geometry: Geometry, forward: Platforms, backward: Platforms
@@ -177,6 +177,6 @@ def _shifted_on(platforms: Platforms, by_taps: Function, grouped: Function) -> F
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
-# Jitted, so that layers of equal shapes are traced once, and so that a call outside of any jit is
-# one computation too.
+# Jitted, so that layers of equal shapes are traced once, and a call outside of any jit is compiled
+# as one computation.
 _convolve_once = jax.jit(_convolve, static_argnums=(2, 3, 4))

@@ -1,8 +1,8 @@
 """Panels: a pointwise kernel stored in the order in which the native kernels read it.
 
-A native kernel multiplies with at most `PANEL_COLUMNS` columns at a time, and reads all their rows.
-In a matrix [c, n] these rows are far apart in memory. With few pixels, loading them costs more than
-the arithmetic. A panel stores only these columns, row after row. The layout is the same on every
+A native kernel multiplies by at most `PANEL_COLUMNS` columns of a matrix [c, n] at a time. The rows
+of these columns are far apart in memory, and with few pixels, loading them costs more than the
+arithmetic. A panel stores only these columns, row after row. The layout is the same on every
 machine; `native/product.h` has the same two constants.
 """
 
@@ -33,7 +33,7 @@ def pack(kernel: Array) -> Array:
 
 
 def unpack(panels: Array, inputs: int, outputs: int) -> Array:
-    """The inverse of `pack`.
+    """Unpacks a pointwise kernel from panels; the inverse of `pack`.
 
     Args:
       panels: the result of `pack`.
@@ -54,7 +54,7 @@ def require_fit(panels: Array, inputs: int, outputs: int) -> None:
     """Requires panels to have the right size for a kernel [inputs, outputs].
 
     Raises:
-      ValueError: they have another size.
+      ValueError: the panels have another size.
     """
     numbers = size(inputs, outputs)
     legal = f"{numbers} numbers in panels of {inputs} x {outputs}"

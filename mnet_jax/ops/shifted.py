@@ -7,17 +7,18 @@ XLA fuses the sum into one loop over the output. Three choices keep that loop fa
 - No padded copy. Each tap reads a *circular* view of x (`_window`), so every read is in bounds. A
   select with a constant mask drops the values that wrapped around. A pad inside the fusion would
   put a branch into the innermost loop; a pad outside would write and read all of x once more.
-- The input gradient of a strided convolution is computed by phases. A phase is the input positions
-  with equal remainder modulo the stride: they use the same taps. The phases are axes of a broadcast
-  product, without a scatter and without zeros between the rows.
+- The input gradient of a strided convolution is computed by phases. A phase consists of the input
+  positions with equal remainder modulo the stride, which all use the same taps. The phases are axes
+  of a broadcast product, without a scatter and without zeros between the rows.
 - The kernel gradient sums blocks of positions inside the loop, for all taps in one fusion. A plain
-  reduction then adds the one number that is left per block, tap and channel. The tap is an axis of
-  the output: the overlapping windows are one reshape of a repeated array (`_windows`).
+  reduction then adds these block sums for each tap and channel. The tap is an axis of the output:
+  the overlapping windows are one reshape of a repeated array (`_windows`).
 
-A dilated convolution is a plain convolution of each of its phases. Positions with equal remainder
-modulo the dilation see only each other, so each phase becomes an image of its own in the batch.
+A dilated convolution is a plain convolution of each of its phases. Here a phase consists of the
+positions with equal remainder modulo the dilation. No window mixes phases, so each phase becomes a
+separate image in the batch.
 
-Nothing loops over the batch or slices it, so an array that is sharded over the batch is not moved.
+No code loops over the batch or slices it, so an array that is sharded over the batch is not moved.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,8 +33,9 @@ from mnet_jax.ops.distribution import reshape, sharded_axes
 
 Pair = tuple[int, int]
 
-# The positions in one partial sum of the kernel gradient. With fewer, there are more partial sums.
-# With more, LLVM gives up on the loop (at 16 some shapes take 10 times as long, at 28 most).
+# Number of positions in one partial sum of the kernel gradient. A smaller number gives more partial
+# sums. With a larger one, LLVM does not optimize the loop: at 16 some shapes take 10 times as long,
+# at 28 most.
 _BLOCK = 14
 
 
@@ -62,14 +64,14 @@ class Axis(NamedTuple):
     def taps(self) -> range:
         """The taps that read the input for at least one output; the others read only padding.
 
-        Of a 3x3 kernel on a 1x1 image, this is one tap.
+        For a 3x3 kernel on a 1x1 image, this is one tap.
         """
         first = self.low - self.stride * (self.output - 1)  # reads position 0 for the last output
         taps = range(max(0, first), min(self.kernel, self.input + self.low))
         return taps or range(1)
 
     def inside(self, tap: int) -> np.ndarray:
-        """Returns `[output]`: whether the tap reads the input there, not the zeros around it."""
+        """Returns whether the tap reads the input, not the zeros around it, at each `[output]`."""
         position = self.stride * np.arange(self.output) + tap - self.low
         return (position >= 0) & (position < self.input)
 
@@ -81,9 +83,9 @@ Geometry = tuple[Axis, Axis]
 def _materialized(x: jax.Array, witness: jax.Array) -> jax.Array:
     """Returns x as an array in memory, so that its producers are not fused into each tap.
 
-    XLA's CPU compiler would compute them again for each tap. It drops optimization barriers before
-    it fuses, but does not look through a loop. This loop never iterates, as no number is both above
-    and below zero, and it works in x's own memory.
+    Otherwise XLA's CPU compiler would compute the producers again for each tap. It removes
+    optimization barriers before fusion, but does not fuse across a loop. This loop never iterates,
+    as no number is both above and below zero, and it works in x's own memory.
     """
     w = witness[0, 0, 0]
     return lax.while_loop(lambda _: (w > 0) & (w < 0), lax.neg, x)
@@ -101,7 +103,7 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 def _repeat(x: jax.Array, axis: int, start: int, stop: int) -> jax.Array:
-    """`out[p] = x[(start + p) mod n]` along `axis`; when fused, only arithmetic on an index."""
+    """Returns `out[p] = x[(start + p) mod n]` along `axis`; if fused, this is index arithmetic."""
     shape, copies = x.shape, -(-stop // x.shape[axis])
     if copies > 1:
         x = jnp.broadcast_to(jnp.expand_dims(x, axis), (*shape[:axis], copies, *shape[axis:]))
@@ -110,13 +112,13 @@ def _repeat(x: jax.Array, axis: int, start: int, stop: int) -> jax.Array:
 
 
 def _window(x: jax.Array, axis: int, start: int, size: int, stride: int = 1) -> jax.Array:
-    """`out[o] = x[(start + stride o) mod n]` along `axis`, for `size` positions o."""
+    """Returns `out[o] = x[(start + stride o) mod n]` along `axis`, for `size` positions o."""
     start, span = start % x.shape[axis], stride * (size - 1) + 1
     return lax.slice_in_dim(_repeat(x, axis, start, start + span), 0, span, stride, axis=axis)
 
 
 def _windows(x: jax.Array, axis: int, lines: Axis, size: int) -> jax.Array:
-    """`out[i, o] = x[(stride o + tap i - low) mod n]`: the windows of all taps, on a new axis i."""
+    """Returns the windows of all taps i: `out[i, o] = x[(stride o + taps[i] - low) mod n]`."""
     n, count, span = lines.input, len(lines.taps), lines.stride * (size - 1) + 1
     start = (lines.taps[0] - lines.low) % n
     # Each piece begins one position later than the piece before it, as its length is 1 modulo n.
@@ -127,7 +129,7 @@ def _windows(x: jax.Array, axis: int, lines: Axis, size: int) -> jax.Array:
 
 
 def _keep(x: jax.Array, mask: np.ndarray) -> jax.Array:
-    """Returns x where the mask holds, else 0. (A product with the mask would pass on NaN, inf.)"""
+    """Returns x where the mask is true, else 0. (A product with the mask would propagate NaN.)"""
     return x if mask.all() else jnp.where(np.expand_dims(mask, (*range(x.ndim - mask.ndim),)), x, 0)
 
 
@@ -176,8 +178,9 @@ def _input_gradient(kernel: jax.Array, g: jax.Array, geometry: Geometry) -> jax.
 
     Here s is the stride, g the gradient of the output, k the kernel, and `low` the padding before
     the input. Each phase r < s uses every s-th tap of the kernel. Phases with fewer taps than
-    others get additional taps of zero, so that all phases have the same shape. With strides, a NaN
-    in g may therefore spread one position too far. A gradient with NaN is useless anyway.
+    others get additional taps of zero, so that all phases have the same shape. If the stride is
+    above 1, a NaN in g may therefore spread one position too far. This does not matter, since a
+    gradient with NaN is useless anyway.
     """
     rows, columns = geometry
     gradients, filters = _wide(g), _wide(kernel)
@@ -222,13 +225,13 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Arra
     rows, columns = geometry
     wide, across = _block(columns.output, _BLOCK)
     high, down = _block(rows.output, _BLOCK // wide)
-    # Axes: row and column in a block, image, row and column of blocks, row and column of taps,
-    # channel.
+    # Axes after the transpositions: row and column in a block, image, row and column of blocks, row
+    # and column of taps, channel.
     b, c = x.shape[0], x.shape[3]
     windows = _windows(_windows(_wide(x), 2, columns, wide * across), 1, rows, high * down)
     windows = reshape(windows, (b, len(rows.taps), down, high, len(columns.taps), across, wide, c))
     windows = windows.transpose(3, 6, 0, 2, 5, 1, 4, 7)
-    # The last blocks are filled up with zeros.
+    # The last blocks are padded with zeros.
     rest = (high * down - rows.output, wide * across - columns.output)
     gradients = jnp.pad(_wide(g), ((0, 0), (0, rest[0]), (0, rest[1]), (0, 0)))
     gradients = reshape(gradients, (b, down, high, across, wide, 1, 1, c))
@@ -247,7 +250,7 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Arra
 
 
 def _block(size: int, limit: int) -> Pair:
-    """Returns the length of a block, at most `limit`, and how many blocks cover `size`."""
+    """Returns the length of a block, at most `limit`, and the number of blocks to cover `size`."""
     exact = max(n for n in range(1, limit + 1) if size % n == 0)
     if 2 * exact >= min(size, limit):
         return exact, size // exact
@@ -257,7 +260,7 @@ def _block(size: int, limit: int) -> Pair:
 
 
 def _block_mask(lines: Axis, length: int) -> np.ndarray:
-    """Returns `[position in the block, block, tap]`: whether the tap reads the input there."""
+    """Returns whether a tap reads the input at each `[position in the block, block, tap]`."""
     mask = np.stack([lines.inside(tap) for tap in lines.taps], axis=1)
     mask = np.pad(mask, ((0, -len(mask) % length), (0, 0)))
     return mask.reshape(-1, length, mask.shape[1]).transpose(1, 0, 2)
@@ -292,7 +295,7 @@ def _of_phases(geometry: Geometry) -> Geometry:
 
 
 def _split(x: jax.Array, geometry: Geometry, span_of: Callable[[Axis], Pair]) -> jax.Array:
-    """Splits `[b, h, w, c]` into its phases `[b dh dw, h', w', c]`, filled up with zeros."""
+    """Splits `[b, h, w, c]` into its phases `[b dh dw, h', w', c]`, padded with zeros."""
     (b, *sizes, c), (dh, dw) = x.shape, (axis.dilation for axis in geometry)
     pads = []
     for n, axis in zip(sizes, geometry, strict=True):
@@ -304,7 +307,7 @@ def _split(x: jax.Array, geometry: Geometry, span_of: Callable[[Axis], Pair]) ->
 
 
 def _join(phases: jax.Array, geometry: Geometry, spans: Sequence[Pair]) -> jax.Array:
-    """Inverts `_split`, and cuts the rows and columns out at their spans (start, size)."""
+    """Inverts `_split`, and returns the rows and columns in `spans`, each (start, size)."""
     dh, dw = (axis.dilation for axis in geometry)
     b, high, wide, c = phases.shape
     x = reshape(phases, (b // (dh * dw), dh, dw, high, wide, c)).transpose(0, 3, 1, 4, 2, 5)

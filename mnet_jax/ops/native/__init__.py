@@ -2,10 +2,10 @@
 
 XLA runs a convolution, its normalization and its activation as separate loops, and each of them
 reads and writes feature maps that do not fit a cache. A native kernel does all three in one pass.
-The kernels are optional: without them everything computes the same, more slowly. README.md in this
-directory is the overview.
+The kernels are optional: without them, XLA computes the same results more slowly. README.md in this
+directory gives an overview.
 
-- `calls`: each kernel as a function of JAX arrays, with a composition where it cannot run;
+- `calls`: each kernel as a function of JAX arrays, and as a primitive that also runs without it;
 - `differentiation`: the kernels with their gradients;
 - `compilation`: the compiler, the cache, and loading.
 """

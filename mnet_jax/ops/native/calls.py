@@ -1,4 +1,4 @@
-"""The kernels as functions of JAX arrays, each one foreign function call, and as primitives.
+"""The native kernels as functions of JAX arrays (foreign function calls), and as primitives.
 
 The order of the arrays and the names of the attributes are those of the structs in `handlers.h` and
 in the `.cc` files. `operation` makes a primitive that uses a kernel where it can run, and a
@@ -57,15 +57,15 @@ class ForwardOperands(NamedTuple):
 class BackwardOperands(NamedTuple):
     """The arrays of a backward call, float32.
 
-    The whole gradient of y is `gradient + offset + slope * (y - mean)`.
+    The complete gradient of y is `gradient + offset + slope * (y - mean)`.
 
     Attributes:
       x: as in `ForwardOperands`.
       norm: as in `ForwardOperands`.
       kernel: as in `ForwardOperands`, not in panels.
-      gradient: the gradient that arrives at y itself, [..., n].
+      gradient: the gradient with respect to y, without that through its statistics, [..., n].
       y: the result of `forward`, [..., n].
-      correction: [3, n]: mean, offset, slope; the gradient that arrives through y's statistics.
+      correction: [3, n], the rows mean, offset and slope: the gradient through y's statistics.
     """
 
     x: Array
@@ -208,14 +208,14 @@ def _window_attributes(geometry: Geometry | None) -> Attributes:
 def operation(name: str, kernel: Function, composition: Function) -> Function:
     """Combines two implementations of a function into one primitive.
 
-    Both take (static properties, *arrays) and return tuples of arrays; shapes and dtypes agree.
+    Both take (static properties, *arrays) and return tuples of arrays of equal shapes and dtypes.
 
     The choice is made when a program is lowered. It cannot be made earlier: a function is traced
     once, and may then be lowered for this CPU, for another platform, and for export. An exported
     program may run where there are no kernels, so it always contains the composition.
 
     Args:
-      name: of the primitive, after "mnet_", as printed programs show it.
+      name: name of the primitive, without the prefix "mnet_".
       kernel: used on the CPU of this process.
       composition: used on other platforms and in exported programs; JAX's operations only.
     """
@@ -241,7 +241,7 @@ def _mapped(function: Function, static: Hashable, axes: Sequence[Any]) -> Functi
 
 
 def _run(kernel: Function, *arrays: Array, static: Hashable, axes: Sequence[Any]) -> Any:
-    """Evaluates the operation outside of any program, for example under `jax.disable_jit`."""
+    """Evaluates the operation outside of any jit, for example under `jax.disable_jit`."""
     return _mapped(kernel, static, axes)(*arrays)
 
 
@@ -250,8 +250,8 @@ def _types(
 ) -> Any:
     """Returns the types of the results.
 
-    Tracing the kernel is faster than tracing the composition. But a foreign function call cannot
-    tell the shardings and symbolic sizes of its results.
+    Tracing the kernel is faster than tracing the composition. But JAX cannot derive shardings and
+    symbolic sizes of the results of a foreign function call.
     """
     plain = not any(is_distributed(each) or not is_constant(each.shape) for each in types)
     function = kernel if plain else composition
@@ -284,6 +284,6 @@ def _batch(
     static: Hashable,
     axes: Sequence[Any],
 ) -> tuple[list[Array], list[int]]:
-    """Records a `vmap` in the operation's parameters."""
+    """Adds the `in_axes` of a `vmap` to the primitive's parameter `axes`."""
     results = primitive.bind(*arrays, static=static, axes=(*axes, tuple(in_axes)))
     return results, [0] * len(results)

@@ -22,7 +22,7 @@ from mnet_jax.validation import one_line
 DIRECTORY = Path(__file__).parent
 UNITS = ("depthwise.cc", "full.cc", "inverted.cc", "pointwise.cc")
 COMPILERS = ("c++", "g++", "clang++")
-# The tests allow none of these warnings. Here they are not errors: other compilers may have others.
+# The tests treat these warnings as errors. Here they are not, as other compilers may warn of more.
 # GCC's note on the ABI of vector arguments is off: no vector is passed between libraries.
 WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wno-psabi")
 # Not -ffast-math: sums keep their order, and NaN and infinity their meaning.
@@ -40,7 +40,7 @@ BUILD_SECONDS = 300
 
 
 class NativeError(RuntimeError):
-    """The native kernels cannot be compiled or loaded on this machine; one line says why."""
+    """The native kernels cannot be compiled or loaded here; the message is the reason in one line."""
 
 
 def build() -> Path:
@@ -70,7 +70,7 @@ def build() -> Path:
 def is_built() -> bool:
     """Whether the kernels are in the cache, where `build` put them; loads them if so.
 
-    If a library exists but cannot be used, it warns once.
+    If a library exists but cannot be used, there is one warning.
     """
     try:
         path = library()
@@ -109,7 +109,7 @@ def compiler() -> list[str]:
     asked = os.environ.get("CXX", "").strip()
     try:
         commands = [shlex.split(asked)] if asked else [[name] for name in COMPILERS]
-    except ValueError:  # a quotation mark without its partner
+    except ValueError:  # an unmatched quotation mark
         commands = []
     for name, *words in commands:
         path = shutil.which(name)
@@ -151,7 +151,7 @@ def compile_library(path: Path) -> None:
     If several processes call this function, the first one compiles and the others wait.
 
     Args:
-      path: of the library.
+      path: path of the library.
 
     Raises:
       NativeError: the compiler failed.
@@ -181,7 +181,7 @@ def _compile_unit(work: Path, unit: str) -> str:
 
 
 def includes() -> tuple[str, str]:
-    """Returns the compiler's arguments for XLA's headers, as system headers: without warnings."""
+    """Returns the compiler's arguments for XLA's headers, as system headers: these do not warn."""
     return "-isystem", jax.ffi.include_dir()
 
 
@@ -189,7 +189,7 @@ def _output_of(command: list[str]) -> str:
     """Runs a compiler and returns its standard output.
 
     Raises:
-      NativeError: it failed, with its first error as the reason, or it took too long.
+      NativeError: the compiler failed (the message has its first error) or took too long.
     """
     try:
         done = subprocess.run(
@@ -212,7 +212,7 @@ def _output_of(command: list[str]) -> str:
 
 
 def _is_error(line: str) -> bool:
-    """Whether a line is an error, and not a warning with the word "error" in it."""
+    """Whether a line of the compiler's output is an error, not a warning that contains "error"."""
     return "error" in line and "warning:" not in line
 
 

@@ -27,7 +27,8 @@ Function = Callable[..., Any]  # its arguments: (static properties, *arrays)
 def _jitted(function: Function) -> Function:
     """Wraps a function in `jax.jit`, so that layers of equal shapes are traced once.
 
-    It also makes all arrays vary over the same manual mesh axes, as custom gradients require.
+    The result also makes all arrays vary over the same manual mesh axes, as custom gradients
+    require.
     """
 
     def compute(static: Any, *arrays: Array) -> Any:
@@ -47,7 +48,7 @@ def _native_gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
 
 
 def _composed_gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
-    """Computes the same gradients with JAX, which computes y and its mean again."""
+    """Computes the results of `_native_gradients` with JAX; y and its mean are computed again."""
     x, norm, kernel, _, _, *of_outputs = arguments
     _, pull = jax.vjp(partial(composed, layer), x, norm, kernel)
     of_x, of_norm, of_kernel = pull(tuple(of_outputs))
@@ -69,8 +70,8 @@ def _convolve_forward(
     layer: Layer, x: Primal, norm: Primal, kernel: Primal
 ) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
     y, mean, var = _convolve(layer, x.value, norm.value, kernel.value)
-    # A full convolution computes the input gradient only if it is used, which that of a network's
-    # images is not. Residuals are a pytree of arrays, so the flag is a node without leaves.
+    # A full convolution computes the input gradient only if it is used; for the images of a network
+    # it is not. Residuals are a pytree of arrays, so the flag is a node without leaves.
     input_gradient = x.perturbed or norm.perturbed or kernel.value.ndim != 4
     flag = () if input_gradient else None
     return (y, mean, var), (flag, x.value, norm.value, kernel.value, y, mean)
@@ -128,7 +129,7 @@ def _for_inference(name: str, kernel: Function, composition: Function) -> Callab
     """Returns an operation with one result and with the gradients of its composition.
 
     Args:
-      name: of the primitive.
+      name: name of the primitive.
       kernel: maps (static properties, *arrays) to an array, on this process's CPU.
       composition: the same function, composed of JAX operations.
     """

@@ -40,7 +40,7 @@ BUILD_SECONDS = 300
 
 
 class NativeError(RuntimeError):
-    """The native kernels cannot be compiled or loaded here; the message is the reason in one line."""
+    """The native kernels cannot be compiled or loaded; the message is one line with the reason."""
 
 
 def build() -> Path:

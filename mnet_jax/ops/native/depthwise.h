@@ -14,7 +14,7 @@
 
 namespace mnet {
 
-// A kernel's taps [size, size, channels] as [size, size, padded channels].
+// Copies a kernel's taps [size, size, channels] to [size, size, padded channels].
 inline void PackTaps(const float* kernel, int64_t taps, const Geometry& g, float* packed) {
   int64_t channels = g.channels, padded = g.padded_channels();
   for (int64_t t = 0; t < taps; ++t)
@@ -22,29 +22,29 @@ inline void PackTaps(const float* kernel, int64_t taps, const Geometry& g, float
       packed[t * padded + c] = c < channels ? kernel[t * channels + c] : 0;
 }
 
-constexpr int kColumns = 4;  // of y at a time: each column of z is loaded once for all of them
+constexpr int kColumns = 4;  // of y computed together, with one load of each column of z
 
-// What the rows of one feature map y have in common while they are computed.
+// The arguments of `FilterRow` that all rows of a feature map y share.
 template <Activation output_act>
 struct RowFilter {
   const Geometry& geometry;
   const float* taps;  // as `PackTaps` makes them
   Finish<output_act> finish;
-  // The columns of y whose windows lie within the columns of z. In the others, taps outside are
-  // skipped.
+  // The columns of y whose windows lie within the columns of z. For the other columns, the taps
+  // outside of z are skipped.
   int64_t first_inner, last_inner;
   int64_t step;  // numbers from one column of y to the next
   bool stream;
 };
 
-// One row of y.
+// The arguments of `FilterRow` for one row of y.
 struct FilteredRow {
   // The rows of z under the kernel's rows, from the first window's first column on; their columns
   // are padded.
   const float* const* lines;
-  const float* next;  // prefetched meanwhile; or null
+  const float* next;  // the address to prefetch from, or null
   float* y;
-  float *sum, *square;  // over the columns, before anything is added to y; or null
+  float *sum, *square;  // over the columns, before bias and activation; or null
 };
 
 // The side of a square kernel.
@@ -54,14 +54,15 @@ constexpr int SideOf(int taps) {
   return side;
 }
 
-// One vector of channels, from channel c on: how many channels are left there, how far columns of z
-// are apart, and what is summed over the columns of y.
+// The state for one vector of channels, from channel c on: the number of channels from c to the
+// last one, the distance between columns of z, the bias, and the sums over the columns of y.
 struct FilterState {
   int64_t c, left, padded;
   Vec bias, sum, square;
 };
 
-// `count` columns of y; those at a margin one by one. The stride is a constant if they are several.
+// Computes `count` columns of y, at a margin only one. If `count` is above 1, the stride is a
+// constant.
 template <int count, bool at_margin, int taps, Activation output_act, typename Stride>
 ALWAYS_INLINE void FilterColumns(const RowFilter<output_act>& filter, const FilteredRow& row,
                                  const Vec (&kernel)[taps], FilterState& state, int64_t column,
@@ -99,7 +100,7 @@ ALWAYS_INLINE void FilterColumns(const RowFilter<output_act>& filter, const Filt
   }
 }
 
-// All columns of y for one vector of channels: most of them several at a time.
+// Computes all columns of y for one vector of channels, most of them kColumns at a time.
 template <int taps, Activation output_act>
 ALWAYS_INLINE void FilterChannels(const RowFilter<output_act>& filter, const FilteredRow& row,
                                   const Vec (&kernel)[taps], FilterState& state) {
@@ -113,7 +114,7 @@ ALWAYS_INLINE void FilterChannels(const RowFilter<output_act>& filter, const Fil
     for (; column + kColumns <= last_inner; column += kColumns)
       FilterColumns<kColumns, false>(filter, row, kernel, state, column, constant_stride);
     if (row.sum || column == first || column == last_inner) return;
-    // No sums: the rest can be the last kColumns columns, some of them once more.
+    // Without sums, some columns may be computed twice: compute the last kColumns columns together.
     column = last_inner - kColumns;
     FilterColumns<kColumns, false>(filter, row, kernel, state, column, constant_stride);
     column = last_inner;
@@ -142,7 +143,7 @@ NOINLINE void FilterRow(const RowFilter<output_act> filter, const FilteredRow ro
 }
 
 // Finds the rows of z under one row of y, for `FilteredRow`. find(row) returns the first column of
-// a row of z, which may lie outside of the image.
+// a row of z; the row may lie outside of the image.
 template <int size, typename Find>
 ALWAYS_INLINE void FindLines(const Geometry& g, int64_t out_row, const Find& find,
                              const float* (&lines)[size]) {
@@ -158,7 +159,7 @@ void DepthwiseForward(xla::ffi::ThreadPool& pool, const Geometry& g, const Forwa
   bool stream = ShouldStream(arrays.y, units * g.out_columns, g.channels);
   Finish<output_act> finish{arrays.bias, g.channels};
   RowFilter<output_act> filter{g, taps.get(), finish, 0, g.out_columns, g.channels, stream};
-  // Rows that need no change are read from x itself, which has no zeros on its sides.
+  // Rows that are neither normalized nor padded are read from x itself, which has no margins.
   bool direct = input_act == kNone && g.channels == padded;
   if (direct) {
     filter.first_inner = std::min((g.left + g.stride - 1) / g.stride, g.out_columns);
@@ -194,8 +195,8 @@ void DepthwiseForward(xla::ffi::ThreadPool& pool, const Geometry& g, const Forwa
   if (arrays.statistics) WriteStatistics(sums, units * g.out_columns, arrays.mean, arrays.variance);
 }
 
-// The columns of x of one remainder modulo the stride. All of them meet the same taps of a row of
-// the kernel: tap taps[t] at column q + offsets[t] of y, for the q-th of them.
+// The columns of x with one remainder modulo the stride. In each row of the kernel, all of them use
+// the same taps: tap taps[t] connects the q-th of these columns with column q + offsets[t] of y.
 template <int size>
 struct Phase {
   Phase(const Geometry& g, int64_t first_column)
@@ -212,16 +213,16 @@ struct Phase {
   int64_t taps[size], offsets[size];
 };
 
-// A row of the kernel, and the rows that it meets; all of one vector of channels.
+// A row of the kernel, and the rows of x and y that it connects; one vector of channels of each.
 struct KernelRow {
-  const float* gradient;  // the whole gradient of y; columns are `padded` apart
+  const float* gradient;  // the complete gradient of y; columns are `padded` apart
   const float *taps, *z;  // likewise
   float *dtaps, *dz;      // dtaps likewise; columns of dz are kLanes apart
-  const float* next;      // prefetched meanwhile; columns are `channels` apart
+  const float* next;      // the row to prefetch; columns are `channels` apart
   const Geometry* geometry;
 };
 
-// Adds what a row of the kernel gives to the gradients, at the columns of one phase:
+// Adds the contribution of a row of the kernel to the gradients, at the columns of one phase:
 //     dz[first + stride q] += sum over t of taps[t] gradient[q + offsets[t]]
 //     dtaps[t] += sum over q of z[first + stride q] gradient[q + offsets[t]]
 template <int count, int size>
@@ -324,8 +325,8 @@ class DepthwiseGradients {
 
   // One row of x.
   struct Row {
-    const float* gradients[size];  // the row of y that each row of the kernel meets, or null
-    const float* next[kNext];      // what the next row reads first; each kernel row prefetches one
+    const float* gradients[size];  // the row of y for each row of the kernel, or null
+    const float* next[kNext];      // rows that the next row of x reads; a kernel row prefetches one
     const float* z;
     float *dz, *dtaps;
   };
@@ -349,7 +350,7 @@ class DepthwiseGradients {
     row.next[2] = arrays_.y + next_out * out_size;
   }
 
-  // For the vector of channels from c on.
+  // Adds the contributions of all kernel rows, for the vector of channels from c on.
   void AddKernelRows(const Row& row, int64_t c) const {
     for (int i = 0, met = 0; i < size; ++i) {
       if (!row.gradients[i]) continue;

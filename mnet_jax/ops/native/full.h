@@ -1,5 +1,5 @@
-// The full convolution, which mixes channels and positions. The numbers under one row of the kernel
-// are neighbours in memory, so it is a sum of matrix products, and no windows are copied.
+// The full convolution, which mixes channels and positions. The inputs under one row of the kernel
+// are contiguous in memory, so the convolution is a sum of matrix products without copied windows.
 
 #pragma once
 
@@ -19,12 +19,12 @@ namespace mnet {
 struct FullShape {
   Geometry geometry;
   int64_t rows, columns, outputs;
-  // Numbers under one row of the kernel, and from one window to the next.
+  // The count of numbers under one row of the kernel, and from one window to the next.
   int64_t span() const { return columns * geometry.channels; }
   int64_t step() const { return geometry.stride * geometry.channels; }
   int64_t padded_span() const { return RoundUp(span(), kTileRows); }
   int64_t padded_outputs() const { return RoundUp(outputs, kLanes); }
-  // Columns after the image that the last tile of windows and the last vector of channels read.
+  // Columns after the image that the last tile of windows or the last vector of channels reads.
   int64_t after() const {
     const Geometry& g = geometry;
     int64_t read = g.stride * (RoundUp(g.out_columns, kTileRows) - 1) + columns;
@@ -187,7 +187,7 @@ class FullGradients {
   }
 
  private:
-  // One row of x, with margins: z, its gradient, and the part's gradient of the kernel.
+  // One row of z and its gradient, both with margins, and the part's gradient of the kernel.
   struct Line {
     float *z, *dz, *product;
   };

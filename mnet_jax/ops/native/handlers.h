@@ -1,6 +1,6 @@
-// From XLA's foreign function calls to the kernels: arrays, attributes, and template arguments.
+// Translates XLA's foreign function calls to the kernels: arrays, attributes, template arguments.
 //
-// See README.md for how a call comes here.
+// README.md describes the path of a call.
 
 #pragma once
 
@@ -19,7 +19,7 @@ namespace ffi = xla::ffi;
 using In = ffi::Buffer<ffi::F32>;
 using Out = ffi::ResultBuffer<ffi::F32>;
 
-// The arrays of a call, in its order.
+// The arrays of a call, in the order of the call.
 struct ForwardBuffers {
   static constexpr int kIn = 4, kOut = 3;
   In x, norm, kernel, bias;
@@ -43,7 +43,8 @@ inline BackwardArrays ArraysOf(BackwardBuffers b) {
           b.dx->typed_data(),      b.dnorm->typed_data(), b.dkernel->typed_data()};
 }
 
-// What the arrays of a call do not say. Names are those of ops/native/calls.py.
+// The numbers of a call that the shapes of its arrays do not determine, named as in
+// ops/native/calls.py.
 struct WindowAttributes {
   int64_t stride, top, left;
 };
@@ -57,7 +58,7 @@ struct PointwiseBackwardAttributes {
   int64_t input_activation;
 };
 
-// Of a depthwise or a full convolution.
+// The attributes of a depthwise or a full convolution.
 struct WindowForwardAttributes {
   int64_t input_activation, output_activation;
   bool statistics;
@@ -82,7 +83,7 @@ ffi::Error WithActivation(int64_t activation, const Body& body) {
   return ffi::Error::Success();
 }
 
-// Calls body with the activations on the way in and on the way out, of which exactly one is kNone.
+// Calls body with the input and output activations as constants; exactly one of them is kNone.
 template <typename Body>
 ffi::Error WithActivations(int64_t input_act, int64_t output_act, const Body& body) {
   using None = std::integral_constant<Activation, kNone>;
@@ -101,7 +102,7 @@ ffi::Error WithSize(int64_t size, const Body& body) {
   }
 }
 
-// A binding with `count` more arrays in, at least one.
+// Returns a binding with `count` more input arrays, at least one.
 template <int count, typename Binding>
 auto WithArguments(Binding binding) {
   if constexpr (count == 1) {
@@ -111,7 +112,7 @@ auto WithArguments(Binding binding) {
   }
 }
 
-// A binding with `count` more arrays out, at least one.
+// Returns a binding with `count` more output arrays, at least one.
 template <int count, typename Binding>
 auto WithResults(Binding binding) {
   if constexpr (count == 1) {
@@ -121,14 +122,14 @@ auto WithResults(Binding binding) {
   }
 }
 
-// What a `Handler` takes from XLA.
+// Returns the binding that declares the arguments of a `Handler` to XLA.
 template <typename Buffers, typename Attributes>
 auto Signature() {
   return WithResults<Buffers::kOut>(
       WithArguments<Buffers::kIn>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attrs<Attributes>()));
 }
 
-// Calls a function with its arrays as one struct.
+// Returns a handler that passes its arrays to a function as one struct.
 template <typename Buffers, typename Attributes>
 auto Handler(ffi::Error (*call)(ffi::ThreadPool&, const Attributes&, Buffers)) {
   return [call](ffi::ThreadPool pool, Attributes attributes, auto... arrays) -> ffi::Error {
@@ -138,7 +139,7 @@ auto Handler(ffi::Error (*call)(ffi::ThreadPool&, const Attributes&, Buffers)) {
 
 }  // namespace mnet
 
-// Lets XLA fill such a struct, by the names of its members.
+// Declare to XLA the members of the attribute structs, by name.
 #define MNET_WINDOW_MEMBERS \
   StructMember<int64_t>("stride"), StructMember<int64_t>("top"), StructMember<int64_t>("left")
 XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(mnet::PointwiseForwardAttributes,

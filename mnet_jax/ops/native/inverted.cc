@@ -9,7 +9,7 @@
 
 namespace mnet {
 
-// As `Operands` in ops/layer.py: what there is not is empty.
+// The `Operands` of ops/layer.py; arrays of missing parts are empty.
 struct InvertedBuffers {
   static constexpr int kIn = 8, kOut = 1;
   In x, expand, expand_bias, kernel, bias, project, project_bias, skip;

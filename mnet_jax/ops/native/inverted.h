@@ -1,5 +1,5 @@
-// An inverted residual in one pass: a row of the expanded feature map is made when the window of
-// the depthwise convolution comes to it. The map never leaves the caches.
+// An inverted residual in one pass: a row of the expanded feature map is computed when the window
+// of the depthwise convolution reaches it, so the map never leaves the caches.
 
 #pragma once
 
@@ -18,8 +18,8 @@
 
 namespace mnet {
 
-constexpr int64_t kProjectedPixels = 56;  // at a time: they share one reading of the kernel
-constexpr int64_t kLeastPartRows = 7;     // if each thread has as many
+constexpr int64_t kProjectedPixels = 56;  // projected together, with one read of the kernel
+constexpr int64_t kLeastPartRows = 7;     // of y in a part, if each thread has so many
 
 // Rows of z and of y, `z_step` and `y_step` numbers apart. `skip` is dense, or null where nothing
 // is added. There are at least kTileRows rows.
@@ -54,7 +54,7 @@ class PanelProduct {
     StripOutput<output_act> output{{bias_, outputs_}, rows.y, rows.y_step, strip.column(), false};
     StripSums<vectors> sums;
     for (int64_t r = 0; r < rows.count; r += kTileRows) {
-      int64_t first = std::min(r, rows.count - kTileRows);  // the last tile is whole too
+      int64_t first = std::min(r, rows.count - kTileRows);  // the last tile may overlap another
       Tile<vectors> tile = {};
       if (rows.skip) LoadSkip(rows.skip + first * outputs_, strip.column(), tile);
       const float* z = rows.z + first * rows.z_step;
@@ -79,7 +79,7 @@ class PanelProduct {
   std::vector<Strip> strips_;
 };
 
-// A PanelProduct of any activation.
+// A `PanelProduct` with any activation.
 using RowProduct = std::function<void(const ProductRows&)>;
 
 // y = project(depthwise(expand(x)), skip)
@@ -88,12 +88,12 @@ struct InvertedBlock {
   int64_t inputs, outputs;  // channels of x and of y
   RowProduct expand;        // empty where x is expanded already
   RowProduct project;
-  const float *x, *kernel, *bias;  // the last two of the depthwise convolution
+  const float *x, *kernel, *bias;  // kernel and bias are those of the depthwise convolution
   const float* skip;               // null where nothing is added
   float* y;
 };
 
-// The rows of the expanded feature map that one row of y is made of.
+// Finds the rows of the expanded feature map under one row of y.
 template <int size>
 void FindExpanded(const InvertedBlock& block, int64_t unit, SlidingRows& expanded,
                   const float* (&lines)[size]) {
@@ -109,13 +109,13 @@ void FindExpanded(const InvertedBlock& block, int64_t unit, SlidingRows& expande
   FindLines(g, unit % g.out_rows, find, lines);
 }
 
-// A unit of work is a row of y.
+// The forward pass. A unit of work is a row of y.
 template <Activation output_act, int size>
 void InvertedForward(xla::ffi::ThreadPool& pool, const InvertedBlock& block) {
   const Geometry& g = block.geometry;
   int64_t padded = g.padded_channels(), units = g.out_units(), pixels = g.out_columns;
   int64_t together = std::clamp<int64_t>(kProjectedPixels / pixels, 1, g.out_rows);  // rows of y
-  // Each part makes some rows that the one before it made too, so it should have more of its own.
+  // Neighbouring parts compute some expanded rows twice, so parts should not be too small.
   int64_t thread_rows = units / std::max<int64_t>(pool.num_threads(), 1);
   int64_t per_thread = std::clamp<int64_t>(thread_rows / kLeastPartRows, 1, kPartsPerThread);
   int64_t parts = PartsFor(pool, units, per_thread);

@@ -1,4 +1,4 @@
-// What a kernel is told of a layer: its arrays, and where its windows lie.
+// The arguments of a kernel (arrays and geometry of a layer), and the rows under a window.
 
 #pragma once
 
@@ -11,22 +11,22 @@
 
 namespace mnet {
 
-// What the forward pass reads and writes. Shapes and meanings are those of `forward` and `finish`
-// in ops/native/calls.py.
+// The arrays of the forward pass. Shapes and meanings are those of `forward` and `finish` in
+// ops/native/calls.py.
 struct ForwardArrays {
   const float *x, *norm, *kernel, *bias;
   float *y, *mean, *variance;
   bool statistics;  // whether mean and variance are wanted
 };
 
-// What the backward pass reads and writes: `backward` in ops/native/calls.py. `gradient` is what
-// arrives at y itself, `correction` what arrives through its statistics.
+// The arrays of the backward pass. Shapes and meanings are those of `backward` and
+// `BackwardOperands` in ops/native/calls.py.
 struct BackwardArrays {
   const float *x, *norm, *kernel, *gradient, *y, *correction;
   float *dx, *dnorm, *dkernel;
 };
 
-// As ops/shifted.py's Geometry, for both axes of equal stride and no dilation.
+// The `Geometry` of ops/shifted.py, with one stride for both axes and without dilation.
 struct Geometry {
   int64_t images, rows, columns, channels;  // of the input
   int64_t out_rows, out_columns;
@@ -35,7 +35,7 @@ struct Geometry {
   int64_t row_size() const { return columns * channels; }
   int64_t out_units() const { return images * out_rows; }
   int64_t in_units() const { return images * rows; }
-  // Columns of zeros after the image that the last window of so many columns reads.
+  // Columns of zeros after the image that the last window, of `kernel_columns` columns, reads.
   int64_t right(int64_t kernel_columns) const {
     return std::max<int64_t>(0, stride * (out_columns - 1) + kernel_columns - left - columns);
   }
@@ -43,13 +43,14 @@ struct Geometry {
 
 inline int64_t FloorDivide(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
-// The size of `SlidingRows`: rows to keep, and columns of each with zeros before and after.
+// The size of `SlidingRows`: the number of rows kept, and for each row the number of columns and of
+// columns of zeros before and after them.
 struct RowShape {
   int64_t kept, before, columns, after, channels;
 };
 
-// The rows of an image that a window slides over. A row is made when it is first asked for, and is
-// kept until a later row needs its place. Rows outside of the image are zero.
+// The rows of an image that a window slides over. A row is computed on first use, and is kept until
+// a later row replaces it. Rows outside of the image are zero.
 class SlidingRows {
  public:
   explicit SlidingRows(const RowShape& shape)
@@ -66,8 +67,8 @@ class SlidingRows {
     }
   }
 
-  // The first column of a row of one of the images, each of so many rows; make(p) writes its
-  // columns to p.
+  // Returns the first column of a row of an image; each image has `rows` rows. make(p) computes the
+  // columns of the row and writes them to p.
   template <typename Make>
   const float* Row(int64_t image, int64_t row, int64_t rows, const Make& make) {
     if (row < 0 || row >= rows) return rows_.get() + kept_ * size_ + start_;

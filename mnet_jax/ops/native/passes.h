@@ -1,4 +1,4 @@
-// Element-wise work on feature maps, on their way into and out of a convolution.
+// Element-wise operations on the input and the output of a convolution, and their sums.
 
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace mnet {
 
-// Two sums per channel in double precision, for each part of the work.
+// Two sums for each channel and each part of the work, in double precision.
 class Sums {
  public:
   Sums(int64_t parts, int64_t channels)
@@ -39,7 +39,7 @@ class Sums {
   std::vector<double> values_;
 };
 
-// Mean and biased variance of y, from the sums of y and of its square over `count` positions.
+// Writes the mean and biased variance of y, from the sums of y and y^2 over `count` positions.
 inline void WriteStatistics(Sums& sums, int64_t count, float* mean, float* variance) {
   sums.Join();
   double n = static_cast<double>(count);
@@ -50,7 +50,8 @@ inline void WriteStatistics(Sums& sums, int64_t count, float* mean, float* varia
   }
 }
 
-// The gradient of norm, from the sums of the gradient of u and of its product with (x - mean).
+// Writes the gradient of norm, from the sums of the gradient of u (see `Norm`) and of its product
+// with (x - mean).
 inline void WriteNormGradient(Sums& sums, const float* norm, float* gradient) {
   sums.Join();
   int64_t channels = sums.channels();
@@ -63,8 +64,8 @@ inline void WriteNormGradient(Sums& sums, const float* norm, float* gradient) {
   }
 }
 
-// A matrix [rows, columns] from each part of the work: `part_step` numbers apart, and their rows
-// `row_step`.
+// One matrix [rows, columns] for each part of the work. The matrices are `part_step` numbers apart,
+// and the rows of each are `row_step` numbers apart.
 struct PartialMatrices {
   const float* data;
   int64_t parts, part_step, row_step;
@@ -83,7 +84,7 @@ inline void JoinMatrices(const PartialMatrices& matrices, int64_t rows, int64_t 
   }
 }
 
-// A vector of channels from channel c on, of each row of an array [3, channels].
+// The vectors of channels from channel c on, one of each row of an array [3, channels].
 struct ChannelConstants {
   ChannelConstants(const float* p, int64_t channels, int64_t c)
       : first(Load(p + c, channels - c)),
@@ -100,14 +101,14 @@ struct Norm : ChannelConstants {
   ALWAYS_INLINE Vec Scale() const { return second; }
 };
 
-// The whole gradient of y, with what arrives through its mean and its variance:
+// The complete gradient of y, with the part through its mean and its variance:
 //     g + offset + slope * (y - mean)
 struct Correction : ChannelConstants {
   using ChannelConstants::ChannelConstants;
   ALWAYS_INLINE Vec Apply(Vec g, Vec y) const { return g + second + third * (y - first); }
 };
 
-// What is done to y on the way out: nothing, or the activation of y + bias.
+// The operation on y before it is written: none, or the activation of y + bias.
 template <Activation output_act>
 struct Finish {
   const float* bias;
@@ -120,7 +121,7 @@ struct Finish {
   }
 };
 
-// A vector of channels of z, given that of x. Lanes past the last channel stay zero.
+// Returns a vector of channels of z, given that of x. Lanes after the last channel stay zero.
 template <Activation input_act>
 ALWAYS_INLINE Vec Normalize(Vec x, const float* norm, int64_t channels, int64_t c) {
   if (input_act == kNone) return x;
@@ -128,12 +129,12 @@ ALWAYS_INLINE Vec Normalize(Vec x, const float* norm, int64_t channels, int64_t 
   return Activate<input_act>(constants.Apply(constants.Centred(x)));
 }
 
-// Dense rows [rows, channels], and how a copy of them is filled up with zeros.
+// The sizes of dense rows [rows, channels] and of their copy, which is padded with zeros.
 struct PaddedRows {
   int64_t rows, padded_rows, channels, padded_channels;
 };
 
-// z [padded_rows, padded_channels] from x [rows, channels].
+// Computes z [padded_rows, padded_channels] from x [rows, channels].
 template <Activation input_act>
 void NormalizeRows(const float* x, const float* norm, const PaddedRows& shape, float* z) {
   int64_t rows = shape.rows, channels = shape.channels, padded = shape.padded_channels;
@@ -146,7 +147,7 @@ void NormalizeRows(const float* x, const float* norm, const PaddedRows& shape, f
   ZeroFloats(z + rows * padded, (shape.padded_rows - rows) * padded);
 }
 
-// The whole gradient of y [padded_rows, padded_channels] from g and y [rows, channels].
+// Computes the complete gradient of y [padded_rows, padded_channels] from g and y [rows, channels].
 inline void CorrectRows(const float* g, const float* y, const float* correction,
                         const PaddedRows& shape, float* to) {
   int64_t rows = shape.rows, channels = shape.channels, padded = shape.padded_channels;
@@ -160,8 +161,8 @@ inline void CorrectRows(const float* g, const float* y, const float* correction,
   ZeroFloats(to + rows * padded, (shape.padded_rows - rows) * padded);
 }
 
-// Constants for channels without padding between the columns: [3, period], repeated until each
-// vector of a row begins at a multiple of kLanes.
+// The rows of norm for columns without padded channels: [3, period]. If the channels do not fill
+// whole vectors, they are repeated until they do.
 struct RepeatedNorm {
   RepeatedNorm(const float* norm, int64_t channels)
       : period(channels % kLanes ? channels * kLanes : channels),
@@ -173,7 +174,7 @@ struct RepeatedNorm {
   std::vector<float> values;
 };
 
-// `count` numbers of z without padding between the columns.
+// Computes `count` numbers of z, in columns without padded channels.
 template <Activation input_act>
 void NormalizeDense(const float* x, const RepeatedNorm& norm, int64_t count, float* z) {
   for (int64_t i = 0, c = 0; i < count; i += kLanes) {
@@ -192,14 +193,14 @@ struct InputRow {
   bool stream;
 };
 
-// The gradient of z in one row, `step` numbers from column to column.
+// The gradient of z in one row; its columns are `step` numbers apart.
 struct RowGradient {
   const float* dz;
   int64_t step;
 };
 
-// From the gradient of z to that of x, for the vector of channels from c on. The row's sums for
-// `WriteNormGradient` go to first + c and second + c.
+// Computes the gradient of x from that of z, for the vector of channels from c on. Writes the row's
+// sums for `WriteNormGradient` to first + c and second + c.
 template <Activation input_act>
 ALWAYS_INLINE void WriteInputGradient(const InputRow& row, const RowGradient& gradient,
                                       const Norm& norm, int64_t c, float* first, float* second) {

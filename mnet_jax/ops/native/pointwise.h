@@ -14,7 +14,7 @@
 
 namespace mnet {
 
-constexpr int64_t kFewRows = 512;  // up to here a copy of the kernel costs more than it saves
+constexpr int64_t kFewRows = 512;  // for so few rows a copy of the kernel costs more than it saves
 constexpr int64_t kBlockFloats = 48 * 1024;  // of z and y: a block stays in a second-level cache
 constexpr int64_t kLeastBlockRows = 2 * kTileRows;
 constexpr int64_t kMostBlockRows = 128;
@@ -33,14 +33,14 @@ struct ProductShape {
   }
 };
 
-// A strip of a kernel: where it is, how far its rows are apart, and what the next strips read.
+// A strip of a kernel: its address, the distance between its rows, and where the next strips begin.
 struct KernelStrip {
   const float* from;
   int64_t row_step;
   const float* next;
 };
 
-// A strip of a kernel [inputs, outputs] in panels.
+// Returns a strip of a kernel [inputs, outputs] in panels.
 inline KernelStrip StripInPanel(const float* kernel, int64_t inputs, int64_t outputs,
                                 const Strip& strip) {
   int64_t start = strip.column() / kPanelColumns * kPanelColumns, within = strip.column() - start;
@@ -63,8 +63,8 @@ class PointwiseProduct {
         stream_(ShouldStream(arrays.y, p_.rows, p_.outputs)),
         copy_(copied_ ? p_.inputs * p_.padded_outputs() : 0) {
     if (copied_) Pack(pool, strips_, {arrays.kernel, p_.inputs, p_.outputs, false}, copy_.get());
-    // Blocks of equal size, so that all threads have the same to do. If there are few of them, they
-    // are divided by columns as well.
+    // The blocks have equal sizes, so that all threads have equal work. If there are few blocks,
+    // they are divided by columns as well.
     int64_t most = p_.block_rows(), blocks = (p_.rows + most - 1) / most;
     int64_t wanted = kBlocksPerThread * pool.num_threads();
     block_rows_ = RoundUp((p_.rows + blocks - 1) / blocks, kTileRows);
@@ -95,7 +95,7 @@ class PointwiseProduct {
   }
 
  private:
-  // The rows of a block: from `first` on, of which the first `direct` are read from x itself.
+  // The `count` rows of a block, from `first` on. The first `direct` of them are read from x.
   struct Rows {
     int64_t first, count, direct;
     const float* z;
@@ -105,7 +105,7 @@ class PointwiseProduct {
 
   Rows RowsOf(int64_t block, const float* z) const {
     int64_t first = block * block_rows_, count = std::min(block_rows_, p_.rows - first);
-    // Rows that need no change are read in place, if they make whole tiles.
+    // Rows that are neither normalized nor padded are read in place, if they form whole tiles.
     bool unchanged = input_act == kNone && p_.inputs == p_.padded_inputs();
     return {first, count, unchanged ? count / kTileRows * kTileRows : 0, z};
   }
@@ -123,7 +123,7 @@ class PointwiseProduct {
     return {copy_.get() + strip.column() * p_.inputs, strip.width(), nullptr};
   }
 
-  // The i-th strip of y, for the rows of a block.
+  // Computes the i-th strip of y, for the rows of a block.
   template <int vectors>
   NOINLINE void MultiplyStrip(const Rows rows, int64_t i, float* totals) const {
     const Strip& strip = strips_[static_cast<size_t>(i)];
@@ -132,7 +132,7 @@ class PointwiseProduct {
     const float* x = arrays_.x;
     const float* next_x = x + (rows.first + block_rows_) * inputs;
     bool prefetch_kernel = few_ && p_.in_panels, prefetch_x = i == 0;
-    // Each row of tiles prefetches its share of the strip that follows.
+    // Each row of tiles prefetches its share of the next strip.
     int64_t share = inputs * strip.width() * kTileRows / rows.count;
     Finish<output_act> finish{arrays_.bias, p_.outputs};
     float* y = arrays_.y + rows.first * p_.outputs;
@@ -230,10 +230,10 @@ class PointwiseGradients {
   // The rows of a block, from `first` on.
   struct Rows {
     int64_t first, count;
-    const float *z, *gradient;  // padded; the whole gradient of y
+    const float *z, *gradient;  // padded; the complete gradient of y
   };
 
-  // A strip of dx = gradient kernel^T, past the activation and the normalization.
+  // Computes a strip of dx: gradient kernel^T, and the gradients of activation and normalization.
   template <int vectors>
   NOINLINE void MultiplyInputs(const Rows rows, const Strip strip, float* totals) const {
     int64_t column = strip.column(), outputs = p_.outputs;

@@ -26,22 +26,22 @@ constexpr int64_t kPanelColumns = 48;  // as in ops/panels.py; whole strips
 constexpr int64_t kPanelStep = 16;     // as in ops/panels.py
 static_assert(kPanelColumns % (kStripVectors * kLanes) == 0 && kPanelStep % kLanes == 0,
               "a strip would cross the end of a panel");
-constexpr int64_t kSerialPack = 1 << 15;     // numbers that are copied before another thread wakes
+constexpr int64_t kSerialPack = 1 << 15;     // fewer numbers are copied faster by one thread
 constexpr int64_t kSmallGradient = 1 << 15;  // numbers that fit a cache several times
 
-// Parts of each thread, where each part has a kernel gradient of so many numbers for itself.
+// Returns the number of parts per thread if each part has its own kernel gradient of this size.
 inline int64_t PartsWithGradient(int64_t size) {
   return size > kSmallGradient ? 1 : kPartsPerThread;
 }
 
-// A place in memory to prefetch from, and how many numbers of it for each step of a product.
+// An address to prefetch from, which advances by `step` numbers in each step of a product.
 struct Prefetched {
   const float* from;
   int64_t step = kTileRows;
 };
 
-// What a tile is the product of: kTileRows rows of a, `a_row_step` numbers apart, and a strip of b,
-// whose rows are `b_row_step` apart. The sum has `count` terms, which in a lie `a_term_step` apart.
+// The factors of a tile: kTileRows rows of a, `a_row_step` numbers apart, and a strip of b, whose
+// rows are `b_row_step` apart. The sum has `count` terms, which are `a_term_step` apart in a.
 struct TileFactors {
   const float* a;
   int64_t a_row_step, a_term_step;
@@ -54,8 +54,8 @@ using Tile = Vec[kTileRows][vectors];
 
 // tile[r] += sum over t of a[r * a_row_step + t * a_term_step] * b[t * b_row_step ...]
 //
-// Each step also prefetches a cache line from each of the places `next`, which are read after this
-// tile. Without it memory would be idle during the product.
+// Each step also prefetches a cache line from each of the addresses `next`, which are read after
+// this tile. Otherwise memory would be idle during the product.
 template <int vectors, typename... Next>
 ALWAYS_INLINE void Multiply(const TileFactors& factors, Tile<vectors>& tile, Next... next) {
   // Two pointers to rows of a: the offsets of all rows from one of them would take too many
@@ -91,7 +91,7 @@ struct StripSums {
   }
 };
 
-// Where a strip of y goes: to its columns from `column` on, in rows `row_step` numbers apart.
+// The destination of a strip of y: columns from `column` on, in rows `row_step` numbers apart.
 template <Activation output_act>
 struct StripOutput {
   Finish<output_act> finish;
@@ -100,8 +100,9 @@ struct StripOutput {
   bool stream;
 };
 
-// Writes the first `rows` rows of a tile, from row `first` of the output on. The sums take all rows
-// of it, as those after `rows` are zero; a loop that ended there would not be unrolled.
+// Writes the first `rows` rows of a tile to the output, from its row `first` on. The sums include
+// all rows of the tile: those after `rows` are zero, and a loop of `rows` steps would not be
+// unrolled.
 template <int vectors, Activation output_act>
 ALWAYS_INLINE void StoreTile(const Tile<vectors>& tile, int64_t first, int64_t rows,
                              const StripOutput<output_act>& output, StripSums<vectors>& sums) {
@@ -164,7 +165,7 @@ inline std::vector<Strip> StripsOf(int64_t columns, int64_t panel) {
 
 inline std::vector<Strip> StripsOf(int64_t columns) { return StripsOf(columns, columns); }
 
-// Calls body with the number of a strip's vectors as a constant.
+// Calls body with the number of vectors of a strip as a constant.
 template <typename Body>
 ALWAYS_INLINE void WithVectors(const Strip& strip, const Body& body) {
   static_assert(kStripVectors == 3, "a case for each number of vectors");

@@ -17,7 +17,7 @@
 
 namespace mnet {
 
-// Buffers that calls hand on to each other. Freshly mapped pages cost more than the work on them.
+// Buffers that later calls reuse: mapping new pages takes longer than the computation in them.
 class BufferPool {
  public:
   float* Acquire(int64_t floats) {
@@ -44,7 +44,7 @@ class BufferPool {
     used_.erase(released);
     std::sort(free_.begin(), free_.end(),
               [](const Buffer& a, const Buffer& b) { return a.floats < b.floats; });
-    while (free_.size() > kMaxFree) {  // the smallest go
+    while (free_.size() > kMaxFree) {  // frees the smallest
       std::free(free_.front().data);
       free_.erase(free_.begin());
     }
@@ -85,10 +85,10 @@ class Scratch {
   float* data_;
 };
 
-constexpr int64_t kSpins = 20000;       // a few microseconds, before another thread may run
-constexpr int64_t kPartsPerThread = 4;  // if they are small, threads finish at the same time
+constexpr int64_t kSpins = 20000;       // waits a few microseconds before it yields the processor
+constexpr int64_t kPartsPerThread = 4;  // small parts, so that all threads finish together
 
-// Calls body(0) ... body(parts - 1) on the threads of the pool and on this one.
+// Calls body(0) ... body(parts - 1) on the threads of the pool and on the calling thread.
 inline void Parallel(xla::ffi::ThreadPool& pool, int64_t parts,
                      const std::function<void(int64_t)>& body) {
   struct State {
@@ -111,8 +111,8 @@ inline void Parallel(xla::ffi::ThreadPool& pool, int64_t parts,
   }
 }
 
-// Into how many parts to divide `units` of work. It depends on the number of threads only, so
-// results do not depend on which thread runs what.
+// Returns the number of parts into which to divide `units` of work. It depends only on the number
+// of threads, so results do not depend on which thread runs which part.
 inline int64_t PartsFor(xla::ffi::ThreadPool& pool, int64_t units,
                         int64_t per_thread = kPartsPerThread) {
   int64_t threads = std::max<int64_t>(pool.num_threads(), 1);
@@ -124,7 +124,7 @@ struct Range {
   int64_t begin, end;
 };
 
-// Which of `count` things belong to part `part` of `parts`.
+// Returns the share of part `part` of `parts` in `count` units or strips.
 inline Range ShareOf(int64_t count, int64_t part, int64_t parts) {
   return {count * part / parts, count * (part + 1) / parts};
 }

@@ -26,7 +26,7 @@ typedef float UnalignedVec
     __attribute__((vector_size(kVectorBytes), aligned(kFloatBytes), may_alias));
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
-// For loops that need all registers: inlined, they would share them with what surrounds them.
+// For loops that need all registers. If inlined, they would share the registers with the caller.
 #define NOINLINE __attribute__((noinline))
 
 // Unroll loops of constant length, so that arrays of vectors become registers.
@@ -34,7 +34,7 @@ typedef float UnalignedVec
 #define UNROLL_ROWS _Pragma("GCC unroll 8")     // the rows of a tile or of a depthwise kernel
 #define UNROLL_TAPS _Pragma("GCC unroll 64")    // the taps of a depthwise kernel
 
-// A number as a type, for what is known when the kernels are compiled.
+// A number as a type, for values that are known when the kernels are compiled.
 template <int64_t n>
 using Constant = std::integral_constant<int64_t, n>;
 
@@ -105,8 +105,8 @@ ALWAYS_INLINE void Store(float* p, Vec v, int64_t n) {
 #endif
 }
 
-// Stores the first n lanes of a result. With `stream`, which `ShouldStream` decides, the store goes
-// past the caches: it does not read the cache line that it overwrites.
+// Stores the first n lanes of a result. With `stream` (see `ShouldStream`), the store bypasses the
+// caches and does not read the cache line that it overwrites.
 ALWAYS_INLINE void StoreOutput(float* p, Vec v, int64_t n, [[maybe_unused]] bool stream) {
 #if defined(__AVX512F__)
   if (stream) return _mm512_stream_ps(p, (__m512)v);
@@ -121,8 +121,9 @@ inline void FenceStreams() {
 #endif
 }
 
-// Whether to stream a feature map [rows, channels]: if it is too large to be read again from a
-// cache, and each store is a whole, aligned vector. Partial cache lines cost more than they save.
+// Returns whether to stream a feature map [rows, channels]: whether it is too large to be read
+// again from a cache, and each store is a whole, aligned vector. Streaming partial cache lines
+// would be slower.
 inline bool ShouldStream(const float* p, int64_t rows, int64_t channels) {
   bool aligned = reinterpret_cast<uintptr_t>(p) % kCacheLineBytes == 0 && channels % kLanes == 0;
   return aligned && kFloatBytes * rows * channels > kStreamBytes;
@@ -150,7 +151,7 @@ ALWAYS_INLINE Vec AtMost(Vec bound, Vec v) {
 #endif
 }
 
-// As in ops/native/calls.py. kNone: neither a normalization nor a bias, on that side.
+// Numbered as in ops/native/calls.py. kNone: an input without norm, or an output without bias.
 enum Activation : int64_t { kNone = -1, kLinear = 0, kRelu = 1, kRelu6 = 2, kHardSwish = 3 };
 
 template <Activation activation>

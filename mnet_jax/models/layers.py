@@ -1,6 +1,6 @@
 """The layers of MobileNets as Linen modules, usable on their own, and their initializers.
 
-Feature maps are NHWC. Kernels are initialized as the dialect says.
+Feature maps are NHWC. The dialect determines the initializers of kernels.
 """
 
 import math
@@ -58,7 +58,7 @@ def kernel_init(initializer: Initializer, kind: Kind) -> KernelInit:
 def pads(
     padding: Padding, kernel: int, stride: int, dilation: int, x: Array
 ) -> tuple[tuple[int, int], ...]:
-    """Returns the zeros (before, after) rows and columns of x [b, h, w, c]."""
+    """Returns the numbers of zeros (before, after) the rows and the columns of x [b, h, w, c]."""
     return tuple(pad_amounts(padding, kernel, stride, size, dilation) for size in x.shape[1:3])
 
 
@@ -111,7 +111,7 @@ class DepthwiseConv(nn.Module):
 
 
 def _mixing(module: "PointwiseConv | Dense", inputs: int, *, packed: bool) -> Array:
-    """Returns a module's parameter `kernel` [inputs, outputs], or instead `panels` if packed."""
+    """Returns a module's parameter `kernel` [inputs, outputs]; if packed, `panels` instead."""
 
     def initial(key: Array) -> Array:
         kernel = module.kernel_init(key, (inputs, module.outputs), jnp.float32)
@@ -221,7 +221,7 @@ def convolve_normed(
     *,
     train: bool,
 ) -> Pending:
-    """Applies a convolution, then batch normalization (its bias, if folded) and an activation.
+    """Applies a convolution, then batch normalization (only a bias, if folded) and an activation.
 
     The normalization is a submodule `norm` of the calling module. In the result, normalization and
     activation may still be pending.

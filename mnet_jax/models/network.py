@@ -168,7 +168,7 @@ class Head(nn.Module):
         self.classifier = layers.Dense(spec.num_classes, init, setting=setting)
 
     def last_map(self, x: Pending, *, train: bool) -> Array:
-        """Returns the feature map before the pool."""
+        """Returns the feature map that the head pools."""
         if self.spec.conv:
             x = self.conv.pending(x, train=train)
             sow(self, "conv_output", x)
@@ -195,7 +195,7 @@ def _through(
     spec: architecture.Block,
     train: bool,
 ) -> tuple[Pending, Array | None]:
-    """Returns a block's output, and the tensor to add to the next block's expansion, if any."""
+    """Applies a block; returns its output, and the tensor to add to the next expansion, or None."""
     if not isinstance(spec, architecture.InvertedResidual):
         return block.pending(x, train=train), skip
     if spec.shortcut == "expansion":
@@ -256,7 +256,7 @@ def _require_images(images: Array, spec: NetworkSpec) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationPath:
-    """Where to find the output of a layer, after its normalization and activation.
+    """The location of a layer's output, after its normalization and activation.
 
     Attributes:
       layer: path of the layer's parameters, as `architectures.walk` names it.
@@ -290,9 +290,9 @@ _LAST_ROLES: tuple[Role | None, ...] = (None, "pointwise")
 
 
 def activation_paths(spec: NetworkSpec) -> tuple[ActivationPath, ...]:
-    """Returns the path of every layer's output that is among the intermediates, in network order.
+    """Returns the paths of all layers whose outputs are among the intermediates, in network order.
 
-    The classifier and the dense layers of squeeze-and-excitation have none.
+    The classifier and the dense layers of squeeze-and-excitation have no path.
     """
     paths = []
     for layer in walk(spec, REFERENCE_RESOLUTION):

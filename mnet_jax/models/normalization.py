@@ -1,4 +1,4 @@
-"""Normalization as Linen modules, and helpers for the settings and feature maps of layers."""
+"""Batch normalization as a Linen module, and the settings and intermediates that layers share."""
 
 import dataclasses
 import math
@@ -27,8 +27,8 @@ class Setting:
       lowering: how convolutions are computed; see `mnet_jax.ops.depthwise_conv`.
       axis_name: the pmap axis over which batch normalization averages its statistics, or None.
       folded: whether batch normalization is folded into the kernels, so that only a bias is left.
-      packed: whether pointwise kernels are stored as panels (`mnet_jax.ops.pack`); only folded
-        kernels can be.
+      packed: whether pointwise kernels are stored as panels (`mnet_jax.ops.pack`); requires
+        `folded`.
     """
 
     dialect: Dialect = _PAPER_V2
@@ -102,7 +102,7 @@ class BatchNorm(nn.Module):
 
 
 class Bias(nn.Module):
-    """The bias that is left of `BatchNorm` after folding it into the preceding kernel.
+    """The bias that replaces a `BatchNorm` that is folded into the preceding kernel.
 
     Attributes:
       channels: output channels of the kernel.
@@ -124,9 +124,9 @@ def as_pending(x: Array | Pending, dtype: Any) -> Pending:
 
 
 def sow(module: nn.Module, name: str, x: Pending) -> None:
-    """Stores x in `intermediates`, and without activation in `preactivations`, where mutable."""
+    """Stores x in `intermediates`, and x without its activation in `preactivations`, if mutable."""
     if module.is_mutable_collection("intermediates"):
         module.sow("intermediates", name, x.value())
-    # In `init` every collection but `intermediates` is mutable, so it would return this one.
+    # In `init` every collection but `intermediates` is mutable: it would return `preactivations`.
     if module.is_mutable_collection("preactivations") and not module.is_initializing():
         module.sow("preactivations", name, dataclasses.replace(x, activation="linear").value())

@@ -44,11 +44,12 @@ class SavedModelError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How a model preprocesses an image: it resizes the central square.
+    """A model's preprocessing of images: it resizes the central square.
 
     Attributes:
       resolution: side of the square in pixels.
-      photographs: whether the model was trained on images of many sizes; their border is cut off.
+      photographs: whether the model was trained on images of many sizes. If so, the borders of
+        images are cut off.
       scaling: scaling of pixel values; see `config.DataConfig`.
     """
 
@@ -153,7 +154,7 @@ def read_spec(path: str | os.PathLike[str]) -> NetworkSpec:
 
 
 def read_view(path: str | os.PathLike[str]) -> View | None:
-    """Reads how a saved model preprocesses images; None if that was not saved.
+    """Reads a saved model's preprocessing of images; None if it was not saved.
 
     Raises:
       SavedModelError: as `load`.
@@ -210,7 +211,11 @@ def _view_of(metadata: Mapping[str, str]) -> View | None:
 
 
 def _read(file: Path) -> SavedModel:
-    """Reads a model; ValueError or SafetensorError if the content is not what `save` writes."""
+    """Reads a model.
+
+    Raises:
+      ValueError, SafetensorError: the content is not what `save` writes.
+    """
     with safe_open(file, framework="numpy") as opened:
         metadata = opened.metadata() or {}
         spec = _spec_of(metadata)
@@ -219,7 +224,7 @@ def _read(file: Path) -> SavedModel:
         if problem := _misfit(
             spec, set(opened.keys()), lambda name: tuple(opened.get_slice(name).get_shape())
         ):
-            raise _refusal(file, problem)  # a ValueError's message would be cut short
+            raise _refusal(file, problem)  # the message of a ValueError would be shortened
         slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
         if others := {s.get_dtype() for s in slices.values()} - {"F32"}:
             raise ValueError(f"its tensors are {', '.join(sorted(others))}, legal: F32")

@@ -18,15 +18,15 @@ def with_output_stride(spec: NetworkSpec, output_stride: OutputStride) -> Networ
     The coarsest feature map is then 1/`output_stride` of the image's size. A stride that would make
     it coarser becomes 1, and the windows of all later convolutions are dilated by the same factor,
     which preserves their receptive fields. The weights keep their shapes. With symmetric padding,
-    the original coarse map is a subsampling of the new one. Only squeeze-and-excitation, which
-    averages over the whole map, can make a difference.
+    the original coarse map is a subsampling of the new one, unless the network has
+    squeeze-and-excitation, which averages over the whole map.
 
     Args:
       spec: the network.
       output_stride: the largest allowed product of strides: 8, 16 or 32.
 
     Raises:
-      ValueError: `output_stride` is not one of these.
+      ValueError: `output_stride` is not one of these values.
     """
     require_choice("output_stride", output_stride, OutputStride)
     stride, dilation, blocks = spec.stem.stride, 1, []

@@ -28,7 +28,7 @@ Initializer = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """The conventions by which an implementation computes a version.
+    """The conventions by which an implementation computes a version of MobileNet.
 
     Attributes:
       name: the implementation.
@@ -71,8 +71,8 @@ class ChannelRules:
         channels.
       expansion: how expanded channels depend on the width multiplier. `ratio`: the block's actual
         input channels times the table's expansion ratio. `scaled`: the table's expanded channels
-        times the width multiplier. At width 0.75, implementations of V3 differ in this rule, which
-        changes the blocks, and in `last`.
+        times the width multiplier. At width 0.75, implementations of V3 differ in this rule and in
+        `last`.
       last: how the widest layer of the tail depends on the width multiplier. `grows`: scaled above
         width 1, never below. `scaled`: always scaled. `fixed`: never scaled.
       pooled: channels of the convolution before the pool in V3 and V4. `ratio`: six times its
@@ -199,7 +199,7 @@ def last_channels(channels: int, width: float, sizing: ChannelRules) -> int:
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
-    """Rounds to the nearest multiple of `divisor`, at least `divisor` and 90 % of `value`."""
+    """Rounds to the nearest multiple of `divisor` that is at least 90 % of `value`, and not 0."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
 

@@ -205,7 +205,7 @@ def _blocks(
     rows: tuple[Row, ...], inputs: int, width: float, sizing: ChannelRules
 ) -> list[InvertedResidual]:
     """Returns the blocks of a table's rows; the stem before them has `inputs` channels."""
-    blocks, before = [], STEM  # input channels: in the table `before`, at this width `inputs`
+    blocks, before = [], STEM  # `before`: input channels in the table; `inputs`: at this width
     for row in rows:
         wide = _expanded(row.expanded, before, inputs, width, sizing)
         block = InvertedResidual(
@@ -235,7 +235,7 @@ def _last_block(inputs: int, activation: Activation) -> InvertedResidual:
 def _expanded(expanded: int, before: int, inputs: int, width: float, sizing: ChannelRules) -> int:
     """Returns the expanded channels of a row at this width.
 
-    If the row does not expand in the table, as in the first row, these are its `inputs`.
+    For a row that does not expand in the table, such as the first one, these are its `inputs`.
 
     Args:
       expanded: expanded channels in the table.

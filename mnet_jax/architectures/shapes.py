@@ -1,4 +1,4 @@
-"""The layers of a network and their shapes at a resolution, computed without building it."""
+"""The layers of a network and their shapes at a resolution, computed from the spec alone."""
 
 import math
 from collections.abc import Iterator
@@ -171,7 +171,7 @@ def _convolution(
     size: Size,
     window: Window = POINT,
 ) -> Layer:
-    """Returns a normalized convolution; ValueError if its output would be empty."""
+    """Returns a normalized convolution; raises ValueError if its output would be empty."""
     layer = Layer(
         part=part,
         role=role,

@@ -20,7 +20,7 @@ Kind = Literal["conv", "depthwise", "pointwise", "dense"]
 
 
 def _require_block(block: "Block") -> None:
-    """Checks the fields that all kinds of block share, and makes their numbers Python's own."""
+    """Checks the fields that all kinds of block share, and converts their numbers to Python's."""
     make_fields_plain(block)
     for name in ("inputs", "expanded", "outputs"):
         if hasattr(block, name):
@@ -183,7 +183,7 @@ Block = ConvNorm | Separable | FusedInvertedResidual | InvertedResidual
 def can_span(block: InvertedResidual, following: Block | None) -> bool:
     """Returns whether the expanded tensors of two successive blocks have the same shape.
 
-    An `expansion` shortcut needs this in order to add one to the other.
+    An `expansion` shortcut needs this, because it adds one tensor to the other.
     """
     return (
         isinstance(following, InvertedResidual)
@@ -292,5 +292,5 @@ class NetworkSpec:
 
     @classmethod
     def from_json(cls, text: str) -> "NetworkSpec":
-        """Returns the spec that `to_json` wrote; ValueError for any other text."""
+        """Returns the spec that `to_json` wrote; raises ValueError for any other text."""
         return serialization.from_json(cls, text)

@@ -1,4 +1,4 @@
-"""Transformations of a network into another: the variations that the papers study, for any spec.
+"""Functions that transform a network: the variations that the papers study, for any spec.
 
 Each function returns a new spec and leaves its argument unchanged. Factory options and ablation
 axes both call these functions, so a variation is made by the same code everywhere. A function
@@ -29,7 +29,7 @@ InputStride = Literal[4, 2, 1]
 Depth = Literal["full", "shallow"]
 Rectifier = Literal["relu6", "relu"]  # in all layers of V1 or V2
 PlainActivation = Literal["relu6", "relu", "hard_swish"]
-MOST_REPEATS = 100  # blocks in a stage; the deepest residual networks of that time have 36
+MOST_REPEATS = 100  # blocks in a stage; the longest stage of ResNet-152 has 36
 
 
 def _map_blocks(spec: NetworkSpec, change: Callable[[Block], Block]) -> NetworkSpec:
@@ -39,7 +39,7 @@ def _map_blocks(spec: NetworkSpec, change: Callable[[Block], Block]) -> NetworkS
 def _map_inverted(
     spec: NetworkSpec, option: str, change: Callable[[InvertedResidual], Block]
 ) -> NetworkSpec:
-    """Applies `change` to every inverted residual; ValueError if there is none."""
+    """Applies `change` to every inverted residual; raises ValueError if there is none."""
     if not any(isinstance(block, InvertedResidual) for block in spec.blocks):
         raise ValueError(f"{option}: {spec.name} has no inverted residuals, legal: V2, V3, V4")
     return _map_blocks(spec, lambda b: change(b) if isinstance(b, InvertedResidual) else b)
@@ -89,10 +89,10 @@ def with_expansion(spec: NetworkSpec, expansion: int) -> NetworkSpec:
 
 
 def with_shortcut(spec: NetworkSpec, shortcut: Shortcut) -> NetworkSpec:
-    """Sets where shortcuts run in the blocks that keep their shape (V2 paper, Fig. 6b).
+    """Sets the tensors that shortcuts connect, in blocks that keep their shape (V2 paper, Fig. 6b).
 
-    `expansion` also needs a next block with as many expanded channels. V2's first block therefore
-    gets none: at widths up to 0.27 it keeps its shape, but it has no expansion layer.
+    An `expansion` shortcut also needs a next block with as many expanded channels. V2's first block
+    therefore has none, even at widths up to 0.27, where it keeps its shape: it does not expand.
     """
     require_choice("shortcut", shortcut, Shortcut)
     spec = _map_inverted(spec, "shortcut", lambda b: dataclasses.replace(b, shortcut="none"))
@@ -205,7 +205,7 @@ def _repeated(block: Block) -> Block:
 
 
 def _shortcut_of(spec: NetworkSpec) -> Shortcut | None:
-    """Returns which maps a network's shortcuts connect; None if it has no inverted residuals."""
+    """Returns the kind of a network's shortcuts; None if it has no inverted residuals."""
     found = {b.shortcut for b in spec.blocks if isinstance(b, InvertedResidual)}
     kinds: tuple[Shortcut, ...] = ("expansion", "bottleneck", "none")
     return next((kind for kind in kinds if kind in found), None)
@@ -248,9 +248,9 @@ def with_depth(spec: NetworkSpec, depth: Depth) -> NetworkSpec:
 def with_input_stride(spec: NetworkSpec, input_stride: InputStride) -> NetworkSpec:
     """Sets the product of the first two strides: 4 as published, 2 or 1 for small images.
 
-    The published networks downsample an image 32 times, which leaves nothing of a small one. 2
-    removes the stem's stride. 1 also removes that of the first strided block, as is usual at 32x32
-    pixels.
+    The published networks downsample an image 32 times: 32x32 pixels to a single one. A product of
+    2 sets the stem's stride to 1. A product of 1 also sets the stride of the first strided block to
+    1, as is usual for images of 32x32 pixels.
     """
     require_choice("input_stride", input_stride, InputStride)
     strided = next((i for i, block in enumerate(spec.blocks) if block.stride == 2), None)

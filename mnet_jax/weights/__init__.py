@@ -10,12 +10,12 @@ formats. PyTorch and Keras are needed only where a docstring says so.
 - `torchvision`: converts torchvision's weights;
 - `timm`: converts timm's weights;
 - `keras`: converts the weights of `keras.applications`;
-- `layouts`: names and axes of a layer's arrays in each framework;
+- `layouts`: each framework's names and axes for a layer's arrays;
 - `conversion`: the part of the conversion that all libraries share;
-- `arithmetic`: whether two networks with the same weights compute the same logits;
-- `files`: other libraries' weight files;
-- `hdf5`: Keras' files;
-- `arrays`: state dicts as arrays of limited size.
+- `arithmetic`: comparison of two networks that have the same weights: are their logits equal?
+- `files`: reads other libraries' weight files;
+- `hdf5`: reads Keras' files;
+- `arrays`: converts state dicts to NumPy arrays of limited size.
 """
 
 from mnet_jax.weights.arrays import WeightsError

@@ -35,11 +35,11 @@ def disagreement(
     """Describes how a network's computation differs from that of a library; empty if it does not.
 
     The network is compared with each of the library's networks. Differences in strides, dilation
-    and a reduced tail are ignored: they are other uses of the same weights.
+    and a reduced tail are ignored, since networks that differ in these can share weights.
 
     Args:
       spec: the network.
-      dialects: our dialects that compute what the library does.
+      dialects: our dialects that compute the same as the library.
       image_size: (rows, columns) of the images, since some paddings are equal at some sizes. None
         means any size.
     """
@@ -84,7 +84,7 @@ def _pads(spec: NetworkSpec, image_size: Size) -> list[tuple[Size, ...]]:
 
 
 def _arithmetic(spec: NetworkSpec) -> dict[str, Any]:
-    """Returns what determines a computation besides strides and the shapes of weights."""
+    """Returns the properties, besides strides and weight shapes, that determine the logits."""
     dialect, head = spec.dialect, spec.head
     parts = [spec.stem, *spec.blocks, head.conv, head.hidden]
 

@@ -38,12 +38,12 @@ class Limit(NamedTuple):
 
     @classmethod
     def of(cls, shapes: Iterable[tuple[int, ...]]) -> "Limit":
-        """Returns the limit for a network: four times its arrays, and room for any old head."""
+        """Returns the limit for a network: four times its arrays, plus a head of ImageNet-21k."""
         sizes = [4 * math.prod(shape) for shape in shapes]
         return cls(arrays=4 * len(sizes) + 100, bytes=4 * sum(sizes) + _HEAD_BYTES)
 
 
-# If the network is not known. The largest of the family has 700 arrays and 131 MB.
+# The limit if the network is not known. The largest MobileNet has 700 arrays and 131 MB.
 LARGEST = Limit(arrays=10_000, bytes=2**29)
 
 
@@ -60,7 +60,7 @@ class Stored(NamedTuple):
 
 
 def as_arrays(state: object, limit: Limit = LARGEST) -> dict[str, np.ndarray]:
-    """Converts a state dict to NumPy arrays: floating ones to float32, whole numbers unchanged.
+    """Converts a state dict to NumPy arrays: floating point to float32, integers unchanged.
 
     A NumPy array of float32 is not copied.
 
@@ -70,7 +70,7 @@ def as_arrays(state: object, limit: Limit = LARGEST) -> dict[str, np.ndarray]:
       limit: largest size of all arrays together, checked before any of them is read or copied.
 
     Raises:
-      WeightsError: it is not such a mapping, an entry is not a numeric array, or the limit is
+      WeightsError: `state` is not such a mapping, an entry is not a numeric array, or the limit is
         exceeded.
     """
     entries = _unwrapped(state)
@@ -117,7 +117,7 @@ def _unwrapped(state: object) -> Mapping:
     """Returns the mapping of names to arrays, without the wrapping that training scripts add.
 
     If there are several state dicts, averaged weights (`state_dict_ema`, `model_ema`) are preferred
-    to the weights themselves (`state_dict`, `model`), as in `timm.models.load_state_dict`. The
+    to the current weights (`state_dict`, `model`), as in `timm.models.load_state_dict`. The
     prefixes `module.` and `_orig_mod.` are removed from the names.
 
     Raises:

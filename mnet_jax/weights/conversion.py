@@ -20,7 +20,7 @@ from mnet_jax.weights.layouts import TORCH, Entry, Layout, Names, Shape, entries
 
 CLASSIFIER = "head/classifier"
 BEHIND_THE_POOL = ("head/hidden/", f"{CLASSIFIER}/")
-COUNTER = ".num_batches_tracked"  # PyTorch counts training steps beside the running statistics
+COUNTER = ".num_batches_tracked"  # PyTorch's count of training steps, next to running statistics
 AVERAGED = "n_averaged"  # AveragedModel counts the models that it has averaged
 VARIANCE = "/norm/var"
 RESOLUTION = 224  # names and weights do not depend on it
@@ -33,7 +33,7 @@ class Library:
     Attributes:
       name: name of the library, for messages.
       networks: names of our specs for which the library has a network.
-      dialects: by version (`mobilenet_v2`), our dialects that compute what the library does.
+      dialects: by version (`mobilenet_v2`), our dialects that compute the same as the library.
       layout: layout of the library's framework.
       names: function that returns the library's names of every layer of a network.
     """
@@ -45,7 +45,7 @@ class Library:
     names: Callable[[NetworkSpec], dict[str, Names]]
 
     def entries(self, spec: NetworkSpec) -> list[Entry]:
-        """Returns every array of a network, in order.
+        """Returns the entries of all arrays of a network, in order.
 
         Raises:
           WeightsError: the library has no such network.
@@ -59,7 +59,7 @@ class Library:
 
 
 def _has_published_layers(spec: NetworkSpec) -> bool:
-    """Returns whether a published network has these variables, so that a library's names apply."""
+    """Returns whether a published network has these variables: a library's names then apply."""
 
     def paths(one: NetworkSpec) -> list[str]:
         return list(variable_shapes(one))
@@ -84,14 +84,14 @@ def variables_from_state(
         dict's layers after its backbone are then ignored, whatever their names. The hidden
         layer before the classifier is taken from the state dict if it fits; otherwise it is also
         initialized from the key, with a warning. None converts all of the state dict.
-      image_size: (rows, columns) of the images that the model will see. A warning tells if the
-        logits differ at this size. None means any size.
+      image_size: (rows, columns) of the model's images. There is a warning if the logits differ at
+        this size. None means any size.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
 
     Raises:
-      WeightsError: the state dict does not fit; the message is one line. Nothing is loaded then.
+      WeightsError: the state dict does not fit; the message is one line.
     """
     spec = _spec_of(model)
     wanted = library.entries(spec)
@@ -173,10 +173,10 @@ def _head_of(entries: list[Entry]) -> set[str]:
 
 
 def _fresh_entries(wanted: list[Entry], arrays: Mapping[str, np.ndarray]) -> list[Entry]:
-    """Returns the entries that a fresh head draws.
+    """Returns the entries that are initialized at random for a fresh head.
 
     They are the classifier, and the hidden layer if the state dict has none that fits: Keras' V3
-    without its top has no hidden layer, and a fine-tuned model may have another one.
+    without its top has no hidden layer, and a fine-tuned model may have one of another shape.
     """
     behind = [e for e in wanted if e.ours.partition("/")[2].startswith(BEHIND_THE_POOL)]
     classifier = [e for e in behind if e.theirs in _head_of(behind)]
@@ -195,11 +195,12 @@ def _fresh_entries(wanted: list[Entry], arrays: Mapping[str, np.ndarray]) -> lis
 def _old_head(
     arrays: Mapping[str, np.ndarray], wanted: list[Entry], spec: NetworkSpec, layout: Layout
 ) -> set[str]:
-    """Returns the names of all arrays after the backbone, whatever these names are.
+    """Returns the names of all arrays after the backbone, which may have any names.
 
-    A file does not record the order of its layers, but their channels reveal the head: its layers
-    take the backbone's features, pooled or flattened, or the outputs of another layer of the head.
-    A layer that takes an image's 3 channels, or 1, is before the backbone.
+    A file does not record the order of its layers, but their channels identify the head: the input
+    of a layer of the head is the backbone's features, pooled or flattened, or the output of another
+    layer of the head. A layer whose input has the 3 channels of an image, or 1, precedes the
+    backbone.
     """
     known = {entry.theirs for entry in wanted}
     others = {name: array.shape for name, array in arrays.items() if name not in known}
@@ -258,7 +259,7 @@ def _require_fit(
 
 
 def _warn_of_arithmetic(spec: NetworkSpec, library: Library, image_size: Size | None) -> None:
-    """Warns if none of the library's networks of this version computes what our network does."""
+    """Warns if none of the library's networks of this version computes the same as ours."""
     names = library.dialects[spec.name[: len("mobilenet_vN")]]
     if told := disagreement(spec, names, image_size):
         warnings.warn(
@@ -269,7 +270,7 @@ def _warn_of_arithmetic(spec: NetworkSpec, library: Library, image_size: Size | 
 
 
 def _initial(model: MobileNet, key: jax.Array, names: list[str]) -> dict[str, jax.Array]:
-    """Returns some variables, by their paths, as `model.init(key, ...)` draws them."""
+    """Returns the named variables, with the values that `model.init(key, ...)` gives them."""
 
     @jax.jit  # variables that are not returned are not computed
     def draw(key: jax.Array) -> dict[str, jax.Array]:

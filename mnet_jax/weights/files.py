@@ -43,14 +43,13 @@ def read(path: str | os.PathLike, model: MobileNet | None = None) -> dict[str, n
     The wrapping that training scripts add is removed. A state dict may be stored under `state_dict`
     or `model`. Averaged weights, under `state_dict_ema` or `model_ema`, are preferred, as in
     `timm.models.load_state_dict`. The prefixes `module.` and `_orig_mod.` are removed from names.
-    An `argparse.Namespace` is allowed beside the weights; it is the only class besides PyTorch's
-    own.
+    Besides PyTorch's own classes, a file may contain only one class, `argparse.Namespace`.
 
     Args:
       path: path of the file.
       model: the network that the weights are for. A file that declares far more data than the
-        network can use is refused before its arrays are read. None allows what the largest network
-        can use.
+        network can use is an error, raised before its arrays are read. None stands for the largest
+        network.
 
     Returns:
       Arrays by name, for `from_torchvision`, `from_timm` or `from_keras`.
@@ -135,7 +134,7 @@ def _opened_torch(path: Path, limit: Limit) -> Iterator[Mapping]:
             "needs PyTorch, legal: pip install mnet_jax[torch], or the same weights as .safetensors"
         ) from error
     is_mapped = _require_loadable(path, limit)
-    # Scripts store their arguments in one; PyTorch fills it only with what it allows elsewhere.
+    # Training scripts store their arguments in a Namespace. PyTorch restricts its contents, too.
     allowed = torch.serialization.safe_globals([argparse.Namespace])
     with allowed, warnings.catch_warnings(action="ignore"):  # the error below is clearer
         try:
@@ -148,7 +147,7 @@ def _opened_torch(path: Path, limit: Limit) -> Iterator[Mapping]:
 
 
 def _require_loadable(path: Path, limit: Limit) -> bool:
-    """Returns whether PyTorch may memory-map a file, so that only the parts in use are loaded.
+    """Returns whether PyTorch may memory-map a file, so that it loads only the parts in use.
 
     Raises:
       WeightsError: the file unpacks to too much data, or its pickles have too many opcodes (a

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def named_arrays(layer: str, arrays: list[T]) -> dict[str, T]:
-    """Names a layer's arrays, which are in Keras' order; a name is, for example, `Conv1/kernel`.
+    """Returns a layer's arrays, given in Keras' order, by names such as `Conv1/kernel`.
 
     Four arrays belong to a normalization, one or two to a convolution or dense layer. The arrays of
     any other layer are numbered, so that they match nothing.
@@ -40,7 +40,7 @@ def named_arrays(layer: str, arrays: list[T]) -> dict[str, T]:
 
 @contextlib.contextmanager
 def opened_hdf5(source: str | BinaryIO, limit: Limit) -> Iterator[dict[str, Stored]]:
-    """Yields the arrays of every layer in a file that Keras wrote, to be read while it is open.
+    """Yields the arrays of every layer in a file that Keras wrote; read them while it is open.
 
     Args:
       source: path, or an open file.

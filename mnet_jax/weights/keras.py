@@ -55,18 +55,17 @@ def from_keras(
       fresh_head: PRNG key for a new classifier with the model's classes. The Keras model's layers
         after its backbone are then ignored, whatever their names, and may be absent. If V3's
         hidden layer before the classifier is absent, as with `include_top=False`, it is also
-        initialized from the key, with a warning. None converts all layers,
-        and the classes must be the same; in V1 and V2, a `Dense` of any name on the pooled features
-        is the classifier.
-      image_size: (rows, columns) of the images that the model will see. A warning tells if the
-        logits at this size differ from Keras'. None means the size that the Keras model is built
-        for. If it is built for any size, the warning names the sizes at which the logits agree.
+        initialized from the key, with a warning. None converts all layers, and the classes must be
+        the same; in V1 and V2, a `Dense` of any name on the pooled features is the classifier.
+      image_size: (rows, columns) of the model's images. There is a warning if the logits at this
+        size differ from Keras'. None means the size that the Keras model is built for. If it is
+        built for any size, the warning names the sizes at which the logits agree.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
 
     Raises:
-      WeightsError: the Keras model does not fit the model. The message is one line with the first
+      WeightsError: the Keras model does not fit `model`. The message is one line with the first
         names and shapes of each kind; the attribute `problems` has all of them.
     """
     state = keras_model
@@ -118,7 +117,7 @@ def to_keras(
 
 
 def _image_size_of(keras_model: Any) -> tuple[int, int] | None:
-    """Returns the (rows, columns) of the images that a model is built for; None if for any size."""
+    """Returns the image size (rows, columns) that a model is built for; None if it is any size."""
     shape = getattr(keras_model, "input_shape", None)
     sides = shape[1:3] if isinstance(shape, tuple) and len(shape) == 4 else ()
     if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
@@ -172,7 +171,7 @@ def _with_classifier(state: Mapping[Any, Any], spec: NetworkSpec) -> dict[Any, A
 
 
 def _names(spec: NetworkSpec) -> dict[str, Names]:
-    """Returns the applications' names of layers; some of these layers a network may lack."""
+    """Returns the applications' names of layers, including some that the network may not have."""
     if spec.name == "mobilenet_v1":
         names = {"stem": Names("conv1", "conv1_bn"), CLASSIFIER: Names("conv_preds")}
         for i in range(len(spec.blocks)):
@@ -199,7 +198,7 @@ def _names(spec: NetworkSpec) -> dict[str, Names]:
 
 
 def _application(spec: NetworkSpec, image_size: tuple[int, int]) -> Any:
-    """Builds the application that computes what `spec` describes, without weights."""
+    """Builds the application that computes the same as a spec's network, without weights."""
     fitting = [
         _computation(one) == _computation(spec) and pads_alike(spec, [one.dialect], image_size)
         for one in variants_of(spec, "keras")

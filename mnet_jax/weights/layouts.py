@@ -37,8 +37,8 @@ class Layout:
       kernel: suffix of a kernel.
       bias: suffix of a bias.
       norm: suffixes of a normalization's scale, bias, mean and variance.
-      kernel_form: function that maps a layer, and whether the library has a matrix there, to the
-        kernel's shape in the framework and the permutation of its axes that gives our order.
+      kernel_form: function of a layer, and of whether the library has a matrix there. It returns
+        the kernel's shape in the framework, and the permutation of its axes that gives our order.
       channel_axes: the axes of input and output channels in a kernel of two or four axes.
     """
 

@@ -1,4 +1,4 @@
-"""Converts weights of timm's V1, V2, V3 and V4's convolutional models.
+"""Converts weights of timm's V1, V2 and V3, and of its convolutional V4 models.
 
 A model of dialect `timm` computes what timm's model computes. The weights that timm calls
 `tf_mobilenetv3...` were trained in TensorFlow. Their state dicts have the names of timm's other V3
@@ -58,9 +58,9 @@ def from_timm(
         after its backbone are then ignored, whatever their names, and may be absent. If the hidden
         layer before the classifier does not fit, it is also initialized from the key, with a
         warning. None converts all of the state dict, and the classes must be the same.
-      image_size: (rows, columns) of the images that the model will see. A warning tells if the
-        logits at this size differ from timm's. None means any size; the warning then names sizes
-        at which the logits agree.
+      image_size: (rows, columns) of the model's images. There is a warning if the logits at this
+        size differ from timm's. None means any size; the warning then names the sizes at which the
+        logits agree.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
@@ -75,7 +75,7 @@ def from_timm(
 def to_timm(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.ndarray]:
     """Converts our variables to a timm state dict.
 
-    timm's `load_state_dict` takes it once its arrays are tensors. PyTorch's step counters
+    timm's `load_state_dict` needs its arrays as tensors. PyTorch's step counters
     (`num_batches_tracked`), which we do not keep, are 0.
 
     Args:

@@ -1,4 +1,4 @@
-"""torchvision's names: V2 and V3.
+"""Converts weights of torchvision's V2 and V3.
 
 A model of dialect `torchvision` computes what torchvision's does, at every width.
 """
@@ -39,9 +39,9 @@ def from_torchvision(
         after its backbone are then ignored, whatever their names, and may be absent. If the hidden
         layer before the classifier does not fit, it is also initialized from the key, with a
         warning. None converts all of the state dict, and the classes must be the same.
-      image_size: (rows, columns) of the images that the model will see. A warning tells if the
-        logits at this size differ from torchvision's. None means any size; the warning then names
-        the sizes at which the logits agree.
+      image_size: (rows, columns) of the model's images. There is a warning if the logits at this
+        size differ from torchvision's. None means any size; the warning then names the sizes at
+        which the logits agree.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
@@ -56,7 +56,7 @@ def from_torchvision(
 def to_torchvision(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.ndarray]:
     """Converts our variables to a torchvision state dict.
 
-    torchvision's `load_state_dict` takes it once its arrays are tensors. PyTorch's step counters
+    torchvision's `load_state_dict` needs its arrays as tensors. PyTorch's step counters
     (`num_batches_tracked`), which we do not keep, are 0.
 
     Args:

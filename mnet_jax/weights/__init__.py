@@ -12,7 +12,7 @@ formats. PyTorch and Keras are needed only where a docstring says so.
 - `keras`: converts the weights of `keras.applications`;
 - `layouts`: each framework's names and axes for a layer's arrays;
 - `conversion`: the part of the conversion that all libraries share;
-- `arithmetic`: comparison of two networks that have the same weights: are their logits equal?
+- `arithmetic`: comparison of a network with a library's network that has the same weights;
 - `files`: reads other libraries' weight files;
 - `hdf5`: reads Keras' files;
 - `arrays`: converts state dicts to NumPy arrays of limited size.

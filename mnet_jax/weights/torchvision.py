@@ -56,7 +56,7 @@ def from_torchvision(
 def to_torchvision(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.ndarray]:
     """Converts our variables to a torchvision state dict.
 
-    torchvision's `load_state_dict` needs its arrays as tensors. PyTorch's step counters
+    torchvision's `load_state_dict` takes the arrays once they are tensors. PyTorch's step counters
     (`num_batches_tracked`), which we do not keep, are 0.
 
     Args:

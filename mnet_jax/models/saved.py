@@ -264,7 +264,7 @@ def _class_names_of(metadata: Mapping[str, str], spec: NetworkSpec) -> tuple[str
 
 
 def _seal(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    """Returns the SHA-256 of everything else in a file; it does not depend on the order there."""
+    """Returns the SHA-256 of tensors and metadata, independent of their order in the file."""
     described = {name: metadata[name] for name in _METADATA}
     shapes = {name: array.shape for name, array in tensors.items()}
     found = hashlib.sha256(json.dumps([described, shapes], sort_keys=True).encode())
@@ -280,7 +280,7 @@ def _little_endian(array: np.ndarray) -> bytes:
 def _to_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
     """Returns a safetensors file: the header's length in 8 bytes, the header as JSON, the arrays.
 
-    The library's own writer orders the metadata differently each time.
+    The writer of `safetensors` orders the metadata differently each time.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     parts, end = [], 0

@@ -1,23 +1,23 @@
-"""Ablation studies: trains a grid of arms with several seeds each, stores the trials, reports.
+"""Ablation studies: train a grid of arms with several seeds each, store the trials, compare them.
 
-Trials are stored as events of a journal. A report is made of the stored trials, and rendered as
-text, Markdown, CSV, JSON, charts and an HTML page.
+Trials are stored as events in a journal. A report is computed from the stored trials, and rendered
+as text, Markdown, CSV, JSON, charts and an HTML page.
 
 - `presets`: the papers' ablations;
 - `claims`: claims of the papers, and whether the differences support them;
 - `runners`: run trials in processes, on this machine or a Ray cluster;
-- `events`: the records of the journal: a sweep was started, a trial started or ended;
+- `events`: the records of the journal: the start of a sweep, the start or the end of a trial;
 - `journal`: the append-only file of events;
-- `store`: finds trials by the hash of their config, and locks those that run;
+- `store`: finds trials by the hash of their config, and locks those that are running;
 - `status`: which seeds of each arm have finished, failed, run or remain;
 - `export`: trials as CSV or JSON;
-- `arms`: the data of a report;
-- `report`: makes a report from trials;
+- `arms`: the dataclasses of a report;
+- `report`: computes a report from trials;
 - `wording`: the sentences of a report;
 - `pareto`: the Pareto frontier of accuracy against cost;
 - `charts`: the charts of a report, each defined once;
 - `themes`: the charts' colours and fonts in each medium;
 - `figure`: charts as PNG and SVG;
 - `page`: report.html;
-- `rendering`: a report in every form, and its files.
+- `rendering`: a report in each output format, and its files.
 """

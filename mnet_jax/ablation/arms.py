@@ -1,4 +1,4 @@
-"""The data of a report: arms and the results of their seeds. Accuracies are from 0 to 1."""
+"""The dataclasses of a report: arms and the results of their seeds. Accuracies are from 0 to 1."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ class SeedOutcome:
     Attributes:
       seed: the seed of the run.
       accuracy: the accuracy on the test split.
-      difference: accuracy minus the baseline's with the same seed. None for the baseline itself,
-        and if the baseline has no result with this seed.
+      difference: `accuracy` minus the baseline's accuracy with the same seed. None for the
+        baseline itself, and if the baseline has no result with this seed.
       validation_accuracy: the validation accuracy after each epoch.
     """
 
@@ -39,22 +39,22 @@ class ArmResult:
     """A row of the report: an arm and the results of its seeds.
 
     Attributes:
-      config: the config of its run with seed 0.
+      config: the config of the arm's run with seed 0.
       labels: the arm's value on each axis, as text.
       baseline: whether this is the arm that the others are compared with.
-      requested: whether this call asked for the arm; otherwise it was found in the store.
+      requested: whether the arm belongs to this sweep; otherwise it was found in the store.
       params: number of trainable parameters; None if no seed finished.
       madds: multiply-adds per image; None if no seed finished.
       accuracy: mean test accuracy over the seeds that finished.
-      comparison: the comparison with the baseline, over the seeds that both finished.
+      comparison: the comparison with the baseline, over the seeds that finished in both arms.
       judgement: the judgement of the claim about this arm; None without a claim or a comparison.
       images_per_second: training speed, the median over seeds.
       seconds: total wall time of the finished seeds.
-      seconds_per_seed: wall time of one seed, the median over seeds: the seeds that compile hardly
-        change it.
+      seconds_per_seed: wall time of one seed, the median over seeds. The few seeds whose time
+        includes compilation hardly change it.
       outcomes: the results of the seeds that finished, in order.
       failures: the seeds that failed, in order.
-      not_run: the requested seeds that have no trial, in order.
+      not_run: the seeds of this sweep that have no trial, in order.
     """
 
     config: RunConfig
@@ -85,23 +85,23 @@ class ArmResult:
 
     @property
     def tried(self) -> int:
-        """The number of seeds that were requested or found in the store."""
+        """The number of seeds that belong to this sweep or were found in the store."""
         return len(self.outcomes) + len(self.failures) + len(self.not_run)
 
     @property
     def difference(self) -> Interval | None:
-        """The difference to the baseline; None without a comparison."""
+        """The difference from the baseline; None without a comparison."""
         return self.comparison.difference if self.comparison else None
 
     @property
     def verdict(self) -> Verdict | None:
-        """The verdict of the comparison; None without one."""
+        """The verdict of the comparison; None without a comparison."""
         return self.comparison.verdict if self.comparison else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedClaim:
-    """A claim, and its judgement from all arms that it is about."""
+    """A claim, and its judgement over all arms that it is about."""
 
     claim: Claim
     judgement: Judgement
@@ -109,16 +109,16 @@ class JudgedClaim:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A report: the arms of the call, other arms found in the store, and what they share.
+    """A report: the arms of a sweep, other arms found in the store, and what all of them share.
 
     Attributes:
-      arms: the rows, those of the call first.
-      columns: the axes on which the arms differ, and those that the call named.
+      arms: the rows, the arms of the sweep first.
+      columns: the axes on which the arms differ, and those that the command line named.
       common: the labels that all arms share.
       recipe: the data set and the initial weights, in one line.
       note: why there are no differences, in one line; None if there are.
       method: how the intervals were computed.
-      family: the number of comparisons that intervals and verdicts are corrected for.
+      family: the number of comparisons for which intervals and verdicts are corrected.
       claims: the claims about the arms, with their judgements.
       environment: software versions and devices; for each name all values among the trials.
     """
@@ -139,5 +139,5 @@ class Report:
         return next((arm for arm in self.arms if arm.baseline), None)
 
     def name_of(self, arm: ArmResult) -> str:
-        """Returns an arm's name, its labels in `columns`, such as `relu6, 0.5`."""
+        """Returns an arm's name: its labels on the axes `columns`, such as `relu6, 0.5`."""
         return ", ".join(arm.labels[axis] for axis in self.columns) or "the only arm"

@@ -22,9 +22,9 @@ from mnet_jax.statistics.intervals import CONFIDENCE, Interval, mean_interval
 HEIGHT = 300  # pixels; height of a plot with two axes
 LETTER_WIDTH, LINE_HEIGHT = 6.6, 15  # pixels, approximately, at a font size of 12 pixels
 ROW_HEIGHT = 36  # pixels; height of an arm's interval and seeds, below its name
-MOST_STRIPS = 100  # epochs with a tooltip; longer runs have evenly spaced ones
-MOST_BANDS = 6  # arms with an interval around their curve; more would hide each other
-MOST_LABELS = 8  # points labelled with their names; more points have a legend instead
+MOST_STRIPS = 100  # epochs with a tooltip; in longer runs, evenly spaced epochs have one
+MOST_BANDS = 6  # arms with an interval around their curve; more bands would hide each other
+MOST_LABELS = 8  # points labelled with their names; a chart with more has a legend instead
 DASHES = ([1, 0], [7, 4], [2, 3])  # line patterns; each is combined with every hue
 
 LABEL_LIMIT = 120  # pixels; widest label of a point, so that it fits on a phone
@@ -42,7 +42,7 @@ class Chart:
 
     Attributes:
       title: the title.
-      legend: the meaning of the marks.
+      legend: what the marks mean, in words.
       plot: the chart, without title, width and theme.
       plane: whether the vertical axis is quantitative, so that the chart may be stretched.
     """
@@ -54,13 +54,13 @@ class Chart:
 
 
 def over_seeds(report: Report, theme: Theme) -> list[Chart]:
-    """Returns the learning curves and the results of each seed; empty if no seed finished."""
+    """Returns charts of the learning curves and of each seed's result; [] if no seed finished."""
     found = (_curves(report, theme), _outcomes(report, theme))
     return [chart for chart in found if chart]
 
 
 def against_costs(report: Report, theme: Theme) -> list[Chart]:
-    """Returns a chart of test accuracy for each cost in which the arms differ."""
+    """Returns a chart of test accuracy against each cost in which the arms differ."""
     found = (_tradeoff(report, cost, theme) for cost in pareto.COSTS)
     return [chart for chart in found if chart]
 
@@ -109,7 +109,7 @@ def _name(report: Report, arm: ArmResult, theme: Theme) -> str:
 
 
 def _key(report: Report, theme: Theme, symbol: str) -> dict[str, Any]:
-    """Returns the encoding of colour and dash by arm, with a legend; for one layer of a chart."""
+    """Returns the encoding of colour and dash by arm, with a legend, for one layer of a chart."""
     looks, others = _looks(report, theme), itertools.count()
     names = [look["arm"] for look in looks]
     cycles = [0 if arm.baseline else next(others) // (len(theme.hues) - 1) for arm in report.arms]
@@ -127,7 +127,7 @@ def _key(report: Report, theme: Theme, symbol: str) -> dict[str, Any]:
 
 
 def _of_row() -> alt.Color:
-    """Returns the colour given by the row, for the layers without a legend."""
+    """Returns the encoding of colour by the row's field `hue`, for layers without a legend."""
     return alt.Color("hue:N", scale=None)
 
 
@@ -147,7 +147,7 @@ def _texts(rows: Rows, theme: Theme, **mark: Any) -> list[alt.Chart]:
 
 
 def _said() -> dict[str, Any]:
-    """Returns the encoding of tooltip and description by `said`; other marks have neither."""
+    """Returns the encoding of tooltip and description by `said`. Marks without it have neither."""
     return {"tooltip": alt.Tooltip("said:N"), "description": alt.Description("said:N")}
 
 
@@ -165,7 +165,7 @@ def _percent(share: float) -> float:
 
 
 def _ends(interval: Interval) -> dict[str, float]:
-    """Returns the fields `mean`, and `low` and `high` if the interval has ends, in percent."""
+    """Returns the field `mean` and, if the interval has ends, `low` and `high`, in percent."""
     found = {"mean": _percent(interval.mean)}
     if interval.low is not None and interval.high is not None:
         found |= {"low": _percent(interval.low), "high": _percent(interval.high)}
@@ -217,7 +217,7 @@ class _Axis:
 
 
 def _curves(report: Report, theme: Theme) -> Chart | None:
-    """Charts the validation accuracy after each epoch: mean over seeds, with its interval."""
+    """Makes a chart of validation accuracy after each epoch: mean over seeds, with its interval."""
     looks = _looks(report, theme)
     means = {i: found for i, arm in enumerate(report.arms) if (found := _epochs(arm, report))}
     if not means:
@@ -276,9 +276,9 @@ def _epochs(arm: ArmResult, report: Report) -> list[Interval]:
 
 
 def _late(report: Report) -> _Axis:
-    """Returns the accuracy axis, ignoring the first third of the epochs.
+    """Returns an accuracy axis that covers the accuracies after the first third of the epochs.
 
-    Accuracy rises so much there that the differences between arms would be invisible.
+    In the first third, accuracy rises so much that differences between arms would be invisible.
     """
     curves = [outcome.validation_accuracy for arm in report.arms for outcome in arm.outcomes]
     late = [100 * value for curve in curves for value in curve[len(curve) // 3 :]]
@@ -304,9 +304,9 @@ def _strips(report: Report, looks: Sequence[Look], means: Mapping[int, Sequence[
 
 
 def _outcomes(report: Report, theme: Theme) -> Chart | None:
-    """Charts each arm's difference to the baseline: seeds, mean, interval and verdict.
+    """Makes a chart of each arm's difference from the baseline: seeds, mean, interval, verdict.
 
-    If no arm is compared, charts the test accuracies.
+    If no arm is compared with the baseline, the chart shows the test accuracies.
     """
     compared = any(arm.difference for arm in report.arms)
     shown = [
@@ -372,7 +372,7 @@ def _outcomes_plot(rows: Rows, seeds: Rows, theme: Theme, compared: bool) -> alt
         _layer(rows).mark_rect(fillOpacity=0, fill=theme.soft)
         .encode(x=alt.value(0), x2=alt.value("width"), y=y("top"), y2="bottom:Q", **_said()),
     ]  # fmt: skip
-    if compared:  # the zero line, only beside the intervals: it would cross the names
+    if compared:  # the zero line, only at the height of the intervals, as it would cross the names
         zero = _layer({"zero": 0, "from": row["bar"] - 8, "to": row["bottom"]} for row in rows)
         layers.insert(0, zero.mark_rule(color=theme.soft, strokeWidth=1.5, aria=False).encode(
             alt.X("zero:Q"), y("from"), alt.Y2("to:Q")
@@ -409,7 +409,7 @@ def _row_says(report: Report, arm: ArmResult, look: Look, compared: bool) -> str
 
 
 def _tradeoff(report: Report, cost: pareto.Cost, theme: Theme) -> Chart | None:
-    """Charts accuracy against a cost: a dot with its interval for each arm, and the frontier."""
+    """Makes a chart of accuracy against a cost: arms as dots with intervals, and the frontier."""
     found = pareto.points(report, cost)
     if len({point.cost for point in found}) < 2:
         return None

@@ -16,7 +16,7 @@ class Claim:
     """A paper's claim about some arms in comparison with the baseline.
 
     Attributes:
-      direction: the claimed accuracy: better or worse than the baseline's, or equal to it.
+      direction: whether the claimed accuracy is better or worse than the baseline's, or equal.
       text: the claim in a sentence.
       source: the paper, and the figure or table.
       arms: the labels of the arms that the claim is about, such as `{"shortcut": "none"}`; an empty
@@ -45,8 +45,8 @@ def judge(claim: Claim, comparison: Comparison) -> Judgement:
     """Judges a claim by a comparison.
 
     For a claim of `better` or `worse`, the verdict decides. A claim of `equal` is supported if the
-    whole interval lies within the margin, and contradicted if no part of it does. If there is no
-    interval, or one of zero width, the judgement is `cannot tell`.
+    whole interval of the difference lies within the margin, and contradicted if no part of the
+    interval does. Without an interval, or if its width is zero, the judgement is `cannot tell`.
     """
     verdict, interval = comparison.verdict, comparison.difference
     if claim.direction != "equal":
@@ -64,8 +64,8 @@ def judge(claim: Claim, comparison: Comparison) -> Judgement:
 def judge_all(judgements: Sequence[Judgement]) -> Judgement:
     """Combines the judgements of several arms on one claim.
 
-    One arm that contradicts the claim contradicts it for all. The claim is supported if all arms
-    support it. Otherwise, and without arms, the result is `cannot tell`.
+    The claim is contradicted if any arm contradicts it, and supported if all arms support it.
+    Otherwise, and if there are no arms, the result is `cannot tell`.
     """
     if "contradicts" in judgements:
         return "contradicts"

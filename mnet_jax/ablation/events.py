@@ -1,10 +1,10 @@
-"""The events of a sweep's journal: a sweep was called, a trial was started, a trial ended.
+"""The events of a sweep's journal: the start of a sweep, the start or the end of a trial.
 
 A line of the journal holds one event in canonical JSON, and the SHA-256 of the event's text:
 
     {"sha256":"<64 hexadecimal digits>","event":{"type":"Trial", ...}}
 
-Every byte of a line is determined, so a line with any flipped bit is recognized as damaged.
+An event has only one encoding, so a line with any flipped bit is recognized as damaged.
 """
 
 import hashlib
@@ -41,11 +41,11 @@ class Sweep:
 
     Attributes:
       command: the command line.
-      preset: the name of the preset; None if the call named no preset.
+      preset: the name of the preset; None if the command line named none.
       arms: the config of each arm's run with seed 0, in the order of the table's rows.
       seeds: the seeds that every arm is trained with.
-      baseline: the config of the arm that the others are compared with, with seed 0; it need not be
-        in `arms`.
+      baseline: the config, with seed 0, of the arm that the others are compared with. It need not
+        be in `arms`.
       axes: the names of the varied axes.
       started: the time of the call, ISO 8601 in UTC.
       interval: the method of the report's confidence intervals.
@@ -79,13 +79,13 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """A process has started a trial. The lock in `leases` tells whether the process still runs it.
+    """The start of a trial by a process. The lock in `leases` shows whether it is still running.
 
     Attributes:
       key: the trial's key.
       host: the machine's name.
       pid: the process id.
-      worker: a random name of the `Store` object; unlike host and process id it is never reused.
+      worker: a random name of the `Store` object; unlike a process id, it is never reused.
       started: the time of the start, ISO 8601 in UTC.
     """
 
@@ -96,14 +96,14 @@ class Started:
     started: str
 
     def __post_init__(self) -> None:
-        legal = f"{KEY_DIGITS} hexadecimal digits"  # it names a file
+        legal = f"{KEY_DIGITS} hexadecimal digits"  # the key is part of a file name
         require(KEY.fullmatch(self.key) is not None, "key", self.key, legal)
         _require_utc("started", self.started)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A trial that ended, with a result or a failure.
+    """The end of a trial, with a result or a failure.
 
     Attributes:
       key: `key_of(config)`.
@@ -136,7 +136,7 @@ Event = Sweep | Started | Trial
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """Wraps an event: `serialization` adds a type tag to the value of a field that is a union."""
+    """A wrapper of an event, as `serialization` adds a type tag only to fields that are unions."""
 
     event: Event
 
@@ -188,7 +188,7 @@ def success(config: RunConfig, result: RunResult, environment: Mapping[str, str]
 
 
 def failure(config: RunConfig, cause: str, environment: Mapping[str, str]) -> Trial:
-    """Makes the trial of a run that has just failed; joins a cause of several lines into one."""
+    """Makes the trial of a run that has just failed; joins the lines of its cause into one."""
     line = " ".join(cause.split()) or "failed without a message"
     line = line.encode(errors="backslashreplace").decode()  # escapes lone surrogates of file names
     return Trial(

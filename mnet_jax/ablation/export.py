@@ -1,4 +1,4 @@
-"""Exports trials as CSV (a row for each) or JSON (an object for each)."""
+"""Exports trials as CSV (one row per trial) or JSON (one object per trial)."""
 
 import csv
 import io
@@ -17,8 +17,8 @@ Labels = Callable[[Arm], Mapping[str, str]]
 def to_csv(trials: Iterable[Trial], labels_of: Labels) -> str:
     """Formats trials as CSV with a header: key, value on every axis, seed, and measurements.
 
-    Accuracy (0 to 1) and loss are those on the test split; `seconds` is the wall time. A failed
-    trial has the cause of its failure and no measurements.
+    Accuracy (0 to 1) and loss are those on the test split; `seconds` is the wall time. The row of a
+    failed trial has the cause of its failure and no measurements.
     """
     labelled = [(trial, labels_of(Arm.of(trial.config))) for trial in trials]
     axes = list(dict.fromkeys(axis for _, labels in labelled for axis in labels))
@@ -45,7 +45,7 @@ def _measures(trial: Trial) -> tuple[float | None, ...]:
 
 
 def to_json(trials: Iterable[Trial], labels_of: Labels) -> str:
-    """Formats trials as a JSON list: each with all its stored fields, and its `labels`."""
+    """Formats trials as a JSON list of objects with all stored fields and the arm's `labels`."""
     plain = [
         {**serialization.to_plain(trial), "labels": dict(labels_of(Arm.of(trial.config)))}
         for trial in trials

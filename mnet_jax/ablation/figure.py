@@ -19,10 +19,10 @@ SCALE = 1.5  # PNG pixels per pixel of the plot
 LEGEND_LETTERS = 88  # characters per line of a legend
 AXIS_TITLE = 27  # pixels; height of the title above a vertical axis
 STILL_WIDTH = 480  # pixels; width of the SVG shown if scripts are disabled
-VERSION = ".".join(alt.SCHEMA_VERSION.split(".")[:2])  # of Vega-Lite, as vl-convert takes it
+VERSION = ".".join(alt.SCHEMA_VERSION.split(".")[:2])  # of Vega-Lite, as vl-convert expects it
 
-# Bytes of address space. The JavaScript engine of vl-convert reserves 64 GiB of it, and aborts the
-# process if it cannot.
+# Bytes of address space. The JavaScript engine of vl-convert reserves 64 GiB of address space, and
+# aborts the process if this fails.
 ADDRESSES = 72 * 2**30
 
 
@@ -49,7 +49,7 @@ def to_png(charts: Sequence[Chart], otherwise: str, theme: Theme = LIGHT) -> byt
     plot: alt.TopLevelMixin = (
         alt.hconcat(*titled, spacing=50) if titled else _words(otherwise, theme)
     )
-    # The fallback for characters that the font lacks; Matplotlib always brings this one.
+    # The fallback for characters that the font lacks. This font is part of Matplotlib.
     vl_convert.register_font_directory(str(DEJAVU.parent))
     content = vl_convert.vegalite_to_png(
         _specification(plot, theme) | {"background": theme.ground, "padding": 16},
@@ -66,7 +66,7 @@ def to_svg(chart: Chart, theme: Theme) -> str:
     """Returns the chart without its title, as an SVG element."""
     plot = chart.plot.properties(width=STILL_WIDTH)
     svg = vl_convert.vegalite_to_svg(_specification(plot, theme), vl_version=VERSION)
-    # vl-convert numbers clip paths across charts; renumber them, so that output is deterministic.
+    # vl-convert numbers clip paths across charts; renumbering makes the output deterministic.
     names = re.findall(r'<clipPath id="(\w+)"', svg)
     own = {name: f"clip{index}" for index, name in enumerate(names)}
     pattern = r'(<clipPath id="|url\(#)(\w+)'
@@ -74,7 +74,7 @@ def to_svg(chart: Chart, theme: Theme) -> str:
 
 
 def to_vega_lite(chart: Chart, theme: Theme) -> dict[str, Any]:
-    """Returns the specification of the chart without its title, as wide as its container."""
+    """Returns the Vega-Lite specification of the chart: no title, and as wide as its container."""
     autosize = alt.AutoSizeParams(type="fit-x", contains="padding")
     return _specification(chart.plot.properties(width="container", autosize=autosize), theme)
 
@@ -91,7 +91,7 @@ def _specification(plot: alt.TopLevelMixin, theme: Theme) -> dict[str, Any]:
 
 
 def _titled(chart: Chart, lines: int, height: int, width: int) -> alt.LayerChart:
-    """Returns the plot with title and legend, padded to `lines` lines to align it with others."""
+    """Returns the plot with title and legend; pads the legend to `lines` lines for alignment."""
     legend = _legend(chart)
     title = alt.Title(
         chart.title,

@@ -2,14 +2,14 @@
 
 `journal.jsonl` has one line for each event, in chronological order; `events` defines the format of
 a line. Existing lines are never changed. A reader holds a shared lock on the file (flock), and a
-writer an exclusive one, so lines never mix and no reader sees a partial line. Failures are handled
+writer an exclusive lock, so lines never mix and no reader sees a partial line. Failures are handled
 as follows:
 
-- A process killed while appending leaves a last line without a line break. This torn line is not
-  used, and the next writer moves it to a file `journal.torn-<digits>`, which is kept.
+- A process killed while appending leaves a last line without a line break. This torn line is
+  ignored, and the next writer moves it to a file `journal.torn-<digits>`, which is kept.
 - A failed write (disk full) is undone by truncating the file to its previous length.
 - A line that was damaged later, or that this version cannot read, is skipped; the other lines are
-  used. Line ends of CRLF, from an editor or from Git on Windows, are accepted.
+  read. Lines that end with CRLF, from an editor or from Git on Windows, are accepted.
 - A path that is not a regular file (a FIFO, a directory) is refused.
 """
 
@@ -54,7 +54,7 @@ class Journal:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[list[Event]]:
-        """Locks the journal against appending and yields all events; none without a file.
+        """Locks the journal against appending and yields all events; [] if there is no file.
 
         Raises:
           StoreError: the file cannot be read.
@@ -70,7 +70,7 @@ class Journal:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator["Writer"]:
-        """Locks the journal exclusively and yields its writer; moves a torn last line away.
+        """Locks the journal exclusively and yields its writer; moves a torn last line to a file.
 
         Raises:
           StoreError: the file cannot be written.
@@ -94,10 +94,10 @@ class Journal:
         """Appends an event and flushes it to disk.
 
         Raises:
-          ValueError: a number in it is not finite; one line with its name.
+          ValueError: a number in the event is not finite; the message is one line with its name.
           StoreError: the file cannot be written.
         """
-        line = to_line(event)  # before the file is created, in case the event is refused
+        line = to_line(event)  # before the file is created, as this may raise
         with self.writing() as writer:
             writer.append(line)
 
@@ -119,7 +119,7 @@ class Journal:
         return events
 
     def _torn(self, line: bytes) -> Path:
-        """Returns the file for a torn line: the same on a second try, if the first was killed."""
+        """Returns the path of the file for a torn line, the same whenever the move is repeated."""
         digits = hashlib.sha256(line).hexdigest()[:8]
         return self.path.with_name(f"{self.path.stem}.torn-{digits}")
 
@@ -128,7 +128,7 @@ class Journal:
 
 
 class Writer:
-    """A journal that is locked for writing; `events` are those that it already has."""
+    """A journal that is locked for writing; `events` are those already in the journal."""
 
     def __init__(self, path: Path, file: int, events: list[Event], end: int) -> None:
         self.events = events

@@ -1,8 +1,8 @@
-"""report.html: one file that needs no network, for phone and desktop, in light and dark mode.
+"""Makes report.html: one file without network access, for phone and desktop, light and dark mode.
 
-Vega, which is inside the file, draws the charts in the browser. If scripts are disabled, the page
-shows static SVG instead. The markup is made in Python such that no text can become markup by
-mistake.
+Vega, which is part of the file, draws the charts in the browser. If scripts are disabled, the page
+shows static SVG instead. `Markup` is the type of HTML in Python; all other text is escaped when it
+is inserted.
 """
 
 import base64
@@ -24,7 +24,7 @@ from mnet_jax.statistics.intervals import Interval
 
 
 class Markup(str):
-    """Text that is HTML already. All other text is escaped when it is inserted."""
+    """Text that is already HTML. All other text is escaped when it is inserted."""
 
     __slots__ = ()
 
@@ -65,12 +65,12 @@ def to_html(
     Args:
       report: the report to show.
       command: the command line of the sweep.
-      command_of: from the config of an arm to the command that trains it, or None.
+      command_of: maps the config of an arm to the command that trains it, or to None.
     """
     obstacle = figure.obstacle()
     drawn = [] if obstacle else [*over_seeds(report, PAGE), *against_costs(report, PAGE)]
     script = _file("script.js")
-    if drawn:  # otherwise leave out Vega, which is most of the file
+    if drawn:  # without charts, Vega (most of the file) is left out
         script = figure.script_with_vega(script)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return string.Template(_file("template.html")).substitute(
@@ -180,7 +180,7 @@ def _number(text: str, value: float | None) -> Markup:
 
 
 def _remarks(report: Report) -> Markup:
-    """Returns the notes below the table: statistical power, and what to know of the rows."""
+    """Returns the notes below the table: statistical power, and remarks about the rows."""
     lines = wording.powers(report)
     lines += [report.note] if report.note else []
     if not all(arm.requested for arm in report.arms):
@@ -199,7 +199,7 @@ def _charts(drawn: Sequence[Chart], otherwise: str) -> Markup:
 def _chart(chart: Chart) -> Markup:
     """Returns a figure: caption, chart specification, and SVG for browsers without scripts."""
     caption = tag("figcaption", tag("h3", chart.title), tag("p", chart.legend))
-    # Escapes "<", so that no name can close the script element.
+    # "<" is escaped, so that no name can close the script element.
     source = json.dumps(figure.to_vega_lite(chart, PAGE), separators=(",", ":")).replace(
         "<", "\\u003c"
     )
@@ -210,7 +210,7 @@ def _chart(chart: Chart) -> Markup:
 
 
 def _failures(report: Report) -> Markup:
-    """Returns the section of failed and missing trials, with their causes."""
+    """Returns the section that lists failed and missing trials, with the causes."""
     missing = wording.missing_results(report)
     if not missing:
         return Markup()
@@ -234,7 +234,7 @@ def _arm(report: Report, arm: ArmResult, command: str | None) -> Markup:
     return tag("article", tag("h3", report.name_of(arm)), told, *again, whole)
 
 
-_MOST_OPEN = 8  # a longer list of changes is collapsed; the width multiplier changes every block
+_MOST_OPEN = 8  # longer lists of changes are collapsed: the width changes every block
 
 
 def _changes(before: RunConfig, after: RunConfig) -> Markup:

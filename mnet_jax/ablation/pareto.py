@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mnet_jax.ablation.arms import ArmResult, Report
 from mnet_jax.statistics.intervals import Interval
 
-WIDE = 5  # ratio of the largest to the smallest cost above which the axis is logarithmic
+WIDE = 5  # if largest cost / smallest cost exceeds this, the axis is logarithmic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +32,9 @@ class Cost:
     """A cost to plot accuracy against.
 
     Attributes:
-      title: of the plot.
+      title: the title of the plot.
       unit: the label of its axis.
-      of: an arm's cost; None where it has none.
+      of: returns an arm's cost; None if it is unknown.
     """
 
     title: str
@@ -57,7 +57,7 @@ COSTS = (
 
 
 def points(report: Report, cost: Cost) -> list[Point]:
-    """The arms that have an accuracy and the cost, in the report's order."""
+    """Returns a point for each arm with an accuracy and this cost, in the report's order."""
     known = [(arm, arm.accuracy, cost.of(arm)) for arm in report.arms]
     places = [(a, accuracy, c) for a, accuracy, c in known if accuracy and c is not None]
 
@@ -74,11 +74,11 @@ def points(report: Report, cost: Cost) -> list[Point]:
 
 
 def frontier(found: Sequence[Point]) -> list[Point]:
-    """Those on the frontier, the cheapest first."""
+    """Returns the points on the frontier, the cheapest first."""
     return sorted((p for p in found if p.on_frontier), key=lambda point: point.cost)
 
 
 def is_wide(found: Sequence[Point]) -> bool:
-    """Whether the costs need a logarithmic axis."""
+    """Returns whether the costs need a logarithmic axis."""
     costs = [point.cost for point in found]
     return min(costs) > 0 and max(costs) / min(costs) > WIDE

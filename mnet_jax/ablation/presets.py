@@ -5,7 +5,7 @@ arms share. All other values are those of a recipe of `options.recipes`. Each sc
 full) has one data set.
 
 All arms of a preset start from the same recipe. At `smoke` and `desk` it is the data set's recipe
-for V2: its learning rate was chosen for V2, and is used for V1, V3 and V4 without tuning. At
+for V2: its learning rate was chosen for V2, and is not tuned for V1, V3 and V4. At
 `desk`, a trial takes about three minutes on two CPU cores (estimated from multiply-adds), and
 training ends while accuracy still rises. The few epochs at `smoke` only show that a preset runs.
 """
@@ -20,7 +20,7 @@ from mnet_jax.options import axes
 
 ScaleName = Literal["smoke", "desk", "full"]
 Values = Mapping[str, Any]  # the values of axes, by name
-NOT_RUN = "not run yet"  # in place of a page of results
+NOT_RUN = "not run yet"  # the `result` of a preset without results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,8 @@ class Scale:
       dataset: the name of the data set.
       seeds: the number of seeds of every arm.
       train_images: the number of training images in an epoch.
-      madds_per_second: the speed of training, where a step counts as three forward passes.
-      arm_seconds: the additional time that an arm's first trial takes to compile.
+      madds_per_second: multiply-adds per second in training; a step counts as 3 forward passes.
+      arm_seconds: the compilation time of an arm's first trial.
     """
 
     dataset: str
@@ -74,7 +74,7 @@ SCALES: dict[ScaleName, Scale] = {
 }
 
 
-# At the other scales the recipe of the data set is used, not that of the preset.
+# At these scales the recipe of the data set is used, not that of the preset.
 _SMALL_RECIPES: Mapping[ScaleName, str] = {"smoke": "v2-digits", "desk": "v2-fashion-mnist"}
 
 
@@ -110,8 +110,8 @@ class Preset:
     def judges(self, arm: Arm, baseline: Arm) -> bool:
         """Returns whether the claims apply to an arm of a sweep with this baseline.
 
-        They do not apply if flags gave the sweep a baseline that differs from the preset's on the
-        preset's axes, or if the arm differs from the baseline on other axes too.
+        The claims do not apply if flags changed the baseline on one of the preset's axes, or if the
+        arm also differs from the baseline on another axis.
         """
         own = [axis for axis in axes.AXES if axis.name in self.axes]
         has = {axis.name: axis.read(baseline) for axis in own}
@@ -147,13 +147,13 @@ _ALIKE = 0.01  # two arms count as equal up to one percentage point; our choice,
 def _claim(
     direction: Expectation, text: str, source: str, margin: float = 0.0, **arms: Any
 ) -> Claim:
-    """Makes a claim about the arms with these axis values, or about all arms if none are given."""
+    """Makes a claim about the arms with these axis values; without values, about all arms."""
     labels = {axis: f"{value}" for axis, value in arms.items()}
     return Claim(direction=direction, text=text, source=source, arms=labels, margin=margin)
 
 
 def _at_v1(*, small_width: float, desk_epochs: int) -> dict[ScaleName, Values]:
-    """Returns what `Preset.at` is for V1; `small_width` is the width at smoke and desk."""
+    """Returns `Preset.at` for V1; `small_width` is the width multiplier at smoke and desk."""
     small: Values = {"model": "mobilenet_v1", "width": small_width}
     return {
         "smoke": {**small, "epochs": 3},
@@ -334,7 +334,7 @@ PRESETS: dict[str, Preset] = {
             ),
         ),
     ),
-    # At each scale the widths are such that the MAdds of every arm are within 3 % of V2's.
+    # At each scale the widths are chosen so that each arm's MAdds are within 3 % of V2's.
     "v1-to-v4": Preset(
         source="all four papers",
         claim="At equal multiply-adds each version beats the previous one. (The papers used "

@@ -1,7 +1,7 @@
 """Renders a report as a terminal table, Markdown, CSV and JSON, and writes its files.
 
-Accuracies are shares from 0 to 1 in CSV and JSON. In text for people they are in percent, and
-differences in percentage points.
+In CSV and JSON, accuracies are from 0 to 1. In the other formats they are in percent, and
+differences are in percentage points.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ def to_table(report: Report) -> Table:
     for index, header in enumerate(headers):
         if index < len(report.columns) or index == verdict_column:
             table.add_column(header, overflow="fold")
-        else:  # numbers are truncated last, with an ellipsis
+        else:  # numbers are the last to be truncated, with an ellipsis
             table.add_column(header, justify="right", no_wrap=True)
     for arm, row in zip(report.arms, rows, strict=True):
         cells = [Text(cell) for cell in row]
@@ -107,7 +107,7 @@ def to_markdown(report: Report) -> str:
 
 
 def _with_p(cells: list[str], axes: int, p_value: str) -> list[str]:
-    """Returns a row with its p-value after the difference; a terminal has no room for it."""
+    """Inserts the p-value after the difference in a row; the terminal table has no room for it."""
     place = axes + 4
     return [*cells[:place], p_value, *cells[place:]]
 
@@ -120,7 +120,7 @@ def _escaped(text: str) -> str:
 
 
 def to_csv(report: Report) -> str:
-    """Returns CSV: a line for each arm, with every axis and unrounded numbers in shares and s."""
+    """Returns CSV: a line for each arm, with every axis; unrounded numbers, times in seconds."""
     axes = [*report.columns, *report.common]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -165,11 +165,11 @@ def write(
       report: the report to write.
       directory: where to write; created if it is missing.
       command: the command line of the sweep.
-      command_of: from the config of an arm to the command that trains it, or None.
+      command_of: maps the config of an arm to the command that trains it, or to None.
 
     Returns:
-      None, or one line that says why this process cannot draw charts. In that case no picture is
-      written, and the other files contain that line instead.
+      None if the pictures were drawn. Otherwise one line that says why this process cannot draw
+      charts; no picture is written, and the other files contain this line instead.
 
     Raises:
       StoreError: the directory cannot be written.
@@ -189,7 +189,7 @@ def write(
     write_text(directory / "report.csv", to_csv(report))
     write_text(directory / "report.json", to_json(report))
     write_text(directory / "report.html", page.to_html(report, command, command_of))
-    # Last, so that the pictures that it shows are never older than it is.
+    # report.md is written last, so that its pictures are never older than the text.
     write_text(directory / "report.md", _page(report, command, obstacle))
     return obstacle
 

@@ -1,4 +1,4 @@
-"""Summarizes trials as a report with a row for each arm. Accuracies are from 0 to 1."""
+"""Computes a report from trials, with a row for each arm. Accuracies are from 0 to 1."""
 
 import math
 import statistics
@@ -27,17 +27,17 @@ def summarize(
     claims: Sequence[Claim] = (),
     is_judged: Callable[[Arm], bool] | None = None,
 ) -> Report:
-    """Makes the report on some trials.
+    """Computes the report from trials.
 
     Args:
-      trials: the trials of this call, and others from the store to show beside them. If several
-        have the same key, the last one counts.
-      requested: the configs of this call with all seeds, also those without a trial.
+      trials: the trials of this sweep, and others from the store to show beside them. Of trials
+        with the same key, the last is used.
+      requested: the configs of this sweep with all seeds, also those without a trial.
       labels_of: returns an arm's value on each axis, as text.
-      baseline: the arm to compare with; None for no differences.
+      baseline: the arm that the others are compared with; None for no comparison.
       named_axes: axes that get a column even if all arms have the same value.
       method: how the confidence intervals are computed.
-      claims: a paper's claims about the arms of this call. Each arm is judged by the first claim
+      claims: a paper's claims about the arms of this sweep. Each arm is judged by the first claim
         that is about it.
       is_judged: returns whether the claims apply to an arm at all; None if they apply to all.
 
@@ -80,13 +80,13 @@ def summarize(
 
 
 def _judged(arm: ArmResult, claim: Claim | None, *, baseline: bool) -> ArmResult:
-    """Returns the arm with `baseline`, and the judgement of the claim about it."""
+    """Returns the arm with the field `baseline` set, and with the judgement of its claim."""
     judged = judge(claim, arm.comparison) if claim and arm.comparison else None
     return replace(arm, baseline=baseline, judgement=judged)
 
 
 def _together(claim: Claim, arms: Sequence[ArmResult]) -> JudgedClaim:
-    """Judges a claim by all arms it is about; an arm without a comparison cannot tell."""
+    """Judges a claim by all arms it is about; without a comparison, an arm is `cannot tell`."""
     judgements = [arm.judgement or "cannot tell" for arm in arms if not arm.baseline]
     return JudgedClaim(claim=claim, judgement=judge_all(judgements))
 
@@ -134,7 +134,7 @@ class _Group:
       arm: the arm.
       config: the config of its run with seed 0.
       trials: its trials, sorted by seed.
-      wanted: the seeds that the call asked for; empty if the call did not ask for the arm.
+      wanted: the seeds of this sweep; empty if the arm does not belong to it.
     """
 
     arm: Arm
@@ -165,9 +165,9 @@ def _grouped(trials: Iterable[Trial], requested: Sequence[RunConfig]) -> dict[Ar
 def _told_apart(
     groups: Mapping[Arm, _Group], labels_of: Callable[[Arm], Mapping[str, str]]
 ) -> dict[Arm, dict[str, str]]:
-    """Returns each arm's label on the axes of all arms.
+    """Returns the labels of each arm on the axes of all arms.
 
-    If two arms have the same labels, all arms get one more: the first digits of their config's key.
+    If two arms have the same labels, every arm gets another one: the first digits of its key.
     """
     labels = {arm: dict(labels_of(arm)) for arm in groups}
     axes = dict.fromkeys(axis for own in labels.values() for axis in own)

@@ -10,12 +10,12 @@ from mnet_jax.config import Arm
 
 @dataclass(frozen=True, kw_only=True)
 class ArmStatus:
-    """The status of an arm; each of its seeds is in exactly one of the four collections.
+    """The status of an arm; each of its seeds is in exactly one of the last four fields.
 
     Attributes:
       labels: the arm's value on each axis, as text.
       finished: the seeds that have a result.
-      running: the seeds that run now, each with the process that runs it.
+      running: the seeds that are running, each with the process that runs it.
       failed: the seeds that failed and are not running again, each with the cause in one line.
       not_run: the seeds that no process has started, or whose process died.
     """
@@ -33,7 +33,7 @@ def status_of(
     """Returns the status of each arm, in the order of the sweep.
 
     Args:
-      sweep: gives the arms and seeds.
+      sweep: the sweep with the arms and seeds.
       contents: the contents of the store.
       labels_of: returns an arm's value on each axis, as text.
     """
@@ -44,7 +44,7 @@ def status_of(
 
 
 def _status_of(keys: Mapping[int, str], contents: Contents, labels: dict[str, str]) -> ArmStatus:
-    """Returns the status of one arm, from the key of each seed's trial."""
+    """Returns the status of one arm; `keys` has the key of each seed's trial."""
     trials = {s: contents.trials[key] for s, key in keys.items() if key in contents.trials}
     finished = tuple(seed for seed, trial in trials.items() if trial.result)
     running = {

@@ -1,18 +1,18 @@
 """The store of trials: a directory with a journal, keyed by the hash of each trial's config.
 
 A trial is a run of one config, including its seed. Trials are looked up by their config alone, so
-calls that ask for different arms can share a store without losing or mixing results. Several sweeps
-may use one directory at the same time: a trial is leased before it runs, so only one of them runs
-it.
+sweeps of different arms can share a store without losing or mixing results. Several sweeps
+may use one directory at the same time: a process leases a trial before running it, so no
+other process runs that trial too.
 
 A lease is an flock on `leases/<key>.lock`. The operating system releases it when its process ends,
-however it ends. So no timeout is needed to detect a dead holder, and a reused process id causes no
-confusion. The lock files are empty and are never deleted. If several machines share the directory,
-its file system must support locks across machines (NFS does).
+however it ends. So no timeout is needed to detect that the holder has died, and process ids, which
+may be reused, are not compared. The lock files are empty and are never deleted. If several machines
+share the directory, its file system must support locks across machines (NFS does).
 
-Leases are taken and checked only while the journal is locked. So a check (which takes the lock for
-a moment) never makes another process's attempt fail, and the last `Started` event of a held lease
-is always its holder's.
+Leases are taken and checked only while the journal is locked. Therefore a check, which takes the
+lease's lock for a moment, cannot make another process's attempt fail, and the last `Started` event
+of a held lease is always from its holder.
 """
 
 import fcntl
@@ -42,13 +42,13 @@ from mnet_jax.training.results import RunResult
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """The contents of a store at the time of reading.
+    """The contents of a store when it was read.
 
     Attributes:
       trials: one trial for each key, in the order in which they ended: the first result or, if
         there is none, the latest failure.
-      sweeps: the calls of the command, in their order.
-      running: for each trial that runs now, by key, the event of its start.
+      sweeps: the sweeps, in chronological order.
+      running: the start event of each running trial, by key.
     """
 
     trials: dict[str, Trial]
@@ -116,12 +116,12 @@ class Store:
     def finish(
         self, config: RunConfig, found: RunResult | str, environment: Mapping[str, str]
     ) -> Trial:
-        """Stores how a trial ended.
+        """Stores the result or the failure of a trial.
 
         Args:
           config: the trial's config.
           found: the result, or the cause of the failure.
-          environment: versions and device.
+          environment: the versions of the software, and the device.
 
         Returns:
           The stored trial. A result with a number that is not finite is stored as a failure.
@@ -153,10 +153,11 @@ class Store:
 
         Args:
           known: the trials when the sweep began. Those that failed are run again.
-          configs: all configs that the sweep asks for.
+          configs: all configs of the sweep.
 
         Yields:
-          A config to run, or None if other processes run all that remain: ask again later.
+          A config to run, or None if other processes are running all remaining trials; the caller
+          should wait before it requests the next item.
 
         Raises:
           StoreError: the journal or a lease cannot be written.
@@ -191,7 +192,7 @@ class Store:
 
 
 def _trials(events: Iterable[Event]) -> dict[str, Trial]:
-    """Returns the trial that counts for each key, in the order in which they ended."""
+    """Returns one trial for each key, as in `Contents.trials`, in the order in which they ended."""
     trials: dict[str, Trial] = {}
     for event in events:
         if isinstance(event, Trial):
@@ -295,6 +296,7 @@ def write_file(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes text in UTF-8 with `write_file`.
 
-    Lone surrogates (Python's stand-ins for bytes of file names that are not UTF-8) are escaped.
+    Lone surrogates, with which Python represents bytes of file names that are not UTF-8, are
+    escaped.
     """
     write_file(path, text.encode(errors="backslashreplace"))

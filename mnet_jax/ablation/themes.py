@@ -1,7 +1,7 @@
 """The colours and fonts of a report's charts, in each medium.
 
-Hues are those of Okabe and Ito, "Color Universal Design" (2008), made darker on white and lighter
-on black where their contrast with the background is below 3:1.
+Hues are those of Okabe and Ito, "Color Universal Design" (2008). Hues whose contrast with the
+background would be below 3:1 are made darker (on white) or lighter (on black).
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ class Theme:
       ink: colour of names.
       soft: colour of other text, and of reference lines.
       hair: colour of grid lines.
-      hues: colour of the baseline, then those of the other arms in turn.
+      hues: colour of the baseline, then the colours that the other arms cycle through.
       font: the font family.
       narrowest: width of the narrowest plot in which labels must fit, in pixels.
-      letters: returns a text in one line, without characters that the font lacks.
+      letters: returns a text as one line, without characters that the font lacks.
     """
 
     ground: str
@@ -44,7 +44,7 @@ class Theme:
 def _drawable(text: str) -> str:
     """Escapes the characters of a name that Matplotlib's font lacks.
 
-    vl-convert brings no font with more characters, and omits those that it cannot draw.
+    vl-convert has no font with more characters, and omits those that it cannot draw.
     """
     from mnet_jax.plots.style import DEJAVU, escaped  # here: Matplotlib takes 0.5 s to import
 
@@ -60,7 +60,7 @@ DARK = replace(
     LIGHT, ground="#14171b", ink="#e9ecf0", soft="#a7b0bb", hair="#363d46",
     hues=("#f2f4f7", "#4a9fe0", "#f4823c", "#2fbf93", "#e295c4", "#e6ab2e", "#8fd0f7"),
 )  # fmt: skip
-# A page has the colours of both; the browser chooses, and its fonts have all characters.
+# A page has the colours of both themes; the browser chooses one. Its fonts have all characters.
 PAGE = Theme(
     ground="var(--ground)", ink="var(--ink)", soft="var(--soft)", hair="var(--hair)",
     hues=tuple(f"var(--h{index})" for index in range(len(LIGHT.hues))),

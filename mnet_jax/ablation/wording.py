@@ -12,7 +12,7 @@ METHODS = {"t": "Student's t", "bootstrap": "bootstrap (BCa)"}
 def judgement(report: Report, arm: ArmResult) -> str:
     """Describes an arm's verdict and judgement and, if seeds are unpaired, the number of pairs.
 
-    Empty for the baseline, and if nothing is compared.
+    Returns "" for the baseline, and if there is no comparison.
     """
     if arm.difference is None:
         unpaired = arm.accuracy and not arm.baseline and not report.note
@@ -46,7 +46,7 @@ def trials(count: int) -> str:
 
 
 def seeds(arm: ArmResult) -> str:
-    """Formats the number of finished seeds, with the number of all if some did not finish."""
+    """Formats the number of finished seeds and, if some did not finish, of all seeds."""
     finished = len(arm.outcomes)
     return str(finished) if finished == arm.tried else f"{finished}/{arm.tried}"
 
@@ -71,7 +71,7 @@ def claims(report: Report) -> list[str]:
 
 
 def powers(report: Report) -> list[str]:
-    """Says for each arm that is not separated how many seeds would separate it, in a sentence."""
+    """Returns a sentence for each arm `not separated`: how many seeds would separate it."""
     lines = []
     for arm in report.arms:
         comparison = arm.comparison

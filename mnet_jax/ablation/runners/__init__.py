@@ -1,7 +1,7 @@
 """Runs trials in parallel, each in its own process, so that a crash affects one trial only.
 
-`run` schedules the trials on a runner, which owns the worker processes: `LocalRunner` on this
-machine, `RayRunner` on a Ray cluster.
+`run` schedules the trials on a runner, which starts and ends the worker processes: `LocalRunner` on
+this machine, `RayRunner` on a Ray cluster.
 
 - `schedule`: the protocol `Runner`, the schedule, and the detection of hanging trials;
 - `work`: one trial in its process, and how it can end;

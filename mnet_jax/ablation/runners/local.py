@@ -24,10 +24,10 @@ from mnet_jax.training.results import Progress
 from mnet_jax.training.stopping import interrupted_alone
 
 # A terminated worker leaves semaphores. Python's resource tracker, which starts with the worker,
-# frees them and would print a warning after the one line that says what happened.
+# frees them and would print a warning after the one line of the error message.
 QUIET = {"PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}
 GRACE_SECONDS = 3.0  # a terminated worker has this long to exit before it is killed
-LEAST_BYTES = 2**30  # assumed memory of a trial, until the first trial's has been measured
+LEAST_BYTES = 2**30  # assumed memory of a trial, until that of the first trial is measured
 RESERVE_BYTES = 2**29  # with less available, the machine is about to run out of memory
 
 
@@ -38,7 +38,7 @@ class _Running:
     Attributes:
       config: the trial's config.
       worker: the process that runs it.
-      shown: whether its memory has been measured, at its first message.
+      shown: whether the worker's memory has been measured, which is done at its first message.
     """
 
     config: RunConfig
@@ -49,13 +49,13 @@ class _Running:
 class LocalRunner:
     """Runs trials on this machine, one worker process per slot with the slot's resources.
 
-    A worker runs one trial after another. Trials that differ only in seeds and numbers then share
-    the compiled step. If a worker dies, its trial has failed, and the next trial in its slot gets a
-    new worker.
+    A worker runs one trial after another. Consecutive trials that differ only in the seed and in
+    numeric settings share the compiled training step. If a worker dies, its trial has failed, and
+    the next trial in its slot gets a new worker.
 
-    If a trial already runs, another one starts only if there is enough memory for it, judged by the
-    memory of earlier trials. If memory runs out nevertheless, the trial that started last is
-    terminated; it later continues from its checkpoint.
+    If a trial already runs, another one starts only if the memory that earlier trials needed is
+    available. If memory runs out nevertheless, the trial that started last is
+    terminated, and continues from its checkpoint later.
     """
 
     def __init__(
@@ -70,9 +70,10 @@ class LocalRunner:
         """Creates a runner; workers are started by `begin`.
 
         Args:
-          slots: the places for workers.
-          trial: the function that a worker calls for each trial; it must be importable there.
-          environment: environment variables for the workers; those already set here win.
+          slots: the environment variables of each worker.
+          trial: the function that a worker calls for each trial; workers must be able to import it.
+          environment: environment variables for the workers. Variables that are already set in this
+            process take precedence.
           available: returns the available memory in bytes.
           timeout_seconds: a trial that reports no progress for this long is terminated; None for no
             limit.
@@ -83,7 +84,7 @@ class LocalRunner:
         self._environment = environment
         self._available = available
         self._idle: dict[int, _Worker] = {}
-        self._running: dict[int, _Running] = {}  # by slot, in the order in which they began
+        self._running: dict[int, _Running] = {}  # by slot, in the order of their starts
         self._need_bytes = LEAST_BYTES
         self._silences = StallMonitor(timeout_seconds, clock)
 
@@ -134,7 +135,7 @@ class LocalRunner:
         return running
 
     def _relieved(self) -> list[tuple[RunConfig, Lost]]:
-        """If memory runs out while several trials run, terminates the one that started last."""
+        """If memory runs out while several trials run, terminates and returns the latest one."""
         if len(self._running) < 2 or self._available() >= RESERVE_BYTES:
             return []
         running = self._forget([*self._running][-1])
@@ -143,7 +144,7 @@ class LocalRunner:
         return [(running.config, Lost(cause="memory ran out", again=True))]
 
     def _hung(self) -> list[tuple[RunConfig, Stalled | Lost]]:
-        """Returns the trials that have become silent; terminates those beyond the time limit."""
+        """Returns the trials without progress for too long; terminates those beyond the limit."""
         found = self._silences.look()
         ended = {config for config, message in found if isinstance(message, Lost)}
         for slot, running in [*self._running.items()]:
@@ -154,7 +155,7 @@ class LocalRunner:
         return found
 
     def end(self) -> None:
-        """See `Runner`. Workers may be terminated at any point: runs survive being killed."""
+        """See `Runner`. Terminates workers at any point, as a killed run can be resumed."""
         workers = [*self._idle.values(), *(running.worker for running in self._running.values())]
         for worker in workers:
             worker.terminate()
@@ -164,7 +165,7 @@ class LocalRunner:
 
 
 class _Worker:
-    """A process that runs the trials sent to it; it exits when this end of the pipe is closed."""
+    """A process that runs the trials sent to it; it exits when this process closes the pipe."""
 
     def __init__(
         self, trial: TrialFunction, environment: Mapping[str, str], slot: Mapping[str, str]
@@ -175,7 +176,7 @@ class _Worker:
         unset = {n: v for n, v in {**environment, **QUIET}.items() if n not in os.environ}
         with process.started_with({**unset, **slot}), interrupted_alone():
             self._process.start()
-        theirs.close()  # only the worker keeps it open, so reading ends when the worker does
+        theirs.close()  # only the worker keeps it open, so reading fails when the worker exits
 
     def send(self, config: RunConfig, directory: Path) -> bool:
         """Sends a trial to the process; returns False if the process is dead."""
@@ -190,11 +191,11 @@ class _Worker:
         """Returns the resident memory of the process in bytes."""
         try:
             return psutil.Process(self._process.pid).memory_info().rss
-        except psutil.Error:  # it has just died
+        except psutil.Error:  # the process has just died
             return 0
 
     def cause_of_death(self) -> str:
-        """Says in one line how the process ended."""
+        """Returns one line that says how the process ended."""
         self.pipe.close()
         self._process.join()
         code = self._process.exitcode or 0
@@ -210,7 +211,7 @@ class _Worker:
     def join(self) -> None:
         """Waits for the process to exit, and kills it after `GRACE_SECONDS`."""
         self._process.join(GRACE_SECONDS)
-        self._process.kill()  # while it compiles, it does not handle SIGTERM
+        self._process.kill()  # a process that compiles does not handle SIGTERM
         self._process.join()
         self.pipe.close()
 
@@ -220,7 +221,7 @@ class _Worker:
 
 def _serve(pipe: Connection, trial: TrialFunction) -> None:
     """Runs trials until the parent closes the pipe or exits."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends its workers
     # Exits at once: an exception could be raised anywhere, even in a garbage collector's callback.
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     process.quiet()  # the cause of a failure is sent over the pipe instead
@@ -228,7 +229,7 @@ def _serve(pipe: Connection, trial: TrialFunction) -> None:
     def send(message: Progress | Outcome) -> None:
         try:
             pipe.send(message)
-        except ConnectionError:  # the parent is gone, and a new sweep may want this trial's files
+        except ConnectionError:  # the parent has died, and a new sweep may use this trial's files
             sys.exit()
 
     while True:

@@ -14,30 +14,30 @@ from mnet_jax.validation import require
 PROBE = "import jax; devices = jax.local_devices(); print(devices[0].platform, len(devices))"
 PROBE_SECONDS = 120
 THREADS = "PJRT_NPROC"  # the number of threads that XLA's CPU client uses for a computation
-# The environment variable that restricts the accelerators that a JAX process sees.
+# The environment variable that limits which accelerators a JAX process sees.
 VISIBLE = {"gpu": "CUDA_VISIBLE_DEVICES", "rocm": "HIP_VISIBLE_DEVICES", "tpu": "TPU_VISIBLE_CHIPS"}
 TPU_BOUNDS = {1: "1,1,1", 2: "1,2,1"}  # the topology of a process's chips, by their number
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """Places for parallel trials.
+    """The slots of a machine: each runs one trial at a time, on its share of the resources.
 
     Attributes:
-      environments: the environment variables for the process in each place.
+      environments: the environment variables for the process in each slot.
     """
 
     environments: tuple[Mapping[str, str], ...]
 
 
 def slots(trials: int, cores: int | None, devices: int) -> Slots:
-    """Returns as many places for trials as the cores or accelerators allow, at most `trials`.
+    """Returns as many slots as the cores or accelerators allow, at most `trials`.
 
     Args:
       trials: the number of trials, one or more.
       cores: CPU cores of each trial, on a machine without accelerators; None divides all cores
         among the trials.
-      devices: accelerators of each trial, on a machine that has any.
+      devices: accelerators of each trial, on a machine with accelerators.
 
     Raises:
       ValueError: the machine has fewer cores or accelerators than one trial needs.
@@ -67,7 +67,7 @@ def slots(trials: int, cores: int | None, devices: int) -> Slots:
 def _accelerators() -> tuple[str, int]:
     """Returns the platform and the number of accelerators; ("cpu", 0) if JAX can use none.
 
-    Asks in a subprocess: a process that lists accelerators keeps them until it exits.
+    They are listed in a subprocess, as a process that lists accelerators holds them until it exits.
     """
     installed = importlib.util.find_spec("jax_plugins") or importlib.util.find_spec("libtpu")
     if not (installed or entry_points(group="jax_plugins")):

@@ -32,12 +32,12 @@ from mnet_jax.validation import one_line, require
 
 MOST_LOSSES = 3  # a trial whose process or node is lost this often has failed
 CONNECT_SECONDS = 10.0
-JOIN_SECONDS = 60.0  # for joining a cluster that accepts connections
+JOIN_SECONDS = 60.0  # time limit for joining a cluster that accepts connections
 JOIN = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='CRITICAL')"
-LOOK_SECONDS = 10.0  # interval between checks whether the nodes still answer
-GONE_SECONDS = {"own": 15.0, "other": 60.0}  # a cluster without a node for this long is given up
-DOUBT_SECONDS = 60.0  # after a loss, the time until Ray itself knows which nodes are alive
-ACCELERATORS = ("GPU", "TPU")  # Ray's names for them
+LOOK_SECONDS = 10.0  # interval between checks of which nodes still answer
+GONE_SECONDS = {"own": 15.0, "other": 60.0}  # the sweep ends if there is no node for this long
+DOUBT_SECONDS = 60.0  # after a loss, the time in which Ray's list of nodes may be out of date
+ACCELERATORS = ("GPU", "TPU")  # Ray's names of the resources
 
 
 class RayRunner:
@@ -60,10 +60,10 @@ class RayRunner:
 
         Args:
           address: the cluster's address, as for `ray.init`. None starts a cluster on this machine,
-            which ends with the runner.
+            which is stopped with the runner.
           cores: CPU cores of each trial; None for 1.
-          devices: accelerators of each trial, on a cluster that has any.
-          trial: the function that runs a trial; it must be importable on the nodes.
+          devices: accelerators of each trial, on a cluster with accelerators.
+          trial: the function that runs a trial; the nodes must be able to import it.
           environment: environment variables for the workers.
           timeout_seconds: a trial that reports no progress for this long is terminated; None for no
             limit.
@@ -113,7 +113,7 @@ class RayRunner:
         return {n: c for n, c in {**named, **self._options.get("resources", {})}.items() if c}
 
     def _resources(self, cores: int, devices: int) -> dict[str, Any]:
-        """Returns the resources of a trial as options of `ray.remote`."""
+        """Returns the resources of a trial as keyword arguments of `ray.remote`."""
         nodes = self._nodes()
         most = int(max((node.get("CPU", 0) for node in nodes), default=0))
         require(1 <= cores <= most, "cores_per_trial", cores, f"1 to {most}, as the nodes have")
@@ -130,9 +130,9 @@ class RayRunner:
     def _nodes(self) -> list[dict[str, float]]:
         """Returns the resources of each node that answers.
 
-        Ray takes a while to notice that a node is gone, and a trial scheduled there meanwhile would
-        wait for minutes. So this method connects to the nodes itself: every `LOOK_SECONDS`, and at
-        each call for `DOUBT_SECONDS` after a loss.
+        Ray takes a while to notice that a node has failed, and a trial scheduled there meanwhile
+        would wait for minutes. So this method itself connects to each node: every `LOOK_SECONDS`,
+        and on every call in the `DOUBT_SECONDS` after a loss.
 
         Raises:
           RunnerError: the cluster has had no node for too long.
@@ -149,7 +149,7 @@ class RayRunner:
         return [node["Resources"] for node in nodes]
 
     def has_room(self) -> bool:
-        """Returns whether the present nodes have room for more trials than run now.
+        """Returns whether the nodes have room for one more trial.
 
         Raises:
           RunnerError: the cluster has had no node for too long.
@@ -207,7 +207,7 @@ class RayRunner:
         return said
 
     def _hung(self) -> list[tuple[RunConfig, Stalled | Lost]]:
-        """Returns the trials that have become silent; kills those beyond the time limit."""
+        """Returns the trials without progress for too long; kills those beyond the limit."""
         found = self._silences.look()
         for config, message in found:
             if isinstance(message, Lost):
@@ -225,8 +225,8 @@ class RayRunner:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Restores the signal handlers on exit: those that Ray installs abort with a stack dump."""
-    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
+    """Restores the signal handlers on exit, as Ray's handlers abort with a stack dump."""
+    if threading.current_thread() is not threading.main_thread():  # others must not set handlers
         yield
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -238,7 +238,7 @@ def _own_signals() -> Iterator[None]:
 
 
 def _silence(ray: Any) -> None:
-    """Suppresses the raylets' messages about their exit, which Ray prints whatever its settings."""
+    """Suppresses messages about the exit of raylets, which no setting of Ray disables."""
     if hasattr(ray, "_private") and hasattr(ray._private.worker, "print_to_stdstream"):
         ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
 
@@ -246,8 +246,8 @@ def _silence(ray: Any) -> None:
 def _require_reachable(address: str | None) -> None:
     """Raises OSError or ValueError if there is no cluster at an address.
 
-    Ray itself would try for minutes (or for ever, if a server accepts the connection but does not
-    answer) and print pages of messages. So a subprocess tries first.
+    Ray itself would try to connect for minutes (or for ever, if a server accepts the connection but
+    does not answer) and print pages of messages. So a subprocess tries first.
     """
     if address in (None, "local"):
         return
@@ -278,7 +278,7 @@ def _answers(node: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class _Heard:
-    """The number of a trial's reports, and the latest one."""
+    """The number of progress reports of a trial, and the latest report."""
 
     count: int = 0
     last: Progress | None = None
@@ -289,10 +289,10 @@ class _Remote:
     """A running trial.
 
     Attributes:
-      actor: its process.
-      done: a reference to its future outcome.
-      asked: a reference to the pending answer to a request for its progress; None if there is none.
-      heard: its last answer.
+      actor: the process of the trial.
+      done: a reference to the future outcome of the trial.
+      asked: a reference to the future result of a call of `latest`; None if no call is pending.
+      heard: the last result of `latest`.
     """
 
     actor: Any
@@ -305,8 +305,8 @@ class _Host:
     """A Ray actor, a process on the cluster, that runs one trial."""
 
     def __init__(self) -> None:
-        os.environ.update(process.settings(tune_allocator=False))  # for the node, not the caller
-        process.quiet()  # the outcome carries the cause of a failure instead
+        os.environ.update(process.settings(tune_allocator=False))  # those of this node
+        process.quiet()  # the cause of a failure is part of the outcome instead
         self._heard = _Heard()
 
     def run(self, trial: TrialFunction, config: RunConfig, directory: str) -> Outcome:
@@ -314,7 +314,7 @@ class _Host:
         return outcome_of(trial, config, Path(directory), self._note)
 
     def latest(self) -> _Heard:
-        """Returns what the trial has reported so far."""
+        """Returns the number of progress reports so far, and the latest."""
         return self._heard
 
     def _note(self, event: Progress) -> None:

@@ -18,17 +18,17 @@ from mnet_jax.training.results import Progress
 
 @dataclass(frozen=True, kw_only=True)
 class Stalled:
-    """A running trial has reported nothing for `seconds`; sent once for each silence."""
+    """A message: a running trial has not reported progress for `seconds`; sent once per stall."""
 
     seconds: float
 
 
-Message: TypeAlias = Progress | Stalled | Lost | Outcome  # about a trial; the last two end it
-POLL_SECONDS = 1.0  # interval after which an iterator of configs that yielded None is asked again
+Message: TypeAlias = Progress | Stalled | Lost | Outcome  # the last two end a trial
+POLL_SECONDS = 1.0  # an iterator that yielded None is advanced again after this time
 
 
 class Runner(Protocol):
-    """Workers, each a process that runs one trial at a time."""
+    """A set of worker processes, each of which runs one trial at a time."""
 
     def has_room(self) -> bool:
         """Returns whether another trial may start now."""
@@ -37,7 +37,7 @@ class Runner(Protocol):
         """Starts a trial; call it only if `has_room` is true."""
 
     def wait(self, seconds: float) -> list[tuple[RunConfig, Message]]:
-        """Waits at most `seconds` for messages from the workers; returns each with its trial."""
+        """Waits at most `seconds` for messages; returns each with the config of its trial."""
 
     def end(self) -> None:
         """Ends all workers, even in the middle of a trial."""
@@ -52,15 +52,15 @@ def run(
 ) -> Generator[Outcome, None, None]:
     """Runs trials on a runner, as many in parallel as it has room for.
 
-    To stop early, close the generator: this ends the runner.
+    To stop early, close the generator, which also ends the runner.
 
     Args:
-      configs: the configs of the trials. The next one is requested only when there is room for it.
-        None means that no trial is available now, but one may be later.
+      configs: the configs of the trials. The next config is requested only when there is room for
+        it. None means that no config is available now, but one may be later.
       runner: runs the trials; it is ended after the last one.
       directory_of: returns the directory for a trial's checkpoints and scalars.
       begun: called when a trial starts, and each time it is restarted.
-      report: called with each `Progress` of a trial, and when it has `Stalled`.
+      report: called with each `Progress` and each `Stalled` message of a trial.
 
     Yields:
       The outcome of each trial when it ends.
@@ -94,7 +94,7 @@ def run(
 
 
 class _Queue:
-    """The configs that remain to be started: those put back first, then those of an iterator."""
+    """The configs that remain: first those that were put back, then those of an iterator."""
 
     def __init__(self, configs: Iterator[RunConfig | None]) -> None:
         self._configs = configs
@@ -108,11 +108,11 @@ class _Queue:
         return self._ended and not self._again
 
     def put_back(self, config: RunConfig) -> None:
-        """Adds a config that must be started again."""
+        """Adds a config whose trial must be run again."""
         self._again.append(config)
 
     def next(self) -> RunConfig | None:
-        """Returns the next config; None if there is none, or none at the moment."""
+        """Returns the next config; None if no config remains, or none is available now."""
         if self._again:
             return self._again.popleft()
         if self._ended or time.monotonic() < self._asked + POLL_SECONDS:
@@ -127,14 +127,14 @@ class _Queue:
         return config
 
 
-# A healthy trial is silent longest while it compiles, for a few minutes.
+# A healthy trial reports nothing for a few minutes at most, while it compiles.
 _STALLED_SECONDS = 600.0
-# A longer time between two checks counts only this much: the machine may have been suspended.
+# The most that counts between two checks: in a longer time the machine may have been suspended.
 _MOST_COUNTED_SECONDS = 30.0
 
 
 class StallMonitor:
-    """Measures how long each running trial has been silent."""
+    """Measures how long each running trial has reported no progress."""
 
     def __init__(
         self, limit_seconds: float | None, clock: Callable[[], float] = time.monotonic
@@ -142,7 +142,8 @@ class StallMonitor:
         """Creates a monitor without trials.
 
         Args:
-          limit_seconds: the silence after which a trial must be terminated; None for no limit.
+          limit_seconds: time without progress after which a trial must be terminated; None for no
+            limit.
           clock: returns the time in seconds.
         """
         self._limit_seconds = limit_seconds
@@ -151,15 +152,15 @@ class StallMonitor:
         self._silences: dict[RunConfig, float] = {}
 
     def heard(self, config: RunConfig) -> None:
-        """Notes that a trial has started, or reported something."""
+        """Records that a trial has started, or has reported progress."""
         self._silences[config] = 0.0
 
     def forget(self, config: RunConfig) -> None:
-        """Notes that a trial no longer runs."""
+        """Removes a trial, which no longer runs."""
         self._silences.pop(config, None)
 
     def look(self) -> list[tuple[RunConfig, Stalled | Lost]]:
-        """Returns the trials whose silence has become too long since the last look.
+        """Returns the trials that have exceeded a time limit since the last call.
 
         The caller must terminate those that are `Lost`.
         """

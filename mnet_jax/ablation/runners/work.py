@@ -41,7 +41,7 @@ class Lost:
 
     Attributes:
       cause: what happened, in one line.
-      again: whether to run the trial again; true if the trial did not cause its process to end.
+      again: whether to run the trial again, because the trial did not cause the loss.
     """
 
     cause: str
@@ -51,7 +51,7 @@ class Lost:
 def train(config: RunConfig, directory: Path, report: ProgressCallback) -> RunResult:
     """Trains a network as one trial of a sweep, with a checkpoint every minute."""
     from mnet_jax.runs.run import (
-        run,  # here: the workers are the only processes of a sweep with JAX
+        run,  # here: in a sweep, only the workers import JAX
     )
 
     return run(config, directory, save_every_seconds=60.0, report=report)

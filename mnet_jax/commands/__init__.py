@@ -6,16 +6,16 @@ A command is one module with a function `main`. Only these modules read argument
 - `entry`: the start and end of every command: signals, output, exit code;
 - `messages`: lines on standard error;
 - `terminal`: consoles that print every text literally;
-- `arguments`: command lines to frozen dataclasses;
-- `supervision`: reports an abort of a library as one line;
-- `platforms`: whether JAX finds the platform that is asked for;
+- `arguments`: parses command lines into frozen dataclasses;
+- `supervision`: prints one line if a C++ library aborts the process;
+- `platforms`: checks that JAX finds the platform in JAX_PLATFORMS;
 - `ablate`: trains and compares arms;
-- `sweeps`: the arms and the trials of a sweep;
+- `sweeps`: makes the arms of a sweep, and runs its trials;
 - `stored_sweeps`: status, report and export of stored sweeps;
 - `catalog`: tables of presets and recipes;
 - `train`: trains one network;
-- `processes`: one training in several processes;
-- `planning`: the arguments, arm and data set of `ablate` and `train`;
+- `processes`: training of one network in several processes;
+- `planning`: the arguments that `ablate` and `train` share, and the arm and data set they select;
 - `displays`: progress bars and tables;
 - `evaluate`: classifies images, measures accuracy;
 - `convert`: converts other libraries' weights;
@@ -23,7 +23,7 @@ A command is one module with a function `main`. Only these modules read argument
 - `cost`: the cost of networks, layer by layer;
 - `benchmark`: the speed of this library and of others;
 - `manifold`: V2's Fig. 1;
-- `bottlenecks`: lost information in bottlenecks;
+- `bottlenecks`: information lost in bottlenecks;
 - `activations`: dead units and dead kernels;
 - `features`: kernels and feature maps.
 """

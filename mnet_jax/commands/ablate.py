@@ -4,8 +4,9 @@
     python -m experiments.ablate --preset v2-linear-bottleneck --scale desk
     python -m experiments.ablate status
 
-Each trial is stored when it ends. A second call runs the trials that are missing, and a concurrent
-call shares the work. `status`, `report` and `export` read stored trials (see `stored_sweeps`).
+Each trial is stored when it ends. A second call runs only the missing trials; concurrent calls
+divide the missing trials between them. `status`, `report` and `export` read stored trials (see
+`stored_sweeps`).
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ def main(stop: Stop | None = None) -> None:
     """Reads the command line, runs the missing trials, prints and writes the report.
 
     Args:
-      stop: may end the trials.
+      stop: receives the signals that interrupt the trials.
     """
     if sys.argv[1:] and sys.argv[1] in stored_sweeps.ACTIONS:
         return stored_sweeps.main()
@@ -71,7 +72,7 @@ def main(stop: Stop | None = None) -> None:
 
 
 def _ablate(arguments: Arguments, kept: store.Store, console: Console, stop: Stop) -> bool:
-    """Runs the sweep and writes its report; returns whether a trial of this call failed.
+    """Runs the sweep and writes its report; returns whether a trial of this sweep failed.
 
     Raises:
       StoreError: trials or the report cannot be written.
@@ -133,7 +134,7 @@ def _read(kept: store.Store) -> store.Contents:
 
 
 def _asked_before(called: events.Sweep, before: store.Contents) -> events.Sweep | None:
-    """Returns the last stored sweep that differs at most in its command line and time, or None."""
+    """Returns the last stored sweep that is equal except in command line and time, or None."""
     for earlier in reversed(before.sweeps):
         here = dataclasses.replace(earlier, command=called.command, started=called.started)
         if here == called:
@@ -148,7 +149,7 @@ def _plan(arguments: Arguments, console: Console) -> tuple[Plan, int]:
       ValueError: a value is not legal, or the data set cannot be loaded.
     """
     values = axis_values(arguments, axes.AXES)
-    plan = sweeps.plan(arguments, values)  # refuses bad values before anything is loaded
+    plan = sweeps.plan(arguments, values)  # checks the values before anything is loaded
     every = [arm.data for arm in plan.arms]
     images = dataclasses.replace(
         every[0],
@@ -170,7 +171,7 @@ def _opening(to_run: int, asked: int, results: Path) -> str:
 
 
 def _interrupted(kept: store.Store, configs: Sequence[RunConfig]) -> str:
-    """Says how many trials of an interrupted sweep are stored, and how to continue."""
+    """Returns a line on an interrupted sweep: how many trials are stored, and how to continue."""
     missing = len(store.missing(kept.read().trials, configs))
     return (
         f"interrupted; {len(configs) - missing} of {len(configs)} trials are stored in "
@@ -181,9 +182,9 @@ def _interrupted(kept: store.Store, configs: Sequence[RunConfig]) -> str:
 def _anchor(plan: Plan, comparable: Iterable[store.Trial]) -> Arm:
     """Returns the arm that the others are compared with.
 
-    This is the baseline if the report shows it, and otherwise the nearest arm of this call: the one
-    with the baseline's value on each varied axis, or the first given value if the baseline's was
-    not given.
+    This is the baseline if the report shows it, and otherwise the nearest arm of this sweep: on
+    each axis that was given, it has the baseline's value if that is among the given values, and the
+    first given value otherwise.
     """
     shown = {*plan.arms, *(Arm.of(trial.config) for trial in comparable if trial.result)}
     return plan.baseline if plan.baseline in shown else plan.nearest

@@ -61,14 +61,14 @@ def main() -> None:
 
 
 def _survey(looked_at: Opened) -> "Survey":
-    from mnet_jax.analysis import dead_units  # here: bad arguments are refused without JAX
+    from mnet_jax.analysis import dead_units  # here: arguments are checked without JAX
 
     saved = looked_at.saved
     return dead_units.survey(saved.model, saved.variables, looked_at.batches())
 
 
 def _table(name: str, seeds: "Sequence[Survey]", threshold: float) -> Table:
-    """Makes a table with a row for each non-linearity, and dead kernels of depthwise layers."""
+    """Makes a table with a row for each non-linearity, and the dead kernels of depthwise layers."""
     table = _empty(trained_models.title_of(name, len(seeds)), "layer", "activation")
     dead: dict[str, list[float]] = {}
     for seed in seeds:
@@ -89,7 +89,7 @@ def _table(name: str, seeds: "Sequence[Survey]", threshold: float) -> Table:
 
 
 def _summary(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> Table:
-    """Makes a table with two rows for each network: channels after bottlenecks, and all others."""
+    """Makes a table with two rows for each network: channels after bottlenecks, other channels."""
     import numpy as np
 
     def share(seeds: "Sequence[Sequence[Activity]]", part: str, form: str) -> str:

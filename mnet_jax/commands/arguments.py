@@ -39,7 +39,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def with_axes(base: type, axes: Sequence[Axis]) -> Any:
-    """Returns the dataclass `base` with a field for each axis, a flag with one or more values."""
+    """Returns the dataclass `base` with a field for each axis; its flag takes several values."""
     fields = [
         (axis.name, Annotated[tuple[axis.values, ...], _help_of(axis)], ())  # type: ignore[name-defined]
         for axis in axes
@@ -55,7 +55,7 @@ def with_axes(base: type, axes: Sequence[Axis]) -> Any:
 
 
 def _help_of(axis: Axis) -> Any:
-    """Returns the help of an axis's flag, without a default: the recipe or the network has it."""
+    """Returns the help of an axis's flag, without a default: that depends on recipe and network."""
     return tyro.conf.arg(help=axis.help, help_behavior_hint="")
 
 
@@ -65,7 +65,7 @@ def axis_values(arguments: Any, axes: Sequence[Axis]) -> dict[str, tuple[Any, ..
 
 
 def single_values(arguments: Any, axes: Sequence[Axis]) -> dict[str, Any]:
-    """Returns the value of each axis that was given.
+    """Returns the value of each axis whose flag was given.
 
     Raises:
       ValueError: an axis has several values.
@@ -110,7 +110,7 @@ def parse(arguments: type[T], command: str, leading: str | None = None) -> T:
 def refusals(command: str, arguments: Any) -> Iterator[None]:
     """Turns a ValueError about an argument or an OSError about a path into an exit with code 2.
 
-    One line on standard error says what is wrong. It names the flag of the argument.
+    One line on standard error names the flag of the argument and says what is wrong.
     """
     try:
         yield
@@ -118,12 +118,12 @@ def refusals(command: str, arguments: Any) -> Iterator[None]:
         name = re.split(r"\W", str(error), maxsplit=1)[0]
         flag = flag_of(name) if name in {f.name for f in dataclasses.fields(arguments)} else name
         refuse(command, flag + str(error).removeprefix(name))
-    except OSError as error:  # a name is too long, or a parent directory is not accessible
+    except OSError as error:  # a file name is too long, or a parent directory is not accessible
         refuse(command, f"{error.filename or 'a file'}: {error.strerror or error}")
 
 
 def refuse(command: str, reason: str, code: int = REFUSED) -> NoReturn:
-    """Exits with one line on standard error."""
+    """Exits with exit code `code` and one line on standard error."""
     tell(command, reason)
     sys.exit(code)
 

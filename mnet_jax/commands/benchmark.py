@@ -1,4 +1,4 @@
-"""Compares the speed of this library with that of others; they take turns in one run.
+"""Compares the speed of this library with that of other libraries, in turns within one run.
 
     python -m experiments.benchmark training --resolution 224 --batch-size 16
     python -m experiments.benchmark layers --model mobilenet_v2 --contender "obvious Flax"
@@ -56,7 +56,7 @@ SIZES = {  # the default (resolution, batch size) of each suite
     "compile": ((224, 16),),
 }
 PHOTOGRAPHS = 300  # the number of photographs in the input suite
-PHOTOGRAPH_BATCHES = 8  # more than are prefetched
+PHOTOGRAPH_BATCHES = 8  # more than the number of prefetched batches
 TABLE_SIZES = ((224, 16), (224, 1))
 
 
@@ -94,7 +94,7 @@ def main(stop: Stop | None = None) -> None:
     """Reads the command line, runs the benchmarks and prints the results.
 
     Args:
-      stop: may interrupt the benchmarks.
+      stop: receives the signals that interrupt the benchmarks.
     """
     arguments = parse(Arguments, COMMAND, leading="suite")
     console = terminal.console(150)
@@ -187,7 +187,7 @@ def _cases(suite: Suite, arguments: Arguments, photographs: Path) -> list[Case]:
 def _input_cases(dataset: str, photographs: Path) -> list[Case]:
     """Returns cases for the input pipeline and for the training step that consumes its images.
 
-    There is a pair for the data set, and one for a folder of photographs.
+    There is one pair of cases for the data set, and one for a folder of photographs.
     """
     config = recipes.baseline(dataset).config(10)
     data = dataclasses.replace(config.data, name=dataset)
@@ -240,7 +240,7 @@ def _run(
 
 
 def _environment(contenders: list[Contender], changes: Mapping[str, str]) -> dict[str, str]:
-    """Returns the versions of Python and of all packages, the processor, and the settings."""
+    """Returns the versions of Python and of the packages, the processor, and the settings."""
     from importlib.metadata import version
 
     packages = {"jax": None, "flax": None} | dict.fromkeys(
@@ -269,7 +269,7 @@ def _write(results: list[BenchmarkResult], directory: Path) -> None:
 def _write_table(
     result: BenchmarkResult, cases: list[Case], results: Path, console: Console
 ) -> None:
-    """Writes this device's table to the directory that `auto` reads, and a copy to `results`."""
+    """Writes this device's table of lowerings where `auto` reads it, and a copy to `results`."""
     from mnet_jax.benchmark.table import table_from  # here: it imports JAX
     from mnet_jax.ops import choice
 

@@ -1,4 +1,4 @@
-"""Measures how much of each bottleneck of trained networks survives a non-linearity.
+"""Measures how much of the information in bottlenecks a non-linearity preserves.
 
 python -m experiments.bottlenecks --checkpoint runs/linear runs/relu6
 python -m experiments.bottlenecks --checkpoint runs/a0 runs/a1 runs/b0 runs/b1 --label a a b b
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _survey(looked_at: Opened, arguments: Arguments) -> "tuple[Bottleneck, ...]":
-    from mnet_jax.analysis import bottlenecks  # here: bad arguments are refused without JAX
+    from mnet_jax.analysis import bottlenecks  # here: arguments are checked without JAX
 
     saved = looked_at.saved
     return bottlenecks.survey(
@@ -66,7 +66,7 @@ def _survey(looked_at: Opened, arguments: Arguments) -> "tuple[Bottleneck, ...]"
 
 
 def _table(name: str, seeds: "Sequence[Sequence[Bottleneck]]", activation: str) -> Table:
-    """Makes a table with a row for each bottleneck, with means over the seeds."""
+    """Makes a table with a row for each bottleneck; the numbers are means over the seeds."""
     title = trained_models.title_of(name, len(seeds))
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("bottleneck")

@@ -17,13 +17,13 @@ CLASSES: Mapping[ScaleName, int] = {"smoke": 10, "desk": 10, "full": 1000}
 
 
 def configs_of(preset: Preset, scale: ScaleName) -> list[RunConfig]:
-    """Returns each arm's config, for the data set of the scale."""
+    """Returns each arm's config for the data set of a scale, with seed 0."""
     start = RECIPES[preset.recipe_at(scale)].arm.config(CLASSES[scale])
     return [axes.with_values(start, values) for values in preset.values(scale)]
 
 
 def seconds_of(preset: Preset, scale: ScaleName) -> float:
-    """Estimates the seconds of all trials of a preset from the arms' multiply-adds."""
+    """Estimates the time of all trials of a preset in seconds, from the arms' multiply-adds."""
     at = SCALES[scale]
     training = (
         at.seconds(cost.count(c.spec, c.data.resolution).madds, c.training.epochs)
@@ -67,7 +67,7 @@ def rows() -> list[tuple[str, str, str, list[str], list[str], str]]:
 
 
 def recipe_expense(recipe: RecipeNotes) -> str:
-    """Formats a recipe's cost; for ImageNet also an estimate of the time."""
+    """Formats a recipe's cost; for ImageNet, this includes an estimate of the time."""
     full = SCALES["full"]
     if not isinstance(recipe, Recipe) or recipe.data.name != full.dataset:
         return recipe.cost

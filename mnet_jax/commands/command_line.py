@@ -1,7 +1,7 @@
 """The commands as programs: `mnet <name>`, and `python -m experiments.<name>` in a clone.
 
 This module imports nothing slow, so signals are handled from a program's first line on. The module
-of the command is imported after that, which takes a while.
+of the command, whose import takes a while, is imported later.
 """
 
 import sys
@@ -26,7 +26,7 @@ def main() -> None:
     """Runs the command that is the first word of `mnet`'s command line.
 
     The other words are the command's arguments. Without a command, or with --help, prints the list
-    of the commands.
+    of commands.
     """
     _, *words = sys.argv
     if not words or words[0] in ("-h", "--help"):
@@ -38,7 +38,7 @@ def main() -> None:
     if name not in COMMANDS:
         say(f"mnet: got {name!r}, legal: {', '.join(COMMANDS)}")
         sys.exit(REFUSED)
-    sys.argv = [f"mnet {name}", *arguments]  # as `messages.program` expects
+    sys.argv = [f"mnet {name}", *arguments]  # `messages.program` expects this form
     run(name)
 
 
@@ -107,9 +107,9 @@ class Command:
     """A command as a program.
 
     Attributes:
-      summary: what it does, in a few words.
-      call: imports and runs it. The `Stop` receives the signals; a command that does not use the
-        `Stop` is ended by a signal at once.
+      summary: what the command does, in a few words.
+      call: imports and runs the command. The `Stop` receives the signals; a signal immediately
+        ends a command that does not use the `Stop`.
       resumable: whether the same command resumes after an interruption.
       terminated: the exit code after SIGTERM.
     """

@@ -19,8 +19,8 @@ from mnet_jax.options.axes import ARCHITECTURE_AXES, with_values
 from mnet_jax.validation import require
 
 COMMAND = "convert"
-# The pixel scaling that the published weights were trained with. timm uses both: a model is
-# symmetric if the mean in its `default_cfg` is 0.5.
+# The pixel scaling with which each library's weights were trained. timm has both scalings: that of
+# a model is symmetric if the mean in its `default_cfg` is 0.5.
 SCALINGS: dict[str, Scaling] = {"torchvision": "imagenet", "keras": "symmetric"}
 
 
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _require_legal(arguments: Arguments) -> None:
-    """Raises ValueError for bad arguments, as far as they can be checked without JAX."""
+    """Raises ValueError for illegal arguments; does only the checks that do not need JAX."""
     require(arguments.library is not None, "library", None, "torchvision, timm or keras")
     for name in ("weights", "class_names"):
         path = getattr(arguments, name)
@@ -97,7 +97,7 @@ def _convert(arguments: Arguments, spec: NetworkSpec, scaling: Scaling) -> None:
     Raises:
       ValueError: the weights do not fit the network, or a file cannot be written.
     """
-    from mnet_jax import models, weights  # here: bad arguments are refused without JAX
+    from mnet_jax import models, weights  # here: arguments are checked without JAX
 
     converters = {
         "torchvision": weights.from_torchvision,

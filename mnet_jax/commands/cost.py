@@ -1,4 +1,4 @@
-"""Prints the cost of networks layer by layer, and times the layers if asked to.
+"""Prints the cost of networks layer by layer; with --measure, also times the layers.
 
 python -m experiments.cost --width 0.5
 python -m experiments.cost --model mobilenet_v1 mobilenet_v2 --batch-size 16 --dtype bfloat16
@@ -66,7 +66,7 @@ def main(stop: Stop | None = None) -> None:
     """Reads the command line, counts and prints.
 
     Args:
-      stop: may interrupt the measurement.
+      stop: receives the signals that interrupt the measurement.
     """
     arguments = parse(with_axes(Arguments, ARCHITECTURE_AXES), COMMAND)
     console = terminal.console(120)
@@ -103,7 +103,7 @@ def _require_legal(arguments: Arguments) -> None:
 
 
 def _networks(arguments: Arguments) -> dict[str, RunConfig]:
-    """Returns the config of every combination of the flags' values, by a distinguishing name."""
+    """Returns the config of every combination of the flags' values, by a unique name."""
     spec = architectures.mobilenet_v2(num_classes=arguments.num_classes)
     start = RunConfig(spec=spec, data=DataConfig(resolution=arguments.resolution))
     values = axis_values(arguments, ARCHITECTURE_AXES)
@@ -125,7 +125,7 @@ def _count(config: RunConfig, arguments: Arguments) -> Cost:
 
 
 def _layers(expense: Cost, title: str, sides: Mapping[str, int], batch_size: int) -> Table:
-    """Makes a table with a row for each layer; `sides` are those of the receptive fields."""
+    """Makes a table with a row for each layer; `sides` are the sides of the receptive fields."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("layer", "output"):
         table.add_column(column)
@@ -174,7 +174,7 @@ def _totals(expense: Cost) -> list[str]:
 
 
 def _kinds(counted: Mapping[str, Cost], batch_size: int) -> Table:
-    """Makes a table of the cost of each kind of layer, absolute and as a share of the network's."""
+    """Makes a table of each kind of layer: its cost, and its share of the network's cost."""
     table = Table(title="by kind of layer", title_justify="left", box=None, pad_edge=False)
     for column in ("network", "layers"):
         table.add_column(column)
@@ -203,7 +203,7 @@ def _measure(name: str, config: RunConfig, arguments: Arguments, console: Consol
     from mnet_jax.benchmark.layers import time_layers
     from mnet_jax.plots import (
         roofline,
-        style,  # here: counting needs neither Matplotlib nor JAX
+        style,  # here: without --measure, the command needs neither Matplotlib nor JAX
     )
 
     environment = process.timing_settings(tune_allocator=arguments.tune_allocator)

@@ -1,4 +1,4 @@
-"""Progress displays: a bar for one run, a table of the arms for a sweep, plain lines in logs."""
+"""Progress displays: a bar for a run, a table of arms for a sweep, plain lines for log files."""
 
 import math
 import time
@@ -18,11 +18,11 @@ from mnet_jax.training.results import EpochRecord, Progress
 
 COMPILING = "compiling"
 MOST_EPOCH_LINES = 100  # the most lines that a run prints for its epochs
-PARTS = 10  # a run of fewer epochs, or a sweep of fewer trials, prints a line for each tenth of it
+PARTS = 10  # with fewer epochs or trials than this, a line is printed for each tenth of the work
 
 
 class _Shown:
-    """A context manager that shows something on the terminal, and removes it even on errors."""
+    """A context manager that shows a Rich display, and removes it on exit, even after an error."""
 
     def __init__(self, display: Live | Bars | None) -> None:
         self._display = display
@@ -38,27 +38,27 @@ class _Shown:
 
 
 class Pace:
-    """Estimates the remaining time of a run from the time it has taken so far.
+    """Estimates the remaining time of a run from the times of its events so far.
 
-    The first training step and the first batch of an evaluation compile, and the training loop
-    waits for the result of an epoch's first step. These times are left out, as they do not predict
-    later steps. The time that an epoch takes beside its steps, for validating and saving, is
-    measured per epoch.
+    The first training step and the first batch of an evaluation include compilation, and in the
+    first step of an epoch the training loop waits for the result. These times are left out, as they
+    do not predict those of later steps. The time for validation and checkpoints is measured per
+    epoch.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        """Starts without any event.
+        """Creates an estimate without events.
 
         Args:
           clock: returns the time in seconds.
         """
         self._clock = clock
         self._before: float | None = None  # the time of the last event
-        self._has_run: set[bool] = set()  # True: a training step has compiled; False: an evaluation
-        # Seconds: in steps; beside the steps of ended epochs; since the last step; after the last
-        # epoch.
+        self._has_run: set[bool] = set()  # True: a training step; False: an evaluation step
+        # Seconds: in steps; in ended epochs outside of steps; outside of steps since the last epoch
+        # ended; after the last epoch.
         self._stepping = self._beside = self._since_steps = self._behind = 0.0
-        self._counted = self._over = 0  # the steps and the epochs that these times are for
+        self._counted = self._over = 0  # the numbers of steps and epochs in these times
         self._steps = self._epochs = 0  # steps per epoch; epochs of the run
         self._epochs_left = 0
         self.done = 0  # steps
@@ -68,19 +68,19 @@ class Pace:
         now, trains = self._clock(), event.phase == "train"
         spent = 0.0 if self._before is None else now - self._before
         known, self._before = self._before is not None, now
-        steps = event.steps or 0  # known where it trains
+        steps = event.steps or 0  # always known for a training step
         if trains:
             self._steps = steps
             done = (event.epoch - 1) * steps + event.step
         else:
             done = event.epoch * self._steps
-        starts = trains and event.step == 1 and steps > 1  # an epoch
+        starts = trains and event.step == 1 and steps > 1  # the first step of an epoch
         fresh = event.phase != "epoch" and trains not in self._has_run
         advance, self.done = max(done - self.done, 0), done
         if event.phase != "epoch":
             self._has_run.add(trains)
         if (trains and known and not fresh and not starts) or (not trains and advance):
-            self._stepping += spent  # for `advance` steps: with Ray not every event arrives
+            self._stepping += spent  # for `advance` steps: Ray may drop events
             self._counted += advance
         elif not trains and not fresh:
             self._since_steps += spent
@@ -91,31 +91,31 @@ class Pace:
             self._since_steps, self._over = 0.0, self._over + 1
 
     def stop(self) -> None:
-        """Ends the run; the time since its last epoch (for the test) counts towards `whole`."""
+        """Ends the run; adds the time since its last epoch, for the test split, to `whole`."""
         if self._before is not None:
             self._behind = self._since_steps + self._clock() - self._before
 
     @property
     def total(self) -> int:
-        """The number of steps of the run; 0 before it is known."""
+        """The number of steps of the run; 0 if it is not known yet."""
         return self._epochs * self._steps
 
     @property
     def whole(self) -> float | None:
-        """The estimated seconds of the whole run without compilation; None if unknown."""
+        """The estimated time of the whole run in seconds, without compilation; None if unknown."""
         seconds = self._seconds(self.total, self._epochs)
         return None if seconds is None else seconds + self._behind
 
     @property
     def left(self) -> float | None:
-        """The estimated seconds until the run ends; None if unknown."""
+        """The estimated time until the run ends, in seconds; None if unknown."""
         seconds = self._seconds(self.total - self.done, self._epochs_left)
         if seconds is None or self._before is None:
             return None
         return max(seconds - (self._clock() - self._before), 0.0)
 
     def _seconds(self, steps: int, epochs: int) -> float | None:
-        """Returns the seconds for some steps, and for validating and saving in some epochs."""
+        """Returns the seconds for some steps, and for validation and checkpoints in some epochs."""
         if not self._counted:
             return None
         beside = self._beside / self._over if self._over else 0.0
@@ -186,7 +186,7 @@ class RunProgress(_Shown):
                 self._say(", ".join(filter(None, line)))
 
     def _has_line(self, event: Progress) -> bool:
-        """Returns whether to print a line for a step; an epoch's last step has the epoch's line."""
+        """Returns whether to print a line for a step; an epoch's last step has none of its own."""
         done = self._pace.done
         if self._from is None:
             self._from = done - 1
@@ -197,13 +197,13 @@ class RunProgress(_Shown):
         return few and not last and is_due(done, self._pace.total, PARTS)
 
     def _say(self, line: str) -> None:
-        """Prints a line if there is no bar; the console flushes it."""
+        """Prints a line, which the console flushes, if there is no bar."""
         if not self._console.is_interactive:
             self._console.print(line, soft_wrap=True)
 
 
 def is_due(count: int, total: int, lines: int) -> bool:
-    """Returns whether to print a line at `count`, for at most `lines` lines up to `total`.
+    """Returns whether to print a line at `count`; at most `lines` lines are printed up to `total`.
 
     There is always a line at `total`.
     """
@@ -231,9 +231,9 @@ class _Trial:
     """A running trial.
 
     Attributes:
-      arm: the name of its arm.
-      pace: the estimate of its remaining time.
-      event: its last event.
+      arm: the name of the arm.
+      pace: the estimate of the trial's remaining time.
+      event: the trial's last event.
     """
 
     arm: str
@@ -242,7 +242,7 @@ class _Trial:
 
     @property
     def share(self) -> float:
-        """The share of its training that is done, 0 to 1."""
+        """The share of the training steps that are done, 0 to 1."""
         return self.pace.done / self.pace.total if self.pace.total else 0.0
 
 
@@ -251,9 +251,9 @@ class _Arm:
     """The progress of an arm.
 
     Attributes:
-      asked: the number of its trials.
-      done: the number of those that have ended.
-      durations: estimated seconds of the trials that ended, without compilation.
+      asked: the number of trials of the arm.
+      done: the number of these trials that have ended.
+      durations: estimated times of the ended trials, in seconds, without compilation.
     """
 
     asked: int
@@ -266,8 +266,8 @@ class SweepProgress(_Shown):
 
     Several trials may run at the same time; each is identified by a key. On exit, even after an
     error, the terminal is restored. If the output is not a terminal, lines are printed instead: one
-    for each of the first trials when it compiles and, if fewer than `PARTS` trials are to run, one
-    for each of `PARTS` parts of the work. The caller prints the line at the end of a trial.
+    for each of the first trials when it compiles and, if fewer than `PARTS` trials remain, one for
+    each of `PARTS` parts of the work. The caller prints the line at the end of a trial.
     """
 
     def __init__(
@@ -282,7 +282,7 @@ class SweepProgress(_Shown):
         Args:
           console: where to print.
           asked: the number of trials of each arm, in the order of the rows.
-          done: how many of these have already ended.
+          done: the number of trials of each arm that have already ended.
           clock: returns the time in seconds.
         """
         self._arms = {name: _Arm(asked=n, done=done.get(name, 0)) for name, n in asked.items()}
@@ -320,7 +320,7 @@ class SweepProgress(_Shown):
             arm.durations.append(seconds)
 
     def _say_how_far(self) -> None:
-        """Prints a line when another part of a sweep with few trials is done."""
+        """Prints a line if another part of the work is done; only in a sweep with few trials."""
         done = self._ended + math.fsum(trial.share for trial in self._running.values())
         parts = math.floor(PARTS * done / max(self._asked, 1))
         if parts <= self._parts:
@@ -344,7 +344,7 @@ class SweepProgress(_Shown):
             self._console.print(line, soft_wrap=True)
 
     def table(self) -> Table:
-        """Returns the table as it is now, with a last row for the sweep if it has several arms."""
+        """Returns the current table; with several arms, the last row is for the whole sweep."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("arm", overflow="fold")
         for header in ("seeds", "epoch", "images/s", "left"):
@@ -371,9 +371,9 @@ class SweepProgress(_Shown):
     def _seconds_left(self, arms: Mapping[str, _Arm], running: list[_Trial]) -> float | None:
         """Estimates the seconds until these arms are done; None if unknown.
 
-        As many trials as now are assumed to run in parallel. A waiting trial, or a running one
-        whose pace is unknown, is assumed to take as long as the mean of its arm's ended trials; if
-        there are none, of all ended trials; if there are none, of the running trials' estimates.
+        The number of parallel trials is assumed to stay the same. If a trial has no estimate yet,
+        its time is assumed to be the mean over its arm's ended trials. If there are none, it is the
+        mean over all ended trials, or else over the estimates of the running trials.
         """
         waiting = sum(arm.asked - arm.done for arm in arms.values()) - len(running)
         if not waiting and not running:

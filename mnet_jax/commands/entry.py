@@ -38,8 +38,8 @@ def command(name: str, *, resumable: bool = False, terminated: int = TERMINATED)
 
     Args:
       name: the name of the command's module.
-      resumable: whether the same command would continue after an interruption; the line then
-        says so.
+      resumable: whether the same command continues after an interruption. If true, the line at an
+        interruption says so.
       terminated: the exit code after SIGTERM.
 
     Yields:
@@ -51,7 +51,7 @@ def command(name: str, *, resumable: bool = False, terminated: int = TERMINATED)
     leaving = threading.Lock()
 
     def leave(number: int) -> None:
-        if leaving.acquire(blocking=False):  # two threads may call this
+        if leaving.acquire(blocking=False):  # two threads may call `leave`
             _leave(name, said(number), codes[number])
 
     def said(number: int) -> str:
@@ -67,7 +67,7 @@ def command(name: str, *, resumable: bool = False, terminated: int = TERMINATED)
     logging.getLogger("mnet_jax").addHandler(LogLines(name))
     code = 0
     try:
-        host_memory.require_addresses()  # with too few, later imports would abort or hang
+        host_memory.require_addresses()  # else later imports may abort or hang
         yield stop
     except KeyboardInterrupt:  # see Stop.raised
         code = codes[stop.number]
@@ -83,7 +83,7 @@ def command(name: str, *, resumable: bool = False, terminated: int = TERMINATED)
 
 
 def conclude(name: str, error: BaseException) -> int:
-    """Prints why the command `name` ends, in one line if possible, and returns its exit code."""
+    """Prints the error that ends the command, in one line if possible; returns the exit code."""
     if isinstance(error, SystemExit):
         if isinstance(error.code, int | None):
             return error.code or 0
@@ -98,7 +98,7 @@ def conclude(name: str, error: BaseException) -> int:
     if isinstance(error, OSError):  # the disk is full, or no longer accessible
         tell(name, f"{error.filename or 'a file'}: {error.strerror or error}")
         return FAILED
-    from mnet_jax.commands import platforms  # here: it is needed only after an unexpected error
+    from mnet_jax.commands import platforms  # needed only after an unexpected error
 
     reason = platforms.refusal()
     if reason:
@@ -113,8 +113,8 @@ def conclude(name: str, error: BaseException) -> int:
 def _require_streams(name: str) -> None:
     """Exits if standard output is closed; opens the null device for other closed streams.
 
-    If a stream's descriptor stayed free, the next file that is opened would get it, and libraries
-    would print into this file.
+    If the file descriptor of a stream stayed free, the next opened file would get this descriptor,
+    and libraries would print into the file.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STREAM:
         os.set_inheritable(descriptor, True)
@@ -127,9 +127,9 @@ def _require_streams(name: str) -> None:
 
 
 def _failure_of_output() -> OSError | None:
-    """Flushes standard output; returns the error if it cannot be written, else None.
+    """Flushes standard output; returns the error if this fails, else None.
 
-    After an error, standard output goes to the null device, as Python flushes it again on exit.
+    After an error, standard output is redirected to the null device, as Python flushes it on exit.
     """
     try:
         sys.stdout.flush()
@@ -142,7 +142,7 @@ def _failure_of_output() -> OSError | None:
 
 
 def _output_failed(name: str, failure: OSError) -> int:
-    if isinstance(failure, BrokenPipeError):  # as in `| head`, where programs end silently
+    if isinstance(failure, BrokenPipeError):  # after `| head`, say: programs then end silently
         return BROKEN_PIPE
     tell(name, f"standard output: {failure.strerror}")
     return FAILED

@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _require_legal(arguments: Arguments) -> None:
-    """Raises ValueError for bad arguments, as far as they can be checked without loading."""
+    """Raises ValueError for illegal arguments; does only the checks that need no loading."""
     given = bool(arguments.image) or arguments.dataset is not None
     require(given, "image", "", "one image file or more, or --dataset")
     require(arguments.top >= 1, "top", arguments.top, "1 or more")

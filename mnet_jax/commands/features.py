@@ -79,7 +79,7 @@ def _pictures(path: Path, arguments: Arguments) -> dict[str, bytes]:
     from mnet_jax.analysis.features import depthwise_kernels, feature_maps
     from mnet_jax.plots import style
     from mnet_jax.plots.features import draw_kernels, draw_maps
-    from mnet_jax.runs import inference  # here: bad arguments are refused without JAX
+    from mnet_jax.runs import inference  # here: arguments are checked without JAX
 
     saved, found = trained_models.load(path), {}
     kernels = depthwise_kernels(saved.model, saved.variables)

@@ -1,10 +1,10 @@
-"""Measures how much of a manifold survives a non-linearity in n dimensions: V2's Fig. 1.
+"""Measures how much of a manifold a non-linearity in n dimensions preserves: V2's Fig. 1.
 
     python -m experiments.manifold
     python -m experiments.manifold --activation hard_swish --distribution orthogonal
     python -m experiments.manifold --points mine.csv --dimensions 2 4 8
 
-`python -m experiments.bottlenecks` measures the same for a trained network.
+`python -m experiments.bottlenecks` does this measurement in a trained network.
 """
 
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def _require_legal(arguments: Arguments) -> None:
-    """Raises ValueError for bad arguments, as far as they can be checked without JAX."""
+    """Raises ValueError for illegal arguments; does only the checks that do not need JAX."""
     require(0 <= arguments.seed <= MAX_SEED, "seed", arguments.seed, f"from 0 to {MAX_SEED}")
     require(1 <= arguments.draws <= MAX_DRAWS, "draws", arguments.draws, f"1 to {MAX_DRAWS:,}")
     given = arguments.dimensions

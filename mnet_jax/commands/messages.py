@@ -1,4 +1,4 @@
-"""Prints lines on standard error; escapes them, as they may contain names from files."""
+"""Prints lines on standard error; escapes control characters, which file names may contain."""
 
 import contextlib
 import logging
@@ -10,12 +10,12 @@ FAILED, REFUSED = 1, 2  # exit codes
 
 
 def program(name: str) -> str:
-    """Returns what messages call the command: `mnet <name>` or `experiments.<name>`."""
+    """Returns the command's name in messages: `mnet <name>` or `experiments.<name>`."""
     return sys.argv[0] if sys.argv[:1] == [f"mnet {name}"] else f"experiments.{name}"
 
 
 def invocation(name: str) -> list[str]:
-    """Returns the words with which the command was called in a shell, without its arguments."""
+    """Returns the words that start the command in a shell, without its arguments."""
     called = program(name)
     return called.split() if called.startswith("mnet ") else ["python", "-m", called]
 

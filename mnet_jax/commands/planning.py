@@ -1,6 +1,6 @@
-"""Plans the training commands: their shared arguments, the arm that these choose, and its data set.
+"""The arguments that the training commands share, and the arm and the data set that they select.
 
-It also makes the lines that a command prints before it trains.
+This module also makes the lines that a command prints before it trains.
 """
 
 import dataclasses
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from mnet_jax.data import Dataset
 
 DATASET = "digits"
-# Assumed before the data set is read. With this many training images a recipe of `SIZED` has its
-# largest batch and its most epochs, so an arm that is refused then is refused for any size.
+# The number of training images, assumed before the data set is read. With this number, a recipe of
+# `SIZED` has its largest batch and its most epochs, so an arm that fails a check then fails for any
+# number.
 PRESUMED_IMAGES = 160
 
 
@@ -50,7 +51,7 @@ class RunArguments:
 
     @property
     def named(self) -> str | None:
-        """The given recipe; None if none was given."""
+        """The name of the given recipe; None if none was given."""
         return self.recipe
 
 
@@ -62,10 +63,10 @@ def recipe_name(arguments: RunArguments, train_images: int = PRESUMED_IMAGES) ->
 
 
 def baseline(arguments: RunArguments, train_images: int = PRESUMED_IMAGES) -> Arm:
-    """Returns the arm of the chosen recipe, before the flags of axes change it.
+    """Returns the arm of the selected recipe, before the flags of axes change it.
 
     Args:
-      arguments: select the recipe, the data set and the pretrained model.
+      arguments: the arguments, which select the recipe, the data set and the pretrained model.
       train_images: the number of training images in the data set.
 
     Raises:
@@ -79,7 +80,7 @@ def baseline(arguments: RunArguments, train_images: int = PRESUMED_IMAGES) -> Ar
     else:
         arm = recipes.baseline(arguments.images)
     data = dataclasses.replace(arm.data, name=arguments.images, directory=arguments.data_dir)
-    if arguments.images.split(":")[0] != arm.data.name:  # the recipe's split is for its own set
+    if arguments.images.split(":")[0] != arm.data.name:  # a recipe's split is for its data set
         data = dataclasses.replace(data, validation_fraction=DataConfig.validation_fraction)
     arm = dataclasses.replace(arm, data=data)
     if pretrained is not None:
@@ -110,12 +111,12 @@ def _started_from(arm: Arm, path: str, *, at_its_resolution: bool) -> Arm:
     )
 
 
-# Limits far above any MobileNet. They catch typing errors, which could exhaust the machine.
+# Limits far above any MobileNet, for typing errors that would exhaust the machine's memory.
 _MAX_PARAMS = 2**31
 _MAX_IMAGE_GIB = 64
 _MAX_EPOCHS = 1_000_000
 MAX_BATCH_SIZE = 2**20
-MAX_SEED = 2**32 - 1  # the generators of NumPy and JAX accept any 32 bits
+MAX_SEED = 2**32 - 1  # the generators of NumPy and JAX accept any 32-bit number
 
 
 def require_fit(config: Arm | RunConfig) -> None:
@@ -172,8 +173,8 @@ def require_directory(name: str, path: Path) -> None:
 def takes_files(directory: Path) -> bool:
     """Returns whether files can be written to a directory, which need not exist yet.
 
-    This writes a temporary file. Permissions alone would not tell: they allow writing in /proc, and
-    do not reflect read-only mounts or quotas.
+    Writes a temporary file. The permissions do not suffice for this check: they allow writing in
+    /proc, and do not reflect read-only mounts or quotas.
     """
     try:
         there = next(p for p in (directory, *directory.absolute().parents) if p.exists())
@@ -184,11 +185,11 @@ def takes_files(directory: Path) -> bool:
 
 
 def load(images: DataConfig, run: Path | None = None) -> "Dataset":
-    """Loads the data set of a command; prepares it first if necessary.
+    """Loads the data set of a command; prepares the data set first if necessary.
 
     Args:
-      images: the config of the data set. For several arms, it has the laxest limits among them on
-        bad images and on pixels.
+      images: the config of the data set. If there are several arms, its limits on bad images and on
+        pixels are the laxest of the arms' limits.
       run: the directory of the run, if there is one; see `mnet_jax.runs.run.load_data`.
 
     Raises:
@@ -198,7 +199,7 @@ def load(images: DataConfig, run: Path | None = None) -> "Dataset":
     require(folder is None or Path(folder).is_dir(), "data_dir", folder, "a folder that exists")
     if images.name == "folder":
         require(folder is not None, "data_dir", None, "a folder with train/<class>/ of images")
-    from mnet_jax import data  # here: it takes seconds, and bad values are refused before that
+    from mnet_jax import data  # here: the import takes seconds; values are checked first
 
     try:
         if run is None:
@@ -217,7 +218,7 @@ def reading_line(dataset: str) -> str:
 
 
 def opening_lines(config: RunConfig, recipe: str, dataset: "Dataset", directory: Path) -> list[str]:
-    """Describes a run that is about to start: data, network, recipe and directory, a line each.
+    """Returns a line each on the data, network, recipe and directory of a run that will start.
 
     Args:
       config: the config of the run.
@@ -252,7 +253,7 @@ def _counted(count: int, thing: str) -> str:
 
 
 def _beginning(directory: Path, steps_per_epoch: int) -> str:
-    """Says whether the run is new, or at which step it continues."""
+    """Returns a text that says whether the run is new, or at which step it continues."""
     step = _last_step(directory)
     if step is None:
         return "a new run"

@@ -15,7 +15,7 @@ ALWAYS_THERE = "cpu"
 
 
 def refusal() -> str | None:
-    """Says in one line what is wrong with JAX_PLATFORMS; None if it is not set or JAX starts."""
+    """Returns one line on what is wrong with JAX_PLATFORMS; None if it is not set or JAX starts."""
     given = os.environ.get(VARIABLE)
     if not given:
         return None
@@ -31,7 +31,7 @@ def refusal() -> str | None:
 
 
 def require_platform() -> None:
-    """Raises ValueError if JAX does not find the platform in JAX_PLATFORMS; runs a subprocess."""
+    """Raises ValueError if, in a subprocess, JAX does not find the platform in JAX_PLATFORMS."""
     if os.environ.get(VARIABLE) in (None, "", ALWAYS_THERE):
         return
     command = [sys.executable, "-m", "mnet_jax.commands.platforms"]

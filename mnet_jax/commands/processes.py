@@ -1,8 +1,8 @@
-"""Trains one network in several processes: the flags that join them, and how they all end.
+"""Training of one network in several processes: how the processes connect, and how they end.
 
-If a process dies, the others must not wait for it. JAX notices this within `HEARTBEAT_SECONDS`, or
-immediately if the connection breaks. Then either a step fails, or the runtime aborts the process
-(see `supervision`).
+If a process dies, the others must not wait for it. JAX notices the death within
+`HEARTBEAT_SECONDS`, or immediately if the connection breaks. Then either a step fails, or the
+runtime aborts the process (see `supervision`).
 """
 
 import contextlib
@@ -63,7 +63,7 @@ def require_processes(arguments: ProcessArguments) -> None:
 
 
 def join(arguments: ProcessArguments) -> None:
-    """Joins the other processes if the flags ask for it; call it before JAX computes anything.
+    """Connects to the other processes, if the flags name any; call it before any JAX computation.
 
     Raises:
       ValueError: the other processes cannot be reached.
@@ -72,7 +72,7 @@ def join(arguments: ProcessArguments) -> None:
         return
     import jax
 
-    # This service handles SIGTERM itself and would stop all processes if one is told to stop.
+    # This service handles SIGTERM itself, and would stop all processes if one receives SIGTERM.
     if hasattr(jax.config, "jax_enable_preemption_service"):
         jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -102,12 +102,12 @@ def is_first() -> bool:
 
 
 class LostError(RuntimeError):
-    """Raised when another process of the run is gone; the message is one line."""
+    """Raised if another process of the run has died; the message is one line."""
 
 
 @contextlib.contextmanager
 def losses_named() -> Iterator[None]:
-    """Turns the errors that a step raises when another process is gone into `LostError`."""
+    """Turns the errors that a step raises if another process has died into `LostError`."""
     import jax
 
     try:
@@ -122,8 +122,8 @@ def losses_named() -> Iterator[None]:
 def left_at_once(arguments: ProcessArguments, command: str) -> Iterator[None]:
     """Exits this process immediately on any exception in the block, if the run has several.
 
-    An orderly exit would wait for the other processes, and they wait for this one. But if all of
-    them end for the same reason, each must first wait until the others know the reason.
+    A normal exit would wait for the other processes, which wait for this one. But if all of them
+    end for the same reason, each first waits until the others have received the reason.
     """
     if not arguments.several:
         yield
@@ -148,7 +148,7 @@ def _is_disagreement(error: BaseException | None) -> bool:
 
 
 def _leave() -> None:
-    """Waits for the other processes: process 0 hosts the service that connects them."""
+    """Waits for the other processes, as process 0 hosts the service that connects them."""
     import jax
 
     jax.distributed.shutdown()

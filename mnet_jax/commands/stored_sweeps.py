@@ -1,11 +1,11 @@
-"""Reads stored sweeps: prints their status, writes a report again, exports all trials.
+"""Reads stored sweeps: prints their status, writes a sweep's report again, exports all trials.
 
     python -m experiments.ablate status --results results
     python -m experiments.ablate report --sweep 2
     python -m experiments.ablate export
 
-These actions only read the journal of a results directory, and also work while sweeps run. A report
-has for each arm the command that trains it again.
+These actions only read the journal of a results directory, and also work while sweeps run. For each
+arm, a report has the command that trains the arm again.
 """
 
 import shlex
@@ -83,7 +83,7 @@ def report(sweep: Sweep, contents: store.Contents, directory: Path, console: Con
     Raises:
       StoreError: the report cannot be written.
     """
-    preset = PRESETS.get(sweep.preset or "")  # also None for a preset that has been removed
+    preset = PRESETS.get(sweep.preset or "")  # None also for a removed preset
     baseline = Arm.of(sweep.baseline)
     summary = summarize(
         store.comparable(contents.trials, sweep.configs),
@@ -126,8 +126,7 @@ def _read(arguments: Arguments) -> tuple[store.Contents, tuple[str, ...]]:
 def _chosen(arguments: Arguments, sweeps: tuple[Sweep, ...]) -> dict[int, Sweep]:
     """Returns the sweeps to show by their number, from 1.
 
-    Of several calls with the same arms and seeds only the last is shown, unless its number is
-    given.
+    Of several sweeps with the same arms and seeds only the last is shown, unless a number is given.
     """
     number = arguments.sweep
     if number is not None:
@@ -192,9 +191,9 @@ def command_of_arm(command: str, columns: Sequence[str]) -> Callable[[RunConfig]
       columns: the axes on which the arms differ.
 
     Returns:
-      A function from an arm's config to its command. It returns None if a column is not an axis, if
-      the arm's value on a column is not one that the flag accepts, or if a shell could not parse
-      `command`.
+      A function from an arm's config to its command. The function returns None if a column is not
+      an axis, if the flag of a column does not accept the arm's value, or if a shell could not
+      parse `command`.
     """
     by_name = {axis.name: axis for axis in axes.AXES}
     try:
@@ -232,8 +231,8 @@ def _without(words: Sequence[str], flags: set[str]) -> list[str]:
 def _is_value(value: object, kind: object) -> bool:
     """Returns whether an axis accepts a value.
 
-    If the layers of a network have different values on the axis, `Axis.read` returns a text that
-    describes them. The axis does not accept this text.
+    If the layers of a network have different values on an axis, `Axis.read` returns a text that
+    describes the values. The axis does not accept this text.
     """
     if get_origin(kind) is Literal:
         return value in get_args(kind)

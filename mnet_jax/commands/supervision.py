@@ -1,14 +1,15 @@
 """A supervisor process: filters a command's standard error, and turns aborts into one line.
 
 A C++ library aborts the process if it gets no memory, and the JAX runtime aborts it if another
-process of the run is gone. Both print a page of messages. The supervisor prints one line instead,
+process of the run has died. Both print a page of messages. The supervisor prints one line instead,
 and exits with code 1. It is started only if such aborts are possible: if the address space is
 limited (`ulimit -v`), or if one training runs in several processes.
 
 A second process is needed because an abort runs no Python code. No option of JAX 0.10.2 avoids the
 abort: `jax.distributed` does not forward callbacks, jaxlib's callback for missed heartbeats itself
-aborts (`std::bad_cast`), and with `jax_enable_recoverability` a lost coordinator is still fatal.
-`TF_CPP_MIN_LOG_LEVEL` does not suppress the page of a fatal error, and would hide other errors.
+aborts (`std::bad_cast`), and with `jax_enable_recoverability` the loss of the coordinator is still
+fatal. `TF_CPP_MIN_LOG_LEVEL` does not suppress the page of a fatal error, and would hide other
+errors.
 
 This module imports nothing slow.
 """
@@ -28,10 +29,10 @@ from mnet_jax.training.stopping import SIGNALS, blocked
 
 GONE = "another process of the run is gone, start all of them again to go on"
 EXHAUSTED = "out of memory: the system gives no more, ulimit -v may be too low"
-_PARENT = "MNET_JAX_SUPERVISOR"  # an environment variable with the supervisor's process number
+_PARENT = "MNET_JAX_SUPERVISOR"  # an environment variable: the process id of the supervisor
 _DRAIN_SECONDS = 10
 IDLE_SECONDS = 20.0
-_IDLE_SHARE = 0.02  # of a core; a process that works uses more than this
+_IDLE_SHARE = 0.02  # of a core; a process that does work uses a larger share
 _JOINING = {"--coordinator", "--cluster"}
 _CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -70,7 +71,7 @@ def _joins_others(flags: Sequence[str]) -> bool:
 
 
 def _end_with_parent() -> None:
-    """Asks the kernel to send SIGTERM to this process if the supervisor is killed."""
+    """Makes the kernel send SIGTERM to this process if the supervisor is killed."""
     if sys.platform == "linux":
         import ctypes
 
@@ -80,8 +81,8 @@ def _end_with_parent() -> None:
 def _supervise(command: str) -> None:
     """Runs this process's command line in a child, and exits with the child's exit code or signal.
 
-    The child gets its own process group. So Ctrl-C in a terminal reaches it only once, forwarded by
-    this process.
+    The child gets its own process group, so the signal of Ctrl-C in a terminal reaches the child
+    only once: this process forwards it.
     """
     numbers = (*SIGNALS, signal.SIGHUP)
     with blocked(*numbers):
@@ -115,10 +116,10 @@ def _supervise(command: str) -> None:
 
 
 def _ended(child: "subprocess.Popen[bytes]") -> int | None:
-    """Waits for the child's exit code; None if it hung for lack of memory and was killed.
+    """Returns the child's exit code; None if the child hung for lack of memory and was killed.
 
     Libraries wait for ever for a thread that could not be started. So the child is killed if it or
-    one of its children has nearly reached the limit of addresses, and all of them are idle.
+    one of its children has nearly reached the limit of the address space, and all of them are idle.
     """
     before: dict[int, host_memory.Usage] = {}
     while host_memory.has_limit():
@@ -155,8 +156,9 @@ class StderrFilter:
     def lines(self, line: str) -> list[str]:
         """Returns the lines to print for `line`: itself, a replacement, or nothing.
 
-        The first line of an abort's page is replaced by one line, and the rest is dropped. After
-        the line that another process is gone nothing is printed, as several threads report it.
+        Of the messages of an abort, the first line is replaced by one line, and the others are
+        dropped. Nothing is printed after the line on the death of another process, because several
+        threads report this death.
         """
         if self._is_over:
             return []

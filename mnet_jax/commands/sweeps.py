@@ -1,4 +1,4 @@
-"""Makes the arms of a sweep from the arguments of `ablate`, runs its trials and stores each."""
+"""Makes the arms of a sweep from the arguments of `ablate`, and runs and stores its trials."""
 
 import contextlib
 import dataclasses
@@ -62,7 +62,7 @@ class SweepArguments(RunArguments):
 
     @property
     def named(self) -> str | None:
-        """The given recipe; if none was given, that of the preset at its scale, or None."""
+        """The given recipe, or that of the preset at its scale; None if there is neither."""
         if self.recipe or not self.preset:
             return self.recipe
         return PRESETS[self.preset].recipe_at(self.size)
@@ -81,7 +81,7 @@ class SweepArguments(RunArguments):
 
     @property
     def arms(self) -> tuple[Values, ...]:
-        """The axis values of every arm, before the command line changes them."""
+        """The axis values of every arm before flags of axes change them; empty without a preset."""
         return PRESETS[self.preset].values(self.size) if self.preset else ({},)
 
     @property
@@ -92,14 +92,15 @@ class SweepArguments(RunArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The arms of a call.
+    """The arms of a sweep.
 
     Attributes:
       baseline: the arm that the others are compared with, if the report shows it.
-      nearest: the arm of the call that is nearest to the baseline, and takes its place otherwise.
-      arms: all arms of the call.
-      axes: the axes to compare: the preset's and those with several values, or else all that were
-        given.
+      nearest: the arm of the sweep that replaces the baseline if the report does not show it; see
+        `ablate._anchor`.
+      arms: all arms of the sweep.
+      axes: the axes to compare: those of the preset and those with several values; if there are
+        none, all axes that were given.
     """
 
     baseline: Arm
@@ -108,7 +109,7 @@ class Plan:
     axes: tuple[str, ...]
 
     def of_files(self, listing: str) -> "Plan":
-        """Returns the plan with the listing of a folder's files; see `DataConfig.listing`."""
+        """Returns the plan with a folder's `listing` in every arm; see `DataConfig.listing`."""
         return dataclasses.replace(
             self,
             baseline=self.baseline.of_files(listing),
@@ -118,7 +119,7 @@ class Plan:
 
 
 def plan(arguments: SweepArguments, given: AxisValues, train_images: int = PRESUMED_IMAGES) -> Plan:
-    """Returns the arms that the arguments ask for.
+    """Returns the arms that the arguments specify.
 
     Args:
       arguments: the arguments of the command.
@@ -192,14 +193,14 @@ def runner_of(arguments: RunnerArguments, trials: int, *, tune_allocator: bool) 
 
 
 class _StoppableRunner:
-    """A runner whose `wait` raises StoppedError when the process is told to stop; see `Runner`."""
+    """A runner whose `wait` raises StoppedError after a request to stop; see `Runner`."""
 
     def __init__(self, runner: runners.Runner, stop: Stop) -> None:
         self._runner, self._stop = runner, stop
         self.has_room, self.begin, self.end = runner.has_room, runner.begin, runner.end
 
     def wait(self, seconds: float) -> list[tuple[RunConfig, runners.Message]]:
-        """Waits for messages; raises StoppedError if the process was told to stop."""
+        """Waits for messages; raises StoppedError if a stop was requested."""
         if self._stop.requested:
             raise StoppedError("interrupted")
         return self._runner.wait(seconds)
@@ -216,16 +217,16 @@ def run(
     """Runs the missing trials of a sweep.
 
     Args:
-      sweep: gives the arms and seeds.
-      known: the trials that were stored before.
+      sweep: the sweep with the arms and seeds.
+      known: the trials that were stored before this sweep.
       kept: the store for the results.
       runner: runs the trials.
       console: shows the progress, and a line when a trial ends.
-      stop: may end the trials.
+      stop: receives the signals that interrupt the trials.
 
     Raises:
       StoreError: a trial cannot be stored.
-      StoppedError: the process was told to stop.
+      StoppedError: a stop was requested.
     """
     todo = store.missing(known, sweep.configs)
     numbers = {c: f"trial {i} of {len(todo)}" for i, c in enumerate(todo, start=1)}
@@ -264,7 +265,7 @@ def run(
 
 
 def _announced(leases: Iterable[RunConfig | None], console: Console) -> Iterator[RunConfig | None]:
-    """Yields the leases, and prints a line when only trials of other processes remain."""
+    """Yields the items of `leases`; prints a line when only trials of other processes remain."""
     waits = False
     for config in leases:
         if config is None and not waits:

@@ -11,7 +11,7 @@ from rich.text import Text
 from mnet_jax.commands.entry import OutputError
 from mnet_jax.validation import printable
 
-# Replacements for our own characters if the stream's encoding lacks them; others are escaped.
+# Replacements for the commands' own characters if an encoding lacks them; others are escaped.
 SUBSTITUTES = {
     "±": "+-", "\N{MULTIPLICATION SIGN}": "x", "²": "^2", "⁻": "^-", "¹": "1", "ⁿ": "^n", "…": "~",
 }  # fmt: skip
@@ -20,15 +20,16 @@ SUBSTITUTES = {
 class Terminal(Console):
     """A Rich console that prints every text literally, on any stream.
 
-    A string is one line: nothing in it is interpreted as markup, and characters that would break
-    the line, move the cursor or set colours are escaped. A `Text` is our own layout and may have
-    several lines. Characters that the stream's encoding lacks are replaced.
+    A string is printed as one line: no part of it is interpreted as markup, and characters that
+    would break the line, move the cursor or set colours are escaped. A `Text`, which only the
+    commands themselves make, may have several lines. Characters that the stream's encoding lacks
+    are replaced.
     """
 
     def __init__(self, file: TextIO, width: int) -> None:
-        """Creates a console on `file`: as wide as the terminal, or `width` if it is not one."""
+        """Creates a console on `file`: as wide as the terminal, or `width` if it is no terminal."""
         # Animations are shown on a real terminal only. Notebooks and continuous integration set
-        # FORCE_COLOR, which Rich takes for a terminal; they would keep every frame of an animation.
+        # FORCE_COLOR, from which Rich infers a terminal, but keep every frame of an animation.
         terminal = file.isatty()
         super().__init__(
             file=file,
@@ -43,7 +44,7 @@ class Terminal(Console):
         """Prints objects as Rich does.
 
         Raises:
-          OutputError: they cannot be written.
+          OutputError: the stream cannot be written.
         """
         try:
             super().print(*objects, **options)
@@ -51,7 +52,7 @@ class Terminal(Console):
             raise OutputError(str(error)) from error
 
     def on_broken_pipe(self) -> None:
-        """Raises OutputError; Rich would exit with code 1."""
+        """Raises OutputError; Rich's method would exit with code 1."""
         raise OutputError("nobody reads") from sys.exception()
 
     def render_str(self, text: str, **options: Any) -> Text:

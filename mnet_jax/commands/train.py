@@ -82,13 +82,13 @@ def main(stop: Stop | None = None) -> None:
     """Reads the command line, trains and prints.
 
     Args:
-      stop: may tell it to save a checkpoint and end.
+      stop: receives the signals after which a checkpoint is saved and the training ends.
     """
     _main(_parsed(), stop)
 
 
 def main_alone(stop: Stop) -> None:
-    """Runs `main`; first restarts the process if environment variables must be set."""
+    """Runs `main`; restarts the process before that if environment variables must be set."""
     arguments = _parsed()
     with blocked(*SIGNALS):
         process.restart(
@@ -115,7 +115,7 @@ def _main(arguments: Arguments, stop: Stop | None) -> None:
 
 def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
     with refusals(COMMAND, arguments):
-        arm = _arm(arguments)  # refuses bad values before anything is loaded
+        arm = _arm(arguments)  # checks the values before anything is loaded
         require_directory("run", arguments.run)
         seconds = arguments.save_every_seconds
         require(0 <= seconds < math.inf, "save_every_seconds", seconds, "0 or more")
@@ -190,7 +190,7 @@ def _run(
 
     @functools.cache
     def remove_result() -> None:
-        """Removes the result of an earlier run; called once this run has been accepted."""
+        """Removes the result of an earlier run; called when this run has started."""
         if is_first():
             (directory / RESULT).unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ from mnet_jax.files import read_file
 from mnet_jax.statistics import formatting
 from mnet_jax.validation import one_line, require
 
-if TYPE_CHECKING:  # they import JAX, and bad arguments are refused without it
+if TYPE_CHECKING:  # they import JAX, and arguments are checked without it
     import numpy as np
 
     from mnet_jax.models import SavedModel, View
@@ -59,12 +59,12 @@ def require_checkpoint(path: Path | None) -> Path:
 
 
 def require_resolution(side: int | None) -> None:
-    """Raises ValueError if a resolution is below 1; None stands for the model's own."""
+    """Raises ValueError if a resolution is below 1; None, for the model's resolution, is legal."""
     require(side is None or side >= 1, "resolution", side, "1 pixel or more")
 
 
 def require_legal(arguments: ModelArguments) -> None:
-    """Raises ValueError for bad arguments, as far as they can be checked without JAX."""
+    """Raises ValueError for illegal arguments; does only the checks that do not need JAX."""
     given, labels = arguments.checkpoint, arguments.label
     require(bool(given), "checkpoint", "", "one run's directory or saved model, or more")
     for path in given:
@@ -124,7 +124,7 @@ class Opened:
       name: the model's name in tables and pictures.
       saved: the model.
       images: the config of the data set, with the model's preprocessing.
-      count: the number of test images to use: the first ones.
+      count: the number of test images to use, from the first on.
     """
 
     name: str
@@ -170,7 +170,7 @@ def opened(arguments: ModelArguments) -> "Iterator[Opened]":
 def surveyed(
     arguments: ModelArguments, survey: Callable[[Opened], Found]
 ) -> dict[str, list[Found]]:
-    """Applies `survey` to each model; returns the results by name of model.
+    """Applies `survey` to each model; returns the lists of results by name of model.
 
     Raises:
       ValueError: a model or its images cannot be read, or models of the same name are different
@@ -191,7 +191,7 @@ def surveyed(
 def exhaustion_refused(name: str) -> Iterator[None]:
     """Turns an out-of-memory error into a ValueError about the argument `name`.
 
-    `inference.require_memory` checks only a lower bound of the memory, so this can still happen.
+    `inference.require_memory` checks only a lower bound of the memory, so memory can still run out.
     """
     from mnet_jax.training.memory import OutOfMemoryError, exhaustion_explained
 
@@ -232,9 +232,9 @@ def _test_images(path: Path, view: "View", arguments: ModelArguments) -> DataCon
 def listing_for(path: Path, dataset: str) -> str:
     """Returns the `DataConfig.listing` that reproduces the split of the run at `path`.
 
-    The split of a folder's image no longer depends on which other images there are. But runs of
-    earlier versions split by position. For such a run the result selects that split, so that none
-    of its training images are used for testing.
+    In this version, the split of a folder's image does not depend on the other images. Earlier
+    versions split a folder by the position of images in its list. For a run of such a version, the
+    returned value selects that split, so that none of its training images are used for testing.
     """
     trained_on = _trained_on(path)
     both = trained_on is not None and trained_on.name == dataset == "folder"
@@ -242,7 +242,7 @@ def listing_for(path: Path, dataset: str) -> str:
 
 
 def _trained_on(path: Path) -> DataConfig | None:
-    """Returns the data config of the run in a directory, or None if it has none."""
+    """Returns the data config of the run in a directory, or None if the directory has no run."""
     try:
         text = read_file(path / config.FILE_NAME).decode()
         return serialization.from_json(RunConfig, text).data

@@ -33,7 +33,7 @@ class DepthwiseCase:
       shape: of the input, [b, h, w, c].
       kernel: side of the window.
       stride: step of the window.
-      derivative: the result that is computed.
+      derivative: what is computed: the output or gradients.
     """
 
     shape: tuple[int, int, int, int]
@@ -49,9 +49,9 @@ class DepthwiseCase:
 
     @property
     def work(self) -> Work:
-        """Work if each tensor is moved once, and each result takes every tap of every output once.
+        """The work if each tensor is moved once; one multiply-add for each tap of each output.
 
-        Computing both gradients has two results, every other program has one.
+        Computing both gradients takes twice as many multiply-adds.
         """
         batch, height, width, channels = self.shape
         rows, columns = (-(-n // self.stride) for n in (height, width))
@@ -68,17 +68,17 @@ class LayerCase:
     """One convolution with SAME padding, as a network runs it in a training step.
 
     The forward pass also normalizes and activates the input, and computes the mean and the variance
-    of the output. The backward pass computes the gradients of input, normalization and kernel from
-    those of output, mean and variance.
+    of the output. The backward pass computes the gradients with respect to input, normalization and
+    kernel from the gradients with respect to output, mean and variance.
 
     Attributes:
-      kind: of the convolution, not `dense`.
+      kind: the kind of the convolution; not `dense`.
       shape: of the input, [b, h, w, c].
       outputs: number of output channels.
       kernel: side of the window.
       stride: step of the window.
-      activation: applied to the input; None for images, which are neither normalized nor activated
-        and have no gradient.
+      activation: the activation function of the input; None for images, which are neither
+        normalized nor activated and have no gradient.
       direction: the forward or the backward pass.
       count: number of such layers in the networks.
     """
@@ -104,17 +104,17 @@ class LayerCase:
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
-        """[kh, kw, in, out] of a `conv`, [kh, kw, c] of a `depthwise`, else [in, out]."""
+        """The kernel's shape: `conv` [kh, kw, in, out], `depthwise` [kh, kw, c], else [in, out]."""
         return kernel_shape(self.kind, self.kernel, self.shape[3], self.outputs)
 
     @property
     def group(self) -> str:
-        """The group of cases with which its time is summed up."""
+        """The group of cases over which times are summed."""
         return f"{self.kind} {self.direction}"
 
     @property
     def work(self) -> Work:
-        """Work if input, output and kernel are moved once; backward, also their gradients."""
+        """The work if input, output and kernel (backward, also their gradients) are moved once."""
         batch, height, width, channels = self.shape
         rows, columns = (-(-n // self.stride) for n in (height, width))
         positions, weights = batch * rows * columns, math.prod(self.kernel_shape)
@@ -146,7 +146,7 @@ class NetworkCase:
 
     @property
     def work(self) -> Work:
-        """Work if every layer reads its input and weights and writes its output.
+        """The work if every layer reads its input and weights and writes its output.
 
         Training needs three times the multiply-adds (forward pass and both gradients) and moves
         three times the feature maps: the backward pass of a layer reads its input and the gradient
@@ -165,7 +165,7 @@ class InputCase:
     Attributes:
       data: the data set.
       batches: number of batches in one call. It must exceed the number of prefetched batches, if
-        there are any, since these take no time.
+        there are any, since prefetched batches take no time.
       one_core: whether one core makes the batches, to measure the rate per core.
       title: name of the images in a table; None for the data set's name.
     """
@@ -191,14 +191,14 @@ class InputCase:
 
     @property
     def work(self) -> Work:
-        """Work if the batches are written once."""
+        """The work if the batches are written once."""
         pixels = self.images * self.data.resolution**2 * 3
         return Work(madds=0, moved_bytes=FLOAT_BYTES * pixels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompileCase:
-    """The first step of a process, with its compilation but without its imports.
+    """The first step of a process: the time includes compilation, but not imports.
 
     Attributes:
       network: the network and its program.
@@ -215,9 +215,9 @@ class CompileCase:
 
     @property
     def work(self) -> Work:
-        """No work, as there is no lower bound."""
+        """Zero work, as compilation has no lower bound."""
         return Work(madds=0, moved_bytes=0)
 
 
 Case = DepthwiseCase | LayerCase | NetworkCase | InputCase | CompileCase
-Run = Callable[[], Any]  # a contender's function for a case: each call computes it once
+Run = Callable[[], Any]  # runs a case once

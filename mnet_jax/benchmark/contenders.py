@@ -1,4 +1,4 @@
-"""The contenders: their cases and required packages. This module imports no framework."""
+"""The list of contenders: the cases and packages of each. This module imports no framework."""
 
 import importlib
 import importlib.util
@@ -19,15 +19,15 @@ from mnet_jax.benchmark.cases import (
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """A way to run a case.
+    """An implementation that can run cases, such as a library.
 
     Attributes:
-      name: its name in tables.
+      name: the contender's name in tables.
       packages: the packages that it needs in addition to this project's requirements.
       maker: `module:function` in `mnet_jax.benchmark`; the function takes a case and returns a
         function that runs it.
-      takes: whether it can run a case.
-      networks: how many networks it runs at once; its times are divided by this number.
+      takes: returns whether the contender can run a case.
+      networks: how many networks the contender runs at once; its times are divided by this number.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Inference runtimes for servers and phones: ONNX Runtime and LiteRT."""
+"""Contenders for inference on servers and phones: ONNX Runtime and LiteRT."""
 
 import os
 import tempfile

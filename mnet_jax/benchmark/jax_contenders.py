@@ -1,8 +1,8 @@
 """Contenders on JAX: this library, straightforward Flax, and Keras on the JAX backend.
 
-Each contender takes a case and returns a function that runs it once and waits for the result. A
-case is a whole network, a single convolution (alone, or as a layer of a network), or the input
-pipeline.
+Each contender takes a case, and returns a function that runs the case once and waits for the
+result. A case is a whole network, a single convolution (alone, or as a layer of a network), or the
+input pipeline.
 """
 
 import os
@@ -129,17 +129,17 @@ def keras(case: NetworkCase) -> Run:
 
 
 def grouped(case: DepthwiseCase) -> Run:
-    """Runs XLA's grouped convolution."""
+    """Runs the lowering `grouped`, XLA's grouped convolution."""
     return _depthwise(case, "grouped")
 
 
 def shifted(case: DepthwiseCase) -> Run:
-    """Runs the sum over taps."""
+    """Runs the lowering `shifted`, a sum over the taps of the kernel."""
     return _depthwise(case, "shifted")
 
 
 def native(case: DepthwiseCase) -> Run:
-    """Runs the native kernels, compiling them if necessary."""
+    """Runs the native kernels; compiles them first if necessary."""
     if jax.default_backend() != "cpu":
         raise ops.NativeError("lowering: native is for CPUs")
     return _depthwise(case, "native")
@@ -231,7 +231,7 @@ def _layer(case: LayerCase, lowering: ops.Lowering, pointwise: Callable[..., Any
     given: tuple[Any, ...] = (norm, x) if case.activation else (None, x)
     if case.direction == "forward":
         return _compiled(forward, *given, kernel)
-    # Outside of a jit, so that the forward pass's residuals are arguments of the backward pass.
+    # Not inside a jit, so that the forward pass's residuals are arguments of the backward pass.
     if case.activation:
         results, pull = jax.vjp(forward, *given, kernel)
     else:
@@ -269,7 +269,7 @@ def _input(case: InputCase) -> Run:
     if case.one_core:
         if not hasattr(os, "sched_setaffinity"):
             raise OSError("this system cannot hold a process to one core")
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # also of threads started later
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # later threads inherit this
     batches = iter(data.train_batches(data.load(case.data).train, case.data, seed=0))
 
     def run() -> None:

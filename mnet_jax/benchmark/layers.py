@@ -1,4 +1,4 @@
-"""Timing of a network's layers one by one, for a comparison with the roofline."""
+"""Times a network's layers one by one, for a comparison with the roofline."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ class TimedLayer:
     """The measurement of one convolution of a network, as the forward pass of training runs it.
 
     Attributes:
-      kind: of the convolution.
-      label: its shapes, for a table.
+      kind: the kind of the convolution.
+      label: the convolution's shapes, for a table.
       count: number of such layers in the network.
       madds: multiply-adds of one call.
       moved_bytes: least bytes read from and written to memory in one call.
-      seconds: time of one call, in each round.
+      seconds: time of one call in seconds, one value per round.
     """
 
     kind: Kind
@@ -42,7 +42,7 @@ def time_layers(
     environment: Mapping[str, str],
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[Machine, tuple[TimedLayer, ...]]:
-    """Measures the machine, every distinct convolution in float32, and the machine again.
+    """Times every distinct convolution in float32, and measures the machine before and after.
 
     Squeeze-and-excitations, the sums of shortcuts, pooling and dense layers are left out.
 
@@ -52,10 +52,10 @@ def time_layers(
       batch_size: number of images in a batch.
       rounds: number of samples of each layer.
       environment: environment variables of the processes.
-      report: called with a line of text when a layer is being prepared.
+      report: called with a line of text before a layer is prepared.
 
     Returns:
-      The machine, with the better of both measurements, and the layers.
+      The machine, with the better of the two measurements, and the timed layers.
     """
     before = machine.measure(environment)
     cases = layer_cases([spec], resolution, batch_size, directions=("forward",))

@@ -13,12 +13,12 @@ from mnet_jax.training.stopping import interrupted_alone
 # Side of the square matrices. On a CPU a product is 17 GFLOP, too large for caches to matter; on an
 # accelerator it is 1.1 TFLOP, too large for the start of a computation to matter.
 SIDE, ACCELERATED_SIDE = 2048, 8192
-ELEMENTS = 2**26  # of a stream: 256 MiB, far more than any cache
+ELEMENTS = 2**26  # of each array: 256 MiB, far more than any cache
 TRIES = 12
 
 
 def measure(environment: Mapping[str, str]) -> Machine:
-    """Times matrix products and streams on JAX's default device; returns the best rates.
+    """Times matrix products and a STREAM triad on JAX's default device; returns the best rates.
 
     Args:
       environment: environment variables of the process.

@@ -1,4 +1,4 @@
-"""JPEG photographs for timing the input pipeline: crops of scikit-learn's two sample images."""
+"""Writes photographs for timing the input pipeline: crops of scikit-learn's two sample images."""
 
 from pathlib import Path
 
@@ -7,15 +7,15 @@ from PIL import Image
 
 WIDTH, HEIGHT = 500, 375  # the most frequent size in ImageNet
 _ZOOM = (0.45, 0.88)  # width of a crop, relative to the samples' 640 pixels
-_GRAIN = (2.0, 8.0)  # standard deviation of the noise, of 255; without it files are too small
+_GRAIN = (2.0, 8.0)  # standard deviation of the noise, in pixel values; else files are too small
 _QUALITY = (80, 96)
 
 
 def write_photographs(folder: Path, count: int) -> None:
-    """Writes `count` files to `folder`/train and four to `folder`/test, half of them per class.
+    """Writes `count` JPEG files to `folder`/train and four to `folder`/test, in two equal classes.
 
-    Each file is another crop of a sample image, with other noise. Their mean size is 60 to 70 KB;
-    half of ImageNet's files are at least as large.
+    Each file is a different crop of a sample image, with different noise. The mean size of the
+    files is 60 to 70 KB; half of ImageNet's files are at least as large.
     """
     from sklearn.datasets import load_sample_images  # here, as it takes a second
 

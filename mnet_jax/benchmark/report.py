@@ -1,4 +1,4 @@
-"""A benchmark's result as a terminal table and as Markdown."""
+"""Formats a benchmark's result as terminal tables and as Markdown."""
 
 import math
 import statistics
@@ -45,10 +45,10 @@ def _row(
 
 
 def summary_rows(result: BenchmarkResult) -> list[tuple[str, ...]]:
-    """Returns the cells below `SUMMARY_HEADERS`: sums of median times by group, and over all.
+    """Returns the cells below `SUMMARY_HEADERS`: sums of median times by group, and in total.
 
-    There are no rows if the cases have no groups. A contender that failed on a case of a group is
-    shown as failed for the group and for all.
+    There are no rows if the cases have no groups. If a contender failed on a case, its group and
+    the total are shown as failed.
     """
     groups: dict[str, list[Comparison]] = {}
     for comparison in result.comparisons:
@@ -70,7 +70,7 @@ def summary_rows(result: BenchmarkResult) -> list[tuple[str, ...]]:
 def _sums(comparisons: Sequence[Comparison]) -> dict[str, float]:
     """Returns each contender's time for all layers, in seconds; NaN if it failed on a layer.
 
-    The time of a distinct layer counts as often as the network has this layer.
+    The time of each distinct layer is multiplied by the number of such layers in the network.
     """
     sums: dict[str, float] = {}
     for comparison in comparisons:
@@ -122,7 +122,7 @@ def captions(result: BenchmarkResult) -> list[str]:
 
 
 def _tables(result: BenchmarkResult) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
-    """Returns (headers, rows) of the table of cases, and of each summary that has rows."""
+    """Returns (headers, rows) of each table: the cases, then the summaries that have rows."""
     more = ((SUMMARY_HEADERS, summary_rows(result)), (RATE_HEADERS, rate_rows(result)))
     return [(HEADERS, rows(result)), *(table for table in more if table[1])]
 

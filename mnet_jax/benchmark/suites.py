@@ -30,7 +30,7 @@ THIN = 0.25  # width multiplier
 
 
 def depthwise_cases(networks: Iterable[str], resolution: int, batch_size: int) -> list[Case]:
-    """Returns cases for every distinct depthwise layer: forward, and each gradient."""
+    """Returns cases for every distinct depthwise layer: the output, and each gradient."""
     every: tuple[Derivative, ...] = ("forward", "input gradient", "kernel gradient")
     return [*_depthwise_cases(networks, resolution, batch_size, every)]
 
@@ -38,8 +38,8 @@ def depthwise_cases(networks: Iterable[str], resolution: int, batch_size: int) -
 def table_cases(networks: Sequence[str], resolution: int, batch_size: int) -> list[Case]:
     """Returns the cases for the table of lowerings: forward, and both gradients together.
 
-    They are the depthwise layers of the networks, and those layers of thinner copies of them that
-    have fewer channels than any of the former.
+    The cases are the depthwise layers of the networks. From the same networks at width `THIN`,
+    those layers are added that have fewer channels than any layer of the full networks.
     """
     both: tuple[Derivative, ...] = ("forward", "both gradients")
     full = _depthwise_cases(networks, resolution, batch_size, both)
@@ -74,7 +74,7 @@ def network_cases(
     networks: Iterable[str],
     sizes: Iterable[tuple[int, int]],
 ) -> list[Case]:
-    """Returns a case for each network at each (resolution, batch size); see `network`."""
+    """Returns a case for each `network` at each (resolution, batch size)."""
     cases: list[Case] = []
     for resolution, batch_size in sizes:
         for name in networks:

@@ -19,7 +19,7 @@ def table_from(
     """Makes a table from a benchmark of `contenders.LOWERINGS`.
 
     Args:
-      result: the times.
+      result: the times of the lowerings.
       cases: the cases of `suites.table_cases` that were timed, in the result's order.
       command: the command line of the benchmark.
       device: backend and kind of the device.
@@ -54,8 +54,8 @@ def table_from(
 def _ranking(layers: Sequence[Comparison], *, on_cpu: bool) -> Ranking:
     """Ranks the lowerings by time, with a preference for grouped on accelerators.
 
-    There, another lowering comes before grouped only if it is faster in every round of every layer,
-    since compilers keep improving grouped convolutions.
+    On accelerators, another lowering comes before grouped only if it is faster in every round of
+    every layer, since compilers keep improving grouped convolutions.
     """
     ran = [low for low in ORDER if all(_timing(layer, low).seconds for layer in layers)]
     ratios: dict[Measured, float] = {}
@@ -82,7 +82,7 @@ def _mean_ratio(layers: Iterable[Comparison], lowering: Measured) -> float:
 
 
 def _is_faster(comparison: Comparison, lowering: Measured) -> bool:
-    """Whether a lowering's slowest round is faster than the fastest round of grouped."""
+    """Returns whether a lowering's slowest round is faster than the fastest round of grouped."""
     slowest = max(_timing(comparison, lowering).seconds)
     return slowest < min(_timing(comparison, "grouped").seconds)
 

@@ -20,8 +20,8 @@ from mnet_jax.benchmark.cases import (
 from mnet_jax.benchmark.contenders import OURS, Contender
 from mnet_jax.benchmark.worker import Worker, WorkerError
 
-# The threads of other frameworks spin for a while after a call, waiting for another. The next
-# contender would have to share the cores with them.
+# The threads of other frameworks spin for a while after a call, waiting for the next call. Without
+# a pause, the next contender would have to share the cores with these threads.
 REST_SECONDS = 0.2
 
 
@@ -30,8 +30,8 @@ class Timing:
     """The times of one contender on one case.
 
     Attributes:
-      contender: its name.
-      seconds: time of a call, in each round.
+      contender: the contender's name.
+      seconds: time of a call in seconds, one value per round.
       setup_seconds: time from the end of the imports to the end of the first call.
       failure: the cause of a failure in one line; None if there was none.
     """
@@ -43,7 +43,7 @@ class Timing:
 
     @property
     def median_seconds(self) -> float:
-        """Median time of a call over the rounds."""
+        """Median over the rounds of the time of a call."""
         return statistics.median(self.seconds)
 
 
@@ -52,13 +52,14 @@ class Comparison:
     """The times of all contenders on one case.
 
     Attributes:
-      label: of the case.
+      label: the name of the case.
       madds: least multiply-adds of the case.
       moved_bytes: least bytes read from and written to memory.
       timings: one per contender, ours first.
-      group: the group of cases with which it is summed up; None if it is in no sum.
-      count: its factor in the sum.
-      images: number of images per call; None if the case is neither a network nor an input.
+      group: the group of cases over which times are summed; None if the case is in no sum.
+      count: the factor of the case in the sum.
+      images: number of images per call; None if the case is neither a network nor an input
+        pipeline.
     """
 
     label: str
@@ -70,14 +71,14 @@ class Comparison:
     images: int | None = None
 
     def ratios(self, timing: Timing) -> tuple[float, ...]:
-        """Returns our time over this contender's, round by round: below 1 we are faster."""
+        """Returns our time divided by this contender's, round by round; below 1, we are faster."""
         ours = next((t for t in self.timings if t.contender == OURS), None)
         if ours is None:
             return ()
         return tuple(a / b for a, b in zip(ours.seconds, timing.seconds, strict=False))
 
     def over_bound(self, timing: Timing, machine: Machine) -> float | None:
-        """Returns the median time over the roofline's bound; None if no work or time is known."""
+        """Returns the median time divided by the roofline's bound; None if one is missing."""
         bound = machine.bound_seconds(madds=self.madds, moved_bytes=self.moved_bytes)
         return timing.median_seconds / bound if bound and timing.seconds else None
 
@@ -106,17 +107,18 @@ def compare(
     environment: Mapping[str, str],
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Comparison]:
-    """Times the contenders on each case that they take, in the order A B C A B C.
+    """Times the contenders on each case that they can run, in the order A B C A B C.
 
-    Each contender has its own process. Every network starts new processes. Single layers are many
-    and short, so they share the processes. The caller's compilation cache is never used.
+    Each contender has its own process. New processes are started for every network. Cases of single
+    layers are many and short, so they share processes. The caller's compilation cache is never
+    used.
 
     Args:
       cases: the cases to run.
       contenders: contenders whose packages are installed.
       rounds: number of samples of each contender on each case.
       environment: environment variables of all processes.
-      report: called with a line of text when a contender is being prepared.
+      report: called with a line of text before a contender is prepared.
     """
     if all(isinstance(case, DepthwiseCase | LayerCase) for case in cases):
         with _workers(contenders, {**environment, **_compilation_cache(None)}) as workers:
@@ -174,9 +176,9 @@ def _images(case: Case) -> int | None:
 def _call_times(
     case: Case, workers: Sequence[Worker], rounds: int, report: Callable[[str], None]
 ) -> list[Timing]:
-    """Prepares all contenders, runs each once untimed, and then samples them in turn.
+    """Prepares all contenders, runs each once untimed, and then times them in turn.
 
-    Sampled in turn, they are all affected alike by other load on the machine.
+    Because they take turns, other load on the machine affects all of them alike.
     """
     timings: dict[Worker, Timing] = {}
     for worker in workers:
@@ -193,7 +195,7 @@ def _call_times(
             failure=failure,
         )
     ready = [worker for worker, timing in timings.items() if timing.failure is None]
-    for worker in ready:  # the preparation of the others has evicted its data from the caches
+    for worker in ready:  # preparing the others has evicted this one's data from the caches
         worker.run()
     spins = any(worker.contender.packages for worker in ready)
     for _ in range(rounds):
@@ -207,7 +209,7 @@ def _call_times(
 def _compile_times(
     case: Case, workers: Sequence[Worker], rounds: int, report: Callable[[str], None]
 ) -> list[Timing]:
-    """Starts a new process for each sample; its setup time is the sample."""
+    """Times the setup of each contender, in a new process for each sample."""
     seconds: dict[str, list[float]] = {worker.contender.name: [] for worker in workers}
     failures: dict[str, str] = {}
     for _ in range(rounds):

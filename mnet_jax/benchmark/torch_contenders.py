@@ -26,7 +26,7 @@ ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hard_swish": nn.Hardswish}
 
 
 def _on_device(make: Callable[[Any], Run]) -> Callable[[Any], Run]:
-    """Makes a maker create its tensors on the CUDA device, and its runs wait for the device."""
+    """Decorates a maker: its tensors are on the CUDA device, and its runs wait for the device."""
     if not torch.cuda.is_available():
         return make
     torch.backends.cudnn.benchmark = True  # tries kernels and takes the fastest, as XLA does
@@ -125,9 +125,10 @@ def _depthwise(case: DepthwiseCase) -> Run:
 
 
 def _layer(case: LayerCase) -> Run:
-    """Runs normalization, activation and convolution; computes statistics of the input, not of y.
+    """Runs normalization, activation and convolution; computes the input's mean and variance.
 
-    PyTorch's batch normalization computes the statistics of the map that it normalizes.
+    The case has the mean and variance of the output instead, but PyTorch's batch normalization
+    computes those of the feature map that it normalizes.
     """
     batch, height, width, channels = case.shape
     groups = channels if case.kind == "depthwise" else 1

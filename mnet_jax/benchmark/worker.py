@@ -1,4 +1,4 @@
-"""A contender's process, which prepares and runs cases on request."""
+"""The process of a contender, which prepares and runs cases on request."""
 
 import multiprocessing
 import time
@@ -18,13 +18,14 @@ GRACE_SECONDS = 5.0
 
 
 class WorkerError(RuntimeError):
-    """A contender could not run a case; the message says why in one line."""
+    """Raised if a contender cannot run a case; the message says why in one line."""
 
 
 class Worker:
     """A process that runs one contender on one case after the other.
 
-    The process starts with the first case. This is a context manager whose exit ends the process.
+    The process is started with the first case. A `Worker` is a context manager; its exit ends the
+    process.
 
     Attributes:
       contender: the contender.
@@ -43,7 +44,7 @@ class Worker:
           The seconds from the end of the imports to the end of the call.
 
         Raises:
-          WorkerError: the contender fails on the case; it may still run other cases.
+          WorkerError: the contender fails on the case. It may still be able to run other cases.
         """
         if self._process is None or not self._process.is_alive():
             self._start()
@@ -91,7 +92,7 @@ class Worker:
 
 
 def _serve(pipe: Connection, contender: str) -> None:
-    """Prepares each case received, and runs a sample for each None, until the parent has ended."""
+    """Prepares each case received, and runs a sample for each None; ends with the parent."""
     sample: Callable[[], float] | None = None
     while True:
         try:
@@ -102,7 +103,7 @@ def _serve(pipe: Connection, contender: str) -> None:
             assert sample
             pipe.send(sample())
             continue
-        sample = None  # frees the memory of the last case before the next one takes its own
+        sample = None  # frees the memory of the previous case before the next one is prepared
         try:
             sample, setup_seconds = _prepare(contender, case)
         except Exception as error:
@@ -124,7 +125,7 @@ def _prepare(contender: str, case: Case) -> tuple[Callable[[], float], float]:
 
     def sample() -> float:
         if calls > 1:
-            call()  # other contenders have evicted its data from the caches
+            call()  # other contenders have evicted this one's data from the caches
         return _seconds(call, calls) / chosen.networks
 
     return sample, setup_seconds

@@ -1,10 +1,10 @@
-"""How much of a bottleneck's information is lost in an activation function, in a real network.
+"""Measures how much of a bottleneck's information is lost in an activation function.
 
 The V2 paper (arXiv 1801.04381, section 3.2) claims that a ReLU loses the information of a feature
 map with few channels, and keeps it if the map was embedded into many channels. This module measures
 both on a network's own activations: how much information a ReLU directly after each bottleneck
-would keep, and how much the activation function of the following expansion keeps. "Kept" is what an
-affine map can reconstruct, since the next layer is an affine map.
+would keep, and how much the activation function of the following expansion keeps. Information
+counts as kept if an affine map can reconstruct it, since the next layer is an affine map.
 """
 
 import itertools
@@ -28,18 +28,18 @@ _CUT = 1e-5  # relative to the largest eigenvalue of the correlations; smaller o
 
 @dataclass(frozen=True, kw_only=True)
 class Bottleneck:
-    """The information that is left of a bottleneck after an activation function.
+    """The information in a bottleneck that is left after an activation function.
 
     Attributes:
       layer: path of the projection's parameters, such as `block_3/project`.
       channels: number of the bottleneck's channels.
-      positions: number of pixels of feature maps that were measured.
+      positions: number of positions of feature maps that were measured.
       rank: effective rank of the bottleneck, 1 to `channels`: the exponential of the entropy of
         its singular values (Roy and Vetterli, "The effective rank", EUSIPCO 2007), around the mean.
-      activated_rank: effective rank after the activation function that is tried.
+      activated_rank: effective rank after the activation function under test.
       recovered: share of the bottleneck's variance that an affine map reconstructs after this
-        activation function, on images to which it was not fitted. 1 is everything; a fit to too few
-        images can be below 0.
+        activation function, on images to which the map was not fitted. 1 is everything; after a fit
+        to too few images the value can be below 0.
       expanded_channels: number of channels of the following expansion; None if there is none.
       recovered_expanded: share of the variance of the block's output, including its shortcut, that
         an affine map reconstructs after the expansion's own activation function; None if there is
@@ -68,11 +68,12 @@ def survey(
     The affine maps are fitted to half of each batch's images and evaluated on the other half.
 
     Args:
-      model: a network with bottlenecks (V2, V3, V4), not a fused one.
+      model: a network with bottlenecks (V2, V3, V4), not one from `models.fuse`.
       variables: its `params` and `batch_stats`.
       batches: images [b, h, w, 3] with b at least 2, scaled as the network expects them.
-      activation: the activation function that is tried after each bottleneck. If the network itself
-        has one there, it is removed for the measurement, but later layers still receive its output.
+      activation: the activation function to test after each bottleneck. It is applied to the
+        bottleneck before any activation function that the network itself has there. The later
+        layers receive the output of the network's own function.
 
     Raises:
       ValueError: there are no bottlenecks, or no images.
@@ -201,9 +202,9 @@ def _recovered(fitted: _Moments, judged: _Moments, targets: int) -> float:
     scale = np.divide(1, size, out=np.zeros_like(size), where=size > 0)
     inverse = np.linalg.pinv(inputs * np.outer(scale, scale), rcond=_CUT, hermitian=True)
     weights = scale[:, None] * (inverse @ (scale[:, None] * fitted.scatter[:-targets, -targets:]))
-    # The residual of the targets is a linear map of inputs and targets.
+    # The residual is a linear function of inputs and targets.
     residual = np.concatenate([-weights, np.eye(targets)])
     missed = (residual * (judged.scatter @ residual)).sum()
     missed += judged.count * (((judged.mean - fitted.mean) @ residual) ** 2).sum()
     whole = np.trace(judged.scatter[-targets:, -targets:])
-    return float(1 - missed / whole) if whole else 1.0  # a constant loses nothing
+    return float(1 - missed / whole) if whole else 1.0  # constant targets are recovered fully

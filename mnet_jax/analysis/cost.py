@@ -1,9 +1,10 @@
-"""Parameters, multiply-adds, bytes and receptive fields of a network; the least time of a program.
+"""Parameters, multiply-adds, bytes and receptive fields of a network, computed from its spec.
 
-All but the machine's limits follow from the spec. Multiply-adds (MAdds) are those of convolutions
-and matrix products, one for each tap of each output, including taps on padding, as in the papers'
-tables. Normalization, activations and pooling are left out. Compilers' counts differ, as they leave
-out taps on padding.
+The roofline model (`Machine`) then gives a lower bound on a program's time.
+
+Multiply-adds (MAdds) are those of convolutions and matrix products, one for each tap of each
+output, including taps on padding, as in the papers' tables. Normalization, activations and pooling
+are left out. Compilers' counts differ, as they leave out taps on padding.
 """
 
 import itertools
@@ -36,7 +37,7 @@ class Row:
     activation_bytes: int
 
     def moved_bytes(self, batch_size: int = 1) -> int:
-        """Returns the least bytes moved: the weights once, the feature maps for each image."""
+        """Returns the least bytes moved: the weights once, the feature maps once per image."""
         return self.weight_bytes + batch_size * self.activation_bytes
 
     def intensity(self, batch_size: int = 1) -> float:
@@ -46,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Separation:
-    """A depthwise and the following pointwise convolution, compared with one full convolution.
+    """The cost of a depthwise and the following pointwise convolution, relative to a full one.
 
     Attributes:
       name: path of the depthwise layer.
@@ -65,7 +66,7 @@ class Separation:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """The cost of a network at a resolution, for one image: sums over `rows`."""
+    """The cost of a network at a resolution, for one image. The properties are sums over `rows`."""
 
     rows: tuple[Row, ...]
 
@@ -109,8 +110,8 @@ class Cost:
 
     @property
     def separations(self) -> tuple[Separation, ...]:
-        """Every depthwise and pointwise pair, compared with the full convolution it replaces."""
-        # Dense layers are left out, so a squeeze-and-excitation may be between the two.
+        """Each depthwise and pointwise pair, compared with the full convolution it replaces."""
+        # Dense layers are skipped, as a squeeze-and-excitation may be between the two layers.
         rows = [row for row in self.rows if row.layer.kind != "dense"]
         pairs = itertools.pairwise(rows)
         return tuple(
@@ -146,7 +147,7 @@ def _row(layer: Layer, activation_itemsize: int) -> Row:
         params=params,
         statistics=statistics,
         madds=weights * pixels_out,
-        weight_bytes=4 * (params + statistics),  # float32 whatever the computation's type
+        weight_bytes=4 * (params + statistics),  # float32 in every precision of the computation
         activation_bytes=activation_itemsize
         * (layer.inputs * pixels_in + layer.outputs * pixels_out),
     )
@@ -225,7 +226,7 @@ class Machine:
 
     @property
     def ridge(self) -> float:
-        """The operations per byte above which arithmetic is the limit, not memory."""
+        """The operations per byte above which arithmetic limits the speed, not memory."""
         return self.flops_per_second / self.bytes_per_second
 
     def bound_seconds(self, *, madds: int, moved_bytes: int) -> float:

@@ -1,4 +1,4 @@
-"""Dead units: channels that are never or always active, and depthwise kernels of about zero.
+"""Dead units: channels that are never or always active, and kernels whose norm is almost zero.
 
 The V2 paper's reason for linear bottlenecks is that a ReLU loses information for good when it
 zeroes one of few channels (arXiv 1801.04381, section 3.2).
@@ -29,7 +29,7 @@ class Activity:
     Attributes:
       layer: path of the parameters of the layer before the activation function.
       activation: the activation function.
-      positions: number of positions of feature maps that were counted.
+      positions: number of positions of feature maps over which the shares are taken.
       active: share of positions where a channel is above zero, float64 [c].
       clipped: share of positions where ReLU6 clips a channel at 6, float64 [c]; 0 for other
         activation functions.
@@ -43,12 +43,12 @@ class Activity:
 
     @property
     def never(self) -> np.ndarray:
-        """Channels that are active nowhere, bool [c]."""
+        """Whether each channel is active nowhere, bool [c]."""
         return self.active == 0
 
     @property
     def always(self) -> np.ndarray:
-        """Channels that are active everywhere, bool [c]: a ReLU leaves them unchanged."""
+        """Whether each channel is active everywhere, bool [c]; a ReLU does not change these."""
         return self.active == 1
 
 
@@ -57,7 +57,7 @@ class Kernels:
     """The depthwise kernels of a layer.
 
     Attributes:
-      layer: path of its parameters.
+      layer: path of the layer's parameters.
       norms: Euclidean norm of each channel's kernel, float64 [c].
     """
 
@@ -65,7 +65,7 @@ class Kernels:
     norms: np.ndarray
 
     def dead(self, threshold: float = KERNEL_THRESHOLD) -> np.ndarray:
-        """Kernels with a norm below `threshold` times the layer's largest, bool [c].
+        """Returns whether each norm is at most `threshold` times the layer's largest, bool [c].
 
         The threshold is relative because the batch normalization after the layer cancels the
         scale of its kernels.
@@ -122,7 +122,7 @@ def survey(model: MobileNet, variables: Mapping[str, Any], batches: Iterable[np.
 
 
 def _counts(x: Array) -> Array:
-    """Counts positions: all, those above zero, and those at ReLU6's ceiling; [3, c]."""
+    """Counts all positions, those above zero, and those that ReLU6 clips; [3, c]."""
     x = x.reshape(-1, x.shape[-1])
     counted = (jnp.ones_like(x, bool), x > 0, x >= CEILING)
     return jnp.stack([kind.sum(axis=0) for kind in counted])

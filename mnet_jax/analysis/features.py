@@ -1,4 +1,4 @@
-"""The depthwise kernels and the feature maps of a network."""
+"""Extracts the depthwise kernels and the feature maps of a network."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -14,7 +14,7 @@ from mnet_jax.validation import require
 
 
 def depthwise_kernels(model: MobileNet, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the depthwise kernels, float32 [k, k, c], by the layers' paths in network order.
+    """Returns the depthwise kernels, float32 [k, k, c], by path of the layer, in network order.
 
     Args:
       model: any network.
@@ -31,7 +31,7 @@ def depthwise_kernels(model: MobileNet, variables: Mapping[str, Any]) -> dict[st
 def feature_maps(
     model: MobileNet, variables: Mapping[str, Any], image: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Computes the activated output of every convolution, float32 [h, w, c], by its path.
+    """Computes the output of every convolution after its activation, float32 [h, w, c], by path.
 
     Args:
       model: any network.
@@ -39,7 +39,7 @@ def feature_maps(
       image: [h, w, 3], scaled as the network expects it.
 
     Raises:
-      ValueError: the image has another shape, or is too small for the network.
+      ValueError: the shape is not [h, w, 3], or the image is too small for the network.
     """
     require(np.ndim(image) == 3, "image", f"shape {np.shape(image)}", "[h, w, 3]")
     apply = partial(model.apply, train=False, mutable=["intermediates"])

@@ -1,9 +1,9 @@
-"""How much of a plane curve survives an activation function in n dimensions: V2's Fig. 1.
+"""Measures how much of a plane curve an activation function in n dimensions preserves.
 
 The paper (arXiv 1801.04381, Fig. 1 and section 3.2) embeds a spiral x into n dimensions by a random
 matrix T, applies a ReLU, and projects back by the pseudo-inverse: T^-1 ReLU(T x). With few
-dimensions, parts of the spiral are mapped onto each other. With many, the spiral survives, bent.
-The paper gives neither the distribution of T nor numbers; this module gives both.
+dimensions, parts of the spiral are mapped onto each other. With many, the spiral is bent, but
+remains a curve. The paper gives neither the distribution of T nor numbers; this module does.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,8 @@ LARGEST_DIMENSION = 2**12
 def spiral(count: int = 1000) -> np.ndarray:
     """Returns an Archimedean spiral of 2.5 turns, float32 [count, 2], from its centre outwards.
 
-    The points are evenly spaced along the curve. Their mean square is 1, so T x is about as large
-    as the output of a batch normalization.
+    The points are evenly spaced along the curve. Their mean square is 1, so the scale of T x is
+    about that of a batch normalization's output.
     """
     require(count >= FEWEST_POINTS, "count", count, f"{FEWEST_POINTS} points or more")
     # The arc length of r = angle is about angle^2 / 2, except in the innermost turn.
@@ -62,11 +62,11 @@ def embedding(key: Array, dimensions: int, distribution: Distribution = "gaussia
     """Draws a random T, float32 [dimensions, 2].
 
     Args:
-      key: of the random numbers.
+      key: the key of the random numbers.
       dimensions: number of dimensions, n.
-      distribution: `gaussian` is independent standard normal numbers. `orthogonal` is two
-        orthonormal columns, uniformly distributed, times sqrt(n); so the mean square of an element
-        is 1, as with `gaussian`.
+      distribution: `gaussian`: the elements are independent standard normal numbers. `orthogonal`:
+        two orthonormal columns, uniformly distributed, times sqrt(n), so that the mean square of
+        an element is 1, as with `gaussian`.
 
     Raises:
       ValueError: fewer than two dimensions, or another distribution.
@@ -80,15 +80,15 @@ def embedding(key: Array, dimensions: int, distribution: Distribution = "gaussia
 
 
 class Passage(NamedTuple):
-    """Points that went through `activation(T x)`.
+    """Points after `activation(T x)`, and their reconstructions in the plane.
 
     Attributes:
       embedded: the points after the activation function, [p, n].
-      projected: `embedded`, projected back by the pseudo-inverse of T, [p, 2].
-      read_out: `embedded`, mapped back by the affine map that fits the points best in the least
-        squares sense, [p, 2].
+      projected: `embedded`, mapped to the plane by the pseudo-inverse of T, [p, 2].
+      read_out: the least-squares affine fit of the original points by `embedded`, [p, 2].
       area: factor by which the activation function scales a small area around each point, [p]: 1
-        if unchanged, 0 if the area collapses to a line or a point. (h-swish may also enlarge it.)
+        if the area is unchanged, 0 if it collapses to a line or a point. (With h-swish the factor
+        can be above 1.)
     """
 
     embedded: Array
@@ -98,7 +98,7 @@ class Passage(NamedTuple):
 
 
 def pass_through(points: Array, matrix: Array, activation: Activation) -> Passage:
-    """Maps points [p, 2] through a matrix [n, 2] and an activation function, and back."""
+    """Applies a matrix [n, 2] and an activation function to points [p, 2], and maps them back."""
     before = points @ matrix.T
     embedded = activate(before, activation)
     return Passage(
@@ -124,26 +124,26 @@ def _area(slopes: Array, matrix: Array) -> Array:
     """Computes sqrt(det J^T J / det T^T T) with J = diag(slopes) T at each point: [p].
 
     By the Cauchy-Binet formula, the determinants are sums over pairs of rows. No term is negative,
-    so nothing cancels. If fewer than two rows have a nonzero slope, the sum is exactly zero.
+    so no digits cancel. If fewer than two rows have a nonzero slope, the sum is exactly zero.
     """
     x, y = matrix.T
     minors = (jnp.outer(x, y) - jnp.outer(y, x)) ** 2
-    minors = jnp.fill_diagonal(minors, 0, inplace=False)  # FMA rounding may leave more than 0
+    minors = jnp.fill_diagonal(minors, 0, inplace=False)  # not exactly 0 if computed with FMA
     squares = slopes**2
     return jnp.sqrt(((squares @ minors) * squares).sum(axis=1) / minors.sum())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Survival:
-    """How much of a manifold survives in n dimensions, for each of many random T.
+    """How much of a manifold an activation function in n dimensions preserves, for many random T.
 
     Attributes:
       dimensions: n.
       projection_error: relative error of T^-1 y after the best affine correction, [draws]: root
         mean square, over the root mean square of the points. 0 if the manifold is unchanged, 1 if
-        nothing is left of it.
+        it is lost.
       readout_error: relative error of the best affine map from all n dimensions, [draws].
-      collapsed: share of points with an area that collapses to a line or a point, [draws].
+      collapsed: share of points around which small areas collapse to a line or point, [draws].
     """
 
     dimensions: int
@@ -170,7 +170,7 @@ def survey(
     draws: int = 100,
     seed: int = 0,
 ) -> tuple[Survival, ...]:
-    """Maps points through many random T for each number of dimensions.
+    """Measures how well points are preserved, with many random T for each number of dimensions.
 
     Args:
       points: [p, 2]; they are `normalized` first.
@@ -178,7 +178,7 @@ def survey(
       activation: the activation function.
       distribution: distribution of T.
       draws: number of random T for each n.
-      seed: of the random numbers.
+      seed: the seed of the random numbers.
 
     Raises:
       ValueError: an argument is not legal.
@@ -211,7 +211,7 @@ def survey(
 def matrices(
     seed: int, dimensions: int, draws: int, distribution: Distribution = "gaussian"
 ) -> Array:
-    """Draws the random T of `survey`, float32 [draws, dimensions, 2]; each is an `embedding`."""
+    """Returns the matrices T of `survey`, [draws, dimensions, 2] float32, drawn by `embedding`."""
     key = jax.random.fold_in(jax.random.key(seed), dimensions)
     draw = partial(embedding, dimensions=dimensions, distribution=distribution)
     return jax.lax.map(draw, jax.random.split(key, draws))

@@ -3,7 +3,7 @@
 - `style`: sizes, colours, axes, captions and labels of all figures;
 - `means`: means over models, with bands;
 - `manifold`: curves after an activation function;
-- `bottlenecks`: information lost in bottlenecks;
+- `bottlenecks`: information lost after bottlenecks;
 - `dead_units`: dead units and dead kernels;
 - `features`: kernels and feature maps;
 - `roofline`: a network's layers on the roofline;

@@ -1,4 +1,4 @@
-"""A figure of a benchmark: time against multiply-adds, and the roofline."""
+"""Draws a benchmark: time against multiply-adds, and the roofline."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from mnet_jax.plots import style
 
 COLOURS = (*style.COLOURS, style.BLACK, style.GREY)
 MARKERS = "osD^vPX*"
-STYLES = {  # one picture never shows both contenders and our lowerings
+STYLES = {  # of contenders and of lowerings, which are never in one figure
     contender.name: (colour, marker)
     for several in (CONTENDERS, LOWERINGS)
     for contender, colour, marker in zip(several, COLOURS, MARKERS, strict=False)
@@ -19,7 +19,7 @@ STYLES = {  # one picture never shows both contenders and our lowerings
 
 
 def to_png(result: BenchmarkResult) -> bytes:
-    """Draws time against multiply-adds, and every case on the roofline; returns a PNG file."""
+    """Draws time against multiply-adds, and every case on the roofline; returns PNG data."""
     figure = style.new_figure()
     left, right = figure.subplots(1, 2)
     _draw_times(left, result)

@@ -1,4 +1,4 @@
-"""A figure like V2's Fig. 1 for trained networks: information lost in activation functions."""
+"""Draws the information lost in activation functions of trained networks, as V2's Fig. 1 does."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -13,12 +13,12 @@ if TYPE_CHECKING:  # it imports JAX
 
 
 def draw(networks: "Mapping[str, Sequence[Sequence[Bottleneck]]]", activation: str) -> Figure:
-    """Draws how much of each bottleneck an activation function and its expansion lose.
+    """Draws the information that each bottleneck loses, in `activation` and in its expansion.
 
     Args:
-      networks: bottlenecks by the network's name. Of several lists with one name, such as seeds,
-        the means are drawn.
-      activation: the activation function that was tried after the bottlenecks.
+      networks: the bottlenecks by the network's name, a list for each model, such as the seeds of
+        one network. If a name has several lists, the means over them are drawn.
+      activation: the activation function under test.
     """
     figure = new_figure(12.0, 5.0)
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))

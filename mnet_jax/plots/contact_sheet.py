@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # it comes with JAX
     from mnet_jax.runs.preview import Preview
 
 MOST_IMAGES = 64
-_LEAST_SIDE = 112  # pixels of a tile; smaller images are enlarged by a whole factor
+_LEAST_SIDE = 112  # pixels of a tile; smaller images are enlarged by an integer factor
 _GAP, _FONT_SIZE = 6, 12
 _LINE = _FONT_SIZE + 4
 
@@ -22,8 +22,8 @@ def contact_sheet(preview: "Preview") -> Image.Image:
     """Draws the first images of a batch, at most 64, in rows.
 
     Below each image is its class. In a mixed batch (mixup, CutMix) there are two lines, one for
-    each class with its share. If no font of this machine has all letters of a name, the number of
-    the class and the escaped name are shown.
+    each class with its share. If no font of this machine has all characters of a name, the number
+    of the class and the escaped name are shown.
     """
     images = preview.images[:MOST_IMAGES]
     count, side = len(images), images.shape[1]

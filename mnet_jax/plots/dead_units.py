@@ -1,4 +1,4 @@
-"""A figure of dead units and dead kernels, layer by layer, in several networks."""
+"""Draws the shares of dead units and dead kernels, layer by layer, in several networks."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from mnet_jax.plots.style import COLOURS, add_caption, count_layers, label, new_
 if TYPE_CHECKING:  # it imports JAX
     from mnet_jax.analysis.dead_units import Activity, Survey
 
-_LEAST_TOP_PERCENT = 1.0  # of an axis, so that tiny shares do not look large
+_LEAST_TOP_PERCENT = 1.0  # least upper end of an axis, so that tiny shares do not look large
 _SHARES = {
     "never active": lambda activity: activity.never.mean(),
     "always active": lambda activity: activity.always.mean(),
@@ -23,9 +23,9 @@ def draw(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> Figure
     """Draws the shares of dead channels and clipped values by activation, and of dead kernels.
 
     Args:
-      networks: surveys by the network's name. Of several surveys with one name, such as seeds, the
-        means are drawn.
-      threshold: relative norm below which a kernel is dead; see `Kernels.dead`.
+      networks: the surveys by the network's name. If a name has several surveys, such as those of
+        its seeds, the means over them are drawn.
+      threshold: relative norm up to which a kernel is dead; see `Kernels.dead`.
     """
     figure = new_figure(12.0, 7.0)
     panels = figure.subplots(2, 2).ravel()

@@ -1,4 +1,4 @@
-"""Depthwise kernels and feature maps as grids of small images, one row per layer."""
+"""Draws depthwise kernels and feature maps as grids of small images, one row per layer."""
 
 from collections.abc import Mapping
 
@@ -17,12 +17,12 @@ _NAME = 1.9  # inches at the left for the rows' names
 
 
 def draw_kernels(kernels: Mapping[str, np.ndarray], most: int = 24) -> Figure:
-    """Draws depthwise kernels, those with the largest norm in each layer first.
+    """Draws depthwise kernels; in each layer, those with the largest norms come first.
 
-    Each layer has its own scale, since a normalization follows every kernel.
+    Each layer has its own scale, since a normalization follows every depthwise layer.
 
     Args:
-      kernels: [k, k, c], by the layer's path.
+      kernels: the kernels [k, k, c], by the layer's path.
       most: maximum number of kernels drawn per layer.
     """
     ordered = {name: kernel[..., _largest(kernel, most)] for name, kernel in kernels.items()}
@@ -46,11 +46,11 @@ def draw_kernels(kernels: Mapping[str, np.ndarray], most: int = 24) -> Figure:
 
 
 def draw_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], most: int = 16) -> Figure:
-    """Draws an image and its feature maps, those with the largest variance in each layer first.
+    """Draws an image and its feature maps; in each layer, those with the largest variances first.
 
     Args:
       image: uint8 [h, w, 3], as the network sees it.
-      maps: [h, w, c], by the layer's path.
+      maps: the feature maps [h, w, c], by the layer's path.
       most: maximum number of channels drawn per layer.
     """
     rows, names = {"image": image[..., None] / 255.0}, {"image": "image"}

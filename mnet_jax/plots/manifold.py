@@ -1,4 +1,4 @@
-"""V2's Fig. 1 with error measures."""
+"""Draws V2's Fig. 1, and measures of the error."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -29,8 +29,8 @@ def draw(
 
     Args:
       points: [p, 2], in order along the curve.
-      projected: T^-1 act(T x) for one T, [p, 2], by n.
-      survivals: measurements over many T.
+      projected: T^-1 act(T x) for one T, [p, 2], by the number of dimensions n.
+      survivals: the measurements with many T, one for each n.
       activation: name of the activation function, act.
       distribution: distribution of T.
     """

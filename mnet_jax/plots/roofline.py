@@ -1,4 +1,4 @@
-"""A figure of a network's layers on the roofline, and of their measured against predicted times.
+"""Draws a network's layers on the roofline, and their measured against their predicted times.
 
 Source: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for
 multicore architectures", CACM 52 (2009).

@@ -1,8 +1,8 @@
-"""What all figures share: sizes, colours, axes, captions, labels and PNG output.
+"""The common style of all figures: sizes, colours, axes, captions, labels and PNG output.
 
-The colours are for the colour-blind. Names of models, arms and classes are drawn literally:
-Matplotlib reads `$` as the start of mathematics, and leaves a label that begins with an underscore
-out of a legend. It draws the same empty box for every character that a font lacks.
+The colour-blind can distinguish the colours. Names of models, arms and classes are drawn literally.
+Matplotlib itself would read `$` as the start of mathematics, omit a label that begins with an
+underscore from the legend, and draw the same empty box for every character that a font lacks.
 """
 
 import io
@@ -24,8 +24,8 @@ from PIL import Image
 
 from mnet_jax.validation import one_line
 
-# Okabe and Ito, "Color Universal Design" (2008), without black, which is for baselines, and without
-# yellow, which is too pale for a line on white.
+# Okabe and Ito, "Color Universal Design" (2008), without black, which is the colour of baselines,
+# and without yellow, which is too pale for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BLACK, GREY = "#000000", "#999999"
 MUTED = "0.35"  # grey for text beside the data
@@ -70,7 +70,7 @@ def to_png(figure: Figure) -> bytes:
     canvas.draw()
     content = io.BytesIO()
     pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    # 256 colours are plenty for lines, dots and their edges, and take a third of the bytes.
+    # 256 colours suffice for lines and dots, and reduce the file to a third.
     pixels.quantize(256, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
     return content.getvalue()
 
@@ -81,15 +81,15 @@ DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"  
 def label(text: str) -> str:
     """Returns the text in one line and in a form that Matplotlib draws literally.
 
-    Characters that its font lacks are escaped, such as `\\u4e2d`. A leading underscore, which would
-    keep the text out of a legend, gets a space before it.
+    Characters that its font lacks are escaped, such as `\\u4e2d`. A text with a leading underscore,
+    which Matplotlib would omit from a legend, gets a space before it.
     """
     line = escaped(one_line(text), DEJAVU).replace("$", r"\$")
     return f" {line}" if line.startswith("_") else line
 
 
 def escaped(text: str, font: Path) -> str:
-    """Escapes the characters that a font lacks as Python does, such as `\\u4e2d`."""
+    """Escapes the characters that a font lacks in Python's notation, such as `\\u4e2d`."""
     known = _characters(font)
     return "".join(x if x in known else x.encode("unicode_escape").decode() for x in text)
 

@@ -5,9 +5,9 @@ arms share. All other values are those of a recipe of `options.recipes`. Each sc
 full) has one data set.
 
 All arms of a preset start from the same recipe. At `smoke` and `desk` it is the data set's recipe
-for V2: its learning rate was chosen for V2, and is not tuned for V1, V3 and V4. At
-`desk`, a trial takes about three minutes on two CPU cores (estimated from multiply-adds), and
-training ends while accuracy still rises. The few epochs at `smoke` only show that a preset runs.
+for V2: its learning rate was chosen for V2, and is not tuned for V1, V3 and V4. At `desk`, a trial
+takes about three minutes on two CPU cores (estimated from multiply-adds), and training ends while
+accuracy still rises. The few epochs at `smoke` only show that a preset runs.
 """
 
 from collections.abc import Mapping

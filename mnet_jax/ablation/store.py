@@ -1,9 +1,9 @@
 """The store of trials: a directory with a journal, keyed by the hash of each trial's config.
 
 A trial is a run of one config, including its seed. Trials are looked up by their config alone, so
-sweeps of different arms can share a store without losing or mixing results. Several sweeps
-may use one directory at the same time: a process leases a trial before running it, so no
-other process runs that trial too.
+sweeps of different arms can share a store without losing or mixing results. Several sweeps may use
+one directory at the same time: a process leases a trial before running it, so no other process runs
+that trial too.
 
 A lease is an flock on `leases/<key>.lock`. The operating system releases it when its process ends,
 however it ends. So no timeout is needed to detect that the holder has died, and process ids, which

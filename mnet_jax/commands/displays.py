@@ -80,7 +80,7 @@ class Pace:
         if event.phase != "epoch":
             self._has_run.add(trains)
         if (trains and known and not fresh and not starts) or (not trains and advance):
-            self._stepping += spent  # for `advance` steps: Ray may drop events
+            self._stepping += spent  # for `advance` steps: with Ray not every event arrives
             self._counted += advance
         elif not trains and not fresh:
             self._since_steps += spent

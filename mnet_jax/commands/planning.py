@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 DATASET = "digits"
 # The number of training images, assumed before the data set is read. With this number, a recipe of
-# `SIZED` has its largest batch and its most epochs, so an arm that fails a check then fails for any
-# number.
+# `SIZED` has its largest batch and its most epochs. An arm that fails a check with this number
+# fails it with any other.
 PRESUMED_IMAGES = 160
 
 

@@ -81,7 +81,7 @@ class SweepArguments(RunArguments):
 
     @property
     def arms(self) -> tuple[Values, ...]:
-        """The axis values of every arm before flags of axes change them; empty without a preset."""
+        """The axis values of every arm before flags change them; `({},)` without a preset."""
         return PRESETS[self.preset].values(self.size) if self.preset else ({},)
 
     @property

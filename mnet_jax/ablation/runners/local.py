@@ -54,8 +54,8 @@ class LocalRunner:
     the next trial in its slot gets a new worker.
 
     If a trial already runs, another one starts only if the memory that earlier trials needed is
-    available. If memory runs out nevertheless, the trial that started last is
-    terminated, and continues from its checkpoint later.
+    available. If memory runs out nevertheless, the trial that started last is terminated, and
+    continues from its checkpoint later.
     """
 
     def __init__(

@@ -56,7 +56,7 @@ class Bottleneck:
     recovered_expanded: float | None
 
 
-def survey(
+def measure_bottlenecks(
     model: MobileNet,
     variables: Mapping[str, Any],
     batches: Iterable[np.ndarray],

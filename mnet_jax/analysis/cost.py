@@ -17,7 +17,7 @@ from mnet_jax.validation import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class LayerCost:
     """The cost of one layer, for one image.
 
     Attributes:
@@ -68,7 +68,7 @@ class Separation:
 class Cost:
     """The cost of a network at a resolution, for one image. The properties are sums over `rows`."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[LayerCost, ...]
 
     @property
     def params(self) -> int:
@@ -137,12 +137,12 @@ def count(
     return Cost(rows=tuple(_row(layer, activation_itemsize) for layer in walk(spec, resolution)))
 
 
-def _row(layer: Layer, activation_itemsize: int) -> Row:
+def _row(layer: Layer, activation_itemsize: int) -> LayerCost:
     weights = math.prod(layer.kernel_shape)
     params = weights + (2 if layer.normalized else 1) * layer.outputs
     statistics = 2 * layer.outputs if layer.normalized else 0
     pixels_in, pixels_out = (a * b for a, b in (layer.input_size, layer.output_size))
-    return Row(
+    return LayerCost(
         layer=layer,
         params=params,
         statistics=statistics,
@@ -153,7 +153,7 @@ def _row(layer: Layer, activation_itemsize: int) -> Row:
     )
 
 
-def _separation(depthwise: Row, pointwise: Row) -> Separation:
+def _separation(depthwise: LayerCost, pointwise: LayerCost) -> Separation:
     layer, outputs = depthwise.layer, pointwise.layer.outputs
     rows, columns = layer.output_size
     full = layer.kernel**2 * layer.inputs * outputs * rows * columns

@@ -73,7 +73,7 @@ class Kernels:
         return self.norms <= threshold * self.norms.max()
 
 
-class Survey(NamedTuple):
+class ActivityMeasurement(NamedTuple):
     """The activity of a network's channels and the norms of its depthwise kernels.
 
     Attributes:
@@ -85,7 +85,9 @@ class Survey(NamedTuple):
     kernels: tuple[Kernels, ...]
 
 
-def survey(model: MobileNet, variables: Mapping[str, Any], batches: Iterable[np.ndarray]) -> Survey:
+def measure_activity(
+    model: MobileNet, variables: Mapping[str, Any], batches: Iterable[np.ndarray]
+) -> ActivityMeasurement:
     """Counts how often channels are active, and measures the depthwise kernels.
 
     Args:
@@ -118,7 +120,7 @@ def survey(model: MobileNet, variables: Mapping[str, Any], batches: Iterable[np.
         )
         for place, (positions, active, clipped) in zip(watched, total, strict=True)
     )
-    return Survey(activities, kernel_norms(model, variables))
+    return ActivityMeasurement(activities, kernel_norms(model, variables))
 
 
 def _counts(x: Array) -> Array:

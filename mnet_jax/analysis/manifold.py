@@ -161,7 +161,7 @@ class Survival:
         return (self.dimensions + 1) / 2**self.dimensions
 
 
-def survey(
+def measure_survival(
     points: np.ndarray,
     *,
     dimensions: Sequence[int] = DIMENSIONS,
@@ -211,7 +211,7 @@ def survey(
 def matrices(
     seed: int, dimensions: int, draws: int, distribution: Distribution = "gaussian"
 ) -> Array:
-    """Returns the matrices T of `survey`, [draws, dimensions, 2] float32, drawn by `embedding`."""
+    """Returns the matrices T of `measure_survival`, [draws, dimensions, 2] float32."""
     key = jax.random.fold_in(jax.random.key(seed), dimensions)
     draw = partial(embedding, dimensions=dimensions, distribution=distribution)
     return jax.lax.map(draw, jax.random.split(key, draws))

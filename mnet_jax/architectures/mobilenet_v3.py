@@ -38,7 +38,7 @@ LastStage = Literal["efficient", "original"]
 Stem = Literal[16, 32]
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A block, as a row of the paper's tables describes it."""
 
     kernel: int
@@ -50,35 +50,35 @@ class Row(NamedTuple):
 
 
 LARGE = (  # kernel, expanded, channels, squeeze-and-excitation, h-swish, stride
-    Row(3, 16, 16, False, False, 1),
-    Row(3, 64, 24, False, False, 2),
-    Row(3, 72, 24, False, False, 1),
-    Row(5, 72, 40, True, False, 2),
-    Row(5, 120, 40, True, False, 1),
-    Row(5, 120, 40, True, False, 1),
-    Row(3, 240, 80, False, True, 2),
-    Row(3, 200, 80, False, True, 1),
-    Row(3, 184, 80, False, True, 1),
-    Row(3, 184, 80, False, True, 1),
-    Row(3, 480, 112, True, True, 1),
-    Row(3, 672, 112, True, True, 1),
-    Row(5, 672, 160, True, True, 2),
-    Row(5, 960, 160, True, True, 1),
-    Row(5, 960, 160, True, True, 1),
+    TableRow(3, 16, 16, False, False, 1),
+    TableRow(3, 64, 24, False, False, 2),
+    TableRow(3, 72, 24, False, False, 1),
+    TableRow(5, 72, 40, True, False, 2),
+    TableRow(5, 120, 40, True, False, 1),
+    TableRow(5, 120, 40, True, False, 1),
+    TableRow(3, 240, 80, False, True, 2),
+    TableRow(3, 200, 80, False, True, 1),
+    TableRow(3, 184, 80, False, True, 1),
+    TableRow(3, 184, 80, False, True, 1),
+    TableRow(3, 480, 112, True, True, 1),
+    TableRow(3, 672, 112, True, True, 1),
+    TableRow(5, 672, 160, True, True, 2),
+    TableRow(5, 960, 160, True, True, 1),
+    TableRow(5, 960, 160, True, True, 1),
 )
 LARGE_HIDDEN = 1280
 SMALL = (
-    Row(3, 16, 16, True, False, 2),
-    Row(3, 72, 24, False, False, 2),
-    Row(3, 88, 24, False, False, 1),
-    Row(5, 96, 40, True, True, 2),
-    Row(5, 240, 40, True, True, 1),
-    Row(5, 240, 40, True, True, 1),
-    Row(5, 120, 48, True, True, 1),
-    Row(5, 144, 48, True, True, 1),
-    Row(5, 288, 96, True, True, 2),
-    Row(5, 576, 96, True, True, 1),
-    Row(5, 576, 96, True, True, 1),
+    TableRow(3, 16, 16, True, False, 2),
+    TableRow(3, 72, 24, False, False, 2),
+    TableRow(3, 88, 24, False, False, 1),
+    TableRow(5, 96, 40, True, True, 2),
+    TableRow(5, 240, 40, True, True, 1),
+    TableRow(5, 240, 40, True, True, 1),
+    TableRow(5, 120, 48, True, True, 1),
+    TableRow(5, 144, 48, True, True, 1),
+    TableRow(5, 288, 96, True, True, 2),
+    TableRow(5, 576, 96, True, True, 1),
+    TableRow(5, 576, 96, True, True, 1),
 )
 SMALL_HIDDEN = 1024  # the table says 1280; every released implementation has 1024
 _TABLES = {"large": (LARGE, LARGE_HIDDEN), "small": (SMALL, SMALL_HIDDEN)}
@@ -202,7 +202,7 @@ def _pooled_channels(row_channels: int, outputs: int, width: float, sizing: Chan
 
 
 def _blocks(
-    rows: tuple[Row, ...], inputs: int, width: float, sizing: ChannelRules
+    rows: tuple[TableRow, ...], inputs: int, width: float, sizing: ChannelRules
 ) -> list[InvertedResidual]:
     """Returns the blocks of a table's rows; the stem before them has `inputs` channels."""
     blocks, before = [], STEM  # `before`: input channels in the table; `inputs`: at this width

@@ -7,7 +7,7 @@ from functools import partial
 
 from mnet_jax.benchmark.cases import Case, DepthwiseCase, Derivative
 from mnet_jax.benchmark.timing import BenchmarkResult, Comparison, Timing
-from mnet_jax.ops.choice import Entry, Ranking, ShapeClass, Table, class_of
+from mnet_jax.ops.choice import Ranking, ShapeClass, Table, TableEntry, class_of
 from mnet_jax.ops.types import Measured
 
 ORDER: tuple[Measured, ...] = ("grouped", "shifted", "native")
@@ -34,7 +34,7 @@ def table_from(
     backend, device_kind = device
     rank = partial(_ranking, on_cpu=backend == "cpu")
     entries = [
-        Entry(
+        TableEntry(
             shapes=shapes,
             layers=len(timed["forward"]),
             forward=rank(timed["forward"]),

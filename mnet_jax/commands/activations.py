@@ -22,7 +22,7 @@ from mnet_jax.validation import require
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mnet_jax.analysis.dead_units import Activity, Survey
+    from mnet_jax.analysis.dead_units import Activity, ActivityMeasurement
 
 COMMAND = "activations"
 PICTURE = "activations.png"
@@ -51,7 +51,7 @@ def main() -> None:
         share = arguments.threshold
         require(0 <= share < 1, "threshold", share, "0 or more and below 1")
         require_directory("results", arguments.results)
-        networks = trained_models.surveyed(arguments, _survey)
+        networks = trained_models.measure_models(arguments, _measure)
     for name, seeds in networks.items():
         console.print(_table(name, seeds, share))
     console.print(_summary(networks, share))
@@ -60,14 +60,14 @@ def main() -> None:
     console.print(f"drawn in {path}")
 
 
-def _survey(looked_at: Opened) -> "Survey":
+def _measure(looked_at: Opened) -> "ActivityMeasurement":
     from mnet_jax.analysis import dead_units  # here: arguments are checked without JAX
 
     saved = looked_at.saved
-    return dead_units.survey(saved.model, saved.variables, looked_at.batches())
+    return dead_units.measure_activity(saved.model, saved.variables, looked_at.batches())
 
 
-def _table(name: str, seeds: "Sequence[Survey]", threshold: float) -> Table:
+def _table(name: str, seeds: "Sequence[ActivityMeasurement]", threshold: float) -> Table:
     """Makes a table with a row for each non-linearity, and the dead kernels of depthwise layers."""
     table = _empty(trained_models.title_of(name, len(seeds)), "layer", "activation")
     dead: dict[str, list[float]] = {}
@@ -88,7 +88,7 @@ def _table(name: str, seeds: "Sequence[Survey]", threshold: float) -> Table:
     return table
 
 
-def _summary(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> Table:
+def _summary(networks: "Mapping[str, Sequence[ActivityMeasurement]]", threshold: float) -> Table:
     """Makes a table with two rows for each network: channels after bottlenecks, other channels."""
     import numpy as np
 
@@ -129,7 +129,7 @@ def _empty(title: str, *first: str) -> Table:
     return table
 
 
-def _picture(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> bytes:
+def _picture(networks: "Mapping[str, Sequence[ActivityMeasurement]]", threshold: float) -> bytes:
     from mnet_jax.plots import (
         dead_units,
         style,  # here: Matplotlib takes a second

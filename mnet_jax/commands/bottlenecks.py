@@ -48,7 +48,7 @@ def main() -> None:
     with refusals(COMMAND, arguments):
         trained_models.require_legal(arguments)
         require_directory("results", arguments.results)
-        networks = trained_models.surveyed(arguments, lambda each: _survey(each, arguments))
+        networks = trained_models.measure_models(arguments, lambda each: _measure(each, arguments))
     for name, seeds in networks.items():
         console.print(_table(name, seeds, arguments.activation))
     path = arguments.results / PICTURE
@@ -56,11 +56,11 @@ def main() -> None:
     console.print(f"drawn in {path}")
 
 
-def _survey(looked_at: Opened, arguments: Arguments) -> "tuple[Bottleneck, ...]":
+def _measure(looked_at: Opened, arguments: Arguments) -> "tuple[Bottleneck, ...]":
     from mnet_jax.analysis import bottlenecks  # here: arguments are checked without JAX
 
     saved = looked_at.saved
-    return bottlenecks.survey(
+    return bottlenecks.measure_bottlenecks(
         saved.model, saved.variables, looked_at.batches(), activation=arguments.activation
     )
 

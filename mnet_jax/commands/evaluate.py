@@ -84,7 +84,7 @@ def _guesses(saved: "SavedModel", view: "View", image: Path, arguments: Argument
     from mnet_jax.runs import inference
 
     inference.require_memory(saved.model.spec, view.resolution, 1)
-    with trained_models.exhaustion_refused("resolution"):
+    with trained_models.refuse_exhaustion("resolution"):
         try:
             guesses = inference.classify(
                 saved, image, view=view, top=arguments.top, max_pixels=arguments.max_image_pixels
@@ -113,7 +113,7 @@ def _accuracy(saved: "SavedModel", view: "View", path: Path, arguments: Argument
         listing=trained_models.listing_for(path, arguments.dataset or ""),
     )
     try:
-        with trained_models.exhaustion_refused("batch_size"):
+        with trained_models.refuse_exhaustion("batch_size"):
             found = inference.test_accuracy(saved, config)
     except data.DataError as error:
         raise ValueError(f"dataset: {str(error).removeprefix('data set: ')}") from error

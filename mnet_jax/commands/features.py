@@ -101,7 +101,7 @@ def _pictures(path: Path, arguments: Arguments) -> dict[str, bytes]:
             )
         except data.DataError as error:
             raise ValueError(f"image: {error}") from error
-        with trained_models.exhaustion_refused("resolution"):
+        with trained_models.refuse_exhaustion("resolution"):
             maps = feature_maps(saved.model, saved.variables, seen)
         if not arguments.every_layer:
             layers = walk(saved.model.spec, view.resolution)

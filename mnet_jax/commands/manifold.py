@@ -66,7 +66,7 @@ def main() -> None:
     with refusals(COMMAND, arguments):
         _require_legal(arguments)
         points = _points(arguments.points)
-        survivals = _survey(points, arguments)
+        survivals = _measure(points, arguments)
     console.print(_table(survivals, arguments))
     console.print(f"means over {arguments.draws} random T, {formatting.HALVES}", style="dim")
     path = arguments.results / PICTURE
@@ -111,10 +111,10 @@ def _points(path: Path | None) -> "np.ndarray":
     return manifold.normalized(points)
 
 
-def _survey(points: "np.ndarray", arguments: Arguments) -> "tuple[Survival, ...]":
+def _measure(points: "np.ndarray", arguments: Arguments) -> "tuple[Survival, ...]":
     from mnet_jax.analysis import manifold
 
-    return manifold.survey(
+    return manifold.measure_survival(
         points,
         dimensions=arguments.dimensions,
         activation=arguments.activation,

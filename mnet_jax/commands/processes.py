@@ -106,7 +106,7 @@ class LostError(RuntimeError):
 
 
 @contextlib.contextmanager
-def losses_named() -> Iterator[None]:
+def name_lost_processes() -> Iterator[None]:
     """Turns the errors that a step raises if another process has died into `LostError`."""
     import jax
 

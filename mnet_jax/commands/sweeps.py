@@ -244,8 +244,8 @@ def run(
         def begun(config: RunConfig) -> None:
             progress.begin(config, arm_of(config))
 
-        def report(config: RunConfig, event: Progress | runners.Stalled) -> None:
-            if isinstance(event, runners.Stalled):
+        def report(config: RunConfig, event: Progress | runners.TrialStalled) -> None:
+            if isinstance(event, runners.TrialStalled):
                 silence = f"has reported no progress for {event.seconds / 60:.0f} minutes"
                 console.print(f"{numbers[config]}, seed {config.seed} {silence}", soft_wrap=True)
             else:

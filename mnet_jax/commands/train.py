@@ -36,7 +36,7 @@ from mnet_jax.commands.processes import (
     is_first,
     join,
     left_at_once,
-    losses_named,
+    name_lost_processes,
     require_processes,
 )
 from mnet_jax.config import FILE_NAME as CONFIG_FILE
@@ -199,7 +199,7 @@ def _run(
         progress.show(event)
 
     try:
-        with RunProgress(console) as progress, losses_named():
+        with RunProgress(console) as progress, name_lost_processes():
             progress.begin(config.spec.name)
             result = run(
                 config,

@@ -156,7 +156,7 @@ class Opened:
             left -= len(batch["image"])
 
 
-def opened(arguments: ModelArguments) -> "Iterator[Opened]":
+def open_models(arguments: ModelArguments) -> "Iterator[Opened]":
     """Yields each model that the command line names; raises ValueError if one cannot be read."""
     given = arguments.checkpoint
     ends = [path.absolute().name for path in given]
@@ -167,10 +167,10 @@ def opened(arguments: ModelArguments) -> "Iterator[Opened]":
         yield Opened(name=one_line(name), saved=saved, images=images, count=arguments.images)
 
 
-def surveyed(
-    arguments: ModelArguments, survey: Callable[[Opened], Found]
+def measure_models(
+    arguments: ModelArguments, measure: Callable[[Opened], Found]
 ) -> dict[str, list[Found]]:
-    """Applies `survey` to each model; returns the lists of results by name of model.
+    """Applies `measure` to each model; returns the lists of results by name of model.
 
     Raises:
       ValueError: a model or its images cannot be read, or models of the same name are different
@@ -178,25 +178,25 @@ def surveyed(
     """
     found: dict[str, list[Found]] = {}
     specs: dict[str, NetworkSpec] = {}
-    for each in opened(arguments):
+    for each in open_models(arguments):
         spec = each.saved.model.spec
         alike = specs.setdefault(each.name, spec) == spec
         require(alike, "label", f"{each.name} for different networks", "one network's weights")
-        with exhaustion_refused("batch_size"):
-            found.setdefault(each.name, []).append(survey(each))
+        with refuse_exhaustion("batch_size"):
+            found.setdefault(each.name, []).append(measure(each))
     return found
 
 
 @contextlib.contextmanager
-def exhaustion_refused(name: str) -> Iterator[None]:
+def refuse_exhaustion(name: str) -> Iterator[None]:
     """Turns an out-of-memory error into a ValueError about the argument `name`.
 
     `inference.require_memory` checks only a lower bound of the memory, so memory can still run out.
     """
-    from mnet_jax.training.memory import OutOfMemoryError, exhaustion_explained
+    from mnet_jax.training.memory import OutOfMemoryError, explain_exhaustion
 
     try:
-        with exhaustion_explained("the network"):
+        with explain_exhaustion("the network"):
             yield
     except OutOfMemoryError as error:
         raise ValueError(f"{name}: got too large a one, legal: smaller ones; {error}") from error

@@ -59,7 +59,7 @@ class Ranking:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class TableEntry:
     """The measurements of one class.
 
     Attributes:
@@ -91,7 +91,7 @@ class Table:
     device_kind: str
     command: str
     environment: dict[str, str]
-    entries: tuple[Entry, ...]
+    entries: tuple[TableEntry, ...]
 
 
 def class_of(shape: tuple[int, ...], kernel: int, stride: int) -> ShapeClass:

@@ -21,7 +21,7 @@ from mnet_jax.ops.distribution import (
     match_varying_axes,
     sharded_axes,
 )
-from mnet_jax.ops.shifted import Axis, Geometry
+from mnet_jax.ops.shifted import AxisGeometry, Geometry
 from mnet_jax.ops.types import Direction, Lowering
 from mnet_jax.validation import require
 
@@ -101,7 +101,7 @@ def geometry_of(
         output = (n + low + high - reach[i]) // steps[i] + 1
         legal = f"{reach[i] - n} zeros or more for a kernel that reaches over {reach[i]} on {n}"
         require(output >= 1, "padding", padding, legal)
-        axes.append(Axis(n, int(output), size[i], steps[i], int(low), int(high), gaps[i]))
+        axes.append(AxisGeometry(n, int(output), size[i], steps[i], int(low), int(high), gaps[i]))
     return axes[0], axes[1]
 
 

@@ -39,7 +39,7 @@ Pair = tuple[int, int]
 _BLOCK = 14
 
 
-class Axis(NamedTuple):
+class AxisGeometry(NamedTuple):
     """The rows or the columns of a convolution. The stride or the dilation is 1.
 
     Attributes:
@@ -76,7 +76,7 @@ class Axis(NamedTuple):
         return (position >= 0) & (position < self.input)
 
 
-Geometry = tuple[Axis, Axis]
+Geometry = tuple[AxisGeometry, AxisGeometry]
 
 
 @jax.custom_vjp
@@ -117,7 +117,7 @@ def _window(x: jax.Array, axis: int, start: int, size: int, stride: int = 1) -> 
     return lax.slice_in_dim(_repeat(x, axis, start, start + span), 0, span, stride, axis=axis)
 
 
-def _windows(x: jax.Array, axis: int, lines: Axis, size: int) -> jax.Array:
+def _windows(x: jax.Array, axis: int, lines: AxisGeometry, size: int) -> jax.Array:
     """Returns the windows of all taps i: `out[i, o] = x[(stride o + taps[i] - low) mod n]`."""
     n, count, span = lines.input, len(lines.taps), lines.stride * (size - 1) + 1
     start = (lines.taps[0] - lines.low) % n
@@ -259,7 +259,7 @@ def _block(size: int, limit: int) -> Pair:
     return length, blocks
 
 
-def _block_mask(lines: Axis, length: int) -> np.ndarray:
+def _block_mask(lines: AxisGeometry, length: int) -> np.ndarray:
     """Returns whether a tap reads the input at each `[position in the block, block, tap]`."""
     mask = np.stack([lines.inside(tap) for tap in lines.taps], axis=1)
     mask = np.pad(mask, ((0, -len(mask) % length), (0, 0)))
@@ -270,12 +270,12 @@ def _is_dilated(geometry: Geometry) -> bool:
     return any(axis.dilation > 1 for axis in geometry)
 
 
-def _output_span(axis: Axis) -> Pair:
+def _output_span(axis: AxisGeometry) -> Pair:
     """Returns (zeros before the output, length of a phase) for splitting the output into phases."""
     return 0, -(-axis.output // axis.dilation)
 
 
-def _input_span(axis: Axis) -> Pair:
+def _input_span(axis: AxisGeometry) -> Pair:
     """Returns (zeros before the input, length of a phase) for splitting the input into phases.
 
     A phase includes the zeros around the input, so its convolution needs no padding.
@@ -288,13 +288,13 @@ def _input_span(axis: Axis) -> Pair:
 def _of_phases(geometry: Geometry) -> Geometry:
     """Returns the geometry of one phase: a plain convolution without padding."""
     rows, columns = (
-        Axis(_input_span(axis)[1], _output_span(axis)[1], axis.kernel, axis.stride, 0, 0)
+        AxisGeometry(_input_span(axis)[1], _output_span(axis)[1], axis.kernel, axis.stride, 0, 0)
         for axis in geometry
     )
     return rows, columns
 
 
-def _split(x: jax.Array, geometry: Geometry, span_of: Callable[[Axis], Pair]) -> jax.Array:
+def _split(x: jax.Array, geometry: Geometry, span_of: Callable[[AxisGeometry], Pair]) -> jax.Array:
     """Splits `[b, h, w, c]` into its phases `[b dh dw, h', w', c]`, padded with zeros."""
     (b, *sizes, c), (dh, dw) = x.shape, (axis.dilation for axis in geometry)
     pads = []

@@ -9,7 +9,7 @@ from mnet_jax.plots.means import bands_note, draw_means
 from mnet_jax.plots.style import COLOURS, add_caption, count_layers, label, new_figure
 
 if TYPE_CHECKING:  # it imports JAX
-    from mnet_jax.analysis.dead_units import Activity, Survey
+    from mnet_jax.analysis.dead_units import Activity, ActivityMeasurement
 
 _LEAST_TOP_PERCENT = 1.0  # least upper end of an axis, so that tiny shares do not look large
 _SHARES = {
@@ -19,7 +19,7 @@ _SHARES = {
 }
 
 
-def draw(networks: "Mapping[str, Sequence[Survey]]", threshold: float) -> Figure:
+def draw(networks: "Mapping[str, Sequence[ActivityMeasurement]]", threshold: float) -> Figure:
     """Draws the shares of dead channels and clipped values by activation, and of dead kernels.
 
     Args:

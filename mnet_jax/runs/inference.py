@@ -16,7 +16,7 @@ from mnet_jax.config import MAX_IMAGE_PIXELS, DataConfig
 from mnet_jax.models import SavedModel, View
 from mnet_jax.training import memory
 from mnet_jax.training.evaluation import Evaluation, evaluate
-from mnet_jax.training.memory import exhaustion_explained
+from mnet_jax.training.memory import explain_exhaustion
 from mnet_jax.training.placement import placement
 from mnet_jax.training.step import make_eval_step
 from mnet_jax.validation import require
@@ -65,7 +65,7 @@ def classify(
     return [Guess(class_name=names[i], probability=float(probabilities[i])) for i in best]
 
 
-@exhaustion_explained("the evaluation")
+@explain_exhaustion("the evaluation")
 def test_accuracy(saved: SavedModel, config: DataConfig) -> Evaluation:
     """Evaluates the loss and the accuracy on a data set's test split.
 

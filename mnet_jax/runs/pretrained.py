@@ -31,7 +31,7 @@ def require_fit(pretrained: Pretrained, spec: NetworkSpec) -> None:
             )
 
 
-def started_from(pretrained: Pretrained, state: TrainState, spec: NetworkSpec) -> TrainState:
+def initialize_from(pretrained: Pretrained, state: TrainState, spec: NetworkSpec) -> TrainState:
     """Returns a first state with the weights of a saved model in place of random ones.
 
     If the number of classes differs, the classifier stays random.

@@ -29,7 +29,7 @@ from mnet_jax.training.checkpoints.matching import saved_config
 from mnet_jax.training.evaluation import Evaluation
 from mnet_jax.training.hyperparameters import StaticRecipe
 from mnet_jax.training.loop import History, Loop
-from mnet_jax.training.memory import exhaustion_explained
+from mnet_jax.training.memory import explain_exhaustion
 from mnet_jax.training.monitoring import DivergencePolicy, Scalars
 from mnet_jax.training.results import ProgressCallback, RunResult
 from mnet_jax.training.step import TrainState
@@ -89,7 +89,7 @@ def require_one_run(config: RunConfig, *, save_every_seconds: float, keep: Keep)
     require_alike(call)
 
 
-@exhaustion_explained("the run")
+@explain_exhaustion("the run")
 def run(
     config: RunConfig,
     directory: Path,
@@ -226,7 +226,7 @@ def _first_state(program: Program, loop: Loop, config: RunConfig) -> TrainState:
     """Returns the state before the first step, whose structure is needed to restore checkpoints."""
     state = program.initial_state(config.seed, loop.hyperparams(1)[0])
     if config.pretrained:
-        state = pretrained.started_from(config.pretrained, state, config.spec)
+        state = pretrained.initialize_from(config.pretrained, state, config.spec)
     return loop.placement.get(loop.placement.put_state(state))
 
 

@@ -149,7 +149,7 @@ class MemoryCheckedStep:
 
 
 @contextlib.contextmanager
-def exhaustion_explained(doing: str) -> Iterator[None]:
+def explain_exhaustion(doing: str) -> Iterator[None]:
     """Turns any error about exhausted memory in the block into an `OutOfMemoryError`.
 
     Args:

@@ -16,7 +16,7 @@ from mnet_jax.models import MobileNet
 from mnet_jax.validation import one_line, require
 from mnet_jax.weights.arithmetic import Size, disagreement, variants_of
 from mnet_jax.weights.arrays import Limit, WeightsError, as_arrays, listing
-from mnet_jax.weights.layouts import TORCH, Entry, Layout, Names, Shape, entries_of
+from mnet_jax.weights.layouts import TORCH, ArrayEntry, Layout, Names, Shape, entries_of
 
 CLASSIFIER = "head/classifier"
 BEHIND_THE_POOL = ("head/hidden/", f"{CLASSIFIER}/")
@@ -44,7 +44,7 @@ class Library:
     layout: Layout
     names: Callable[[NetworkSpec], dict[str, Names]]
 
-    def entries(self, spec: NetworkSpec) -> list[Entry]:
+    def entries(self, spec: NetworkSpec) -> list[ArrayEntry]:
         """Returns the entries of all arrays of a network, in order.
 
         Raises:
@@ -167,12 +167,12 @@ def _spec_of(model: MobileNet) -> NetworkSpec:
     return model.spec
 
 
-def _head_of(entries: list[Entry]) -> set[str]:
+def _head_of(entries: list[ArrayEntry]) -> set[str]:
     """Returns the library's names of the classifier's arrays."""
     return {e.theirs for e in entries if e.ours.startswith(f"params/{CLASSIFIER}/")}
 
 
-def _fresh_entries(wanted: list[Entry], arrays: Mapping[str, np.ndarray]) -> list[Entry]:
+def _fresh_entries(wanted: list[ArrayEntry], arrays: Mapping[str, np.ndarray]) -> list[ArrayEntry]:
     """Returns the entries that are initialized at random for a fresh head.
 
     They are the classifier, and the hidden layer if the state dict has none that fits: Keras' V3
@@ -193,7 +193,7 @@ def _fresh_entries(wanted: list[Entry], arrays: Mapping[str, np.ndarray]) -> lis
 
 
 def _old_head(
-    arrays: Mapping[str, np.ndarray], wanted: list[Entry], spec: NetworkSpec, layout: Layout
+    arrays: Mapping[str, np.ndarray], wanted: list[ArrayEntry], spec: NetworkSpec, layout: Layout
 ) -> set[str]:
     """Returns the names of all arrays after the backbone, which may have any names.
 

@@ -21,7 +21,7 @@ from mnet_jax.architectures import variable_shapes
 from mnet_jax.models import MobileNet
 from mnet_jax.validation import one_line
 from mnet_jax.weights.arrays import LARGEST, Limit, Stored, WeightsError, as_arrays, require_few
-from mnet_jax.weights.hdf5 import opened_hdf5
+from mnet_jax.weights.hdf5 import open_hdf5
 
 KERAS_MEMBER = "model.weights.h5"  # in a .keras file, which is a zip archive
 MOST_FILE_BYTES = 2**31  # with optimizer state, averaged weights and metadata
@@ -186,13 +186,13 @@ def _opened_keras(path: Path, limit: Limit) -> Iterator[Mapping]:
         if KERAS_MEMBER not in archive.namelist():
             raise WeightsError(f"holds no {KERAS_MEMBER}")
         content = io.BytesIO(archive.read(KERAS_MEMBER))
-    with opened_hdf5(content, limit) as entries:
+    with open_hdf5(content, limit) as entries:
         yield entries
 
 
 @contextlib.contextmanager
 def _opened_h5(path: Path, limit: Limit) -> Iterator[Mapping]:
-    with opened_hdf5(str(path), limit) as entries:
+    with open_hdf5(str(path), limit) as entries:
         yield entries
 
 

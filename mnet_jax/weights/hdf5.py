@@ -39,7 +39,7 @@ def named_arrays(layer: str, arrays: list[T]) -> dict[str, T]:
 
 
 @contextlib.contextmanager
-def opened_hdf5(source: str | BinaryIO, limit: Limit) -> Iterator[dict[str, Stored]]:
+def open_hdf5(source: str | BinaryIO, limit: Limit) -> Iterator[dict[str, Stored]]:
     """Yields the arrays of every layer in a file that Keras wrote; read them while it is open.
 
     Args:

@@ -55,7 +55,7 @@ class Layout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class ArrayEntry:
     """One array, with its name and shape in our variables and in a state dict.
 
     Attributes:
@@ -83,7 +83,7 @@ class Entry:
         return ordered.transpose(np.argsort(self.axes)).copy(order="C")
 
 
-def entries_of(layer: Layer, names: Names, layout: Layout) -> list[Entry]:
+def entries_of(layer: Layer, names: Names, layout: Layout) -> list[ArrayEntry]:
     """Returns the arrays of one layer.
 
     They are the kernel and the bias; or the kernel and the normalization's scale, bias, mean and
@@ -91,7 +91,7 @@ def entries_of(layer: Layer, names: Names, layout: Layout) -> list[Entry]:
     """
     shape, axes = layout.kernel_form(layer, names.matrix)
     (ours, our_shape), *vectors = layer.variable_shapes.items()
-    kernel = Entry(
+    kernel = ArrayEntry(
         ours=ours, theirs=names.kernel + layout.kernel, our_shape=our_shape, shape=shape, axes=axes
     )
     theirs = [names.kernel + layout.bias]
@@ -100,7 +100,7 @@ def entries_of(layer: Layer, names: Names, layout: Layout) -> list[Entry]:
     return [
         kernel,
         *(
-            Entry(ours=path, theirs=name, our_shape=channels, shape=channels, axes=(0,))
+            ArrayEntry(ours=path, theirs=name, our_shape=channels, shape=channels, axes=(0,))
             for (path, channels), name in zip(vectors, theirs, strict=True)
         ),
     ]

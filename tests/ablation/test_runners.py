@@ -18,10 +18,10 @@ from mnet_jax import host_memory
 from mnet_jax import process as settings
 from mnet_jax.ablation.runners import (
     LocalRunner,
-    Lost,
     Outcome,
     Slots,
-    Stalled,
+    TrialLost,
+    TrialStalled,
     machine,
     run,
     schedule,
@@ -146,11 +146,13 @@ def test_a_silence_is_told_once_and_counts_while_it_is_listened_to():
     watch.heard(second)
     assert looks(59, 10.0) == []
     watch.heard(second)
-    assert looks(59, 10.0) == [(first, Stalled(seconds=600.0))]
-    assert looks(1, 1e6) == [(second, Stalled(seconds=620.0))], "it was suspended for most of that"
+    assert looks(59, 10.0) == [(first, TrialStalled(seconds=600.0))]
+    assert looks(1, 1e6) == [(second, TrialStalled(seconds=620.0))], (
+        "it was suspended for most of that"
+    )
     watch.forget(first)
     watch.heard(second)
-    assert looks(60, 10.0) == [(second, Stalled(seconds=600.0))]
+    assert looks(60, 10.0) == [(second, TrialStalled(seconds=600.0))]
     assert looks(600, 10.0) == []
 
 
@@ -266,7 +268,7 @@ class Losing:
         config = self.running.pop()
         lost = self.begun.count(config) <= config.seed
         if lost:
-            return [(config, Lost(cause="gone", again=config.seed < 3))]
+            return [(config, TrialLost(cause="gone", again=config.seed < 3))]
         result = Outcome(config=config, result=None, cause="fine", environment={})
         return [(config, result)]
 
@@ -426,6 +428,8 @@ def test_a_real_trial(tmp_path, tiny_spec):
     assert outcome.environment["device"]
     assert (tmp_path / "run" / "scalars.jsonl").is_file()
     assert (tmp_path / "run" / "checkpoints").is_dir()
-    (looked_at,) = trained_models.opened(ModelArguments(checkpoint=(tmp_path / "run",), images=8))
+    (looked_at,) = trained_models.open_models(
+        ModelArguments(checkpoint=(tmp_path / "run",), images=8)
+    )
     assert looked_at.images.name == "digits", "the directory says what it was trained on"
     assert [batch.shape for batch in looked_at.batches()] == [(8, 8, 8, 3)]

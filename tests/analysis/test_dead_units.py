@@ -117,7 +117,9 @@ def test_channels_made_dead_full_and_clipped_are_found():
     model, variables = model_and_variables(few_v2())
     for channel, bias in ((0, -1.0), (1, 2.0), (2, 9.0)):
         variables = with_unit(variables, "block_2/expand", channel, bias)
-    found = {a.layer: a for a in dead_units.survey(model, variables, batches()).activities}
+    found = {
+        a.layer: a for a in dead_units.measure_activity(model, variables, batches()).activities
+    }
     wide = found["block_2/expand"]
     assert wide.positions == 12 * np.prod(
         next(x for x in walk(model.spec, 32) if x.name == "block_2/expand").output_size
@@ -131,7 +133,7 @@ def test_channels_made_dead_full_and_clipped_are_found():
 
 def test_shares_are_numpys_over_all_batches(of_mixed):
     model, variables, state = of_mixed
-    for found in dead_units.survey(model, variables, batches()).activities:
+    for found in dead_units.measure_activity(model, variables, batches()).activities:
         place = next(place for place in activation_paths(model.spec) if place.layer == found.layer)
         values = np.asarray(place.of(state["intermediates"]))
         values = values.reshape(-1, values.shape[-1])
@@ -194,7 +196,10 @@ def by_least_squares(inputs, targets):
 def test_what_is_recovered_is_numpys_least_squares(bottleneck):
     model, variables = model_and_variables(few_v2(bottleneck=bottleneck))
     images = images_of(48, 32, 32, 3)
-    found = {b.layer: b for b in bottlenecks.survey(model, variables, [images[:24], images[24:]])}
+    found = {
+        b.layer: b
+        for b in bottlenecks.measure_bottlenecks(model, variables, [images[:24], images[24:]])
+    }
     assert list(found) == [f"block_{i}/project" for i in range(4)]
     state = activations_of(model, variables, images)
     for i in range(4):
@@ -225,7 +230,7 @@ def test_a_bottleneck_that_is_above_zero_loses_nothing_and_one_below_it_all():
         kept = with_unit(kept, "block_1/project", channel, 50.0, scale=1.0)
         lost = with_unit(lost, "block_1/project", channel, -50.0, scale=1.0)
     of = {
-        name: {b.layer: b for b in bottlenecks.survey(model, values, batches())}
+        name: {b.layer: b for b in bottlenecks.measure_bottlenecks(model, values, batches())}
         for name, values in (("kept", kept), ("lost", lost))
     }
     assert of["kept"]["block_1/project"].recovered > 0.999
@@ -233,9 +238,9 @@ def test_a_bottleneck_that_is_above_zero_loses_nothing_and_one_below_it_all():
     constant = variables
     for channel in range(channels):
         constant = with_unit(constant, "block_1/project", channel, 1.0)
-    found = {b.layer: b for b in bottlenecks.survey(model, constant, batches())}
+    found = {b.layer: b for b in bottlenecks.measure_bottlenecks(model, constant, batches())}
     assert found["block_1/project"].recovered == found["block_1/project"].rank == 1
-    linear = bottlenecks.survey(model, variables, batches(), activation="linear")
+    linear = bottlenecks.measure_bottlenecks(model, variables, batches(), activation="linear")
     many = [b for b in linear if b.positions > 10 * b.channels]  # enough to fit to
     assert len(many) > 2
     for one in many:
@@ -245,7 +250,7 @@ def test_a_bottleneck_that_is_above_zero_loses_nothing_and_one_below_it_all():
 
 def test_only_expansions_that_read_pixel_by_pixel_are_asked(of_mixed):
     model, variables, _ = of_mixed
-    found = {b.layer: b for b in bottlenecks.survey(model, variables, batches())}
+    found = {b.layer: b for b in bottlenecks.measure_bottlenecks(model, variables, batches())}
     asked = {name for name, b in found.items() if b.recovered_expanded is not None}
     assert list(found) == [f"block_{i}/project" for i in range(1, 6)]
     assert asked == {f"block_{i}/project" for i in (1, 3, 4)}  # block 3 begins with a filter
@@ -253,9 +258,17 @@ def test_only_expansions_that_read_pixel_by_pixel_are_asked(of_mixed):
 
 def test_networks_without_bottlenecks_and_lonely_images_are_refused_in_one_line():
     model, variables = model_and_variables(small_v1())
-    one_line(ValueError, lambda: bottlenecks.survey(model, variables, batches()), "bottlenecks")
+    one_line(
+        ValueError,
+        lambda: bottlenecks.measure_bottlenecks(model, variables, batches()),
+        "bottlenecks",
+    )
     model, variables = model_and_variables(few_v2())
     one = [jnp.zeros((1, 32, 32, 3))]
-    one_line(ValueError, lambda: bottlenecks.survey(model, variables, one), "2 images or more")
-    one_line(ValueError, lambda: bottlenecks.survey(model, variables, []), "batches")
-    one_line(ValueError, lambda: dead_units.survey(model, variables, []), "batches")
+    one_line(
+        ValueError,
+        lambda: bottlenecks.measure_bottlenecks(model, variables, one),
+        "2 images or more",
+    )
+    one_line(ValueError, lambda: bottlenecks.measure_bottlenecks(model, variables, []), "batches")
+    one_line(ValueError, lambda: dead_units.measure_activity(model, variables, []), "batches")

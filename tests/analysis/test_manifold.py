@@ -23,7 +23,7 @@ def test_the_spirals_points_are_evenly_spaced_centred_and_of_size_one():
 @pytest.mark.parametrize("dimensions", [2, 3, 5, 8])
 def test_a_relu_lets_as_many_neighbourhoods_fall_as_the_binomial_says(distribution, dimensions):
     """A point keeps its area where at least two of n independent fair coins fall on heads."""
-    (found,) = manifold.survey(
+    (found,) = manifold.measure_survival(
         manifold.spiral(200), dimensions=[dimensions], distribution=distribution, draws=400
     )
     expected = (1 + dimensions) / 2**dimensions
@@ -35,7 +35,7 @@ def test_a_relu_lets_as_many_neighbourhoods_fall_as_the_binomial_says(distributi
 
 @pytest.mark.parametrize("distribution", ["gaussian", "orthogonal"])
 def test_without_a_non_linearity_nothing_is_lost(distribution):
-    for found in manifold.survey(
+    for found in manifold.measure_survival(
         manifold.spiral(100), activation="linear", distribution=distribution, draws=10
     ):
         assert found.projection_error.max() < 1e-3
@@ -79,7 +79,7 @@ def test_the_way_back_is_numpys_pseudo_inverse_and_least_squares():
 
 def test_a_draw_does_not_depend_on_how_many_follow_and_seeds_differ():
     few, many, other = (
-        manifold.survey(manifold.spiral(50), dimensions=[5], draws=draws, seed=seed)[0]
+        manifold.measure_survival(manifold.spiral(50), dimensions=[5], draws=draws, seed=seed)[0]
         for draws, seed in ((3, 0), (6, 0), (3, 1))
     )
     np.testing.assert_array_equal(few.collapsed, many.collapsed[:3])
@@ -93,10 +93,19 @@ def test_what_is_not_legal_is_refused_in_one_line():
         (lambda: manifold.normalized(np.zeros((20, 2))), "points", "differ"),
         (lambda: manifold.normalized(np.full((20, 2), np.nan)), "points", "finite"),
         (lambda: manifold.spiral(3), "count", "3"),
-        (lambda: manifold.survey(spiral, dimensions=[1]), "dimensions", "1"),
-        (lambda: manifold.survey(spiral, dimensions=[]), "dimensions"),
-        (lambda: manifold.survey(spiral, draws=0), "draws", "0"),
-        (lambda: manifold.survey(spiral, activation="tanh"), "activation", "tanh", "relu6"),
-        (lambda: manifold.survey(spiral, distribution="cauchy"), "distribution", "gaussian"),
+        (lambda: manifold.measure_survival(spiral, dimensions=[1]), "dimensions", "1"),
+        (lambda: manifold.measure_survival(spiral, dimensions=[]), "dimensions"),
+        (lambda: manifold.measure_survival(spiral, draws=0), "draws", "0"),
+        (
+            lambda: manifold.measure_survival(spiral, activation="tanh"),
+            "activation",
+            "tanh",
+            "relu6",
+        ),
+        (
+            lambda: manifold.measure_survival(spiral, distribution="cauchy"),
+            "distribution",
+            "gaussian",
+        ),
     ):
         one_line(ValueError, call, *told)

@@ -17,7 +17,7 @@ from mnet_jax.benchmark.cases import DepthwiseCase
 from mnet_jax.benchmark.table import table_from
 from mnet_jax.benchmark.timing import BenchmarkResult, Comparison, Timing
 from mnet_jax.ops import choice, depthwise_conv, native
-from mnet_jax.ops.choice import Entry, Ranking, ShapeClass, Table
+from mnet_jax.ops.choice import Ranking, ShapeClass, Table, TableEntry
 from mnet_jax.ops.lowering import geometry_of
 from mnet_jax.ops.types import Direction
 
@@ -33,7 +33,7 @@ def ranking(order):
 def table(*orders, device=CPU):
     """Of (class, order), or of (class, order of forward, order of backward)."""
     entries = tuple(
-        Entry(shapes=shapes, layers=1, forward=ranking(ways[0]), backward=ranking(ways[-1]))
+        TableEntry(shapes=shapes, layers=1, forward=ranking(ways[0]), backward=ranking(ways[-1]))
         for shapes, *ways in orders
     )
     backend, device_kind = device

@@ -11,7 +11,7 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image
 
 from mnet_jax.analysis.bottlenecks import Bottleneck
-from mnet_jax.analysis.dead_units import Activity, Kernels, Survey
+from mnet_jax.analysis.dead_units import Activity, ActivityMeasurement, Kernels
 from mnet_jax.plots import bottlenecks, dead_units, style
 from mnet_jax.plots.contact_sheet import contact_sheet
 from mnet_jax.runs.preview import Preview
@@ -53,7 +53,7 @@ def survey():
     activity = Activity(
         layer="stem", activation="relu", positions=9, active=share, clipped=0 * share
     )
-    return Survey((activity,), (Kernels(layer="stem", norms=share),))
+    return ActivityMeasurement((activity,), (Kernels(layer="stem", norms=share),))
 
 
 def bottleneck():

@@ -145,7 +145,7 @@ def named(path):
 def test_a_run_starts_from_the_saved_weights(source):
     path, variables = source
     spec = make_tiny_spec(dropout=0.5)
-    state = pretrained.started_from(named(path), first_state(spec), spec)
+    state = pretrained.initialize_from(named(path), first_state(spec), spec)
     chex.assert_trees_all_equal(state.params, variables["params"])
     chex.assert_trees_all_equal(state.batch_stats, variables["batch_stats"])
     chex.assert_trees_all_equal(state.average, dict(variables))
@@ -155,7 +155,7 @@ def test_another_number_of_classes_leaves_the_classifier_random(source):
     path, variables = source
     spec = make_tiny_spec(num_classes=3)
     first = first_state(spec)
-    state = pretrained.started_from(named(path), first, spec)
+    state = pretrained.initialize_from(named(path), first, spec)
     assert state.params["head"]["classifier"]["kernel"].shape == (16, 3)
     chex.assert_trees_all_equal(
         state.params["head"]["classifier"], first.params["head"]["classifier"]
@@ -173,7 +173,7 @@ def test_another_network_or_other_weights_are_refused(source):
     models.save(path / models.FILE_NAME, models.MobileNet(spec=make_tiny_spec()), variables)
     spec = make_tiny_spec()
     with pytest.raises(models.SavedModelError, match="not the weights that the config names"):
-        pretrained.started_from(old, first_state(spec), spec)
+        pretrained.initialize_from(old, first_state(spec), spec)
 
 
 def test_freezing_more_than_there_is_is_refused(tiny_spec):

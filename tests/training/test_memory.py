@@ -251,11 +251,11 @@ def test_memory_that_runs_out_all_the_same_is_refused_alike(free):
 )
 def test_memory_that_runs_out_elsewhere_is_one_line(error):
     def fail():
-        with memory.exhaustion_explained("the run"):
+        with memory.explain_exhaustion("the run"):
             raise error
 
     one_line(OutOfMemoryError, fail, "out of memory in the run: ")
-    with pytest.raises(ZeroDivisionError), memory.exhaustion_explained("the run"):
+    with pytest.raises(ZeroDivisionError), memory.explain_exhaustion("the run"):
         raise ZeroDivisionError
 
 

@@ -13,20 +13,20 @@ this machine, `RayRunner` on a Ray cluster.
 from mnet_jax.ablation.runners.local import LocalRunner
 from mnet_jax.ablation.runners.machine import Slots, slots
 from mnet_jax.ablation.runners.on_ray import RayRunner
-from mnet_jax.ablation.runners.schedule import Message, Runner, Stalled, run
-from mnet_jax.ablation.runners.work import Lost, Outcome, RunnerError, TrialFunction, train
+from mnet_jax.ablation.runners.schedule import Message, Runner, TrialStalled, run
+from mnet_jax.ablation.runners.work import Outcome, RunnerError, TrialFunction, TrialLost, train
 
 __all__ = [
     "LocalRunner",
-    "Lost",
     "Message",
     "Outcome",
     "RayRunner",
     "Runner",
     "RunnerError",
     "Slots",
-    "Stalled",
     "TrialFunction",
+    "TrialLost",
+    "TrialStalled",
     "run",
     "slots",
     "train",

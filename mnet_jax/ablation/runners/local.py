@@ -16,8 +16,8 @@ import psutil
 
 from mnet_jax import process
 from mnet_jax.ablation.runners.machine import Slots
-from mnet_jax.ablation.runners.schedule import Message, Stalled, StallMonitor
-from mnet_jax.ablation.runners.work import Lost, Outcome, TrialFunction, outcome_of, train
+from mnet_jax.ablation.runners.schedule import Message, StallMonitor, TrialStalled
+from mnet_jax.ablation.runners.work import Outcome, TrialFunction, TrialLost, outcome_of, train
 from mnet_jax.config import RunConfig
 from mnet_jax.host_memory import available_bytes
 from mnet_jax.training.results import Progress
@@ -118,13 +118,13 @@ class LocalRunner:
             try:
                 message: Message = pipe.recv()
             except (EOFError, ConnectionError):
-                message = Lost(cause=running.worker.cause_of_death(), again=False)
+                message = TrialLost(cause=running.worker.cause_of_death(), again=False)
             else:
                 running.shown = True
                 self._need_bytes = max(self._need_bytes, running.worker.memory_bytes())
                 if isinstance(message, Outcome):
                     self._idle[slot] = running.worker
-            if isinstance(message, Outcome | Lost):
+            if isinstance(message, Outcome | TrialLost):
                 self._forget(slot)
             said.append((running.config, message))
         return [*said, *self._relieved(), *self._hung()]
@@ -134,19 +134,19 @@ class LocalRunner:
         self._silences.forget(running.config)
         return running
 
-    def _relieved(self) -> list[tuple[RunConfig, Lost]]:
+    def _relieved(self) -> list[tuple[RunConfig, TrialLost]]:
         """If memory runs out while several trials run, terminates and returns the latest one."""
         if len(self._running) < 2 or self._available() >= RESERVE_BYTES:
             return []
         running = self._forget([*self._running][-1])
         running.worker.terminate()
         running.worker.join()
-        return [(running.config, Lost(cause="memory ran out", again=True))]
+        return [(running.config, TrialLost(cause="memory ran out", again=True))]
 
-    def _hung(self) -> list[tuple[RunConfig, Stalled | Lost]]:
+    def _hung(self) -> list[tuple[RunConfig, TrialStalled | TrialLost]]:
         """Returns the trials without progress for too long; terminates those beyond the limit."""
         found = self._silences.look()
-        ended = {config for config, message in found if isinstance(message, Lost)}
+        ended = {config for config, message in found if isinstance(message, TrialLost)}
         for slot, running in [*self._running.items()]:
             if running.config in ended:
                 self._forget(slot)

@@ -17,12 +17,12 @@ from typing import Any
 
 from mnet_jax import process
 from mnet_jax.ablation.runners.machine import THREADS
-from mnet_jax.ablation.runners.schedule import Message, Stalled, StallMonitor
+from mnet_jax.ablation.runners.schedule import Message, StallMonitor, TrialStalled
 from mnet_jax.ablation.runners.work import (
-    Lost,
     Outcome,
     RunnerError,
     TrialFunction,
+    TrialLost,
     outcome_of,
     train,
 )
@@ -180,13 +180,15 @@ class RayRunner:
             said.append((config, self._ending(config, remote)))
         return [*said, *self._progress(), *self._hung()]
 
-    def _ending(self, config: RunConfig, remote: "_Remote") -> Outcome | Lost:
+    def _ending(self, config: RunConfig, remote: "_Remote") -> Outcome | TrialLost:
         try:
             return self._ray.get(remote.done)
         except self._ray.exceptions.RayError as error:
             self._doubted_until = time.monotonic() + DOUBT_SECONDS
             losses = self._losses[config] = self._losses.get(config, 0) + 1
-            return Lost(cause=f"its worker was lost: {one_line(error)}", again=losses < MOST_LOSSES)
+            return TrialLost(
+                cause=f"its worker was lost: {one_line(error)}", again=losses < MOST_LOSSES
+            )
         finally:
             self._ray.kill(remote.actor)
 
@@ -206,11 +208,11 @@ class RayRunner:
                     said.append((config, remote.heard.last))
         return said
 
-    def _hung(self) -> list[tuple[RunConfig, Stalled | Lost]]:
+    def _hung(self) -> list[tuple[RunConfig, TrialStalled | TrialLost]]:
         """Returns the trials without progress for too long; kills those beyond the limit."""
         found = self._silences.look()
         for config, message in found:
-            if isinstance(message, Lost):
+            if isinstance(message, TrialLost):
                 self._silences.forget(config)
                 self._ray.kill(self._running.pop(config).actor)
         return found

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from mnet_jax.ablation.runners.work import Lost, Outcome
+from mnet_jax.ablation.runners.work import Outcome, TrialLost
 from mnet_jax.config import RunConfig
 from mnet_jax.training.results import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stalled:
+class TrialStalled:
     """A message: a running trial has not reported progress for `seconds`; sent once per stall."""
 
     seconds: float
 
 
-Message: TypeAlias = Progress | Stalled | Lost | Outcome  # the last two end a trial
+Message: TypeAlias = Progress | TrialStalled | TrialLost | Outcome  # the last two end a trial
 POLL_SECONDS = 1.0  # an iterator that yielded None is advanced again after this time
 
 
@@ -48,7 +48,7 @@ def run(
     runner: Runner,
     directory_of: Callable[[RunConfig], Path],
     begun: Callable[[RunConfig], None],
-    report: Callable[[RunConfig, Progress | Stalled], None],
+    report: Callable[[RunConfig, Progress | TrialStalled], None],
 ) -> Generator[Outcome, None, None]:
     """Runs trials on a runner, as many in parallel as it has room for.
 
@@ -60,7 +60,7 @@ def run(
       runner: runs the trials; it is ended after the last one.
       directory_of: returns the directory for a trial's checkpoints and scalars.
       begun: called when a trial starts, and each time it is restarted.
-      report: called with each `Progress` and each `Stalled` message of a trial.
+      report: called with each `Progress` and each `TrialStalled` message of a trial.
 
     Yields:
       The outcome of each trial when it ends.
@@ -76,7 +76,7 @@ def run(
             if queue.is_exhausted and not running:
                 return
             for config, message in runner.wait(POLL_SECONDS):
-                if isinstance(message, Lost):
+                if isinstance(message, TrialLost):
                     running.remove(config)
                     if message.again:
                         queue.put_back(config)
@@ -159,19 +159,19 @@ class StallMonitor:
         """Removes a trial, which no longer runs."""
         self._silences.pop(config, None)
 
-    def look(self) -> list[tuple[RunConfig, Stalled | Lost]]:
+    def look(self) -> list[tuple[RunConfig, TrialStalled | TrialLost]]:
         """Returns the trials that have exceeded a time limit since the last call.
 
-        The caller must terminate those that are `Lost`.
+        The caller must terminate those that are `TrialLost`.
         """
         now = self._clock()
         step, self._looked = min(now - self._looked, _MOST_COUNTED_SECONDS), now
-        found: list[tuple[RunConfig, Stalled | Lost]] = []
+        found: list[tuple[RunConfig, TrialStalled | TrialLost]] = []
         for config, before in self._silences.items():
             after = self._silences[config] = before + step
             if self._limit_seconds is not None and after >= self._limit_seconds:
                 cause = f"no progress for {self._limit_seconds:g} seconds, the trial was ended"
-                found.append((config, Lost(cause=cause, again=False)))
+                found.append((config, TrialLost(cause=cause, again=False)))
             elif before < _STALLED_SECONDS <= after:
-                found.append((config, Stalled(seconds=after)))
+                found.append((config, TrialStalled(seconds=after)))
         return found

@@ -36,7 +36,7 @@ class RunnerError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lost:
+class TrialLost:
     """A message: the process of a trial has ended without an outcome.
 
     Attributes:

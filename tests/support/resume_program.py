@@ -11,7 +11,6 @@ from own_core import take_a_core
 take_a_core()
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
@@ -21,10 +20,8 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
 from lowerings import AVAILABLE
+from run_digest import digest
 from tiny_network import make_short_spec
 
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
@@ -55,39 +52,12 @@ COVER = (
     ("shifted", "bfloat16"),
     ("native", "bfloat16"),
 )
-TIMES = ("seconds", "images_per_second")
 STEPS = 9  # of an epoch
 PIECES = ("params", "batch_stats", "opt_state", "average", "data", "losses")
 
 
 class CutError(Exception):
     """Stands for whatever ends a process."""
-
-
-def digest(directory, result):
-    """A hash of the last checkpoint, the scalars and the result, but for times."""
-    manager = ocp.CheckpointManager((directory / "checkpoints").absolute())
-    step = manager.latest_step()
-    saved = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
-    manager.close()
-    found = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(saved.state):
-        found.update(jax.tree_util.keystr(path).encode())
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        found.update(np.asarray(leaf).tobytes())
-    position = directory / "checkpoints" / str(step) / "data" / "process_0-of-1.json"
-    found.update(position.read_bytes())
-    plain = dataclasses.asdict(result)
-    for record in (plain, *plain["history"]):
-        for name in TIMES:
-            record.pop(name)
-    found.update(json.dumps(plain).encode())
-    for line in (directory / "scalars.jsonl").read_text().splitlines():
-        found.update(
-            json.dumps({k: v for k, v in json.loads(line).items() if k not in TIMES}).encode()
-        )
-    return found.hexdigest()
 
 
 def at(epoch, step, action):

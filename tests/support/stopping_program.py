@@ -41,7 +41,7 @@ from mnet_jax.config import Arm, DataConfig, RunConfig, TrainingConfig
 # What the command imports, itself excepted: it takes over what is replaced here.
 IMPORTED = (
     "mnet_jax.commands.catalog", "mnet_jax.commands.planning", "mnet_jax.commands.processes",
-    "mnet_jax.commands.displays", "resume_program", "mnet_jax.data.loading", "tensorflow_datasets",
+    "mnet_jax.commands.displays", "run_digest", "mnet_jax.data.loading", "tensorflow_datasets",
     "grain", "safetensors",
 )  # fmt: skip
 CONFIG = RunConfig(
@@ -169,7 +169,7 @@ def main(name, moment, directory):
     if moment == "finished":
         tell()
     if moment == "never":
-        from resume_program import digest
+        from run_digest import digest
 
         from mnet_jax import serialization
         from mnet_jax.training.results import RunResult

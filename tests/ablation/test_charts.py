@@ -182,7 +182,7 @@ def test_the_same_report_has_the_same_bytes():
 @pytest.mark.parametrize(
     ("modules", "strangers"),
     [
-        ("rendering, report, store, statistics", {"jax", "flax", "matplotlib", "altair"}),
+        ("rendering, report, store", {"jax", "flax", "matplotlib", "altair"}),
         ("charts, page", {"jax", "flax", "matplotlib.pyplot"}),
     ],
     ids=["table", "charts"],

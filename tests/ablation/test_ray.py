@@ -32,7 +32,7 @@ def shared():
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]))
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         nodes.wait_for_nodes()
         yield nodes

@@ -11,7 +11,7 @@ Each name is imported when it is first used, so configs can import `data.types` 
 - `order`: the order of training images, and which images are held out;
 - `pipeline`: batches from a source;
 - `batches`: one batch as arrays;
-- `encoded`: image files, decoded as far as needed;
+- `encoded`: image files, of which only the needed pixels are decoded;
 - `resize`: resizes to the square that the model sees;
 - `augment`: crops, flips, shifts and erasing;
 - `policies`: RandAugment, AutoAugment and colour jitter;

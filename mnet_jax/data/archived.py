@@ -1,7 +1,7 @@
 """TFDS builders for data sets that the user has downloaded: MNIST, CIFAR-10 and CIFAR-100.
 
-Like the builders in `builders`, they need neither TensorFlow nor the network. The TFDS config of a
-prepared set is named after the digests of the published files, so the prepared set is still found
+Like those in `builders`, these builders need neither TensorFlow nor the network. The TFDS config of
+a prepared set is named after the digests of the published files, so the prepared set is still found
 after those files are deleted.
 """
 

@@ -52,7 +52,7 @@ def crop_boxes(heights: np.ndarray, widths: np.ndarray, draws: Draws) -> np.ndar
 
     Returns:
       int [b, 4] of (left, top, right, bottom), in pixels. If none of ten random boxes fits into an
-      image, its box is the largest central one whose aspect ratio is legal.
+      image, the image gets the largest central box with a legal aspect ratio.
     """
     boxes, found = _boxes(heights, widths, draws, _AREA, _ASPECT)
     crop_widths = np.minimum(widths, np.maximum(1, np.floor(heights * _ASPECT[1])))
@@ -69,7 +69,7 @@ def erase(
     channels: int = 3,
     extremes: tuple[np.ndarray | float, np.ndarray | float] = (-1.0, 1.0),
 ) -> np.ndarray:
-    """Random erasing (arXiv:1708.04896, algorithm 1): fills a random box of some images with noise.
+    """Random erasing (arXiv:1708.04896, algorithm 1): fills a box in some images with noise.
 
     The noise is the paper's best variant, RE-R: each value is uniform between black and white. As
     in torchvision and timm, but not in the paper, the logarithm of the aspect ratio is uniform, and
@@ -80,7 +80,7 @@ def erase(
       draws: the random streams of the images.
       probability: the probability that an image gets a box.
       channels: the channels of the noise; 1 for gray.
-      extremes: the values of black and white: scalars, or [3] for the channels.
+      extremes: the value of black and the value of white, each a scalar or [3] (one per channel).
     """
     black, white = extremes
     count, height, width = images.shape[:3]
@@ -108,11 +108,12 @@ def _boxes(
     Args:
       heights, widths: int [b], in pixels.
       draws: the random streams of the images.
-      area: the smallest and the largest area, as shares of the image's.
+      area: the smallest and the largest area, as shares of the image's area.
       aspect: the smallest and the largest ratio of width to height.
 
     Returns:
-      int [b, 4] of (left, top, right, bottom) in pixels, and bool [b], whether any box fitted.
+      int [b, 4] of (left, top, right, bottom) in pixels, and bool [b], which is false for an image
+      into which none of the ten boxes fits.
     """
     boxes, found = np.zeros((len(draws), 4), np.int64), np.zeros(len(draws), bool)
     for attempt in range(_TRIES):

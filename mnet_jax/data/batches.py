@@ -52,7 +52,7 @@ def train_batch(source: Source, config: DataConfig, seed: int, chosen: ImageIndi
 
 
 def _with_operations(images: np.ndarray, config: DataConfig, draws: Draws) -> np.ndarray:
-    """Applies the policy and the colour jitter, if any, to images uint8 [b, s, s, c]."""
+    """Applies the config's augmentation policy and colour jitter to images uint8 [b, s, s, c]."""
     if config.policy == "randaugment":
         layers, magnitude = config.randaugment_layers, config.randaugment_magnitude
         images = policies.randaugment(images, draws.fold(_POLICY), layers, magnitude)
@@ -64,7 +64,7 @@ def _with_operations(images: np.ndarray, config: DataConfig, draws: Draws) -> np
 
 
 def eval_batch(source: Source, config: DataConfig, share: range, number: int) -> Batch:
-    """Returns one host's share of batch `number`, padded to the length of `share`."""
+    """Returns the images at the positions `share` of batch `number`, padded to that length."""
     start = number * config.batch_size + share.start
     indices = np.arange(start, min(start + len(share), len(source)))
     images, labels = _views(source, indices, config.resolution)
@@ -75,7 +75,10 @@ def eval_batch(source: Source, config: DataConfig, share: range, number: int) ->
 
 
 def _views(source: Source, indices: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the central views, uint8 [b, side, side, c], and labels, int32 [b], at `indices`."""
+    """Returns the central views of the images at `indices`, and their labels.
+
+    The views are uint8 [b, side, side, c], the labels int32 [b].
+    """
     if isinstance(source, ArraySource) and source.shape[:2] == (side, side):
         return source.images[indices], source.labels[indices]
     examples = [opened(source, int(index)) for index in indices]
@@ -87,7 +90,10 @@ def _views(source: Source, indices: np.ndarray, side: int) -> tuple[np.ndarray, 
 def _crops(
     source: Source, indices: np.ndarray, side: int, draws: Draws
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns random crops, uint8 [b, side, side, 3], and labels, int32 [b], at `indices`."""
+    """Returns random crops of the images at `indices`, and their labels.
+
+    The crops are uint8 [b, side, side, 3], the labels int32 [b].
+    """
     examples = [opened(source, int(index)) for index in indices]
     sizes = np.array([example["image"].shape[:2] for example in examples])
     boxes = augment.crop_boxes(sizes[:, 0], sizes[:, 1], draws)

@@ -1,9 +1,9 @@
 """TFDS builders for arrays, and two data sets made with them: Digits and Fashion-MNIST.
 
-TFDS's stock builders need TensorFlow to prepare a set, and its Fashion-MNIST needs the network; the
-builders here need neither. They are not registered, so `tfds.load` does not see them. Images are
-stored as raw bytes (`encoding="bytes"`): compared with PNG, reading takes a fifth of the time with
-TFDS's own decoder, and a fortieth with `decode_record`.
+TFDS's stock builders need TensorFlow to prepare a set, and the one for Fashion-MNIST also needs the
+network; the builders here need neither. They are not registered, so `tfds.load` does not see them.
+Images are stored as raw bytes (`encoding="bytes"`). TFDS's own decoder reads these in a fifth of
+the time that it takes for PNG, and `decode_record` in a fortieth.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ FASHION_FILES = tuple(
     for split in ("train", "t10k")
     for kind in ("images-idx3", "labels-idx1")
 )
-_FASHION_FOLDER = Path("datasets", "fashion-mnist")  # the Debian package's, under a share folder
+_FASHION_FOLDER = Path("datasets", "fashion-mnist")  # of the Debian package, in a share folder
 _SYSTEM_SHARES = ("/usr/local/share", "/usr/share")
 _TEST_DIGITS = 500
 
@@ -46,9 +46,9 @@ _TEST_DIGITS = 500
 def digits_arrays() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns scikit-learn's digits, uint8 [n, 8, 8, 1]: `train` (1,297) and `test` (500).
 
-    The set has no test split, so this makes one: it shuffles with a fixed seed, sorts by class, and
-    takes every 1797/500-th image. Each class then has its proportional number of test images, give
-    or take one. NumPy's legacy generator is used because its stream is frozen (NEP 19), so the
+    scikit-learn has no test split, so this function makes one: it shuffles with a fixed seed, sorts
+    by class, and takes every 1797/500-th image. Each class then has its proportional number of test
+    images, give or take one. The stream of NumPy's legacy generator is frozen (NEP 19), so the
     split never changes.
     """
     from sklearn.datasets import load_digits  # slow to import, rarely needed
@@ -106,7 +106,7 @@ class _LocalInfo(tfds.core.DatasetInfo):
     """Metadata that is not looked up in TFDS's bucket; the lookup would leave a folder in /tmp."""
 
     def initialize_from_bucket(self) -> None:
-        """Does nothing."""
+        """Does nothing, where TFDS would look up the metadata."""
 
 
 class ArraysBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -117,7 +117,7 @@ class ArraysBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     SHAPE: tuple[int, int, int] = (0, 0, 1)
 
     def require_files(self) -> None:
-        """Raises DataError if files to read are missing; called before anything is written."""
+        """Raises DataError if a file that `arrays` reads is missing; called before preparation."""
 
     def arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Returns images uint8 [n, h, w, c] and labels [n] of each split."""
@@ -174,14 +174,13 @@ class MnetFashionMnist(ArraysBuilder, skip_registration=True):  # type: ignore[c
     SHAPE = (28, 28, 1)
 
     def __init__(self, *, folder: Path, data_dir: Path) -> None:
-        """Hashes the files in `folder`; the fingerprint becomes the name of the TFDS config."""
+        """Hashes the files in `folder`; the hash becomes the name of the TFDS config."""
         self._folder = folder
         config = tfds.core.BuilderConfig(name=fashion_fingerprint(folder))
         super().__init__(data_dir=data_dir, config=config)
 
     def arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Reads the files.
-
+        """Reads the images and labels of both splits from the four files.
         Raises:
           DataError: a file is damaged, or its images are not 28x28.
         """

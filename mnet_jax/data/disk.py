@@ -65,7 +65,7 @@ def read_bounded(path: str | Path, most_bytes: int) -> bytes:
 def holding(root: Path, name: str, most_depth: int) -> Iterator[Path]:
     """Yields the folders at most `most_depth` levels below `root` that hold a regular file `name`.
 
-    Folders inside a folder that was found are not searched, and neither are hidden folders. The
+    The subfolders of a yielded folder are not searched; hidden folders are not searched either. The
     search ends silently after `MOST_ENTRIES` entries. Folders that cannot be read are skipped.
     """
     level, left = [root], MOST_ENTRIES
@@ -83,7 +83,7 @@ def holding(root: Path, name: str, most_depth: int) -> Iterator[Path]:
 
 
 def _folders(parent: Path, most: int) -> tuple[list[Path], int]:
-    """Returns the folders among the first `most` entries, sorted, and the count of entries read."""
+    """Returns the folders (sorted) among the first `most` entries, and the number of entries."""
     found, seen = [], 0
     try:
         with os.scandir(parent) as entries:

@@ -32,7 +32,7 @@ class Draws:
 
     @classmethod
     def of(cls, seed: int, epochs: np.ndarray, indices: np.ndarray) -> "Draws":
-        """Returns the streams of the images at `indices`, int [b], in their epochs, int [b]."""
+        """Returns the streams of images, given the epoch and the index of each, int [b]."""
         start = cls(_mixed(np.array([seed & _MASK], np.uint64) + _GAMMA))
         return start.fold(epochs).fold(indices)
 
@@ -67,7 +67,7 @@ class Draws:
         return _fractions(_mixed(Draws(self.keys[:, None])._counted(np.arange(count))))
 
     def _counted(self, number: np.ndarray) -> np.ndarray:
-        """Returns the states of SplitMix64 generators that are seeded with the keys."""
+        """Returns state `number` (from 0) of the SplitMix64 generators seeded with the keys."""
         return self.keys + (number.astype(np.uint64) + np.uint64(1)) * _GAMMA
 
 

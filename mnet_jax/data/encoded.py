@@ -1,12 +1,12 @@
-"""Encoded images: their size is read first, and they are decoded only as far as needed.
+"""Encoded images: the size is read first, and only the needed pixels are decoded.
 
-PIL decodes and resizes. It releases the GIL in both, so threads use all cores. A JPEG that is to be
-shrunk is decoded at a half, a quarter or an eighth of its size.
+PIL decodes and resizes images. PIL releases the GIL while it does so, so threads use all cores. A
+JPEG that is to be shrunk is decoded at a half, a quarter or an eighth of its size.
 
 The size that a file declares is read before Pillow allocates memory for it. Pillow allocates memory
 while it opens some files: for the canvas of a WebP, and for everything after the first frame of an
 animated PNG or GIF. Its BMP and JPEG readers allocate nothing until they decode, so for these
-formats the size that Pillow reports is early enough.
+formats the size that Pillow reports is known early enough.
 
 Sources: PNG, W3C 2003, section 5.3 and 11.2.2; GIF89a, CompuServe 1990, sections 18 to 24; WebP,
 RFC 9649, section 2.
@@ -40,8 +40,8 @@ from mnet_jax.data.types import DataError, reason
 _JPEG, _PNG, _BMP, _RIFF, _WEBP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF", b"WEBP"
 _GIF = (b"GIF87a", b"GIF89a")
 # The formats of data sets. The readers are called directly because `Image.open` accepts more
-# formats, such as EPS, for which it starts a PostScript interpreter. It also has its own limit on
-# pixels, and prints a warning above it.
+# formats, such as EPS, for which it starts a PostScript interpreter. `Image.open` also has its own
+# limit on pixels, and prints a warning above that limit.
 _READERS: tuple[tuple[bytes, Callable[..., Any]], ...] = (
     (_JPEG, JpegImagePlugin.jpeg_factory),
     (_PNG, PngImagePlugin.PngImageFile),
@@ -95,7 +95,7 @@ class EncodedImage:
             self.shape = (*_size(picture, self._orientation), channels)
 
     def or_else(self, instead: Callable[[DataError], "EncodedImage"]) -> "EncodedImage":
-        """Returns a copy that decodes the image `instead(error)` if this one is damaged."""
+        """Returns a copy that, if its content is damaged, decodes the image `instead(error)`."""
         other = copy.copy(self)
         other._instead = instead
         return other
@@ -171,7 +171,7 @@ def read_encoded(path: str, max_pixels: int = MAX_IMAGE_PIXELS) -> EncodedImage:
 
 
 def read_size(path: str, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
-    """Reads (h, w) of the upright image from a file's header; raises as `read_encoded` does."""
+    """Reads (h, w), after EXIF's rotation, from a file's header; raises as `read_encoded` does."""
     size, most = size_of(path), _most_bytes(max_pixels)
     if not 0 < size <= most:
         raise DataError(f"{path}: cannot be decoded: got {size} bytes, legal: 1 to {most}")
@@ -191,7 +191,7 @@ def _most_bytes(max_pixels: int) -> int:
 
 @contextlib.contextmanager
 def _opened(file: BinaryIO, name: str, max_pixels: int) -> Iterator[Any]:
-    """Opens the picture without decoding it; turns PIL's exceptions in the block into DataError."""
+    """Opens a picture, not decoded; turns PIL's exceptions in the `with` block into DataError."""
     try:
         declared = _declared_size(file)
         if declared:
@@ -239,18 +239,18 @@ def _orientation(picture: Image.Image) -> int:
     return found if found in range(1, 9) else 1
 
 
-# A JPEG is decoded at a reduced size of at least this factor times the wanted size. The factor is
-# the one of PIL's `thumbnail`. On photographs the mean difference from full decoding is then less
-# than one of 255 levels.
+# A JPEG is decoded at a reduced size of at least this factor times the wanted size. PIL's
+# `thumbnail` uses the same factor. On photographs the mean difference from full decoding is then
+# less than one of 255 levels.
 _MARGIN = 2.0
 
 
 def _reduce(picture: Image.Image, shrinking: float) -> int:
-    """Makes PIL decode a JPEG at a reduced size, if it will be shrunk anyway.
+    """Makes PIL decode a JPEG at a reduced size, if the JPEG will be shrunk anyway.
 
     Args:
       picture: an opened picture.
-      shrinking: the factor by which it will be shrunk.
+      shrinking: the factor by which the picture will be shrunk.
 
     Returns:
       The factor by which decoding reduces the picture; 1 for other formats.
@@ -284,7 +284,7 @@ def _declared_size(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def _png(file: BinaryIO) -> tuple[int, int] | None:
-    """Reads all IHDR chunks before the pixels, because Pillow uses the last one."""
+    """Returns the largest size in a PNG's IHDR chunks; Pillow uses the last before the pixels."""
     place = len(_PNG)
     width = height = 0
     while True:
@@ -301,7 +301,7 @@ def _png(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def _gif(file: BinaryIO) -> tuple[int, int] | None:
-    """Reads the screen size and the first frame, which may extend beyond the screen."""
+    """Returns the size of a GIF's screen, enlarged to hold the first frame if that is larger."""
     file.seek(6)
     screen = file.read(7)
     if len(screen) < 7:
@@ -319,12 +319,12 @@ def _gif(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def _palette_bytes(flags: int) -> int:
-    """Returns the size in bytes of the palette that follows, given the flags."""
+    """Returns the size in bytes of a GIF's palette, given the byte of flags before it."""
     return 3 << (flags & 7) + 1 if flags & 128 else 0
 
 
 def _webp(start: bytes) -> tuple[int, int] | None:
-    """Reads the first chunk: the canvas of an extended file, else the only frame."""
+    """Returns the size in a WebP's first chunk: of an extended file's canvas, else of the frame."""
     kind = start[12:16]
     if len(start) < 30:
         return None

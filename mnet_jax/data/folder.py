@@ -108,8 +108,8 @@ def read_folder(
     Args:
       directory: the folder.
       spare: whether to ignore damaged files here and leave them to the code that decodes them.
-      by_position: whether a test split made here depends on the positions of the files, as in
-        earlier versions, instead of their names.
+      by_position: whether a test split that is made here is chosen by the positions of the files in
+        the sorted list, as earlier versions did, rather than by their names.
       max_pixels: limit on the pixels of an image.
 
     Raises:
@@ -169,7 +169,7 @@ def _made_splits(root: Path, by_position: bool) -> tuple[_Files, _Files]:
 
 
 def _files_by_class(root: Path, split: str, count: Callable[[], None]) -> _Files:
-    """Lists the image files of each class folder of a split; both are sorted by name."""
+    """Lists the image files of each class folder of a split; sorts classes and files by name."""
     place = root / split
     classes = sorted(entry.name for entry in _entries(place, count) if entry.is_dir())
     if len(classes) < 2:
@@ -244,7 +244,7 @@ def _listing(files: list[_File]) -> str:
 
 
 def _common_shape(paths: list[str], spare: bool, max_pixels: int) -> tuple[int, int, int] | None:
-    """Returns the shape of the images, or None if it differs; reads headers until one differs."""
+    """Returns the shape that all images have, or None; stops at the first header that differs."""
     sizes = set()
     for path in paths:
         try:

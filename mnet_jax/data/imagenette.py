@@ -82,8 +82,8 @@ def read_imagenette(
       spare, max_pixels: see `read_folder`.
 
     Raises:
-      DataError: the set is missing or damaged, or several sizes exist and the name does not choose
-        one.
+      DataError: the set is missing or damaged, or several sizes are available and the name does
+        not say which.
     """
     _, _, config = name.partition("/")
     if config and config not in FILES:
@@ -106,7 +106,7 @@ def read_imagenette(
 
 
 def _find(config: str, folders: tuple[Path, ...], directory: str | None) -> Path | None:
-    """Returns the image folder of a size, or its archive if there is none, or None."""
+    """Returns the unpacked folder of a config, else its archive, else None."""
     file = FILES[config]
     for folder in (base / file.name.removesuffix(".tgz") for base in folders):
         if _is_unpacked(folder):

@@ -55,8 +55,8 @@ def load(config: DataConfig) -> Dataset:
     Splits that are small once decoded are decoded here, and resized to the config's resolution. The
     train split is not resized under `resized_crop_flip`, which crops the original pixels. Larger
     splits, and images of different sizes, are decoded when they are read. Validation is a fixed
-    share of train, the same for every run. It is chosen by a fixed permutation, or in a `folder` by
-    the names of the files.
+    share of train, the same for every run. A fixed permutation chooses its images, or, in a
+    `folder`, the names of the files do.
 
     Raises:
       DataError: the data is missing, damaged, not a set of labelled images, or differs from the

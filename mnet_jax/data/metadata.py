@@ -1,9 +1,9 @@
 """Checks the metadata of a prepared set before TFDS acts on it.
 
 A prepared set is a folder of files that somebody else wrote. Its `features.json` and
-`dataset_info.json` name Python classes. If TFDS does not know a class, it imports the module by its
-name, first from the current folder, and that executes code. The metadata also name the set's files
-and the number of its examples, and arrays of that length are allocated.
+`dataset_info.json` name Python classes. If TFDS does not know a class, it imports the module that
+the name contains, first from the current folder, and the import executes code. The metadata also
+name the set's files and state the number of its examples, and arrays of that length are allocated.
 """
 
 import functools
@@ -119,7 +119,7 @@ def _require_own_classes(features: Any, path: Path) -> None:
 
 
 def _classes(node: Any) -> Iterator[str]:
-    """Yields every class name in a description of features, also in JSON nested in its strings."""
+    """Yields every class name in a description of features, and in JSON inside its strings."""
     if isinstance(node, list):
         for item in node:
             yield from _classes(item)

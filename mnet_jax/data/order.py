@@ -59,8 +59,8 @@ class ImageIndices(NamedTuple):
 class ShuffledBatches:
     """Endless batches of `ImageIndices`, for random access by Grain; each epoch is a permutation.
 
-    Grain's own `shuffle` computes each index separately. That takes 20 to 60 microseconds each,
-    more than all other work on a batch of small images.
+    Grain's own `shuffle` computes each index separately. At 20 to 60 microseconds an index, that
+    takes longer than all other work on a batch of small images.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, shard: Shard = WHOLE) -> None:
@@ -89,8 +89,9 @@ def _span(ascending: np.ndarray) -> range:
 def held_out(count: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     """Splits `range(count)` into (kept, held out); both are ascending and not empty.
 
-    The permutation has its own seed, not the run's. NumPy's legacy generator is used because its
-    stream is frozen (NEP 19). Adding one image changes the whole split.
+    A random permutation chooses the split. Its seed is fixed and not the run's. The permutation is
+    drawn with NumPy's legacy generator, whose stream is frozen (NEP 19). Adding one image changes
+    the whole split.
     """
     order = np.random.RandomState(0).permutation(count)
     size = min(max(round(count * fraction), 1), count - 1)
@@ -104,8 +105,8 @@ def held_out_by_name(
 
     A name is held out if its hash, as a number in [0, 1), is below `fraction`. So added or removed
     images do not move any other image, and the share held out equals `fraction` only on average. If
-    this rule would hold out no image, the one with the least hash is held out; if it would hold out
-    all, the one with the greatest hash is kept.
+    this rule would hold out no image, the image with the least hash is held out; if the rule would
+    hold out all images, the image with the greatest hash is kept.
 
     Args:
       names: the names of 2 images or more.

@@ -145,7 +145,7 @@ def _read_options(config: DataConfig, images: int) -> "grain.ReadOptions":
     import grain
 
     batch_bytes = _batch_bytes(config, images)
-    threads = max(process.usable_cores(), 2)  # one may wait for the disk
+    threads = max(process.usable_cores(), 2)  # one thread may wait for the disk
     threads = min(threads, _PREFETCH_BATCHES)  # each makes one batch at a time
     room = host_memory.available_bytes() // (_BATCH_COPIES * batch_bytes)
     threads = min(threads, max(room // 2, 1))  # the other half holds finished batches

@@ -82,7 +82,7 @@ AUTOAUGMENT: tuple[tuple[tuple[Operation, float, int], tuple[Operation, float, i
     (("color", 0.6, 4), ("contrast", 1.0, 8)),
     (("equalize", 0.8, 8), ("equalize", 0.6, 3)),
 )
-_AUTOAUGMENT_FULL = 9  # the greatest of its magnitudes, evenly spaced over each range
+_AUTOAUGMENT_FULL = 9  # the greatest magnitude; magnitudes are evenly spaced over a range
 
 
 def autoaugment(images: np.ndarray, draws: Draws) -> np.ndarray:
@@ -147,8 +147,9 @@ def step(operation: Operation, strength: float, reverse: bool, side: int) -> Ste
 
     Args:
       operation: the operation.
-      strength: the share of its range; above 1, factors, bits and thresholds are clipped.
-      reverse: whether to reverse the direction, if the operation has two.
+      strength: the share of the operation's range; above 1, factors, bits and thresholds are
+        clipped.
+      reverse: whether to reverse the direction, if the operation has two directions.
       side: side of the square image, in pixels.
     """
     signed = -strength if reverse else strength
@@ -171,11 +172,10 @@ def step(operation: Operation, strength: float, reverse: bool, side: int) -> Ste
 def apply_operations(image: np.ndarray, steps: Iterable[Step]) -> np.ndarray:
     """Applies some operations to `image` (uint8 [h, w, c], c of 1 or 3), one after the other.
 
-    A step is an operation and its value, whose meaning depends on the operation. It is the slope of
-    a shear, the pixels of a translation to the right or down, the degrees of a counterclockwise
-    rotation, the threshold of a solarization, the bits of a posterization, the turns of a hue's
-    shift, or the factor of an enhancement, where 1 changes nothing. The other operations ignore the
-    value.
+    A step is an operation and its value. The value is the slope of a shear, the pixels of a
+    translation to the right or down, the degrees of a counterclockwise rotation, the threshold of a
+    solarization, the bits of a posterization, the turns of a hue's shift, or the factor of an
+    enhancement, where 1 changes nothing. The other operations ignore the value.
     """
     gray = image.shape[-1] == 1
     picture = Image.fromarray(image[..., 0] if gray else image)

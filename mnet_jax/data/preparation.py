@@ -72,7 +72,7 @@ def prepared(make: Callable[[Path], ArraysBuilder]) -> Iterator[tfds.core.Datase
 
 def _place(make: Callable[[Path], ArraysBuilder], root: Path) -> Path:
     """Returns the folder of the prepared set under `root`; prepares the set if needed."""
-    # A builder reads its folder and fails if that is damaged, so this one gets another root.
+    # A new builder reads its folder and fails if the folder is damaged. So it gets another root.
     elsewhere = root / f"{SCRATCH}nowhere"
     with _quiet():
         builder = make(elsewhere)

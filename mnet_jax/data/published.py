@@ -2,7 +2,7 @@
 
 Nothing is downloaded. Sizes and digests are the ones with which TFDS verifies its own downloads
 (`tensorflow_datasets/url_checksums` and `datasets/imagenette/checksums.tsv`). The readers trust no
-file: they check the sizes that it declares.
+file: they check the sizes that a file declares.
 
 MNIST and Fashion-MNIST are in the IDX format: a big-endian magic number and sizes, then bytes. A
 record of CIFAR is one label byte (in CIFAR-100 two: coarse, then fine) and 3,072 bytes of pixels:
@@ -36,7 +36,7 @@ class PublishedFile:
     """A file of a data set, as published.
 
     Attributes:
-      url: where it is published; the last part is its name.
+      url: where the file is published; the last part of the URL is the file's name.
       size_bytes: the file's size.
       sha256: the file's digest, hexadecimal.
     """
@@ -52,7 +52,10 @@ class PublishedFile:
 
 
 def search_folders(root: Path, directory: str | None) -> tuple[Path, ...]:
-    """Returns the folders to search for published files, in `directory` or TFDS's data folder."""
+    """Returns `directory`, by default TFDS's data folder `root`, and its folder of downloads.
+
+    These are the folders to search for published files.
+    """
     base = root if directory is None else Path(directory).expanduser()
     return base, base / _MANUAL
 
@@ -110,7 +113,7 @@ def read_members(
 
     Args:
       path: the archive.
-      wanted: returns whether to read the member with a name.
+      wanted: maps the name of a member to whether to read this member.
       most_bytes: the size limit of a member; a larger one is refused before it is read.
 
     Raises:
@@ -179,8 +182,8 @@ def read_labelled(images: Path, labels: Path, num_classes: int) -> tuple[np.ndar
     """Reads a pair of files: images uint8 [n, h, w, 1] and labels uint8 [n] below `num_classes`.
 
     Raises:
-      DataError: a file is one that `read_idx` refuses, the two counts differ, or a label is out of
-        range.
+      DataError: `read_idx` refuses a file, the numbers of images and labels differ, or a label is
+        out of range.
     """
     pixels, classes = read_idx(images, 3), read_idx(labels, 1)
     if len(pixels) != len(classes):

@@ -1,8 +1,8 @@
 """Sources of labelled images with random access: in memory, or decoded one at a time.
 
 Every source has a length, a `shape`, and examples `source[i]`. Images are uint8 RGB; `pipeline`
-turns them into the model's input. Sources that decode can also return an example with its image not
-decoded yet (`opened`), so that a crop decodes only what it needs.
+turns them into the model's input. Sources of encoded images also have a method `opened`. It returns
+an example whose image is not decoded yet, so that a crop decodes only the pixels that it needs.
 """
 
 import logging
@@ -46,7 +46,7 @@ class Source(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
-        """See above."""
+        """(h, w, c) of every image as stored; None if sizes differ."""
 
     def __len__(self) -> int: ...
 
@@ -128,7 +128,7 @@ class Subset:
         return self.source[int(self.indices[index])]
 
     def opened(self, index: int) -> OpenedExample:
-        """Returns an example, not decoded if the source supports that."""
+        """Returns an example; its image is not decoded yet if `source` has a method for that."""
         return opened(self.source, int(self.indices[index]))
 
 
@@ -231,8 +231,8 @@ class ReplacingSource:
     def opened(self, index: int) -> OpenedExample:
         """Returns an example whose image is not decoded yet.
 
-        If even the header is damaged, the label may be unknown. Then the next image is returned
-        with its own label.
+        If even the header of an image is damaged, the label may be unknown. Then the next example
+        that can be opened is returned, with the label of that example.
         """
         for at, example in self._openable_from(int(index)):
             return self._with_replacement(at, example)
@@ -249,14 +249,14 @@ class ReplacingSource:
         raise DataError(f"no whole image of class {label} is left; {error}")
 
     def _with_replacement(self, index: int, example: OpenedExample) -> OpenedExample:
-        """Returns the example with an image that is replaced if it turns out to be damaged."""
+        """Returns the example, with an image that decodes a replacement if its own is damaged."""
         image, label = example["image"], example["label"]
         if isinstance(image, EncodedImage):
             image = image.or_else(partial(self._replacement, index, label))
         return {"image": image, "label": label}
 
     def _openable_from(self, start: int) -> Iterator[tuple[int, OpenedExample]]:
-        """Yields every image that can be opened, once, from `start` on and wrapping around."""
+        """Yields (index, example) of all images that can be opened, from `start` and around."""
         for step in range(len(self)):
             at = (start + step) % len(self)
             try:
@@ -311,7 +311,7 @@ def in_memory(source: Decodable) -> Source:
 
 
 def at_resolution(source: Source, side: int) -> Source:
-    """Returns `source` resized to [side, side] if it is in memory and the result fits there too."""
+    """Returns `source`; if in memory, resized to [side, side], unless the result does not fit."""
     if not isinstance(source, ArraySource):
         return source
     if len(source) * side * side * source.shape[2] > MEMORY_BYTES:

@@ -41,7 +41,8 @@ def find_stored(name: str, directory: str | None) -> Path:
       directory: TFDS's `data_dir`; None means the default, see `data_root`.
 
     Raises:
-      DataError: no such set is prepared, or several configs of it are and the name has none.
+      DataError: no such set is prepared, or several of its configs are prepared and the name does
+        not say which.
     """
     parts = _NAME.fullmatch(name)
     if parts is None:
@@ -64,7 +65,7 @@ def find_stored(name: str, directory: str | None) -> Path:
 
 
 def is_stored(name: str, directory: str | None) -> bool:
-    """Returns whether TFDS has prepared a set, and config if named, in any version."""
+    """Returns whether TFDS has prepared any version of a set (or of the config in the name)."""
     parts = _NAME.fullmatch(name)
     if parts is None:
         return False

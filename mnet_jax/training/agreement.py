@@ -1,6 +1,7 @@
 """Agreement between the processes of one run on values and decisions.
 
-Each process has its own command line, clock, memory and view of the file system.
+Each process has its own command line, clock, memory and view of the file system. The functions are
+collective calls: each waits until all processes of the run have called it.
 """
 
 import hashlib
@@ -25,8 +26,8 @@ class DisagreementError(ValueError):
 def any_process(mine: bool) -> bool:
     """Returns whether `mine` is true in any process; a collective call with one result for all.
 
-    For example, if some processes saved a checkpoint while others took a step, they would wait for
-    each other forever.
+    Processes that decided separately could wait for each other forever: some would save a
+    checkpoint, for example, while others took a step.
     """
     if jax.process_count() == 1:
         return mine
@@ -82,7 +83,7 @@ def _require_equal_devices() -> None:
 
 
 def _gathered(content: bytes) -> list[bytes]:
-    """Gathers bytes from all processes; each contributes the same number."""
+    """Gathers bytes from all processes; every process contributes the same number of bytes."""
     gathered = multihost_utils.process_allgather(np.frombuffer(content, np.uint8))
     return [row.astype(np.uint8).tobytes() for row in gathered]
 

@@ -26,7 +26,7 @@ class EpochProgress:
       skipped: numbers of the steps whose updates were skipped, counted over the whole run from 1.
       rolled_back: numbers of the steps after which training went back to the start of this epoch.
       recent: the last losses, earlier epochs included; empty if loss spikes are not checked.
-      in_row: number of updates skipped since the last applied one.
+      in_row: number of updates skipped since the last update that was applied.
       seconds: wall time of the steps so far.
       images_per_second: training speed so far.
     """
@@ -75,10 +75,11 @@ class LossMonitor:
         return self._divergence.limit([*self._recent])
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Stores a step's metrics and checks those of the step before.
+        """Stores a step's metrics and checks the metrics of the previous step.
 
         Raises:
-          DivergenceError: the step before has diverged, or this one if steps are checked at once.
+          DivergenceError: the previous step has diverged. With
+            `DivergencePolicy.checks_every_step`, also: this step has diverged.
         """
         self.settle()
         self._pending = metrics
@@ -158,7 +159,7 @@ class Clock:
         self.stop()
 
     def stop(self) -> None:
-        """Updates `seconds` and `rate`."""
+        """Updates `seconds` and `rate` to the present time."""
         if not self._steps:
             return
         now = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The training settings of a config in two parts: those compiled into the step, and its arguments.
+"""The training settings of a config: those compiled into a training step, and the step's arguments.
 
 Runs that differ only in the arguments share one executable.
 """
@@ -78,7 +78,7 @@ class Hyperparameters(NamedTuple):
       learning_rate: the learning rate of one step.
       weight_decay, label_smoothing, ema_decay, depth_decay: as in `TrainingConfig`.
       mixing: the alphas of the methods in `StaticRecipe.mixing`, by name.
-      rule: the update rule's own numbers, by the names of its config's fields.
+      rule: the numbers in `TrainingConfig.optimizer`, by field name.
       loss_limit: if `StaticRecipe.skips`, the update of a step with a higher loss is skipped; None
         for no limit.
     """
@@ -96,7 +96,7 @@ class Hyperparameters(NamedTuple):
     def of(cls, config: TrainingConfig) -> "Hyperparameters":
         """Returns the hyperparameters of a config, with the peak learning rate.
 
-        `optimizer.hyperparams` returns those of each step.
+        `optimizer.hyperparams` returns the hyperparameters of each step.
         """
         rule = dataclasses.asdict(config.optimizer)
         return cls(

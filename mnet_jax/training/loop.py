@@ -58,7 +58,7 @@ class Callbacks:
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """The parts of a training run, compiled and placed.
+    """The compiled functions, the placement and the settings with which a run is trained.
 
     Attributes:
       train_step: (state, batch, hyperparams) -> (state, metrics); reuses the state's memory.
@@ -96,7 +96,7 @@ class Loop:
           batches: the training batches from that point on, without end.
           validation: makes the batches to evaluate after each epoch.
           history: the epochs already trained.
-          callbacks: report, save and stop the run.
+          callbacks: the functions that report, save and stop the run.
           progress: progress within the next epoch.
 
         Returns:
@@ -218,7 +218,7 @@ class Loop:
         progress: EpochProgress,
         callbacks: Callbacks,
     ) -> Evaluation:
-        """Evaluates after an epoch; if stopped, saves the run so that resuming evaluates again."""
+        """Evaluates after an epoch; at a stop, saves the run, which later evaluates again."""
         try:
             return self.evaluate(
                 state, batches, "validation", len(history) + 1, callbacks.report, callbacks.stop
@@ -255,9 +255,9 @@ class Loop:
     def _rolled_back(
         self, error: DivergenceError, history: History, progress: EpochProgress
     ) -> tuple[int, ...]:
-        """Returns the steps of the epoch that were rolled back, including that of `error`.
+        """Returns the steps of the epoch that were rolled back, including the step of `error`.
 
-        Raises `error` if rollbacks are off, or after `MOST_ROLLBACKS` of them.
+        Raises `error` if rollbacks are off, or after `MOST_ROLLBACKS` rollbacks.
         """
         before = sum(len(record.rolled_back) for record in history) + len(progress.rolled_back)
         if self.divergence.on_divergence != "rollback" or before >= MOST_ROLLBACKS:

@@ -32,7 +32,7 @@ def free_bytes() -> int | None:
 
 
 def needed_bytes(compiled: Any) -> tuple[int, int]:
-    """Returns the bytes of a compiled step's arguments and its other bytes, on each device."""
+    """Returns (bytes for arguments, bytes for the rest) of a compiled step on each device."""
     found = compiled.memory_analysis()
     on_top = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     return found.argument_size_in_bytes, on_top
@@ -45,7 +45,7 @@ def largest_that_fits(needed: Callable[[int], int], limit: int, too_large: int) 
     calls of `needed` it returns the largest number found so far.
 
     Args:
-      needed: maps a number to the bytes it needs; must not decrease.
+      needed: maps a number to the bytes that it needs; a function that does not decrease.
       limit: available bytes.
       too_large: a number known not to fit: `needed(too_large)` is above `limit`.
     """
@@ -173,7 +173,7 @@ def is_exhaustion(error: Exception) -> bool:
 
 
 def _shape_of(x: Any) -> Any:
-    """Returns an array's shape, type and sharding; its values may have been donated to a step."""
+    """Returns an array's shape, type and sharding, also if its buffer was donated to a step."""
     if isinstance(x, jax.Array):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
     return x

@@ -1,7 +1,7 @@
 """Parts of a batch: micro-batches that run one after the other, and normalization groups.
 
-Both depend on the config and not on the devices, so that a run is the same on one device and on
-eight.
+The division of a batch depends on the config and not on the devices, so that a run is the same on
+one device and on eight.
 """
 
 from collections.abc import Callable, Mapping
@@ -71,7 +71,7 @@ def mean_over(
 def in_groups(apply: Callable[..., Any], groups: int) -> Callable[..., Any]:
     """Wraps a Linen module's `apply` for ghost batch normalization (arXiv 1705.08741).
 
-    Each group of images is normalized by its own statistics. Each group updates the running
+    Each group of images is normalized by the group's statistics. Each group updates the running
     statistics separately, and the new running statistics are the mean over the groups.
 
     Args:

@@ -1,6 +1,6 @@
 """Mixup and CutMix: each image of a batch is mixed with another one, and so are the labels.
 
-Both give each pixel of an image a weight w, and the partner's pixel the weight 1 - w. The weight of
+Both methods give each pixel of an image a weight w, and the partner's pixel 1 - w. The weight of
 the image's own label in the target is the mean of w.
 """
 
@@ -47,11 +47,11 @@ class Mixed(NamedTuple):
 
 
 def mix(batch: Mapping[str, Any], step_key: Array, alphas: Mapping[str, Scalar]) -> Mixed:
-    """Mixes each image with a partner from a random permutation, with the same weights for all.
+    """Mixes each image with a partner from a random permutation; all images get the same weights.
 
     Args:
-      batch: `image` [b, h, w, c] and `label` [b]. Under pmap this is one device's part, which is
-        mixed separately, with its own weights.
+      batch: `image` [b, h, w, c] and `label` [b]. Under pmap this is one device's part of a batch;
+        each part is mixed separately, with its own weights.
       step_key: the step's random key, from which mixing derives its own.
       alphas: parameters of the Beta distributions, keyed by `mixup` and `cutmix`. With both, each
         step uses one or the other with equal probability, as in timm; with none, the batch is not
@@ -110,7 +110,7 @@ def _cutmix_weights(
 ) -> Array:
     """Returns the weights of CutMix, float32 [h, w] (arXiv:1905.04899).
 
-    They are ones with a box of zeros. The share of ones is drawn from Beta(alpha, alpha).
+    The weights are ones with a box of zeros. The share of ones is drawn from Beta(alpha, alpha).
     """
     share = jax.random.beta(share_key, alpha, alpha, dtype=jnp.float32)
     centre = jax.random.randint(centre_key, (2,), 0, jnp.array(sides))
@@ -123,8 +123,8 @@ def outside_box(sides: tuple[int, int], share: Scalar, centre: Array) -> Array:
     Args:
       sides: (h, w) of the image.
       share: the share of the image outside the box, if the box lies within the image.
-      centre: (y, x) of the box in whole pixels (arXiv:1905.04899, section 3.1, and the authors'
-        code for the rounding). Parts beyond the image are cut off.
+      centre: (y, x) of the box's centre in whole pixels (arXiv:1905.04899, section 3.1; rounded as
+        in the authors' code). Parts of the box beyond the image are cut off.
     """
 
     def inside(side: int, middle: Array) -> Array:

@@ -79,13 +79,13 @@ class DivergencePolicy:
         return float(np.float32(self.spike_factor * statistics.median(losses[-WINDOW:])))
 
     def hyperparams(self, hyperparams: Hyperparameters, limit: float) -> Hyperparameters:
-        """Returns a step's hyperparameters, with the loss limit if the step itself enforces it."""
+        """Returns a step's hyperparameters, with the loss limit if the step skips spikes itself."""
         if self.on_divergence == "skip" and self.spike_factor:
             return hyperparams._replace(loss_limit=np.float32(limit))
         return hyperparams
 
 
-_DEAD_DEVIATION = 1e-3  # standard deviation after normalization; that of a live channel is about 1
+_DEAD_DEVIATION = 1e-3  # standard deviation after normalization; about 1 for a live channel
 DEAD_WARNING_SHARE = 0.25  # share of dead channels above which a run warns
 _MOST_EPSILON = 1e-3  # added to variances: the largest value of the dialects
 
@@ -95,9 +95,9 @@ def dead_share(values: Tree) -> float:
 
     A ReLU that is never above zero passes on neither its input nor a gradient. This is the V2
     paper's reason for linear bottlenecks (arXiv 1801.04381, section 3.2). A depthwise layer does
-    not mix channels. If a channel's input has died, or its kernel or scale has become zero, its
-    standard deviation over the training images after normalization is close to zero. The statistics
-    of the normalization show this, so no forward pass is needed.
+    not mix channels. If a channel's input has died, or the channel's kernel or scale has become
+    zero, the channel's standard deviation over the training images after normalization is close to
+    zero. The statistics of the normalization show this, so no forward pass is needed.
 
     Args:
       values: `params` and `batch_stats`, as in `TrainState.values`.
@@ -111,7 +111,7 @@ def dead_share(values: Tree) -> float:
 
 
 def _normalized_deviation(variance: np.ndarray) -> np.ndarray:
-    """Returns a channel's standard deviation after normalization, before the scale."""
+    """Returns a channel's standard deviation after normalization, before the learned scale."""
     return np.sqrt(variance / (variance + _MOST_EPSILON))
 
 
@@ -133,10 +133,10 @@ SCALARS_FILE = "scalars.jsonl"
 
 
 class Scalars:
-    """Logs scalars into a directory; a resumed run removes the lines it is about to repeat.
+    """Logs scalars into a directory; a resumed run removes the lines of steps that it will repeat.
 
-    Use it as a context manager, which closes the files. If a run has several processes, only the
-    first one writes.
+    Use this class as a context manager, which closes the files. If a run has several processes,
+    only the first process writes.
 
     Attributes:
       path: the JSON lines, `{"step": 11, "train_loss": 1.5, ...}`.

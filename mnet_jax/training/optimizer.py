@@ -11,7 +11,10 @@ from mnet_jax.training.hyperparameters import Hyperparameters, Scalar, StaticRec
 
 
 def learning_rate(config: TrainingConfig, steps_per_epoch: int) -> optax.Schedule:
-    """Returns the rate at each step, from 0: a linear warm-up to the peak, then the schedule."""
+    """Returns a function from the step, counted from 0, to the learning rate.
+
+    The rate rises linearly to the peak during the warm-up, and then follows the config's schedule.
+    """
     warmup = round(config.warmup_epochs * steps_per_epoch)
     rest = max(config.epochs * steps_per_epoch - warmup, 1)
     schedule, peak = config.schedule, config.learning_rate
@@ -47,9 +50,9 @@ def hyperparams(
 def decayed(params: optax.Params, *, depthwise: bool) -> optax.Params:
     """Returns a tree of booleans: whether weight decay applies to each parameter.
 
-    It applies to kernels, never to scales and biases. To depthwise kernels, the only ones with
-    three axes [kh, kw, c], it applies only if `depthwise`. The V1 paper, section 3.2, found it
-    important to put little or no weight decay on them, as they have so few parameters.
+    Weight decay applies to kernels, never to scales and biases, and to depthwise kernels (the only
+    kernels with three axes, [kh, kw, c]) only if `depthwise`. The V1 paper (section 3.2) found it
+    important to put little or no weight decay on depthwise kernels, which have so few parameters.
     """
     return jax.tree.map(lambda p: p.ndim in ((2, 3, 4) if depthwise else (2, 4)), params)
 
@@ -62,8 +65,8 @@ def by_depth(
     Args:
       parts: the top-level names of the parameters, from input to output.
       frozen: the number of leading parts that get no update.
-      depth_decay: the last part's factor is 1; each earlier part's factor is the next part's times
-        this (arXiv 1801.06146, section 3.2).
+      depth_decay: the ratio of each part's factor to the next part's factor; the last part has the
+        factor 1 (arXiv 1801.06146, section 3.2).
     """
     factors = {
         part: 0.0 if i < frozen else depth_decay ** (len(parts) - 1 - i)

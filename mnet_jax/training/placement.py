@@ -16,7 +16,7 @@ BATCH_AXIS = "batch"
 
 
 class Placement(Protocol):
-    """The way devices share the work: compiles functions for them, and puts values on them.
+    """The way devices share the work: compiles functions for the devices, and puts values on them.
 
     A batch here is a dictionary of NumPy arrays [b, ...] with this process's b images (its
     `data.Shard`). The shapes on the devices depend on the implementation; `get` converts back.
@@ -28,7 +28,7 @@ class Placement(Protocol):
     devices: int
 
     def compile_train(self, step: TrainStep) -> TrainStep:
-        """Compiles the pure train step for all devices; all get the same hyperparameters.
+        """Compiles the pure train step for all devices, which get the same hyperparameters.
 
         The compiled step reuses the memory of the state it is given.
         """
@@ -37,13 +37,13 @@ class Placement(Protocol):
         """Compiles the pure eval step for all devices."""
 
     def put_state(self, state: TrainState) -> TrainState:
-        """Puts a state, which every process must have, onto the devices; each gets a full copy."""
+        """Puts a full copy of a state onto each device; every process must have the state."""
 
     def put_batch(self, batch: Batch) -> Batch:
-        """Puts a NumPy batch onto the devices, an equal part on each."""
+        """Puts a NumPy batch onto the devices, an equal part on each device."""
 
     def resized(self, batch: Batch, images: int) -> Batch:
-        """Returns the shapes on the devices of a batch like this one, but of `images` images."""
+        """Returns the shapes on the devices of a batch like `batch` with `images` images."""
 
     def get(self, tree: Tree) -> Tree:
         """Returns the output of a compiled step, such as a state or metrics, without replicas."""
@@ -63,9 +63,9 @@ def placement(
       parallel: `jit` for a `JitPlacement`, `pmap` for a `PmapPlacement`.
       batch_size: images per optimizer step.
       devices: the devices; None means all devices of all processes.
-      accumulate: micro-batches per step; the devices share each of them.
+      accumulate: micro-batches per step; the devices share each micro-batch.
       norm_groups: normalization groups per step. With `pmap`, each device must have whole groups,
-        or there must be one group shared by all.
+        or all devices must share one group.
 
     Raises:
       ValueError: the batch cannot be shared evenly.
@@ -85,7 +85,7 @@ def placement(
 
 
 class JitPlacement:
-    """Shards the batch over a mesh and leaves the rest to the compiler.
+    """Shards the batch over a mesh; XLA partitions the step accordingly.
 
     Batch normalization sees the whole batch. The devices may belong to several processes. On the
     devices, a batch is [b, ...] with the images of all processes, sharded over b; a state is

@@ -26,8 +26,9 @@ class EpochRecord:
       seconds: wall time of the training steps.
       images_per_second: training speed without the first step, which may compile; if the epoch was
         interrupted, the speed after it was resumed.
-      skipped: steps of the run that diverged and whose updates were skipped.
-      rolled_back: steps of the run that diverged and restarted the epoch.
+      skipped: numbers of the steps that diverged and whose updates were skipped, counted over the
+        run.
+      rolled_back: numbers of the steps that diverged and restarted the epoch, counted over the run.
       dead_share: share of the depthwise channels that were dead after the epoch, 0 to 1; see
         `training.monitoring`.
     """
@@ -51,8 +52,8 @@ class RunResult:
     """The outcome of a finished run.
 
     Attributes:
-      params: trainable parameters of the network.
-      madds: multiply-adds of the network per image at the run's resolution.
+      params: number of trainable parameters of the network.
+      madds: number of multiply-adds of the network per image at the run's resolution.
       test_loss: cross-entropy on the test split, which is read once, at the end.
       test_accuracy: accuracy on the test split, 0 to 1.
       test_count: number of test images.

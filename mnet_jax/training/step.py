@@ -29,7 +29,7 @@ class TrainState(flax.struct.PyTreeNode):
       batch_stats: running means and variances.
       opt_state: state of the Optax optimizer.
       average: exponential moving averages of `params` and `batch_stats`; None without averaging.
-      dropout_key: the base key; each step folds its number into it.
+      dropout_key: the base key; each step folds the step number into this key.
     """
 
     step: Array
@@ -52,8 +52,8 @@ class TrainState(flax.struct.PyTreeNode):
     def averaging(self) -> "TrainState":
         """Returns a state whose averages start at the current values.
 
-        The averages are copies, because a step that donates the state's buffers must not get one
-        twice.
+        The averages are copies, because a step that donates the state's buffers must not get a
+        buffer twice.
         """
         return self.replace(average=jax.tree.map(jnp.copy, self.values))
 
@@ -124,9 +124,9 @@ def make_train_step(
       optimizer: maps hyperparameters to the update rule.
       axis_name: the pmap axis over which gradients and metrics are averaged, if any.
       skips: whether to skip the update of a step whose loss or gradients are not finite, or whose
-        loss is above the hyperparameters' limit. Only the step number then changes.
+        loss is above `Hyperparameters.loss_limit`. A skipped step changes only the step number.
       accumulate: micro-batches over which gradients are averaged, as in
-        `TrainingConfig.accumulate`; each also updates the running statistics.
+        `TrainingConfig.accumulate`; each micro-batch also updates the running statistics.
       norm_groups: normalization groups of each micro-batch, over all devices of the axis; see
         `TrainingConfig.norm_groups`. With more than one, statistics are not pooled over devices, so
         the model must not have an `axis_name`.

@@ -1,11 +1,11 @@
 """Stop requests: Ctrl-C (SIGINT), or SIGTERM, which schedulers and cloud machines send.
 
-Schedulers send SIGKILL a while later, so a process must stop quickly. If nothing would be lost, it
-ends at once. Otherwise the signal is only noted, and the loops check for it at every step and every
-batch.
+Schedulers send SIGKILL a while later, so a process must stop quickly. If no work would be lost, the
+signal handler ends the process at once. Otherwise the handler only records the signal, and the
+loops check for a recorded signal at every step and every batch.
 
-No exception is raised where a signal arrives. That could be in a callback of the garbage collector,
-such as JAX's, where Python prints the exception and continues.
+Except in `Stop.raised`, the handler raises no exception. The signal could arrive in a callback of
+the garbage collector, such as JAX's, where Python prints the exception and continues.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ class Stop:
         """Installs the signal handlers; a signal that arrived while `blocked` is handled now.
 
         A process that was started with SIGINT ignored, as shells start background jobs, keeps
-        ignoring it.
+        ignoring SIGINT.
         """
         for number in SIGNALS:
             if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
@@ -94,7 +94,7 @@ class Stop:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Defers signals while something is unsaved: notes the first one and ignores later ones.
+        """Defers signals while work is unsaved: records the first signal and ignores later ones.
 
         With `watch`, a second SIGINT still ends the process.
         """
@@ -148,10 +148,10 @@ class Stop:
 
 @contextlib.contextmanager
 def blocked(*numbers: int) -> Iterator[None]:
-    """Blocks signals while the process is replaced, or starts another, which inherits the block.
+    """Blocks signals in a context that replaces this process or starts another.
 
-    A pending signal is delivered when the context ends, or when the started process unblocks it
-    (`Stop.listen`).
+    The new program or process inherits the block. A signal that arrives meanwhile is delivered when
+    the context ends, or when the new program or process unblocks the signal (`Stop.listen`).
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:

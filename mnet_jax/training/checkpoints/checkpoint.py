@@ -59,7 +59,7 @@ class Restored(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _Past:
-    """The saved part of a run besides its state and its config; see `Restored`."""
+    """The part of a checkpoint besides the state and the config; for the fields see `Restored`."""
 
     history: tuple[EpochRecord, ...]
     seconds: float
@@ -76,7 +76,7 @@ class _Seen:
     checkpoints: tuple[int, ...]
 
 
-_DAMAGED = "damaged-"  # prefix of the name of a checkpoint that was set aside
+_DAMAGED = "damaged-"  # prefix of the new name of a damaged checkpoint
 
 
 _is_finite = jax.jit(all_finite)
@@ -85,11 +85,11 @@ _is_finite = jax.jit(all_finite)
 class Checkpoints:
     """The checkpoints of one run in one directory, one for each saved step.
 
-    The last two are kept. Of those saved at the end of an epoch, the last and the best are kept
-    too.
+    The last two checkpoints are kept. Of the checkpoints at the end of an epoch, the last and the
+    one with the best validation accuracy are kept too.
 
-    Use it as a context manager. Saving is asynchronous: leaving the context waits for pending saves
-    and raises their errors.
+    Use this class as a context manager. Saving is asynchronous: leaving the context waits until all
+    saves have ended, and raises their errors.
     """
 
     def __init__(self, directory: Path, config: RunConfig) -> None:
@@ -146,7 +146,7 @@ class Checkpoints:
         """Saves the run in the background, unless this step has a checkpoint already.
 
         A checkpoint saved before its epoch's validation is not replaced afterwards; a run that
-        resumes from it repeats the validation.
+        resumes from this checkpoint repeats the validation.
 
         Args:
           state: one copy of the state, as `Placement.get` returns it.
@@ -157,7 +157,7 @@ class Checkpoints:
 
         Raises:
           NonFiniteStateError: the state is not finite; nothing is written.
-          SavingError: this checkpoint, or the one before, cannot be written.
+          SavingError: this checkpoint or the previous one cannot be written.
         """
         step = int(state.step)
         past = serialization.to_plain(_Past(history=history, seconds=seconds, begun=progress))
@@ -182,7 +182,7 @@ class Checkpoints:
     def restore(self, first: TrainState, batches: Iterator[Any]) -> Restored:
         """Restores the newest checkpoint, or returns the run's start if there is none.
 
-        A damaged checkpoint is set aside with a warning, and the one before it is tried.
+        A damaged checkpoint is renamed with a warning, and the previous checkpoint is tried.
 
         Args:
           first: the run's initial state; it determines shapes and placement.
@@ -220,7 +220,9 @@ class Checkpoints:
         return Restored(first, (), 0.0)
 
     def go_back(self, step: int, first: TrainState) -> Restored:
-        """Restores the state at a step and deletes later checkpoints; the data position stays.
+        """Restores the state at a step and deletes later checkpoints.
+
+        The position in the training data does not change.
 
         Args:
           step: the step of a checkpoint, or 0 for the run's start.
@@ -228,7 +230,7 @@ class Checkpoints:
 
         Raises:
           CheckpointError: the checkpoint is missing or damaged.
-          SavingError: a pending save failed.
+          SavingError: an earlier asynchronous save failed.
         """
         with self._saving_errors():
             self._manager.wait_until_finished()
@@ -250,7 +252,7 @@ class Checkpoints:
 
         Raises:
           CheckpointError: the checkpoint is damaged.
-          SavingError: a pending save failed.
+          SavingError: an earlier asynchronous save failed.
         """
         with self._saving_errors():
             self._manager.wait_until_finished()
@@ -277,8 +279,8 @@ class Checkpoints:
             ) from error
 
     def _set_aside(self, step: int, reason: str) -> None:
-        """Renames a damaged checkpoint, with a warning; overwrites no earlier one."""
-        self._wait_for_all(f"found {step}")  # all must find it before it is renamed
+        """Renames a damaged checkpoint, with a warning, to a name that is not in use."""
+        self._wait_for_all(f"found {step}")  # all processes read it before the rename
         aside = self._directory / f"{_DAMAGED}{step}"
         numbers = itertools.count(2)
         while os.path.lexists(aside):
@@ -292,7 +294,7 @@ class Checkpoints:
         self._wait_for_all(f"renamed {step}")
 
     def _reload(self) -> None:
-        """Makes Orbax list the steps again; first sets aside those with unreadable metadata."""
+        """Makes Orbax list the steps again; first renames checkpoints with unreadable metadata."""
         left = [
             step for step in self._manager.all_steps() if (self._directory / str(step)).exists()
         ]
@@ -322,7 +324,7 @@ class Checkpoints:
             raise damage or manifest.DamageError("another process cannot read it")
 
     def _required(self, step: int, like: TrainState) -> Restored:
-        """Restores like `_restore`, but raises CheckpointError if the checkpoint is damaged."""
+        """Calls `_restore`, but raises CheckpointError if the checkpoint is damaged."""
         try:
             return self._restore(step, like)
         except CheckpointError:
@@ -333,7 +335,7 @@ class Checkpoints:
             raise CheckpointError(f"{self._directory}: step {step}: {_text_of(error)}") from error
 
     def _restore(self, step: int, like: TrainState) -> Restored:
-        """Verifies and restores everything but the data position."""
+        """Verifies a checkpoint and restores everything but the position in the training data."""
         self._verify(step)
         run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
         if not isinstance(run, dict) or "config" not in run:
@@ -376,9 +378,9 @@ class Preservation:
         return [info.step in kept for info in checkpoints]
 
     def best(self, steps: Iterable[int]) -> int | None:
-        """Returns the last step of the best epoch; None if there is none.
+        """Returns the step, among `steps`, with the best validation accuracy.
 
-        Of equally good epochs the earliest is best.
+        Of equally good steps the earliest is best. None if no step is the end of an epoch.
         """
         whole = [step for step in sorted(steps) if step in self.accuracies]
         return max(whole, key=lambda step: self.accuracies[step], default=None)
@@ -392,7 +394,7 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EF
 
 
 def _reason(error: Exception) -> str:
-    """Returns why a write failed: the system's error text, if Orbax's message contains it."""
+    """Returns the text of the system's error in Orbax's message, else the whole message."""
     texts = [os.strerror(code) for code in _WRITE_ERRORS if os.strerror(code) in str(error)]
     return texts[0] if texts else _text_of(error)
 

@@ -27,7 +27,7 @@ def write(directory: Path, step: int) -> None:
 
     Args:
       directory: the finished checkpoint.
-      step: the checkpoint's step, so that it is not mistaken for another one.
+      step: the checkpoint's step, so that `verify` detects a checkpoint of another step.
 
     Raises:
       OSError: the manifest cannot be written.

@@ -22,9 +22,9 @@ _LEGAL = {"data.listing": "the folder's files as they were, or another directory
 
 
 def saved_config(directory: Path) -> RunConfig | None:
-    """Returns the config of the run with checkpoints in a directory; None if none is readable.
+    """Returns the config in a directory's checkpoints; None if no checkpoint's config is readable.
 
-    The newest readable config is returned, even if its checkpoint is damaged. The config is needed
+    The newest readable config is returned, even if that checkpoint is damaged. The config is needed
     before the data is loaded, when no state can be restored yet.
     """
     steps = [path for path in directory.glob("*") if path.name.isdecimal()]

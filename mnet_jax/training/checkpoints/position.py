@@ -1,8 +1,8 @@
 """The position in the training batches, saved in a checkpoint once for all processes.
 
 Grain's own handler writes a file for each process and requires the same number of processes to read
-them. Here each process reads its share of each batch, and all are at the same batch. So a run that
-was saved by two processes can be resumed by one.
+the files. Here each process reads its share of each batch, and all processes are at the same batch.
+So a run that was saved by two processes can be resumed by one process.
 """
 
 import json

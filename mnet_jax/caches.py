@@ -1,7 +1,7 @@
 """Caches on disk for results that were compiled or measured for this machine.
 
-Caches only save time. If a cache is missing, damaged or unusable, the program continues without it.
-It warns once about a damaged or unusable cache.
+Caches only save time. If a cache is missing, damaged or unusable, the program continues without it,
+and warns once if the cache is damaged or unusable.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ PROBE_BYTES = 2**20  # about the size of a compiled training step
 
 
 def cache_directory(kind: str) -> Path:
-    """Returns the directory of a kind of cache for this machine's processor; it may not exist yet.
+    """Returns the directory, which may not exist yet, of a kind of cache for this processor.
 
-    It is in `$XDG_CACHE_HOME/mnet_jax`, by default `~/.cache/mnet_jax`. Machines with different
-    processors may share a home directory, so each kind of processor has a cache of its own.
+    The directory is in `$XDG_CACHE_HOME/mnet_jax`, by default `~/.cache/mnet_jax`. Machines with
+    different processors may share a home directory, so each kind of processor has its own cache.
 
     Raises:
       OSError: there is no home directory, as for unknown users in containers.
@@ -30,7 +30,7 @@ def cache_directory(kind: str) -> Path:
 
 
 def _root() -> Path:
-    """Returns the directory of all programs' caches; ignores a relative path, as XDG requires."""
+    """Returns the directory of all programs' caches; ignores a relative `$XDG_CACHE_HOME`."""
     asked = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if asked.is_absolute():
         return asked
@@ -63,7 +63,7 @@ def require_room(directory: Path) -> None:
 
 
 def store_in_cache(made: Path, path: Path) -> None:
-    """Moves a file into a cache within the same file system, and stores its digest for `is_intact`.
+    """Moves a file into a cache on the same file system; stores a digest of it for `is_intact`.
 
     The digest is written first, so that a file in the cache always has its digest.
 

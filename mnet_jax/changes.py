@@ -30,7 +30,7 @@ def changes(before: Any, after: Any) -> list[Change]:
 
 
 def _walk(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yields (path, old text, new text) for every difference; joins equal ones within a tuple."""
+    """Yields (path, old text, new text) per difference; joins equal differences in a tuple."""
     if before == after:
         return
     if type(before) is type(after) and dataclasses.is_dataclass(before):

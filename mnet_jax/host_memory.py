@@ -72,20 +72,20 @@ def usage(root: int) -> dict[int, Usage]:
 
 
 def is_full(of: Usage) -> bool:
-    """Whether this process's limit leaves a process with this usage no room for more threads."""
+    """Whether a process with this usage has no room for more threads below this process's limit."""
     limit = _address_limit()
     return limit is not None and limit - of.addresses < _FEW_THREADS
 
 
 def available_bytes() -> int:
-    """Returns the free bytes of the machine, or of its container or `ulimit` if they leave less."""
+    """Returns the bytes left to this process: the least of machine, container and `ulimit`."""
     import psutil
 
     return min([psutil.virtual_memory().available, *_left_in_containers(), *_left_to_address()])
 
 
 def _left_to_address() -> list[int]:
-    """Returns the bytes of address space left to this process; empty without a limit."""
+    """Returns a list with the bytes of address space left to this process; empty if unlimited."""
     import psutil
 
     limit = _address_limit()

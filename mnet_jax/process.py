@@ -2,8 +2,8 @@
 
 XLA's CPU client allocates memory for temporaries and results at every call. By default, glibc
 returns large blocks to the system at once, so the next call pays for new pages, which the system
-fills with zeros. With these settings, the process keeps its memory, in huge pages. glibc reads them
-when a process starts; other systems ignore them.
+fills with zeros. With these settings, the process keeps its memory, in huge pages. glibc reads the
+settings when a process starts; other systems ignore them.
 
 XLA's compilation cache is on disk, so that the same step is not compiled twice.
 """
@@ -29,9 +29,9 @@ ALLOCATOR = {
         for name, value in {
             "hugetlb": 1,
             # All arenas but the first take large blocks from the system anyway. With one arena, the
-            # threads of XLA's compiler wait for its lock, about a tenth of the time. Caches per
-            # thread ("tcache") do not solve this: their blocks fragmented the memory, which grew
-            # by about a step's memory at every step.
+            # threads of XLA's compiler wait for the arena's lock, about a tenth of the time. Caches
+            # per thread ("tcache") do not solve this: their blocks fragmented the memory, and the
+            # process grew by about a step's memory at every step.
             "arena_max": 1,
             "mmap_threshold": _KEEP,
             "trim_threshold": _KEEP,
@@ -89,9 +89,9 @@ def started_with(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def restart(command: Sequence[str], variables: Mapping[str, str]) -> None:
-    """Replaces this process by `command` with additional environment variables, if there are any.
+    """Replaces this process by `command`, with additional environment variables.
 
-    On systems other than Linux, this does nothing.
+    Does nothing without variables, and on systems other than Linux.
     """
     if variables and sys.platform == "linux":
         sys.stdout.flush()

@@ -3,9 +3,9 @@
 A value of a union of dataclasses is tagged with its class's name under `type`. Reading is strict:
 an unknown field, a missing class or an illegal value raises a ValueError.
 
-Declare a field with `added` if it is new in a class that has stored values. Then stored values
-remain readable. The JSON of a value with the field's default does not change, so existing trials
-and checkpoints are still found.
+Declare a new field with `added` if files hold values of the class without this field. Then these
+files remain readable. The JSON of a value with the field's default does not change, so existing
+trials and checkpoints are still found.
 """
 
 import functools

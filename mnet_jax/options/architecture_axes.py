@@ -1,9 +1,9 @@
 """Axes that change a network: its factory's options, and transformations of its blocks.
 
 An option of the factory is changed by rebuilding the network. The options that it was made with are
-read back from its spec. If rebuilding with these does not give the same spec, the network was
-changed in another way. Rebuilding would lose that change, so such a network is refused. Blocks are
-changed with `architectures.transforms`.
+read back from its spec. If rebuilding with these options does not give the same spec, the network
+was changed in another way. Rebuilding would lose that change, so such a network is refused. Blocks
+are changed with `architectures.transforms`.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from mnet_jax.changes import ABSENT
 from mnet_jax.options.axis import Axis, only, spec_axis
 from mnet_jax.validation import require
 
-SqueezeExcite = Literal["none", "published", "all"]  # where blocks have it
+SqueezeExcite = Literal["none", "published", "all"]  # the blocks that have squeeze-and-excite
 
 V3 = ("mobilenet_v3_large", "mobilenet_v3_small")
 OF_V3_ALONE = ("hard_swish_from", "last_stage")
@@ -94,10 +94,9 @@ def _own_momentum(spec: NetworkSpec) -> float | None:
 
 
 def _read_input_stride(spec: NetworkSpec) -> Any:
-    """Returns the product of the first two strides.
+    """Returns the product of the network's first two strides, or `ABSENT` if no factory made it.
 
-    Assumes that all other strides are as published. Returns `ABSENT` if no factory made the
-    network.
+    Assumes that all other strides are as published.
     """
     if spec.name not in architectures.FACTORIES:
         return ABSENT
@@ -113,7 +112,7 @@ def _read_last_stage(spec: NetworkSpec) -> str:
 
 
 def _published_channels(spec: NetworkSpec) -> list[int]:
-    """Returns the channels that V3's table gives each block (those at width 1)."""
+    """Returns each block's channels in the V3 paper's table, which is for width 1."""
     return [block.outputs for block in published_network(spec.name).blocks]
 
 
@@ -149,7 +148,7 @@ def _option(
     )
 
 
-# In the order in which they are applied.
+# In the order in which the axes are applied.
 FACTORY_AXES: tuple[Axis, ...] = (
     _option(
         "model",
@@ -297,7 +296,7 @@ def _read_activation(spec: NetworkSpec) -> Any:
     return only(everywhere, ABSENT)
 
 
-# In the order in which they are applied: changes of blocks come before replacements of blocks.
+# In the order in which the axes are applied: changes of blocks come before replacements of blocks.
 BLOCK_AXES: tuple[Axis, ...] = (
     spec_axis(
         "squeeze_excite",

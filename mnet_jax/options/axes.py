@@ -1,8 +1,8 @@
-"""All axes that a sweep can vary, and the arms with given values of them.
+"""All axes that a sweep can vary, and functions that make arms with given values.
 
 An axis makes a copy of an arm or a run's config with another value. `architecture_axes` has the
 axes of the network, and `config_axes` derives nearly all others from the fields of the config's
-dataclasses. The few that need more than a field are here.
+dataclasses. The few axes that need more than a field are defined here.
 """
 
 import dataclasses
@@ -56,9 +56,9 @@ INITIAL_WEIGHTS = Axis(
 ARCHITECTURE_AXES: tuple[Axis, ...] = (*FACTORY_AXES, *BLOCK_AXES)
 _FIELD_AXES = field_axes([axis.name for axis in ARCHITECTURE_AXES])
 _RETIRED = ("start_resolution",)
-# These can no longer be varied. Reports show their values in trials of earlier versions.
+# Axes that can no longer be varied. Reports show their values in trials of earlier versions.
 RETIRED_AXES: tuple[Axis, ...] = tuple(axis for axis in _FIELD_AXES if axis.name in _RETIRED)
-# In the order in which they are applied: the axes that rebuild the network come first.
+# In the order in which the axes are applied: those that rebuild the network come first.
 AXES: tuple[Axis, ...] = (
     *ARCHITECTURE_AXES,
     *(
@@ -117,7 +117,7 @@ def labels(config: Varied, named: Collection[str] = ()) -> dict[str, str]:
 
     Args:
       config: an arm, or the config of a run.
-      named: the axes that the table compares. Axes that these determine are omitted.
+      named: the axes that the table compares. The axes that a named axis determines are omitted.
     """
     settled = {name for axis in AXES if axis.name in named for name in axis.determines}
     shown = [axis for axis in AXES if axis.name in named or axis.name not in settled]

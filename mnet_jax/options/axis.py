@@ -24,7 +24,7 @@ class Axis:
       apply: maps an arm or config and a value to the arm or config with this value.
       read: returns the value of an arm or config; `ABSENT` if its network or its training settings
         have no such property.
-      determines: the axes that this one determines. A table about this axis does not show them.
+      determines: the axes whose values change with this axis. A table about this axis omits them.
     """
 
     name: str
@@ -98,5 +98,5 @@ def only(values: set[Any], otherwise: Any) -> Any:
 
 
 def text(value: Any) -> str:
-    """Formats a value for a table."""
+    """Formats an axis's value for a table."""
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,6 +1,6 @@
-"""Axes that are fields of a run's config: every number, bool and `Literal` in it is an axis.
+"""Axes for the fields of a run's config: every number, bool and `Literal` field is an axis.
 
-They are derived from the dataclasses: a field's annotation gives the legal values, and the
+The axes are derived from the dataclasses: a field's annotation gives the legal values, and the
 "Attributes" section of the class's docstring gives the help text. If a field is a union of
 dataclasses, such as the optimizer, it is an axis whose values are the names of the classes. The
 fields of each class are axes too, but have no value in a config that uses another class.
@@ -31,11 +31,12 @@ class _Field:
     """A field of the config.
 
     Attributes:
-      path: the names of the attributes that lead to it, such as training, optimizer, momentum.
-      values: the type of its values.
-      description: its entry in the docstring of its class.
-      owners: the classes that define it. If its parent is a union, only some members may.
-      members: the classes of the union, if the field is one; else empty.
+      path: the attributes that lead to the field, such as training, optimizer, momentum.
+      values: the type of the field's values.
+      description: the field's entry in the docstring of its class.
+      owners: the classes that define the field. If the parent field is a union of dataclasses, some
+        of the union's members may lack the field.
+      members: the classes of the union, if the field is a union of dataclasses; else empty.
     """
 
     path: tuple[str, ...]

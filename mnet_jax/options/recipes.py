@@ -39,8 +39,8 @@ class RecipeNotes:
     """The description of a recipe, as `--list` prints it.
 
     Attributes:
-      title: the network and the images that it trains.
-      source: the paper and section, or the code, that it follows, and the differences from these.
+      title: the network, and the images on which it is trained.
+      source: the paper and section, or the code, that the recipe follows, and the differences.
       cost: multiply-adds of all steps; a step counts as three forward passes.
       target: the accuracy to expect: top-1 on ImageNet's validation images with one central crop,
         unless stated otherwise.
@@ -57,7 +57,7 @@ class Recipe(RecipeNotes):
     """A recipe with fixed values.
 
     Attributes:
-      network: makes the network; takes `num_classes`.
+      network: returns the network's spec, given `num_classes`.
       data: the data set and its preprocessing.
       training: the training settings.
     """
@@ -374,7 +374,7 @@ OWN = {
     "fashion_mnist": "v2-fashion-mnist",
     "imagenet2012": "v2-imagenet",
 }
-DEFAULT = "v2-imagenet"  # for sets not in `OWN`; `small-set` adapts it to those not large
+DEFAULT = "v2-imagenet"  # for sets not in `OWN`; `small-set` adapts it to smaller sets
 LARGE = 500_000  # training images; BiT's definition of large (arXiv 1912.11370, section 3.3)
 
 

@@ -43,7 +43,7 @@ def classify(
     Args:
       saved: the model; if it has no class names, the names are the class numbers.
       image: an image file.
-      view: how the image is resized and scaled: `saved.view`, or another one.
+      view: how the image is resized and scaled: `saved.view`, or another view.
       top: the maximum number of classes.
       max_pixels: limit on the pixels of the image.
 
@@ -67,7 +67,7 @@ def classify(
 
 @explain_exhaustion("the evaluation")
 def test_accuracy(saved: SavedModel, config: DataConfig) -> Evaluation:
-    """Evaluates the loss and the accuracy on a data set's test split.
+    """Evaluates the loss and the accuracy of a saved model on a data set's test split.
 
     Args:
       saved: the model.
@@ -96,7 +96,8 @@ def test_accuracy(saved: SavedModel, config: DataConfig) -> Evaluation:
 def require_memory(spec: NetworkSpec, resolution: int, batch_size: int) -> None:
     """Raises ValueError if memory cannot hold a batch of this size.
 
-    The estimate is a lower bound: the images, and the input and output of the largest layer.
+    The estimate is a lower bound: the bytes of the images and of the largest layer's input and
+    output.
 
     Args:
       spec: the network.

@@ -9,13 +9,13 @@ from mnet_jax.training.step import TrainState
 
 
 def require_fit(pretrained: Pretrained, spec: NetworkSpec) -> None:
-    """Raises ValueError unless the saved model's spec is `spec`, apart from training details.
+    """Raises ValueError unless the saved model's spec equals `spec`, apart from training details.
 
     The training details are the number of classes, dropout, and the dialect's momentum and
     initializer.
 
     Raises:
-      SavedModelError: there is no such model.
+      SavedModelError: the saved model is missing.
     """
     saved = models.read_spec(pretrained.path)
     for field in dataclasses.fields(NetworkSpec):
@@ -32,13 +32,13 @@ def require_fit(pretrained: Pretrained, spec: NetworkSpec) -> None:
 
 
 def initialize_from(pretrained: Pretrained, state: TrainState, spec: NetworkSpec) -> TrainState:
-    """Returns a first state with the weights of a saved model in place of random ones.
+    """Returns the state before the first step, with the weights of a saved model.
 
-    If the number of classes differs, the classifier stays random.
+    If the number of classes differs, the classifier keeps its random weights.
 
     Raises:
       SavedModelError: the model is missing or has changed.
-      ValueError: the model is another network.
+      ValueError: the saved model is not of the network `spec`.
     """
     if models.digest(pretrained.path) != pretrained.sha256:
         raise models.SavedModelError(f"{pretrained.path}: not the weights that the config names")

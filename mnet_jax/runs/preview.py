@@ -36,8 +36,8 @@ class Preview:
 def first_batch(config: RunConfig, dataset: data.Dataset, most: int | None = None) -> Preview:
     """Returns the images of a run's first step, after augmentation and mixing.
 
-    The batch is mixed as a whole. In training, each device under pmap and each micro-batch mixes
-    its own images, with other random numbers.
+    The preview mixes the batch as a whole. Training mixes the images of each micro-batch, and under
+    pmap of each device, separately and with other random numbers.
 
     Args:
       config: the run's config.

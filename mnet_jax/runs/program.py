@@ -27,7 +27,7 @@ from mnet_jax.training.step import (
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """The functions that a run computes with.
+    """The compiled functions with which a run trains and evaluates.
 
     Attributes:
       initial_state: maps the seed and the first step's hyperparameters to one copy of the first
@@ -110,8 +110,9 @@ def _initializer(
 ) -> Callable[[int, Hyperparameters], TrainState]:
     """Returns a compiled function from the seed and hyperparameters to the first state.
 
-    It runs once for each trial and draws dozens of random arrays, which XLA takes longer to
-    optimize than to compute. Without optimization the state is ready in a third of the time.
+    The function runs once for each trial and draws dozens of random arrays. XLA takes longer to
+    optimize this than to compute it. Without optimization the state is ready in a third of the
+    time.
     """
 
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

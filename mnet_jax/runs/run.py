@@ -188,7 +188,7 @@ def _run(
             )
         best = checkpoints.best(begin()) if keep == "best" else None
         kept = best or loop.placement.get(state)
-        run_directory.keep_model(kept.evaluated)  # an earlier call may have kept others or none
+        run_directory.keep_model(kept.evaluated)  # an earlier call may have kept other weights
     tested = data.eval_batches(dataset.test, config.data, shard=part)
     test = loop.evaluate(state, tested, "test", config.training.epochs, report)
     if jax.process_index() == 0:
@@ -204,8 +204,8 @@ def load_data(images: DataConfig, directory: Path) -> data.Dataset:
 
     Args:
       images: the config of the data set.
-      directory: the run's directory. It may hold a run of an earlier version without listings, on
-        images from a folder. That run continues with its own test split and an empty listing.
+      directory: the run's directory. It may hold a run on a folder of images that was started by an
+        earlier version without listings. That run keeps its test split and an empty listing.
 
     Raises:
       DataError: the data set is missing or damaged.
@@ -223,7 +223,7 @@ def load_data(images: DataConfig, directory: Path) -> data.Dataset:
 
 
 def _first_state(program: Program, loop: Loop, config: RunConfig) -> TrainState:
-    """Returns the state before the first step, whose structure is needed to restore checkpoints."""
+    """Returns the state before the first step; checkpoints are restored into its structure."""
     state = program.initial_state(config.seed, loop.hyperparams(1)[0])
     if config.pretrained:
         state = pretrained.initialize_from(config.pretrained, state, config.spec)

@@ -39,12 +39,12 @@ class DirectoryInUseError(ValueError):
 def directory_lock(directory: Path) -> Iterator[None]:
     """Locks a directory, so that no other run on any machine uses it at the same time.
 
-    The first of a run's processes holds the lock `run.lock`; it is released when that process ends.
-    Reading a run's files needs no lock. If the file system does not support locks, there is a
-    warning.
+    The first of a run's processes holds the lock `run.lock` until the process ends. Reading a run's
+    files needs no lock. If the file system does not support locks, there is a warning.
 
     Raises:
-      DirectoryInUseError: another run uses the directory; all processes of this one raise it.
+      DirectoryInUseError: another run uses the directory; all processes of this run raise the
+        error.
       OSError: the lock file cannot be made.
     """
     with contextlib.ExitStack() as held:
@@ -84,7 +84,7 @@ class Timer:
         self._last = time.perf_counter()
 
     def passed(self) -> bool:
-        """Returns whether the interval has passed; if so, starts the next. A collective call."""
+        """Returns whether the interval is over; if so, starts the next one. A collective call."""
         now = time.perf_counter()
         if not any_process(now - self._last >= self.seconds):
             return False
@@ -128,14 +128,15 @@ class RunDirectory:
         )
 
     def save(self, state: TrainState, history: History, progress: EpochProgress) -> None:
-        """Saves the run, within or after an epoch."""
+        """Saves a checkpoint of the run, within or after an epoch."""
         elapsed, state = time.perf_counter() - self.start, self.loop.placement.get(state)
         self.checkpoints.save(state, self.batches, history, elapsed, progress)
 
     def on_epoch(self, state: TrainState, history: History, progress: EpochProgress) -> None:
         """Writes an epoch's scalars, and a checkpoint and the model if they are due.
 
-        They are always due after the last epoch, and after every epoch if divergence rolls back.
+        Checkpoint and model are always due after the last epoch. If divergence rolls back, they are
+        due after every epoch.
         """
         self.log.write(history[-1].step, _scalars_of(history[-1]))
         is_over = len(history) == self.loop.epochs

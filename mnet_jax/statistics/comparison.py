@@ -1,11 +1,11 @@
 """Compares arms with a baseline: differences and verdicts, corrected for multiple comparisons.
 
 Intervals, p-values and verdicts come from one procedure, so they never contradict each other. For m
-comparisons it is Bonferroni's: each interval has confidence 1 - (1 - confidence) / m, so that all
-of them hold simultaneously with at least `confidence`. An arm is separated from the baseline if and
-only if its interval excludes zero; this is the case if and only if m times its p-value is below
-1 - confidence. Holm's step-down procedure would sometimes separate one arm more, but it gives no
-intervals. A single comparison is not corrected.
+comparisons the procedure is Bonferroni's: each interval has confidence 1 - (1 - confidence) / m, so
+that all intervals hold simultaneously with at least `confidence`. An arm is separated from the
+baseline if and only if its interval excludes zero. An interval excludes zero if and only if m times
+the p-value is below 1 - confidence. Holm's step-down procedure would sometimes separate one arm
+more, but gives no intervals. A single comparison is not corrected.
 
 Source: Dunn (1961), "Multiple comparisons among means", JASA 56.
 """
@@ -38,9 +38,9 @@ class Comparison:
     """The comparison of an arm with the baseline.
 
     Attributes:
-      difference: arm minus baseline over the seeds that both have, with its simultaneous interval.
-        There is no interval if there are too few seeds, or if all seeds differ by the same nonzero
-        amount.
+      difference: mean of arm minus baseline over the seeds that both have, with its simultaneous
+        interval. There is no interval if there are too few seeds, or if the difference is nonzero
+        and the same for all seeds.
       p_value: p-value of the hypothesis of no difference, corrected for the number of comparisons;
         None if there are too few seeds or their differences have no spread.
       verdict: see `compare`.
@@ -67,9 +67,9 @@ def compare(
     - `better`, `worse`: the interval excludes zero, and the p-value is below 1 - confidence.
     - `not separated`: the interval includes zero.
     - `one seed`, `few seeds`: there are too few seeds for an interval.
-    - `no spread`: every seed differs by the same nonzero amount. With few seeds and a small test
-      split this happens by chance, and does not mean that the spread is zero. So there is no
-      interval.
+    - `no spread`: the difference is nonzero and the same for all seeds. With few seeds and a small
+      test split this happens by chance, and does not mean that the true spread is zero. So there is
+      no interval.
 
     Args:
       arms: for each arm a value, such as the test accuracy, by seed.
@@ -133,7 +133,7 @@ def bonferroni(p_value: float, family: int) -> float:
 def _p_value(sample: Sequence[float], method: Method, level: float) -> float:
     """Returns the two-sided p-value of the hypothesis that the mean is zero.
 
-    It is one minus the confidence of the interval that ends at zero.
+    The p-value is one minus the confidence of the interval that ends at zero.
     """
     if method == "bootstrap":
         return resample(sample, level).p_value()
@@ -151,7 +151,7 @@ def _verdict(difference: Interval) -> Verdict:
 
 
 def _agreeing(p_value: float, verdict: Verdict, confidence: float) -> float:
-    """Makes a p-value agree with its verdict, as rounding may put it across the threshold."""
+    """Moves a p-value to its verdict's side of the threshold, where rounding may misplace it."""
     alpha = round(1 - confidence, 12)  # 1 - 0.95 is a little above 0.05
     if verdict == "not separated":
         return max(p_value, alpha)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from mnet_jax.changes import ABSENT
 from mnet_jax.statistics.intervals import ALPHA, CONFIDENCE, Interval, Method, mean_interval
 
-MOST_DIGITS = 12  # decimals: a number that is closer to a threshold equals it, up to rounding
+MOST_DIGITS = 12  # decimals: a number closer to a threshold differs from it only by rounding
 HALVES = f"± half of the {CONFIDENCE:.0%} Student's t interval"  # explains the numbers of `mean`
 
 
@@ -59,7 +59,7 @@ def mean(values: Iterable[float], form: str) -> str:
 def p_value(value: float | None) -> str:
     """Formats a p-value with two or three decimals, or `<0.001`.
 
-    There are more decimals where they are needed to show on which side of `ALPHA` it lies.
+    There are more decimals where they are needed to show on which side of `ALPHA` the p-value lies.
     """
     if value is None:
         return ABSENT

@@ -69,9 +69,9 @@ def mean_interval(
     Args:
       values: independent values.
       confidence: the confidence level, between 0 and 1.
-      method: `t` is Student's interval, mean ± t(n - 1) s / sqrt(n). It assumes values from one
-        normal distribution. `bootstrap` is BCa (see `resample`). It assumes no distribution, and
-        is too narrow for few values.
+      method: `t` is Student's interval, mean ± t(n - 1) s / sqrt(n), which assumes values from one
+        normal distribution. `bootstrap` is BCa (see `resample`), which assumes no distribution; for
+        few values, its interval is too narrow.
 
     Raises:
       ValueError: there are no values, a value is not finite, the confidence is not between 0 and 1,

@@ -21,10 +21,10 @@ class Power:
     """The power of a comparison, estimated from the standard deviation of its paired differences.
 
     Attributes:
-      detectable: the smallest difference that the test separates with power `POWER` at the present
-        number of seeds.
-      seeds_needed: the number of seeds at which the test separates a difference as large as the
-        observed mean with power `POWER`. None above `MOST_SEEDS`, or if the mean is zero.
+      detectable: the smallest difference that the test, with the present number of seeds, separates
+        with power `POWER`.
+      seeds_needed: the number of seeds with which the test has power `POWER` for a difference as
+        large as the observed mean. None above `MOST_SEEDS`, or if the mean is zero.
     """
 
     detectable: float
@@ -32,7 +32,7 @@ class Power:
 
 
 def power_of(sample: Sequence[float], confidence: float) -> Power:
-    """Returns the power of Student's paired t-test at this confidence, for paired differences."""
+    """Returns the power of Student's paired t-test, given paired differences and a confidence."""
     spread = statistics.stdev(sample)
     return Power(
         detectable=detectable_difference(len(sample), spread, confidence),
@@ -47,7 +47,7 @@ def power_at(difference: float, spread: float, count: int, confidence: float) ->
 
     Args:
       difference: the true mean of the paired differences.
-      spread: their standard deviation.
+      spread: the standard deviation of the paired differences.
       count: the number of seeds, 2 or more.
       confidence: the confidence of the test.
     """
@@ -60,7 +60,7 @@ def power_at(difference: float, spread: float, count: int, confidence: float) ->
 def seeds_needed(
     difference: float, spread: float, confidence: float = CONFIDENCE, power: float = POWER
 ) -> int | None:
-    """Returns the fewest seeds for which the test has this power; None above `MOST_SEEDS`."""
+    """Returns the fewest seeds with which the test has power `power`; None above `MOST_SEEDS`."""
 
     def enough(count: int) -> bool:
         return power_at(difference, spread, count, confidence) >= power
@@ -77,7 +77,7 @@ def seeds_needed(
 def detectable_difference(
     count: int, spread: float, confidence: float = CONFIDENCE, power: float = POWER
 ) -> float:
-    """Returns the smallest difference that the test separates with this power at `count` seeds."""
+    """Returns the smallest difference for which the test of `count` seeds has power `power`."""
     low, high = 0.0, spread
     while power_at(high, spread, count, confidence) < power:
         low, high = high, 2 * high

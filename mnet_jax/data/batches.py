@@ -64,7 +64,7 @@ def _with_operations(images: np.ndarray, config: DataConfig, draws: Draws) -> np
 
 
 def eval_batch(source: Source, config: DataConfig, share: range, number: int) -> Batch:
-    """Returns the images at the positions `share` of batch `number`, padded to that length."""
+    """Returns the images at positions `share` of batch `number`, padded to `len(share)` images."""
     start = number * config.batch_size + share.start
     indices = np.arange(start, min(start + len(share), len(source)))
     images, labels = _views(source, indices, config.resolution)

@@ -284,7 +284,7 @@ def _declared_size(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def _png(file: BinaryIO) -> tuple[int, int] | None:
-    """Returns the largest size in a PNG's IHDR chunks; Pillow uses the last before the pixels."""
+    """Returns the largest size in the IHDR chunks of a PNG; Pillow uses the last IHDR chunk."""
     place = len(_PNG)
     width = height = 0
     while True:

@@ -311,7 +311,7 @@ def in_memory(source: Decodable) -> Source:
 
 
 def at_resolution(source: Source, side: int) -> Source:
-    """Returns `source`; if in memory, resized to [side, side], unless the result does not fit."""
+    """Resizes a source in memory to [side, side] if the result fits; returns others unchanged."""
     if not isinstance(source, ArraySource):
         return source
     if len(source) * side * side * source.shape[2] > MEMORY_BYTES:

@@ -99,12 +99,12 @@ class RunDirectory:
     Attributes:
       loop: the training loop.
       batches: the training batches, whose position is saved with the state.
-      begin: makes the state before the first step, which gives the structure of checkpoints.
+      begin: makes the state before the first step; checkpoints are restored into its structure.
       checkpoints: saves the state.
       log: writes the scalars.
       keep_model: writes the evaluated variables as a model.
       due: the timer for checkpoints.
-      start: start of the run by `perf_counter`, as if it had not been interrupted.
+      start: the time, by `perf_counter`, at which the run would have started without interruptions.
     """
 
     loop: Loop

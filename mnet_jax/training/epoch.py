@@ -54,8 +54,8 @@ class EpochProgress:
 class LossMonitor:
     """Checks the loss of each step for divergence.
 
-    Metrics are read while the next step runs, so that the device does not wait, unless
-    `DivergencePolicy.checks_every_step`.
+    Unless `DivergencePolicy.checks_every_step` is true, the metrics of a step are read while the
+    next step runs, so that the device does not wait.
     """
 
     def __init__(

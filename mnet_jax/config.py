@@ -17,7 +17,7 @@ from mnet_jax.validation import make_fields_plain, require, require_choice
 
 MAX_IMAGE_PIXELS = 50_000_000  # about as many as the largest camera sensors have
 MOST_IMAGE_PIXELS = 178_956_970  # Pillow opens no larger image
-SPLIT_BY_POSITION = "by position"  # `listing` of a folder that is split as before listings existed
+SPLIT_BY_POSITION = "by position"  # `listing` for the split of versions without listings
 FILE_NAME = "config.json"  # name of the config in a run's directory
 ARM_CLASSES = 1000  # classes of an arm's network: ImageNet's, as in the papers
 MAX_ALPHA = 1000.0  # of a Beta distribution; above it, nearly every draw is one half

@@ -1,10 +1,12 @@
 """Chooses the fastest lowering of a depthwise convolution from a table of measurements.
 
+The command
+
     python -m experiments.benchmark depthwise --write-table
 
 measures the device that it runs on and writes such a table to `caches.cache_directory`. This table
-takes precedence over the packaged one for the same kind of device. A table applies only to the kind
-of device on which it was measured.
+takes precedence over the packaged table for the same kind of device. A table applies only to the
+kind of device on which it was measured.
 """
 
 import re
@@ -30,7 +32,7 @@ _PLATFORMS = {"gpu": ("cuda", "rocm")}  # a backend's names in `lax.platform_dep
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeClass:
-    """A class of convolutions that are assumed to have the same fastest lowering.
+    """Convolutions of similar shapes, which are assumed to have the same fastest lowering.
 
     Attributes:
       kernel: side of the window.
@@ -47,11 +49,14 @@ class ShapeClass:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """The ranking of the lowerings for a class in one direction.
+    """The lowerings, ranked by their measured times for one `ShapeClass`.
+
+    The times are those of the convolutions or those of the gradients; see `TableEntry`.
 
     Attributes:
       order: the lowerings, the preferred one first.
-      ratios: time of each lowering over the time of grouped, as a geometric mean over the class.
+      ratios: time of each lowering over the time of grouped, as a geometric mean over the layers
+        of the class that were timed.
     """
 
     order: tuple[Measured, ...]
@@ -60,13 +65,13 @@ class Ranking:
 
 @dataclass(frozen=True, kw_only=True)
 class TableEntry:
-    """The measurements of one class.
+    """The measurements of one `ShapeClass`.
 
     Attributes:
-      shapes: the class.
+      shapes: the class of convolutions.
       layers: number of layers of the class that were timed.
       forward: ranking for the convolution.
-      backward: ranking for its two gradients, computed together.
+      backward: ranking for the convolution's two gradients, computed together.
     """
 
     shapes: ShapeClass
@@ -84,7 +89,7 @@ class Table:
       device_kind: JAX's name of the device's model.
       command: the command line of the benchmark.
       environment: software versions, processor and settings.
-      entries: one for each class.
+      entries: one for each `ShapeClass`.
     """
 
     backend: str
@@ -95,7 +100,7 @@ class Table:
 
 
 def class_of(shape: tuple[int, ...], kernel: int, stride: int) -> ShapeClass:
-    """Returns the class of a convolution with an input of shape [b, h, w, c]."""
+    """Returns the `ShapeClass` of a convolution with an input of shape [b, h, w, c]."""
     batch, height, width, channels = shape
     magnitude = (batch * height * width).bit_length() - 1
     return ShapeClass(kernel=kernel, stride=stride, wide=channels >= WIDE, magnitude=magnitude // 3)
@@ -104,16 +109,17 @@ def class_of(shape: tuple[int, ...], kernel: int, stride: int) -> ShapeClass:
 def fastest(
     x: jax.Array, geometry: Geometry, backend: str, direction: Direction, *, native: bool
 ) -> Measured:
-    """Returns the fastest available lowering of a convolution on a backend, in one direction.
+    """Returns the fastest available lowering of a convolution, or of its gradients, on a backend.
 
-    If the convolution's class was not measured, accelerators use grouped, and CPUs use the ranking
-    of the nearest class. CPUs without any ranking use native if it is available, else shifted.
+    If the convolution's `ShapeClass` was not measured, accelerators use grouped, and CPUs use the
+    ranking of the nearest class. CPUs without any ranking use native if it is available, else
+    shifted.
 
     Args:
       x: [b, h, w, c].
       geometry: rows and columns of the convolution.
       backend: JAX's name of the platform.
-      direction: the convolution or its gradients.
+      direction: `forward` for the convolution, `backward` for its gradients.
       native: whether the native lowering is available.
     """
     on_cpu = backend == "cpu"
@@ -130,16 +136,17 @@ def fastest(
 
 
 def native_is_fastest(x: jax.Array, geometry: Geometry) -> bool:
-    """Whether native, if available, is the fastest lowering on a CPU in both directions."""
+    """Whether native, if available, is fastest on a CPU for a convolution and for its gradients."""
     found = (fastest(x, geometry, "cpu", way, native=True) for way in get_args(Direction))
     return all(lowering == "native" for lowering in found)
 
 
 def shifted_platforms(x: jax.Array, geometry: Geometry, direction: Direction) -> tuple[str, ...]:
-    """Returns the platforms on which shifted is faster than grouped in a direction.
+    """Returns the platforms on which shifted is faster than grouped.
 
-    The candidates are the platform of this process and CPUs, since a function that is traced here
-    may be lowered for CPUs too. Other platforms have no table and use grouped.
+    The times are those of the convolution if `direction` is `forward`, and of its gradients if it
+    is `backward`. The candidates are the platform of this process and CPUs, since a function that
+    is traced here may be lowered for CPUs too. Other platforms have no table and use grouped.
     """
     backends = dict.fromkeys((present_device()[0], "cpu"))
     shifted = [b for b in backends if fastest(x, geometry, b, direction, native=False) == "shifted"]
@@ -203,10 +210,10 @@ def _read(path: Path, backend: str, device_kind: str) -> Table | None:
 
 
 def _class_of(x: jax.Array, geometry: Geometry) -> ShapeClass | None:
-    """Returns the class of a convolution, or None if its kind is never measured.
+    """Returns the `ShapeClass` of a convolution, or None if the benchmark never measures its kind.
 
     The benchmark does not measure convolutions whose rows and columns differ in kernel or stride,
-    nor dilated ones, nor other dtypes or symbolic sizes.
+    nor dilated ones, nor dtypes other than float32 and bfloat16, nor symbolic sizes.
     """
     rows, columns = geometry
     even = rows.kernel == columns.kernel and rows.stride == columns.stride

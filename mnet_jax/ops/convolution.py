@@ -42,7 +42,7 @@ def pointwise(
 
     Args:
       x: input [..., c].
-      kernel: [c, n], or with `finish` also its panels (`pack`); it is cast to x's dtype.
+      kernel: [c, n]; with `finish` it may be packed into panels (`pack`). It is cast to x's dtype.
       lowering: as in `depthwise_conv`; "grouped" and "shifted" are XLA's matrix product.
       statistics: whether to compute the mean and the variance of the output.
       finish: bias and activation applied to the output; not together with `statistics`.
@@ -126,19 +126,22 @@ def depthwise_conv(
 
     The lowerings are:
 
-    - "grouped": XLA's grouped convolution. It has derivatives of both modes and any order.
+    - "grouped": XLA's grouped convolution. It has forward- and reverse-mode derivatives of any
+      order.
     - "shifted": a sum over taps in float32 or wider. It has reverse-mode gradients of any order,
       and no forward mode.
     - "native": a C++ kernel for a single CPU device, compiled on first use. It supports float32,
       square kernels of 3 and 5, equal strides and no dilation. "shifted" computes everything else,
-      including programs for several devices, as XLA would make each device gather and compute the
-      whole batch. Programs that are lowered for another platform or exported by `jax.export` use
-      "auto" without native kernels instead, because these are compiled for this machine.
+      including programs for several devices, since for a native kernel XLA would make each device
+      gather and compute the whole batch. Programs that are lowered for another platform or exported
+      by `jax.export` use "auto" without native kernels instead, because the native kernels are
+      compiled for this machine.
     - "auto": the lowering that was measured to be fastest for such shapes on this kind of device
       (`ops.choice`). Without measurements it is "grouped" on accelerators; on CPUs it is "native"
-      if available, else "shifted". "native" is available on a single CPU device whose kernels are
-      compiled already. It is then always used for layers that it supports and that also normalize
-      or activate their input or compute statistics. Like "shifted", "auto" has no forward mode.
+      if available, else "shifted". "native" is available on a single CPU device if its kernels are
+      compiled already. "auto" then always uses "native" for layers that "native" supports and that
+      also normalize or activate their input or compute statistics. Like "shifted", "auto" has no
+      forward mode.
 
     Args:
       x: `[b, h, w, c]`, floating point.
@@ -214,7 +217,7 @@ def uses_native(
 
 
 def reads_panels(dtype: jnp.dtype, lowering: Lowering) -> bool:
-    """Whether a pointwise convolution of this dtype is faster with its kernel in panels."""
+    """Whether pointwise convolutions of this dtype are faster with packed kernels (`pack`)."""
     layer = Layer("linear", None, statistics=False)
     x, kernel = Pending(x=jnp.zeros((1, 1), dtype)), jnp.zeros((1, 1), dtype)
     return uses_native(x, kernel, layer, lowering, alone=False)

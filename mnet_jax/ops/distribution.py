@@ -1,9 +1,10 @@
-"""Operations on arrays that are sharded over several devices, by the sharding in their types.
+"""Operations on sharded arrays. They read the sharding from the arrays' types.
 
 With explicit mesh axes (the default of `jax.make_mesh`), the type of an array contains the sharding
-of each of its axes. Within `jax.shard_map`, the type contains the manual axes over which the values
-vary. Where JAX cannot derive these for a result, the caller has to specify them. With automatic
-mesh axes or on one device, types contain neither, and the functions here leave arrays unchanged.
+of each of its axes. Within `jax.shard_map`, the type contains the manual mesh axes over which the
+values vary. JAX derives the types of most results. For some, such as reshaped arrays, it cannot,
+and the functions of this module specify the sharding instead. With automatic mesh axes or on one
+device, types contain no sharding, and the functions leave arrays unchanged.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ def sharded_axes(x: Array) -> tuple[bool, ...]:
 
 
 def is_distributed(kind: jax.core.ShapedArray) -> bool:
-    """Whether an array of this type (`jax.typeof`) is sharded or varies over a mesh."""
+    """Whether an array of this type (`jax.typeof`) is sharded, or varies over manual mesh axes."""
     return any(kind.sharding.spec) or bool(_varying_axes(kind))
 
 
@@ -36,7 +37,7 @@ def match_varying_axes(*arrays: Array) -> tuple[Array, ...]:
 
     A custom gradient must return cotangents that vary over the same axes as its arguments. If this
     function is applied first, the arguments all vary over the same axes. JAX itself then sums the
-    cotangents of the arguments that did not vary over an axis before.
+    cotangent of each argument over the axes that this function added to the argument.
     """
     axes = [_varying_axes(jax.typeof(x)) for x in arrays]
     union = frozenset().union(*axes)
@@ -44,7 +45,7 @@ def match_varying_axes(*arrays: Array) -> tuple[Array, ...]:
 
 
 def alike_in_channels(x: Array, kernel: Array) -> tuple[Array, Array]:
-    """Shards both x [..., c] and kernel [..., c] over channels if either of them is."""
+    """Shards both x [..., c] and kernel [..., c] over channels if either array is."""
     channels = [jax.typeof(array).sharding.spec[-1] for array in (x, kernel)]
     if channels[0] == channels[1]:
         return x, kernel
@@ -71,7 +72,8 @@ def _with_channels(x: Array, channel: str | tuple[str, ...]) -> Array:
 
 
 def _varying_axes(kind: jax.core.ShapedArray) -> frozenset[str]:
-    """Returns the manual axes that an array varies over, for old and new versions of JAX."""
+    """Returns the manual mesh axes over which an array of this type varies."""
+    # The name of the attribute depends on JAX's version.
     found = kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying
     return frozenset(found)
 

@@ -1,7 +1,8 @@
 """Inverted residual blocks with folded normalization, as one operation.
 
-Layer by layer, the expanded feature map is written to memory and read back twice. A native kernel
-computes it row by row, and filters and projects the rows while they are in the cache.
+If the layers run one after the other, the expanded feature map is written to memory and read back
+twice. A native kernel computes the expanded map row by row, and filters and projects the rows while
+they are in the cache.
 """
 
 from collections.abc import Sequence
@@ -18,14 +19,14 @@ from mnet_jax.ops.types import Lowering
 from mnet_jax.validation import require
 
 Array = jax.Array
-LEAST_COLUMNS = 8  # pixels; a tile of a matrix product has one row for each, see native/product.h
+LEAST_COLUMNS = 8  # pixels; a tile of a matrix product has a row for each pixel (native/product.h)
 
 
 class Folded(NamedTuple):
-    """A convolution with a bias and an activation.
+    """A convolution with a bias and an activation, after batch normalization has been folded.
 
     Attributes:
-      kernel: pointwise [c, n] or its panels (`pack`), or depthwise [k, k, n].
+      kernel: pointwise [c, n] or packed into panels (`pack`), or depthwise [k, k, n].
       finish: bias and activation applied to the convolution's output.
     """
 
@@ -96,7 +97,7 @@ def _has_kernel(
     block: Inverted,
     lowering: Lowering,
 ) -> bool:
-    """Whether the native kernel computes a block."""
+    """Whether the native kernel for inverted residuals computes this block."""
     columns = block.geometry[1]
     layer = Layer(block.activations[1], block.geometry, statistics=False)
     return (

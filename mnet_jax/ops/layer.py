@@ -21,11 +21,12 @@ Array = jax.Array
 
 @dataclass(frozen=True, kw_only=True)
 class Pending:
-    """`act((x - mean) * scale + bias)`, not yet computed. A pytree.
+    """A feature map `act((x - mean) * scale + bias)` that is not yet computed. A pytree.
 
-    Once its statistics are known, batch normalization is one multiplication and one addition per
-    value. As a separate operation, it would read and write the whole feature map for almost no
-    arithmetic. Instead, the next convolution can normalize the values while it reads them.
+    Once the statistics are known, batch normalization is one multiplication and one addition per
+    value. As a separate operation, batch normalization would read and write the whole feature map
+    for almost no arithmetic. Instead, the next convolution can normalize the values while it reads
+    them.
 
     Attributes:
       x: output of a convolution, [..., c].
@@ -50,7 +51,7 @@ jax.tree_util.register_dataclass(Pending, data_fields=["x", "norm"], meta_fields
 
 @dataclass(frozen=True, kw_only=True)
 class Finish:
-    """`act(y + bias)`, applied to the output y of a convolution without statistics. A pytree.
+    """The bias and activation after a convolution without statistics: `act(y + bias)`. A pytree.
 
     Attributes:
       bias: float32 [n].
@@ -69,7 +70,7 @@ jax.tree_util.register_dataclass(Finish, data_fields=["bias"], meta_fields=["act
 
 
 class Convolved(NamedTuple):
-    """The result of a convolution.
+    """The output of a convolution, with its mean and variance if they were requested.
 
     Attributes:
       y: the feature map, [..., n].
@@ -84,14 +85,14 @@ class Convolved(NamedTuple):
 
 @dataclass(frozen=True)
 class Layer:
-    """The static properties of a layer.
+    """The properties of a layer that are static under `jax.jit`: all but its arrays.
 
     Attributes:
-      activation: applied before the convolution; in a layer with a bias, after it.
+      activation: applied before the convolution; in a layer with a bias, after the bias.
       geometry: rows and columns of a depthwise or full convolution (the rank of the kernel decides
         which of the two); None for a pointwise convolution.
       statistics: whether to compute the mean and the variance of the output.
-      input_gradient: whether to compute the gradients of x and of its norm.
+      input_gradient: whether to compute the gradients of the layer's `x` and `norm` (`Pending`).
     """
 
     activation: Activation
@@ -102,7 +103,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Inverted:
-    """The static properties of an inverted residual.
+    """The properties of an inverted residual that are static under `jax.jit`: all but its arrays.
 
     Attributes:
       activations: of the expansion, the depthwise convolution and the projection.
@@ -116,13 +117,15 @@ class Inverted:
 class Operands(NamedTuple):
     """The arrays of an inverted residual; arrays of missing parts are empty.
 
+    Panels are a pointwise kernel in the order in which the native kernels read it (`ops.panels`).
+
     Attributes:
       x: [b, h, w, c].
-      expand: pointwise kernel [c, e] or its panels; empty without an expansion.
+      expand: pointwise kernel [c, e] or panels; empty without an expansion.
       expand_bias: [e]; empty without an expansion.
       kernel: depthwise kernel [k, k, e].
       bias: of the depthwise convolution, [e].
-      project: pointwise kernel [e, n] or its panels.
+      project: pointwise kernel [e, n] or panels.
       project_bias: [n].
       skip: [b, h', w', n], added to the projection, which then has a linear activation; empty
         without a shortcut.
@@ -142,7 +145,8 @@ def composed(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array,
     """Computes a layer in training with JAX operations; the reference for `native.convolve`.
 
     Returns:
-      y, its mean and its variance; the last two are empty if the layer has no statistics.
+      y, its mean and its variance; the mean and the variance are empty if the layer has no
+      statistics.
     """
     z = Pending(x=x, norm=norm, activation=layer.activation).value()
     y = linear(z, kernel, layer, "auto")
@@ -152,7 +156,11 @@ def composed(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array,
 
 
 def finished(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
-    """Computes a layer in inference with JAX operations; its kernel may be in panels."""
+    """Computes a layer in inference with JAX operations.
+
+    A pointwise kernel may be given as panels, the order in which the native kernels read it; see
+    `ops.panels`.
+    """
     if kernel.ndim == 1:
         kernel = panels.unpack(kernel, x.shape[-1], bias.shape[0])
     y = linear(x, kernel, layer, "auto")
@@ -160,7 +168,7 @@ def finished(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
 
 
 def inverted(block: Inverted, of: Operands) -> Array:
-    """Computes an inverted residual with JAX operations, layer by layer: [b, h', w', n]."""
+    """Returns the output [b, h', w', n] of an inverted residual, computed with JAX operations."""
     widen, between, narrow = (
         Layer(activation, geometry, statistics=False)
         for activation, geometry in zip(
@@ -174,7 +182,7 @@ def inverted(block: Inverted, of: Operands) -> Array:
 
 
 def linear(z: Array, kernel: Array, layer: Layer, lowering: Lowering) -> Array:
-    """Computes only the convolution of z, with JAX operations."""
+    """Convolves z with JAX operations; the caller applies activation, bias and statistics."""
     if layer.geometry and kernel.ndim == 3:
         return convolve_depthwise(z, kernel, layer.geometry, lowering)
     if layer.geometry:
@@ -214,5 +222,5 @@ def over_channels(values: Array, x: Array) -> Array:
 
 
 def identity_norm(channels: int) -> Array:
-    """Returns the `norm` that leaves a feature map unchanged, [3, channels]."""
+    """Returns the `Pending.norm` [3, channels] that leaves a feature map unchanged."""
     return jnp.zeros((3, channels), jnp.float32).at[1].set(1)

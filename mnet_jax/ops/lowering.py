@@ -32,7 +32,7 @@ Function = Callable[..., Any]
 def convolve_depthwise(
     x: jax.Array, kernel: jax.Array, geometry: Geometry, lowering: Lowering
 ) -> jax.Array:
-    """Filters each channel of x [b, h, w, c] with its kernel [kh, kw, c], both of one dtype.
+    """Applies a depthwise convolution to x [b, h, w, c] with a kernel [kh, kw, c] of x's dtype.
 
     Raises:
       ValueError: the lowering does not support the sharding of x.
@@ -48,10 +48,10 @@ def convolve_depthwise(
 
 
 def _possible(x: jax.Array, lowering: Lowering) -> Lowering:
-    """Returns the lowering; replaces "auto" if the sharding of x leaves only one possible.
+    """Returns the lowering; replaces "auto" if the sharding of x leaves only one lowering.
 
     JAX cannot derive the sharding of a grouped convolution's channels. The windows of the shifted
-    lowering wrap around the edges of rows and columns, so these cannot be sharded.
+    lowering wrap around the edges of rows and columns, so rows and columns cannot be sharded.
 
     Raises:
       ValueError: the lowering does not support the sharding of x.
@@ -75,7 +75,7 @@ def geometry_of(
     padding: str | Sequence[Sequence[int]],
     dilation: int | Sequence[int],
 ) -> Geometry:
-    """Returns the rows and columns of a convolution of x with a kernel of `size` [kh, kw].
+    """Returns the geometry (rows, columns) of a convolution of x with a kernel of `size` (kh, kw).
 
     Raises:
       ValueError: as `depthwise_conv`.
@@ -114,8 +114,9 @@ def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _grouped(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
-    # Padding wider than the kernel's reach is added beforehand. As padding of the convolution, it
-    # would be negative padding in the gradient, which XLA computes wrongly for groups on a CPU.
+    # Padding wider than the kernel's reach is added beforehand. If the convolution added it, the
+    # gradient would have negative padding, and XLA computes grouped convolutions with negative
+    # padding wrongly on a CPU.
     reaches = [axis.dilation * (axis.kernel - 1) for axis in geometry]
     pads = [
         (min(axis.low, reach), min(axis.high, reach))
@@ -138,8 +139,8 @@ def _grouped(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
 
 
 # One function with custom gradients covers both lowerings, so the forward pass keeps only x and the
-# kernel. `platform_dependent` is inside these gradients for the same reason: if JAX differentiated
-# it, the forward pass would keep the residuals of both lowerings.
+# kernel. `platform_dependent` is inside the custom gradients for the same reason: if JAX
+# differentiated `platform_dependent`, the forward pass would keep the residuals of both lowerings.
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolve(
     x: jax.Array, kernel: jax.Array, geometry: Geometry, forward: Platforms, backward: Platforms
@@ -169,7 +170,7 @@ def _convolve_backward(
 
 
 def _shifted_on(platforms: Platforms, by_taps: Function, grouped: Function) -> Function:
-    """Chooses between two functions by the platform that a computation is lowered for."""
+    """Returns a function that calls `by_taps` on these platforms, and `grouped` on all others."""
     if platforms is None:
         return by_taps
     ways = dict.fromkeys(platforms, by_taps)

@@ -1,9 +1,9 @@
 """Panels: a pointwise kernel stored in the order in which the native kernels read it.
 
-A native kernel multiplies by at most `PANEL_COLUMNS` columns of a matrix [c, n] at a time. The rows
-of these columns are far apart in memory, and with few pixels, loading them costs more than the
-arithmetic. A panel stores only these columns, row after row. The layout is the same on every
-machine; `native/product.h` has the same two constants.
+A native kernel multiplies by at most `PANEL_COLUMNS` columns of a matrix [c, n] at a time. Within
+these columns, successive rows are far apart in memory, and with few pixels, loading the rows costs
+more than the arithmetic. A panel stores only these columns, row after row. The layout is the same
+on every machine; `native/product.h` repeats the two constants of this module.
 """
 
 import jax

@@ -2,14 +2,15 @@
 
     y[o] = sum over i of  x[s o + i - low] k[i]
 
-XLA fuses the sum into one loop over the output. Three choices keep that loop fast:
+Here s is the stride, k the kernel, and `low` the number of zeros before x. XLA fuses the sum into
+one loop over the output. Three choices keep that loop fast:
 
 - No padded copy. Each tap reads a *circular* view of x (`_window`), so every read is in bounds. A
   select with a constant mask drops the values that wrapped around. A pad inside the fusion would
   put a branch into the innermost loop; a pad outside would write and read all of x once more.
 - The input gradient of a strided convolution is computed by phases. A phase consists of the input
-  positions with equal remainder modulo the stride, which all use the same taps. The phases are axes
-  of a broadcast product, without a scatter and without zeros between the rows.
+  positions with equal remainder modulo the stride; all of them use the same taps. The phases are
+  axes of a broadcast product, without a scatter and without zeros between the rows.
 - The kernel gradient sums blocks of positions inside the loop, for all taps in one fusion. A plain
   reduction then adds these block sums for each tap and channel. The tap is an axis of the output:
   the overlapping windows are one reshape of a repeated array (`_windows`).
@@ -35,12 +36,12 @@ Pair = tuple[int, int]
 
 # Number of positions in one partial sum of the kernel gradient. A smaller number gives more partial
 # sums. With a larger one, LLVM does not optimize the loop: at 16 some shapes take 10 times as long,
-# at 28 most.
+# at 28 most shapes do.
 _BLOCK = 14
 
 
 class AxisGeometry(NamedTuple):
-    """The rows or the columns of a convolution. The stride or the dilation is 1.
+    """The rows or the columns of a convolution. At least one of stride and dilation is 1.
 
     Attributes:
       input: size of the input.
@@ -71,7 +72,7 @@ class AxisGeometry(NamedTuple):
         return taps or range(1)
 
     def inside(self, tap: int) -> np.ndarray:
-        """Returns whether the tap reads the input, not the zeros around it, at each `[output]`."""
+        """Returns for each `[output]` whether the tap reads the input, not the zeros around it."""
         position = self.stride * np.arange(self.output) + tap - self.low
         return (position >= 0) & (position < self.input)
 
@@ -83,9 +84,10 @@ Geometry = tuple[AxisGeometry, AxisGeometry]
 def _materialized(x: jax.Array, witness: jax.Array) -> jax.Array:
     """Returns x as an array in memory, so that its producers are not fused into each tap.
 
-    Otherwise XLA's CPU compiler would compute the producers again for each tap. It removes
-    optimization barriers before fusion, but does not fuse across a loop. This loop never iterates,
-    as no number is both above and below zero, and it works in x's own memory.
+    Otherwise XLA's CPU compiler would compute the producers again for each tap. The compiler
+    removes optimization barriers before fusion, but does not fuse across a loop. The loop here
+    never iterates, as no number is both above and below zero, and works in x's own memory. Its
+    condition reads an element of `witness` [kh, kw, c], so that the condition is not a constant.
     """
     w = witness[0, 0, 0]
     return lax.while_loop(lambda _: (w > 0) & (w < 0), lax.neg, x)
@@ -103,7 +105,7 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 def _repeat(x: jax.Array, axis: int, start: int, stop: int) -> jax.Array:
-    """Returns `out[p] = x[(start + p) mod n]` along `axis`; if fused, this is index arithmetic."""
+    """Returns `out[p] = x[(start + p) mod n]` along `axis`; if XLA fuses it, nothing is copied."""
     shape, copies = x.shape, -(-stop // x.shape[axis])
     if copies > 1:
         x = jnp.broadcast_to(jnp.expand_dims(x, axis), (*shape[:axis], copies, *shape[axis:]))
@@ -121,7 +123,7 @@ def _windows(x: jax.Array, axis: int, lines: AxisGeometry, size: int) -> jax.Arr
     """Returns the windows of all taps i: `out[i, o] = x[(stride o + taps[i] - low) mod n]`."""
     n, count, span = lines.input, len(lines.taps), lines.stride * (size - 1) + 1
     start = (lines.taps[0] - lines.low) % n
-    # Each piece begins one position later than the piece before it, as its length is 1 modulo n.
+    # Each piece begins one position later than the piece before it, as each length is 1 modulo n.
     length = -(-(span - 1) // n) * n + 1
     x = _repeat(x, axis, start, start + count * length)
     x = reshape(x, (*x.shape[:axis], count, length, *x.shape[axis + 1 :]))
@@ -139,7 +141,7 @@ def forward(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     Args:
       x: `[b, h, w, c]`.
       kernel: `[kh, kw, c]`.
-      geometry: rows and columns of the convolution.
+      geometry: rows and columns of the convolution, with s, d and `low`.
 
     Returns:
       `[b, h', w', c]` in x's dtype.
@@ -221,7 +223,7 @@ def _inside(start: int, size: int, n: int) -> np.ndarray:
 
 
 def _kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
-    """Computes `dk[i] = sum over o of x[s o + i - low] g[o]`, `[kh, kw, c]`."""
+    """Computes the kernel gradient `[kh, kw, c]`, `dk[i] = sum over o of x[s o + i - low] g[o]`."""
     rows, columns = geometry
     wide, across = _block(columns.output, _BLOCK)
     high, down = _block(rows.output, _BLOCK // wide)
@@ -260,7 +262,7 @@ def _block(size: int, limit: int) -> Pair:
 
 
 def _block_mask(lines: AxisGeometry, length: int) -> np.ndarray:
-    """Returns whether a tap reads the input at each `[position in the block, block, tap]`."""
+    """Returns for each `[position in the block, block, tap]` whether the tap reads the input."""
     mask = np.stack([lines.inside(tap) for tap in lines.taps], axis=1)
     mask = np.pad(mask, ((0, -len(mask) % length), (0, 0)))
     return mask.reshape(-1, length, mask.shape[1]).transpose(1, 0, 2)
@@ -286,7 +288,7 @@ def _input_span(axis: AxisGeometry) -> Pair:
 
 
 def _of_phases(geometry: Geometry) -> Geometry:
-    """Returns the geometry of one phase: a plain convolution without padding."""
+    """Returns the geometry of one phase's convolution, which has no dilation and no padding."""
     rows, columns = (
         AxisGeometry(_input_span(axis)[1], _output_span(axis)[1], axis.kernel, axis.stride, 0, 0)
         for axis in geometry
@@ -307,7 +309,7 @@ def _split(x: jax.Array, geometry: Geometry, span_of: Callable[[AxisGeometry], P
 
 
 def _join(phases: jax.Array, geometry: Geometry, spans: Sequence[Pair]) -> jax.Array:
-    """Inverts `_split`, and returns the rows and columns in `spans`, each (start, size)."""
+    """Inverts `_split`, then keeps the rows and the columns in `spans`, two pairs (start, size)."""
     dh, dw = (axis.dilation for axis in geometry)
     b, high, wide, c = phases.shape
     x = reshape(phases, (b // (dh * dw), dh, dw, high, wide, c)).transpose(0, 3, 1, 4, 2, 5)

@@ -1,11 +1,11 @@
 """Native kernels: convolutions in C++ for a CPU, compiled on the machine that runs them.
 
-XLA runs a convolution, its normalization and its activation as separate loops, and each of them
+XLA runs a convolution, its normalization and its activation as separate loops, and each loop
 reads and writes feature maps that do not fit a cache. A native kernel does all three in one pass.
 The kernels are optional: without them, XLA computes the same results more slowly. README.md in this
 directory gives an overview.
 
-- `calls`: each kernel as a function of JAX arrays, and as a primitive that also runs without it;
+- `calls`: each kernel as a function of JAX arrays, and primitives that also run without kernels;
 - `differentiation`: the kernels with their gradients;
 - `compilation`: the compiler, the cache, and loading.
 """

@@ -1,8 +1,8 @@
 """The native kernels as functions of JAX arrays (foreign function calls), and as primitives.
 
 The order of the arrays and the names of the attributes are those of the structs in `handlers.h` and
-in the `.cc` files. `operation` makes a primitive that uses a kernel where it can run, and a
-composition of JAX operations elsewhere.
+in the `.cc` files. `operation` makes a primitive that uses a kernel where the kernel can run, and
+a composition of JAX operations elsewhere.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -32,8 +32,8 @@ _DEPTHWISE_SIZES = (3, 5)
 _ACTIVATIONS = {None: -1, "linear": 0, "relu": 1, "relu6": 2, "hard_swish": 3}  # as in vectors.h
 
 
-# The kind of convolution by the number of axes of its kernel: panels, [c, n], [k, k, c] or
-# [kh, kw, c, n].
+# The kind of convolution by the number of axes of its kernel: panels (`ops.panels`) have one axis,
+# the other kernels are [c, n], [k, k, c] and [kh, kw, c, n].
 _KINDS = {1: "pointwise", 2: "pointwise", 3: "depthwise", 4: "full"}
 
 
@@ -63,7 +63,7 @@ class BackwardOperands(NamedTuple):
       x: as in `ForwardOperands`.
       norm: as in `ForwardOperands`.
       kernel: as in `ForwardOperands`, not in panels.
-      gradient: the gradient with respect to y, without that through its statistics, [..., n].
+      gradient: the part of y's gradient that does not pass through y's statistics, [..., n].
       y: the result of `forward`, [..., n].
       correction: [3, n], the rows mean, offset and slope: the gradient through y's statistics.
     """
@@ -127,7 +127,8 @@ def finish(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
 def backward(layer: Layer, operands: BackwardOperands) -> Outputs:
     """Computes the gradients of x, norm and kernel.
 
-    The first two are empty if the layer is a full convolution without an `input_gradient`.
+    The gradients of x and norm are empty if the layer is a full convolution without an
+    `input_gradient`.
     """
     kind = _KINDS[operands.kernel.ndim]
     attributes = _window_attributes(layer.geometry)
@@ -197,7 +198,7 @@ def _activation_attribute(activation: Activation | None) -> np.int64:
 
 
 def _window_attributes(geometry: Geometry | None) -> Attributes:
-    """Returns the numbers of the geometry that the arrays' shapes do not determine."""
+    """Returns the stride and the padding, which the shapes of the arrays do not determine."""
     if geometry is None:
         return {}
     rows, columns = geometry
@@ -210,14 +211,14 @@ def operation(name: str, kernel: Function, composition: Function) -> Function:
 
     Both take (static properties, *arrays) and return tuples of arrays of equal shapes and dtypes.
 
-    The choice is made when a program is lowered. It cannot be made earlier: a function is traced
+    The primitive chooses one of them when a program is lowered, not earlier: a function is traced
     once, and may then be lowered for this CPU, for another platform, and for export. An exported
     program may run where there are no kernels, so it always contains the composition.
 
     Args:
       name: name of the primitive, without the prefix "mnet_".
       kernel: used on the CPU of this process.
-      composition: used on other platforms and in exported programs; JAX's operations only.
+      composition: used on other platforms and in exported programs; has only JAX operations.
     """
     primitive = Primitive(f"mnet_{name}")
     primitive.multiple_results = True
@@ -268,8 +269,8 @@ def _lower(
 ) -> Any:
     module = context.module_context
     platforms = tuple(context.platforms or module.platforms)
-    # JAX has no public interface for this. If a later version lacks this field, programs run as
-    # before, but exporting one fails.
+    # JAX has no public interface that says whether a program is exported. If a later version lacks
+    # this field, programs run as before, but cannot be exported.
     exported = getattr(module.lowering_parameters, "for_export", False)
     native = platforms == ("cpu",) and not exported
     function = _mapped(kernel if native else composition, static, axes)

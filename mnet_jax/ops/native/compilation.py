@@ -22,7 +22,8 @@ from mnet_jax.validation import one_line
 DIRECTORY = Path(__file__).parent
 UNITS = ("depthwise.cc", "full.cc", "inverted.cc", "pointwise.cc")
 COMPILERS = ("c++", "g++", "clang++")
-# The tests treat these warnings as errors. Here they are not, as other compilers may warn of more.
+# The tests treat these warnings as errors. Here they are only warnings, as other compilers may warn
+# of more.
 # GCC's note on the ABI of vector arguments is off: no vector is passed between libraries.
 WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wno-psabi")
 # Not -ffast-math: sums keep their order, and NaN and infinity their meaning.
@@ -47,7 +48,7 @@ def build() -> Path:
     """Compiles the kernels if they are not in the cache, and loads them into this process.
 
     The cache is in `caches.cache_directory`. A library's name there is a digest of the source, the
-    flags, the compiler's version and jaxlib's. A damaged library is compiled again.
+    flags and the versions of the compiler and of jaxlib. A damaged library is compiled again.
 
     Returns:
       The library's path.
@@ -146,7 +147,7 @@ def say_unavailable(complaint: str) -> None:
 
 
 def compile_library(path: Path) -> None:
-    """Compiles the kernels into a library unless it exists, all units in parallel.
+    """Compiles the kernels, all files of `UNITS` in parallel, unless the library exists already.
 
     If several processes call this function, the first one compiles and the others wait.
 
@@ -174,14 +175,14 @@ def compile_library(path: Path) -> None:
 
 
 def _compile_unit(work: Path, unit: str) -> str:
-    """Compiles one unit; returns the path of its object file."""
+    """Compiles one file of `UNITS`; returns the path of its object file."""
     target = str((work / unit).with_suffix(".o"))
     _output_of([*compiler(), "-c", *FLAGS, *includes(), str(DIRECTORY / unit), "-o", target])
     return target
 
 
 def includes() -> tuple[str, str]:
-    """Returns the compiler's arguments for XLA's headers, as system headers: these do not warn."""
+    """Returns the arguments that make XLA's headers system headers, which cause no warnings."""
     return "-isystem", jax.ffi.include_dir()
 
 
@@ -220,7 +221,7 @@ def _load(path: Path) -> None:
     """Loads a library of the kernels and registers them with XLA.
 
     Raises:
-      OSError: the system refuses to load them, for example from a `noexec` file system.
+      OSError: the system refuses to load the library, for example from a `noexec` file system.
     """
     ctypes.cdll.LoadLibrary(str(path))
     _register()

@@ -1,8 +1,9 @@
 """The native kernels with their derivatives.
 
 `convolve` is a layer in training. One kernel computes its forward pass, another its backward pass.
-Its second derivatives are those of the composition in `ops.layer`. `finish` and `invert` are for
-inference, and all their derivatives are those of the composition.
+JAX computes the second derivatives by differentiating the composition: the same layer, composed of
+JAX operations in `ops.layer`. `finish` and `invert` are for inference, and JAX computes all their
+derivatives by differentiating their compositions.
 """
 
 import dataclasses
@@ -70,8 +71,8 @@ def _convolve_forward(
     layer: Layer, x: Primal, norm: Primal, kernel: Primal
 ) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
     y, mean, var = _convolve(layer, x.value, norm.value, kernel.value)
-    # A full convolution computes the input gradient only if it is used; for the images of a network
-    # it is not. Residuals are a pytree of arrays, so the flag is a node without leaves.
+    # A full convolution computes the input gradient only if it is used. The gradient of a network's
+    # images is not used. Residuals are a pytree of arrays, so the flag is a node without leaves.
     input_gradient = x.perturbed or norm.perturbed or kernel.value.ndim != 4
     flag = () if input_gradient else None
     return (y, mean, var), (flag, x.value, norm.value, kernel.value, y, mean)
@@ -99,11 +100,11 @@ convolve = _jitted(_convolve)
 def _gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
     """Computes the gradients of x, norm and kernel.
 
-    The first two are empty if the layer has no `input_gradient`.
+    The gradients of x and norm are empty if the layer has no `input_gradient`.
 
     Args:
       layer: the static properties.
-      arguments: x, norm, kernel, y, its mean, and the gradients of y, of its mean and of its
+      arguments: x, norm, kernel, y, the mean of y, and the gradients of y, of y's mean and of y's
         variance.
     """
     return _gradients_operation(layer, *arguments)
@@ -126,7 +127,7 @@ _gradients.defvjp(_gradients_forward, _gradients_backward)
 
 
 def _for_inference(name: str, kernel: Function, composition: Function) -> Callable[..., Array]:
-    """Returns an operation with one result and with the gradients of its composition.
+    """Returns an operation with one result, whose gradients are those of `composition`.
 
     Args:
       name: name of the primitive.

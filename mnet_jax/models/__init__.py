@@ -15,7 +15,7 @@ Each name is imported when it is first used, so configs can import `models.types
 - `normalization`: batch normalization, and the settings that all layers share;
 - `fusing`: batch normalization folded into convolutions;
 - `saved`: models in safetensors files;
-- `types`: the `Literal` types of its options.
+- `types`: the `Literal` types of options.
 """
 
 from etils import epy

@@ -42,7 +42,7 @@ class DepthwiseSeparable(nn.Module):
 
     @nn.compact
     def pending(self, x: Array | Pending, *, train: bool) -> Pending:
-        """Returns the output; its last normalization and activation may still be pending."""
+        """Returns the output; its last normalization and activation may be pending (`Pending`)."""
         depthwise = ConvNorm(
             None, self.kernel, self.stride, self.dilation, self.activation, self.setting,
             name="depthwise",
@@ -87,7 +87,7 @@ class FusedInvertedResidual(nn.Module):
 
     @nn.compact
     def pending(self, x: Array | Pending, *, train: bool) -> Pending:
-        """Returns the output; its last normalization and activation may still be pending."""
+        """Returns the output; its last normalization and activation may be pending (`Pending`)."""
         expand = ConvNorm(
             self.expanded, self.kernel, self.stride, self.dilation, self.activation, self.setting,
             name="expand",
@@ -112,8 +112,8 @@ class InvertedResidual(nn.Module):
       expanded: channels between expansion and projection; None omits the expansion layer.
       kernel: side of the depthwise window after the expansion; 0 for none.
       start_kernel: side of the linear depthwise window before the expansion; 0 for none.
-      stride: step of the depthwise window after the expansion or, if that is absent, of the one
-        before it.
+      stride: step of the depthwise window after the expansion or, if `kernel` is 0, of the window
+        before the expansion.
       dilation: distance between neighbouring taps of both depthwise windows.
       activation: activation after the expansion and the depthwise convolution that follows it.
       squeeze: channels between the dense layers of squeeze-and-excitation; 0 for none.
@@ -187,13 +187,13 @@ class InvertedResidual(nn.Module):
         return self.pending(x, train=train).value()
 
     def pending(self, x: Array | Pending, *, train: bool, skip: Array | None = None) -> Pending:
-        """Returns the output; its last normalization and activation may still be pending.
+        """Returns the output; its last normalization and activation may be pending (`Pending`).
 
         `skip` is added to the output of the expansion layer; see `widen`.
         """
         dtype = self.setting.dtype
         x, adds = as_pending(x, dtype), self.shortcut == "bottleneck"
-        if adds:  # x is read twice, so apply what is pending once
+        if adds:  # x is read twice, so apply its pending operations once
             x = as_pending(x.value(), dtype)
         if (
             self.kernel
@@ -211,7 +211,7 @@ class InvertedResidual(nn.Module):
 def _is_one_operation(block: nn.Module, *, train: bool) -> bool:
     """Returns whether a folded block can run as one operation.
 
-    It cannot in training, nor if activations between its layers are requested.
+    The layers run separately in training, and if activations between them are requested.
     """
     asked = ("intermediates", "preactivations", "params")
     return block.setting.packed and not train and not any(map(block.is_mutable_collection, asked))

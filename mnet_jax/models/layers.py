@@ -72,7 +72,7 @@ class DepthwiseConv(nn.Module):
       padding: see `mnet_jax.architectures.shapes.pad_amounts`.
       lowering: see `mnet_jax.ops.depthwise_conv`.
       dtype: type of the computation; the parameter `kernel` [kernel, kernel, c] is float32.
-      kernel_init: initializer of that parameter.
+      kernel_init: initializer of the parameter `kernel`.
     """
 
     kernel: int = 3
@@ -90,7 +90,7 @@ class DepthwiseConv(nn.Module):
     def convolve(
         self, x: Pending, *, statistics: bool = False, finish: Finish | None = None
     ) -> Convolved:
-        """Convolves a feature map that may have pending operations.
+        """Convolves a feature map whose normalization and activation may be pending (`Pending`).
 
         Args:
           x: [b, h, w, c].
@@ -111,7 +111,7 @@ class DepthwiseConv(nn.Module):
 
 
 def _mixing(module: "PointwiseConv | Dense", inputs: int, *, packed: bool) -> Array:
-    """Returns a module's parameter `kernel` [inputs, outputs]; if packed, `panels` instead."""
+    """Returns a module's parameter `kernel` [inputs, outputs]; if packed, `panels` (`ops.pack`)."""
 
     def initial(key: Array) -> Array:
         kernel = module.kernel_init(key, (inputs, module.outputs), jnp.float32)
@@ -126,7 +126,7 @@ class PointwiseConv(nn.Module):
     Attributes:
       outputs: output channels.
       dtype: type of the computation; the parameter `kernel` [c, outputs] is float32.
-      kernel_init: initializer of that parameter.
+      kernel_init: initializer of the parameter `kernel`.
       lowering: `native` or `auto` to use the kernels of `mnet_jax.ops.native`; see
         `mnet_jax.ops.depthwise_conv`.
       packed: whether the parameter is `panels` (`mnet_jax.ops.pack`) instead of `kernel`.
@@ -145,7 +145,7 @@ class PointwiseConv(nn.Module):
     def convolve(
         self, x: Pending, *, statistics: bool = False, finish: Finish | None = None
     ) -> Convolved:
-        """Convolves a feature map that may have pending operations.
+        """Convolves a feature map whose normalization and activation may be pending (`Pending`).
 
         Args:
           x: [..., c].
@@ -173,7 +173,7 @@ class FullConv(nn.Module):
       lowering: see `mnet_jax.ops.depthwise_conv`; all but the native one are XLA's convolution.
       dtype: type of the computation; the parameter `kernel` [kernel, kernel, c, outputs] is
         float32.
-      kernel_init: initializer of that parameter.
+      kernel_init: initializer of the parameter `kernel`.
     """
 
     outputs: int
@@ -192,7 +192,7 @@ class FullConv(nn.Module):
     def convolve(
         self, x: Pending, *, statistics: bool = False, finish: Finish | None = None
     ) -> Convolved:
-        """Convolves a feature map that may have pending operations.
+        """Convolves a feature map whose normalization and activation may be pending (`Pending`).
 
         Args:
           x: [b, h, w, c].
@@ -224,7 +224,7 @@ def convolve_normed(
     """Applies a convolution, then batch normalization (only a bias, if folded) and an activation.
 
     The normalization is a submodule `norm` of the calling module. In the result, normalization and
-    activation may still be pending.
+    activation may still be pending (`ops.Pending`).
     """
     if setting.folded:
         require(not train, "train", train, "False, as batch normalization is folded")
@@ -298,14 +298,14 @@ class ConvNorm(nn.Module):
         return self.pending(x, train=train).value()
 
     def folded(self) -> ops.Folded:
-        """Returns the kernel, bias and activation of a layer whose normalization is folded."""
+        """Returns the kernel, bias and activation of this layer if its normalization is folded."""
         params = self.variables["params"]
         (kernel,) = params["conv"].values()
         return ops.Folded(kernel, Finish(bias=params["norm"]["bias"], activation=self.activation))
 
     @nn.compact
     def pending(self, x: Array | Pending, *, train: bool) -> Pending:
-        """Returns the output; its normalization and activation may still be pending."""
+        """Returns the output; its normalization and activation may be pending (`ops.Pending`)."""
         x = as_pending(x, self.setting.dtype)
         return convolve_normed(self._convolution(), x, self.activation, self.setting, train=train)
 
@@ -315,8 +315,8 @@ class Dense(nn.Module):
 
     Attributes:
       outputs: output channels.
-      kernel_init: initializer of the parameter `kernel` [c, outputs]; if packed, the parameter is
-        `panels` instead.
+      kernel_init: initializer of the parameter `kernel` [c, outputs]; if the setting is packed, the
+        parameter is `panels` (`ops.pack`) instead.
       activation: activation after the bias.
       setting: settings shared by all layers of a network.
     """
@@ -344,8 +344,8 @@ class Dense(nn.Module):
 class Dropout(nn.Module):
     """Dropout: zeros elements with probability `rate`, and divides the others by 1 - rate.
 
-    Any shape is mapped to itself. The results equal those of Flax's `Dropout`, whose mask does not
-    take over the sharding of an explicitly sharded input.
+    The output has the input's shape. The results equal those of Flax's `Dropout`, which is not used
+    because its mask does not take over the sharding of an explicitly sharded input.
 
     Attributes:
       rate: probability of a zero, below 1.
@@ -365,7 +365,7 @@ class Dropout(nn.Module):
 class SqueezeExcite(nn.Module):
     """Squeeze-and-excitation of V3 (arXiv 1905.02244, section 5.3): [b, h, w, c] to the same shape.
 
-    The mean over space passes through a dense layer with ReLU and one with a hard sigmoid. The
+    The mean over space passes through a dense layer with ReLU and another with a hard sigmoid. The
     result scales the channels of the input.
 
     Attributes:

@@ -92,8 +92,9 @@ class MobileNet(nn.Module):
     def features(self, images: Array, train: bool) -> dict[int, Array]:
         """Returns the last feature map of each stride: {2: [b, h/2, w/2, c], 4: ..., ...}.
 
-        The coarsest map is the one that the head pools, after its pointwise layer (C5 of the V3
-        paper, section 6.3). Apply with `method="features"`; see `as_backbone` for finer maps.
+        The coarsest map is the one that the head pools, after the head's pointwise layer; the V3
+        paper calls this map C5 (section 6.3). Apply with `method="features"`; see `as_backbone` for
+        finer maps.
 
         Raises:
           ValueError: as `__call__`.
@@ -147,8 +148,8 @@ class Head(nn.Module):
 
     The layers are: a pointwise convolution (optional), the mean over space, a hidden layer
     (optional), dropout and the classifier. A normalized hidden layer (V4) has the parameters of a
-    convolution, `conv` and `norm`. One with a bias (V3) has those of the classifier, `kernel` and
-    `bias`.
+    convolution, `conv` and `norm`. A hidden layer with a bias (V3) has `kernel` and `bias`, like
+    the classifier.
     """
 
     spec: architecture.Head
@@ -236,7 +237,8 @@ def _hidden(spec: architecture.Hidden, setting: Setting) -> layers.ConvNorm | la
     """Returns the dense layer between pool and classifier."""
     if spec.normalized:
         return layers.ConvNorm(spec.channels, activation=spec.activation, setting=setting)
-    # All implementations but torchvision use a 1x1 convolution here, and initialize it as one.
+    # All implementations but torchvision use a 1x1 convolution here, and initialize it as a
+    # convolution.
     kind: Kind = "dense" if setting.dialect.name == "torchvision" else "pointwise"
     init = layers.kernel_init(setting.dialect.initializer, kind)
     return layers.Dense(spec.channels, init, spec.activation, setting)
@@ -256,10 +258,10 @@ def _require_images(images: Array, spec: NetworkSpec) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationPath:
-    """The location of a layer's output, after its normalization and activation.
+    """The location of a layer's output among the activations that a network returns.
 
     Attributes:
-      layer: path of the layer's parameters, as `architectures.walk` names it.
+      layer: path of the layer's parameters, as in `architectures.Layer.name`.
       activation: the layer's activation function.
       path: names that lead to the output in the collections `intermediates` and `preactivations`.
     """
@@ -276,7 +278,7 @@ class ActivationPath:
         return found[0]
 
 
-# The name under which a part of the network sows the activation of a role.
+# The name under which a part of the network stores (`sow`) the output of the layer with a role.
 _SOWN_NAMES: dict[Role, str] = {
     "start": "started",
     "expand": "expanded",

@@ -40,9 +40,9 @@ class Setting:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization (arXiv 1502.03167) and an activation, returned as pending operations.
+    """Batch normalization (arXiv 1502.03167) and an activation, returned as an `ops.Pending`.
 
-    In training it uses the statistics of the batch, and updates the running statistics with them.
+    In training, the layer uses the statistics of the batch, and updates the running statistics.
     A single value per channel equals its own mean: the output would be the bias for any input, and
     the gradient zero. Training on it raises an error, except in `init`, which keeps no statistics.
 
@@ -124,9 +124,13 @@ def as_pending(x: Array | Pending, dtype: Any) -> Pending:
 
 
 def sow(module: nn.Module, name: str, x: Pending) -> None:
-    """Stores x in `intermediates`, and x without its activation in `preactivations`, if mutable."""
+    """Stores x for a caller that requests the activations of a network.
+
+    Flax's collection `intermediates` gets x, and `preactivations` gets x without its activation,
+    each only if that collection is mutable.
+    """
     if module.is_mutable_collection("intermediates"):
         module.sow("intermediates", name, x.value())
-    # In `init` every collection but `intermediates` is mutable: it would return `preactivations`.
+    # In `init` every collection but `intermediates` is mutable: `preactivations` would be returned.
     if module.is_mutable_collection("preactivations") and not module.is_initializing():
         module.sow("preactivations", name, dataclasses.replace(x, activation="linear").value())

@@ -2,8 +2,8 @@
 
 The file contains no code, and loading it runs none. Its tensors are named by the paths of
 `architectures.variable_shapes`. Its metadata contain the spec as JSON, from which the model is
-rebuilt, and a digest of everything in the file, which reveals damage. Files of earlier versions
-have no digest; they load nevertheless.
+rebuilt, and a digest of all other contents, by which `load` detects damage. Files of earlier
+versions have no digest; they load nevertheless.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ class SavedModelError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A model's preprocessing of images: it resizes the central square.
+    """A model's preprocessing of images, which resizes their central square.
 
     Attributes:
       resolution: side of the square in pixels.
@@ -90,8 +90,8 @@ def save(
     """Writes a model to a file, atomically.
 
     Equal models give equal bytes. A file that already holds the model is left untouched, even if an
-    earlier version wrote it in another form, because trials that were trained from it are stored
-    with its `digest`.
+    earlier version of `save` wrote the file in another form, because trials that started from the
+    file's weights are stored with its `digest`.
 
     Args:
       path: path of the file.
@@ -101,8 +101,8 @@ def save(
       view: how the model preprocesses images.
 
     Raises:
-      ValueError: the variables are not the model's, there are too many or too few names, or the
-        spec is longer than `MOST_SPEC_CHARACTERS`.
+      ValueError: the variables are not the model's, there are too many or too few class names, or
+        the spec is longer than `MOST_SPEC_CHARACTERS`.
       OSError: the file cannot be written.
     """
     spec, names = model.spec, list(class_names)
@@ -131,8 +131,8 @@ def load(path: str | os.PathLike[str]) -> SavedModel:
     """Reads a model: `model, variables, class_names, view = load("runs/digits")`.
 
     Args:
-      path: a file that `save` wrote, or a directory with a `model.safetensors`, such as that of
-        a run.
+      path: a file that `save` wrote, or a directory with a `model.safetensors`, such as the
+        directory of a run.
 
     Raises:
       SavedModelError: there is no such file, it is damaged, or it is not a saved model.
@@ -143,7 +143,7 @@ def load(path: str | os.PathLike[str]) -> SavedModel:
 
 
 def read_spec(path: str | os.PathLike[str]) -> NetworkSpec:
-    """Reads the architecture of a saved model, without its weights or initializing a device.
+    """Reads the architecture of a saved model, without reading weights or initializing a device.
 
     Raises:
       SavedModelError: as `load`.
@@ -154,7 +154,7 @@ def read_spec(path: str | os.PathLike[str]) -> NetworkSpec:
 
 
 def read_view(path: str | os.PathLike[str]) -> View | None:
-    """Reads a saved model's preprocessing of images; None if it was not saved.
+    """Returns how a saved model preprocesses images; None if that was not saved.
 
     Raises:
       SavedModelError: as `load`.
@@ -168,8 +168,8 @@ def digest(path: str | os.PathLike[str]) -> str:
     """Returns the SHA-256 of the file that `load(path)` would read, in hexadecimal digits.
 
     `config.Pretrained` identifies weights by this digest, and so do stored trials and checkpoints.
-    It is computed from the bytes, not from the model, so that files of earlier versions keep their
-    digests.
+    The digest is computed from the bytes, not from the model, so that files of earlier versions
+    keep their digests.
 
     Raises:
       SavedModelError: there is no such file, or it cannot be read.
@@ -280,7 +280,7 @@ def _little_endian(array: np.ndarray) -> bytes:
 def _to_bytes(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
     """Returns a safetensors file: the header's length in 8 bytes, the header as JSON, the arrays.
 
-    The writer of `safetensors` orders the metadata differently each time.
+    The writer of `safetensors` is not used, since it orders the metadata differently each time.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     parts, end = [], 0
@@ -315,7 +315,7 @@ def _holds(file: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str,
 def _misfit(
     spec: NetworkSpec, names: Collection[str], shape_of: Callable[[str], tuple[int, ...]]
 ) -> str:
-    """Describes in one line how variables differ from those of the spec; empty if they do not.
+    """Describes in one line how variables differ from those of the spec; empty if they agree.
 
     Args:
       spec: the network.

@@ -16,9 +16,9 @@ def with_output_stride(spec: NetworkSpec, output_stride: OutputStride) -> Networ
     """Limits the output stride of a network by dilation (arXiv 1706.05587, section 3.1).
 
     The coarsest feature map is then 1/`output_stride` of the image's size. A stride that would make
-    it coarser becomes 1, and the windows of all later convolutions are dilated by the same factor,
-    which preserves their receptive fields. The weights keep their shapes. With symmetric padding,
-    the original coarse map is a subsampling of the new one, unless the network has
+    a map coarser becomes 1, and the windows of all later convolutions are dilated by the same
+    factor, which preserves their receptive fields. The weights keep their shapes. With symmetric
+    padding, the original coarse map is a subsampling of the new one, unless the network has
     squeeze-and-excitation, which averages over the whole map.
 
     Args:

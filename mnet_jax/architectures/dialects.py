@@ -5,8 +5,8 @@ silent. `slim` is that released code (TF-slim; timm calls its weights `tf_mobile
 `keras.applications`. `torchvision` and `timm` are the PyTorch libraries. The authors of V4 released
 their code in TensorFlow's Model Garden, from which V4's `paper` takes its constants.
 
-At stride 2 the padding schemes give outputs of the same shape but with different values: a classic
-bug of weight converters.
+At stride 2 the padding schemes give outputs of the same shape but with different values, which
+weight converters often overlook.
 """
 
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class Dialect:
 class ChannelRules:
     """The conventions by which an implementation chooses the channels and dropout of a version.
 
-    The factories resolve them into a `NetworkSpec`, which holds only the results.
+    The factories apply the rules; a `NetworkSpec` holds only the resulting numbers.
 
     Attributes:
       dropout: dropout rate before the classifier.

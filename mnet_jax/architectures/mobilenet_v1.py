@@ -34,7 +34,7 @@ ROWS = (  # (channels, stride)
     (512, 1),
     (512, 1),
     (1024, 2),
-    (1024, 1),  # the table prints stride 2 here; its own output size needs 1
+    (1024, 1),  # the table prints stride 2 here, but an output size that needs stride 1
 )
 
 

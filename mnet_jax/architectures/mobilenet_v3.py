@@ -235,7 +235,7 @@ def _last_block(inputs: int, activation: Activation) -> InvertedResidual:
 def _expanded(expanded: int, before: int, inputs: int, width: float, sizing: ChannelRules) -> int:
     """Returns the expanded channels of a row at this width.
 
-    For a row that does not expand in the table, such as the first one, these are its `inputs`.
+    A row that does not expand in the table, such as the first row, does not expand at any width.
 
     Args:
       expanded: expanded channels in the table.

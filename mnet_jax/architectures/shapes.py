@@ -119,7 +119,7 @@ def pad_amounts(
         `symmetric` puts kernel // 2 zeros on both sides, as is usual in PyTorch. `end` is Keras'
         padding of MobileNet V1: kernel // 2 zeros, all at the end, if the stride is 2; otherwise
         `same`.
-      kernel: side of the window; a dilated one counts as dilation * (kernel - 1) + 1.
+      kernel: side of the window; a dilated window counts as dilation * (kernel - 1) + 1.
       stride: step of the window.
       size: length of the axis.
       dilation: distance between neighbouring taps.

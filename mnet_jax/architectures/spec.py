@@ -1,8 +1,8 @@
 """A network architecture as data: frozen dataclasses of plain numbers and literals.
 
 The factories of this package resolve the papers' tables and options into a `NetworkSpec`. All other
-code reads it: `mnet_jax.models` builds the network, `mnet_jax.analysis.cost` counts its operations,
-ablation axes transform it, and checkpoints store it as JSON.
+code reads the spec: `mnet_jax.models` builds the network, `mnet_jax.analysis.cost` counts its
+operations, ablation axes transform it, and checkpoints store it as JSON.
 """
 
 import itertools
@@ -125,8 +125,8 @@ class InvertedResidual:
       outputs: output channels.
       kernel: side of the depthwise kernel after the expansion; 0 for none.
       start_kernel: side of the linear depthwise kernel before the expansion; 0 for none.
-      stride: stride of the depthwise convolution after the expansion or, if that is absent, of the
-        one before it.
+      stride: stride of the depthwise convolution after the expansion or, if `kernel` is 0, of the
+        convolution before the expansion.
       dilation: dilation of the depthwise convolutions.
       activation: activation after the expansion and the depthwise convolution that follows it.
       squeeze: channels between the two dense layers of squeeze-and-excitation; 0 for none.

@@ -92,7 +92,8 @@ def with_shortcut(spec: NetworkSpec, shortcut: Shortcut) -> NetworkSpec:
     """Sets the tensors that shortcuts connect, in blocks that keep their shape (V2 paper, Fig. 6b).
 
     An `expansion` shortcut also needs a next block with as many expanded channels. V2's first block
-    therefore has none, even at widths up to 0.27, where it keeps its shape: it does not expand.
+    does not expand and never has such a shortcut, even at widths up to 0.27, where the block keeps
+    its shape.
     """
     require_choice("shortcut", shortcut, Shortcut)
     spec = _map_inverted(spec, "shortcut", lambda b: dataclasses.replace(b, shortcut="none"))
@@ -117,7 +118,7 @@ def with_activation(spec: NetworkSpec, activation: PlainActivation) -> NetworkSp
 
 
 def with_block_activation(spec: NetworkSpec, activation: Activation) -> NetworkSpec:
-    """Sets the activation after all expansions, depthwise convolutions and V1's pointwise ones."""
+    """Sets the field `activation` of every block. (Projections have `bottleneck` instead.)"""
     require_choice("block_activation", activation, Activation)
     return _map_blocks(spec, lambda block: dataclasses.replace(block, activation=activation))
 
@@ -153,7 +154,7 @@ def depthwise_kernels(block: Block) -> dict[str, Any]:
 
 @with_plain_arguments
 def with_kernel(spec: NetworkSpec, kernel: int) -> NetworkSpec:
-    """Sets the side of every depthwise kernel; blocks without one stay as they are."""
+    """Sets the side of every depthwise kernel; blocks without a depthwise kernel do not change."""
     odd = is_whole(kernel) and kernel >= 1 and kernel % 2 == 1
     require(odd, "kernel", kernel, "odd sizes")
     if not any(depthwise_kernels(block) for block in spec.blocks):
@@ -171,7 +172,7 @@ def with_repeats(spec: NetworkSpec, stages: Sequence[int], repeats: int) -> Netw
     """Sets the number of blocks in every stage to `repeats` (V2 paper, Table 2's n).
 
     Longer stages lose their last blocks. Shorter stages repeat their last block at stride 1, with
-    its expansion ratio, kernels and other options.
+    the same expansion ratio, kernels and other options.
 
     Args:
       spec: a network of V1, V2 or V3.
@@ -248,9 +249,9 @@ def with_depth(spec: NetworkSpec, depth: Depth) -> NetworkSpec:
 def with_input_stride(spec: NetworkSpec, input_stride: InputStride) -> NetworkSpec:
     """Sets the product of the first two strides: 4 as published, 2 or 1 for small images.
 
-    The published networks downsample an image 32 times: 32x32 pixels to a single one. A product of
-    2 sets the stem's stride to 1. A product of 1 also sets the stride of the first strided block to
-    1, as is usual for images of 32x32 pixels.
+    The published networks reduce each side of an image by a factor of 32: 32x32 pixels become a
+    single pixel. A product of 2 sets the stem's stride to 1. A product of 1 also sets the stride of
+    the first strided block to 1, as is usual for images of 32x32 pixels.
     """
     require_choice("input_stride", input_stride, InputStride)
     strided = next((i for i, block in enumerate(spec.blocks) if block.stride == 2), None)

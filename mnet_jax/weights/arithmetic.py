@@ -10,13 +10,13 @@ from mnet_jax.architectures.dialects import Dialect, DialectName
 
 Size = tuple[int, int]
 
-FAR = 1024  # pixels: a multiple of every network's stride; every map exceeds its kernel
+FAR = 1024  # pixels: a multiple of every network's stride; every map is larger than its kernel
 
 
 def variants_of(spec: NetworkSpec, dialect: DialectName) -> list[NetworkSpec]:
     """Returns the published networks with a spec's name, width and classes.
 
-    V3 has two, the normal and the minimalistic one; other versions have one.
+    V3 has two such networks, the normal and the minimalistic one; other versions have one.
     """
     options: list[dict[str, Any]] = [{}]
     if spec.name.startswith("mobilenet_v3"):
@@ -32,7 +32,7 @@ def variants_of(spec: NetworkSpec, dialect: DialectName) -> list[NetworkSpec]:
 def disagreement(
     spec: NetworkSpec, dialects: tuple[DialectName, ...], image_size: Size | None
 ) -> str:
-    """Describes how a network's computation differs from that of a library; empty if it does not.
+    """Describes how the computations of a network and of a library differ; empty if they agree.
 
     The network is compared with each of the library's networks. Differences in strides, dilation
     and a reduced tail are ignored, since networks that differ in these can share weights.
@@ -100,6 +100,6 @@ def _arithmetic(spec: NetworkSpec) -> dict[str, Any]:
 
 
 def _without_padding(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Returns whether two networks' arithmetic is equal or differs in padding only."""
+    """Returns whether two results of `_arithmetic` are equal, except for padding."""
     epsilons = {one["dialect"][0], other["dialect"][0]}
     return len(epsilons) == 1 and one | {"dialect": other["dialect"]} == other

@@ -143,7 +143,7 @@ def _without_prefixes(name: Any) -> Any:
 
 
 def require_few(names: Collection[Any], limit: Limit) -> None:
-    """Raises WeightsError, with the count and the first names, if the limit is exceeded."""
+    """Raises WeightsError, with the count and the first names, if there are too many names."""
     if len(names) > limit.arrays:
         clause = listing("arrays", list(names), one_line)
         raise WeightsError(f"state_dict: got {clause}, legal: {limit.arrays} or fewer")

@@ -59,7 +59,7 @@ class Library:
 
 
 def _has_published_layers(spec: NetworkSpec) -> bool:
-    """Returns whether a published network has these variables: a library's names then apply."""
+    """Returns whether a published network has the same variables, as a library's names require."""
 
     def paths(one: NetworkSpec) -> list[str]:
         return list(variable_shapes(one))
@@ -84,8 +84,8 @@ def variables_from_state(
         dict's layers after its backbone are then ignored, whatever their names. The hidden
         layer before the classifier is taken from the state dict if it fits; otherwise it is also
         initialized from the key, with a warning. None converts all of the state dict.
-      image_size: (rows, columns) of the model's images. There is a warning if the logits differ at
-        this size. None means any size.
+      image_size: (rows, columns) of the model's images. There is a warning if the logits at this
+        size differ from the library's. None means any size.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
@@ -195,12 +195,12 @@ def _fresh_entries(wanted: list[ArrayEntry], arrays: Mapping[str, np.ndarray]) -
 def _old_head(
     arrays: Mapping[str, np.ndarray], wanted: list[ArrayEntry], spec: NetworkSpec, layout: Layout
 ) -> set[str]:
-    """Returns the names of all arrays after the backbone, which may have any names.
+    """Returns the names of all arrays of the state dict that belong to layers after the backbone.
 
-    A file does not record the order of its layers, but their channels identify the head: the input
-    of a layer of the head is the backbone's features, pooled or flattened, or the output of another
-    layer of the head. A layer whose input has the 3 channels of an image, or 1, precedes the
-    backbone.
+    The names can be any. A state dict does not record the order of its layers, but the numbers of
+    channels identify the head: the input of a layer of the head is the backbone's features, pooled
+    or flattened, or the output of another layer of the head. A layer whose input has the 3 channels
+    of an image, or 1, precedes the backbone.
     """
     known = {entry.theirs for entry in wanted}
     others = {name: array.shape for name, array in arrays.items() if name not in known}

@@ -198,7 +198,10 @@ def _opened_h5(path: Path, limit: Limit) -> Iterator[Mapping]:
 
 @contextlib.contextmanager
 def _opened_zip(path: Path, limit: Limit) -> Iterator[zipfile.ZipFile]:
-    """Opens an archive; WeightsError if its directory, which is read as a whole, is too long."""
+    """Opens a zip archive; raises WeightsError if it has too many members.
+
+    The members are counted first, because `zipfile` reads an archive's whole directory at once.
+    """
     most, count = limit.arrays * MEMBERS_PER_ARRAY, 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -210,7 +213,10 @@ def _opened_zip(path: Path, limit: Limit) -> Iterator[zipfile.ZipFile]:
 
 
 def _require_small(archive: zipfile.ZipFile, limit: Limit) -> None:
-    """Raises WeightsError if the archive declares too much; zipfile unpacks no more than that."""
+    """Raises WeightsError if the members of an archive declare more bytes than the limit.
+
+    `zipfile` unpacks no more bytes of a member than the member declares.
+    """
     total = sum(member.file_size for member in archive.infolist())
     if total > limit.bytes:
         raise WeightsError(f"declares {total} bytes, legal: {limit.bytes} or fewer")

@@ -31,7 +31,7 @@ def named_arrays(layer: str, arrays: list[T]) -> dict[str, T]:
     """Returns a layer's arrays, given in Keras' order, by names such as `Conv1/kernel`.
 
     Four arrays belong to a normalization, one or two to a convolution or dense layer. The arrays of
-    any other layer are numbered, so that they match nothing.
+    any other layer are numbered, so that their names match no array that a converter expects.
     """
     known: tuple[str, ...] = NORMALIZATION if len(arrays) == len(NORMALIZATION) else PLAIN
     names = known if len(arrays) <= len(known) else tuple(map(str, range(len(arrays))))
@@ -40,7 +40,7 @@ def named_arrays(layer: str, arrays: list[T]) -> dict[str, T]:
 
 @contextlib.contextmanager
 def open_hdf5(source: str | BinaryIO, limit: Limit) -> Iterator[dict[str, Stored]]:
-    """Yields the arrays of every layer in a file that Keras wrote; read them while it is open.
+    """Yields the arrays of all layers in a Keras file; read them before the context manager exits.
 
     Args:
       source: path, or an open file.
@@ -79,7 +79,11 @@ def _is_hard(h5py: Any, group: Any, name: str) -> bool:
 
 
 def _groups(h5py: Any, root: Any, limit: Limit) -> Iterator[tuple[str, Any]]:
-    """Yields the path and object of every group below `root`, each once; links are refused."""
+    """Yields the path and the group for `root` and every group below it.
+
+    Raises:
+      WeightsError: there is a link, a group is reached twice, or there are too many objects.
+    """
     todo = [("", root)]
     seen: set[int] = set()
     objects, most = 0, limit.arrays * OBJECTS_PER_ARRAY
@@ -108,10 +112,10 @@ def _numbered_layers(h5py: Any, root: Any, limit: Limit) -> Iterator[tuple[str, 
 
 
 def _released_layers(h5py: Any, root: Any, limit: Limit) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the layers of an older `.h5`, each of which lists its arrays.
+    """Yields the layers of an older `.h5`, in which the group of each layer lists its arrays.
 
     A layer's arrays may be listed under other names than the layer's (`dense_2/dense/kernel:0`), so
-    they are named by their order. A nested model's arrays have their layers' names
+    the arrays are named by their order. A nested model's arrays have their layers' names
     (`Conv1/kernel:0`).
     """
     for path, group in _groups(h5py, root, limit):
@@ -157,7 +161,7 @@ def _stored(dataset: Any) -> Stored:
     """Wraps a dataset to be read later.
 
     Raises:
-      WeightsError: its data are in another file, or are not numbers.
+      WeightsError: the data are in another file, or are not numbers.
     """
     name, dtype = dataset.name, dataset.dtype
     if dataset.external or dataset.is_virtual:

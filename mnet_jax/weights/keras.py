@@ -58,8 +58,8 @@ def from_keras(
         initialized from the key, with a warning. None converts all layers, and the classes must be
         the same; in V1 and V2, a `Dense` of any name on the pooled features is the classifier.
       image_size: (rows, columns) of the model's images. There is a warning if the logits at this
-        size differ from Keras'. None means the size that the Keras model is built for. If it is
-        built for any size, the warning names the sizes at which the logits agree.
+        size differ from Keras'. None means the size that the Keras model is built for. If the
+        Keras model is built for any size, the warning names the sizes at which the logits agree.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
@@ -150,10 +150,11 @@ def _present_name(name: object, spec: NetworkSpec) -> object:
 
 
 def _with_classifier(state: Mapping[Any, Any], spec: NetworkSpec) -> dict[Any, Any]:
-    """Renames the arrays of a user's own classifier to those of the application.
+    """Gives the arrays of a user's own classifier the names of the application's classifier.
 
-    A fine-tuned application has a `Dense` of any name on its pooled features. It is taken as the
-    classifier if nothing else is missing or left over, and its shapes are those of the classifier.
+    A fine-tuned application has a `Dense` of any name on its pooled features. This layer is taken
+    as the classifier if its arrays have the classifier's shapes, and no other array is missing or
+    left over.
     """
     wanted = {entry.theirs: entry for entry in KERAS.entries(spec)}
     extra = [name for name in state if name not in wanted]
@@ -198,7 +199,7 @@ def _names(spec: NetworkSpec) -> dict[str, Names]:
 
 
 def _application(spec: NetworkSpec, image_size: tuple[int, int]) -> Any:
-    """Builds the application that computes the same as a spec's network, without weights."""
+    """Builds the application that computes what a spec's network computes, with random weights."""
     fitting = [
         _computation(one) == _computation(spec) and pads_alike(spec, [one.dialect], image_size)
         for one in variants_of(spec, "keras")

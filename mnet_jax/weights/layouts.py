@@ -31,7 +31,7 @@ class Names(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A framework's name suffixes, and the axes of its kernels.
+    """A framework's suffixes of array names, and the order of the axes of its kernels.
 
     Attributes:
       kernel: suffix of a kernel.
@@ -63,8 +63,8 @@ class ArrayEntry:
       theirs: name in the state dict.
       our_shape: shape in our variables.
       shape: shape in the state dict.
-      axes: permutation of the state dict's axes that gives our order; axes of length 1 that we do
-        not have are dropped after it.
+      axes: permutation of the axes of `shape` that gives our order. Axes of length 1 that
+        `our_shape` does not have are then dropped.
     """
 
     ours: str
@@ -74,11 +74,11 @@ class ArrayEntry:
     axes: Shape
 
     def to_ours(self, array: np.ndarray) -> np.ndarray:
-        """Converts their array to ours."""
+        """Converts the state dict's array to the array of our variables."""
         return array.transpose(self.axes).reshape(self.our_shape)
 
     def to_theirs(self, array: np.ndarray) -> np.ndarray:
-        """Converts our array to theirs, in new memory; the inverse of `to_ours`."""
+        """Converts our array to the state dict's, in new memory; the inverse of `to_ours`."""
         ordered = array.reshape([self.shape[axis] for axis in self.axes])
         return ordered.transpose(np.argsort(self.axes)).copy(order="C")
 
@@ -107,7 +107,7 @@ def entries_of(layer: Layer, names: Names, layout: Layout) -> list[ArrayEntry]:
 
 
 def _torch_kernel(layer: Layer, matrix: bool) -> tuple[Shape, Shape]:
-    """Implements `kernel_form`: matrix [out, in], convolution [out, in / groups, kh, kw]."""
+    """PyTorch's `Layout.kernel_form`: matrix [out, in], convolution [out, in / groups, kh, kw]."""
     if matrix:
         return (layer.outputs, layer.inputs), (1, 0)
     per_group = 1 if layer.kind == "depthwise" else layer.inputs
@@ -115,7 +115,7 @@ def _torch_kernel(layer: Layer, matrix: bool) -> tuple[Shape, Shape]:
 
 
 def _keras_kernel(layer: Layer, matrix: bool) -> tuple[Shape, Shape]:
-    """Implements `kernel_form`: matrix [in, out], convolution [kh, kw, in, out].
+    """Keras' `Layout.kernel_form`: matrix [in, out], convolution [kh, kw, in, out].
 
     A depthwise convolution is [kh, kw, c, 1].
     """

@@ -75,7 +75,7 @@ def from_timm(
 def to_timm(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.ndarray]:
     """Converts our variables to a timm state dict.
 
-    timm's `load_state_dict` takes the arrays once they are tensors. PyTorch's step counters
+    Convert the arrays to tensors for timm's `load_state_dict`. PyTorch's step counters
     (`num_batches_tracked`), which we do not keep, are 0.
 
     Args:

@@ -1,6 +1,6 @@
 """Converts weights of torchvision's V2 and V3.
 
-A model of dialect `torchvision` computes what torchvision's does, at every width.
+A model of dialect `torchvision` computes what torchvision's model computes, at every width.
 """
 
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ def from_torchvision(
 def to_torchvision(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.ndarray]:
     """Converts our variables to a torchvision state dict.
 
-    torchvision's `load_state_dict` takes the arrays once they are tensors. PyTorch's step counters
+    Convert the arrays to tensors for torchvision's `load_state_dict`. PyTorch's step counters
     (`num_batches_tracked`), which we do not keep, are 0.
 
     Args:

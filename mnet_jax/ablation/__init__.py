@@ -16,7 +16,7 @@ as text, Markdown, CSV, JSON, charts and an HTML page.
 - `wording`: the sentences of a report;
 - `pareto`: the Pareto frontier of accuracy against cost;
 - `charts`: the charts of a report, each defined once;
-- `themes`: the charts' colours and fonts in each medium;
+- `themes`: the charts' colours and fonts, for pictures and for the page;
 - `figure`: charts as PNG and SVG;
 - `page`: report.html;
 - `rendering`: a report in each output format, and its files.

@@ -60,7 +60,7 @@ def over_seeds(report: Report, theme: Theme) -> list[Chart]:
 
 
 def against_costs(report: Report, theme: Theme) -> list[Chart]:
-    """Returns a chart of test accuracy against each cost in which the arms differ."""
+    """Returns one chart for each cost in which the arms differ: test accuracy against the cost."""
     found = (_tradeoff(report, cost, theme) for cost in pareto.COSTS)
     return [chart for chart in found if chart]
 
@@ -147,7 +147,10 @@ def _texts(rows: Rows, theme: Theme, **mark: Any) -> list[alt.Chart]:
 
 
 def _said() -> dict[str, Any]:
-    """Returns the encoding of tooltip and description by `said`. Marks without it have neither."""
+    """Returns the encoding that makes a row's field `said` the mark's tooltip and description.
+
+    Marks without this encoding have neither a tooltip nor a description.
+    """
     return {"tooltip": alt.Tooltip("said:N"), "description": alt.Description("said:N")}
 
 
@@ -270,7 +273,7 @@ def _round_epochs(last: int) -> list[int]:
 
 
 def _epochs(arm: ArmResult, report: Report) -> list[Interval]:
-    """Returns the mean over seeds after each epoch that all seeds have reached."""
+    """Returns an arm's mean validation accuracy after each epoch that all seeds have reached."""
     curves = [outcome.validation_accuracy for outcome in arm.outcomes]
     return [mean_interval(values, method=report.method) for values in zip(*curves, strict=False)]
 
@@ -287,7 +290,7 @@ def _late(report: Report) -> _Axis:
 
 
 def _strips(report: Report, looks: Sequence[Look], means: Mapping[int, Sequence[Interval]]) -> Rows:
-    """Returns a vertical strip for each epoch, whose tooltip gives the accuracy of all arms."""
+    """Returns a vertical strip for each epoch; the strip's tooltip gives the arms' accuracies."""
     last = max(map(len, means.values()))
     epochs = sorted({*range(1, last + 1, -(-last // MOST_STRIPS)), last})
     edges = [0.5, *((a + b) / 2 for a, b in itertools.pairwise(epochs)), last + 0.5]
@@ -381,7 +384,7 @@ def _outcomes_plot(rows: Rows, seeds: Rows, theme: Theme, compared: bool) -> alt
 
 
 def _verdict(report: Report, arm: ArmResult, compared: bool) -> str:
-    """Returns the text after an arm's name: its verdict, and its seeds if some are missing."""
+    """Returns the text after an arm's name: the verdict, and the seeds if some are missing."""
     said = wording.judgement(report, arm)
     if not arm.outcomes:
         said = "nothing finished"

@@ -79,7 +79,7 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """The start of a trial by a process. The lock in `leases` shows whether it is still running.
+    """The start of a trial by a process. The lock in `leases` shows whether the trial still runs.
 
     Attributes:
       key: the trial's key.
@@ -136,7 +136,7 @@ Event = Sweep | Started | Trial
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """A wrapper of an event, as `serialization` adds a type tag only to fields that are unions."""
+    """An event as a field, since `serialization` adds a type tag only to fields that are unions."""
 
     event: Event
 
@@ -173,7 +173,7 @@ def sweep(
 
 
 def start(key: str, worker: str) -> Started:
-    """Makes the event that this process starts a trial now."""
+    """Makes the event for a trial that this process starts now."""
     return Started(
         key=key, host=socket.gethostname(), pid=os.getpid(), worker=worker, started=_now()
     )
@@ -188,7 +188,7 @@ def success(config: RunConfig, result: RunResult, environment: Mapping[str, str]
 
 
 def failure(config: RunConfig, cause: str, environment: Mapping[str, str]) -> Trial:
-    """Makes the trial of a run that has just failed; joins the lines of its cause into one."""
+    """Makes the trial of a run that has just failed; joins the lines of `cause` into one."""
     line = " ".join(cause.split()) or "failed without a message"
     line = line.encode(errors="backslashreplace").decode()  # escapes lone surrogates of file names
     return Trial(

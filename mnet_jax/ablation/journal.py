@@ -119,7 +119,7 @@ class Journal:
         return events
 
     def _torn(self, line: bytes) -> Path:
-        """Returns the path of the file for a torn line, the same whenever the move is repeated."""
+        """Returns the path to which a torn line is moved; equal lines have equal paths."""
         digits = hashlib.sha256(line).hexdigest()[:8]
         return self.path.with_name(f"{self.path.stem}.torn-{digits}")
 

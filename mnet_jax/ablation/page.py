@@ -34,9 +34,9 @@ def tag(name: str, *children: str, **attributes: str | None) -> Markup:
 
     Args:
       name: the element's name.
-      *children: its content; text that is not `Markup` is escaped.
-      **attributes: its attributes, such as `class_` for class and `data_v` for data-v; None omits
-        one.
+      *children: the element's content; text that is not `Markup` is escaped.
+      **attributes: the element's attributes, such as `class_` for class and `data_v` for data-v;
+        None omits the attribute.
     """
     told = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"'
@@ -175,7 +175,7 @@ def _mean(interval: Interval | None) -> float | None:
 
 
 def _number(text: str, value: float | None) -> Markup:
-    """Returns a numeric cell with its sort key; an empty key sorts last."""
+    """Returns a table cell for a number, with the sort key `data-v`; an empty key sorts last."""
     return tag("td", text, class_="n", data_v="" if value is None else repr(value))
 
 
@@ -238,7 +238,7 @@ _MOST_OPEN = 8  # longer lists of changes are collapsed: the width changes every
 
 
 def _changes(before: RunConfig, after: RunConfig) -> Markup:
-    """Returns a table of the fields that differ; a long one is collapsed."""
+    """Returns a table of the fields that differ; a long table is collapsed."""
     found = changes(before, after)
     heads = tag("tr", *(tag("th", h, scope="col") for h in ("field", "baseline", "this arm")))
     rows = [

@@ -15,8 +15,8 @@ class Point:
 
     Attributes:
       arm: the arm.
-      accuracy: its mean accuracy, with the interval.
-      cost: its cost, in the unit of the axis.
+      accuracy: the arm's mean accuracy, with its confidence interval.
+      cost: the arm's cost, in the unit of the axis.
       on_frontier: whether no other arm is at least as good in both cost and accuracy and better in
         one of them.
     """
@@ -33,8 +33,8 @@ class Cost:
 
     Attributes:
       title: the title of the plot.
-      unit: the label of its axis.
-      of: returns an arm's cost; None if it is unknown.
+      unit: the label of the axis that shows this cost.
+      of: returns an arm's cost; None if the cost is unknown.
     """
 
     title: str

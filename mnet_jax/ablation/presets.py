@@ -88,7 +88,7 @@ class Preset:
       arms: the axis values in which the arms differ. The first arm is the baseline.
       recipe: the recipe that all arms start from at the scale `full`.
       at: for each scale, further axis values that all arms share.
-      arms_at: for the scales at which the arms differ from `arms`, those arms.
+      arms_at: for each scale at which the arms differ from `arms`, the arms at this scale.
       claims: the claim in the form that a report can judge.
       result: the page with our results.
     """

@@ -107,7 +107,7 @@ def to_markdown(report: Report) -> str:
 
 
 def _with_p(cells: list[str], axes: int, p_value: str) -> list[str]:
-    """Inserts the p-value after the difference in a row; the terminal table has no room for it."""
+    """Inserts the p-value after the difference; the terminal table has no room for p-values."""
     place = axes + 4
     return [*cells[:place], p_value, *cells[place:]]
 

@@ -86,7 +86,7 @@ def _judged(arm: ArmResult, claim: Claim | None, *, baseline: bool) -> ArmResult
 
 
 def _together(claim: Claim, arms: Sequence[ArmResult]) -> JudgedClaim:
-    """Judges a claim by all arms it is about; without a comparison, an arm is `cannot tell`."""
+    """Judges a claim by all its arms; an arm without a comparison counts as `cannot tell`."""
     judgements = [arm.judgement or "cannot tell" for arm in arms if not arm.baseline]
     return JudgedClaim(claim=claim, judgement=judge_all(judgements))
 
@@ -94,7 +94,7 @@ def _together(claim: Claim, arms: Sequence[ArmResult]) -> JudgedClaim:
 def _columns(
     arms: Sequence[ArmResult], axes: Sequence[str], named: Sequence[str]
 ) -> tuple[str, ...]:
-    """Returns the named axes, then those whose label varies.
+    """Returns the axes of the table: the named axes, then the axes whose label varies.
 
     Raises:
       ValueError: a name is not an axis.
@@ -114,7 +114,7 @@ def _recipe(configs: Sequence[RunConfig]) -> str:
 def _no_reference(
     baseline: Arm | None, labels_of: Callable[[Arm], Mapping[str, str]], columns: Sequence[str]
 ) -> str:
-    """Explains in one line why there are no differences."""
+    """Returns one line that says why the arms are not compared with a baseline."""
     if baseline is None:
         return "no differences: no baseline was given"
     anchor = labels_of(baseline)
@@ -167,7 +167,8 @@ def _told_apart(
 ) -> dict[Arm, dict[str, str]]:
     """Returns the labels of each arm on the axes of all arms.
 
-    If two arms have the same labels, every arm gets another one: the first digits of its key.
+    If two arms have the same labels, every arm gets one more label: the first digits of the arm's
+    key.
     """
     labels = {arm: dict(labels_of(arm)) for arm in groups}
     axes = dict.fromkeys(axis for own in labels.values() for axis in own)

@@ -11,8 +11,8 @@ may be reused, are not compared. The lock files are empty and are never deleted.
 share the directory, its file system must support locks across machines (NFS does).
 
 Leases are taken and checked only while the journal is locked. Therefore a check, which takes the
-lease's lock for a moment, cannot make another process's attempt fail, and the last `Started` event
-of a held lease is always from its holder.
+lease's lock for a moment, cannot make another process's attempt to take the lease fail, and the
+last `Started` event of a leased trial is always from the process that holds the lease.
 """
 
 import fcntl
@@ -57,10 +57,12 @@ class Contents:
 
 
 class Store:
-    """A store of trials in a directory; a context manager that releases its leases at the end.
+    """A store of trials in a directory.
 
     Creating or reading a store writes nothing. The directory is created with the first event.
-    Leases are also released when the process ends.
+
+    A store is a context manager. On exit it releases its leases, which are locks on the trials that
+    this process runs. The end of the process releases them too.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -103,7 +105,7 @@ class Store:
         return Contents(trials=trials, sweeps=sweeps, running=running)
 
     def append(self, event: Event) -> None:
-        """Appends an event and flushes it to disk. A `Trial` releases the lease of its key.
+        """Appends an event and flushes it to disk; a `Trial` event also releases the trial's lease.
 
         Raises:
           ValueError: a number is not finite; one line with its name.
@@ -145,11 +147,12 @@ class Store:
     def take_each(
         self, known: Mapping[str, Trial], configs: Iterable[RunConfig]
     ) -> Iterator[RunConfig | None]:
-        """Yields the configs for this process to run, each leased just before it is yielded.
+        """Leases the trials for this process to run, one after another; yields the trial's config.
 
-        Trials that other processes run are skipped at first; if such a process dies, its trial is
-        yielded here. A trial that ends during the sweep, with a result or a failure, is not run
-        again. `finish` releases the lease of a trial, and closing the store releases all.
+        Trials that other processes run are skipped at first; if such a process dies, the config of
+        its trial is yielded here. A trial that ends during the sweep, with a result or a failure,
+        is not run again. `finish` releases the lease of a trial, and leaving the context of the
+        store releases all leases.
 
         Args:
           known: the trials when the sweep began. Those that failed are run again.
@@ -204,7 +207,7 @@ def _trials(events: Iterable[Event]) -> dict[str, Trial]:
 
 
 def missing(trials: Mapping[str, Trial], configs: Iterable[RunConfig]) -> tuple[RunConfig, ...]:
-    """Returns the configs without a result, in their order and without duplicates."""
+    """Returns the configs without a result, in the given order and without duplicates."""
     distinct = {key_of(config): config for config in configs}
     return tuple(
         config
@@ -235,9 +238,9 @@ class _Leases:
         self._held: dict[str, int] = {}
 
     def take(self, key: str) -> bool:
-        """Tries to take a lease; returns whether it succeeded.
+        """Takes the lease of a trial if the lease is free; returns whether it was free.
 
-        A lease that another thread or another `_Leases` of this process holds is refused too.
+        A lease that another thread or another `_Leases` of this process holds is not free.
 
         Raises:
           OSError: the lock file cannot be created, or its path is not a regular file.

@@ -1,4 +1,4 @@
-"""The colours and fonts of a report's charts, in each medium.
+"""The colours and fonts of a report's charts, for pictures and for the page.
 
 Hues are those of Okabe and Ito, "Color Universal Design" (2008). Hues whose contrast with the
 background would be below 3:1 are made darker (on white) or lighter (on black).
@@ -42,9 +42,9 @@ class Theme:
 
 
 def _drawable(text: str) -> str:
-    """Escapes the characters of a name that Matplotlib's font lacks.
+    """Returns a name in one line, with Python escapes for characters that Matplotlib's font lacks.
 
-    vl-convert has no font with more characters, and omits those that it cannot draw.
+    vl-convert has no font with more characters, and omits characters that it cannot draw.
     """
     from mnet_jax.plots.style import DEJAVU, escaped  # here: Matplotlib takes 0.5 s to import
 
@@ -60,7 +60,8 @@ DARK = replace(
     LIGHT, ground="#14171b", ink="#e9ecf0", soft="#a7b0bb", hair="#363d46",
     hues=("#f2f4f7", "#4a9fe0", "#f4823c", "#2fbf93", "#e295c4", "#e6ab2e", "#8fd0f7"),
 )  # fmt: skip
-# A page has the colours of both themes; the browser chooses one. Its fonts have all characters.
+# A page has the colours of both themes, and the browser chooses one theme. The browser's fonts have
+# all characters.
 PAGE = Theme(
     ground="var(--ground)", ink="var(--ink)", soft="var(--soft)", hair="var(--hair)",
     hues=tuple(f"var(--h{index})" for index in range(len(LIGHT.hues))),

@@ -10,9 +10,10 @@ METHODS = {"t": "Student's t", "bootstrap": "bootstrap (BCa)"}
 
 
 def judgement(report: Report, arm: ArmResult) -> str:
-    """Describes an arm's verdict and judgement and, if seeds are unpaired, the number of pairs.
+    """Describes the verdict on an arm, and the judgement of the claim about it.
 
-    Returns "" for the baseline, and if there is no comparison.
+    If some seeds have no partner among the baseline's, the text gives the number of pairs. Returns
+    "" for the baseline, and if there is no comparison.
     """
     if arm.difference is None:
         unpaired = arm.accuracy and not arm.baseline and not report.note
@@ -46,7 +47,7 @@ def trials(count: int) -> str:
 
 
 def seeds(arm: ArmResult) -> str:
-    """Formats the number of finished seeds and, if some did not finish, of all seeds."""
+    """Formats the number of an arm's finished seeds: `3`, or `2/3` if one did not finish."""
     finished = len(arm.outcomes)
     return str(finished) if finished == arm.tried else f"{finished}/{arm.tried}"
 
@@ -71,7 +72,7 @@ def claims(report: Report) -> list[str]:
 
 
 def powers(report: Report) -> list[str]:
-    """Returns a sentence for each arm `not separated`: how many seeds would separate it."""
+    """Returns for each arm with the verdict `not separated` how many seeds would separate it."""
     lines = []
     for arm in report.arms:
         comparison = arm.comparison

@@ -38,7 +38,8 @@ class _Running:
     Attributes:
       config: the trial's config.
       worker: the process that runs it.
-      shown: whether the worker's memory has been measured, which is done at its first message.
+      shown: whether the worker's memory has been measured; this is done at the worker's first
+        message.
     """
 
     config: RunConfig
@@ -47,11 +48,11 @@ class _Running:
 
 
 class LocalRunner:
-    """Runs trials on this machine, one worker process per slot with the slot's resources.
+    """Runs trials on this machine, with one worker process for each slot of `machine.Slots`.
 
-    A worker runs one trial after another. Consecutive trials that differ only in the seed and in
-    numeric settings share the compiled training step. If a worker dies, its trial has failed, and
-    the next trial in its slot gets a new worker.
+    A worker runs one trial after another, with the resources of its slot. Consecutive trials that
+    differ only in the seed and in numeric settings share the compiled training step. If a worker
+    dies, its trial has failed, and the next trial in its slot gets a new worker.
 
     If a trial already runs, another one starts only if the memory that earlier trials needed is
     available. If memory runs out nevertheless, the trial that started last is terminated, and
@@ -97,7 +98,7 @@ class LocalRunner:
         return not self._running or self._available() >= needed
 
     def begin(self, config: RunConfig, directory: Path) -> None:
-        """Sends a trial to the worker of a free slot; starts the worker if there is none."""
+        """Sends a trial to the worker of a free slot; starts a worker if the slot has none."""
         slot = next(i for i in range(len(self._slots)) if i not in self._running)
         worker = self._idle.pop(slot, None)
         if not (worker and worker.send(config, directory)):
@@ -135,7 +136,10 @@ class LocalRunner:
         return running
 
     def _relieved(self) -> list[tuple[RunConfig, TrialLost]]:
-        """If memory runs out while several trials run, terminates and returns the latest one."""
+        """Terminates and returns the trial that started last, if memory runs out.
+
+        A trial that runs alone is not terminated.
+        """
         if len(self._running) < 2 or self._available() >= RESERVE_BYTES:
             return []
         running = self._forget([*self._running][-1])
@@ -144,7 +148,7 @@ class LocalRunner:
         return [(running.config, TrialLost(cause="memory ran out", again=True))]
 
     def _hung(self) -> list[tuple[RunConfig, TrialStalled | TrialLost]]:
-        """Returns the trials without progress for too long; terminates those beyond the limit."""
+        """Returns the trials without progress for too long; ends those beyond the time limit."""
         found = self._silences.look()
         ended = {config for config, message in found if isinstance(message, TrialLost)}
         for slot, running in [*self._running.items()]:
@@ -155,7 +159,7 @@ class LocalRunner:
         return found
 
     def end(self) -> None:
-        """See `Runner`. Terminates workers at any point, as a killed run can be resumed."""
+        """See `Runner`. Terminates workers at any point, as an interrupted run can be resumed."""
         workers = [*self._idle.values(), *(running.worker for running in self._running.values())]
         for worker in workers:
             worker.terminate()
@@ -165,7 +169,7 @@ class LocalRunner:
 
 
 class _Worker:
-    """A process that runs the trials sent to it; it exits when this process closes the pipe."""
+    """A process that runs the trials sent to it, until this process closes the pipe."""
 
     def __init__(
         self, trial: TrialFunction, environment: Mapping[str, str], slot: Mapping[str, str]
@@ -176,7 +180,7 @@ class _Worker:
         unset = {n: v for n, v in {**environment, **QUIET}.items() if n not in os.environ}
         with process.started_with({**unset, **slot}), interrupted_alone():
             self._process.start()
-        theirs.close()  # only the worker keeps it open, so reading fails when the worker exits
+        theirs.close()  # only the worker keeps this end open, so reading fails when it exits
 
     def send(self, config: RunConfig, directory: Path) -> bool:
         """Sends a trial to the process; returns False if the process is dead."""

@@ -21,7 +21,7 @@ TPU_BOUNDS = {1: "1,1,1", 2: "1,2,1"}  # the topology of a process's chips, by t
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """The slots of a machine: each runs one trial at a time, on its share of the resources.
+    """A division of a machine's resources into slots; a slot runs one trial at a time.
 
     Attributes:
       environments: the environment variables for the process in each slot.
@@ -31,7 +31,9 @@ class Slots:
 
 
 def slots(trials: int, cores: int | None, devices: int) -> Slots:
-    """Returns as many slots as the cores or accelerators allow, at most `trials`.
+    """Divides this machine into slots; a slot runs one trial at a time.
+
+    There are as many slots as the cores or accelerators allow, at most `trials`.
 
     Args:
       trials: the number of trials, one or more.
@@ -67,7 +69,8 @@ def slots(trials: int, cores: int | None, devices: int) -> Slots:
 def _accelerators() -> tuple[str, int]:
     """Returns the platform and the number of accelerators; ("cpu", 0) if JAX can use none.
 
-    They are listed in a subprocess, as a process that lists accelerators holds them until it exits.
+    A subprocess lists the accelerators, as a process that lists accelerators holds them until the
+    process exits.
     """
     installed = importlib.util.find_spec("jax_plugins") or importlib.util.find_spec("libtpu")
     if not (installed or entry_points(group="jax_plugins")):

@@ -44,7 +44,7 @@ class RayRunner:
     """Runs trials on a Ray cluster, each in its own process with its cores and accelerators.
 
     A trial whose process or node is lost is run again and continues from its checkpoint. After the
-    third loss it has failed. All nodes must see the store's directory under the same path.
+    third loss the trial has failed. All nodes must see the store's directory under the same path.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class RayRunner:
         return said
 
     def _hung(self) -> list[tuple[RunConfig, TrialStalled | TrialLost]]:
-        """Returns the trials without progress for too long; kills those beyond the limit."""
+        """Returns the trials without progress for too long; kills those beyond the time limit."""
         found = self._silences.look()
         for config, message in found:
             if isinstance(message, TrialLost):
@@ -227,8 +227,12 @@ class RayRunner:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Restores the signal handlers on exit, as Ray's handlers abort with a stack dump."""
-    if threading.current_thread() is not threading.main_thread():  # others must not set handlers
+    """Restores the signal handlers after the block, in which Ray installs handlers of its own.
+
+    Ray's handlers abort the process with a stack dump.
+    """
+    # Only the main thread may set signal handlers.
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -240,7 +244,7 @@ def _own_signals() -> Iterator[None]:
 
 
 def _silence(ray: Any) -> None:
-    """Suppresses messages about the exit of raylets, which no setting of Ray disables."""
+    """Suppresses messages about the exit of raylets, Ray's daemons; Ray has no setting for that."""
     if hasattr(ray, "_private") and hasattr(ray._private.worker, "print_to_stdstream"):
         ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
 
@@ -249,7 +253,7 @@ def _require_reachable(address: str | None) -> None:
     """Raises OSError or ValueError if there is no cluster at an address.
 
     Ray itself would try to connect for minutes (or for ever, if a server accepts the connection but
-    does not answer) and print pages of messages. So a subprocess tries first.
+    does not answer) and print pages of messages. So a subprocess tries to connect first.
     """
     if address in (None, "local"):
         return
@@ -293,8 +297,9 @@ class _Remote:
     Attributes:
       actor: the process of the trial.
       done: a reference to the future outcome of the trial.
-      asked: a reference to the future result of a call of `latest`; None if no call is pending.
-      heard: the last result of `latest`.
+      asked: a reference to the future result of a call of `_Host.latest`; None if the results of
+        all calls have arrived.
+      heard: the last result of `_Host.latest`.
     """
 
     actor: Any
@@ -307,7 +312,7 @@ class _Host:
     """A Ray actor, a process on the cluster, that runs one trial."""
 
     def __init__(self) -> None:
-        os.environ.update(process.settings(tune_allocator=False))  # those of this node
+        os.environ.update(process.settings(tune_allocator=False))  # the settings of this node
         process.quiet()  # the cause of a failure is part of the outcome instead
         self._heard = _Heard()
 

@@ -62,8 +62,9 @@ def outcome_of(
 ) -> Outcome:
     """Runs one trial and returns its outcome; an exception becomes the cause of a failure.
 
-    If the process that started a worker dies, the worker continues until it next reports something.
-    The lock on the trial's directory makes another worker with the same trial wait until then.
+    If the process that started a worker dies, the worker continues until its next report of
+    progress. The lock on the trial's directory makes another worker with the same trial wait until
+    then.
     """
     result, cause = None, None
     try:

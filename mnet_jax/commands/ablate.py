@@ -134,7 +134,7 @@ def _read(kept: store.Store) -> store.Contents:
 
 
 def _asked_before(called: events.Sweep, before: store.Contents) -> events.Sweep | None:
-    """Returns the last stored sweep that is equal except in command line and time, or None."""
+    """Returns the last stored sweep that equals `called` but for command line and time, or None."""
     for earlier in reversed(before.sweeps):
         here = dataclasses.replace(earlier, command=called.command, started=called.started)
         if here == called:
@@ -182,9 +182,9 @@ def _interrupted(kept: store.Store, configs: Sequence[RunConfig]) -> str:
 def _anchor(plan: Plan, comparable: Iterable[store.Trial]) -> Arm:
     """Returns the arm that the others are compared with.
 
-    This is the baseline if the report shows it, and otherwise the nearest arm of this sweep: on
-    each axis that was given, it has the baseline's value if that is among the given values, and the
-    first given value otherwise.
+    This is the baseline if the report shows the baseline, and otherwise the nearest arm of this
+    sweep. On each axis that was given, the nearest arm has the baseline's value if this is among
+    the given values, and the first given value otherwise.
     """
     shown = {*plan.arms, *(Arm.of(trial.config) for trial in comparable if trial.result)}
     return plan.baseline if plan.baseline in shown else plan.nearest

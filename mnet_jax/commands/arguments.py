@@ -39,7 +39,10 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def with_axes(base: type, axes: Sequence[Axis]) -> Any:
-    """Returns the dataclass `base` with a field for each axis; its flag takes several values."""
+    """Returns the dataclass `base` with one more field for each axis.
+
+    The command-line flag of such a field takes several values.
+    """
     fields = [
         (axis.name, Annotated[tuple[axis.values, ...], _help_of(axis)], ())  # type: ignore[name-defined]
         for axis in axes
@@ -55,12 +58,12 @@ def with_axes(base: type, axes: Sequence[Axis]) -> Any:
 
 
 def _help_of(axis: Axis) -> Any:
-    """Returns the help of an axis's flag, without a default: that depends on recipe and network."""
+    """Returns the help of an axis's flag, without the default, which depends on other flags."""
     return tyro.conf.arg(help=axis.help, help_behavior_hint="")
 
 
 def axis_values(arguments: Any, axes: Sequence[Axis]) -> dict[str, tuple[Any, ...]]:
-    """Returns the values given for each axis; an empty tuple if its flag was not given."""
+    """Returns the values given for each axis; an empty tuple if the axis was not given."""
     return {axis.name: getattr(arguments, axis.name) for axis in axes}
 
 
@@ -137,7 +140,7 @@ def _checked(words: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
     """Checks the words of a command line, and returns them in a form that tyro accepts.
 
     tyro 1.0 cannot report an error in one line: it prints a box, and the hook that distinguishes
-    its errors is private. It also accepts two mistakes that would drop arms from a sweep: for a
+    its errors is private. tyro also accepts two mistakes that would drop arms from a sweep: for a
     repeated flag it uses the last occurrence only, and it ignores a flag without values.
 
     Args:
@@ -183,7 +186,7 @@ def _legal_values(flag: str, values: Sequence[str], hint: Any) -> Sequence[str]:
     """Checks the values of a flag and returns them; expands ~ in paths.
 
     Raises:
-      ValueError: there are too few or too many values, or one has the wrong type.
+      ValueError: there are too few or too many values, or a value has the wrong type.
     """
     several = get_origin(hint) is tuple
     kind = get_args(hint)[0] if several or type(None) in get_args(hint) else hint
@@ -215,7 +218,7 @@ def _is_legal(word: str, kind: Any) -> bool:
 def _with_home(flag: str, path: str) -> str:
     """Expands a leading ~ of a path to the home directory.
 
-    Shells expand it only at the start of a word, so not in `--run=~/mine`.
+    Shells expand a ~ only at the start of a word, so not in `--run=~/mine`.
 
     Raises:
       ValueError: the home directory cannot be determined.

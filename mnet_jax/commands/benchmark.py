@@ -1,4 +1,4 @@
-"""Compares the speed of this library with that of other libraries, in turns within one run.
+"""Compares the speed of this library with that of other libraries, which take turns in one run.
 
     python -m experiments.benchmark training --resolution 224 --batch-size 16
     python -m experiments.benchmark layers --model mobilenet_v2 --contender "obvious Flax"
@@ -187,7 +187,7 @@ def _cases(suite: Suite, arguments: Arguments, photographs: Path) -> list[Case]:
 def _input_cases(dataset: str, photographs: Path) -> list[Case]:
     """Returns cases for the input pipeline and for the training step that consumes its images.
 
-    There is one pair of cases for the data set, and one for a folder of photographs.
+    There is one pair of cases for the data set, and one pair for a folder of photographs.
     """
     config = recipes.baseline(dataset).config(10)
     data = dataclasses.replace(config.data, name=dataset)

@@ -33,7 +33,7 @@ def seconds_of(preset: Preset, scale: ScaleName) -> float:
 
 
 def arm_name(values: Mapping[str, Any]) -> str:
-    """Formats an arm's own values, such as `width 0.75`."""
+    """Formats the axis values of a preset's arm, such as `width 0.75`."""
     return " ".join(f"{axis} {value}" for axis, value in values.items()) or "as published"
 
 

@@ -108,8 +108,8 @@ class Command:
 
     Attributes:
       summary: what the command does, in a few words.
-      call: imports and runs the command. The `Stop` receives the signals; a signal immediately
-        ends a command that does not use the `Stop`.
+      call: imports and runs the command. Its argument is the `Stop` that receives the signals. If
+        the command does not use this argument, a signal ends the process immediately.
       resumable: whether the same command resumes after an interruption.
       terminated: the exit code after SIGTERM.
     """

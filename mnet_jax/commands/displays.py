@@ -42,7 +42,7 @@ class Pace:
 
     The first training step and the first batch of an evaluation include compilation, and in the
     first step of an epoch the training loop waits for the result. These times are left out, as they
-    do not predict those of later steps. The time for validation and checkpoints is measured per
+    do not predict the times of later steps. The time for validation and checkpoints is measured per
     epoch.
     """
 
@@ -55,8 +55,8 @@ class Pace:
         self._clock = clock
         self._before: float | None = None  # the time of the last event
         self._has_run: set[bool] = set()  # True: a training step; False: an evaluation step
-        # Seconds: in steps; in ended epochs outside of steps; outside of steps since the last epoch
-        # ended; after the last epoch.
+        # Four sums of seconds: in steps; outside of steps, in epochs that have ended; outside of
+        # steps, since the end of such an epoch; after the run's last epoch.
         self._stepping = self._beside = self._since_steps = self._behind = 0.0
         self._counted = self._over = 0  # the numbers of steps and epochs in these times
         self._steps = self._epochs = 0  # steps per epoch; epochs of the run
@@ -91,7 +91,10 @@ class Pace:
             self._since_steps, self._over = 0.0, self._over + 1
 
     def stop(self) -> None:
-        """Ends the run; adds the time since its last epoch, for the test split, to `whole`."""
+        """Notes the end of the run.
+
+        Adds the time since the last epoch, which the evaluation on the test split took, to `whole`.
+        """
         if self._before is not None:
             self._behind = self._since_steps + self._clock() - self._before
 
@@ -186,7 +189,7 @@ class RunProgress(_Shown):
                 self._say(", ".join(filter(None, line)))
 
     def _has_line(self, event: Progress) -> bool:
-        """Returns whether to print a line for a step; an epoch's last step has none of its own."""
+        """Returns whether to print a line for a step; the epoch's line stands for its last step."""
         done = self._pace.done
         if self._from is None:
             self._from = done - 1
@@ -197,7 +200,7 @@ class RunProgress(_Shown):
         return few and not last and is_due(done, self._pace.total, PARTS)
 
     def _say(self, line: str) -> None:
-        """Prints a line, which the console flushes, if there is no bar."""
+        """Prints a line and flushes the console, if there is no bar."""
         if not self._console.is_interactive:
             self._console.print(line, soft_wrap=True)
 
@@ -266,8 +269,9 @@ class SweepProgress(_Shown):
 
     Several trials may run at the same time; each is identified by a key. On exit, even after an
     error, the terminal is restored. If the output is not a terminal, lines are printed instead: one
-    for each of the first trials when it compiles and, if fewer than `PARTS` trials remain, one for
-    each of `PARTS` parts of the work. The caller prints the line at the end of a trial.
+    for each of the first trials, when the trial compiles, and one for each of `PARTS` equal parts
+    of the work, if the sweep starts with fewer than `PARTS` trials to run. The caller prints the
+    line at the end of a trial.
     """
 
     def __init__(
@@ -320,7 +324,7 @@ class SweepProgress(_Shown):
             arm.durations.append(seconds)
 
     def _say_how_far(self) -> None:
-        """Prints a line if another part of the work is done; only in a sweep with few trials."""
+        """Prints a line when one more of `PARTS` parts of the work is done, if trials are few."""
         done = self._ended + math.fsum(trial.share for trial in self._running.values())
         parts = math.floor(PARTS * done / max(self._asked, 1))
         if parts <= self._parts:
@@ -372,8 +376,9 @@ class SweepProgress(_Shown):
         """Estimates the seconds until these arms are done; None if unknown.
 
         The number of parallel trials is assumed to stay the same. If a trial has no estimate yet,
-        its time is assumed to be the mean over its arm's ended trials. If there are none, it is the
-        mean over all ended trials, or else over the estimates of the running trials.
+        its time is assumed to be the mean over its arm's ended trials; if the arm has none, the
+        mean over all ended trials; and if no trial has ended, the mean over the estimates of the
+        running trials.
         """
         waiting = sum(arm.asked - arm.done for arm in arms.values()) - len(running)
         if not waiting and not running:

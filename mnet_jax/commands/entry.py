@@ -33,8 +33,9 @@ class OutputError(Exception):
 def command(name: str, *, resumable: bool = False, terminated: int = TERMINATED) -> Iterator[Stop]:
     """Runs the block as the command `name`, and exits the process.
 
-    A signal exits immediately with one line, unless the yielded `Stop` defers it. An exception is
-    also reported in one line; only an unexpected one prints a traceback, with exit code 1.
+    On a signal, the process exits immediately with one line, unless the yielded `Stop` defers the
+    exit. An exception is also reported in one line; only an unexpected exception prints a
+    traceback, with exit code 1.
 
     Args:
       name: the name of the command's module.

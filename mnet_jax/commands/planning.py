@@ -261,7 +261,7 @@ def _beginning(directory: Path, steps_per_epoch: int) -> str:
 
 
 def _last_step(directory: Path) -> int | None:
-    """Returns the step of the last checkpoint in a run's directory, from its name, or None."""
+    """Returns the step in the name of the last checkpoint of a run's directory, or None."""
     try:
         names = [path.name for path in (directory / CHECKPOINTS).iterdir()]
     except OSError:

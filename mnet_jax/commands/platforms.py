@@ -1,7 +1,7 @@
 """Checks that JAX finds the platform in JAX_PLATFORMS: `python -m experiments.platforms`.
 
 The check initializes the platform, which reserves an accelerator's memory. So commands that do not
-compute in their own process run it in a subprocess.
+compute in their own process run the check in a subprocess.
 """
 
 import os
@@ -15,7 +15,7 @@ ALWAYS_THERE = "cpu"
 
 
 def refusal() -> str | None:
-    """Returns one line on what is wrong with JAX_PLATFORMS; None if it is not set or JAX starts."""
+    """Returns one line that says what is wrong with JAX_PLATFORMS; None if nothing is wrong."""
     given = os.environ.get(VARIABLE)
     if not given:
         return None

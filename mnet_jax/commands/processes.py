@@ -43,7 +43,7 @@ class ProcessArguments:
 
 
 def require_processes(arguments: ProcessArguments) -> None:
-    """Raises ValueError unless the flags together identify this process, or none is given."""
+    """Raises ValueError if flags are given that do not identify this process among the others."""
     coordinator, count, index = arguments.coordinator, arguments.processes, arguments.process_id
     if arguments.cluster:
         for name in ("coordinator", "processes", "process_id"):
@@ -107,7 +107,7 @@ class LostError(RuntimeError):
 
 @contextlib.contextmanager
 def name_lost_processes() -> Iterator[None]:
-    """Turns the errors that a step raises if another process has died into `LostError`."""
+    """Raises `LostError` instead of the errors that a step raises if another process has died."""
     import jax
 
     try:
@@ -120,10 +120,10 @@ def name_lost_processes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def left_at_once(arguments: ProcessArguments, command: str) -> Iterator[None]:
-    """Exits this process immediately on any exception in the block, if the run has several.
+    """In a run of several processes, exits this one immediately on an exception in the block.
 
-    A normal exit would wait for the other processes, which wait for this one. But if all of them
-    end for the same reason, each first waits until the others have received the reason.
+    A normal exit would wait for the other processes, which wait for this one. But if all processes
+    end for the same reason, each of them first waits until the others have received the reason.
     """
     if not arguments.several:
         yield
@@ -141,14 +141,14 @@ def left_at_once(arguments: ProcessArguments, command: str) -> Iterator[None]:
 
 
 def _is_disagreement(error: BaseException | None) -> bool:
-    """Returns whether an error is one that all processes raise together."""
+    """Returns whether this is the error that all processes raise together."""
     from mnet_jax.training.agreement import DisagreementError  # here: it imports JAX
 
     return isinstance(error, DisagreementError)
 
 
 def _leave() -> None:
-    """Waits for the other processes, as process 0 hosts the service that connects them."""
+    """Waits until all processes leave, as process 0 hosts the service that connects them."""
     import jax
 
     jax.distributed.shutdown()

@@ -103,13 +103,13 @@ def report(sweep: Sweep, contents: store.Contents, directory: Path, console: Con
 
 
 def warn(complaints: Iterable[str], console: Console) -> None:
-    """Prints the complaints of a store as warnings, one line each."""
+    """Prints complaints (see `Store.complaints`) as warnings, one line each."""
     for complaint in complaints:
         console.print(f"warning: {complaint}", soft_wrap=True)
 
 
 def _read(arguments: Arguments) -> tuple[store.Contents, tuple[str, ...]]:
-    """Returns the contents of the store, and its complaints.
+    """Returns the contents of the store, and `Store.complaints`.
 
     Raises:
       ValueError: there is no journal, or it cannot be read.
@@ -124,9 +124,9 @@ def _read(arguments: Arguments) -> tuple[store.Contents, tuple[str, ...]]:
 
 
 def _chosen(arguments: Arguments, sweeps: tuple[Sweep, ...]) -> dict[int, Sweep]:
-    """Returns the sweeps to show by their number, from 1.
+    """Returns the sweeps to show, keyed by their number in the store, from 1.
 
-    Of several sweeps with the same arms and seeds only the last is shown, unless a number is given.
+    Without --sweep, only the last of several sweeps with the same arms and seeds is shown.
     """
     number = arguments.sweep
     if number is not None:
@@ -184,7 +184,8 @@ def _export(contents: store.Contents, directory: Path, console: Console) -> None
 def command_of_arm(command: str, columns: Sequence[str]) -> Callable[[RunConfig], str | None]:
     """Makes a function that returns the command for one arm of a sweep.
 
-    The arm's command is the sweep's, with the arm's value on each axis of `columns`.
+    The arm's command is the sweep's command, with the flag of each axis of `columns` set to the
+    arm's value.
 
     Args:
       command: the sweep's command line.

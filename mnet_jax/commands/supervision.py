@@ -118,8 +118,9 @@ def _supervise(command: str) -> None:
 def _ended(child: "subprocess.Popen[bytes]") -> int | None:
     """Returns the child's exit code; None if the child hung for lack of memory and was killed.
 
-    Libraries wait for ever for a thread that could not be started. So the child is killed if it or
-    one of its children has nearly reached the limit of the address space, and all of them are idle.
+    Libraries wait for ever for a thread that could not be started. So the child is killed if the
+    child or one of its own children has nearly reached the limit of the address space, and all of
+    them are idle.
     """
     before: dict[int, host_memory.Usage] = {}
     while host_memory.has_limit():
@@ -156,9 +157,9 @@ class StderrFilter:
     def lines(self, line: str) -> list[str]:
         """Returns the lines to print for `line`: itself, a replacement, or nothing.
 
-        Of the messages of an abort, the first line is replaced by one line, and the others are
-        dropped. Nothing is printed after the line on the death of another process, because several
-        threads report this death.
+        The first line of an abort's messages is replaced by a line that says why the command ends;
+        the other lines are dropped. Nothing is printed after the line on the death of another
+        process, because several threads report this death.
         """
         if self._is_over:
             return []

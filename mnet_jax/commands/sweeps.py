@@ -29,7 +29,7 @@ from mnet_jax.training.stopping import Stop, StoppedError
 from mnet_jax.validation import require
 
 _MAX_SEEDS = 1000
-_SEEDS = 3  # of every arm, without --seeds and --preset
+_SEEDS = 3  # seeds of every arm, if neither --seeds nor --preset is given
 _RESULTS = Path("results")
 AxisValues = Mapping[str, tuple[Any, ...]]  # the values given for each axis, by name
 
@@ -62,7 +62,7 @@ class SweepArguments(RunArguments):
 
     @property
     def named(self) -> str | None:
-        """The given recipe, or that of the preset at its scale; None if there is neither."""
+        """The recipe's name: the given recipe, else the preset's recipe at its scale, else None."""
         if self.recipe or not self.preset:
             return self.recipe
         return PRESETS[self.preset].recipe_at(self.size)
@@ -81,7 +81,7 @@ class SweepArguments(RunArguments):
 
     @property
     def arms(self) -> tuple[Values, ...]:
-        """The axis values of every arm before flags change them; `({},)` without a preset."""
+        """The axis values of every arm, before flags change any; `({},)` without a preset."""
         return PRESETS[self.preset].values(self.size) if self.preset else ({},)
 
     @property
@@ -265,7 +265,10 @@ def run(
 
 
 def _announced(leases: Iterable[RunConfig | None], console: Console) -> Iterator[RunConfig | None]:
-    """Yields the items of `leases`; prints a line when only trials of other processes remain."""
+    """Yields `leases`, the items of `Store.take_each`; prints a line at the first None.
+
+    None means that other processes are running all remaining trials.
+    """
     waits = False
     for config in leases:
         if config is None and not waits:

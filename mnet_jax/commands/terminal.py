@@ -27,7 +27,12 @@ class Terminal(Console):
     """
 
     def __init__(self, file: TextIO, width: int) -> None:
-        """Creates a console on `file`: as wide as the terminal, or `width` if it is no terminal."""
+        """Creates a console.
+
+        Args:
+          file: the stream to print to.
+          width: the console's width in characters if `file` is not a terminal.
+        """
         # Animations are shown on a real terminal only. Notebooks and continuous integration set
         # FORCE_COLOR, from which Rich infers a terminal, but keep every frame of an animation.
         terminal = file.isatty()
@@ -56,7 +61,7 @@ class Terminal(Console):
         raise OutputError("nobody reads") from sys.exception()
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Converts a string, also that of a table's cell, to escaped text without markup."""
+        """Converts a string, such as a table's cell, to escaped text without markup."""
         options |= {"markup": False, "emoji": False}
         return super().render_str(self._shown(text), **options)
 

@@ -234,7 +234,8 @@ def listing_for(path: Path, dataset: str) -> str:
 
     In this version, the split of a folder's image does not depend on the other images. Earlier
     versions split a folder by the position of images in its list. For a run of such a version, the
-    returned value selects that split, so that none of its training images are used for testing.
+    returned value selects the run's own split, so that no training image of the run is used for
+    testing.
     """
     trained_on = _trained_on(path)
     both = trained_on is not None and trained_on.name == dataset == "folder"

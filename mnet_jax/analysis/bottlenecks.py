@@ -35,15 +35,17 @@ class Bottleneck:
       channels: number of the bottleneck's channels.
       positions: number of positions of feature maps that were measured.
       rank: effective rank of the bottleneck, 1 to `channels`: the exponential of the entropy of
-        its singular values (Roy and Vetterli, "The effective rank", EUSIPCO 2007), around the mean.
-      activated_rank: effective rank after the activation function under test.
+        the singular values of the bottleneck's deviations from its mean. Source: Roy and Vetterli,
+        "The effective rank", EUSIPCO 2007.
+      activated_rank: effective rank of the bottleneck after the activation function under test.
       recovered: share of the bottleneck's variance that an affine map reconstructs after this
         activation function, on images to which the map was not fitted. 1 is everything; after a fit
         to too few images the value can be below 0.
       expanded_channels: number of channels of the following expansion; None if there is none.
-      recovered_expanded: share of the variance of the block's output, including its shortcut, that
-        an affine map reconstructs after the expansion's own activation function; None if there is
-        no expansion.
+      recovered_expanded: like `recovered`, for the output of this block (with the shortcut, if
+        there is one): the share of the output's variance that an affine map reconstructs from the
+        following expansion, after the expansion's activation function; None if there is no
+        expansion.
     """
 
     layer: str
@@ -69,11 +71,11 @@ def measure_bottlenecks(
 
     Args:
       model: a network with bottlenecks (V2, V3, V4), not one from `models.fuse`.
-      variables: its `params` and `batch_stats`.
+      variables: the network's `params` and `batch_stats`.
       batches: images [b, h, w, 3] with b at least 2, scaled as the network expects them.
-      activation: the activation function to test after each bottleneck. It is applied to the
-        bottleneck before any activation function that the network itself has there. The later
-        layers receive the output of the network's own function.
+      activation: the activation function to test after each bottleneck. It replaces the network's
+        own activation function there, if there is one, in the measurement only: the later layers
+        receive the output of the network's own function.
 
     Raises:
       ValueError: there are no bottlenecks, or no images.
@@ -105,7 +107,7 @@ def measure_bottlenecks(
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
-    """A projection, and the pointwise expansion that reads its block's output, if there is one."""
+    """The projection of a block and, if there is one, the pointwise expansion of the next block."""
 
     project: ActivationPath
     channels: int  # of the bottleneck

@@ -22,7 +22,7 @@ class LayerCost:
 
     Attributes:
       layer: the layer and its shapes.
-      params: number of trainable parameters, including those of its normalization.
+      params: number of trainable parameters, including those of the layer's normalization.
       statistics: number of running means and variances.
       madds: multiply-adds.
       weight_bytes: bytes of the parameters and statistics.
@@ -47,14 +47,15 @@ class LayerCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Separation:
-    """The cost of a depthwise and the following pointwise convolution, relative to a full one.
+    """The cost of a depthwise and the following pointwise layer, relative to a full convolution.
 
     Attributes:
       name: path of the depthwise layer.
       madds: multiply-adds of the pair.
       full_madds: multiply-adds of the full convolution with the same window, inputs and outputs.
       ratio: `madds` over `full_madds`.
-      predicted: the paper's 1/N + 1/K^2 (arXiv 1704.04861, section 3.1), N outputs, kernel side K.
+      predicted: the paper's 1/N + 1/K^2, for N outputs and kernel side K (arXiv 1704.04861,
+        section 3.1).
     """
 
     name: str
@@ -96,7 +97,7 @@ class Cost:
         return sum(row.activation_bytes for row in self.rows)
 
     def moved_bytes(self, batch_size: int = 1) -> int:
-        """Returns the least bytes moved, summed over layers; see `Row.moved_bytes`."""
+        """Returns the least bytes moved, summed over layers; see `LayerCost.moved_bytes`."""
         return sum(row.moved_bytes(batch_size) for row in self.rows)
 
     @property
@@ -110,7 +111,7 @@ class Cost:
 
     @property
     def separations(self) -> tuple[Separation, ...]:
-        """Each depthwise and pointwise pair, compared with the full convolution it replaces."""
+        """Each depthwise and pointwise pair, and the full convolution that the pair replaces."""
         # Dense layers are skipped, as a squeeze-and-excitation may be between the two layers.
         rows = [row for row in self.rows if row.layer.kind != "dense"]
         pairs = itertools.pairwise(rows)
@@ -203,8 +204,8 @@ def receptive_fields(spec: NetworkSpec) -> tuple[ReceptiveField, ...]:
 class Machine:
     """The measured limits of a machine, for the roofline model.
 
-    The model gives a lower bound on a program's time: it takes at least the time of its arithmetic
-    at the peak rate, and at least the time of moving its bytes at the memory bandwidth.
+    The model gives a lower bound on a program's time: a program takes at least the time of its
+    arithmetic at the peak rate, and at least the time of moving its bytes at the memory bandwidth.
 
     Source: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for
     multicore architectures", CACM 52 (2009).
@@ -226,7 +227,7 @@ class Machine:
 
     @property
     def ridge(self) -> float:
-        """The operations per byte above which arithmetic limits the speed, not memory."""
+        """The operations per byte above which arithmetic, not memory, limits the speed."""
         return self.flops_per_second / self.bytes_per_second
 
     def bound_seconds(self, *, madds: int, moved_bytes: int) -> float:

@@ -48,7 +48,7 @@ class Activity:
 
     @property
     def always(self) -> np.ndarray:
-        """Whether each channel is active everywhere, bool [c]; a ReLU does not change these."""
+        """Whether each channel is active everywhere, bool [c]; a ReLU changes no such channel."""
         return self.active == 1
 
 
@@ -68,7 +68,7 @@ class Kernels:
         """Returns whether each norm is at most `threshold` times the layer's largest, bool [c].
 
         The threshold is relative because the batch normalization after the layer cancels the
-        scale of its kernels.
+        scale of the layer's kernels.
         """
         return self.norms <= threshold * self.norms.max()
 
@@ -92,7 +92,7 @@ def measure_activity(
 
     Args:
       model: any network.
-      variables: its `params` and `batch_stats`.
+      variables: the network's `params` and `batch_stats`.
       batches: images [b, h, w, 3], scaled as the network expects them.
 
     Raises:
@@ -124,7 +124,7 @@ def measure_activity(
 
 
 def _counts(x: Array) -> Array:
-    """Counts all positions, those above zero, and those that ReLU6 clips; [3, c]."""
+    """Counts, by channel, all values, the values above zero and those that ReLU6 clips; [3, c]."""
     x = x.reshape(-1, x.shape[-1])
     counted = (jnp.ones_like(x, bool), x > 0, x >= CEILING)
     return jnp.stack([kind.sum(axis=0) for kind in counted])

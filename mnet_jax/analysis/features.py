@@ -18,7 +18,7 @@ def depthwise_kernels(model: MobileNet, variables: Mapping[str, Any]) -> dict[st
 
     Args:
       model: any network.
-      variables: its `params`.
+      variables: the network's `params`.
     """
     params = traverse_util.flatten_dict(variables["params"], sep="/")
     return {
@@ -35,7 +35,7 @@ def feature_maps(
 
     Args:
       model: any network.
-      variables: its `params` and `batch_stats`.
+      variables: the network's `params` and `batch_stats`.
       image: [h, w, 3], scaled as the network expects it.
 
     Raises:

@@ -3,7 +3,8 @@
 The paper (arXiv 1801.04381, Fig. 1 and section 3.2) embeds a spiral x into n dimensions by a random
 matrix T, applies a ReLU, and projects back by the pseudo-inverse: T^-1 ReLU(T x). With few
 dimensions, parts of the spiral are mapped onto each other. With many, the spiral is bent, but
-remains a curve. The paper gives neither the distribution of T nor numbers; this module does.
+remains a curve. The paper gives neither the distribution of T nor numbers. This module defines
+two distributions, and measures the loss in numbers.
 """
 
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ def normalized(points: np.ndarray) -> np.ndarray:
 
 
 def embedding(key: Array, dimensions: int, distribution: Distribution = "gaussian") -> Array:
-    """Draws a random T, float32 [dimensions, 2].
+    """Draws a random matrix T, float32 [dimensions, 2].
 
     Args:
       key: the key of the random numbers.
@@ -139,9 +140,9 @@ class Survival:
 
     Attributes:
       dimensions: n.
-      projection_error: relative error of T^-1 y after the best affine correction, [draws]: root
-        mean square, over the root mean square of the points. 0 if the manifold is unchanged, 1 if
-        it is lost.
+      projection_error: relative error of T^-1 y, y = activation(T x), after the best affine
+        correction, [draws]: root mean square of the error, over the root mean square of the points.
+        0 if the manifold is unchanged, 1 if it is lost.
       readout_error: relative error of the best affine map from all n dimensions, [draws].
       collapsed: share of points around which small areas collapse to a line or point, [draws].
     """
@@ -173,7 +174,7 @@ def measure_survival(
     """Measures how well points are preserved, with many random T for each number of dimensions.
 
     Args:
-      points: [p, 2]; they are `normalized` first.
+      points: [p, 2]; the function `normalized` is applied to them first.
       dimensions: the numbers of dimensions n.
       activation: the activation function.
       distribution: distribution of T.

@@ -61,7 +61,7 @@ def seeds_together(case: NetworkCase) -> Run:
 
 
 def plain_flax(case: NetworkCase | LayerCase | DepthwiseCase) -> Run:
-    """Runs straightforward Flax: depthwise layers are grouped convolutions, pointwise ones 1x1."""
+    """Runs straightforward Flax: depthwise layers are grouped, pointwise ones 1x1 convolutions."""
     if isinstance(case, DepthwiseCase):
         return _depthwise(case, "grouped")
     if isinstance(case, LayerCase):
@@ -240,7 +240,7 @@ def _layer(case: LayerCase, lowering: ops.Lowering, pointwise: Callable[..., Any
 
 
 def _convolution(case: LayerCase, pointwise: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the layer's convolution, a function of a pending feature map and a kernel."""
+    """Returns the layer's convolution, a function of a feature map (`ops.Pending`) and a kernel."""
     if case.kind == "pointwise":
         return pointwise
     return partial(ops.depthwise if case.kind == "depthwise" else ops.full, strides=case.stride)

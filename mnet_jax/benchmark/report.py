@@ -47,8 +47,8 @@ def _row(
 def summary_rows(result: BenchmarkResult) -> list[tuple[str, ...]]:
     """Returns the cells below `SUMMARY_HEADERS`: sums of median times by group, and in total.
 
-    There are no rows if the cases have no groups. If a contender failed on a case, its group and
-    the total are shown as failed.
+    There are no rows if the cases have no groups (see `Comparison.group`). If a contender failed on
+    a case, its group and the total are shown as failed.
     """
     groups: dict[str, list[Comparison]] = {}
     for comparison in result.comparisons:
@@ -68,7 +68,7 @@ def summary_rows(result: BenchmarkResult) -> list[tuple[str, ...]]:
 
 
 def _sums(comparisons: Sequence[Comparison]) -> dict[str, float]:
-    """Returns each contender's time for all layers, in seconds; NaN if it failed on a layer.
+    """Returns each contender's time for all layers, in seconds; NaN after a failure on a layer.
 
     The time of each distinct layer is multiplied by the number of such layers in the network.
     """

@@ -1,4 +1,4 @@
-"""Makes the table that `auto` follows (`ops.choice`) from times of depthwise convolutions."""
+"""Makes the table by which the lowering `auto` chooses (`ops.choice`), from measured times."""
 
 import statistics
 from collections import defaultdict
@@ -52,9 +52,9 @@ def table_from(
 
 
 def _ranking(layers: Sequence[Comparison], *, on_cpu: bool) -> Ranking:
-    """Ranks the lowerings by time, with a preference for grouped on accelerators.
+    """Ranks the lowerings by their times on `layers`; on accelerators, `grouped` is preferred.
 
-    On accelerators, another lowering comes before grouped only if it is faster in every round of
+    On accelerators, another lowering comes before `grouped` only if it is faster in every round of
     every layer, since compilers keep improving grouped convolutions.
     """
     ran = [low for low in ORDER if all(_timing(layer, low).seconds for layer in layers)]
@@ -74,7 +74,7 @@ def _ranking(layers: Sequence[Comparison], *, on_cpu: bool) -> Ranking:
 
 
 def _mean_ratio(layers: Iterable[Comparison], lowering: Measured) -> float:
-    """Returns the geometric mean over layers of a lowering's time over that of grouped."""
+    """Returns a lowering's time divided by that of `grouped`: the geometric mean over layers."""
     return statistics.geometric_mean(
         _timing(layer, lowering).median_seconds / _timing(layer, "grouped").median_seconds
         for layer in layers

@@ -71,14 +71,14 @@ class Comparison:
     images: int | None = None
 
     def ratios(self, timing: Timing) -> tuple[float, ...]:
-        """Returns our time divided by this contender's, round by round; below 1, we are faster."""
+        """Returns our time divided by the time in `timing`, by round; below 1, we are faster."""
         ours = next((t for t in self.timings if t.contender == OURS), None)
         if ours is None:
             return ()
         return tuple(a / b for a, b in zip(ours.seconds, timing.seconds, strict=False))
 
     def over_bound(self, timing: Timing, machine: Machine) -> float | None:
-        """Returns the median time divided by the roofline's bound; None if one is missing."""
+        """Returns the median time divided by the roofline's bound; None if either is missing."""
         bound = machine.bound_seconds(madds=self.madds, moved_bytes=self.moved_bytes)
         return timing.median_seconds / bound if bound and timing.seconds else None
 
@@ -134,7 +134,7 @@ def compare(
 
 
 def _compilation_cache(directory: str | None) -> dict[str, str]:
-    """Returns the environment variables for a compilation cache in a directory, or for none."""
+    """Returns the environment variables for a compilation cache in `directory`; None: no cache."""
     if directory is None:
         return {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     return {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_COMPILATION_CACHE_DIR": directory}
@@ -144,7 +144,7 @@ def _compilation_cache(directory: str | None) -> dict[str, str]:
 def _workers(
     contenders: Sequence[Contender], environment: Mapping[str, str]
 ) -> Iterator[list[Worker]]:
-    """Yields a worker for each contender and ends their processes at exit."""
+    """Yields a worker for each contender, and ends the workers' processes at exit."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(Worker(contender, environment)) for contender in contenders]
 
@@ -178,7 +178,7 @@ def _call_times(
 ) -> list[Timing]:
     """Prepares all contenders, runs each once untimed, and then times them in turn.
 
-    Because they take turns, other load on the machine affects all of them alike.
+    Because the contenders take turns, other load on the machine affects all of them alike.
     """
     timings: dict[Worker, Timing] = {}
     for worker in workers:
@@ -195,7 +195,7 @@ def _call_times(
             failure=failure,
         )
     ready = [worker for worker, timing in timings.items() if timing.failure is None]
-    for worker in ready:  # preparing the others has evicted this one's data from the caches
+    for worker in ready:  # preparing the others has evicted this contender's data from the caches
         worker.run()
     spins = any(worker.contender.packages for worker in ready)
     for _ in range(rounds):

@@ -26,7 +26,11 @@ ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hard_swish": nn.Hardswish}
 
 
 def _on_device(make: Callable[[Any], Run]) -> Callable[[Any], Run]:
-    """Decorates a maker: its tensors are on the CUDA device, and its runs wait for the device."""
+    """Decorates a `Contender.maker` so that it uses the CUDA device, if PyTorch sees one.
+
+    The maker's tensors are created on the device, and the functions that it returns wait until the
+    device has finished.
+    """
     if not torch.cuda.is_available():
         return make
     torch.backends.cudnn.benchmark = True  # tries kernels and takes the fastest, as XLA does
@@ -127,8 +131,8 @@ def _depthwise(case: DepthwiseCase) -> Run:
 def _layer(case: LayerCase) -> Run:
     """Runs normalization, activation and convolution; computes the input's mean and variance.
 
-    The case has the mean and variance of the output instead, but PyTorch's batch normalization
-    computes those of the feature map that it normalizes.
+    A `LayerCase` has the mean and variance of the output instead, but PyTorch's batch normalization
+    computes the mean and variance of its input.
     """
     batch, height, width, channels = case.shape
     groups = channels if case.kind == "depthwise" else 1

@@ -44,14 +44,14 @@ class Worker:
           The seconds from the end of the imports to the end of the call.
 
         Raises:
-          WorkerError: the contender fails on the case. It may still be able to run other cases.
+          WorkerError: the contender fails on the case. Other cases may still run.
         """
         if self._process is None or not self._process.is_alive():
             self._start()
         return self._ask(case)
 
     def run(self) -> float:
-        """Runs one sample of the case prepared last; returns the mean seconds of a call."""
+        """Runs a sample (one call or more) of the case prepared last; returns seconds per call."""
         return self._ask(None)
 
     def end(self) -> None:
@@ -92,7 +92,10 @@ class Worker:
 
 
 def _serve(pipe: Connection, contender: str) -> None:
-    """Prepares each case received, and runs a sample for each None; ends with the parent."""
+    """Runs in the worker's process: prepares each case received, and times a sample for each None.
+
+    Returns when the parent closes the pipe or exits.
+    """
     sample: Callable[[], float] | None = None
     while True:
         try:
@@ -125,7 +128,7 @@ def _prepare(contender: str, case: Case) -> tuple[Callable[[], float], float]:
 
     def sample() -> float:
         if calls > 1:
-            call()  # other contenders have evicted this one's data from the caches
+            call()  # other contenders have evicted this contender's data from the caches
         return _seconds(call, calls) / chosen.networks
 
     return sample, setup_seconds

@@ -11,7 +11,7 @@ from mnet_jax.plots import style
 
 COLOURS = (*style.COLOURS, style.BLACK, style.GREY)
 MARKERS = "osD^vPX*"
-STYLES = {  # of contenders and of lowerings, which are never in one figure
+STYLES = {  # contenders and lowerings share styles, as no figure shows both
     contender.name: (colour, marker)
     for several in (CONTENDERS, LOWERINGS)
     for contender, colour, marker in zip(several, COLOURS, MARKERS, strict=False)

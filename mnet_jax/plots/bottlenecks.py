@@ -1,4 +1,4 @@
-"""Draws the information lost in activation functions of trained networks, as V2's Fig. 1 does."""
+"""Draws how much of a trained network's information is lost in activation functions."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +13,9 @@ if TYPE_CHECKING:  # it imports JAX
 
 
 def draw(networks: "Mapping[str, Sequence[Sequence[Bottleneck]]]", activation: str) -> Figure:
-    """Draws the information that each bottleneck loses, in `activation` and in its expansion.
+    """Draws how much information each bottleneck loses, and the bottlenecks' effective ranks.
+
+    The loss is measured after `activation` and, if an expansion follows, after the expansion.
 
     Args:
       networks: the bottlenecks by the network's name, a list for each model, such as the seeds of

@@ -46,7 +46,10 @@ def contact_sheet(preview: "Preview") -> Image.Image:
 
 
 def _names(preview: "Preview", count: int) -> dict[int, tuple[str, ImageFont.FreeTypeFont]]:
-    """Returns the class names of the first `count` images with fitting fonts, by label."""
+    """Returns the class names of the first `count` images, by label.
+
+    Each name comes with a font that can draw it.
+    """
     found, labels = {}, {*preview.labels[:count].tolist()}
     if preview.partners is not None:
         labels |= {*preview.partners[:count].tolist()}

@@ -20,11 +20,11 @@ _SHARES = {
 
 
 def draw(networks: "Mapping[str, Sequence[ActivityMeasurement]]", threshold: float) -> Figure:
-    """Draws the shares of dead channels and clipped values by activation, and of dead kernels.
+    """Draws the shares of dead channels, clipped values and dead kernels, layer by layer.
 
     Args:
-      networks: the surveys by the network's name. If a name has several surveys, such as those of
-        its seeds, the means over them are drawn.
+      networks: the measurements by the network's name. If a name has several measurements, such as
+        one for each seed, the means over them are drawn.
       threshold: relative norm up to which a kernel is dead; see `Kernels.dead`.
     """
     figure = new_figure(12.0, 7.0)
@@ -68,8 +68,8 @@ def draw(networks: "Mapping[str, Sequence[ActivityMeasurement]]", threshold: flo
 def _places(found: "Sequence[Activity]", longest: Sequence[str]) -> Sequence[int]:
     """Returns the x positions of a network's layers.
 
-    Layers of the same name in several networks share a position if the longest network has all
-    names; otherwise layers are numbered.
+    If the longest network has all of the network's layer names, each layer gets the position of its
+    name there; otherwise the layers are numbered.
     """
     names = [activity.layer for activity in found]
     return [longest.index(name) for name in names] if {*names} <= {*longest} else range(len(names))

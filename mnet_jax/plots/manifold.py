@@ -1,4 +1,4 @@
-"""Draws V2's Fig. 1, and measures of the error."""
+"""Draws V2's Fig. 1, and the errors that `analysis.manifold` measures."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING

@@ -47,7 +47,7 @@ def add_caption(figure: Figure, text: str) -> None:
 
 
 def count_layers(axes: Axes, kind: str) -> None:
-    """Labels an x axis that counts a network's layers of a kind; adds a grid and a legend."""
+    """Labels an x axis on which each number is a layer of `kind`; adds a grid and a legend."""
     axes.set_xlabel(f"{kind}, in the order of the network")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25, linewidth=0.6)
@@ -81,15 +81,15 @@ DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"  
 def label(text: str) -> str:
     """Returns the text in one line and in a form that Matplotlib draws literally.
 
-    Characters that its font lacks are escaped, such as `\\u4e2d`. A text with a leading underscore,
-    which Matplotlib would omit from a legend, gets a space before it.
+    Each character that Matplotlib's font lacks is replaced by its Python escape, such as `\\u4e2d`.
+    A space is put before a leading underscore, as Matplotlib would omit such a text from a legend.
     """
     line = escaped(one_line(text), DEJAVU).replace("$", r"\$")
     return f" {line}" if line.startswith("_") else line
 
 
 def escaped(text: str, font: Path) -> str:
-    """Escapes the characters that a font lacks in Python's notation, such as `\\u4e2d`."""
+    """Replaces each character that a font lacks by its Python escape, such as `\\u4e2d`."""
     known = _characters(font)
     return "".join(x if x in known else x.encode("unicode_escape").decode() for x in text)
 

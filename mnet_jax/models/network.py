@@ -196,7 +196,12 @@ def _through(
     spec: architecture.Block,
     train: bool,
 ) -> tuple[Pending, Array | None]:
-    """Applies a block; returns its output, and the tensor to add to the next expansion, or None."""
+    """Applies a block.
+
+    Returns:
+      The block's output; and, if shortcuts connect expansions, its expanded tensor, which the next
+      block adds to the output of its own expansion layer (else None).
+    """
     if not isinstance(spec, architecture.InvertedResidual):
         return block.pending(x, train=train), skip
     if spec.shortcut == "expansion":

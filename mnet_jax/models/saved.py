@@ -90,8 +90,8 @@ def save(
     """Writes a model to a file, atomically.
 
     Equal models give equal bytes. A file that already holds the model is left untouched, even if an
-    earlier version of `save` wrote the file in another form, because trials that started from the
-    file's weights are stored with its `digest`.
+    earlier version of `save` wrote it in another form. Writing it again would change the file's
+    SHA-256 (`digest`), by which stored trials identify their initial weights.
 
     Args:
       path: path of the file.

@@ -84,7 +84,8 @@ class MemoryCheckedStep:
 
         Args:
           step: a step that `Placement.compile_train` returned.
-          resized: returns the shapes of a placed batch with another number of images.
+          resized: maps a batch on the devices, and a number of images, to the shapes that a batch
+            of that many images has.
           batch_size: images per step.
           multiple: batch sizes must be multiples of this.
           free: returns the free bytes of each device; called when the first batch is on the

@@ -109,9 +109,9 @@ def _rule(structure: StaticRecipe, hyperparams: Hyperparameters) -> optax.Gradie
     rule = hyperparams.rule
 
     def rate(count: jax.Array) -> Scalar:
-        """Returns the step's rate and ignores Optax's count.
+        """A schedule that returns the step's learning rate and ignores its argument.
 
-        Because the rate is a schedule, Optax keeps the count in the state.
+        It is a function, not a number, so that Optax keeps a count in the optimizer's state.
         """
         del count
         return hyperparams.learning_rate

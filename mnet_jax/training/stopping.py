@@ -82,9 +82,10 @@ class Stop:
     def watch(self) -> None:
         """Makes signals end the process even while its main thread runs C code, such as compiling.
 
-        Python runs signal handlers only between instructions of the main thread. C's own handler
-        writes the signal's number to a pipe, and a thread reads it. The thread also counts signals:
-        a second SIGINT ends the process at once, even with unsaved work.
+        Python runs signal handlers only between instructions of the main thread. But CPython's own
+        handler runs at once: it writes the signal's number to a pipe, and a thread reads it. The
+        thread also counts signals: a second SIGINT ends the process at once, even with unsaved
+        work.
         """
         reading, writing = os.pipe()
         os.set_blocking(writing, False)

@@ -75,7 +75,7 @@ def write_clothes(folder):
 STAND_INS = {
     "README.md": write_weights,
     "docs/training.md": write_solar_cells,
-    "docs/results/seeing-why/README.md": write_clothes,
+    "docs/results/analysis/README.md": write_clothes,
 }
 
 

@@ -96,7 +96,9 @@ CONTENDERS = (
         takes=_is_training,
         networks=SEEDS,
     ),
-    Contender(name="obvious Flax", packages=(), maker="jax_contenders:plain_flax", takes=_on_jax),
+    Contender(
+        name="XLA convolutions", packages=(), maker="jax_contenders:xla_convolutions", takes=_on_jax
+    ),
     Contender(
         name="Keras on JAX", packages=("keras",), maker="jax_contenders:keras", takes=_in_keras
     ),

@@ -60,8 +60,11 @@ def seeds_together(case: NetworkCase) -> Run:
     return _training(case, model.apply, SEEDS)
 
 
-def plain_flax(case: NetworkCase | LayerCase | DepthwiseCase) -> Run:
-    """Runs straightforward Flax: depthwise layers are grouped, pointwise ones 1x1 convolutions."""
+def xla_convolutions(case: NetworkCase | LayerCase | DepthwiseCase) -> Run:
+    """Computes all layers with XLA's convolutions, as `flax.linen.Conv` does.
+
+    Depthwise layers are grouped convolutions, pointwise layers 1x1 convolutions.
+    """
     if isinstance(case, DepthwiseCase):
         return _depthwise(case, "grouped")
     if isinstance(case, LayerCase):

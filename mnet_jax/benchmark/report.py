@@ -10,9 +10,9 @@ from rich.table import Table
 from mnet_jax.benchmark.contenders import OURS
 from mnet_jax.benchmark.timing import BenchmarkResult, Comparison, Timing
 
-HEADERS = ("case", "contender", "median ms", "min to max", "ours / it", "range", "over bound")
+HEADERS = ("case", "contender", "median ms", "min to max", "ours / other", "range", "over bound")
 RATE_HEADERS = ("images per second", "contender", "median", "least to most")
-SUMMARY_HEADERS = ("where the time goes", "contender", "ms", "share %", "ours / it")
+SUMMARY_HEADERS = ("where the time goes", "contender", "ms", "share %", "ours / other")
 
 
 def rows(result: BenchmarkResult) -> list[tuple[str, ...]]:
@@ -112,8 +112,8 @@ def captions(result: BenchmarkResult) -> list[str]:
     """Returns the notes printed below the tables: method, bound and environment."""
     machine = result.machine
     return [
-        "each contender in its own process, sampled in turn; ours / it is computed in each round; "
-        "below 1, ours is faster",
+        "each contender in its own process, sampled in turn; ours / other: our time divided by the "
+        "contender's, computed in each round; below 1, ours is faster",
         f"bound: the larger of the multiply-adds at {machine.flops_per_second / 1e9:.0f} GFLOP/s "
         f"and the bytes at {machine.bytes_per_second / 2**30:.1f} GiB/s, both measured in this "
         f"run on {machine.device}; what fits into caches can be faster than memory",

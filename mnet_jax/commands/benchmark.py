@@ -1,7 +1,7 @@
 """Compares the speed of this library with that of other libraries, which take turns in one run.
 
     python -m experiments.benchmark training --resolution 224 --batch-size 16
-    python -m experiments.benchmark layers --model mobilenet_v2 --contender "obvious Flax"
+    python -m experiments.benchmark layers --model mobilenet_v2 --contender "XLA convolutions"
     python -m experiments.benchmark depthwise --write-table
     python -m experiments.benchmark depthwise inference training input compile
 

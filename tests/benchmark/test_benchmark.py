@@ -258,9 +258,9 @@ def test_who_takes_what():
     (network,) = network_cases("training", ["mobilenet_v4_conv_small"], [(224, 1)])
     taking = {c.name for c in CONTENDERS if c.takes(network)}
     together = f"{OURS}, {SEEDS} seeds under vmap"
-    assert taking == {OURS, together, "obvious Flax", "torch eager", "torch.compile"}
+    assert taking == {OURS, together, "XLA convolutions", "torch eager", "torch.compile"}
     assert not BY_NAME["Keras on JAX"].takes(depthwise)
-    assert BY_NAME["obvious Flax"].takes(CompileCase(network=network, cached=False))
+    assert BY_NAME["XLA convolutions"].takes(CompileCase(network=network, cached=False))
 
 
 @pytest.mark.parametrize("contender", [*CONTENDERS, *LOWERINGS], ids=lambda one: one.name)
@@ -303,7 +303,7 @@ def callers_cache(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("callers_cache")
 def test_contenders_run_in_turn_and_a_failure_is_a_row():
     case = DepthwiseCase(shape=(1, 8, 8, 4), kernel=3, stride=1, derivative="kernel gradient")
-    contenders = [BY_NAME[OURS], BY_NAME["obvious Flax"]]
+    contenders = [BY_NAME[OURS], BY_NAME["XLA convolutions"]]
     impossible = dataclasses.replace(case, kernel=0)
     first, failed, last = compare([case, impossible, case], contenders, rounds=2, environment={})
     for found in (first, last):
@@ -336,10 +336,10 @@ LAYERS = [
 
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.label)
 def test_both_contenders_on_jax_compute_the_same_layer(case):
-    ours, obvious = (BY_NAME[name].load()(case)() for name in (OURS, "obvious Flax"))
+    ours, plain = (BY_NAME[name].load()(case)() for name in (OURS, "XLA convolutions"))
     of_input = case.activation is not None
     assert len(ours) == (3 if case.direction == "forward" or of_input else 1)
-    chex.assert_trees_all_close(ours, obvious, rtol=1e-3, atol=1e-3)
+    chex.assert_trees_all_close(ours, plain, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.label)
@@ -368,7 +368,7 @@ def call(tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("", "--suite: got '', legal: depthwise, layers, inference"),
         ("speed", "--suite: got 'speed', legal: depthwise, layers, inference"),
@@ -387,11 +387,11 @@ def call(tmp_path, monkeypatch, capfd):
         ("training --results file", "--results: got 'file', legal: a directory"),
     ],
 )
-def test_bad_input_is_one_line(call, line, told, tmp_path):
+def test_bad_input_is_one_line(call, line, message, tmp_path):
     (tmp_path / "file").write_text("in the way")
     code, out, err = call(line)
     assert (code, out) == (2, "")
-    assert err.startswith(f"experiments.benchmark: {told}") and err.count("\n") == 1
+    assert err.startswith(f"experiments.benchmark: {message}") and err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

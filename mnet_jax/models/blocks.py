@@ -213,8 +213,12 @@ def _is_one_operation(block: nn.Module, *, train: bool) -> bool:
 
     The layers run separately in training, and if activations between them are requested.
     """
-    asked = ("intermediates", "preactivations", "params")
-    return block.setting.packed and not train and not any(map(block.is_mutable_collection, asked))
+    requestable = ("intermediates", "preactivations", "params")
+    return (
+        block.setting.packed
+        and not train
+        and not any(map(block.is_mutable_collection, requestable))
+    )
 
 
 def _at_once(

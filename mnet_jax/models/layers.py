@@ -297,11 +297,13 @@ class ConvNorm(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         return self.pending(x, train=train).value()
 
-    def folded(self) -> ops.Folded:
+    def folded(self) -> ops.FoldedConv:
         """Returns the kernel, bias and activation of this layer if its normalization is folded."""
         params = self.variables["params"]
         (kernel,) = params["conv"].values()
-        return ops.Folded(kernel, Finish(bias=params["norm"]["bias"], activation=self.activation))
+        return ops.FoldedConv(
+            kernel, Finish(bias=params["norm"]["bias"], activation=self.activation)
+        )
 
     @nn.compact
     def pending(self, x: Array | Pending, *, train: bool) -> Pending:

@@ -29,7 +29,7 @@ with epy.lazy_api_imports(globals()):
         pointwise,
         reads_panels,
     )
-    from mnet_jax.ops.inverted import Folded, inverted_residual
+    from mnet_jax.ops.inverted import FoldedConv, inverted_residual
     from mnet_jax.ops.layer import Convolved, Finish, Pending, over_channels, with_statistics
     from mnet_jax.ops.native import NativeError
     from mnet_jax.ops.panels import pack, unpack
@@ -37,7 +37,7 @@ with epy.lazy_api_imports(globals()):
 __all__ = [
     "Convolved",
     "Finish",
-    "Folded",
+    "FoldedConv",
     "Lowering",
     "NativeError",
     "Pending",

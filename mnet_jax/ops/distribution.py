@@ -44,7 +44,7 @@ def match_varying_axes(*arrays: Array) -> tuple[Array, ...]:
     return tuple(_vary(x, union - own) for x, own in zip(arrays, axes, strict=True))
 
 
-def alike_in_channels(x: Array, kernel: Array) -> tuple[Array, Array]:
+def match_channel_sharding(x: Array, kernel: Array) -> tuple[Array, Array]:
     """Shards both x [..., c] and kernel [..., c] over channels if either array is."""
     channels = [jax.typeof(array).sharding.spec[-1] for array in (x, kernel)]
     if channels[0] == channels[1]:

@@ -13,7 +13,13 @@ import jax.numpy as jnp
 
 from mnet_jax.ops import native, panels
 from mnet_jax.ops.convolution import depthwise, pointwise, uses_native
-from mnet_jax.ops.layer import Finish, Inverted, Layer, Operands, Pending
+from mnet_jax.ops.layer import (
+    Finish,
+    InvertedResidualLayer,
+    InvertedResidualOperands,
+    Layer,
+    Pending,
+)
 from mnet_jax.ops.lowering import geometry_of
 from mnet_jax.ops.types import Lowering
 from mnet_jax.validation import require
@@ -22,7 +28,7 @@ Array = jax.Array
 LEAST_COLUMNS = 8  # pixels; a tile of a matrix product has a row for each pixel (native/product.h)
 
 
-class Folded(NamedTuple):
+class FoldedConv(NamedTuple):
     """A convolution with a bias and an activation, after batch normalization has been folded.
 
     Attributes:
@@ -36,9 +42,9 @@ class Folded(NamedTuple):
 
 def inverted_residual(
     x: Array,
-    expand: Folded | None,
-    filtering: Folded,
-    project: Folded,
+    expand: FoldedConv | None,
+    filtering: FoldedConv,
+    project: FoldedConv,
     *,
     strides: int | Sequence[int] = 1,
     padding: str | Sequence[Sequence[int]] = "SAME",
@@ -74,7 +80,7 @@ def inverted_residual(
         shape = (x.shape[0], *(axis.output for axis in geometry), project.finish.bias.shape[0])
         require(skip.shape == shape, "skip", skip.shape, str(shape))
     before = expand.finish.activation if expand else "linear"
-    block = Inverted(
+    block = InvertedResidualLayer(
         activations=(before, filtering.finish.activation, project.finish.activation),
         geometry=geometry,
     )
@@ -91,10 +97,10 @@ def inverted_residual(
 
 def _has_kernel(
     x: Array,
-    expand: Folded | None,
-    filtering: Folded,
-    project: Folded,
-    block: Inverted,
+    expand: FoldedConv | None,
+    filtering: FoldedConv,
+    project: FoldedConv,
+    block: InvertedResidualLayer,
     lowering: Lowering,
 ) -> bool:
     """Whether the native kernel for inverted residuals computes this block."""
@@ -109,10 +115,10 @@ def _has_kernel(
 
 def _at_once(
     x: Array,
-    expand: Folded | None,
-    filtering: Folded,
-    project: Folded,
-    block: Inverted,
+    expand: FoldedConv | None,
+    filtering: FoldedConv,
+    project: FoldedConv,
+    block: InvertedResidualLayer,
     skip: Array | None,
 ) -> Array:
     """Computes the block with the native kernel, which itself does not check shapes."""
@@ -128,7 +134,7 @@ def _at_once(
     nothing = jnp.zeros(0, x.dtype)
     # The kernel adds the shortcut before the last activation, so that activation must be linear.
     inside = block.activations[2] == "linear"
-    operands = Operands(
+    operands = InvertedResidualOperands(
         x=x,
         expand=expand.kernel if expand else nothing,
         expand_bias=expand.finish.bias if expand else nothing,
@@ -138,5 +144,5 @@ def _at_once(
         project_bias=project.finish.bias,
         skip=skip if skip is not None and inside else nothing,
     )
-    y = native.invert(block, *operands)
+    y = native.inverted_residual(block, *operands)
     return y if skip is None or inside else y + skip

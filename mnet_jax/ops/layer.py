@@ -1,4 +1,4 @@
-"""Layers composed of differentiable JAX operations: the reference for the native kernels."""
+"""Layers in differentiable JAX operations: the reference for the native kernels."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -102,7 +102,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Inverted:
+class InvertedResidualLayer:
     """The properties of an inverted residual that are static under `jax.jit`: all but its arrays.
 
     Attributes:
@@ -114,7 +114,7 @@ class Inverted:
     geometry: Geometry
 
 
-class Operands(NamedTuple):
+class InvertedResidualOperands(NamedTuple):
     """The arrays of an inverted residual; arrays of missing parts are empty.
 
     Panels are a pointwise kernel in the order in which the native kernels read it (`ops.panels`).
@@ -141,7 +141,7 @@ class Operands(NamedTuple):
     skip: Array
 
 
-def composed(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array, ...]:
+def convolve_reference(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array, ...]:
     """Computes a layer in training with JAX operations; the reference for `native.convolve`.
 
     Returns:
@@ -155,7 +155,7 @@ def composed(layer: Layer, x: Array, norm: Array, kernel: Array) -> tuple[Array,
     return y, jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.float32)
 
 
-def finished(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
+def finish_reference(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
     """Computes a layer in inference with JAX operations.
 
     A pointwise kernel may be given as panels, the order in which the native kernels read it; see
@@ -167,7 +167,9 @@ def finished(layer: Layer, x: Array, kernel: Array, bias: Array) -> Array:
     return Finish(bias=bias, activation=layer.activation).of(y)
 
 
-def inverted(block: Inverted, of: Operands) -> Array:
+def inverted_residual_reference(
+    block: InvertedResidualLayer, of: InvertedResidualOperands
+) -> Array:
     """Returns the output [b, h', w', n] of an inverted residual, computed with JAX operations."""
     widen, between, narrow = (
         Layer(activation, geometry, statistics=False)
@@ -175,9 +177,9 @@ def inverted(block: Inverted, of: Operands) -> Array:
             block.activations, (None, block.geometry, None), strict=True
         )
     )
-    x = finished(widen, of.x, of.expand, of.expand_bias) if of.expand.size else of.x
-    x = finished(between, x, of.kernel, of.bias)
-    y = finished(narrow, x, of.project, of.project_bias)
+    x = finish_reference(widen, of.x, of.expand, of.expand_bias) if of.expand.size else of.x
+    x = finish_reference(between, x, of.kernel, of.bias)
+    y = finish_reference(narrow, x, of.project, of.project_bias)
     return y + of.skip if of.skip.size else y
 
 

@@ -16,8 +16,8 @@ from jax import lax
 
 from mnet_jax.ops import choice, shifted
 from mnet_jax.ops.distribution import (
-    alike_in_channels,
     is_constant,
+    match_channel_sharding,
     match_varying_axes,
     sharded_axes,
 )
@@ -37,7 +37,7 @@ def convolve_depthwise(
     Raises:
       ValueError: the lowering does not support the sharding of x.
     """
-    x, kernel = alike_in_channels(*match_varying_axes(x, kernel))
+    x, kernel = match_channel_sharding(*match_varying_axes(x, kernel))
     lowering = _possible(x, lowering)
     if lowering == "grouped":
         return _grouped(x, kernel, geometry)

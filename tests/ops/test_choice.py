@@ -152,9 +152,9 @@ def test_the_users_table_goes_before_the_packaged_one(place):
 )
 def test_a_damaged_users_table_is_one_line_and_the_packaged_one_is_used(place, damaged, tmp_path):
     place(user=damaged, packaged=table((CLASS, ("shifted",))))
-    with pytest.warns(UserWarning, match="lowerings: ignoring") as told:
+    with pytest.warns(UserWarning, match="lowerings: ignoring") as found_text:
         assert fastest() == "shifted"
-    (message,) = (str(warning.message) for warning in told)
+    (message,) = (str(warning.message) for warning in found_text)
     assert str(tmp_path / "user" / "cpu.json") in message and message.count("\n") == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")

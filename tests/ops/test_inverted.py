@@ -33,7 +33,7 @@ def block(shape, expanded, outputs, *, kernel=3, activation="relu6", bottleneck=
         kernel, bias = rng.normal(size=size), rng.normal(size=size[-1])
         kernel = jnp.asarray(kernel, jnp.float32)
         finish = ops.Finish(bias=jnp.asarray(bias, jnp.float32), activation=activation)
-        return ops.Folded(ops.pack(kernel) if len(size) == 2 else kernel, finish)
+        return ops.FoldedConv(ops.pack(kernel) if len(size) == 2 else kernel, finish)
 
     x = jnp.asarray(rng.normal(size=shape), jnp.float32)
     expands = shape[-1] != expanded
@@ -108,7 +108,7 @@ def test_every_image_and_thread_has_its_own_rows():
 def test_each_layer_has_its_own_activation_and_the_shortcut_goes_past_the_last(activations):
     x, *layers = block((1, 14, 14, 8), 24, 8)
     layers = [
-        ops.Folded(kernel, ops.Finish(bias=finish.bias, activation=activation))
+        ops.FoldedConv(kernel, ops.Finish(bias=finish.bias, activation=activation))
         for (kernel, finish), activation in zip(layers, activations, strict=True)
     ]
     one = partial(ops.inverted_residual, skip=x, lowering="native")

@@ -66,7 +66,7 @@ def oracle(x, norm, kernel, activation, cotangents, window=None):
     `window` is (stride, ((top, bottom), (left, right))) of a depthwise or full convolution.
     """
     x, norm, kernel = (np.asarray(v, np.float64) for v in (x, norm, kernel))
-    of_y, of_mean, of_var = (np.asarray(v, np.float64) for v in cotangents)
+    grad_y, grad_mean, grad_var = (np.asarray(v, np.float64) for v in cotangents)
     mean, scale, bias = norm
     u = (x - mean) * scale + bias
     z = act(u, activation)
@@ -82,7 +82,7 @@ def oracle(x, norm, kernel, activation, cotangents, window=None):
         )
     axes = tuple(range(y.ndim - 1))
     count = y.size / y.shape[-1]
-    g = of_y + of_mean / count + 2 * of_var * (y - y.mean(axes)) / count
+    g = grad_y + grad_mean / count + 2 * grad_var * (y - y.mean(axes)) / count
     if window is None:
         dz, dkernel = g @ kernel.T, np.tensordot(z, g, (axes, axes))
     else:
@@ -305,13 +305,13 @@ def test_the_gradient_of_images_is_computed_where_it_is_wanted_only():
         )
         return (y**3).sum() + (mean**2).sum() + var.sum()
 
-    of_kernel = jax.jit(jax.grad(energy, argnums=1))
-    of_both = jax.jit(jax.grad(energy, argnums=(0, 1)))
-    chex.assert_trees_all_equal(of_kernel(x, kernel), of_both(x, kernel)[1])
+    grad_kernel = jax.jit(jax.grad(energy, argnums=1))
+    grad_both = jax.jit(jax.grad(energy, argnums=(0, 1)))
+    chex.assert_trees_all_equal(grad_kernel(x, kernel), grad_both(x, kernel)[1])
     images = "tensor<2x8x8x3xf32>"
     results = [
         line.rsplit("->", 1)[1]
-        for gradient in (of_kernel, of_both)
+        for gradient in (grad_kernel, grad_both)
         for line in gradient.lower(x, kernel).as_text().splitlines()
         if "mnet_full_backward" in line
     ]

@@ -49,9 +49,9 @@ def _panels(lowering, x, kernel, bias):
 def _inverted(lowering, x, expand, first, kernel, second, project, third, skip=None, **how):
     return ops.inverted_residual(
         x,
-        ops.Folded(ops.pack(expand), _finish(first)),
-        ops.Folded(kernel, _finish(second)),
-        ops.Folded(ops.pack(project), ops.Finish(bias=third)),
+        ops.FoldedConv(ops.pack(expand), _finish(first)),
+        ops.FoldedConv(kernel, _finish(second)),
+        ops.FoldedConv(ops.pack(project), ops.Finish(bias=third)),
         skip=skip,
         lowering=lowering,
         **how,

@@ -12,14 +12,14 @@ directory gives an overview.
 
 from mnet_jax.ops.native.calls import supports
 from mnet_jax.ops.native.compilation import NativeError, build, is_built, say_unavailable
-from mnet_jax.ops.native.differentiation import convolve, finish, invert
+from mnet_jax.ops.native.differentiation import convolve, finish, inverted_residual
 
 __all__ = [
     "NativeError",
     "build",
     "convolve",
     "finish",
-    "invert",
+    "inverted_residual",
     "is_built",
     "say_unavailable",
     "supports",

@@ -2,7 +2,7 @@
 
 The order of the arrays and the names of the attributes are those of the structs in `handlers.h` and
 in the `.cc` files. `operation` makes a primitive that uses a kernel where the kernel can run, and
-a composition of JAX operations elsewhere.
+the reference, in JAX operations, elsewhere.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -17,7 +17,7 @@ from jax.interpreters import batching, mlir
 
 from mnet_jax.architectures.spec import Activation
 from mnet_jax.ops.distribution import is_constant, is_distributed
-from mnet_jax.ops.layer import Inverted, Layer, Operands
+from mnet_jax.ops.layer import InvertedResidualLayer, InvertedResidualOperands, Layer
 from mnet_jax.ops.shifted import Geometry
 
 Array = jax.Array
@@ -141,7 +141,7 @@ def backward(layer: Layer, operands: BackwardOperands) -> Outputs:
     return _call(f"mnet_{kind}_backward", tuple(shapes))(*operands, **attributes)
 
 
-def invert(block: Inverted, operands: Operands) -> Array:
+def inverted_residual(block: InvertedResidualLayer, operands: InvertedResidualOperands) -> Array:
     """Computes expansion, depthwise convolution and projection, each with bias and activation.
 
     Args:
@@ -206,26 +206,26 @@ def _window_attributes(geometry: Geometry | None) -> Attributes:
     return {name: np.int64(value) for name, value in window.items()}
 
 
-def operation(name: str, kernel: Function, composition: Function) -> Function:
+def operation(name: str, kernel: Function, reference: Function) -> Function:
     """Combines two implementations of a function into one primitive.
 
     Both take (static properties, *arrays) and return tuples of arrays of equal shapes and dtypes.
 
     The primitive chooses one of them when a program is lowered, not earlier: a function is traced
     once, and may then be lowered for this CPU, for another platform, and for export. An exported
-    program may run where there are no kernels, so it always contains the composition.
+    program may run where there are no kernels, so it always contains the reference.
 
     Args:
       name: name of the primitive, without the prefix "mnet_".
       kernel: used on the CPU of this process.
-      composition: used on other platforms and in exported programs; has only JAX operations.
+      reference: used on other platforms and in exported programs; has only JAX operations.
     """
     primitive = Primitive(f"mnet_{name}")
     primitive.multiple_results = True
     # The parameter `axes` has the `in_axes` of each `vmap` around the operation, innermost first.
     primitive.def_impl(partial(_run, kernel))
-    primitive.def_abstract_eval(partial(_types, kernel, composition))
-    mlir.register_lowering(primitive, partial(_lower, kernel, composition))
+    primitive.def_abstract_eval(partial(_types, kernel, reference))
+    mlir.register_lowering(primitive, partial(_lower, kernel, reference))
     batching.primitive_batchers[primitive] = partial(_batch, primitive)
 
     def compute(static: Hashable, *arrays: Array) -> tuple[Array, ...]:
@@ -247,21 +247,21 @@ def _run(kernel: Function, *arrays: Array, static: Hashable, axes: Sequence[Any]
 
 
 def _types(
-    kernel: Function, composition: Function, *types: Any, static: Hashable, axes: Sequence[Any]
+    kernel: Function, reference: Function, *types: Any, static: Hashable, axes: Sequence[Any]
 ) -> Any:
     """Returns the types of the results.
 
-    Tracing the kernel is faster than tracing the composition. But JAX cannot derive shardings and
+    Tracing the kernel is faster than tracing the reference. But JAX cannot derive shardings and
     symbolic sizes of the results of a foreign function call.
     """
     plain = not any(is_distributed(each) or not is_constant(each.shape) for each in types)
-    function = kernel if plain else composition
+    function = kernel if plain else reference
     return jax.make_jaxpr(_mapped(function, static, axes))(*types).out_avals
 
 
 def _lower(
     kernel: Function,
-    composition: Function,
+    reference: Function,
     context: mlir.LoweringRuleContext,
     *arrays: Any,
     static: Hashable,
@@ -273,7 +273,7 @@ def _lower(
     # this field, programs run as before, but cannot be exported.
     exported = getattr(module.lowering_parameters, "for_export", False)
     native = platforms == ("cpu",) and not exported
-    function = _mapped(kernel if native else composition, static, axes)
+    function = _mapped(kernel if native else reference, static, axes)
     return mlir.lower_fun(function, multiple_results=True)(context, *arrays)
 
 

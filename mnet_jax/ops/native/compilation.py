@@ -107,9 +107,9 @@ def compiler() -> list[str]:
     Raises:
       NativeError: no compiler is installed.
     """
-    asked = os.environ.get("CXX", "").strip()
+    requested = os.environ.get("CXX", "").strip()
     try:
-        commands = [shlex.split(asked)] if asked else [[name] for name in COMPILERS]
+        commands = [shlex.split(requested)] if requested else [[name] for name in COMPILERS]
     except ValueError:  # an unmatched quotation mark
         commands = []
     for name, *words in commands:
@@ -117,7 +117,7 @@ def compiler() -> list[str]:
         if path:
             return [path, *words]
     legal = "a C++ compiler on the path, or named by CXX"
-    raise NativeError(f"lowering: native found {asked or 'no compiler'}, legal: {legal}")
+    raise NativeError(f"lowering: native found {requested or 'no compiler'}, legal: {legal}")
 
 
 @cache

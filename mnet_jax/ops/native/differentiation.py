@@ -1,9 +1,9 @@
 """The native kernels with their derivatives.
 
 `convolve` is a layer in training. One kernel computes its forward pass, another its backward pass.
-JAX computes the second derivatives by differentiating the composition: the same layer, composed of
-JAX operations in `ops.layer`. `finish` and `invert` are for inference, and JAX computes all their
-derivatives by differentiating their compositions.
+JAX computes the second derivatives by differentiating the reference: the same layer, computed with
+JAX operations in `ops.layer`. `finish` and `inverted_residual` are for inference, and JAX
+computes all their derivatives by differentiating their references.
 """
 
 import dataclasses
@@ -17,7 +17,14 @@ from jax.custom_derivatives import CustomVJPPrimal as Primal
 from jax.custom_derivatives import SymbolicZero
 
 from mnet_jax.ops.distribution import match_varying_axes
-from mnet_jax.ops.layer import Inverted, Layer, Operands, composed, finished, inverted
+from mnet_jax.ops.layer import (
+    InvertedResidualLayer,
+    InvertedResidualOperands,
+    Layer,
+    convolve_reference,
+    finish_reference,
+    inverted_residual_reference,
+)
 from mnet_jax.ops.native import calls
 from mnet_jax.ops.native.calls import operation
 
@@ -39,27 +46,27 @@ def _jitted(function: Function) -> Function:
 
 
 def _native_gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
-    x, norm, kernel, y, mean, of_y, of_mean, of_var = arguments
+    x, norm, kernel, y, mean, grad_y, grad_mean, grad_var = arguments
     if layer.statistics:
         count = y.size // y.shape[-1]
-        correction = jnp.stack([mean, of_mean / count, 2 * of_var / count])
+        correction = jnp.stack([mean, grad_mean / count, 2 * grad_var / count])
     else:
         correction = jnp.zeros((3, y.shape[-1]), jnp.float32)
-    return calls.backward(layer, calls.BackwardOperands(x, norm, kernel, of_y, y, correction))
+    return calls.backward(layer, calls.BackwardOperands(x, norm, kernel, grad_y, y, correction))
 
 
-def _composed_gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
+def _reference_gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
     """Computes the results of `_native_gradients` with JAX; y and its mean are computed again."""
-    x, norm, kernel, _, _, *of_outputs = arguments
-    _, pull = jax.vjp(partial(composed, layer), x, norm, kernel)
-    of_x, of_norm, of_kernel = pull(tuple(of_outputs))
+    x, norm, kernel, _, _, *grad_outputs = arguments
+    _, pull = jax.vjp(partial(convolve_reference, layer), x, norm, kernel)
+    grad_x, grad_norm, grad_kernel = pull(tuple(grad_outputs))
     if layer.input_gradient:
-        return of_x, of_norm, of_kernel
-    return jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.float32), of_kernel
+        return grad_x, grad_norm, grad_kernel
+    return jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.float32), grad_kernel
 
 
-_forward_operation = operation("convolve", calls.forward, composed)
-_gradients_operation = operation("gradients", _native_gradients, _composed_gradients)
+_forward_operation = operation("convolve", calls.forward, convolve_reference)
+_gradients_operation = operation("gradients", _native_gradients, _reference_gradients)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -84,12 +91,12 @@ def _convolve_backward(
     flag, *arguments = residuals
     layer = dataclasses.replace(layer, input_gradient=flag is not None)
     *_, y, mean = arguments
-    of_outputs = (
+    grad_outputs = (
         jnp.zeros_like(output) if isinstance(g, SymbolicZero) else g
         for g, output in zip(gradients, (y, mean, mean), strict=True)
     )
-    of_x, of_norm, of_kernel = _gradients(layer, *arguments, *of_outputs)
-    return (of_x, of_norm, of_kernel) if layer.input_gradient else (None, None, of_kernel)
+    grad_x, grad_norm, grad_kernel = _gradients(layer, *arguments, *grad_outputs)
+    return (grad_x, grad_norm, grad_kernel) if layer.input_gradient else (None, None, grad_kernel)
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward, symbolic_zeros=True)
@@ -119,25 +126,25 @@ def _gradients_forward(
 def _gradients_backward(
     layer: Layer, arguments: tuple[Array, ...], gradients: tuple[Array, ...]
 ) -> tuple[Array, ...]:
-    """Computes second derivatives by differentiating the composition, not the native kernel."""
-    return jax.vjp(partial(_composed_gradients, layer), *arguments)[1](gradients)
+    """Computes second derivatives by differentiating the reference, not the native kernel."""
+    return jax.vjp(partial(_reference_gradients, layer), *arguments)[1](gradients)
 
 
 _gradients.defvjp(_gradients_forward, _gradients_backward)
 
 
-def _for_inference(name: str, kernel: Function, composition: Function) -> Callable[..., Array]:
-    """Returns an operation with one result, whose gradients are those of `composition`.
+def _for_inference(name: str, kernel: Function, reference: Function) -> Callable[..., Array]:
+    """Returns an operation with one result, whose gradients are those of `reference`.
 
     Args:
       name: name of the primitive.
       kernel: maps (static properties, *arrays) to an array, on this process's CPU.
-      composition: the same function, composed of JAX operations.
+      reference: the same function, computed with JAX operations.
     """
     primitive = operation(
         name,
         lambda *arguments: (kernel(*arguments),),
-        lambda *arguments: (composition(*arguments),),
+        lambda *arguments: (reference(*arguments),),
     )
 
     @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -149,19 +156,21 @@ def _for_inference(name: str, kernel: Function, composition: Function) -> Callab
         return compute(static, *arrays), arrays
 
     def backward(static: Any, arrays: tuple[Array, ...], gradient: Array) -> tuple[Array, ...]:
-        return jax.vjp(partial(composition, static), *arrays)[1](gradient)
+        return jax.vjp(partial(reference, static), *arrays)[1](gradient)
 
     compute.defvjp(forward, backward)
     return _jitted(compute)
 
 
-def _native_inverted(block: Inverted, *operands: Array) -> Array:
-    return calls.invert(block, Operands(*operands))
+def _native_inverted_residual(block: InvertedResidualLayer, *operands: Array) -> Array:
+    return calls.inverted_residual(block, InvertedResidualOperands(*operands))
 
 
-def _composed_inverted(block: Inverted, *operands: Array) -> Array:
-    return inverted(block, Operands(*operands))
+def _reference_inverted_residual(block: InvertedResidualLayer, *operands: Array) -> Array:
+    return inverted_residual_reference(block, InvertedResidualOperands(*operands))
 
 
-finish = _for_inference("finish", calls.finish, finished)
-invert = _for_inference("invert", _native_inverted, _composed_inverted)
+finish = _for_inference("finish", calls.finish, finish_reference)
+inverted_residual = _for_inference(
+    "inverted_residual", _native_inverted_residual, _reference_inverted_residual
+)

@@ -113,7 +113,7 @@ _DIALECTS: dict[tuple[str, DialectName], tuple] = {
 }
 
 # (version, dialect): dropout, rounding, stem scales from, expansion, last, pooled
-_SIZINGS: dict[tuple[str, DialectName], tuple] = {
+_CHANNEL_RULES: dict[tuple[str, DialectName], tuple] = {
     (_V1, "paper"): (0.001, "truncate_at_least_8", 0.0, "ratio", "scaled", "scaled"),
     (_V1, "slim"): (0.001, "truncate_at_least_8", 0.0, "ratio", "scaled", "scaled"),
     (_V1, "keras"): (0.001, "truncate", 0.0, "ratio", "scaled", "scaled"),
@@ -170,7 +170,7 @@ def channel_rules_of(version: str, name: DialectName) -> ChannelRules:
         "last",
         "pooled",
     )
-    return ChannelRules(**dict(zip(fields, _SIZINGS[version, name], strict=True)))
+    return ChannelRules(**dict(zip(fields, _CHANNEL_RULES[version, name], strict=True)))
 
 
 def _require_row(version: str, name: str) -> None:
@@ -179,22 +179,22 @@ def _require_row(version: str, name: str) -> None:
     require(known, f"dialect of {version}", name, legal)
 
 
-def stem_channels(channels: int, width: float, sizing: ChannelRules) -> int:
+def stem_channels(channels: int, width: float, rules: ChannelRules) -> int:
     """Returns the channels of the stem at `width`, given its `channels` at width 1.
 
     Raises:
       ValueError: as `round_channels`.
     """
-    scaled = round_channels(channels, width, sizing.rounding)
-    return scaled if width >= sizing.stem_scales_from else channels
+    scaled = round_channels(channels, width, rules.rounding)
+    return scaled if width >= rules.stem_scales_from else channels
 
 
-def last_channels(channels: int, width: float, sizing: ChannelRules) -> int:
+def last_channels(channels: int, width: float, rules: ChannelRules) -> int:
     """Returns the channels of the tail's widest layer, given its `channels` at width 1."""
-    if sizing.last == "fixed":
+    if rules.last == "fixed":
         return channels
     return round_channels(
-        channels, max(1.0, width) if sizing.last == "grows" else width, "divisible"
+        channels, max(1.0, width) if rules.last == "grows" else width, "divisible"
     )
 
 

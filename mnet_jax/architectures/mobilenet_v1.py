@@ -72,10 +72,10 @@ def mobilenet_v1(
       ValueError: an option is not legal; the message gives its name, its value and legal values.
     """
     require_choice("activation", activation, Rectifier)
-    sizing = channel_rules_of(VERSION, dialect)
+    rules = channel_rules_of(VERSION, dialect)
 
     def channels(count: int) -> int:
-        return round_channels(count, width, sizing.rounding)
+        return round_channels(count, width, rules.rounding)
 
     blocks, inputs = [], channels(STEM)
     for row_channels, stride in ROWS:
@@ -90,7 +90,7 @@ def mobilenet_v1(
         blocks=tuple(blocks),
         head=Head(
             conv=None,
-            dropout=sizing.dropout if dropout is None else dropout,
+            dropout=rules.dropout if dropout is None else dropout,
             num_classes=num_classes,
         ),
     )

@@ -68,13 +68,13 @@ def mobilenet_v2(
       ValueError: an option is not legal; the message gives its name, its value and legal values.
     """
     require_choice("activation", activation, Rectifier)
-    sizing = channel_rules_of(VERSION, dialect)
+    rules = channel_rules_of(VERSION, dialect)
     # Keras truncates only in its blocks: all dialects round the stem and last convolution alike.
     stem = round_channels(STEM, width, "divisible")
     last = round_channels(LAST, max(1.0, width), "divisible")
     blocks, inputs = [], stem
     for t, row_channels, repeats, first_stride in ROWS:
-        outputs = round_channels(row_channels, width, sizing.rounding)
+        outputs = round_channels(row_channels, width, rules.rounding)
         for repeat in range(repeats):
             stride = first_stride if repeat == 0 else 1
             blocks.append(
@@ -89,7 +89,7 @@ def mobilenet_v2(
         blocks=tuple(blocks),
         head=Head(
             conv=ConvNorm(inputs=inputs, outputs=last, kernel=1),
-            dropout=sizing.dropout if dropout is None else dropout,
+            dropout=rules.dropout if dropout is None else dropout,
             num_classes=num_classes,
         ),
     )

@@ -24,7 +24,7 @@ from mnet_jax.architectures.spec import (
 from mnet_jax.architectures.transforms import (
     Bottleneck,
     InputStride,
-    squeezed,
+    squeeze_channels,
     with_bottleneck,
     with_input_stride,
     with_shortcut,
@@ -148,17 +148,17 @@ def mobilenet_v3(
         )
         for row in table
     )
-    sizing = channel_rules_of(VERSION, dialect)
+    rules = channel_rules_of(VERSION, dialect)
     ends: Activation = "hard_swish" if hard_swish_from else "relu"
-    first = stem_channels(stem, width, sizing)
-    last = last_channels(hidden, width, sizing)
-    blocks = _blocks(rows, first, width, sizing)
+    first = stem_channels(stem, width, rules)
+    last = last_channels(hidden, width, rules)
+    blocks = _blocks(rows, first, width, rules)
     if last_stage == "original":
         blocks.append(_last_block(blocks[-1].outputs, ends))
-        conv, behind = last, None
+        conv, hidden_layer = last, None
     else:
-        conv = _pooled_channels(rows[-1].channels, blocks[-1].outputs, width, sizing)
-        behind = Hidden(channels=last, activation=ends, normalized=False)
+        conv = _pooled_channels(rows[-1].channels, blocks[-1].outputs, width, rules)
+        hidden_layer = Hidden(channels=last, activation=ends, normalized=False)
     spec = NetworkSpec(
         name=f"mobilenet_v3_{variant}",
         width=float(width),
@@ -167,8 +167,8 @@ def mobilenet_v3(
         blocks=tuple(blocks),
         head=Head(
             conv=ConvNorm(inputs=blocks[-1].outputs, outputs=conv, kernel=1, activation=ends),
-            hidden=behind,
-            dropout=sizing.dropout if dropout is None else dropout,
+            hidden=hidden_layer,
+            dropout=rules.dropout if dropout is None else dropout,
             num_classes=num_classes,
         ),
     )
@@ -187,35 +187,35 @@ def _require_options(
     require(choice, "squeeze_excite", squeeze_excite, "True, False, None")
 
 
-def _pooled_channels(row_channels: int, outputs: int, width: float, sizing: ChannelRules) -> int:
+def _pooled_channels(row_channels: int, outputs: int, width: float, rules: ChannelRules) -> int:
     """Returns the channels of the convolution before the pool, for the efficient last stage.
 
     Args:
       row_channels: output channels of the last row, as in the table.
       outputs: output channels of the last row at this width.
       width: the width multiplier.
-      sizing: conventions of the dialect.
+      rules: conventions of the dialect.
     """
-    if sizing.pooled == "ratio":
+    if rules.pooled == "ratio":
         return LAST_EXPANSION * outputs
-    return round_channels(LAST_EXPANSION * row_channels, width, sizing.rounding)
+    return round_channels(LAST_EXPANSION * row_channels, width, rules.rounding)
 
 
 def _blocks(
-    rows: tuple[TableRow, ...], inputs: int, width: float, sizing: ChannelRules
+    rows: tuple[TableRow, ...], inputs: int, width: float, rules: ChannelRules
 ) -> list[InvertedResidual]:
     """Returns the blocks of a table's rows; the stem before them has `inputs` channels."""
     blocks, before = [], STEM  # `before`: input channels in the table; `inputs`: at this width
     for row in rows:
-        wide = _expanded(row.expanded, before, inputs, width, sizing)
+        wide = _expanded(row.expanded, before, inputs, width, rules)
         block = InvertedResidual(
             inputs=inputs,
             expanded=wide,
-            outputs=round_channels(row.channels, width, sizing.rounding),
+            outputs=round_channels(row.channels, width, rules.rounding),
             kernel=row.kernel,
             stride=row.stride,
             activation="hard_swish" if row.swish else "relu",
-            squeeze=squeezed(wide) if row.squeeze else 0,
+            squeeze=squeeze_channels(wide) if row.squeeze else 0,
         )
         blocks.append(block)
         inputs, before = block.outputs, row.channels
@@ -232,7 +232,7 @@ def _last_block(inputs: int, activation: Activation) -> InvertedResidual:
     )
 
 
-def _expanded(expanded: int, before: int, inputs: int, width: float, sizing: ChannelRules) -> int:
+def _expanded(expanded: int, before: int, inputs: int, width: float, rules: ChannelRules) -> int:
     """Returns the expanded channels of a row at this width.
 
     A row that does not expand in the table, such as the first row, does not expand at any width.
@@ -242,10 +242,10 @@ def _expanded(expanded: int, before: int, inputs: int, width: float, sizing: Cha
       before: input channels in the table.
       inputs: input channels at this width.
       width: the width multiplier.
-      sizing: conventions of the dialect.
+      rules: conventions of the dialect.
     """
     if expanded == before:
         return inputs
-    if sizing.expansion == "scaled":
-        return round_channels(expanded, width, sizing.rounding)
+    if rules.expansion == "scaled":
+        return round_channels(expanded, width, rules.rounding)
     return make_divisible(inputs * expanded / before)

@@ -180,13 +180,13 @@ def mobilenet_v4(
       ValueError: an option is not legal; the message gives its name, its value and legal values.
     """
     require_choice("variant", variant, Variant)
-    sizing = channel_rules_of(VERSION, dialect)
+    rules = channel_rules_of(VERSION, dialect)
     stem, rows = _VARIANTS[variant]
 
     def channels(count: int) -> int:
-        return round_channels(count, width, sizing.rounding)
+        return round_channels(count, width, rules.rounding)
 
-    first = stem_channels(stem, width, sizing)
+    first = stem_channels(stem, width, rules)
     blocks: list[Block] = []
     inputs = first
     for row in rows:
@@ -194,7 +194,7 @@ def mobilenet_v4(
         inputs = blocks[-1].outputs
     pooled = ConvNorm(inputs=inputs, outputs=channels(POOLED), kernel=1, activation=ACTIVATION)
     hidden = Hidden(
-        channels=last_channels(HIDDEN, width, sizing), activation=ACTIVATION, normalized=True
+        channels=last_channels(HIDDEN, width, rules), activation=ACTIVATION, normalized=True
     )
     spec = NetworkSpec(
         name=f"mobilenet_v4_{variant}",
@@ -205,7 +205,7 @@ def mobilenet_v4(
         head=Head(
             conv=pooled,
             hidden=hidden,
-            dropout=sizing.dropout if dropout is None else dropout,
+            dropout=rules.dropout if dropout is None else dropout,
             num_classes=num_classes,
         ),
     )

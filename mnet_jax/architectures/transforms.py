@@ -61,7 +61,7 @@ def with_bottleneck(spec: NetworkSpec, bottleneck: Bottleneck) -> NetworkSpec:
     )
 
 
-def squeezed(expanded: int) -> int:
+def squeeze_channels(expanded: int) -> int:
     """Returns the channels between the dense layers of V3's squeeze-and-excitation: a quarter."""
     return make_divisible(expanded / 4)
 
@@ -69,7 +69,7 @@ def squeezed(expanded: int) -> int:
 @with_plain_arguments
 def resized(block: InvertedResidual, expanded: int) -> InvertedResidual:
     """Returns the block with other expanded channels, and its squeeze channels adapted to them."""
-    squeeze = squeezed(expanded) if block.squeeze else 0
+    squeeze = squeeze_channels(expanded) if block.squeeze else 0
     return dataclasses.replace(block, expanded=expanded, squeeze=squeeze)
 
 
@@ -275,6 +275,6 @@ def with_squeeze_excite(spec: NetworkSpec, squeeze_excite: bool) -> NetworkSpec:
         spec,
         "squeeze_excite",
         lambda block: dataclasses.replace(
-            block, squeeze=squeezed(block.expanded) if squeeze_excite else 0
+            block, squeeze=squeeze_channels(block.expanded) if squeeze_excite else 0
         ),
     )

@@ -29,7 +29,7 @@ def variants_of(spec: NetworkSpec, dialect: DialectName) -> list[NetworkSpec]:
     ]
 
 
-def disagreement(
+def describe_differences(
     spec: NetworkSpec, dialects: tuple[DialectName, ...], image_size: Size | None
 ) -> str:
     """Describes how the computations of a network and of a library differ; empty if they agree.
@@ -51,17 +51,19 @@ def disagreement(
     if ours["dialect"] in constants:
         different = [key for key in ours if all(ours[key] != theirs[key] for _, theirs in known)]
         return f"different {', '.join(different) or 'activations'}; the logits will not agree"
-    told = f"dialect {spec.dialect.name}, legal: {', '.join(dialects)}; the logits will not agree"
+    message = (
+        f"dialect {spec.dialect.name}, legal: {', '.join(dialects)}; the logits will not agree"
+    )
     fitting = [dialect for dialect, theirs in known if _without_padding(theirs, ours)]
     if image_size is not None:
         agree = pads_alike(spec, fitting, image_size)
-        return "" if agree else f"{told} at {image_size[0]} x {image_size[1]} pixels"
+        return "" if agree else f"{message} at {image_size[0]} x {image_size[1]} pixels"
     period = math.prod(layer.stride for layer in walk(spec, FAR))
     remainders = [r for r in range(period) if pads_alike(spec, fitting, (FAR + r, FAR + r))]
     if not remainders:
-        return told
+        return message
     legal = " or ".join(map(str, remainders))
-    return f"{told} unless the images' sides leave {legal} when divided by {period}"
+    return f"{message} unless the images' sides leave {legal} when divided by {period}"
 
 
 def pads_alike(spec: NetworkSpec, dialects: Iterable[Dialect], image_size: Size) -> bool:

@@ -47,7 +47,7 @@ class Limit(NamedTuple):
 LARGEST = Limit(arrays=10_000, bytes=2**29)
 
 
-class Stored(NamedTuple):
+class LazyArray(NamedTuple):
     """An array in an open file. Its header has been read, but not its elements.
 
     Attributes:
@@ -65,7 +65,7 @@ def as_arrays(state: object, limit: Limit = LARGEST) -> dict[str, np.ndarray]:
     A NumPy array of float32 is not copied.
 
     Args:
-      state: mapping of names to NumPy, JAX or PyTorch arrays or to `Stored`; the wrapping that
+      state: mapping of names to NumPy, JAX or PyTorch arrays or to `LazyArray`; the wrapping that
         training scripts add is removed, as described in `files.read`.
       limit: largest size of all arrays together, checked before any of them is read or copied.
 
@@ -79,7 +79,7 @@ def as_arrays(state: object, limit: Limit = LARGEST) -> dict[str, np.ndarray]:
     for name, value in entries.items():
         if not isinstance(name, str):
             raise WeightsError(f"name of an entry: got {one_line(repr(name))}, legal: text")
-        if isinstance(value, Stored):
+        if isinstance(value, LazyArray):
             total += 4 * value.size
         elif hasattr(value, "shape") and hasattr(value, "dtype"):
             total += 4 * math.prod(value.shape)  # an expanded tensor is small until it is copied
@@ -92,7 +92,7 @@ def as_arrays(state: object, limit: Limit = LARGEST) -> dict[str, np.ndarray]:
 
 
 def _as_array(name: str, value: Any) -> np.ndarray:
-    if isinstance(value, Stored):
+    if isinstance(value, LazyArray):
         value = value.read()
     elif hasattr(value, "detach"):  # a PyTorch tensor; NumPy has no bfloat16 of its own
         value = value.detach().cpu()

@@ -14,12 +14,12 @@ from mnet_jax.architectures import NetworkSpec, variable_shapes, walk
 from mnet_jax.architectures.dialects import DialectName
 from mnet_jax.models import MobileNet
 from mnet_jax.validation import one_line, require
-from mnet_jax.weights.arithmetic import Size, disagreement, variants_of
+from mnet_jax.weights.arithmetic import Size, describe_differences, variants_of
 from mnet_jax.weights.arrays import Limit, WeightsError, as_arrays, listing
 from mnet_jax.weights.layouts import TORCH, ArrayEntry, Layout, Names, Shape, entries_of
 
 CLASSIFIER = "head/classifier"
-BEHIND_THE_POOL = ("head/hidden/", f"{CLASSIFIER}/")
+AFTER_POOL = ("head/hidden/", f"{CLASSIFIER}/")
 COUNTER = ".num_batches_tracked"  # PyTorch's count of training steps, next to running statistics
 AVERAGED = "n_averaged"  # AveragedModel counts the models that it has averaged
 VARIANCE = "/norm/var"
@@ -178,9 +178,9 @@ def _fresh_entries(wanted: list[ArrayEntry], arrays: Mapping[str, np.ndarray]) -
     They are the classifier, and the hidden layer if the state dict has none that fits: Keras' V3
     without its top has no hidden layer, and a fine-tuned model may have one of another shape.
     """
-    behind = [e for e in wanted if e.ours.partition("/")[2].startswith(BEHIND_THE_POOL)]
-    classifier = [e for e in behind if e.theirs in _head_of(behind)]
-    hidden = [e for e in behind if e not in classifier]
+    after_pool = [e for e in wanted if e.ours.partition("/")[2].startswith(AFTER_POOL)]
+    classifier = [e for e in after_pool if e.theirs in _head_of(after_pool)]
+    hidden = [e for e in after_pool if e not in classifier]
     if all(e.theirs in arrays and arrays[e.theirs].shape == e.shape for e in hidden):
         return classifier
     layer = hidden[0].theirs.rpartition(".")[0] or hidden[0].theirs.rpartition("/")[0]
@@ -189,7 +189,7 @@ def _fresh_entries(wanted: list[ArrayEntry], arrays: Mapping[str, np.ndarray]) -
         "before the classifier is random too",
         stacklevel=4,
     )
-    return behind
+    return after_pool
 
 
 def _old_head(
@@ -261,10 +261,10 @@ def _require_fit(
 def _warn_of_arithmetic(spec: NetworkSpec, library: Library, image_size: Size | None) -> None:
     """Warns if none of the library's networks of this version computes the same as ours."""
     names = library.dialects[spec.name[: len("mobilenet_vN")]]
-    if told := disagreement(spec, names, image_size):
+    if difference := describe_differences(spec, names, image_size):
         warnings.warn(
             f"model: the weights fit, but its {spec.name} does not compute what {library.name}'s "
-            f"does, {told}",
+            f"does, {difference}",
             stacklevel=4,
         )
 

@@ -20,7 +20,7 @@ import numpy as np
 from mnet_jax.architectures import variable_shapes
 from mnet_jax.models import MobileNet
 from mnet_jax.validation import one_line
-from mnet_jax.weights.arrays import LARGEST, Limit, Stored, WeightsError, as_arrays, require_few
+from mnet_jax.weights.arrays import LARGEST, LazyArray, Limit, WeightsError, as_arrays, require_few
 from mnet_jax.weights.hdf5 import open_hdf5
 
 KERAS_MEMBER = "model.weights.h5"  # in a .keras file, which is a zip archive
@@ -89,7 +89,9 @@ def _opened_safetensors(path: Path, limit: Limit) -> Iterator[Mapping]:
         names = list(file.keys())
         require_few(names, limit)
         sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in names}
-        yield {name: Stored(size, partial(file.get_tensor, name)) for name, size in sizes.items()}
+        yield {
+            name: LazyArray(size, partial(file.get_tensor, name)) for name, size in sizes.items()
+        }
 
 
 @contextlib.contextmanager
@@ -100,7 +102,7 @@ def _opened_npz(path: Path, limit: Limit) -> Iterator[Mapping]:
         if len({m.filename for m in members}) < len(members):
             raise WeightsError("holds several arrays of one name")
         yield {
-            m.filename.removesuffix(".npy"): Stored(  # an element takes two bytes or more
+            m.filename.removesuffix(".npy"): LazyArray(  # an element takes two bytes or more
                 m.file_size // 2, partial(_read_npy, archive, m)
             )
             for m in members

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from mnet_jax.validation import one_line
-from mnet_jax.weights.arrays import Limit, Stored, WeightsError, require_few
+from mnet_jax.weights.arrays import LazyArray, Limit, WeightsError, require_few
 
 PLAIN = ("kernel", "bias")
 NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -39,7 +39,7 @@ def named_arrays(layer: str, arrays: list[T]) -> dict[str, T]:
 
 
 @contextlib.contextmanager
-def open_hdf5(source: str | BinaryIO, limit: Limit) -> Iterator[dict[str, Stored]]:
+def open_hdf5(source: str | BinaryIO, limit: Limit) -> Iterator[dict[str, LazyArray]]:
     """Yields the arrays of all layers in a Keras file; read them before the context manager exits.
 
     Args:
@@ -54,7 +54,7 @@ def open_hdf5(source: str | BinaryIO, limit: Limit) -> Iterator[dict[str, Stored
         import h5py
     except ImportError as error:
         raise WeightsError("needs h5py, legal: pip install mnet_jax[keras]") from error
-    found: dict[str, Stored] = {}
+    found: dict[str, LazyArray] = {}
     with h5py.File(source, "r") as file:
         root = file["model_weights"] if _is_hard(h5py, file, "model_weights") else file
         released = "layer_names" in root.attrs
@@ -157,7 +157,7 @@ def _dataset(h5py: Any, group: Any, path: str) -> Any:
     return group
 
 
-def _stored(dataset: Any) -> Stored:
+def _stored(dataset: Any) -> LazyArray:
     """Wraps a dataset to be read later.
 
     Raises:
@@ -170,7 +170,7 @@ def _stored(dataset: Any) -> Stored:
     if dtype.kind not in "fiub" and not bfloat16:
         raise WeightsError(f"{one_line(name)}: got type {one_line(dtype)}, legal: numbers")
     chunk = math.prod(dataset.chunks or ())  # at least one chunk is unpacked as a whole
-    return Stored(max(math.prod(dataset.shape), chunk), partial(_array, dataset))
+    return LazyArray(max(math.prod(dataset.shape), chunk), partial(_array, dataset))
 
 
 def _array(dataset: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ from mnet_jax.architectures.spec import FusedInvertedResidual
 
 networks = pytest.mark.parametrize("network", FACTORIES)
 
-# Blocks behind which the strides of 16 and of 8 end: where dilation has to begin.
+# Blocks after which the strides of 16 and of 8 end: where dilation has to begin.
 LAST_STRIDED = {  # network: (index of the block that brings stride 16, that brings 32)
     "mobilenet_v1": (5, 11),
     "mobilenet_v2": (6, 13),

@@ -97,7 +97,7 @@ def test_v3s_stem_and_head_are_those_of_its_table(network, inputs, pooled, hidde
 def test_v3s_stem_of_16_saves_10_million_madds():
     """Section 5.1: with h-swish 16 filters do what 32 did, "2 ms and 10 million MAdds" less."""
     wide, narrow = (cost.count(spec_of(V3L, {"stem": stem}), 224) for stem in (32, 16))
-    # The stem's 16 filters, and 16 channels less for the depthwise and pointwise layers behind.
+    # The stem's 16 filters, and 16 channels less for the depthwise and pointwise layers after it.
     saved = 112 * 112 * (27 * 16 + 9 * 16 + 16 * 16)
     assert wide.madds - narrow.madds == saved == pytest.approx(10e6, abs=1e6)
 

@@ -139,6 +139,6 @@ def test_no_shortcut_spans_a_map_that_shrinks_before_it_is_expanded():
         return dataclasses.replace(plain, stem=stem, blocks=(block, following), head=head)
 
     wide = {"inputs": 16, "expanded": 64, "outputs": 24, "stride": 2, "start_kernel": 3}
-    two_blocks(InvertedResidual(**wide, kernel=3))  # the stride lies behind the expansion
+    two_blocks(InvertedResidual(**wide, kernel=3))  # the stride comes after the expansion
     with pytest.raises(ValueError, match="a next block with as many expanded channels"):
         two_blocks(InvertedResidual(**wide, kernel=0))

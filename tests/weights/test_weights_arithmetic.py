@@ -16,7 +16,7 @@ def v2(**options):
     return models.mobilenet_v2(width=0.35, num_classes=5, **options)
 
 
-def told(call, *arguments):
+def expected(call, *arguments):
     """The warnings of a call, each one line."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -33,7 +33,7 @@ def both_ways(model, library="timm"):
     variables = random_variables(model)
     with warnings.catch_warnings(action="ignore"):
         state = to(variables, model)
-    return [told(to, variables, model), told(back, state, model)]
+    return [expected(to, variables, model), expected(back, state, model)]
 
 
 @pytest.mark.parametrize(
@@ -100,16 +100,16 @@ def test_paddings_that_agree_at_some_sizes_are_told_at_the_others(
             if library == "torchvision"
             else keras_state(variables, own)
         )
-    (line,) = told(lambda: back(state, model))
+    (line,) = expected(lambda: back(state, model))
     listed = " or ".join(map(str, sorted(agreeing)))
     assert line.endswith(f"unless the images' sides leave {listed} when divided by 32")
     for side in (224, 223, 225, 96, 160, 200, 65, 33):
-        lines = told(lambda side=side: back(state, model, image_size=(side, side)))
+        lines = expected(lambda side=side: back(state, model, image_size=(side, side)))
         assert len(lines) == (side % 32 not in agreeing), side
         assert all(line.endswith(f"will not agree at {side} x {side} pixels") for line in lines)
     side = 224 if 0 in agreeing else 225
-    assert not told(lambda: back(state, model, image_size=(side, side + 32)))
-    assert told(lambda: back(state, model, image_size=(side, side + 4)))
+    assert not expected(lambda: back(state, model, image_size=(side, side + 32)))
+    assert expected(lambda: back(state, model, image_size=(side, side + 4)))
 
 
 def keras_state(variables, model):

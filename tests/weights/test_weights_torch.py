@@ -218,7 +218,7 @@ def test_a_converted_array_does_not_share_the_tensors_memory():
 
 
 class Wrapped(torch.nn.Module):
-    """A module whose parameters are named behind `module.`, as in DistributedDataParallel."""
+    """A module whose parameters have the prefix `module.`, as in DistributedDataParallel."""
 
     def __init__(self, module):
         super().__init__()

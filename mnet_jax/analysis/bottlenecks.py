@@ -92,7 +92,7 @@ def measure_bottlenecks(
         return {
             name: [_moments(inputs[half::2], targets[half::2]) for half in (0, 1)]
             for pair in pairs
-            for name, (inputs, targets) in pair.questions(state, activation).items()
+            for name, (inputs, targets) in pair.fits_of(state, activation).items()
         }
 
     for images in batches:
@@ -114,16 +114,16 @@ class _Pair:
     output: str  # of the block, among the intermediates
     expand: ActivationPath | None
 
-    def questions(
+    def fits_of(
         self, state: Mapping[str, Any], activation: Activation
     ) -> dict[str, tuple[Array, Array]]:
         """Returns (inputs, targets) of the affine fits, both [b, h, w, c], by layer."""
         before = self.project.of(state["preactivations"])
-        asked = {self.project.layer: (activate(before, activation), before)}
+        fits = {self.project.layer: (activate(before, activation), before)}
         if self.expand:
             sown = state["intermediates"]
-            asked[self.expand.layer] = (self.expand.of(sown), sown[self.output][0])
-        return asked
+            fits[self.expand.layer] = (self.expand.of(sown), sown[self.output][0])
+        return fits
 
 
 def _pairs(spec: NetworkSpec) -> list[_Pair]:

@@ -80,7 +80,7 @@ def embedding(key: Array, dimensions: int, distribution: Distribution = "gaussia
     return columns * jnp.sqrt(float(dimensions))
 
 
-class Passage(NamedTuple):
+class Reconstruction(NamedTuple):
     """Points after `activation(T x)`, and their reconstructions in the plane.
 
     Attributes:
@@ -98,11 +98,11 @@ class Passage(NamedTuple):
     area: Array
 
 
-def pass_through(points: Array, matrix: Array, activation: Activation) -> Passage:
+def reconstruct(points: Array, matrix: Array, activation: Activation) -> Reconstruction:
     """Applies a matrix [n, 2] and an activation function to points [p, 2], and maps them back."""
     before = points @ matrix.T
     embedded = activate(before, activation)
-    return Passage(
+    return Reconstruction(
         embedded=embedded,
         projected=embedded @ jnp.linalg.pinv(matrix).T,
         read_out=_affine_fit(embedded, points),
@@ -135,7 +135,7 @@ def _area(slopes: Array, matrix: Array) -> Array:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Survival:
+class InformationLoss:
     """How much of a manifold an activation function in n dimensions preserves, for many random T.
 
     Attributes:
@@ -162,7 +162,7 @@ class Survival:
         return (self.dimensions + 1) / 2**self.dimensions
 
 
-def measure_survival(
+def measure_information_loss(
     points: np.ndarray,
     *,
     dimensions: Sequence[int] = DIMENSIONS,
@@ -170,7 +170,7 @@ def measure_survival(
     distribution: Distribution = "gaussian",
     draws: int = 100,
     seed: int = 0,
-) -> tuple[Survival, ...]:
+) -> tuple[InformationLoss, ...]:
     """Measures how well points are preserved, with many random T for each number of dimensions.
 
     Args:
@@ -196,10 +196,10 @@ def measure_survival(
         )  # fmt: skip
         every = matrices(seed, count, draws, distribution)
         # One T after the other, so that memory does not grow with their number.
-        errors = jax.lax.map(partial(_survival, places, activation=activation), every)
+        errors = jax.lax.map(partial(_information_loss, places, activation=activation), every)
         projection, readout, collapsed = (np.asarray(values) for values in errors)
         found.append(
-            Survival(
+            InformationLoss(
                 dimensions=count,
                 projection_error=projection,
                 readout_error=readout,
@@ -212,21 +212,21 @@ def measure_survival(
 def matrices(
     seed: int, dimensions: int, draws: int, distribution: Distribution = "gaussian"
 ) -> Array:
-    """Returns the matrices T of `measure_survival`, [draws, dimensions, 2] float32."""
+    """Returns the matrices T of `measure_information_loss`, [draws, dimensions, 2] float32."""
     key = jax.random.fold_in(jax.random.key(seed), dimensions)
     draw = partial(embedding, dimensions=dimensions, distribution=distribution)
     return jax.lax.map(draw, jax.random.split(key, draws))
 
 
-def _survival(
+def _information_loss(
     points: Array, matrix: Array, *, activation: Activation
 ) -> tuple[Array, Array, Array]:
-    passage = pass_through(points, matrix, activation)
-    corrected = _affine_fit(passage.projected, points)
+    reconstruction = reconstruct(points, matrix, activation)
+    corrected = _affine_fit(reconstruction.projected, points)
     return (
         _relative_error(corrected, points),
-        _relative_error(passage.read_out, points),
-        jnp.mean(passage.area == 0),
+        _relative_error(reconstruction.read_out, points),
+        jnp.mean(reconstruction.area == 0),
     )
 
 

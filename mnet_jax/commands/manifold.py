@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from mnet_jax.analysis.manifold import Survival
+    from mnet_jax.analysis.manifold import InformationLoss
 
 COMMAND = "manifold"
 PICTURE = "manifold.png"
@@ -66,11 +66,11 @@ def main() -> None:
     with refusals(COMMAND, arguments):
         _require_legal(arguments)
         points = _points(arguments.points)
-        survivals = _measure(points, arguments)
-    console.print(_table(survivals, arguments))
+        losses = _measure(points, arguments)
+    console.print(_table(losses, arguments))
     console.print(f"means over {arguments.draws} random T, {formatting.HALVES}", style="dim")
     path = arguments.results / PICTURE
-    replace_file(path, _picture(points, survivals, arguments))
+    replace_file(path, _picture(points, losses, arguments))
     console.print(f"drawn in {path}")
 
 
@@ -111,10 +111,10 @@ def _points(path: Path | None) -> "np.ndarray":
     return manifold.normalized(points)
 
 
-def _measure(points: "np.ndarray", arguments: Arguments) -> "tuple[Survival, ...]":
+def _measure(points: "np.ndarray", arguments: Arguments) -> "tuple[InformationLoss, ...]":
     from mnet_jax.analysis import manifold
 
-    return manifold.measure_survival(
+    return manifold.measure_information_loss(
         points,
         dimensions=arguments.dimensions,
         activation=arguments.activation,
@@ -124,26 +124,28 @@ def _measure(points: "np.ndarray", arguments: Arguments) -> "tuple[Survival, ...
     )
 
 
-def _table(survivals: "Sequence[Survival]", arguments: Arguments) -> Table:
+def _table(losses: "Sequence[InformationLoss]", arguments: Arguments) -> Table:
     title = f"{arguments.activation}(T x), T {arguments.distribution}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("n", "error of T⁻¹", "error of the best affine map", "neighbourhoods collapsed"):
         table.add_column(column, justify="right")
     if arguments.activation == "relu":
         table.add_column("(n + 1) / 2ⁿ", justify="right")
-    for survival in survivals:
-        exact = [f"{survival.relu_collapse:.2%}"] if arguments.activation == "relu" else []
+    for loss in losses:
+        exact = [f"{loss.relu_collapse:.2%}"] if arguments.activation == "relu" else []
         table.add_row(
-            str(survival.dimensions),
-            formatting.mean(survival.projection_error, "{:.4f}"),
-            formatting.mean(survival.readout_error, "{:.4f}"),
-            formatting.mean(survival.collapsed, "{:.2%}"),
+            str(loss.dimensions),
+            formatting.mean(loss.projection_error, "{:.4f}"),
+            formatting.mean(loss.readout_error, "{:.4f}"),
+            formatting.mean(loss.collapsed, "{:.2%}"),
             *exact,
         )
     return table
 
 
-def _picture(points: "np.ndarray", survivals: "Sequence[Survival]", arguments: Arguments) -> bytes:
+def _picture(
+    points: "np.ndarray", losses: "Sequence[InformationLoss]", arguments: Arguments
+) -> bytes:
     import jax.numpy as jnp
     import numpy as np
 
@@ -154,12 +156,12 @@ def _picture(points: "np.ndarray", survivals: "Sequence[Survival]", arguments: A
     places, projected = jnp.asarray(points), {}
     for n in arguments.dimensions:
         (matrix,) = manifold.matrices(arguments.seed, n, 1, arguments.distribution)
-        passage = manifold.pass_through(places, matrix, arguments.activation)
-        projected[n] = np.asarray(passage.projected)
+        reconstruction = manifold.reconstruct(places, matrix, arguments.activation)
+        projected[n] = np.asarray(reconstruction.projected)
     figure = draw(
         points,
         projected,
-        survivals,
+        losses,
         activation=arguments.activation,
         distribution=arguments.distribution,
     )

@@ -12,7 +12,7 @@ from mnet_jax.plots.style import BLACK, COLOURS, add_caption, new_figure
 from mnet_jax.statistics.intervals import CONFIDENCE, mean_interval
 
 if TYPE_CHECKING:  # they import JAX
-    from mnet_jax.analysis.manifold import Survival
+    from mnet_jax.analysis.manifold import InformationLoss
 
 POSITION = "viridis"  # perceptually uniform, and distinct to the colour-blind
 
@@ -20,7 +20,7 @@ POSITION = "viridis"  # perceptually uniform, and distinct to the colour-blind
 def draw(
     points: np.ndarray,
     projected: Mapping[int, np.ndarray],
-    survivals: "Sequence[Survival]",
+    losses: "Sequence[InformationLoss]",
     *,
     activation: str,
     distribution: str,
@@ -30,7 +30,7 @@ def draw(
     Args:
       points: [p, 2], in order along the curve.
       projected: T^-1 act(T x) for one T, [p, 2], by the number of dimensions n.
-      survivals: the measurements with many T, one for each n.
+      losses: the measurements with many T, one for each n.
       activation: name of the activation function, act.
       distribution: distribution of T.
     """
@@ -43,9 +43,9 @@ def draw(
     for axes, (dimensions, places) in zip(panels[1:], projected.items(), strict=True):
         _draw_points(axes, places, f"n = {dimensions}")
     left, right = (figure.add_subplot(bottom[i]) for i in (0, 1))
-    _draw_errors(left, survivals)
-    _draw_collapse(right, survivals, activation)
-    draws = len(survivals[0].collapsed)
+    _draw_errors(left, losses)
+    _draw_collapse(right, losses, activation)
+    draws = len(losses[0].collapsed)
     add_caption(
         figure,
         f"As Fig. 1 of the V2 paper (arXiv 1801.04381): a curve x, coloured by position, becomes "
@@ -66,25 +66,25 @@ def _draw_points(axes: Axes, places: np.ndarray, title: str) -> None:
     axes.set_aspect("equal", "datalim")
 
 
-def _draw_errors(axes: Axes, survivals: "Sequence[Survival]") -> None:
+def _draw_errors(axes: Axes, losses: "Sequence[InformationLoss]") -> None:
     kinds = {
-        "projected back by the pseudo-inverse": [s.projection_error for s in survivals],
-        "read off all n dimensions": [s.readout_error for s in survivals],
+        "projected back by the pseudo-inverse": [s.projection_error for s in losses],
+        "read off all n dimensions": [s.readout_error for s in losses],
     }
     for (name, values), colour, marker in zip(kinds.items(), COLOURS, "os", strict=False):
-        _draw_means(axes, survivals, values, name, colour, marker)
+        _draw_means(axes, losses, values, name, colour, marker)
     axes.set_ylabel("reconstruction error (spreads)")
     axes.set_title("Error of the reconstruction", loc="left", fontsize=11)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8)
 
 
-def _draw_collapse(axes: Axes, survivals: "Sequence[Survival]", activation: str) -> None:
-    values = [100 * s.collapsed for s in survivals]
-    _draw_means(axes, survivals, values, f"measured, {activation}", COLOURS[1], "D")
+def _draw_collapse(axes: Axes, losses: "Sequence[InformationLoss]", activation: str) -> None:
+    values = [100 * s.collapsed for s in losses]
+    _draw_means(axes, losses, values, f"measured, {activation}", COLOURS[1], "D")
     if activation == "relu":
-        expected = [100 * s.relu_collapse for s in survivals]
-        dimensions = [s.dimensions for s in survivals]
+        expected = [100 * s.relu_collapse for s in losses]
+        dimensions = [s.dimensions for s in losses]
         axes.plot(dimensions, expected, ":", color=BLACK, label="ReLU, (n + 1) / 2ⁿ")
     axes.set_ylabel("points whose neighbourhood collapsed (%)")
     axes.set_title("Where a neighbourhood becomes a line or a point", loc="left", fontsize=11)
@@ -94,7 +94,7 @@ def _draw_collapse(axes: Axes, survivals: "Sequence[Survival]", activation: str)
 
 def _draw_means(
     axes: Axes,
-    survivals: "Sequence[Survival]",
+    losses: "Sequence[InformationLoss]",
     values: Sequence[np.ndarray],
     name: str,
     colour: str,
@@ -102,13 +102,13 @@ def _draw_means(
 ) -> None:
     intervals = [mean_interval(sample) for sample in values]
     axes.errorbar(
-        [s.dimensions for s in survivals],
+        [s.dimensions for s in losses],
         [interval.mean for interval in intervals],
         yerr=[interval.half_width or 0 for interval in intervals],
         color=colour, marker=marker, markersize=5, capsize=3, linewidth=1.4, label=name,
     )  # fmt: skip
     axes.set_xscale("log")
-    axes.set_xticks([s.dimensions for s in survivals])
+    axes.set_xticks([s.dimensions for s in losses])
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("dimensions n of the embedding")

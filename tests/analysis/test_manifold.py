@@ -23,7 +23,7 @@ def test_the_spirals_points_are_evenly_spaced_centred_and_of_size_one():
 @pytest.mark.parametrize("dimensions", [2, 3, 5, 8])
 def test_a_relu_lets_as_many_neighbourhoods_fall_as_the_binomial_says(distribution, dimensions):
     """A point keeps its area where at least two of n independent fair coins fall on heads."""
-    (found,) = manifold.measure_survival(
+    (found,) = manifold.measure_information_loss(
         manifold.spiral(200), dimensions=[dimensions], distribution=distribution, draws=400
     )
     expected = (1 + dimensions) / 2**dimensions
@@ -35,7 +35,7 @@ def test_a_relu_lets_as_many_neighbourhoods_fall_as_the_binomial_says(distributi
 
 @pytest.mark.parametrize("distribution", ["gaussian", "orthogonal"])
 def test_without_a_non_linearity_nothing_is_lost(distribution):
-    for found in manifold.measure_survival(
+    for found in manifold.measure_information_loss(
         manifold.spiral(100), activation="linear", distribution=distribution, draws=10
     ):
         assert found.projection_error.max() < 1e-3
@@ -54,10 +54,10 @@ def test_orthogonal_columns_are_orthogonal_and_as_long_as_gaussian_ones_are_on_a
 def test_the_area_is_the_jacobians(activation):
     """By differentiation of the whole map, and NumPy's singular values."""
     points, matrix = jnp.asarray(manifold.spiral(50)), 2 * manifold.embedding(KEY, 4)
-    area = manifold.pass_through(points, matrix, activation).area
+    area = manifold.reconstruct(points, matrix, activation).area
 
     def embed(x):
-        return manifold.pass_through(x[None], matrix, activation).embedded[0]
+        return manifold.reconstruct(x[None], matrix, activation).embedded[0]
 
     for x, found in zip(points, np.asarray(area), strict=True):
         jacobian = np.asarray(jax.jacfwd(embed)(x), np.float64)
@@ -68,18 +68,20 @@ def test_the_area_is_the_jacobians(activation):
 
 def test_the_way_back_is_numpys_pseudo_inverse_and_least_squares():
     points, matrix = manifold.spiral(60), np.asarray(manifold.embedding(KEY, 5))
-    passage = manifold.pass_through(jnp.asarray(points), jnp.asarray(matrix), "relu")
+    reconstruction = manifold.reconstruct(jnp.asarray(points), jnp.asarray(matrix), "relu")
     embedded = np.maximum(points @ matrix.T, 0)
     back = embedded @ np.linalg.pinv(matrix).T
-    np.testing.assert_allclose(passage.projected, back, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(reconstruction.projected, back, rtol=1e-4, atol=1e-5)
     design = np.column_stack([embedded, np.ones(60)])
     fitted = design @ np.linalg.lstsq(design, points, rcond=None)[0]
-    np.testing.assert_allclose(passage.read_out, fitted, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(reconstruction.read_out, fitted, rtol=1e-3, atol=1e-4)
 
 
 def test_a_draw_does_not_depend_on_how_many_follow_and_seeds_differ():
     few, many, other = (
-        manifold.measure_survival(manifold.spiral(50), dimensions=[5], draws=draws, seed=seed)[0]
+        manifold.measure_information_loss(
+            manifold.spiral(50), dimensions=[5], draws=draws, seed=seed
+        )[0]
         for draws, seed in ((3, 0), (6, 0), (3, 1))
     )
     np.testing.assert_array_equal(few.collapsed, many.collapsed[:3])
@@ -88,24 +90,24 @@ def test_a_draw_does_not_depend_on_how_many_follow_and_seeds_differ():
 
 def test_what_is_not_legal_is_refused_in_one_line():
     spiral = manifold.spiral(20)
-    for call, *told in (
+    for call, *message in (
         (lambda: manifold.normalized(np.zeros((20, 3))), "points", "(20, 3)", "[p, 2]"),
         (lambda: manifold.normalized(np.zeros((20, 2))), "points", "differ"),
         (lambda: manifold.normalized(np.full((20, 2), np.nan)), "points", "finite"),
         (lambda: manifold.spiral(3), "count", "3"),
-        (lambda: manifold.measure_survival(spiral, dimensions=[1]), "dimensions", "1"),
-        (lambda: manifold.measure_survival(spiral, dimensions=[]), "dimensions"),
-        (lambda: manifold.measure_survival(spiral, draws=0), "draws", "0"),
+        (lambda: manifold.measure_information_loss(spiral, dimensions=[1]), "dimensions", "1"),
+        (lambda: manifold.measure_information_loss(spiral, dimensions=[]), "dimensions"),
+        (lambda: manifold.measure_information_loss(spiral, draws=0), "draws", "0"),
         (
-            lambda: manifold.measure_survival(spiral, activation="tanh"),
+            lambda: manifold.measure_information_loss(spiral, activation="tanh"),
             "activation",
             "tanh",
             "relu6",
         ),
         (
-            lambda: manifold.measure_survival(spiral, distribution="cauchy"),
+            lambda: manifold.measure_information_loss(spiral, distribution="cauchy"),
             "distribution",
             "gaussian",
         ),
     ):
-        one_line(ValueError, call, *told)
+        one_line(ValueError, call, *message)

@@ -92,7 +92,7 @@ def _pictures(path: Path, arguments: Arguments) -> dict[str, bytes]:
         view = trained_models.view_of(saved, arguments.resolution)
         inference.require_memory(saved.model.spec, view.resolution, 1)
         try:
-            seen = data.viewed(
+            seen = data.read_eval_image(
                 arguments.image,
                 view.resolution,
                 photograph=view.photographs,

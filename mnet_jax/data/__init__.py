@@ -39,9 +39,9 @@ with epy.lazy_api_imports(globals()):
     from mnet_jax.data.pipeline import (
         eval_batches,
         first_images,
+        read_eval_image,
         steps_per_epoch,
         train_batches,
-        viewed,
     )
     from mnet_jax.data.scaling import pixels_of
     from mnet_jax.data.sources import ArraySource, Dataset, Example, Source
@@ -62,7 +62,7 @@ __all__ = [
     "first_images",
     "load",
     "pixels_of",
+    "read_eval_image",
     "steps_per_epoch",
     "train_batches",
-    "viewed",
 ]

@@ -67,7 +67,7 @@ def erase(
     draws: Draws,
     probability: float,
     channels: int = 3,
-    extremes: tuple[np.ndarray | float, np.ndarray | float] = (-1.0, 1.0),
+    black_and_white: tuple[np.ndarray | float, np.ndarray | float] = (-1.0, 1.0),
 ) -> np.ndarray:
     """Random erasing (arXiv:1708.04896, algorithm 1): fills a box in some images with noise.
 
@@ -80,9 +80,10 @@ def erase(
       draws: the random streams of the images.
       probability: the probability that an image gets a box.
       channels: the channels of the noise; 1 for gray.
-      extremes: the value of black and the value of white, each a scalar or [3] (one per channel).
+      black_and_white: the value of black and the value of white, each a scalar or [3] (one per
+        channel).
     """
-    black, white = extremes
+    black, white = black_and_white
     count, height, width = images.shape[:3]
     sides = np.full(count, height), np.full(count, width)
     boxes, found = _boxes(*sides, draws.fold(0), _ERASED_AREA, _ERASED_ASPECT)

@@ -9,7 +9,7 @@ from mnet_jax.data import augment, policies
 from mnet_jax.data.draws import Draws
 from mnet_jax.data.order import ImageIndices
 from mnet_jax.data.resize import central_view, crop
-from mnet_jax.data.scaling import extremes, scaled
+from mnet_jax.data.scaling import black_and_white, scaled
 from mnet_jax.data.sources import ArraySource, Source, opened
 
 
@@ -46,7 +46,7 @@ def train_batch(source: Source, config: DataConfig, seed: int, chosen: ImageIndi
     image = scaled(_with_operations(images, config, draws), config.scaling)
     if config.erasing:
         channels = source.shape[2] if source.shape else 3
-        legal = extremes(config.scaling)
+        legal = black_and_white(config.scaling)
         image = augment.erase(image, draws.fold(_ERASING), config.erasing, channels, legal)
     return {"image": image, "label": labels}
 

@@ -62,7 +62,7 @@ def read_bounded(path: str | Path, most_bytes: int) -> bytes:
         raise DataError(f"{path}: cannot be read: {reason(error)}") from error
 
 
-def holding(root: Path, name: str, most_depth: int) -> Iterator[Path]:
+def folders_containing(root: Path, name: str, most_depth: int) -> Iterator[Path]:
     """Yields the folders at most `most_depth` levels below `root` that hold a regular file `name`.
 
     The subfolders of a yielded folder are not searched; hidden folders are not searched either. The

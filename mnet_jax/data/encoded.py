@@ -85,7 +85,7 @@ class EncodedImage:
         """
         self._content, self._name, self._channels = content, name, channels
         self._max_pixels = max_pixels
-        self._instead: Callable[[DataError], EncodedImage] | None = None
+        self._fallback: Callable[[DataError], EncodedImage] | None = None
         with self._opened() as picture:
             # PIL would clip modes I and F to 255 instead of scaling them, and would drop the low
             # bytes of 16-bit PNGs.
@@ -94,10 +94,10 @@ class EncodedImage:
             self._orientation = _orientation(picture) if obey_orientation else 1
             self.shape = (*_size(picture, self._orientation), channels)
 
-    def or_else(self, instead: Callable[[DataError], "EncodedImage"]) -> "EncodedImage":
-        """Returns a copy that, if its content is damaged, decodes the image `instead(error)`."""
+    def with_fallback(self, fallback: Callable[[DataError], "EncodedImage"]) -> "EncodedImage":
+        """Returns a copy that, if its content is damaged, decodes the image `fallback(error)`."""
         other = copy.copy(self)
-        other._instead = instead
+        other._fallback = fallback
         return other
 
     def pixels(self) -> np.ndarray:
@@ -133,9 +133,9 @@ class EncodedImage:
         return other.crop((x * box[0], y * box[1], x * box[2], y * box[3]), side)
 
     def _other(self, error: DataError) -> "EncodedImage":
-        if self._instead is None:
+        if self._fallback is None:
             raise error
-        return self._instead(error)
+        return self._fallback(error)
 
     def _part(self, box: tuple[float, float, float, float], side: int) -> np.ndarray:
         with self._opened() as picture:

@@ -99,7 +99,7 @@ _Files = dict[str, list[_File]]  # by class
 def read_folder(
     directory: str | None,
     *,
-    spare: bool = False,
+    ignore_damaged: bool = False,
     by_position: bool = False,
     max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Folder:
@@ -107,7 +107,8 @@ def read_folder(
 
     Args:
       directory: the folder.
-      spare: whether to ignore damaged files here and leave them to the code that decodes them.
+      ignore_damaged: whether to accept damaged files here and leave them to the code that decodes
+        them.
       by_position: whether a test split that is made here is chosen by the positions of the files in
         the sorted list, as earlier versions did, rather than by their names.
       max_pixels: limit on the pixels of an image.
@@ -127,7 +128,9 @@ def read_folder(
     except OSError as error:
         raise DataError(f"folder: {root}: cannot be read: {reason(error)}") from error
     files = [file for split in (train, test) for group in split.values() for file in group]
-    shape = _common_shape([os.path.join(root, file.name) for file in files], spare, max_pixels)
+    shape = _common_shape(
+        [os.path.join(root, file.name) for file in files], ignore_damaged, max_pixels
+    )
     return Folder(
         class_names=tuple(train),
         train=_source(root, train, shape, max_pixels),
@@ -243,14 +246,16 @@ def _listing(files: list[_File]) -> str:
     return f"{len(files)} files, sha256 {digest.hexdigest()[:_DIGEST_DIGITS]}"
 
 
-def _common_shape(paths: list[str], spare: bool, max_pixels: int) -> tuple[int, int, int] | None:
+def _common_shape(
+    paths: list[str], ignore_damaged: bool, max_pixels: int
+) -> tuple[int, int, int] | None:
     """Returns the shape that all images have, or None; stops at the first header that differs."""
     sizes = set()
     for path in paths:
         try:
             sizes.add(read_size(path, max_pixels))
         except DataError:
-            if not spare:
+            if not ignore_damaged:
                 raise
         if len(sizes) > 1:
             return None

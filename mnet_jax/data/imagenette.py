@@ -69,7 +69,7 @@ def read_imagenette(
     name: str,
     directory: str | None,
     *,
-    spare: bool = False,
+    ignore_damaged: bool = False,
     max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Folder:
     """Reads the classes (ImageNet's WordNet IDs) and the splits.
@@ -79,7 +79,7 @@ def read_imagenette(
     Args:
       name: `imagenette`, or a size in TFDS's spelling, such as `imagenette/320px-v2`.
       directory: the folder with the archive or the unpacked images; None means TFDS's data folder.
-      spare, max_pixels: see `read_folder`.
+      ignore_damaged, max_pixels: see `read_folder`.
 
     Raises:
       DataError: the set is missing or damaged, or several sizes are available and the name does
@@ -90,9 +90,9 @@ def read_imagenette(
         legal = ", ".join(f"{NAME}/{known}" for known in FILES)
         raise DataError(f"data set: got {name!r}, legal: {legal}")
     folders = search_folders(data_root(), directory)
-    read = partial(read_folder, spare=spare, max_pixels=max_pixels)
-    asked = [config] if config else [*FILES]
-    found = {known: there for known in asked if (there := _find(known, folders, directory))}
+    read = partial(read_folder, ignore_damaged=ignore_damaged, max_pixels=max_pixels)
+    requested = [config] if config else [*FILES]
+    found = {known: there for known in requested if (there := _find(known, folders, directory))}
     if not found:
         if not config and _is_unpacked(folders[0]):
             return read(str(folders[0]))

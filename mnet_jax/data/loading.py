@@ -90,7 +90,7 @@ def _splits(config: DataConfig) -> _Splits:
 
     With `bad_images`, train is not decoded here, because the first damaged image would raise.
     """
-    spare, limit = config.bad_images > 0, config.max_image_pixels
+    ignore_damaged, limit = config.bad_images > 0, config.max_image_pixels
     if config.name == "digits":
         return _own(config.name, MnetDigits, MnetDigits.SHAPE)
     if config.name == "fashion_mnist":
@@ -100,35 +100,40 @@ def _splits(config: DataConfig) -> _Splits:
             raise DataError(f"fashion_mnist: {folder} has the files of MNIST, legal: {legal}")
         return _own(config.name, partial(MnetFashionMnist, folder=folder), MnetFashionMnist.SHAPE)
     if config.name == "folder":
-        return _folder(config, spare)
+        return _folder(config, ignore_damaged)
     if not is_stored(config.name, config.directory):
         if config.name in ARCHIVED:
             archived = ARCHIVED[config.name]
             make = partial(archived, directory=config.directory, root=data_root())
             return _own(config.name, make, archived.SHAPE)
         if config.name.partition("/")[0] == IMAGENETTE and ":" not in config.name:
-            images = read_imagenette(config.name, config.directory, spare=spare, max_pixels=limit)
-            return _in_memory(images[:3], spare)
+            images = read_imagenette(
+                config.name, config.directory, ignore_damaged=ignore_damaged, max_pixels=limit
+            )
+            return _in_memory(images[:3], ignore_damaged)
     place = find_stored(config.name, config.directory)
     try:
         builder = open_prepared(place)
     except DataError as error:
         raise DataError(f"{config.name}: {error}") from error
-    return _in_memory(read_stored(builder, config.name, max_pixels=limit), spare)
+    return _in_memory(read_stored(builder, config.name, max_pixels=limit), ignore_damaged)
 
 
-def _folder(config: DataConfig, spare: bool) -> _Splits:
+def _folder(config: DataConfig, ignore_damaged: bool) -> _Splits:
     """Reads a folder of images and checks its files against the config's listing, if any."""
     by_position = config.listing == SPLIT_BY_POSITION
     images = read_folder(
-        config.directory, spare=spare, by_position=by_position, max_pixels=config.max_image_pixels
+        config.directory,
+        ignore_damaged=ignore_damaged,
+        by_position=by_position,
+        max_pixels=config.max_image_pixels,
     )
     if config.listing not in ("", SPLIT_BY_POSITION, images.listing):
         raise DataError(
             f"listing: got {config.listing}, but {config.directory} has {images.listing}; "
             "legal: its files as they were, or a new run"
         )
-    splits = _in_memory(images[:3], spare)
+    splits = _in_memory(images[:3], ignore_damaged)
     if by_position:
         return splits._replace(listing=SPLIT_BY_POSITION)
     return splits._replace(names=images.train_names, listing=images.listing)
@@ -141,8 +146,8 @@ def _own(name: str, make: Callable[..., ArraysBuilder], shape: tuple[int, int, i
 
 
 def _in_memory(
-    splits: tuple[tuple[str, ...], Decodable, Decodable], spare: bool = False
+    splits: tuple[tuple[str, ...], Decodable, Decodable], ignore_damaged: bool = False
 ) -> _Splits:
-    """Decodes the splits that fit in memory; with `spare`, train is left encoded."""
+    """Decodes the splits that fit in memory; with `ignore_damaged`, train is left encoded."""
     class_names, train, test = splits
-    return _Splits(class_names, train if spare else in_memory(train), in_memory(test))
+    return _Splits(class_names, train if ignore_damaged else in_memory(train), in_memory(test))

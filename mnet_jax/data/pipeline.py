@@ -153,7 +153,7 @@ def _read_options(config: DataConfig, images: int) -> "grain.ReadOptions":
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
 
 
-def viewed(
+def read_eval_image(
     path: Path,
     side: int,
     *,

@@ -29,7 +29,7 @@ def scaled(images: np.ndarray, scaling: Scaling) -> np.ndarray:
     return values
 
 
-def extremes(scaling: Scaling) -> tuple[np.ndarray, np.ndarray]:
+def black_and_white(scaling: Scaling) -> tuple[np.ndarray, np.ndarray]:
     """Returns the values of black and white, float32 [3] each."""
     black, white = scaled(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1), scaling).reshape(2, 3)
     return black, white

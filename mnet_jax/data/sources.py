@@ -252,7 +252,7 @@ class ReplacingSource:
         """Returns the example, with an image that decodes a replacement if its own is damaged."""
         image, label = example["image"], example["label"]
         if isinstance(image, EncodedImage):
-            image = image.or_else(partial(self._replacement, index, label))
+            image = image.with_fallback(partial(self._replacement, index, label))
         return {"image": image, "label": label}
 
     def _openable_from(self, start: int) -> Iterator[tuple[int, OpenedExample]]:

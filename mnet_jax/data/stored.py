@@ -19,7 +19,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from mnet_jax.config import MAX_IMAGE_PIXELS
 from mnet_jax.data.archived import ARCHIVED
-from mnet_jax.data.disk import holding
+from mnet_jax.data.disk import folders_containing
 from mnet_jax.data.encoded import require_pixels
 from mnet_jax.data.imagenette import NAME as IMAGENETTE
 from mnet_jax.data.metadata import INFO, require_counted
@@ -76,7 +76,7 @@ def is_stored(name: str, directory: str | None) -> bool:
 def _variants(folder: Path) -> list[tuple[str, str]]:
     """Returns the (config, version) pairs in a set's `folder`; config is "" if the set has none."""
     variants = []
-    for place in holding(folder, INFO, 2):
+    for place in folders_containing(folder, INFO, 2):
         *config, version = place.relative_to(folder).parts
         if re.fullmatch(r"\d+\.\d+\.\d+", version, re.ASCII):
             variants.append(("/".join(config), version))
@@ -89,7 +89,7 @@ def _absent(name: str, set_name: str, root: Path, variants: list[tuple[str, str]
         named = (f"{set_name}{config and '/' + config}:{v}" for config, v in variants)
         there = one_line(", ".join(named))
         return f"data set: got {name!r}, prepared in {root} are: {there}"
-    stored = {place.relative_to(root).parts[0] for place in holding(root, INFO, 3)}
+    stored = {place.relative_to(root).parts[0] for place in folders_containing(root, INFO, 3)}
     stored -= {f"mnet_{own}" for own in OWN_NAMES}  # folders of our own builders
     stock = set(tfds.list_builders(with_community_datasets=False))
     if set_name in stock:

@@ -51,7 +51,7 @@ def classify(
       DataError: the file cannot be decoded, or has too many pixels.
       ValueError: the resolution is too small for the model.
     """
-    pixels = data.viewed(
+    pixels = data.read_eval_image(
         image,
         view.resolution,
         photograph=view.photographs,

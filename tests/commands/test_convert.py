@@ -106,7 +106,7 @@ def test_the_file_has_the_librarys_network_and_sees_as_it_does(place, monkeypatc
     saved = models.load("ours.safetensors")
     assert saved.model.spec == model.spec and saved.class_names == ("ant", "bee", "cat")
     assert saved.view == View(resolution=32, photographs=True, scaling="imagenet")
-    pixels = data.viewed("x.png", 32, photograph=True, scaling="symmetric")
+    pixels = data.read_eval_image("x.png", 32, photograph=True, scaling="symmetric")
     means, deviations = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     theirs = (((pixels + 1) / 2 - means) / deviations).astype(np.float32)
     both = jax.jit(partial(model.apply, train=False))(variables, np.stack([theirs, pixels]))
@@ -128,7 +128,7 @@ def test_fine_tuning_takes_the_pixels_over(place, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("", "--library: got None, legal: torchvision, timm or keras"),
         ("--library timm", "--weights: got None, legal: a file that exists"),
@@ -154,12 +154,14 @@ def test_fine_tuning_takes_the_pixels_over(place, monkeypatch):
         ),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(line, told, place, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_one_line_and_writes_nothing(
+    line, message, place, tmp_path, monkeypatch, capsys
+):
     before = {*tmp_path.iterdir()}
     monkeypatch.setattr(sys, "argv", ["convert", *line.split()])
     with pytest.raises(SystemExit) as leaving:
         convert.main()
     output = capsys.readouterr()
     assert leaving.value.code == 2 and output.out == ""
-    assert output.err.startswith(f"experiments.convert: {told}") and output.err.count("\n") == 1
+    assert output.err.startswith(f"experiments.convert: {message}") and output.err.count("\n") == 1
     assert {*tmp_path.iterdir()} == before

@@ -185,8 +185,8 @@ def test_an_image_that_declares_too_many_pixels_is_refused_before_any_is_made(
     path = tmp_path / "bomb"
     path.write_bytes(bombs()[kind])
     for use in (read_encoded, read_size):
-        told = complaint(lambda use=use: use(str(path)), path, "pixels, legal: up to 50,000,000")
-        assert "max_image_pixels" in told
+        message = complaint(lambda use=use: use(str(path)), path, "pixels, legal: up to 50,000,000")
+        assert "max_image_pixels" in message
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100 * 2**10  # KiB
     assert not recwarn.list
 
@@ -229,8 +229,8 @@ def test_a_file_that_is_no_image_says_what_would_be_one(tmp_path):
     path = tmp_path / "a.png"
     for content in (b"", b"no image", written(PHOTOGRAPHS[0], "TIFF")):
         path.write_bytes(content)
-        told = complaint(lambda: read_encoded(str(path)), path, "JPEG, PNG, WebP, BMP or GIF")
-        assert "BytesIO" not in told
+        message = complaint(lambda: read_encoded(str(path)), path, "JPEG, PNG, WebP, BMP or GIF")
+        assert "BytesIO" not in message
 
 
 @pytest.mark.parametrize("kind", ["a FIFO", "a socket", "a character device"])

@@ -59,8 +59,8 @@ def test_a_run_from_before_goes_on_with_its_own_split(before, caplog):
     assert found.history[1].train_loss == pytest.approx(expected.history[1].train_loss, rel=1e-3)
     assert found.test_loss == pytest.approx(expected.test_loss, rel=1e-3)
     assert (found.test_count, len(found.history)) == (4, 2)
-    (told,) = [r.getMessage() for r in caplog.records if "an earlier version" in r.getMessage()]
-    assert "\n" not in told and "its own test split" in told
+    (message,) = [r.getMessage() for r in caplog.records if "an earlier version" in r.getMessage()]
+    assert "\n" not in message and "its own test split" in message
     kept = serialization.from_json(RunConfig, (before / "run" / FILE_NAME).read_text())
     assert kept == config
     again = run(listed(config), before / "run")  # as a command asks for it today

@@ -245,15 +245,15 @@ def test_evaluation_sees_each_image_once_in_order(count, batch):
 def test_as_many_threads_as_there_are_cores_to_use(monkeypatch, cores, threads):
     import grain
 
-    asked = []
+    requested = []
     options = grain.ReadOptions
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
     monkeypatch.setattr("mnet_jax.host_memory.available_bytes", lambda: 2**36)
-    monkeypatch.setattr(grain, "ReadOptions", lambda **kw: asked.append(kw) or options(**kw))
+    monkeypatch.setattr(grain, "ReadOptions", lambda **kw: requested.append(kw) or options(**kw))
     config = DataConfig(resolution=224, batch_size=128)
     images = np.zeros((4, 8, 8, 3), np.uint8)
     data.train_batches(data.ArraySource(images, np.zeros(4, np.int32)), config, 0).close()
-    assert asked[0]["num_threads"] == threads <= asked[0]["prefetch_buffer_size"]
+    assert requested[0]["num_threads"] == threads <= requested[0]["prefetch_buffer_size"]
 
 
 @pytest.mark.parametrize("make", [data.train_batches, data.eval_batches])
@@ -268,8 +268,8 @@ def test_a_batch_that_memory_cannot_hold_is_refused_with_one_that_it_can(make, m
         config = DataConfig(resolution=300, batch_size=batch_size, augmentation="none")
         return make(source, config, **seed, **options)
 
-    told = one_line(ValueError, lambda: of(10**6), "batch_size: got 1000000", "300", "4.7 GiB")
-    legal = int(re.search(r"legal: ([\d,]+) or fewer", told)[1].replace(",", ""))
+    message = one_line(ValueError, lambda: of(10**6), "batch_size: got 1000000", "300", "4.7 GiB")
+    legal = int(re.search(r"legal: ([\d,]+) or fewer", message)[1].replace(",", ""))
     assert 0.2 * memory < legal * 300 * 300 * 3 * 4 < memory
     of(legal)
     one_line(ValueError, lambda: of(legal + 1), "batch_size")

@@ -73,9 +73,9 @@ def test_training_goes_on_and_tells_which(photographs, caplog, augmentation):
         for batch in batches:  # the class can still be seen
             red = np.round((batch["image"][..., 0].mean(axis=(1, 2)) + 1) * 127.5 / 100)
             assert red.tolist() == batch["label"].tolist()
-        told = [record.getMessage() for record in caplog.records]
-        assert len(told) == 2 and all("of at most 2" in line for line in told)
-        assert any(pixels in line for line in told) and any(header in line for line in told)
+        message = [record.getMessage() for record in caplog.records]
+        assert len(message) == 2 and all("of at most 2" in line for line in message)
+        assert any(pixels in line for line in message) and any(header in line for line in message)
     again = take(config, 12)
     for one, other in zip(batches, again, strict=True):
         np.testing.assert_array_equal(one["image"], other["image"])

@@ -328,13 +328,13 @@ def test_a_set_that_claims_a_million_classes_or_pixels_is_refused(tmp_path):
     whole = (place / "features.json").read_text()
     (place / "label.labels.txt").unlink()
     config = DataConfig(name="photo_set", directory=str(tmp_path), resolution=8)
-    for old, new, told in (
+    for old, new, expected in (
         ('"numClasses": "2"', '"numClasses": "2000000000"', "2000000000 classes"),
         ('"8"', '"80000"', "6,400,000,000 pixels"),
     ):
         assert old in whole
         (place / "features.json").write_text(whole.replace(old, new))
-        complaint(lambda: data.load(config), "photo_set", told)
+        complaint(lambda: data.load(config), "photo_set", expected)
 
 
 @pytest.mark.parametrize("template", ["../{SPLIT}", "/etc/{SPLIT}", "{SPLIT:>9999999999}"])

@@ -31,9 +31,9 @@ def cache_directory(kind: str) -> Path:
 
 def _root() -> Path:
     """Returns the directory of all programs' caches; ignores a relative `$XDG_CACHE_HOME`."""
-    asked = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if asked.is_absolute():
-        return asked
+    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if configured.is_absolute():
+        return configured
     home = Path(os.path.expanduser("~"))  # remains "~" for an unknown user
     if not home.is_absolute():
         legal = "an absolute path in HOME or XDG_CACHE_HOME"

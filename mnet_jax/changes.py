@@ -40,7 +40,7 @@ def _walk(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, str, s
     elif isinstance(before, tuple) and isinstance(after, tuple) and (before or after):
         yield from _joined(before, after, path)
     else:
-        yield path, text(before), text(after)
+        yield path, format_value(before), format_value(after)
 
 
 def _joined(before: tuple, after: tuple, path: str) -> Iterator[tuple[str, str, str]]:
@@ -66,23 +66,23 @@ def _ranges(indices: Sequence[int]) -> str:
     return ", ".join(f"{a}" if a == b else f"{a}..{b}" for a, b in runs)
 
 
-def text(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Formats a value as one line; omits the fields of a dataclass that have their defaults."""
     if value is None:
         return ABSENT
     if isinstance(value, tuple):
-        return ", ".join(map(text, value)) or "none"
+        return ", ".join(map(format_value, value)) or "none"
     if isinstance(value, float):
         short = f"{value:g}"
         return short if float(short) == value else repr(value)
     if not dataclasses.is_dataclass(value):
         return str(value)
-    told = [
-        f"{field.name}={text(own)}"
+    varied = [
+        f"{field.name}={format_value(own)}"
         for field in dataclasses.fields(value)
         if (own := getattr(value, field.name)) != field.default
     ]
-    return f"{type(value).__name__}({', '.join(told)})"
+    return f"{type(value).__name__}({', '.join(varied)})"
 
 
 def outline(config: Any, path: str = "") -> list[tuple[str, str]]:
@@ -94,9 +94,9 @@ def outline(config: Any, path: str = "") -> list[tuple[str, str]]:
         if dataclasses.is_dataclass(value) and (not path or _holds_others(value)):
             lines += outline(value, below)
         elif isinstance(value, tuple):
-            lines += [(f"{below}[{places}]", text(item)) for places, item in _runs(value)]
+            lines += [(f"{below}[{places}]", format_value(item)) for places, item in _runs(value)]
         else:
-            lines.append((below, text(value)))
+            lines.append((below, format_value(value)))
     return lines
 
 

@@ -11,8 +11,8 @@ CGROUPS = Path("/sys/fs/cgroup")
 # Bytes of address space. On two cores, with a network of two blocks, limits of 300 to 1500 MiB
 # caused an interrupt by OpenBLAS, endless waiting for threads, a failed import, and aborts of XLA
 # and LLVM. With this limit, training worked.
-FEWEST_ADDRESSES = 2 * 2**30
-_FEW_THREADS = 64 * 2**20  # bytes: the stacks of eight threads
+MIN_ADDRESS_BYTES = 2 * 2**30
+_THREAD_STACK_BYTES = 64 * 2**20  # bytes: the stacks of eight threads
 # Messages of libraries that report exhausted memory without a MemoryError.
 _NO_MORE = re.compile(
     r"bad_alloc|can't start new thread|Cannot allocate memory|failed to map segment"
@@ -33,9 +33,9 @@ def require_addresses() -> None:
       MemoryError: the limit is too low to train anything; the message is one line.
     """
     limit = _address_limit()
-    if limit is not None and limit < FEWEST_ADDRESSES:
+    if limit is not None and limit < MIN_ADDRESS_BYTES:
         raise MemoryError(
-            f"ulimit -v: got {limit // 2**10}, legal: {FEWEST_ADDRESSES // 2**10} KiB or more, "
+            f"ulimit -v: got {limit // 2**10}, legal: {MIN_ADDRESS_BYTES // 2**10} KiB or more, "
             "or no limit"
         )
 
@@ -47,12 +47,12 @@ def is_exhaustion(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(_NO_MORE.search(str(error)))
 
 
-def has_limit() -> bool:
+def has_address_limit() -> bool:
     """Whether this process's address space is limited (`ulimit -v`)."""
     return _address_limit() is not None
 
 
-def may_address(count: int) -> bool:
+def allows_address_space(count: int) -> bool:
     """Whether the limit on this process's address space allows `count` bytes in all."""
     limit = _address_limit()
     return limit is None or limit >= count
@@ -71,10 +71,10 @@ def usage(root: int) -> dict[int, Usage]:
     return found
 
 
-def is_full(of: Usage) -> bool:
+def is_near_address_limit(used: Usage) -> bool:
     """Whether a process with this usage has no room for more threads below this process's limit."""
     limit = _address_limit()
-    return limit is not None and limit - of.addresses < _FEW_THREADS
+    return limit is not None and limit - used.addresses < _THREAD_STACK_BYTES
 
 
 def available_bytes() -> int:

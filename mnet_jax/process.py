@@ -74,7 +74,7 @@ def timing_settings(*, tune_allocator: bool) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def started_with(variables: Mapping[str, str]) -> Iterator[None]:
+def child_environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Sets environment variables for the processes that are started in this context."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
@@ -98,7 +98,7 @@ def restart(command: Sequence[str], variables: Mapping[str, str]) -> None:
         os.execve(command[0], list(command), os.environ | variables)
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Hides the warnings and errors that libraries log, such as Orbax's warnings of slow saves.
 
     No error is lost: the threads of Orbax and TensorBoard only log errors that are raised as well.

@@ -84,9 +84,9 @@ def test_a_kept_file_is_known_and_a_damaged_one_is_not(tmp_path, damage):
     with warnings.catch_warnings(action="error"):
         assert caches.is_intact(path) and not made.exists()
     put(path, damage(path.read_bytes()))
-    with pytest.warns(UserWarning, match="cache: .* is damaged") as told:
+    with pytest.warns(UserWarning, match="cache: .* is damaged") as expected:
         assert not any(caches.is_intact(path) for _ in range(2))
-    (warning,) = told
+    (warning,) = expected
     assert str(path) in str(warning.message)
 
 
@@ -165,10 +165,10 @@ def test_damaged_kernels_are_not_loaded_but_compiled_anew(elsewhere, quick_compi
     put(library, damage(whole))
     for forget in FORGET:  # as a process that starts
         forget()
-    with pytest.warns(UserWarning, match="is damaged and ignored") as told:
+    with pytest.warns(UserWarning, match="is damaged and ignored") as expected:
         assert not native.is_built()
         assert ops.best_lowering() == "native"
-    assert len(told) == 1
+    assert len(expected) == 1
     assert native.is_built() and library.read_bytes() == whole
     assert len(objects_in(calls)) == 2 * before
 
@@ -194,10 +194,10 @@ def refused_where_asked_for():
     message = one_line(
         ops.NativeError, lambda: ops.depthwise_conv(x, kernel, lowering="native"), "lowering: "
     )
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning) as expected:
         assert [ops.best_lowering() for _ in range(2)] == ["auto", "auto"]
         assert ops.depthwise_conv(x, kernel, lowering="auto")[0, 1, 1, 0] == 9
-    (warning,) = told
+    (warning,) = expected
     assert str(warning.message).startswith(message) and "\n" not in str(warning.message)
     return message
 

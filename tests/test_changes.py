@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnet_jax.architectures import FACTORIES, mobilenet_v1, mobilenet_v2
-from mnet_jax.changes import Change, changes, outline, text
+from mnet_jax.changes import Change, changes, format_value, outline
 from mnet_jax.config import AdamW, DataConfig, RunConfig, Sgd, TrainingConfig
 
 V2 = RunConfig(spec=mobilenet_v2(num_classes=10))
@@ -74,6 +74,6 @@ def test_the_outline_has_every_block_once(make):
         if path.startswith("spec.blocks["):
             first, _, last = path.removeprefix("spec.blocks[").removesuffix("]").partition("..")
             run = range(int(first), int(last or first) + 1)
-            assert all(text(config.spec.blocks[place]) == value for place in run)
+            assert all(format_value(config.spec.blocks[place]) == value for place in run)
             places += run
     assert places == list(range(len(config.spec.blocks)))

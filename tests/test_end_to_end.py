@@ -85,9 +85,9 @@ def stored(place):
 def lose(place, key):
     """Takes what the journal tells of a trial out of it."""
     journal = journal_of(place / "R")
-    told = [f'"key":"{key}"'.encode(), b'"type":"Trial"']
+    message = [f'"key":"{key}"'.encode(), b'"type":"Trial"']
     lines = journal.read_bytes().splitlines(keepends=True)
-    left = [line for line in lines if not all(text in line for text in told)]
+    left = [line for line in lines if not all(text in line for text in message)]
     assert len(left) == len(lines) - 1
     journal.write_bytes(b"".join(left))
 

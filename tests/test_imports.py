@@ -230,7 +230,7 @@ def test_no_name_of_a_lazy_package_is_hidden_by_a_module(package):
 
 
 def test_lazy_packages_have_their_names_once_they_are_used():
-    """Each in a process of its own, forked behind the imports that take long."""
+    """Each in a process of its own, forked after the imports that take long."""
     program = (
         f"import os, sys; import {', '.join(LAZY)}, mnet_jax.config\n"
         "print({'jax', 'grain', 'tensorflow_datasets'} & {*sys.modules}, flush=True)\n"

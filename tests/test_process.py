@@ -77,6 +77,6 @@ def test_where_nothing_can_be_kept_xla_keeps_nothing_which_is_said_once(
 ):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / place))
-    with pytest.warns(UserWarning, match="cache: XLA's compiled programs are not kept") as told:
+    with pytest.warns(UserWarning, match="cache: XLA's compiled programs are not kept") as message:
         found = [process.settings(tune_allocator=False) for _ in range(2)]
-    assert found == [{process.CACHE: ""}] * 2 and len(told) == 1
+    assert found == [{process.CACHE: ""}] * 2 and len(message) == 1

@@ -117,11 +117,11 @@ def descriptions(documented: Callable[..., Any], title: str, names: Iterable[str
       ValueError: one of them has no entry.
     """
     entries = re.finditer(r"^  (\w+): .*\n(?:    .*\n)*", section(documented, title), re.MULTILINE)
-    told = {entry[1]: entry[0] for entry in entries}
+    described = {entry[1]: entry[0] for entry in entries}
     for name in names:
-        if name not in told:
+        if name not in described:
             raise ValueError(f"{documented.__name__}: its docstring does not describe {name}")
-    return "".join(told[name] for name in names)
+    return "".join(described[name] for name in names)
 
 
 def function_text(factory: Factory) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mnet_jax.ablation.claims import Claim, Judgement
+from mnet_jax.ablation.claims import Claim, ClaimVerdict
 from mnet_jax.config import Arm, RunConfig
 from mnet_jax.statistics.comparison import Comparison, Verdict
 from mnet_jax.statistics.intervals import Interval, Method
@@ -47,7 +47,7 @@ class ArmResult:
       madds: multiply-adds per image; None if no seed finished.
       accuracy: mean test accuracy over the seeds that finished.
       comparison: the comparison with the baseline, over the seeds that finished in both arms.
-      judgement: the judgement of the claim about this arm; None without a claim or a comparison.
+      judgement: the verdict on the claim about this arm; None without a claim or a comparison.
       images_per_second: training speed, the median over seeds.
       seconds: total wall time of the finished seeds.
       seconds_per_seed: wall time of one seed, the median over seeds. The few seeds whose time
@@ -65,7 +65,7 @@ class ArmResult:
     madds: int | None
     accuracy: Interval | None
     comparison: Comparison | None
-    judgement: Judgement | None
+    judgement: ClaimVerdict | None
     images_per_second: float | None
     seconds: float
     seconds_per_seed: float | None
@@ -101,10 +101,10 @@ class ArmResult:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedClaim:
-    """A claim, and its judgement over all arms that it is about."""
+    """A claim, and the verdict on it from all arms that it is about."""
 
     claim: Claim
-    judgement: Judgement
+    judgement: ClaimVerdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class Report:
       note: why there are no differences, in one line; None if there are.
       method: how the intervals were computed.
       family: the number of comparisons for which intervals and verdicts are corrected.
-      claims: the claims about the arms, with their judgements.
+      claims: the claims about the arms, with the verdicts on them.
       environment: software versions and devices; for each name all values among the trials.
     """
 

@@ -1,7 +1,7 @@
 """The charts of a report, each defined once in Vega-Lite; `figure` and `page` render them.
 
-Accuracies are in percent here, differences in percentage points. The field `said` of a row is the
-tooltip of its mark, and also the mark's description for screen readers.
+Accuracies are in percent here, differences in percentage points. The field `tooltip` of a row is
+the tooltip of its mark, and also the mark's description for screen readers.
 """
 
 import itertools
@@ -146,12 +146,12 @@ def _texts(rows: Rows, theme: Theme, **mark: Any) -> list[alt.Chart]:
     ]  # fmt: skip
 
 
-def _said() -> dict[str, Any]:
-    """Returns the encoding that makes a row's field `said` the mark's tooltip and description.
+def _tooltip() -> dict[str, Any]:
+    """Returns the encoding that makes a row's field `tooltip` its mark's tooltip and description.
 
     Marks without this encoding have neither a tooltip nor a description.
     """
-    return {"tooltip": alt.Tooltip("said:N"), "description": alt.Description("said:N")}
+    return {"tooltip": alt.Tooltip("tooltip:N"), "description": alt.Description("tooltip:N")}
 
 
 def _y(field: str, title: str, scale: alt.Scale) -> alt.Y:
@@ -246,7 +246,7 @@ def _curves(report: Report, theme: Theme) -> Chart | None:
         line.encode(x=x, y=y, **_key(report, theme, "stroke")),
         dot.encode(x, y, _of_row()),
         hit.encode(
-            x=alt.X("left:Q"), x2="right:Q", y=alt.value(0), y2=alt.value("height"), **_said()
+            x=alt.X("left:Q"), x2="right:Q", y=alt.value(0), y2=alt.value("height"), **_tooltip()
         ),
     ]
     legend = "line: mean over seeds"
@@ -301,8 +301,8 @@ def _strips(report: Report, looks: Sequence[Look], means: Mapping[int, Sequence[
             for i, found in means.items()
             if epoch <= len(found)
         ]
-        said = "\n".join([f"epoch {epoch}", *lines])
-        strips.append({"left": left, "right": right, "said": said})
+        tooltip = "\n".join([f"epoch {epoch}", *lines])
+        strips.append({"left": left, "right": right, "tooltip": tooltip})
     return strips
 
 
@@ -321,11 +321,11 @@ def _outcomes(report: Report, theme: Theme) -> Chart | None:
         return None
     rows, seeds, bottom = Rows(), Rows(), 0
     for look, arm in shown:
-        said = filter(None, (look["arm"], _verdict(report, arm, compared)))
-        words = textwrap.wrap(": ".join(said), int(theme.narrowest / LETTER_WIDTH))
+        parts = filter(None, (look["arm"], _verdict(report, arm, compared)))
+        words = textwrap.wrap(": ".join(parts), int(theme.narrowest / LETTER_WIDTH))
         top, bottom = bottom, bottom + LINE_HEIGHT * len(words) + ROW_HEIGHT
         places = {"top": top, "words": top + 4, "bar": bottom - 25, "bottom": bottom - 4}
-        row = look | places | {"text": words, "said": _row_says(report, arm, look, compared)}
+        row = look | places | {"text": words, "tooltip": _row_tooltip(report, arm, look, compared)}
         interval = arm.difference if compared else arm.accuracy
         rows.append(row | (_ends(interval) if interval else {}))
         seeds += [
@@ -373,7 +373,7 @@ def _outcomes_plot(rows: Rows, seeds: Rows, theme: Theme, compared: bool) -> alt
         .encode(x=mean, y=y("bar"), fill=alt.Fill("hue:N", scale=None)),
         *(words.encode(alt.XValue(2), y("words"), alt.Text("text:N")) for words in texts),
         _layer(rows).mark_rect(fillOpacity=0, fill=theme.soft)
-        .encode(x=alt.value(0), x2=alt.value("width"), y=y("top"), y2="bottom:Q", **_said()),
+        .encode(x=alt.value(0), x2=alt.value("width"), y=y("top"), y2="bottom:Q", **_tooltip()),
     ]  # fmt: skip
     if compared:  # the zero line, only at the height of the intervals, as it would cross the names
         zero = _layer({"zero": 0, "from": row["bar"] - 8, "to": row["bottom"]} for row in rows)
@@ -385,13 +385,13 @@ def _outcomes_plot(rows: Rows, seeds: Rows, theme: Theme, compared: bool) -> alt
 
 def _verdict(report: Report, arm: ArmResult, compared: bool) -> str:
     """Returns the text after an arm's name: the verdict, and the seeds if some are missing."""
-    said = wording.judgement(report, arm)
+    text = wording.verdict(report, arm)
     if not arm.outcomes:
-        said = "nothing finished"
+        text = "nothing finished"
     elif compared and not arm.difference:
-        said = "no common seed"
+        text = "no common seed"
     seeds = "" if len(arm.outcomes) == arm.tried else f"{wording.seeds(arm)} seeds"
-    return ", ".join(part for part in (said, seeds) if part)
+    return ", ".join(part for part in (text, seeds) if part)
 
 
 def _seeds(arm: ArmResult, compared: bool) -> dict[int, float]:
@@ -400,7 +400,7 @@ def _seeds(arm: ArmResult, compared: bool) -> dict[int, float]:
     return {seed: _percent(value) for seed, value in values.items() if value is not None}
 
 
-def _row_says(report: Report, arm: ArmResult, look: Look, compared: bool) -> str:
+def _row_tooltip(report: Report, arm: ArmResult, look: Look, compared: bool) -> str:
     unit, sign = ("points", "+") if compared else ("%", "")
     interval = arm.difference if compared else arm.accuracy
     lines = [look["arm"]]
@@ -420,8 +420,8 @@ def _tradeoff(report: Report, cost: pareto.Cost, theme: Theme) -> Chart | None:
     rows = Rows()
     for point in found:
         look = looks[id(point.arm)]
-        said = _point_says(report, point, cost, look)
-        rows.append(look | _ends(point.accuracy) | {"cost": point.cost, "said": said})
+        tooltip = _point_tooltip(report, point, cost, look)
+        rows.append(look | _ends(point.accuracy) | {"cost": point.cost, "tooltip": tooltip})
     costs = _Axis.around([point.cost for point in found], logarithmic=pareto.is_wide(found))
     accuracies = _Axis.around([row[end] for row in rows for end in ENDS if end in row])
     x = alt.X("cost:Q", axis=costs.axis(cost.unit), scale=costs.scale())
@@ -442,7 +442,7 @@ def _tradeoff(report: Report, cost: pareto.Cost, theme: Theme) -> Chart | None:
         bar.encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), _of_row()),
         dot.encode(x=x, y=y, fill=alt.Fill("hue:N", scale=None)),
         *(_labels(rows, costs, accuracies, theme) if named else ()),
-        hit.encode(x=x, y=y, color=colour, **_said()),
+        hit.encode(x=x, y=y, color=colour, **_tooltip()),
     ]
     return Chart(
         title=cost.title,
@@ -451,7 +451,7 @@ def _tradeoff(report: Report, cost: pareto.Cost, theme: Theme) -> Chart | None:
     )
 
 
-def _point_says(report: Report, point: pareto.Point, cost: pareto.Cost, look: Look) -> str:
+def _point_tooltip(report: Report, point: pareto.Point, cost: pareto.Cost, look: Look) -> str:
     place = "on the frontier" if point.on_frontier else "not on the frontier"
     accuracy = formatting.percent(point.accuracy, report.method)
     return f"{look['arm']}\naccuracy: {accuracy} %\n{cost.unit}: {point.cost:.4g}\n{place}"

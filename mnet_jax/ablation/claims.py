@@ -7,7 +7,7 @@ from typing import Literal
 from mnet_jax.statistics.comparison import Comparison
 from mnet_jax.validation import require, require_choice
 
-Judgement = Literal["supports", "contradicts", "cannot tell"]
+ClaimVerdict = Literal["supports", "contradicts", "cannot tell"]
 Expectation = Literal["better", "worse", "equal"]
 
 
@@ -41,12 +41,13 @@ class Claim:
         return self.arms.items() <= labels.items()
 
 
-def judge(claim: Claim, comparison: Comparison) -> Judgement:
+def judge(claim: Claim, comparison: Comparison) -> ClaimVerdict:
     """Judges a claim by a comparison.
 
-    For a claim of `better` or `worse`, the verdict decides. A claim of `equal` is supported if the
-    whole interval of the difference lies within the margin, and contradicted if no part of the
-    interval does. Without an interval, or if its width is zero, the judgement is `cannot tell`.
+    For a claim of `better` or `worse`, the comparison's verdict decides. A claim of `equal` is
+    supported if the whole interval of the difference lies within the margin, and contradicted if no
+    part of the interval does. Without an interval, or if its width is zero, the result is `cannot
+    tell`.
     """
     verdict, interval = comparison.verdict, comparison.difference
     if claim.direction != "equal":
@@ -61,12 +62,12 @@ def judge(claim: Claim, comparison: Comparison) -> Judgement:
     return "contradicts" if outside else "cannot tell"
 
 
-def judge_all(judgements: Sequence[Judgement]) -> Judgement:
-    """Combines the judgements of several arms on one claim.
+def judge_all(verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:
+    """Combines the verdicts of several arms on one claim.
 
     The claim is contradicted if any arm contradicts it, and supported if all arms support it.
     Otherwise, and if there are no arms, the result is `cannot tell`.
     """
-    if "contradicts" in judgements:
+    if "contradicts" in verdicts:
         return "contradicts"
-    return "supports" if judgements and set(judgements) == {"supports"} else "cannot tell"
+    return "supports" if verdicts and set(verdicts) == {"supports"} else "cannot tell"

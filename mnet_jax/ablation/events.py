@@ -79,7 +79,7 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """The start of a trial by a process. The lock in `leases` shows whether the trial still runs.
+    """The start of a trial by a process. The trial's lease (`store`) shows whether it still runs.
 
     Attributes:
       key: the trial's key.

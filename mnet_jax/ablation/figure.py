@@ -28,7 +28,7 @@ ADDRESSES = 72 * 2**30
 
 def obstacle() -> str | None:
     """Returns why this process cannot draw charts, in one line; None if it can."""
-    if host_memory.may_address(ADDRESSES):
+    if host_memory.allows_address_space(ADDRESSES):
         return None
     return (
         f"no charts: to draw them takes {ADDRESSES // 2**30} GiB of addresses, ulimit -v is lower"

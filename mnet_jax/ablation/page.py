@@ -38,12 +38,12 @@ def tag(name: str, *children: str, **attributes: str | None) -> Markup:
       **attributes: the element's attributes, such as `class_` for class and `data_v` for data-v;
         None omits the attribute.
     """
-    told = "".join(
+    listed = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"'
         for key, value in attributes.items()
         if value is not None
     )
-    return Markup(f"<{name}{told}>{join(children)}</{name}>")
+    return Markup(f"<{name}{listed}>{join(children)}</{name}>")
 
 
 def join(parts: Iterable[str]) -> Markup:
@@ -51,7 +51,7 @@ def join(parts: Iterable[str]) -> Markup:
     return Markup("".join(p if isinstance(p, Markup) else html.escape(p) for p in parts))
 
 
-# The CSS class of each judgement and verdict.
+# The CSS class of each verdict on a claim or an arm.
 _CLASSES = {"supports": "good", "contradicts": "bad", "better": "good", "worse": "bad"}
 
 
@@ -117,10 +117,10 @@ def _top(report: Report) -> Markup:
     parts += [tag("p", line, class_="soft") for line in (", ".join(shared), report.recipe) if line]
     for judged in report.claims:
         kind = _CLASSES.get(judged.judgement, "")
-        verdict = tag("strong", judged.judgement, class_=f"badge {kind}")
-        said = tag("q", judged.claim.text)
+        badge = tag("strong", judged.judgement, class_=f"badge {kind}")
+        text = tag("q", judged.claim.text)
         source = tag("cite", judged.claim.source)
-        parts.append(tag("p", verdict, " ", said, " ", source, class_="claim"))
+        parts.append(tag("p", badge, " ", text, " ", source, class_="claim"))
     return tag("header", *parts)
 
 
@@ -148,7 +148,7 @@ def _table_row(report: Report, arm: ArmResult, hue: int) -> Markup:
         names[0] = tag("td", swatch, arm.labels[first] + star, data_v=arm.labels[first])
     speed, seconds = arm.images_per_second, arm.seconds_per_seed
     p_value = arm.comparison.p_value if arm.comparison else None
-    said = wording.judgement(report, arm)
+    verdict = wording.verdict(report, arm)
     accuracy = formatting.percent(arm.accuracy, report.method) if arm.accuracy else ABSENT
     difference = "baseline" if arm.baseline else ABSENT
     if arm.difference:
@@ -159,8 +159,8 @@ def _table_row(report: Report, arm: ArmResult, hue: int) -> Markup:
         _number(accuracy, _mean(arm.accuracy)),
         _number(difference, 0.0 if arm.baseline else _mean(arm.difference)),
         _number(formatting.p_value(p_value), p_value),
-        tag("td", tag("span", said, class_=f"verdict {_CLASSES.get(arm.verdict or '', '')}"),
-            data_v=said),
+        tag("td", tag("span", verdict, class_=f"verdict {_CLASSES.get(arm.verdict or '', '')}"),
+            data_v=verdict),
         _number(formatting.count(arm.params), arm.params),
         _number(formatting.count(arm.madds), arm.madds),
         _number(ABSENT if seconds is None else f"{seconds:.1f}", seconds),
@@ -222,16 +222,16 @@ def _arm(report: Report, arm: ArmResult, command: str | None) -> Markup:
     """Returns an arm's differences from the baseline, its command, and its whole config."""
     anchor = report.anchor
     if arm.baseline:
-        told: Markup = tag("p", "The baseline.")
+        difference: Markup = tag("p", "The baseline.")
     elif anchor is None:
-        told = tag("p", "There is no baseline to compare its config with.")
+        difference = tag("p", "There is no baseline to compare its config with.")
     else:
-        told = _changes(anchor.config, arm.config)
+        difference = _changes(anchor.config, arm.config)
     lines = [(path, value) for path, value in outline(arm.config) if path != "seed"]
     spec = "\n".join(f"{path}: {value}" for path, value in lines)
     again = [tag("p", "This arm alone:"), _code(command)] if command else []
     whole = tag("details", tag("summary", "Its whole config"), tag("pre", spec))
-    return tag("article", tag("h3", report.name_of(arm)), told, *again, whole)
+    return tag("article", tag("h3", report.name_of(arm)), difference, *again, whole)
 
 
 _MOST_OPEN = 8  # longer lists of changes are collapsed: the width changes every block

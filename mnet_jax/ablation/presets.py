@@ -87,7 +87,7 @@ class Preset:
       claim: the paper's claim, with its numbers: top-1 accuracies on ImageNet in percent.
       arms: the axis values in which the arms differ. The first arm is the baseline.
       recipe: the recipe that all arms start from at the scale `full`.
-      at: for each scale, further axis values that all arms share.
+      shared: for each scale, further axis values that all arms share.
       arms_at: for each scale at which the arms differ from `arms`, the arms at this scale.
       claims: the claim in the form that a report can judge.
       result: the page with our results.
@@ -97,7 +97,7 @@ class Preset:
     claim: str
     arms: tuple[Values, ...]
     recipe: str
-    at: Mapping[ScaleName, Values]
+    shared: Mapping[ScaleName, Values]
     arms_at: Mapping[ScaleName, tuple[Values, ...]] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     result: str = NOT_RUN
@@ -124,7 +124,7 @@ class Preset:
 
     def values(self, scale: ScaleName) -> tuple[dict[str, Any], ...]:
         """Returns each arm's axis values at a scale, including those that all arms share."""
-        shared = self.at.get(scale, {})
+        shared = self.shared.get(scale, {})
         return tuple({**shared, **arm} for arm in self.arms_of(scale))
 
     def recipe_at(self, scale: ScaleName) -> str:
@@ -152,8 +152,8 @@ def _claim(
     return Claim(direction=direction, text=text, source=source, arms=labels, margin=margin)
 
 
-def _at_v1(*, small_width: float, desk_epochs: int) -> dict[ScaleName, Values]:
-    """Returns `Preset.at` for V1; `small_width` is the width multiplier at smoke and desk."""
+def _shared_v1(*, small_width: float, desk_epochs: int) -> dict[ScaleName, Values]:
+    """Returns `Preset.shared` for V1; `small_width` is the width multiplier at smoke and desk."""
     small: Values = {"model": "mobilenet_v1", "width": small_width}
     return {
         "smoke": {**small, "epochs": 3},
@@ -161,11 +161,11 @@ def _at_v1(*, small_width: float, desk_epochs: int) -> dict[ScaleName, Values]:
     }
 
 
-_AT_V2: Mapping[ScaleName, Values] = {
+_SHARED_V2: Mapping[ScaleName, Values] = {
     "smoke": {"model": "mobilenet_v2", "epochs": 3},
     "desk": {"model": "mobilenet_v2", "epochs": 5},
 }
-_AT_V3: Mapping[ScaleName, Values] = {
+_SHARED_V3: Mapping[ScaleName, Values] = {
     "smoke": {"model": "mobilenet_v3_large", "epochs": 3},
     "desk": {"model": "mobilenet_v3_large", "epochs": 5},
 }
@@ -178,7 +178,7 @@ PRESETS: dict[str, Preset] = {
         "71.7 %), with an eighth of the multiply-adds and a seventh of the parameters.",
         arms=_along("convolution", "depthwise", "full"),
         recipe="v1-imagenet",
-        at=_at_v1(small_width=0.25, desk_epochs=4),
+        shared=_shared_v1(small_width=0.25, desk_epochs=4),
         claims=(
             _claim(
                 "better", "full convolutions beat separable ones", "V1, Table 4", convolution="full"
@@ -193,7 +193,7 @@ PRESETS: dict[str, Preset] = {
         arms=({"width": 0.75}, {"depth": "shallow"}, {}),
         arms_at=dict.fromkeys(("smoke", "desk"), ({"width": 0.375}, {"depth": "shallow"}, {})),
         recipe="v1-imagenet",
-        at=_at_v1(small_width=0.5, desk_epochs=4),
+        shared=_shared_v1(small_width=0.5, desk_epochs=4),
         claims=(
             _claim(
                 "worse",
@@ -211,7 +211,7 @@ PRESETS: dict[str, Preset] = {
         "widths 1, 0.75, 0.5 and 0.25.",
         arms=_along("width", 1.0, 0.75, 0.5, 0.25),
         recipe="v1-imagenet",
-        at=_at_v1(small_width=1.0, desk_epochs=2),
+        shared=_shared_v1(small_width=1.0, desk_epochs=2),
         claims=(_claim("worse", "a narrower network loses accuracy", "V1, Table 6"),),
     ),
     "v1-resolution": Preset(
@@ -224,7 +224,7 @@ PRESETS: dict[str, Preset] = {
             "desk": _along("resolution", 28, 24, 20, 16),
         },
         recipe="v1-imagenet",
-        at=_at_v1(small_width=0.5, desk_epochs=5),
+        shared=_shared_v1(small_width=0.5, desk_epochs=5),
         claims=(_claim("worse", "accuracy falls with smaller images", "V1, Table 7"),),
     ),
     "v2-linear-bottleneck": Preset(
@@ -232,7 +232,7 @@ PRESETS: dict[str, Preset] = {
         claim="A linear bottleneck beats a bottleneck with ReLU6 (curves, no numbers).",
         arms=_along("bottleneck", "linear", "relu6"),
         recipe="v2-imagenet",
-        at=_AT_V2,
+        shared=_SHARED_V2,
         claims=(
             _claim(
                 "worse",
@@ -249,7 +249,7 @@ PRESETS: dict[str, Preset] = {
         "network without shortcuts (curves, no numbers).",
         arms=_along("shortcut", "bottleneck", "expansion", "none"),
         recipe="v2-imagenet",
-        at=_AT_V2,
+        shared=_SHARED_V2,
         claims=(
             _claim(
                 "worse",
@@ -272,7 +272,7 @@ PRESETS: dict[str, Preset] = {
         "slightly smaller factors (no numbers).",
         arms=_along("expansion", 6, 1, 3, 10),
         recipe="v2-imagenet",
-        at=_AT_V2,
+        shared=_SHARED_V2,
         claims=(
             _claim(
                 "equal",
@@ -290,7 +290,7 @@ PRESETS: dict[str, Preset] = {
         "matters less: 16 give 75.4 %, 80 give 75.2 % and 112 give 75.0 %.",
         arms=_along("hard_swish_from", 80, 0, 16, 112),
         recipe="v3-large-imagenet",
-        at=_AT_V3,
+        shared=_SHARED_V3,
         claims=(
             _claim("worse", "ReLU alone loses to h-swish", "V3, Table 5", hard_swish_from=0),
             _claim(
@@ -307,7 +307,7 @@ PRESETS: dict[str, Preset] = {
         "number of additional parameters (no numbers).",
         arms=_along("squeeze_excite", "published", "none", "all"),
         recipe="v3-large-imagenet",
-        at=_AT_V3,
+        shared=_SHARED_V3,
         claims=(
             _claim(
                 "worse",
@@ -323,7 +323,7 @@ PRESETS: dict[str, Preset] = {
         "almost no loss of accuracy.",
         arms=_along("last_stage", "efficient", "original"),
         recipe="v3-large-imagenet",
-        at=_AT_V3,
+        shared=_SHARED_V3,
         claims=(
             _claim(
                 "equal",
@@ -360,7 +360,7 @@ PRESETS: dict[str, Preset] = {
             ),
         },
         recipe="v2-imagenet",
-        at={"smoke": {"epochs": 3}, "desk": {"epochs": 5}},
+        shared={"smoke": {"epochs": 3}, "desk": {"epochs": 5}},
         claims=(
             _claim(
                 "better",

@@ -48,7 +48,7 @@ def _cells(report: Report, arm: ArmResult) -> list[str]:
         formatting.count(arm.madds),
         accuracy,
         difference,
-        wording.judgement(report, arm),
+        wording.verdict(report, arm),
         wording.seeds(arm),
         ABSENT if speed is None else f"{speed:.0f}",
         formatting.duration(arm.seconds_per_seed),

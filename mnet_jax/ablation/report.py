@@ -47,7 +47,7 @@ def summarize(
     by_key = {trial.key: trial for trial in trials}
     groups = _grouped(by_key.values(), requested)
     reference = _accuracies(groups[baseline].trials) if baseline in groups else {}
-    labels = _told_apart(groups, labels_of)
+    labels = _unique_labels(groups, labels_of)
     others = [arm for arm in groups if arm != baseline]
     values = [_accuracies(groups[arm].trials) for arm in others]
     compared = dict(zip(others, compare(values, reference, method=method), strict=True))
@@ -80,15 +80,15 @@ def summarize(
 
 
 def _judged(arm: ArmResult, claim: Claim | None, *, baseline: bool) -> ArmResult:
-    """Returns the arm with the field `baseline` set, and with the judgement of its claim."""
+    """Returns the arm with the field `baseline` set, and with the verdict on its claim."""
     judged = judge(claim, arm.comparison) if claim and arm.comparison else None
     return replace(arm, baseline=baseline, judgement=judged)
 
 
 def _together(claim: Claim, arms: Sequence[ArmResult]) -> JudgedClaim:
     """Judges a claim by all its arms; an arm without a comparison counts as `cannot tell`."""
-    judgements = [arm.judgement or "cannot tell" for arm in arms if not arm.baseline]
-    return JudgedClaim(claim=claim, judgement=judge_all(judgements))
+    verdicts = [arm.judgement or "cannot tell" for arm in arms if not arm.baseline]
+    return JudgedClaim(claim=claim, judgement=judge_all(verdicts))
 
 
 def _columns(
@@ -162,7 +162,7 @@ def _grouped(trials: Iterable[Trial], requested: Sequence[RunConfig]) -> dict[Ar
     }
 
 
-def _told_apart(
+def _unique_labels(
     groups: Mapping[Arm, _Group], labels_of: Callable[[Arm], Mapping[str, str]]
 ) -> dict[Arm, dict[str, str]]:
     """Returns the labels of each arm on the axes of all arms.

@@ -2,8 +2,8 @@
 
 A trial is a run of one config, including its seed. Trials are looked up by their config alone, so
 sweeps of different arms can share a store without losing or mixing results. Several sweeps may use
-one directory at the same time: a process leases a trial before running it, so no other process runs
-that trial too.
+one directory at the same time. Before a process runs a trial, it takes the trial's lease: the right
+to run this trial, which only one process can hold.
 
 A lease is an flock on `leases/<key>.lock`. The operating system releases it when its process ends,
 however it ends. So no timeout is needed to detect that the holder has died, and process ids, which
@@ -144,7 +144,7 @@ class Store:
             self.append(trial)
         return trial
 
-    def take_each(
+    def lease_trials(
         self, known: Mapping[str, Trial], configs: Iterable[RunConfig]
     ) -> Iterator[RunConfig | None]:
         """Leases the trials for this process to run, one after another; yields the trial's config.

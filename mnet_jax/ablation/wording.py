@@ -9,8 +9,8 @@ SHOWN_LABELS = 8  # the number of shared labels that a caption lists
 METHODS = {"t": "Student's t", "bootstrap": "bootstrap (BCa)"}
 
 
-def judgement(report: Report, arm: ArmResult) -> str:
-    """Describes the verdict on an arm, and the judgement of the claim about it.
+def verdict(report: Report, arm: ArmResult) -> str:
+    """Describes the verdict on an arm, and whether it supports the claim about it.
 
     If some seeds have no partner among the baseline's, the text gives the number of pairs. Returns
     "" for the baseline, and if there is no comparison.
@@ -64,7 +64,7 @@ def missing_results(report: Report) -> list[tuple[ArmResult, str]]:
 
 
 def claims(report: Report) -> list[str]:
-    """Describes each claim in one line, with its source and judgement."""
+    """Describes each claim in one line, with its source and verdict."""
     return [
         f"claim: {judged.claim.text} ({judged.claim.source}): {judged.judgement}"
         for judged in report.claims

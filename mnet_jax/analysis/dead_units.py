@@ -42,12 +42,12 @@ class Activity:
     clipped: np.ndarray
 
     @property
-    def never(self) -> np.ndarray:
+    def never_active(self) -> np.ndarray:
         """Whether each channel is active nowhere, bool [c]."""
         return self.active == 0
 
     @property
-    def always(self) -> np.ndarray:
+    def always_active(self) -> np.ndarray:
         """Whether each channel is active everywhere, bool [c]; a ReLU changes no such channel."""
         return self.active == 1
 

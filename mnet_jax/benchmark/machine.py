@@ -24,7 +24,7 @@ def measure(environment: Mapping[str, str]) -> Machine:
       environment: environment variables of the process.
     """
     context = multiprocessing.get_context("spawn")
-    with process.started_with(environment), ProcessPoolExecutor(1, mp_context=context) as pool:
+    with process.child_environment(environment), ProcessPoolExecutor(1, mp_context=context) as pool:
         with interrupted_alone():
             measured = pool.submit(_measured)
         try:

@@ -74,7 +74,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self.contender.name))
-        with process.started_with(self._environment), interrupted_alone():
+        with process.child_environment(self._environment), interrupted_alone():
             self._process.start()
         theirs.close()
 

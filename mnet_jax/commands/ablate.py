@@ -103,7 +103,7 @@ def _ablate(arguments: Arguments, kept: store.Store, console: Console, stop: Sto
             preset=arguments.preset,
             interval=arguments.interval,
         )
-        earlier = None if todo else _asked_before(record, before)
+        earlier = None if todo else _same_sweep_before(record, before)
         if earlier:
             record = earlier
         else:
@@ -133,7 +133,7 @@ def _read(kept: store.Store) -> store.Contents:
         raise ValueError(f"results: {error}") from error
 
 
-def _asked_before(called: events.Sweep, before: store.Contents) -> events.Sweep | None:
+def _same_sweep_before(called: events.Sweep, before: store.Contents) -> events.Sweep | None:
     """Returns the last stored sweep that equals `called` but for command line and time, or None."""
     for earlier in reversed(before.sweeps):
         here = dataclasses.replace(earlier, command=called.command, started=called.started)
@@ -165,8 +165,8 @@ def _plan(arguments: Arguments, console: Console) -> tuple[Plan, int]:
     return plan.of_files(dataset.listing), dataset.num_classes
 
 
-def _opening(to_run: int, asked: int, results: Path) -> str:
-    there = f"{asked - to_run} of {asked} stored in {results}"
+def _opening(to_run: int, trials: int, results: Path) -> str:
+    there = f"{trials - to_run} of {trials} stored in {results}"
     return f"{wording.trials(to_run)} to run, {there}"
 
 

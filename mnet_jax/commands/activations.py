@@ -14,7 +14,7 @@ from mnet_jax.analysis.choices import KERNEL_THRESHOLD
 from mnet_jax.commands import terminal, trained_models
 from mnet_jax.commands.arguments import parse, refusals
 from mnet_jax.commands.planning import require_directory
-from mnet_jax.commands.trained_models import ModelArguments, Opened
+from mnet_jax.commands.trained_models import ModelArguments, ModelWithImages
 from mnet_jax.files import replace_file
 from mnet_jax.statistics import formatting
 from mnet_jax.validation import require
@@ -60,11 +60,11 @@ def main() -> None:
     console.print(f"drawn in {path}")
 
 
-def _measure(looked_at: Opened) -> "ActivityMeasurement":
+def _measure(model: ModelWithImages) -> "ActivityMeasurement":
     from mnet_jax.analysis import dead_units  # here: arguments are checked without JAX
 
-    saved = looked_at.saved
-    return dead_units.measure_activity(saved.model, saved.variables, looked_at.batches())
+    saved = model.saved
+    return dead_units.measure_activity(saved.model, saved.variables, model.batches())
 
 
 def _table(name: str, seeds: "Sequence[ActivityMeasurement]", threshold: float) -> Table:
@@ -80,8 +80,8 @@ def _table(name: str, seeds: "Sequence[ActivityMeasurement]", threshold: float) 
             layer,
             same[0].activation,
             str(same[0].active.size),
-            formatting.mean((one.never.mean() for one in same), "{:.1%}"),
-            formatting.mean((one.always.mean() for one in same), "{:.1%}"),
+            formatting.mean((one.never_active.mean() for one in same), "{:.1%}"),
+            formatting.mean((one.always_active.mean() for one in same), "{:.1%}"),
             formatting.mean((one.clipped.mean() for one in same), "{:.2%}"),
             formatting.mean(dead[layer], "{:.1%}") if layer in dead else "",
         )

@@ -14,7 +14,7 @@ from mnet_jax.architectures.spec import Activation
 from mnet_jax.commands import terminal, trained_models
 from mnet_jax.commands.arguments import parse, refusals
 from mnet_jax.commands.planning import require_directory
-from mnet_jax.commands.trained_models import ModelArguments, Opened
+from mnet_jax.commands.trained_models import ModelArguments, ModelWithImages
 from mnet_jax.files import replace_file
 from mnet_jax.statistics import formatting
 
@@ -56,12 +56,12 @@ def main() -> None:
     console.print(f"drawn in {path}")
 
 
-def _measure(looked_at: Opened, arguments: Arguments) -> "tuple[Bottleneck, ...]":
+def _measure(model: ModelWithImages, arguments: Arguments) -> "tuple[Bottleneck, ...]":
     from mnet_jax.analysis import bottlenecks  # here: arguments are checked without JAX
 
-    saved = looked_at.saved
+    saved = model.saved
     return bottlenecks.measure_bottlenecks(
-        saved.model, saved.variables, looked_at.batches(), activation=arguments.activation
+        saved.model, saved.variables, model.batches(), activation=arguments.activation
     )
 
 

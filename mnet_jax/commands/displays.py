@@ -37,7 +37,7 @@ class _Shown:
             self._display.stop()
 
 
-class Pace:
+class TimeEstimate:
     """Estimates the remaining time of a run from the times of its events so far.
 
     The first training step and the first batch of an evaluation include compilation, and in the
@@ -57,13 +57,14 @@ class Pace:
         self._has_run: set[bool] = set()  # True: a training step; False: an evaluation step
         # Four sums of seconds: in steps; outside of steps, in epochs that have ended; outside of
         # steps, since the end of such an epoch; after the run's last epoch.
-        self._stepping = self._beside = self._since_steps = self._behind = 0.0
-        self._counted = self._over = 0  # the numbers of steps and epochs in these times
+        self._step_seconds = self._other_seconds = 0.0
+        self._other_seconds_of_epoch = self._test_seconds = 0.0
+        self._steps_timed = self._epochs_ended = 0  # the numbers of steps and epochs in these times
         self._steps = self._epochs = 0  # steps per epoch; epochs of the run
         self._epochs_left = 0
         self.done = 0  # steps
 
-    def see(self, event: Progress) -> None:
+    def update(self, event: Progress) -> None:
         """Updates the estimate with an event; call it as soon as the event happens."""
         now, trains = self._clock(), event.phase == "train"
         spent = 0.0 if self._before is None else now - self._before
@@ -80,49 +81,50 @@ class Pace:
         if event.phase != "epoch":
             self._has_run.add(trains)
         if (trains and known and not fresh and not starts) or (not trains and advance):
-            self._stepping += spent  # for `advance` steps: with Ray not every event arrives
-            self._counted += advance
+            self._step_seconds += spent  # for `advance` steps: with Ray not every event arrives
+            self._steps_timed += advance
         elif not trains and not fresh:
-            self._since_steps += spent
+            self._other_seconds_of_epoch += spent
         is_over = event.phase in ("epoch", "test")
         self._epochs, self._epochs_left = event.epochs, event.epochs - event.epoch + (not is_over)
         if event.phase == "epoch":
-            self._beside += self._since_steps
-            self._since_steps, self._over = 0.0, self._over + 1
+            self._other_seconds += self._other_seconds_of_epoch
+            self._other_seconds_of_epoch, self._epochs_ended = 0.0, self._epochs_ended + 1
 
     def stop(self) -> None:
         """Notes the end of the run.
 
-        Adds the time since the last epoch, which the evaluation on the test split took, to `whole`.
+        Adds the time since the last epoch, which the evaluation on the test split took, to
+        `total_seconds`.
         """
         if self._before is not None:
-            self._behind = self._since_steps + self._clock() - self._before
+            self._test_seconds = self._other_seconds_of_epoch + self._clock() - self._before
 
     @property
-    def total(self) -> int:
+    def total_steps(self) -> int:
         """The number of steps of the run; 0 if it is not known yet."""
         return self._epochs * self._steps
 
     @property
-    def whole(self) -> float | None:
+    def total_seconds(self) -> float | None:
         """The estimated time of the whole run in seconds, without compilation; None if unknown."""
-        seconds = self._seconds(self.total, self._epochs)
-        return None if seconds is None else seconds + self._behind
+        seconds = self._seconds(self.total_steps, self._epochs)
+        return None if seconds is None else seconds + self._test_seconds
 
     @property
-    def left(self) -> float | None:
+    def seconds_left(self) -> float | None:
         """The estimated time until the run ends, in seconds; None if unknown."""
-        seconds = self._seconds(self.total - self.done, self._epochs_left)
+        seconds = self._seconds(self.total_steps - self.done, self._epochs_left)
         if seconds is None or self._before is None:
             return None
         return max(seconds - (self._clock() - self._before), 0.0)
 
     def _seconds(self, steps: int, epochs: int) -> float | None:
         """Returns the seconds for some steps, and for validation and checkpoints in some epochs."""
-        if not self._counted:
+        if not self._steps_timed:
             return None
-        beside = self._beside / self._over if self._over else 0.0
-        return self._stepping / self._counted * steps + beside * epochs
+        other = self._other_seconds / self._epochs_ended if self._epochs_ended else 0.0
+        return self._step_seconds / self._steps_timed * steps + other * epochs
 
 
 class RunProgress(_Shown):
@@ -152,7 +154,7 @@ class RunProgress(_Shown):
         )
         super().__init__(self._bars)
         self._task: TaskID | None = None
-        self._pace = Pace(clock)
+        self._estimate = TimeEstimate(clock)
         self._from: int | None = None  # the number of steps before the first event
         self._ended = False  # whether an epoch has ended
 
@@ -161,15 +163,15 @@ class RunProgress(_Shown):
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._task = self._bars.add_task(description, total=None, detail=COMPILING)
-        self._pace, self._from, self._ended = Pace(self._clock), None, False
+        self._estimate, self._from, self._ended = TimeEstimate(self._clock), None, False
         self._say(f"{COMPILING} {description} ...")
 
     def show(self, event: Progress) -> None:
         """Updates the bar with an event, or prints a line if one is due."""
         if self._task is None:
             return
-        self._pace.see(event)
-        left = _left(self._pace.left)
+        self._estimate.update(event)
+        left = _left(self._estimate.seconds_left)
         # The rate of a run's first step includes compilation.
         known = event.images_per_second and self._from is not None
         rate = f"{event.images_per_second:,.0f} images/s" if known else ""
@@ -182,7 +184,7 @@ class RunProgress(_Shown):
         detail = [event.phase, epoch, rate, left]
         self._bars.update(self._task, detail=", ".join(filter(None, detail)))
         if event.phase == "train":
-            done, total = self._pace.done, self._pace.total
+            done, total = self._estimate.done, self._estimate.total_steps
             self._bars.update(self._task, total=total, completed=done)
             if self._has_line(event):
                 line = [f"step {done:,} of {total:,}", epoch, rate, left]
@@ -190,14 +192,14 @@ class RunProgress(_Shown):
 
     def _has_line(self, event: Progress) -> bool:
         """Returns whether to print a line for a step; the epoch's line stands for its last step."""
-        done = self._pace.done
+        done = self._estimate.done
         if self._from is None:
             self._from = done - 1
         taken = str(done - self._from)
         if not self._ended and taken == "1" + "0" * (len(taken) - 1):
             return True
         few, last = event.epochs < PARTS, event.step == event.steps
-        return few and not last and is_due(done, self._pace.total, PARTS)
+        return few and not last and is_due(done, self._estimate.total_steps, PARTS)
 
     def _say(self, line: str) -> None:
         """Prints a line and flushes the console, if there is no bar."""
@@ -240,13 +242,13 @@ class _Trial:
     """
 
     arm: str
-    pace: Pace
+    estimate: TimeEstimate
     event: Progress | None = None
 
     @property
     def share(self) -> float:
         """The share of the training steps that are done, 0 to 1."""
-        return self.pace.done / self.pace.total if self.pace.total else 0.0
+        return self.estimate.done / self.estimate.total_steps if self.estimate.total_steps else 0.0
 
 
 @dataclass
@@ -254,12 +256,12 @@ class _Arm:
     """The progress of an arm.
 
     Attributes:
-      asked: the number of trials of the arm.
+      trials: the number of trials of the arm.
       done: the number of these trials that have ended.
       durations: estimated times of the ended trials, in seconds, without compilation.
     """
 
-    asked: int
+    trials: int
     done: int
     durations: list[float] = field(default_factory=list)
 
@@ -277,7 +279,7 @@ class SweepProgress(_Shown):
     def __init__(
         self,
         console: Console,
-        asked: Mapping[str, int],
+        trials: Mapping[str, int],
         done: Mapping[str, int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -285,14 +287,14 @@ class SweepProgress(_Shown):
 
         Args:
           console: where to print.
-          asked: the number of trials of each arm, in the order of the rows.
+          trials: the number of trials of each arm, in the order of the rows.
           done: the number of trials of each arm that have already ended.
           clock: returns the time in seconds.
         """
-        self._arms = {name: _Arm(asked=n, done=done.get(name, 0)) for name, n in asked.items()}
+        self._arms = {name: _Arm(trials=n, done=done.get(name, 0)) for name, n in trials.items()}
         self._running: dict[Hashable, _Trial] = {}
         self._console, self._clock = console, clock
-        self._asked = sum(arm.asked - arm.done for arm in self._arms.values())
+        self._to_run = sum(arm.trials - arm.done for arm in self._arms.values())
         self._parts = self._ended = 0  # parts of the work that are done; trials that have ended
         super().__init__(
             Live(console=console, get_renderable=self.table, refresh_per_second=4, transient=True)
@@ -304,40 +306,40 @@ class SweepProgress(_Shown):
         """Notes that a trial of an arm starts."""
         if not self._ended and all(other.event is None for other in self._running.values()):
             self._say(f"{COMPILING} {arm} ...")
-        self._running[trial] = _Trial(arm=arm, pace=Pace(self._clock))
+        self._running[trial] = _Trial(arm=arm, estimate=TimeEstimate(self._clock))
 
     def show(self, trial: Hashable, event: Progress) -> None:
         """Updates the display with an event of a running trial."""
         if running := self._running.get(trial):
             running.event = event
-            running.pace.see(event)
+            running.estimate.update(event)
             self._say_how_far()
 
     def end(self, trial: Hashable) -> None:
         """Notes that a trial has ended, with or without a result."""
         ended = self._running.pop(trial)
-        ended.pace.stop()
+        ended.estimate.stop()
         arm = self._arms[ended.arm]
         arm.done += 1
         self._ended += 1
-        if (seconds := ended.pace.whole) is not None:
+        if (seconds := ended.estimate.total_seconds) is not None:
             arm.durations.append(seconds)
 
     def _say_how_far(self) -> None:
         """Prints a line when one more of `PARTS` parts of the work is done, if trials are few."""
         done = self._ended + math.fsum(trial.share for trial in self._running.values())
-        parts = math.floor(PARTS * done / max(self._asked, 1))
+        parts = math.floor(PARTS * done / max(self._to_run, 1))
         if parts <= self._parts:
             return
         self._parts = parts
         running = list(self._running.values())
-        if self._asked >= PARTS or all(trial.share == 1 for trial in running):
+        if self._to_run >= PARTS or all(trial.share == 1 for trial in running):
             return  # a trial is about to end, which prints a line
         places = ", ".join(f"{trial.arm} in epoch {_epoch(trial)}" for trial in running)
         rate = _rate(running)
         left = _left(self._seconds_left(self._arms, running))
         words = [
-            f"{self._ended} of {self._asked} trials ended, {places}",
+            f"{self._ended} of {self._to_run} trials ended, {places}",
             f"{rate} images/s" if rate else "",
             left,
         ]
@@ -358,7 +360,7 @@ class SweepProgress(_Shown):
             its = [trial for trial in running if trial.arm == name]
             table.add_row(
                 Text(name),
-                f"{arm.done}/{arm.asked}",
+                f"{arm.done}/{arm.trials}",
                 ", ".join(map(_epoch, its)),
                 _rate(its),
                 _clock_time(self._seconds_left({name: arm}, its)),
@@ -367,9 +369,9 @@ class SweepProgress(_Shown):
         if len(self._arms) > 1:
             table.add_section()
             done = sum(arm.done for arm in self._arms.values())
-            asked = sum(arm.asked for arm in self._arms.values())
+            trials = sum(arm.trials for arm in self._arms.values())
             left = _clock_time(self._seconds_left(self._arms, running))
-            table.add_row("all", f"{done}/{asked}", "", _rate(running), left)
+            table.add_row("all", f"{done}/{trials}", "", _rate(running), left)
         return table
 
     def _seconds_left(self, arms: Mapping[str, _Arm], running: list[_Trial]) -> float | None:
@@ -380,17 +382,17 @@ class SweepProgress(_Shown):
         mean over all ended trials; and if no trial has ended, the mean over the estimates of the
         running trials.
         """
-        waiting = sum(arm.asked - arm.done for arm in arms.values()) - len(running)
+        waiting = sum(arm.trials - arm.done for arm in arms.values()) - len(running)
         if not waiting and not running:
             return 0.0
         own = [seconds for arm in arms.values() for seconds in arm.durations]
         every = [seconds for arm in self._arms.values() for seconds in arm.durations]
-        wholes = (trial.pace.whole for trial in self._running.values())
-        known = own or every or [seconds for seconds in wholes if seconds is not None]
+        totals = (trial.estimate.total_seconds for trial in self._running.values())
+        known = own or every or [seconds for seconds in totals if seconds is not None]
         if not known:
             return None
         usual = math.fsum(known) / len(known)
-        lefts = (trial.pace.left for trial in running)
+        lefts = (trial.estimate.seconds_left for trial in running)
         begun = [usual if left is None else left for left in lefts]
         at_once = max(len(self._running), 1)
         return max([*begun, (math.fsum(begun) + max(waiting, 0) * usual) / at_once])

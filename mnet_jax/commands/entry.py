@@ -53,9 +53,9 @@ def command(name: str, *, resumable: bool = False, terminated: int = TERMINATED)
 
     def leave(number: int) -> None:
         if leaving.acquire(blocking=False):  # two threads may call `leave`
-            _leave(name, said(number), codes[number])
+            _leave(name, reason_of(number), codes[number])
 
-    def said(number: int) -> str:
+    def reason_of(number: int) -> str:
         by = "stopped by SIGTERM" if codes[number] == TERMINATED else "interrupted"
         return by + ", the same command goes on" * resumable
 
@@ -72,9 +72,9 @@ def command(name: str, *, resumable: bool = False, terminated: int = TERMINATED)
         yield stop
     except KeyboardInterrupt:  # see Stop.raised
         code = codes[stop.number]
-        tell(name, said(stop.number))
+        tell(name, reason_of(stop.number))
     except BaseException as error:
-        code = conclude(name, error)
+        code = report_error(name, error)
     failure = _failure_of_output()
     if failure and not code:
         code = _output_failed(name, failure)
@@ -83,7 +83,7 @@ def command(name: str, *, resumable: bool = False, terminated: int = TERMINATED)
     sys.exit()
 
 
-def conclude(name: str, error: BaseException) -> int:
+def report_error(name: str, error: BaseException) -> int:
     """Prints the error that ends the command, in one line if possible; returns the exit code."""
     if isinstance(error, SystemExit):
         if isinstance(error.code, int | None):
@@ -149,7 +149,7 @@ def _output_failed(name: str, failure: OSError) -> int:
     return FAILED
 
 
-def _leave(name: str, said: str, code: int) -> None:
+def _leave(name: str, reason: str, code: int) -> None:
     """Kills the children and exits at once; called by a signal handler or another thread."""
     with contextlib.suppress(Exception):  # the module may be in the middle of its import
         for child in sys.modules["multiprocessing"].active_children():
@@ -157,7 +157,7 @@ def _leave(name: str, said: str, code: int) -> None:
     with contextlib.suppress(OSError):
         if os.isatty(1) and os.environ.get("TERM") not in (None, "dumb", "unknown"):
             os.write(1, b"\r\x1b[K\x1b[?25h")  # clears a progress bar's line, and shows the cursor
-        os.write(_LAST_STREAM, f"{program(name)}: {said}\n".encode())
+        os.write(_LAST_STREAM, f"{program(name)}: {reason}\n".encode())
     os._exit(code)
 
 

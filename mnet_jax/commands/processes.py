@@ -119,7 +119,7 @@ def name_lost_processes() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def left_at_once(arguments: ProcessArguments, command: str) -> Iterator[None]:
+def exit_at_once_on_error(arguments: ProcessArguments, command: str) -> Iterator[None]:
     """In a run of several processes, exits this one immediately on an exception in the block.
 
     A normal exit would wait for the other processes, which wait for this one. But if all processes
@@ -131,7 +131,7 @@ def left_at_once(arguments: ProcessArguments, command: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        code = entry.conclude(command, error)
+        code = entry.report_error(command, error)
         if code in (INTERRUPTED, TERMINATED) or _is_disagreement(error.__context__):
             with contextlib.suppress(Exception):
                 _leave()

@@ -154,9 +154,9 @@ def _print_status(number: int, sweep: Sweep, contents: store.Contents, console: 
         names = [arm.labels[axis] for axis in columns]
         counts = (arm.finished, arm.failed, arm.running, arm.not_run)
         table.add_row(*names, *(str(len(seeds)) for seeds in counts))
-        told = {seed: f"failed: {cause}" for seed, cause in arm.failed.items()}
-        told |= {seed: f"running {_since(started)}" for seed, started in arm.running.items()}
-        lines += [f"{', '.join(names)}: seed {seed} {what}" for seed, what in told.items()]
+        states = {seed: f"failed: {cause}" for seed, cause in arm.failed.items()}
+        states |= {seed: f"running {_since(started)}" for seed, started in arm.running.items()}
+        lines += [f"{', '.join(names)}: seed {seed} {what}" for seed, what in states.items()]
     title = f"sweep {number}, {_time(sweep.started)}: {sweep.command}"
     console.print(title, soft_wrap=True)
     console.print(table)

@@ -62,7 +62,7 @@ def begin(command: str) -> None:
     """
     if os.environ.get(_PARENT) == str(os.getppid()):
         _end_with_parent()
-    elif host_memory.has_limit() or _joins_others(sys.argv[1:]):
+    elif host_memory.has_address_limit() or _joins_others(sys.argv[1:]):
         _supervise(command)
 
 
@@ -103,9 +103,9 @@ def _supervise(command: str) -> None:
     reader.join(_DRAIN_SECONDS)  # the child's own children may keep standard error open
     if code is None or -code in _CRASHES:
         reason = EXHAUSTED
-        if code is not None and not host_memory.has_limit():
+        if code is not None and not host_memory.has_address_limit():
             reason = f"crashed by {signal.Signals(-code).name}"
-        if not page.has_said_why:
+        if not page.has_reported_cause:
             tell(command, reason)
         code = FAILED
     elif code < 0:
@@ -123,7 +123,7 @@ def _ended(child: "subprocess.Popen[bytes]") -> int | None:
     them are idle.
     """
     before: dict[int, host_memory.Usage] = {}
-    while host_memory.has_limit():
+    while host_memory.has_address_limit():
         try:
             return child.wait(IDLE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -134,7 +134,7 @@ def _ended(child: "subprocess.Popen[bytes]") -> int | None:
             if number in before
         )
         are_idle = now.keys() == before.keys() and spent < _IDLE_SHARE * IDLE_SECONDS
-        if are_idle and any(map(host_memory.is_full, now.values())):
+        if are_idle and any(map(host_memory.is_near_address_limit, now.values())):
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
             return None
@@ -146,11 +146,11 @@ class StderrFilter:
     """A filter for a command's standard error.
 
     Attributes:
-      has_said_why: whether a printed line says why the command ends.
+      has_reported_cause: whether a printed line says why the command ends.
     """
 
     def __init__(self, command: str) -> None:
-        self.has_said_why = False
+        self.has_reported_cause = False
         self._begin = f"{program(command)}: "  # the prefix that `tell` prints
         self._is_noise = self._is_over = False
 
@@ -164,16 +164,16 @@ class StderrFilter:
         if self._is_over:
             return []
         if _ABORT in line or line == self._begin + GONE:
-            self.has_said_why = self._is_over = True
+            self.has_reported_cause = self._is_over = True
             return [self._begin + GONE]
         if _NO_MEMORY.search(line):
-            said, self.has_said_why, self._is_noise = self.has_said_why, True, True
-            return [] if said else [self._begin + EXHAUSTED]
+            reported, self.has_reported_cause, self._is_noise = self.has_reported_cause, True, True
+            return [] if reported else [self._begin + EXHAUSTED]
         self._is_noise = bool(_NOISE.search(line)) or (self._is_noise and not _MESSAGE.match(line))
         if self._is_noise:
             return []
-        told = line.startswith(self._begin)
-        self.has_said_why |= told and not line.startswith(f"{self._begin}warning: ")
+        is_ours = line.startswith(self._begin)
+        self.has_reported_cause |= is_ours and not line.startswith(f"{self._begin}warning: ")
         return [line]
 
 

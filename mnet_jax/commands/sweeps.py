@@ -251,7 +251,7 @@ def run(
             else:
                 progress.show(config, event)
 
-        leased = _announced(kept.take_each(known, todo), console)
+        leased = _announced(kept.lease_trials(known, todo), console)
         outcomes = runners.run(leased, _StoppableRunner(runner, stop), directory_of, begun, report)
         with contextlib.closing(outcomes):  # ends all workers, even after an interruption
             for outcome in outcomes:
@@ -265,7 +265,7 @@ def run(
 
 
 def _announced(leases: Iterable[RunConfig | None], console: Console) -> Iterator[RunConfig | None]:
-    """Yields `leases`, the items of `Store.take_each`; prints a line at the first None.
+    """Yields `leases`, the items of `Store.lease_trials`; prints a line at the first None.
 
     None means that other processes are running all remaining trials.
     """

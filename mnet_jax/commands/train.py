@@ -33,9 +33,9 @@ from mnet_jax.commands.planning import (
 from mnet_jax.commands.processes import (
     LostError,
     ProcessArguments,
+    exit_at_once_on_error,
     is_first,
     join,
-    left_at_once,
     name_lost_processes,
     require_processes,
 )
@@ -95,7 +95,7 @@ def main_alone(stop: Stop) -> None:
             [sys.executable, *sys.orig_argv[1:]],
             process.settings(tune_allocator=arguments.tune_allocator, given=os.environ),
         )
-    process.quiet()
+    process.silence_libraries()
     _main(arguments, stop)
 
 
@@ -109,7 +109,7 @@ def _main(arguments: Arguments, stop: Stop | None) -> None:
     if arguments.list:
         console.print(catalog.recipes_table())
         return
-    with left_at_once(arguments, COMMAND):
+    with exit_at_once_on_error(arguments, COMMAND):
         _train(arguments, console, stop)
 
 

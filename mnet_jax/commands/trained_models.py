@@ -117,7 +117,7 @@ def view_of(saved: "SavedModel", resolution: int | None) -> "View":
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened:
+class ModelWithImages:
     """A trained model and the images to analyse it with.
 
     Attributes:
@@ -156,7 +156,7 @@ class Opened:
             left -= len(batch["image"])
 
 
-def open_models(arguments: ModelArguments) -> "Iterator[Opened]":
+def open_models(arguments: ModelArguments) -> "Iterator[ModelWithImages]":
     """Yields each model that the command line names; raises ValueError if one cannot be read."""
     given = arguments.checkpoint
     ends = [path.absolute().name for path in given]
@@ -164,11 +164,13 @@ def open_models(arguments: ModelArguments) -> "Iterator[Opened]":
     for path, name in zip(given, arguments.label or plain, strict=True):
         saved = load(path)
         images = _test_images(path, view_of(saved, arguments.resolution), arguments)
-        yield Opened(name=one_line(name), saved=saved, images=images, count=arguments.images)
+        yield ModelWithImages(
+            name=one_line(name), saved=saved, images=images, count=arguments.images
+        )
 
 
 def measure_models(
-    arguments: ModelArguments, measure: Callable[[Opened], Found]
+    arguments: ModelArguments, measure: Callable[[ModelWithImages], Found]
 ) -> dict[str, list[Found]]:
     """Applies `measure` to each model; returns the lists of results by name of model.
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from mnet_jax.changes import ABSENT
 from mnet_jax.options.architecture_axes import BLOCK_AXES, FACTORY_AXES
-from mnet_jax.options.axis import Axis, C, Varied, text
+from mnet_jax.options.axis import Axis, C, Varied, format_value
 from mnet_jax.options.config_axes import field_axes
 from mnet_jax.validation import require
 
@@ -122,4 +122,4 @@ def labels(config: Varied, named: Collection[str] = ()) -> dict[str, str]:
     settled = {name for axis in AXES if axis.name in named for name in axis.determines}
     shown = [axis for axis in AXES if axis.name in named or axis.name not in settled]
     shown += [axis for axis in RETIRED_AXES if axis.name in named or axis.read(config)]
-    return {axis.name: text(axis.read(config)) for axis in shown}
+    return {axis.name: format_value(axis.read(config)) for axis in shown}

@@ -93,10 +93,10 @@ def only(values: set[Any], otherwise: Any) -> Any:
     Several elements are sorted and returned as one string.
     """
     if len(values) > 1:
-        return " ".join(text(value) for value in sorted(values))
+        return " ".join(format_value(value) for value in sorted(values))
     return next(iter(values), otherwise)
 
 
-def text(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Formats an axis's value for a table."""
     return f"{value:g}" if isinstance(value, float) else str(value)

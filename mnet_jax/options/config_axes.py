@@ -63,8 +63,8 @@ def field_axes(taken: Sequence[str]) -> tuple[Axis, ...]:
     for name, field in zip(names, fields.values(), strict=True):
         if name in taken or names.count(name) > 1:
             whole = field.path[-2]
-            said = f"{whole}: {field.description}"
-            axes.append(_axis(dataclasses.replace(field, description=said), f"{whole}_{name}"))
+            text = f"{whole}: {field.description}"
+            axes.append(_axis(dataclasses.replace(field, description=text), f"{whole}_{name}"))
         else:
             axes.append(_axis(field, name))
     return tuple(axes)
@@ -98,7 +98,7 @@ def _descriptions(cls: type) -> dict[str, str]:
     """Returns the description of each attribute in a dataclass's docstring, as one line."""
     _, _, section = (inspect.getdoc(cls) or "").partition("Attributes:\n")
     entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", section, flags=re.MULTILINE)
-    return {name: " ".join(said.split()).rstrip(".") for name, said in entries}
+    return {name: " ".join(text.split()).rstrip(".") for name, text in entries}
 
 
 def _axis(field: _Field, name: str) -> Axis:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # it imports JAX
 
 _LEAST_TOP_PERCENT = 1.0  # least upper end of an axis, so that tiny shares do not look large
 _SHARES = {
-    "never active": lambda activity: activity.never.mean(),
-    "always active": lambda activity: activity.always.mean(),
+    "never active": lambda activity: activity.never_active.mean(),
+    "always active": lambda activity: activity.always_active.mean(),
     "clipped at 6": lambda activity: activity.clipped.mean(),
 }
 

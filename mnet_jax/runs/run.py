@@ -22,7 +22,7 @@ from mnet_jax.runs import pretrained
 from mnet_jax.runs.program import Program, program_of
 from mnet_jax.runs.run_directory import RunDirectory, Timer, directory_lock, model_keeper
 from mnet_jax.training import optimizer
-from mnet_jax.training.agreement import require_alike
+from mnet_jax.training.agreement import require_equal
 from mnet_jax.training.checkpoints.checkpoint import Checkpoints
 from mnet_jax.training.checkpoints.manifest import CHECKPOINTS
 from mnet_jax.training.checkpoints.matching import saved_config
@@ -86,7 +86,7 @@ def require_one_run(config: RunConfig, *, save_every_seconds: float, keep: Keep)
         save_every_seconds=save_every_seconds,
         keep=keep,
     )
-    require_alike(call)
+    require_equal(call)
 
 
 @explain_exhaustion("the run")
@@ -153,7 +153,7 @@ def _run(
         dataset = load_data(config.data, directory)
         config = replace(config, data=replace(config.data, listing=dataset.listing))
     _require_its_own(dataset, config)
-    require_alike(_Images.of(dataset))
+    require_equal(_Images.of(dataset))
     part = data.Shard(index=jax.process_index(), count=jax.process_count())
     batches = data.train_batches(dataset.train, config.data, config.seed, shard=part)
     program = program_of(
@@ -175,7 +175,7 @@ def _run(
                 checkpoints=checkpoints,
                 log=log,
                 keep_model=model_keeper(config, dataset, directory),
-                due=Timer(save_every_seconds),
+                save_timer=Timer(save_every_seconds),
                 start=start,
             )
             state, history = loop.fit(

@@ -103,7 +103,7 @@ class RunDirectory:
       checkpoints: saves the state.
       log: writes the scalars.
       keep_model: writes the evaluated variables as a model.
-      due: the timer for checkpoints.
+      save_timer: the timer for checkpoints.
       start: the time, by `perf_counter`, at which the run would have started without interruptions.
     """
 
@@ -113,7 +113,7 @@ class RunDirectory:
     checkpoints: Checkpoints
     log: Scalars
     keep_model: Callable[[Mapping[str, Any]], None]
-    due: Timer
+    save_timer: Timer
     start: float
 
     def callbacks(self, report: ProgressCallback, stop: Stop) -> Callbacks:
@@ -122,7 +122,7 @@ class RunDirectory:
             report=report,
             on_epoch=self.on_epoch,
             save=self.save,
-            due=lambda: self.due.seconds > 0 and self.due.passed(),
+            is_save_due=lambda: self.save_timer.seconds > 0 and self.save_timer.passed(),
             go_back=self.go_back,
             stop=stop,
         )
@@ -140,7 +140,7 @@ class RunDirectory:
         """
         self.log.write(history[-1].step, _scalars_of(history[-1]))
         is_over = len(history) == self.loop.epochs
-        if self.due.passed() or is_over or self.loop.divergence.on_divergence == "rollback":
+        if self.save_timer.passed() or is_over or self.loop.divergence.on_divergence == "rollback":
             self.save(state, history, progress)
             self.keep_model(self.loop.placement.get(state.evaluated))
 

@@ -23,36 +23,36 @@ class DisagreementError(ValueError):
     """
 
 
-def any_process(mine: bool) -> bool:
-    """Returns whether `mine` is true in any process; a collective call with one result for all.
+def any_process(value: bool) -> bool:
+    """Returns whether `value` is true in any process; a collective call with one result for all.
 
     Processes that decided separately could wait for each other forever: some would save a
     checkpoint, for example, while others took a step.
     """
     if jax.process_count() == 1:
-        return mine
-    return bool(np.any(multihost_utils.process_allgather(np.array(mine))))
+        return value
+    return bool(np.any(multihost_utils.process_allgather(np.array(value))))
 
 
-def max_over_processes(mine: int) -> int:
-    """Returns the maximum of `mine` over all processes; a collective call."""
+def max_over_processes(value: int) -> int:
+    """Returns the maximum of `value` over all processes; a collective call."""
     if jax.process_count() == 1:
-        return mine
-    return int(np.max(multihost_utils.process_allgather(np.int32(mine))))
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
-def min_over_processes(mine: int) -> int:
-    """Returns the minimum of `mine` over all processes, rounded to float32; a collective call."""
+def min_over_processes(value: int) -> int:
+    """Returns the minimum of `value` over all processes, rounded to float32; a collective call."""
     if jax.process_count() == 1:
-        return mine
-    return int(np.min(multihost_utils.process_allgather(np.float32(mine))))
+        return value
+    return int(np.min(multihost_utils.process_allgather(np.float32(value))))
 
 
-def require_alike(mine: Any) -> None:
+def require_equal(value: Any) -> None:
     """Checks that a dataclass is equal in all processes of the run; a collective call.
 
     Args:
-      mine: a value that `serialization` supports, of the same class in every process.
+      value: a value that `serialization` supports, of the same class in every process.
 
     Raises:
       DisagreementError: the values differ, or the processes have different numbers of devices. The
@@ -61,14 +61,14 @@ def require_alike(mine: Any) -> None:
     if jax.process_count() == 1:
         return
     _require_equal_devices()
-    text = serialization.to_json(mine).encode()
+    text = serialization.to_json(value).encode()
     digests = _gathered(hashlib.sha256(text).digest())
     if len({*digests}) == 1:
         return
     lengths = [int.from_bytes(length) for length in _gathered(len(text).to_bytes(8))]
     padded = _gathered(text.ljust(max(lengths)))
     index = next(i for i, digest in enumerate(digests) if digest != digests[0])
-    raise DisagreementError(_difference(type(mine), padded[0], padded[index], index))
+    raise DisagreementError(_difference(type(value), padded[0], padded[index], index))
 
 
 def _require_equal_devices() -> None:

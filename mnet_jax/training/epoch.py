@@ -122,16 +122,16 @@ class LossMonitor:
     def _error(self, loss: float, finite: bool) -> DivergenceError | None:
         """Returns the error of a step that has diverged, else None."""
         step = self._steps_before + len(self._losses) + len(self._skipped) + 1
-        behind = f", after {self._in_row} skipped ones," if self._in_row else ","
+        after = f", after {self._in_row} skipped ones," if self._in_row else ","
         if not finite:
             return NonFiniteError(
-                step, f"loss {loss:g}{behind} loss or gradient is not finite: the run stops"
+                step, f"loss {loss:g}{after} loss or gradient is not finite: the run stops"
             )
         if loss > self.limit:
             factor = self._divergence.spike_factor
             return SpikeError(
                 step,
-                f"loss {loss:g}{behind} more than {factor:g} times earlier losses: the run stops",
+                f"loss {loss:g}{after} more than {factor:g} times earlier losses: the run stops",
             )
         return None
 

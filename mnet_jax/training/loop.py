@@ -40,9 +40,9 @@ class Callbacks:
     Attributes:
       report: called at every step with the progress.
       on_epoch: called after each epoch with the state, the history and the next epoch's progress.
-      save: called within an epoch with the state, the history and the epoch's progress, if `due`
-        returns True or a stop was requested.
-      due: returns whether it is time to save; called at every step.
+      save: called within an epoch with the state, the history and the epoch's progress, if
+        `is_save_due` returns True or a stop was requested.
+      is_save_due: returns whether it is time to save; called at every step.
       go_back: called with the last step of an epoch; returns the state after that step, on the
         devices, and the progress that was saved with it.
       stop: checked before every step and every evaluation batch.
@@ -51,7 +51,7 @@ class Callbacks:
     report: ProgressCallback = lambda progress: None
     on_epoch: Saved = lambda state, history, progress: None
     save: Saved = lambda state, history, progress: None
-    due: Callable[[], bool] = lambda: False
+    is_save_due: Callable[[], bool] = lambda: False
     go_back: Callable[[int], tuple[TrainState, EpochProgress]] = _cannot_go_back
     stop: Stop = field(default_factory=Stop)
 
@@ -127,7 +127,7 @@ class Loop:
             history = (*history, self._record(epoch, progress, validated, dead))
             progress = progress.next
             callbacks.on_epoch(state, history, progress)
-            callbacks.report(self._over(history[-1]))
+            callbacks.report(self._epoch_end(history[-1]))
         return state, history
 
     def evaluate(
@@ -181,7 +181,7 @@ class Loop:
         monitor = LossMonitor(self.divergence, (epoch - 1) * steps, progress)
         clock = Clock(self.batch_size, progress)
         for i in range(first, steps):
-            if callbacks.stop.stop_requested() or (i > first and callbacks.due()):
+            if callbacks.stop.stop_requested() or (i > first and callbacks.is_save_due()):
                 monitor.settle()
                 callbacks.save(state, history, monitor.progress(clock.seconds, clock.rate))
                 callbacks.stop.check()
@@ -245,7 +245,7 @@ class Loop:
             dead_share=dead,
         )
 
-    def _over(self, record: EpochRecord) -> Progress:
+    def _epoch_end(self, record: EpochRecord) -> Progress:
         """Returns the progress to report at the end of an epoch."""
         return Progress(
             phase="epoch", epoch=record.epoch, epochs=self.epochs, step=self.steps_per_epoch,

@@ -163,8 +163,8 @@ def explain_exhaustion(doing: str) -> Iterator[None]:
     except Exception as error:
         if not is_exhaustion(error):
             raise
-        said = one_line(error) or "the system has no more"
-        raise OutOfMemoryError(f"out of memory in {doing}: {said}") from error
+        cause = one_line(error) or "the system has no more"
+        raise OutOfMemoryError(f"out of memory in {doing}: {cause}") from error
 
 
 def is_exhaustion(error: Exception) -> bool:

@@ -47,7 +47,7 @@ def hyperparams(
     return of_epoch
 
 
-def decayed(params: optax.Params, *, depthwise: bool) -> optax.Params:
+def decay_mask(params: optax.Params, *, depthwise: bool) -> optax.Params:
     """Returns a tree of booleans: whether weight decay applies to each parameter.
 
     Weight decay applies to kernels, never to scales and biases, and to depthwise kernels (the only
@@ -57,7 +57,7 @@ def decayed(params: optax.Params, *, depthwise: bool) -> optax.Params:
     return jax.tree.map(lambda p: p.ndim in ((2, 3, 4) if depthwise else (2, 4)), params)
 
 
-def by_depth(
+def scale_by_depth(
     parts: Sequence[str], *, frozen: int, depth_decay: Scalar
 ) -> optax.GradientTransformation:
     """Scales updates by depth for fine-tuning: zero for frozen parts, smaller near the input.
@@ -92,14 +92,14 @@ def make(
 
     Args:
       structure: the training settings that are compiled.
-      parts: as in `by_depth`; needed if updates are scaled by depth.
+      parts: as in `scale_by_depth`; needed if updates are scaled by depth.
     """
 
     def update_of(hyperparams: Hyperparameters) -> optax.GradientTransformation:
         rule = _rule(structure, hyperparams)
         if not structure.scales_by_depth:
             return rule
-        depth = by_depth(parts, frozen=structure.frozen, depth_decay=hyperparams.depth_decay)
+        depth = scale_by_depth(parts, frozen=structure.frozen, depth_decay=hyperparams.depth_decay)
         return optax.chain(rule, depth)
 
     return update_of
@@ -117,7 +117,7 @@ def _rule(structure: StaticRecipe, hyperparams: Hyperparameters) -> optax.Gradie
         return hyperparams.learning_rate
 
     def mask(params: optax.Params) -> optax.Params:
-        return decayed(params, depthwise=structure.decay_depthwise)
+        return decay_mask(params, depthwise=structure.decay_depthwise)
 
     if structure.optimizer is AdamW:
         return optax.adamw(

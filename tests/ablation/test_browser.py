@@ -136,8 +136,8 @@ class Screen:
 
     def requests(self):
         events = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
-        asked = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
-        return [params["request"]["url"] for params in asked]
+        requested = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        return [params["request"]["url"] for params in requested]
 
 
 @pytest.fixture(scope="module")
@@ -224,8 +224,8 @@ def test_hovering_an_epoch_says_where_all_arms_are(screen, path, dark):
     screen.open(path, dark=dark)
     assert tip(screen) == ""
     screen.hover(mark(CURVES, 20))
-    said = tip(screen)
-    assert said.startswith("epoch 20\n") and f"{100 * np.mean(LINEAR):.2f}" in said
+    output = tip(screen)
+    assert output.startswith("epoch 20\n") and f"{100 * np.mean(LINEAR):.2f}" in output
     screen.hover("h1")
     assert tip(screen) == ""
 
@@ -233,9 +233,9 @@ def test_hovering_an_epoch_says_where_all_arms_are(screen, path, dark):
 def test_hovering_a_row_says_its_seeds(screen, path):
     screen.open(path)
     screen.hover(mark(DIFFERENCES))
-    said = tip(screen).splitlines()
-    assert [line.split(":")[0] for line in said[2:]] == [f"seed {seed}" for seed in range(5)]
-    assert all("points" in line for line in said[1:])
+    output = tip(screen).splitlines()
+    assert [line.split(":")[0] for line in output[2:]] == [f"seed {seed}" for seed in range(5)]
+    assert all("points" in line for line in output[1:])
 
 
 def test_hovering_a_dot_says_its_cost(screen, path):

@@ -90,7 +90,7 @@ def test_every_seed_has_a_dot_at_its_difference():
     np.testing.assert_allclose(dots[:, 0] - zero[0], slope * differences, atol=0.05)
 
 
-def said(report):
+def tooltips(report):
     """What the marks of each chart say, by the chart's title."""
     found = {}
     for chart in (*charts.over_seeds(report, PAGE), *charts.against_costs(report, PAGE)):
@@ -100,7 +100,7 @@ def said(report):
 
 
 def test_marks_say_every_seed_and_every_epoch():
-    found = said(pair())
+    found = tooltips(pair())
     epochs = found["Learning curves"]
     assert [text.splitlines()[0] for text in epochs] == ["epoch 1", "epoch 2", "epoch 3"]
     assert f"linear (baseline): {100 * np.mean(LINEAR) * 0.875:.2f} ±" in epochs[-1]

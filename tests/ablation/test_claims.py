@@ -22,7 +22,7 @@ def comparison(verdict, low=None, high=None):
 
 
 @pytest.mark.parametrize(
-    ("direction", "verdict", "said"),
+    ("direction", "verdict", "expected"),
     [
         ("better", "better", "supports"), ("better", "worse", "contradicts"),
         ("worse", "worse", "supports"), ("worse", "better", "contradicts"),
@@ -30,20 +30,20 @@ def comparison(verdict, low=None, high=None):
           for v in ("not separated", "one seed", "few seeds", "no spread")),
     ],
 )  # fmt: skip
-def test_a_direction(direction, verdict, said):
-    assert judge(claim(direction), comparison(verdict, -0.1, 0.1)) == said
+def test_a_direction(direction, verdict, expected):
+    assert judge(claim(direction), comparison(verdict, -0.1, 0.1)) == expected
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
+    ("low", "high", "expected"),
     [
         (-0.009, 0.009, "supports"), (0.001, 0.009, "supports"), (0.011, 0.02, "contradicts"),
         (-0.03, -0.02, "contradicts"), (-0.02, 0.005, "cannot tell"), (0.009, 0.02, "cannot tell"),
         (0.0, 0.0, "cannot tell"), (None, None, "cannot tell"),
     ],
 )  # fmt: skip
-def test_equal_within_a_margin(low, high, said):
-    assert judge(claim("equal", margin=0.01), comparison("not separated", low, high)) == said
+def test_equal_within_a_margin(low, high, expected):
+    assert judge(claim("equal", margin=0.01), comparison("not separated", low, high)) == expected
 
 
 @pytest.mark.parametrize(

@@ -157,9 +157,9 @@ def test_a_server_that_says_nothing_is_no_cluster(monkeypatch):
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(
             ValueError, match=f"^ray_address: got '{address}', legal: a run"
-        ) as told:
+        ) as message:
             RayRunner(address, None, 1)
-    assert str(told.value).endswith("(no cluster answers within 1 seconds)")
+    assert str(message.value).endswith("(no cluster answers within 1 seconds)")
 
 
 def test_a_cluster_whose_only_node_is_gone_ends_the_sweep(monkeypatch, capfd):
@@ -195,6 +195,6 @@ def test_sigterm_ends_a_sweep_as_it_ends_every_other(tmp_path):
     while not (tmp_path / "leases").exists() and sweep.poll() is None:
         time.sleep(0.1)
     sweep.terminate()
-    _, told = sweep.communicate(timeout=300)
+    _, message = sweep.communicate(timeout=300)
     assert sweep.returncode == 130
-    assert told.count("\n") == 1 and told.endswith("the same command goes on\n")
+    assert message.count("\n") == 1 and message.endswith("the same command goes on\n")

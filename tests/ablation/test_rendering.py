@@ -177,7 +177,7 @@ near_zero = st.floats(1e-6, 0.02) | st.floats(-1e-4, -1e-6) | st.just(0.0)
 
 @given(near_zero, st.floats(1e-4, 0.02), st.sampled_from([1, 1 - 1e-3, 1 + 1e-3, 1 - 1e-5]))
 def test_what_is_shown_of_an_interval_includes_zero_where_it_does(mean, half, border):
-    """Also where both ends are a hair's breadth from zero: the digits behind the point decide."""
+    """Also where both ends are a hair's breadth from zero: the digits after the point decide."""
     for reach in (half, abs(mean) * border):
         low, high = mean - reach, mean + reach
         excludes = low > 0 or high < 0
@@ -245,9 +245,9 @@ def test_names_that_are_no_text_are_written_as_escapes(tmp_path):
         assert "--results r\\udcff" in (tmp_path / odd / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("count", "told"), [(1, "1 trial, 0.5 "), (2, "2 trials, 1.0 ")])
-def test_one_trial_is_no_trials(count, told):
-    assert f"time: {told}minutes in all" in wording.facts(summary_of(make_arm(LINEAR[:count])))
+@pytest.mark.parametrize(("count", "message"), [(1, "1 trial, 0.5 "), (2, "2 trials, 1.0 ")])
+def test_one_trial_is_no_trials(count, message):
+    assert f"time: {message}minutes in all" in wording.facts(summary_of(make_arm(LINEAR[:count])))
 
 
 def test_a_directory_in_the_way(tmp_path):

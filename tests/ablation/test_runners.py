@@ -113,20 +113,20 @@ def test_crashes_take_nothing_with_them_and_are_said_once(tmp_path, capfd):
 
 def test_a_trial_that_hangs_is_ended_and_the_next_one_runs(tmp_path):
     """By a clock that goes on from the trial's last word until the next one has begun."""
-    now, said, begun = 0.0, [], []
+    now, output, begun = 0.0, [], []
 
     def clock():
         nonlocal now
-        now += 30.0 * (len(said) == len(begun) == 1)
+        now += 30.0 * (len(output) == len(begun) == 1)
         return now
 
     runner = runner_of(timeout_seconds=90, clock=clock)
-    hung, after = outcomes_of(runner, tmp_path, [LONG, KILLED], said.append, begun.append)
+    hung, after = outcomes_of(runner, tmp_path, [LONG, KILLED], output.append, begun.append)
     assert hung.result is None
     assert hung.cause == "no progress for 90 seconds, the trial was ended"
     assert "signal 9" in after.cause, "what this trial does to itself"
-    assert len(said) == 2
-    (worker,) = {event.step for event in said if event.epoch == LONG}
+    assert len(output) == 2
+    (worker,) = {event.step for event in output if event.epoch == LONG}
     assert not is_alive(worker)
 
 
@@ -428,8 +428,6 @@ def test_a_real_trial(tmp_path, tiny_spec):
     assert outcome.environment["device"]
     assert (tmp_path / "run" / "scalars.jsonl").is_file()
     assert (tmp_path / "run" / "checkpoints").is_dir()
-    (looked_at,) = trained_models.open_models(
-        ModelArguments(checkpoint=(tmp_path / "run",), images=8)
-    )
-    assert looked_at.images.name == "digits", "the directory says what it was trained on"
-    assert [batch.shape for batch in looked_at.batches()] == [(8, 8, 8, 3)]
+    (opened,) = trained_models.open_models(ModelArguments(checkpoint=(tmp_path / "run",), images=8))
+    assert opened.images.name == "digits", "the directory says what it was trained on"
+    assert [batch.shape for batch in opened.batches()] == [(8, 8, 8, 3)]

@@ -138,7 +138,7 @@ def test_a_fifo_in_the_place_of_a_file_is_refused(tmp_path, name):
     path.parent.mkdir(exist_ok=True)
     os.mkfifo(path)
     with pytest.raises(StoreError, match=f"^cannot write .*: {path.name} is not a regular file$"):
-        next(Store(tmp_path).take_each({}, [config]))
+        next(Store(tmp_path).lease_trials({}, [config]))
     if path == journal_of(tmp_path):
         with pytest.raises(StoreError, match=f"^cannot read .*: {path.name} is not a regular f"):
             Store(tmp_path).read()
@@ -183,7 +183,7 @@ def run_all(directory, sweep):
     with Store(directory) as store:
         known = store.read().trials
         store.append(sweep)
-        for config in store.take_each(known, sweep.configs):
+        for config in store.lease_trials(known, sweep.configs):
             ran.append(config.seed)
             store.append(make_trial(config.seed, config.seed / 8, spec=TINY))
     return ran

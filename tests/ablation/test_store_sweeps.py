@@ -125,8 +125,8 @@ def test_an_interruption_frees_the_lease_and_says_how_to_go_on(tmp_path, start, 
     sweep.send_signal(number)
     _, err = sweep.communicate(timeout=60)
     assert sweep.returncode == 130
-    told = "interrupted; 0 of 2 trials are stored in R, the same command goes on"
-    assert err == f"experiments.ablate: {told}\n"
+    message = "interrupted; 0 of 2 trials are stored in R, the same command goes on"
+    assert err == f"experiments.ablate: {message}\n"
     assert Store(tmp_path / "R").read().running == {}
     again = start("quick", "log", *ARMS, "--seeds", "1", "--results", "R")
     again.communicate("\n", timeout=60)
@@ -138,7 +138,7 @@ HOLDER = """
 import sys
 from stored_trials import *
 with Store(sys.argv[1]) as store:
-    leases = store.take_each({}, [make_config(0)])
+    leases = store.lease_trials({}, [make_config(0)])
     assert next(leases) == make_config(0)
     print("ready", flush=True)
     sys.stdin.readline()
@@ -152,7 +152,7 @@ def test_a_dead_holders_trial_is_taken_over(tmp_path, start):
     assert {key: lease.pid for key, lease in running.items()} == {
         key_of(make_config(0)): holder.pid
     }
-    leases = store.take_each({}, [make_config(0), make_config(1)])
+    leases = store.lease_trials({}, [make_config(0), make_config(1)])
     assert next(leases) == make_config(1), "what is free comes first"
     store.append(make_trial(1))
     assert [next(leases), next(leases)] == [None, None], "it lives"
@@ -177,27 +177,27 @@ def test_a_dead_holders_trial_is_taken_over(tmp_path, start):
 def test_what_ended_elsewhere_is_not_run_again(tmp_path, ending):
     """A failure is run again by the next call, not by one that was there when it failed."""
     with Store(tmp_path) as one, Store(tmp_path) as other:
-        assert next(one.take_each({}, [make_config(0)])) == make_config(0)
-        leases = other.take_each({}, [make_config(0)])
+        assert next(one.lease_trials({}, [make_config(0)])) == make_config(0)
+        leases = other.lease_trials({}, [make_config(0)])
         assert next(leases) is None
         one.append(ending)
         assert [*leases] == []
         known = other.read().trials
-        again = [*other.take_each(known, [make_config(0)])]
+        again = [*other.lease_trials(known, [make_config(0)])]
         assert again == ([] if ending.result else [make_config(0)])
 
 
 def test_a_store_that_is_closed_holds_nothing(tmp_path):
     with Store(tmp_path) as store:
         first, second = [make_config(seed) for seed in (0, 1)]
-        leases = store.take_each({}, [first, second])
+        leases = store.lease_trials({}, [first, second])
         assert [next(leases), next(leases)] == [first, second]
         assert len(Store(tmp_path).read().running) == 2
         store.append(make_trial(0))
         assert [*Store(tmp_path).read().running] == [key_of(second)]
     assert Store(tmp_path).read().running == {}
     with Store(tmp_path) as store:
-        assert [*store.take_each(store.read().trials, [first, second])] == [second]
+        assert [*store.lease_trials(store.read().trials, [first, second])] == [second]
 
 
 def test_a_lease_that_cannot_be_recorded_is_given_up(tmp_path, monkeypatch):
@@ -206,14 +206,14 @@ def test_a_lease_that_cannot_be_recorded_is_given_up(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", lambda file, line: 1 / 0)
             with pytest.raises(ZeroDivisionError):
-                next(one.take_each({}, [make_config()]))
-        assert next(other.take_each({}, [make_config()])) == make_config()
+                next(one.lease_trials({}, [make_config()]))
+        assert next(other.lease_trials({}, [make_config()])) == make_config()
 
 
 def test_a_place_for_leases_that_is_none(tmp_path):
     (tmp_path / "leases").write_text("in the way")
     with pytest.raises(ValueError, match=r"^cannot write .*leases.*: [\w ]+$"):
-        next(Store(tmp_path).take_each({}, [make_config()]))
+        next(Store(tmp_path).lease_trials({}, [make_config()]))
 
 
 def test_a_grid_may_change_between_calls(tmp_path):
@@ -230,7 +230,7 @@ def test_a_grid_may_change_between_calls(tmp_path):
             known = store.read().trials
             store.append(sweep)
             ran = []
-            for config in store.take_each(known, sweep.configs):
+            for config in store.lease_trials(known, sweep.configs):
                 accuracies[config] = len(accuracies) / 16
                 store.append(success(config, make_result(accuracies[config]), ENVIRONMENT))
                 ran.append(config)
@@ -245,7 +245,7 @@ def test_a_grid_may_change_between_calls(tmp_path):
 
 def test_files_that_leases_leave_are_empty(tmp_path):
     with Store(tmp_path) as store:
-        next(store.take_each({}, [make_config()]))
+        next(store.lease_trials({}, [make_config()]))
     sizes = {str(path.relative_to(tmp_path)): path.stat().st_size for path in tmp_path.rglob("*.*")}
     assert sizes.pop(journal_of(tmp_path).name)
     (lease,) = sizes

@@ -104,7 +104,7 @@ def test_preactivations_are_what_the_activations_are_applied_to(of_mixed):
 
 
 def with_unit(variables, layer, channel, bias, scale=0.0):
-    """Variables in which a channel behind a layer's normalization is a constant."""
+    """Variables in which a channel after a layer's normalization is a constant."""
     copy = jax.tree.map(np.array, variables)
     norm = copy["params"]
     for name in (*layer.split("/"), "norm"):
@@ -124,8 +124,8 @@ def test_channels_made_dead_full_and_clipped_are_found():
     assert wide.positions == 12 * np.prod(
         next(x for x in walk(model.spec, 32) if x.name == "block_2/expand").output_size
     )
-    assert wide.never[0] and not wide.never[1:3].any()
-    assert wide.always[1] and wide.always[2] and not wide.always[0]
+    assert wide.never_active[0] and not wide.never_active[1:3].any()
+    assert wide.always_active[1] and wide.always_active[2] and not wide.always_active[0]
     np.testing.assert_array_equal(wide.clipped[:3], [0, 0, 1])
     assert "block_2/project" not in found  # linear
     assert not found["block_1/expand"].never.all()
@@ -251,9 +251,9 @@ def test_a_bottleneck_that_is_above_zero_loses_nothing_and_one_below_it_all():
 def test_only_expansions_that_read_pixel_by_pixel_are_asked(of_mixed):
     model, variables, _ = of_mixed
     found = {b.layer: b for b in bottlenecks.measure_bottlenecks(model, variables, batches())}
-    asked = {name for name, b in found.items() if b.recovered_expanded is not None}
+    requested = {name for name, b in found.items() if b.recovered_expanded is not None}
     assert list(found) == [f"block_{i}/project" for i in range(1, 6)]
-    assert asked == {f"block_{i}/project" for i in (1, 3, 4)}  # block 3 begins with a filter
+    assert requested == {f"block_{i}/project" for i in (1, 3, 4)}  # block 3 begins with a filter
 
 
 def test_networks_without_bottlenecks_and_lonely_images_are_refused_in_one_line():

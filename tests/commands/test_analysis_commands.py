@@ -68,7 +68,7 @@ BOTH = "--checkpoint {saved}/linear.safetensors {saved}/relu6.safetensors --data
 
 
 @pytest.mark.parametrize(
-    ("command", "words", "told", "drawn"),
+    ("command", "words", "message", "drawn"),
     [
         ("manifold", "--draws 5 --dimensions 2 3", ["75.00%", "50.00%"], ["manifold"]),
         (
@@ -97,10 +97,10 @@ BOTH = "--checkpoint {saved}/linear.safetensors {saved}/relu6.safetensors --data
          ["mobilenet_v1, width 0.5, 224", "mobilenet_v2, width 1, 224", "depthwise"], []),
     ],
 )  # fmt: skip
-def test_what_is_looked_at_is_told_and_drawn(call, tmp_path, command, words, told, drawn):
+def test_what_is_looked_at_is_told_and_drawn(call, tmp_path, command, words, message, drawn):
     code, out, err = call(command, words)
     assert (code, err) == (0, "")
-    for text in told:
+    for text in message:
         assert text in out
     for name in drawn:
         png = (tmp_path / "results" / command / f"{name}.png").read_bytes()
@@ -122,11 +122,11 @@ def test_models_of_one_name_are_told_by_their_means(call):
     single = [rows_of(table) for table in out.split("other")]
     code, out, _ = call("bottlenecks", f"{line} --label both both")
     assert code == 0 and "both, means over 2 models" in out
-    for layer, told in rows_of(out).items():
+    for layer, message in rows_of(out).items():
         pair = np.array([table[layer] for table in single])
         counts = [0, 4][: pair.shape[1] - 3]  # channels, and those of the expansion if there is one
         seen = np.delete(pair, counts, axis=1)
-        means, halves = np.delete(told, [0, 7][: len(counts)]).reshape(-1, 2).T
+        means, halves = np.delete(message, [0, 7][: len(counts)]).reshape(-1, 2).T
         np.testing.assert_allclose(means, seen.mean(axis=0), atol=0.11)
         wanted = stats.t.ppf(0.975, 1) * seen.std(axis=0, ddof=1) / np.sqrt(2)
         np.testing.assert_allclose(halves, wanted, atol=0.11 * stats.t.ppf(0.975, 1))
@@ -176,7 +176,7 @@ def test_cost_measures_every_convolution_and_draws_them(call, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("command", "words", "told"),
+    ("command", "words", "message"),
     [
         ("manifold", "--dimensions 1", "--dimensions: got 1, legal: 2 to 4096"),
         ("manifold", "--dimensions 3 3", "--dimensions: got '3 3', legal: each once"),
@@ -254,8 +254,10 @@ def test_cost_measures_every_convolution_and_draws_them(call, tmp_path, monkeypa
         ("cost", "--width 0.5 1.0 --measure", "--measure: got True, legal: one network at a time"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_in_one_line(call, tmp_path, command, words, told, monkeypatch):
+def test_what_cannot_be_is_refused_in_one_line(
+    call, tmp_path, command, words, message, monkeypatch
+):
     # So much is left on every machine that the tests run on.
     monkeypatch.setattr("mnet_jax.host_memory.available_bytes", lambda: 3 * 2**30)
-    assert_refused(call(command, words), command, told)
+    assert_refused(call(command, words), command, message)
     assert not list(tmp_path.iterdir())

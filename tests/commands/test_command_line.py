@@ -36,13 +36,15 @@ def test_both_print_the_same(tmp_path):
 
 
 def test_an_error_names_the_program_that_was_called(tmp_path):
-    told = "--zzz: no such flag, the nearest: "
+    message = "--zzz: no such flag, the nearest: "
     for words, name in (
         (("mnet_jax", "evaluate"), "mnet evaluate"),
         (("experiments.evaluate",), "experiments.evaluate"),
     ):
         code, out, err = call(*words, "--zzz", "1", cwd=tmp_path)
-        assert (code, out) == (2, "") and err.startswith(f"{name}: {told}") and err.count("\n") == 1
+        assert (
+            (code, out) == (2, "") and err.startswith(f"{name}: {message}") and err.count("\n") == 1
+        )
 
 
 @pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])

@@ -192,24 +192,26 @@ ABSENT_DATA = [
 
 
 @pytest.mark.parametrize("command", TRAINERS)
-@pytest.mark.parametrize(("line", "told"), [(bad[0], bad[1:]) for bad in BAD])
-def test_bad_input_is_one_line_and_writes_nothing(command, line, told, place, monkeypatch, capfd):
-    assert_refused(call(command, line.split(), monkeypatch, capfd), command, *told)
+@pytest.mark.parametrize(("line", "message"), [(bad[0], bad[1:]) for bad in BAD])
+def test_bad_input_is_one_line_and_writes_nothing(
+    command, line, message, place, monkeypatch, capfd
+):
+    assert_refused(call(command, line.split(), monkeypatch, capfd), command, *message)
     assert not [*place.iterdir()]
 
 
 @pytest.mark.parametrize(
-    ("command", "line", "told"), [(bad[0], bad[1], bad[2:]) for bad in BAD_OF_ONE]
+    ("command", "line", "message"), [(bad[0], bad[1], bad[2:]) for bad in BAD_OF_ONE]
 )
-def test_bad_input_of_one_command(command, line, told, place, monkeypatch, capfd):
-    assert_refused(call(command, line.split(), monkeypatch, capfd), command, *told)
+def test_bad_input_of_one_command(command, line, message, place, monkeypatch, capfd):
+    assert_refused(call(command, line.split(), monkeypatch, capfd), command, *message)
     assert not [*place.iterdir()]
 
 
 @pytest.mark.parametrize("command", TRAINERS)
-@pytest.mark.parametrize(("line", "told"), [(bad[0], bad[1:]) for bad in ABSENT_DATA])
-def test_data_that_is_not_there(command, line, told, place, monkeypatch, capfd):
-    assert_refused(call(command, line.split(), monkeypatch, capfd), command, *told)
+@pytest.mark.parametrize(("line", "message"), [(bad[0], bad[1:]) for bad in ABSENT_DATA])
+def test_data_that_is_not_there(command, line, message, place, monkeypatch, capfd):
+    assert_refused(call(command, line.split(), monkeypatch, capfd), command, *message)
     assert not [*place.iterdir()]
 
 
@@ -240,7 +242,7 @@ def run(command, *words, cwd):
 
 
 @pytest.mark.parametrize(
-    ("command", "words", "told"),
+    ("command", "words", "message"),
     [
         ("ablate", ["--bottleneck", "lin"], "--bottleneck: got 'lin', legal: linear, relu6"),
         ("train", ["--width", "nan"], "--width: got nan, legal: finite numbers"),
@@ -248,9 +250,9 @@ def run(command, *words, cwd):
         ("evaluate", ["--top", "q"], "--top: got 'q', legal: whole numbers"),
     ],
 )
-def test_bad_input_in_a_process_of_its_own(command, words, told, place):
+def test_bad_input_in_a_process_of_its_own(command, words, message, place):
     done = run(command, *words, cwd=place)
-    assert_refused((done.returncode, done.stdout, done.stderr), command, told)
+    assert_refused((done.returncode, done.stdout, done.stderr), command, message)
     assert not [*place.iterdir()]
 
 
@@ -306,14 +308,14 @@ def save_constant(directory, class_names, favourite):
     models.save(path, model, variables, class_names=class_names, view=view)
 
 
-@pytest.mark.parametrize(("line", "told"), BAD_EVALUATION)
-def test_bad_input_of_evaluate(line, told, place, monkeypatch, capfd):
+@pytest.mark.parametrize(("line", "message"), BAD_EVALUATION)
+def test_bad_input_of_evaluate(line, message, place, monkeypatch, capfd):
     save_constant(place / "model", ("ant", "bee", "cat"), favourite=1)
     (place / "noise").write_bytes(b"noise")
     (place / "empty").mkdir()
     before = {*place.iterdir()}
     answer = call("evaluate", line.split(), monkeypatch, capfd)
-    assert_refused(answer, "evaluate", told)
+    assert_refused(answer, "evaluate", message)
     assert {*place.iterdir()} - {place / "data"} == before
 
 

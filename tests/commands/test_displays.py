@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from mnet_jax.commands import terminal
-from mnet_jax.commands.displays import Pace, RunProgress, SweepProgress
+from mnet_jax.commands.displays import RunProgress, SweepProgress, TimeEstimate
 from mnet_jax.training.results import EpochRecord, Progress
 
 
@@ -127,17 +127,17 @@ def events_of(epochs, steps, batches):
         yield event(epochs, epochs, batch, None, "test", None), False
 
 
-def lefts_of(epochs, steps, batches, seconds, compiling):
-    """The time left behind each event, and what is really left then, by a clock of its own."""
+def times_left_of(epochs, steps, batches, seconds, compiling):
+    """The time left after each event, and what is really left then, by a clock of its own."""
     clock = Clock()
-    pace, found = Pace(clock), []
+    estimate, found = TimeEstimate(clock), []
     costs = {"train": seconds[0], "validation": seconds[1], "epoch": 0.0, "test": 0.0}
     run = [*events_of(epochs, steps, batches)]
     for at, (its, compiles) in enumerate(run):
         clock.now += costs[its.phase] + (compiling if compiles else 0.0)
-        pace.see(its)
+        estimate.update(its)
         rest = sum(costs[later.phase] for later, _ in run[at + 1 :])
-        found.append((its.phase, pace.left, rest))
+        found.append((its.phase, estimate.seconds_left, rest))
     return found
 
 
@@ -147,8 +147,8 @@ SECONDS = st.floats(0.01, 100.0)
 
 @given(**SIZES, step=SECONDS, batch=SECONDS, compiling=st.floats(0.0, 1e4))
 def test_what_compiles_is_not_in_the_time_left(epochs, steps, batches, step, batch, compiling):
-    slow = lefts_of(epochs, steps, batches, (step, batch), compiling)
-    fast = lefts_of(epochs, steps, batches, (step, batch), 0.0)
+    slow = times_left_of(epochs, steps, batches, (step, batch), compiling)
+    fast = times_left_of(epochs, steps, batches, (step, batch), 0.0)
     for (_, left, _), (_, other, _) in zip(slow, fast, strict=True):
         assert left == (other if other is None else pytest.approx(other, rel=1e-6, abs=1e-6))
 
@@ -156,7 +156,7 @@ def test_what_compiles_is_not_in_the_time_left(epochs, steps, batches, step, bat
 @given(**SIZES, step=SECONDS, compiling=st.floats(0.0, 1e4))
 def test_the_time_left_is_that_of_the_steps_left(epochs, steps, batches, step, compiling):
     """Where evaluations take none, from the second step on."""
-    found = lefts_of(epochs, steps, batches, (step, 0.0), compiling)
+    found = times_left_of(epochs, steps, batches, (step, 0.0), compiling)
     trained = [(left, rest) for phase, left, rest in found if phase == "train"]
     assert trained[0][0] is None
     for left, rest in trained[1:]:
@@ -166,7 +166,7 @@ def test_the_time_left_is_that_of_the_steps_left(epochs, steps, batches, step, c
 @given(**SIZES, step=SECONDS, batch=SECONDS, compiling=st.floats(0.0, 1e4))
 def test_evaluations_are_in_the_time_left(epochs, steps, batches, step, batch, compiling):
     """Behind each epoch: of the first evaluation the first batch compiles, so it is not known."""
-    found = lefts_of(epochs, steps, batches, (step, batch), compiling)
+    found = times_left_of(epochs, steps, batches, (step, batch), compiling)
     over = [left for phase, left, _ in found if phase == "epoch" and left is not None]
     first = epochs - len(over) + 1  # with a step an epoch nothing is known of the first
     for epoch, left in enumerate(over, start=first):
@@ -177,7 +177,7 @@ def test_evaluations_are_in_the_time_left(epochs, steps, batches, step, batch, c
 
 def test_a_run_that_goes_on_with_an_evaluation_compiles_its_first_step_all_the_same():
     clock = Clock()
-    pace = Pace(clock)
+    estimate = TimeEstimate(clock)
     for seconds, its in (
         (0, event(1, 4, 1, None, "validation", None)),
         (0, event(1, 4, 1, 1, "epoch", None)),
@@ -185,21 +185,21 @@ def test_a_run_that_goes_on_with_an_evaluation_compiles_its_first_step_all_the_s
         (5, event(3, 4, 1, 1)),
     ):
         clock.now += seconds
-        pace.see(its)
-    assert pace.left == pytest.approx(5.0)
+        estimate.update(its)
+    assert estimate.seconds_left == pytest.approx(5.0)
 
 
 def test_time_that_passes_is_taken_off():
     clock = Clock()
-    pace = Pace(clock)
+    estimate = TimeEstimate(clock)
     for second in (0.0, 10.0, 20.0):
         clock.now = second
-        pace.see(event(epoch=1, epochs=1, step=1 + int(second / 10), steps=10))
-    assert pace.left == pytest.approx(70.0)
+        estimate.update(event(epoch=1, epochs=1, step=1 + int(second / 10), steps=10))
+    assert estimate.seconds_left == pytest.approx(70.0)
     clock.now = 25.0
-    assert pace.left == pytest.approx(65.0)
+    assert estimate.seconds_left == pytest.approx(65.0)
     clock.now = 1e9
-    assert pace.left == 0.0
+    assert estimate.seconds_left == 0.0
 
 
 # Where the output is no terminal.

@@ -136,20 +136,20 @@ def test_a_sweep_stores_no_failures_of_a_platform_that_is_not_there(tmp_path):
 
 def test_an_error_about_a_file_is_one_line_and_others_are_tracebacks_without_escapes(capsys):
     full = OSError(28, "No space left on device", "a\nb")
-    assert entry.conclude("cost", full) == 1
+    assert entry.report_error("cost", full) == 1
     assert capsys.readouterr().err == "experiments.cost: a\\nb: No space left on device\n"
-    assert entry.conclude("cost", RuntimeError("\x1b[31m\nsecond")) == 1
-    said = capsys.readouterr().err
-    assert "RuntimeError: \\x1b[31m" in said and "\x1b" not in said
-    assert said.startswith("experiments.cost: ")
+    assert entry.report_error("cost", RuntimeError("\x1b[31m\nsecond")) == 1
+    output = capsys.readouterr().err
+    assert "RuntimeError: \\x1b[31m" in output and "\x1b" not in output
+    assert output.startswith("experiments.cost: ")
 
 
 @pytest.mark.parametrize(("code", "found"), [(None, 0), (0, 0), (2, 2), (143, 143)])
-def test_a_command_that_has_said_why_it_ends_says_no_more(code, found, capsys):
-    assert entry.conclude("cost", SystemExit(code)) == found
+def test_a_command_that_has_reported_cause_it_ends_says_no_more(code, found, capsys):
+    assert entry.report_error("cost", SystemExit(code)) == found
     assert capsys.readouterr().err == ""
 
 
 def test_a_library_that_leaves_by_its_words_is_heard(capsys):
-    assert entry.conclude("cost", SystemExit("no\x07 licence")) == 1
+    assert entry.report_error("cost", SystemExit("no\x07 licence")) == 1
     assert capsys.readouterr().err == "experiments.cost: no\\x07 licence\n"

@@ -20,12 +20,12 @@ CONFIG = RunConfig(
 )
 
 
-def told(config=CONFIG, directory=None, dataset=IMAGES):
+def message(config=CONFIG, directory=None, dataset=IMAGES):
     return "\n".join(planning.opening_lines(config, "small-set", dataset, directory))
 
 
 def test_everything_that_is_going_to_happen_is_told(tmp_path):
-    text = told(directory=tmp_path / "run")
+    text = message(directory=tmp_path / "run")
     for words in (
         "1,234 images to train, 56 to validate, 78 to test, 7 classes, 24 pixels",
         "small-set: 5 epochs of 12 steps, 60 steps of 100 images in all, rate 0.025 (sgd, cosine)",
@@ -38,13 +38,13 @@ def test_everything_that_is_going_to_happen_is_told(tmp_path):
 def test_weights_and_frozen_parts_are_told(tmp_path):
     training = dataclasses.replace(CONFIG.training, frozen=2)
     start = Pretrained(path="runs/latest", sha256="0" * 64)
-    text = told(dataclasses.replace(CONFIG, training=training, pretrained=start), tmp_path)
+    text = message(dataclasses.replace(CONFIG, training=training, pretrained=start), tmp_path)
     assert "from the weights in runs/latest" in text and "2 of 4 parts frozen" in text
-    assert "parts frozen" not in told(directory=tmp_path)
+    assert "parts frozen" not in message(directory=tmp_path)
 
 
 @pytest.mark.parametrize(("last", "epoch"), [(11, 1), (12, 2), (30, 3)])
 def test_where_a_run_goes_on_is_told(last, epoch, tmp_path):
     for name in ("3", str(last), "damaged-900", f"{last + 5}.orbax-checkpoint-tmp"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    assert f"goes on from step {last}, in epoch {epoch}" in told(directory=tmp_path)
+    assert f"goes on from step {last}, in epoch {epoch}" in message(directory=tmp_path)

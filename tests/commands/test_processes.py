@@ -117,11 +117,11 @@ def whole(call, tmp_path_factory):
 
 
 def assert_survivor_left(survivor, killed):
-    (code, end, said), (killed_code, killed_end, _) = survivor, killed
+    (code, end, output), (killed_code, killed_end, _) = survivor, killed
     assert killed_code == -9
     assert code not in (0, -9)
     assert end - killed_end < NOTICE_SECONDS
-    (line,) = said.splitlines()
+    (line,) = output.splitlines()
     assert line == f"experiments.train: {supervision.GONE}"
 
 
@@ -145,9 +145,9 @@ def test_a_killed_process_ends_both_and_two_go_on(pair, tmp_path, whole):
     seen = shares(tmp_path)
     assert len(seen) > STEPS and seen[0] in (order[0], order[STEPS])
     assert seen == order[order.index(seen[0]) :][: len(seen)]
-    for code, _, said in pair():
+    for code, _, output in pair():
         assert code == 0
-        assert "experiments.train" not in said
+        assert "experiments.train" not in output
     left = shares(tmp_path)
     assert left == order[-len(left) :]
     assert len(left) in (STEPS, 2 * STEPS), "the last save may not have been through"
@@ -179,9 +179,9 @@ def test_a_process_that_is_told_to_stop_stops_both_and_fewer_devices_go_on(
 def test_ctrl_c_to_one_process_stops_both(pair):
     both = pair(killed=1, at="1,2", by="SIGINT")
     assert [code for code, _, _ in both] == [INTERRUPTED] * 2
-    for _, _, said in both:
-        told = "interrupted, the run is saved, the same command goes on"
-        assert said == f"experiments.train: {told}\n"
+    for _, _, output in both:
+        message = "interrupted, the run is saved, the same command goes on"
+        assert output == f"experiments.train: {message}\n"
 
 
 GOOD = ProcessArguments(coordinator="10.0.0.1:1234", processes=2, process_id=1)

@@ -65,7 +65,7 @@ def test_a_signal_ends_the_process_where_nothing_is_unsaved_and_is_noted_elsewhe
     assert stopped.value.code == code
     with stop.deferred():
         pass
-    assert left == [number] * 2  # nobody asked, so it ends behind
+    assert left == [number] * 2  # nobody asked, so it ends afterwards
 
 
 @pytest.mark.usefixtures("own_handler")
@@ -215,8 +215,8 @@ def goes_on(call, directory, stopped, uninterrupted, number=signal.SIGTERM):
     """Checks how a process was stopped, and what the same command makes of it."""
     assert stopped.returncode == 128 + number, (stopped.stdout, stopped.stderr)
     (line,) = stopped.stderr.splitlines()
-    said = {signal.SIGTERM: "stopped by SIGTERM", signal.SIGINT: "interrupted"}[number]
-    assert line.startswith(f"experiments.train: {said}") and "goes on" in line
+    answer = {signal.SIGTERM: "stopped by SIGTERM", signal.SIGINT: "interrupted"}[number]
+    assert line.startswith(f"experiments.train: {answer}") and "goes on" in line
     assert last_saved(directory) >= steps_taken(stopped.stdout)
     assert digest_of(call("never", directory)) == uninterrupted[0]
 

@@ -87,7 +87,7 @@ def test_every_seed_is_in_one_place(place):
     contents = store.read()
     with Store("R") as other:
         again = seeded(ARMS[2], 1)
-        leases = other.take_each(contents.trials, [seeded(ARMS[3], 2), again])
+        leases = other.lease_trials(contents.trials, [seeded(ARMS[3], 2), again])
         assert [next(leases), next(leases)] == [seeded(ARMS[3], 2), again]
         arms = status_of(contents.sweeps[1], store.read(), axes.labels)
     found = [(arm.finished, tuple(arm.running), arm.failed, arm.not_run) for arm in arms]
@@ -150,7 +150,7 @@ def test_no_command_breaks_out_of_its_fence(place, call, undrawn):
 
 def test_status_tells_of_every_sweep_once(place, call):
     with Store("R") as other:
-        next(other.take_each({}, [seeded(ARMS[3], 2)]))
+        next(other.lease_trials({}, [seeded(ARMS[3], 2)]))
         code, out, err = call("status --results R")
     assert (code, err) == (0, "")
     assert "sweep 1, " not in out, "the third call asked for the same"
@@ -235,7 +235,7 @@ def test_damage_is_told_and_does_not_stop_anything(place, call, undrawn, action)
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("status --results nowhere", "--results: got 'nowhere', legal: a directory with a journal"),
         ("report --results empty", "--results: got 'empty', legal: a directory with a journal"),
@@ -251,14 +251,14 @@ def test_damage_is_told_and_does_not_stop_anything(place, call, undrawn, action)
         ("status --bottleneck linear", "--bottleneck: no such flag"),
     ],
 )
-def test_bad_input_is_one_line(place, call, line, told):
+def test_bad_input_is_one_line(place, call, line, message):
     (place / "empty").mkdir()
     (place / "file").write_text("no journal")
     Store("trials").append(trial_of(ARMS[0], 0, 0.5))
     before = snapshot(place)
     code, out, err = call(line)
     assert (code, out) == (2, "")
-    assert err.startswith(f"experiments.ablate: {told}") and err.count("\n") == 1, err
+    assert err.startswith(f"experiments.ablate: {message}") and err.count("\n") == 1, err
     assert snapshot(place) == before
 
 

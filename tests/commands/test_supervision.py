@@ -56,8 +56,8 @@ def started(program, *flags):
 def ended(program, *flags):
     """Exit code and the lines on standard error."""
     process = started(program, *(flags or ["--coordinator", "host:1"]))
-    _, said = process.communicate(timeout=60)
-    return process.returncode, said.splitlines()
+    _, output = process.communicate(timeout=60)
+    return process.returncode, output.splitlines()
 
 
 def aborting(page):
@@ -157,8 +157,8 @@ def test_a_signal_is_the_commands(number, code, word):
     process = started(WAITING, "--cluster")
     process.stdout.readline()
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (code, f"{word}\n")
+    _, output = process.communicate(timeout=60)
+    assert (process.returncode, output) == (code, f"{word}\n")
 
 
 @linux
@@ -166,5 +166,5 @@ def test_a_command_is_told_when_its_supervisor_is_killed():
     process = started(WAITING, "--cluster")
     process.stdout.readline()
     process.kill()
-    _, said = process.communicate(timeout=60)  # until the command has closed them
-    assert (process.returncode, said) == (-signal.SIGKILL, "")
+    _, output = process.communicate(timeout=60)  # until the command has closed them
+    assert (process.returncode, output) == (-signal.SIGKILL, "")

@@ -50,10 +50,10 @@ def test_docstrings_describe_every_option_as_the_architecture_does(name):
     if "variant" not in options_of(name):
         documented = re.sub(r"^  variant: .*\n", "", documented)
     options, errors = documented.split("\n\n")
-    told = inspect.getdoc(getattr(models, name))
-    assert f"Args:\n{options}\n  dtype: " in told
-    assert "\n  lowering: " in told
-    assert told.endswith(errors)
+    found_text = inspect.getdoc(getattr(models, name))
+    assert f"Args:\n{options}\n  dtype: " in found_text
+    assert "\n  lowering: " in found_text
+    assert found_text.endswith(errors)
 
 
 @factories

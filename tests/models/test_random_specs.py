@@ -158,7 +158,7 @@ def built(spec, size):
 
 
 def activation_of(layer, sown):
-    """The activation behind a layer, by the names that `MobileNet` documents."""
+    """The activation after a layer, by the names that `MobileNet` documents."""
     names = {"stem": "stem_output", "start": "started", "expand": "expanded"}
     names |= {"depthwise": "filtered", "project": "projected", "conv": "conv_output"}
     names |= {"hidden": "hidden_output"}

@@ -231,7 +231,7 @@ def wrong_view(tensors, metadata):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (rename, "params/stem/conv/kernel (3, 3, 3, 8) is missing"),
         (rename, "params/stem/conv/weight has (3, 3, 3, 8), legal: no such name"),
@@ -251,13 +251,13 @@ def wrong_view(tensors, metadata):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_file_that_does_not_fit_is_refused_in_one_line(saved, change, told):
+def test_a_file_that_does_not_fit_is_refused_in_one_line(saved, change, message):
     file = saved[2]
     rewritten(file, change)
     with pytest.raises(models.SavedModelError) as caught:
         models.load(file)
     line = str(caught.value)
-    assert line.startswith(f"{file}: not a saved model, ") and told in line
+    assert line.startswith(f"{file}: not a saved model, ") and message in line
     assert line.isprintable() and len(line) < len(str(file)) + 600
 
 

@@ -391,7 +391,7 @@ def test_the_grid_has_no_duplicates():
 
 
 @pytest.mark.parametrize(
-    ("base", "values", "named", "told"),
+    ("base", "values", "named", "message"),
     [
         (V2, {"bottelneck": "linear"}, "axis", "'bottelneck', legal: model, dialect"),
         (V2, {"bottleneck": "lin"}, "bottleneck", "'lin', legal: linear, relu6"),
@@ -463,11 +463,11 @@ def test_the_grid_has_no_duplicates():
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
-def test_what_is_not_legal_is_one_line_that_names_the_axis(base, values, named, told):
+def test_what_is_not_legal_is_one_line_that_names_the_axis(base, values, named, message):
     with pytest.raises(ValueError) as caught:
         with_values(base, values)
     line = str(caught.value)
-    assert line.startswith(named) and told in line and line.splitlines() == [line]
+    assert line.startswith(named) and message in line and line.splitlines() == [line]
     with pytest.raises(ValueError) as in_a_grid:
         grid(base, {name: [value] for name, value in values.items()})
     assert str(in_a_grid.value) == line

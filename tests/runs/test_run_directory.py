@@ -79,7 +79,7 @@ def test_to_go_back_to_a_state_saved_before_its_validation_is_to_begin_the_next_
         checkpoints=SimpleNamespace(go_back=lambda step, first: Restored(first, (), 0.0, waiting)),
         log=None,
         keep_model=None,
-        due=Timer(0.0),
+        save_timer=Timer(0.0),
         start=0.0,
     )
     assert run_directory.go_back(5) == (state, EpochProgress(recent=(1.0,), in_row=2))

@@ -82,7 +82,7 @@ def test_frozen_parts_compute_as_in_inference(tiny_spec):
 
 
 def test_updates_shrink_by_the_decay_with_each_part_towards_the_image():
-    rule = optax.chain(optax.sgd(1.0), optimizer.by_depth(PARTS, frozen=1, depth_decay=0.5))
+    rule = optax.chain(optax.sgd(1.0), optimizer.scale_by_depth(PARTS, frozen=1, depth_decay=0.5))
     params = {part: {"kernel": jnp.ones(3)} for part in PARTS}
     updates, _ = rule.update(params, rule.init(params), params)
     factors = {part: -float(tree["kernel"][0]) for part, tree in updates.items()}

@@ -136,9 +136,9 @@ def test_the_share_interval_is_scipys_wilson_interval(hits, count, confidence):
 
 
 @pytest.mark.parametrize(
-    ("hits", "count", "confidence", "told"),
+    ("hits", "count", "confidence", "message"),
     [(0, 0, 0.95, "count: got 0"), (4, 3, 0.95, "hits: got 4"), (1, 3, 1.0, "confidence: got 1")],
 )
-def test_a_share_of_nothing_is_refused(hits, count, confidence, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_share_of_nothing_is_refused(hits, count, confidence, message):
+    with pytest.raises(ValueError, match=message):
         share_interval(hits, count, confidence)

@@ -17,7 +17,7 @@ def call_command(module, words, monkeypatch, capfd):
     return (code, *capfd.readouterr())
 
 
-def assert_refused(answer, command, *told):
+def assert_refused(answer, command, *expected):
     """The answer of `call_command` is one line that says each of `told`, and code 2.
 
     Nothing is printed before, but for what says that a data set is read.
@@ -25,7 +25,7 @@ def assert_refused(answer, command, *told):
     code, out, err = answer
     assert code == 2 and (not out or re.fullmatch(r"reading .+ \.\.\.\n", out)), out
     assert err.startswith(f"experiments.{command}: ") and err.count("\n") == 1, err
-    for text in told:
+    for text in expected:
         assert text in err
 
 

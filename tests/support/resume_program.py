@@ -111,11 +111,11 @@ def stopped_and_resumed(directory, *moments):
 
 
 def stops(directory, *, each):
-    """Digests of runs stopped behind steps and batches of the validation.
+    """Digests of runs stopped after steps and batches of the validation.
 
-    One run is stopped behind the first step, behind two in a row in the middle, behind a batch of
-    a validation and behind the last step. With `each`, one run is stopped behind every step, and
-    for every step and batch there is a run that is stopped behind it alone.
+    One run is stopped after the first step, after two in a row in the middle, after a batch of
+    a validation and after the last step. With `each`, one run is stopped after every step, and
+    for every step and batch there is a run that is stopped after it alone.
     """
     epochs = range(1, CONFIG.training.epochs + 1)
     steps = [("train", epoch, step) for epoch in epochs for step in range(1, STEPS + 1)]

@@ -6,7 +6,7 @@ It trains a small network on one pinned core, and sends the signal to itself at 
 
 - `importing`, `loading`: before there is anything to save.
 - `resuming`: within the restore; `compiling`: within the first compilation of the training.
-- `stepping EPOCH STEP`, `evaluating EPOCH`, `testing`: behind such a step or batch.
+- `stepping EPOCH STEP`, `evaluating EPOCH`, `testing`: after such a step or batch.
 - `saving`: when the checkpoint of an epoch's end is on its way; `sealing`: when it is all written.
 - `twice`: before each save, and again when it is all written.
 - `finished`: when the command is through, and its process not yet.

@@ -7,7 +7,7 @@ run, with the process that runs it and the trial's key. MODE says what a trial d
 - `together`: a process's first one ends when each of three processes has begun one.
 - `stuck`: it never ends.
 - `kill`: as `quick`, thrice for every write to the journal: in a directory of its own the sweep is
-  killed before, within or behind that write, and called again.
+  killed before, within or after that write, and called again.
 - `kill within`: the same within each write only.
 """
 

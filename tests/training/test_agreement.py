@@ -15,7 +15,7 @@ import mnet_jax.runs.run
 from mnet_jax import data
 from mnet_jax.architectures import transforms
 from mnet_jax.config import AdamW, DataConfig, RunConfig, TrainingConfig
-from mnet_jax.training.agreement import DisagreementError, require_alike
+from mnet_jax.training.agreement import DisagreementError, require_equal
 
 CONFIG = RunConfig(spec=make_tiny_spec(), data=DataConfig(resolution=8, batch_size=64))
 
@@ -86,16 +86,16 @@ def test_another_config_in_any_process_ends_all_naming_the_field_and_both_values
 ):
     configs = [CONFIG] * count
     configs[at] = other
-    assert_refused(in_processes(require_alike, configs), *words, f"process {at or 1}")
+    assert_refused(in_processes(require_equal, configs), *words, f"process {at or 1}")
 
 
 def test_processes_that_are_alike_go_on(in_processes):
     equal = [dataclasses.replace(CONFIG) for _ in range(3)]
-    assert in_processes(require_alike, equal, devices=[4, 4, 4]) == [None] * 3
+    assert in_processes(require_equal, equal, devices=[4, 4, 4]) == [None] * 3
 
 
 def test_processes_with_different_numbers_of_devices_are_refused(in_processes):
-    outcomes = in_processes(require_alike, [CONFIG] * 3, devices=[2, 2, 1])
+    outcomes = in_processes(require_equal, [CONFIG] * 3, devices=[2, 2, 1])
     assert_refused(outcomes, "devices: got 1 in process 2 and 2 in process 0")
 
 

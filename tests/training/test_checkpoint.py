@@ -245,9 +245,11 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(
     saved, last = saved_twice, state_of(CONFIG.spec).replace(step=jnp.int32(5))
     damage(saved / "5")
     with Checkpoints(saved, CONFIG) as checkpoints:
-        with pytest.warns(UserWarning, match="step 5 is damaged and now in .*damaged-5: ") as told:
+        with pytest.warns(
+            UserWarning, match="step 5 is damaged and now in .*damaged-5: "
+        ) as found_text:
             restored = checkpoints.restore(state_of(CONFIG.spec), batches)
-        assert len(str(told[0].message).splitlines()) == 1
+        assert len(str(found_text[0].message).splitlines()) == 1
         assert (int(restored.state.step), restored.seconds) == (3, 12.5)
         checkpoints.save(last, batches, (), 20.0)  # the step may be taken again
     assert (saved / "damaged-5").exists()
@@ -276,9 +278,9 @@ def test_metadata_of_a_checkpoint_that_are_wrongly_typed_hide_no_other(tmp_path,
     DAMAGES["wrongly typed metadata"](tmp_path / "15")
     DAMAGES["no manifest"](tmp_path / "17")
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        with pytest.warns(UserWarning, match="is damaged") as told:
+        with pytest.warns(UserWarning, match="is damaged") as found_text:
             assert int(checkpoints.restore(state, batches).state.step) == 10
-        assert len(told) == 2
+        assert len(found_text) == 2
     assert steps_in(tmp_path) == [10]
 
 
@@ -348,10 +350,10 @@ def test_a_run_that_is_forged_with_its_manifest_is_set_aside(saved_twice, batche
     manifest.write(saved / "5", 5)
     with (
         Checkpoints(saved, CONFIG) as checkpoints,
-        pytest.warns(UserWarning, match="step 5 is damaged") as told,
+        pytest.warns(UserWarning, match="step 5 is damaged") as found_text,
     ):
         assert checkpoints.restore(state_of(CONFIG.spec), batches).seconds == 12.5
-    assert not PYTHONS_WORDS.search(str(told[0].message))
+    assert not PYTHONS_WORDS.search(str(found_text[0].message))
 
 
 def test_a_flipped_bit_anywhere_is_noticed(saved):

@@ -183,7 +183,7 @@ def test_a_state_that_is_not_finite_stops_the_run_whenever_it_is_seen():
     def save(state, history, progress):
         raise NonFiniteStateError(2, "the state is not finite and is not saved")
 
-    callbacks = dataclasses.replace(Kept().callbacks(), save=save, due=lambda: True)
+    callbacks = dataclasses.replace(Kept().callbacks(), save=save, is_save_due=lambda: True)
     loop = loop_of(on_divergence="rollback")
     with pytest.raises(NonFiniteStateError):
         loop.fit(State(), batches_of([]), lambda: [{}], (), callbacks)

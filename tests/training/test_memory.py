@@ -303,8 +303,8 @@ def test_an_address_space_too_small_to_import_in_is_refused_before_that(tmp_path
         cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     (line,) = done.stderr.splitlines()
-    told = f"experiments.train: out of memory: ulimit -v: got {limit * 1024}, legal: "
-    assert line.startswith(told)
+    found_text = f"experiments.train: out of memory: ulimit -v: got {limit * 1024}, legal: "
+    assert line.startswith(found_text)
     assert (done.returncode, done.stdout) == (1, "")
     assert not (tmp_path / "run").exists()
 

@@ -27,11 +27,11 @@ def test_scalars_survive_a_kill_before_the_next_are_written(tmp_path, taken):
 def resumed(directory, content):
     """What a resumed run leaves of a file's content, and what it warns of."""
     (directory / SCALARS_FILE).write_bytes(content)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as expected:
         warnings.simplefilter("always")
         with Scalars(directory, from_step=2):
             pass
-    return (directory / SCALARS_FILE).read_bytes(), [str(warning.message) for warning in told]
+    return (directory / SCALARS_FILE).read_bytes(), [str(warning.message) for warning in expected]
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,10 @@ def resumed(directory, content):
     ],
 )
 def test_a_line_that_cannot_be_read_is_dropped_with_a_warning(tmp_path, bad):
-    left, told = resumed(tmp_path, LINES[0] + bad)
+    left, expected = resumed(tmp_path, LINES[0] + bad)
     assert left == LINES[0]
-    assert told == [f"{tmp_path / SCALARS_FILE}: 1 of 2 lines cannot be read and are dropped"]
-    left, told = resumed(tmp_path, LINES[0] + bad.rstrip(b"\n") + b"\n" + LINES[1])
+    assert expected == [f"{tmp_path / SCALARS_FILE}: 1 of 2 lines cannot be read and are dropped"]
+    left, expected = resumed(tmp_path, LINES[0] + bad.rstrip(b"\n") + b"\n" + LINES[1])
     assert left in (b"".join(LINES), LINES[0] + b'{"step": 2}\n' + LINES[1])
 
 
@@ -72,9 +72,9 @@ def test_what_can_be_read_stays_to_the_byte_without_a_word(tmp_path):
 @given(content=st.binary(max_size=50))
 def test_no_content_stops_a_run(tmp_path_factory, content):
     directory = tmp_path_factory.mktemp("run")
-    left, told = resumed(directory, content)
+    left, expected = resumed(directory, content)
     assert left in content
-    assert bool(told) == (left != content)
+    assert bool(expected) == (left != content)
     assert resumed(directory, left) == (left, [])
 
 

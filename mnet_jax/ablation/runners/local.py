@@ -48,11 +48,12 @@ class _Running:
 
 
 class LocalRunner:
-    """Runs trials on this machine, with one worker process for each slot of `machine.Slots`.
+    """Runs trials on this machine, with one worker process for each slot.
 
-    A worker runs one trial after another, with the resources of its slot. Consecutive trials that
-    differ only in the seed and in numeric settings share the compiled training step. If a worker
-    dies, its trial has failed, and the next trial in its slot gets a new worker.
+    A slot is a share of the machine's CPU cores or accelerators (`machine.Slots`). A worker runs
+    one trial after another, with the resources of its slot. Consecutive trials that differ only in
+    the seed and in numeric settings share the compiled training step. If a worker dies, its trial
+    has failed, and the next trial in its slot gets a new worker.
 
     If a trial already runs, another one starts only if the memory that earlier trials needed is
     available. If memory runs out nevertheless, the trial that started last is terminated, and
@@ -87,7 +88,7 @@ class LocalRunner:
         self._idle: dict[int, _Worker] = {}
         self._running: dict[int, _Running] = {}  # by slot, in the order of their starts
         self._need_bytes = LEAST_BYTES
-        self._silences = StallMonitor(timeout_seconds, clock)
+        self._stall_monitor = StallMonitor(timeout_seconds, clock)
 
     def has_room(self) -> bool:
         """Returns whether there is a free slot, and enough memory for one more trial."""
@@ -105,17 +106,17 @@ class LocalRunner:
             worker = _Worker(self._trial, self._environment, self._slots[slot])
             worker.send(config, directory)
         self._running[slot] = _Running(config, worker)
-        self._silences.heard(config)
+        self._stall_monitor.record_progress(config)
 
     def wait(self, seconds: float) -> list[tuple[RunConfig, Message]]:
         """See `Runner`."""
         slots = {running.worker.pipe: slot for slot, running in self._running.items()}
-        said: list[tuple[RunConfig, Message]] = []
+        messages: list[tuple[RunConfig, Message]] = []
         for pipe in connection.wait(list(slots), seconds):
             assert isinstance(pipe, Connection)
             slot = slots[pipe]
             running = self._running[slot]
-            self._silences.heard(running.config)
+            self._stall_monitor.record_progress(running.config)
             try:
                 message: Message = pipe.recv()
             except (EOFError, ConnectionError):
@@ -127,12 +128,12 @@ class LocalRunner:
                     self._idle[slot] = running.worker
             if isinstance(message, Outcome | TrialLost):
                 self._forget(slot)
-            said.append((running.config, message))
-        return [*said, *self._relieved(), *self._hung()]
+            messages.append((running.config, message))
+        return [*messages, *self._relieved(), *self._stalled()]
 
     def _forget(self, slot: int) -> _Running:
         running = self._running.pop(slot)
-        self._silences.forget(running.config)
+        self._stall_monitor.forget(running.config)
         return running
 
     def _relieved(self) -> list[tuple[RunConfig, TrialLost]]:
@@ -147,9 +148,9 @@ class LocalRunner:
         running.worker.join()
         return [(running.config, TrialLost(cause="memory ran out", again=True))]
 
-    def _hung(self) -> list[tuple[RunConfig, TrialStalled | TrialLost]]:
+    def _stalled(self) -> list[tuple[RunConfig, TrialStalled | TrialLost]]:
         """Returns the trials without progress for too long; ends those beyond the time limit."""
-        found = self._silences.look()
+        found = self._stall_monitor.check()
         ended = {config for config, message in found if isinstance(message, TrialLost)}
         for slot, running in [*self._running.items()]:
             if running.config in ended:
@@ -178,7 +179,7 @@ class _Worker:
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, trial))
         unset = {n: v for n, v in {**environment, **QUIET}.items() if n not in os.environ}
-        with process.started_with({**unset, **slot}), interrupted_alone():
+        with process.child_environment({**unset, **slot}), interrupted_alone():
             self._process.start()
         theirs.close()  # only the worker keeps this end open, so reading fails when it exits
 
@@ -228,7 +229,7 @@ def _serve(pipe: Connection, trial: TrialFunction) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends its workers
     # Exits at once: an exception could be raised anywhere, even in a garbage collector's callback.
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
-    process.quiet()  # the cause of a failure is sent over the pipe instead
+    process.silence_libraries()  # the cause of a failure is sent over the pipe instead
 
     def send(message: Progress | Outcome) -> None:
         try:

@@ -21,7 +21,9 @@ TPU_BOUNDS = {1: "1,1,1", 2: "1,2,1"}  # the topology of a process's chips, by t
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """A division of a machine's resources into slots; a slot runs one trial at a time.
+    """A division of a machine's resources into slots.
+
+    A slot is the share of the CPU cores or accelerators with which one trial runs at a time.
 
     Attributes:
       environments: the environment variables for the process in each slot.
@@ -31,7 +33,7 @@ class Slots:
 
 
 def slots(trials: int, cores: int | None, devices: int) -> Slots:
-    """Divides this machine into slots; a slot runs one trial at a time.
+    """Divides this machine into slots, each of which runs one trial at a time.
 
     There are as many slots as the cores or accelerators allow, at most `trials`.
 

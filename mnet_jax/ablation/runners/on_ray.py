@@ -93,10 +93,10 @@ class RayRunner:
         self._trial = trial
         self._running: dict[RunConfig, _Remote] = {}
         self._losses: dict[RunConfig, int] = {}
-        self._silences = StallMonitor(timeout_seconds)
+        self._stall_monitor = StallMonitor(timeout_seconds)
         self._patience_seconds = GONE_SECONDS["other" if address else "own"]
         self._doubted_until = self._looked = self._seen = time.monotonic()
-        self._deaf: set[str] = set()
+        self._unreachable: set[str] = set()
         try:
             self._options = self._resources(cores or 1, devices)
         except ValueError:
@@ -139,8 +139,8 @@ class RayRunner:
         """
         nodes, now = [node for node in self._ray.nodes() if node["Alive"]], time.monotonic()
         if now < self._doubted_until or now >= self._looked + LOOK_SECONDS:
-            self._deaf, self._looked = {n["NodeID"] for n in nodes if not _answers(n)}, now
-        nodes = [node for node in nodes if node["NodeID"] not in self._deaf]
+            self._unreachable, self._looked = {n["NodeID"] for n in nodes if not _answers(n)}, now
+        nodes = [node for node in nodes if node["NodeID"] not in self._unreachable]
         if nodes:
             self._seen = now
         elif now > self._seen + self._patience_seconds:
@@ -166,19 +166,19 @@ class RayRunner:
         actor = self._host.remote()
         done = actor.run.remote(self._trial, config, str(directory.absolute()))
         self._running[config] = _Remote(actor, done)
-        self._silences.heard(config)
+        self._stall_monitor.record_progress(config)
 
     def wait(self, seconds: float) -> list[tuple[RunConfig, Message]]:
         """See `Runner`."""
         configs = {remote.done: config for config, remote in self._running.items()}
         self._ray.wait(list(configs), timeout=seconds)
         ended, _ = self._ray.wait(list(configs), num_returns=len(configs), timeout=0)
-        said: list[tuple[RunConfig, Message]] = []
+        messages: list[tuple[RunConfig, Message]] = []
         for done in ended:
             remote = self._running.pop(config := configs[done])
-            self._silences.forget(config)
-            said.append((config, self._ending(config, remote)))
-        return [*said, *self._progress(), *self._hung()]
+            self._stall_monitor.forget(config)
+            messages.append((config, self._ending(config, remote)))
+        return [*messages, *self._progress(), *self._stalled()]
 
     def _ending(self, config: RunConfig, remote: "_Remote") -> Outcome | TrialLost:
         try:
@@ -194,26 +194,26 @@ class RayRunner:
 
     def _progress(self) -> list[tuple[RunConfig, Progress]]:
         """Returns the latest progress of each trial that has reported since the last call."""
-        said: list[tuple[RunConfig, Progress]] = []
+        messages: list[tuple[RunConfig, Progress]] = []
         for config, remote in self._running.items():
-            remote.asked = remote.asked or remote.actor.latest.remote()
-            answered, _ = self._ray.wait([remote.asked], timeout=0)
+            remote.pending = remote.pending or remote.actor.latest.remote()
+            answered, _ = self._ray.wait([remote.pending], timeout=0)
             if not answered:  # the trial's process has not started yet
                 continue
-            remote.asked = None
+            remote.pending = None
             with contextlib.suppress(self._ray.exceptions.RayError):  # the next wait handles a loss
-                remote.heard, before = self._ray.get(answered[0]), remote.heard
-                if remote.heard.count > before.count and remote.heard.last:
-                    self._silences.heard(config)
-                    said.append((config, remote.heard.last))
-        return said
+                remote.received, before = self._ray.get(answered[0]), remote.received
+                if remote.received.count > before.count and remote.received.last:
+                    self._stall_monitor.record_progress(config)
+                    messages.append((config, remote.received.last))
+        return messages
 
-    def _hung(self) -> list[tuple[RunConfig, TrialStalled | TrialLost]]:
+    def _stalled(self) -> list[tuple[RunConfig, TrialStalled | TrialLost]]:
         """Returns the trials without progress for too long; kills those beyond the time limit."""
-        found = self._silences.look()
+        found = self._stall_monitor.check()
         for config, message in found:
             if isinstance(message, TrialLost):
-                self._silences.forget(config)
+                self._stall_monitor.forget(config)
                 self._ray.kill(self._running.pop(config).actor)
         return found
 
@@ -268,8 +268,8 @@ def _require_reachable(address: str | None) -> None:
     except subprocess.TimeoutExpired as error:
         raise ValueError(f"no cluster answers within {JOIN_SECONDS:.0f} seconds") from error
     if found.returncode:
-        said = found.stderr.split("\n\n")[-1].splitlines()
-        raise ValueError(said[-1] if said else "no cluster answers")
+        messages = found.stderr.split("\n\n")[-1].splitlines()
+        raise ValueError(messages[-1] if messages else "no cluster answers")
 
 
 def _answers(node: Mapping[str, Any]) -> bool:
@@ -283,7 +283,7 @@ def _answers(node: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _Reports:
     """The number of progress reports of a trial, and the latest report."""
 
     count: int = 0
@@ -297,15 +297,15 @@ class _Remote:
     Attributes:
       actor: the process of the trial.
       done: a reference to the future outcome of the trial.
-      asked: a reference to the future result of a call of `_Host.latest`; None if the results of
+      pending: a reference to the future result of a call of `_Host.latest`; None if the results of
         all calls have arrived.
-      heard: the last result of `_Host.latest`.
+      received: the last result of `_Host.latest`.
     """
 
     actor: Any
     done: Any
-    asked: Any = None
-    heard: _Heard = _Heard()
+    pending: Any = None
+    received: _Reports = _Reports()
 
 
 class _Host:
@@ -313,16 +313,16 @@ class _Host:
 
     def __init__(self) -> None:
         os.environ.update(process.settings(tune_allocator=False))  # the settings of this node
-        process.quiet()  # the cause of a failure is part of the outcome instead
-        self._heard = _Heard()
+        process.silence_libraries()  # the cause of a failure is part of the outcome instead
+        self._reports = _Reports()
 
     def run(self, trial: TrialFunction, config: RunConfig, directory: str) -> Outcome:
         """Runs the trial and returns its outcome."""
         return outcome_of(trial, config, Path(directory), self._note)
 
-    def latest(self) -> _Heard:
+    def latest(self) -> _Reports:
         """Returns the number of progress reports so far, and the latest."""
-        return self._heard
+        return self._reports
 
     def _note(self, event: Progress) -> None:
-        self._heard = _Heard(self._heard.count + 1, event)
+        self._reports = _Reports(self._reports.count + 1, event)

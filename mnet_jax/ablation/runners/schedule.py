@@ -100,7 +100,7 @@ class _Queue:
         self._configs = configs
         self._again: deque[RunConfig] = deque()
         self._ended = False
-        self._asked = -POLL_SECONDS  # when the iterator last yielded None
+        self._polled = -POLL_SECONDS  # when the iterator last yielded None
 
     @property
     def is_exhausted(self) -> bool:
@@ -115,7 +115,7 @@ class _Queue:
         """Returns the next config; None if no config remains, or none is available now."""
         if self._again:
             return self._again.popleft()
-        if self._ended or time.monotonic() < self._asked + POLL_SECONDS:
+        if self._ended or time.monotonic() < self._polled + POLL_SECONDS:
             return None
         try:
             config = next(self._configs)
@@ -123,7 +123,7 @@ class _Queue:
             self._ended = True
             return None
         if config is None:
-            self._asked = time.monotonic()
+            self._polled = time.monotonic()
         return config
 
 
@@ -148,27 +148,27 @@ class StallMonitor:
         """
         self._limit_seconds = limit_seconds
         self._clock = clock
-        self._looked = clock()
-        self._silences: dict[RunConfig, float] = {}
+        self._checked = clock()
+        self._seconds_without_progress: dict[RunConfig, float] = {}
 
-    def heard(self, config: RunConfig) -> None:
+    def record_progress(self, config: RunConfig) -> None:
         """Records that a trial has started, or has reported progress."""
-        self._silences[config] = 0.0
+        self._seconds_without_progress[config] = 0.0
 
     def forget(self, config: RunConfig) -> None:
         """Removes a trial, which no longer runs."""
-        self._silences.pop(config, None)
+        self._seconds_without_progress.pop(config, None)
 
-    def look(self) -> list[tuple[RunConfig, TrialStalled | TrialLost]]:
+    def check(self) -> list[tuple[RunConfig, TrialStalled | TrialLost]]:
         """Returns the trials that have exceeded a time limit since the last call.
 
         The caller must terminate those that are `TrialLost`.
         """
         now = self._clock()
-        step, self._looked = min(now - self._looked, _MOST_COUNTED_SECONDS), now
+        step, self._checked = min(now - self._checked, _MOST_COUNTED_SECONDS), now
         found: list[tuple[RunConfig, TrialStalled | TrialLost]] = []
-        for config, before in self._silences.items():
-            after = self._silences[config] = before + step
+        for config, before in self._seconds_without_progress.items():
+            after = self._seconds_without_progress[config] = before + step
             if self._limit_seconds is not None and after >= self._limit_seconds:
                 cause = f"no progress for {self._limit_seconds:g} seconds, the trial was ended"
                 found.append((config, TrialLost(cause=cause, again=False)))

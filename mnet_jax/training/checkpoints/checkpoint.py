@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from mnet_jax import serialization
 from mnet_jax.config import RunConfig
-from mnet_jax.training.agreement import any_process, require_alike
+from mnet_jax.training.agreement import any_process, require_equal
 from mnet_jax.training.checkpoints import manifest
 from mnet_jax.training.checkpoints.matching import (
     CheckpointError,
@@ -192,7 +192,7 @@ class Checkpoints:
           CheckpointError: the checkpoint belongs to another run or network, or all are damaged.
           DisagreementError: processes of the run see different checkpoints.
         """
-        require_alike(_Seen(checkpoints=tuple(sorted(self._manager.all_steps()))))
+        require_equal(_Seen(checkpoints=tuple(sorted(self._manager.all_steps()))))
         for path in sorted(self._directory.iterdir()):
             if path.name.isdecimal() and not path.is_dir():  # Orbax skips it, and fails later
                 self._set_aside(int(path.name), "it is not a directory")

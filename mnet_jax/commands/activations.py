@@ -112,8 +112,8 @@ def _summary(networks: "Mapping[str, Sequence[ActivityMeasurement]]", threshold:
                 name,
                 kind,
                 str(sum(one.active.size for one in found[0])),
-                share(found, "never", "{:.1%}"),
-                share(found, "always", "{:.1%}"),
+                share(found, "never_active", "{:.1%}"),
+                share(found, "always_active", "{:.1%}"),
                 share(found, "clipped", "{:.2%}"),
                 formatting.mean(dead, "{:.1%}") if dead and not wanted else "",
             )

@@ -24,6 +24,7 @@ ROOMS = (  # from the top; a module may import from its own row and from those b
     ("mnet_jax.ablation", "mnet_jax.benchmark"),
     ("mnet_jax.runs",),
     ("mnet_jax.analysis", "mnet_jax.data", "mnet_jax.training", "mnet_jax.weights"),
+    ("mnet_jax.quantization",),
     ("mnet_jax.models",),
     ("mnet_jax.ops",),
     ("mnet_jax.options", "mnet_jax.statistics"),

@@ -13,6 +13,7 @@ Each name is imported when it is first used, so configs can import `models.types
 - `blocks`: the blocks of V1 to V4;
 - `layers`: convolutions, dense layers, dropout, squeeze-and-excitation;
 - `normalization`: batch normalization, and the settings that all layers share;
+- `quantizers`: simulated quantization of kernels and activations;
 - `fusing`: batch normalization folded into convolutions;
 - `saved`: models in safetensors files;
 - `types`: the `Literal` types of options.

@@ -6,7 +6,13 @@ from flax import linen as nn
 from mnet_jax import ops
 from mnet_jax.architectures.dialects import dialect_of
 from mnet_jax.architectures.spec import Activation, Shortcut
-from mnet_jax.models.layers import ConvNorm, SqueezeExcite, pads
+from mnet_jax.models.layers import (
+    ConvNorm,
+    SqueezeExcite,
+    activation_quantizer,
+    pads,
+    rounded,
+)
 from mnet_jax.models.normalization import Setting, as_pending, sow
 from mnet_jax.ops import Pending
 
@@ -150,6 +156,7 @@ class InvertedResidual(nn.Module):
         if self.squeeze:
             self.squeeze_excite = SqueezeExcite(self.squeeze, setting)
         self.project = ConvNorm(self.outputs, activation=self.bottleneck, setting=setting)
+        self.sum_quantizer = activation_quantizer(setting)
 
     def widen(self, x: Array | Pending, *, train: bool, skip: Array | None = None) -> Pending:
         """Returns the input of the projection, [b, h', w', expanded].
@@ -168,7 +175,7 @@ class InvertedResidual(nn.Module):
             x = self.expand.pending(x, train=train)
             sow(self, "expanded", x)
         if skip is not None:
-            x = as_pending(x.value() + skip, dtype)
+            x = as_pending(rounded(x.value() + skip, self.sum_quantizer), dtype)
         if self.kernel:
             x = self.depthwise.pending(x, train=train)
             sow(self, "filtered", x)
@@ -205,7 +212,7 @@ class InvertedResidual(nn.Module):
             expand = None if self.expanded is None else self.expand
             return _at_once(started, expand, self.depthwise, self.project, x.x if adds else None)
         y = self.narrow(self.widen(x, train=train, skip=skip), train=train)
-        return as_pending(x.x + y.value(), dtype) if adds else y
+        return as_pending(rounded(x.x + y.value(), self.sum_quantizer), dtype) if adds else y
 
 
 def _is_one_operation(block: nn.Module, *, train: bool) -> bool:

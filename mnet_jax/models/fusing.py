@@ -47,7 +47,7 @@ def fuse(
     params = traverse_util.flatten_dict(variables["params"], sep="/")
     statistics = traverse_util.flatten_dict(variables.get("batch_stats", {}), sep="/")
     epsilon = model.spec.dialect.norm_epsilon
-    packed = ops.reads_panels(model.dtype, model.lowering)
+    packed = model.quantization is None and ops.reads_panels(model.dtype, model.lowering)
     for layer in walk(model.spec, REFERENCE_RESOLUTION):
         if layer.normalized:
             _fold(params, statistics, layer, epsilon)

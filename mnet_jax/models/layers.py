@@ -3,8 +3,10 @@
 Feature maps are NHWC. The dialect determines the initializers of kernels.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,13 +16,15 @@ from flax import linen as nn
 from mnet_jax import ops
 from mnet_jax.architectures.dialects import Initializer, Padding
 from mnet_jax.architectures.shapes import pad_amounts
-from mnet_jax.architectures.spec import Activation, Kind
+from mnet_jax.architectures.spec import Activation, Gate, Kind
 from mnet_jax.models.normalization import BatchNorm, Bias, Setting, as_pending
+from mnet_jax.models.quantizers import ActivationQuantizer, KernelQuantizer
 from mnet_jax.ops import Convolved, Finish, Lowering, Pending
 from mnet_jax.validation import require
 
 Array = jax.Array
 KernelInit = Callable[[Array, tuple[int, ...], Any], Array]
+KernelMap = Callable[[Array], Array]
 
 
 def kernel_init(initializer: Initializer, kind: Kind) -> KernelInit:
@@ -88,7 +92,12 @@ class DepthwiseConv(nn.Module):
 
     @nn.compact
     def convolve(
-        self, x: Pending, *, statistics: bool = False, finish: Finish | None = None
+        self,
+        x: Pending,
+        *,
+        statistics: bool = False,
+        finish: Finish | None = None,
+        quantize: KernelMap | None = None,
     ) -> Convolved:
         """Convolves a feature map whose normalization and activation may be pending (`Pending`).
 
@@ -96,11 +105,13 @@ class DepthwiseConv(nn.Module):
           x: [b, h, w, c].
           statistics: whether to return the mean and variance of the output too.
           finish: bias and activation to apply to the output; None if `statistics`.
+          quantize: function that rounds the kernel, or None.
         """
         shape = (self.kernel, self.kernel, x.x.shape[-1])
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         return ops.depthwise(
             x,
-            self.param("kernel", self.kernel_init, shape, jnp.float32),
+            quantize(kernel) if quantize else kernel,
             strides=self.stride,
             padding=pads(self.padding, self.kernel, self.stride, self.dilation, x.x),
             dilation=self.dilation,
@@ -143,7 +154,12 @@ class PointwiseConv(nn.Module):
 
     @nn.compact
     def convolve(
-        self, x: Pending, *, statistics: bool = False, finish: Finish | None = None
+        self,
+        x: Pending,
+        *,
+        statistics: bool = False,
+        finish: Finish | None = None,
+        quantize: KernelMap | None = None,
     ) -> Convolved:
         """Convolves a feature map whose normalization and activation may be pending (`Pending`).
 
@@ -151,10 +167,12 @@ class PointwiseConv(nn.Module):
           x: [..., c].
           statistics: whether to return the mean and variance of the output too.
           finish: bias and activation to apply to the output; None if `statistics`.
+          quantize: function that rounds the kernel, or None.
         """
+        kernel = _mixing(self, x.x.shape[-1], packed=self.packed)
         return ops.pointwise(
             x,
-            _mixing(self, x.x.shape[-1], packed=self.packed),
+            quantize(kernel) if quantize else kernel,
             lowering=self.lowering,
             statistics=statistics,
             finish=finish,
@@ -190,7 +208,12 @@ class FullConv(nn.Module):
 
     @nn.compact
     def convolve(
-        self, x: Pending, *, statistics: bool = False, finish: Finish | None = None
+        self,
+        x: Pending,
+        *,
+        statistics: bool = False,
+        finish: Finish | None = None,
+        quantize: KernelMap | None = None,
     ) -> Convolved:
         """Convolves a feature map whose normalization and activation may be pending (`Pending`).
 
@@ -198,12 +221,13 @@ class FullConv(nn.Module):
           x: [b, h, w, c].
           statistics: whether to return the mean and variance of the output too.
           finish: bias and activation to apply to the output; None if `statistics`.
+          quantize: function that rounds the kernel, or None.
         """
         shape = (self.kernel, self.kernel, x.x.shape[-1], self.outputs)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         return ops.full(
             x,
-            kernel,
+            quantize(kernel) if quantize else kernel,
             strides=(self.stride, self.stride),
             padding=pads(self.padding, self.kernel, self.stride, self.dilation, x.x),
             dilation=(self.dilation, self.dilation),
@@ -223,24 +247,83 @@ def convolve_normed(
 ) -> Pending:
     """Applies a convolution, then batch normalization (only a bias, if folded) and an activation.
 
-    The normalization is a submodule `norm` of the calling module. In the result, normalization and
-    activation may still be pending (`ops.Pending`).
+    The normalization is a submodule `norm` of the calling module, and so are the quantizers, if the
+    setting has any. In the result, normalization and activation may still be pending
+    (`ops.Pending`).
     """
+    depthwise = isinstance(convolution, DepthwiseConv)
+    channels = x.x.shape[-1] if depthwise else convolution.outputs
+    # A quantizer before the activation needs the value there.
+    applied = "linear" if _rounds_twice(activation, setting) else activation
     if setting.folded:
         require(not train, "train", train, "False, as batch normalization is folded")
-        depthwise = isinstance(convolution, DepthwiseConv)
-        channels = x.x.shape[-1] if depthwise else convolution.outputs
-        finish = Bias(channels, activation, name="norm")()
-        return Pending(x=convolution.convolve(x, finish=finish).y)
-    convolved = convolution.convolve(x, statistics=train)
-    norm = BatchNorm(
-        momentum=setting.dialect.norm_momentum,
-        epsilon=setting.dialect.norm_epsilon,
-        activation=activation,
-        axis_name=setting.axis_name,
-        name="norm",
-    )
-    return norm(convolved, train=train)
+        finish = Bias(channels, applied, name="norm")()
+        quantize = kernel_quantizer(setting)
+        y = Pending(x=convolution.convolve(x, finish=finish, quantize=quantize).y)
+    else:
+        norm = BatchNorm(
+            channels=channels,
+            momentum=setting.dialect.norm_momentum,
+            epsilon=setting.dialect.norm_epsilon,
+            activation=applied,
+            axis_name=setting.axis_name,
+            name="norm",
+        )
+        quantize = kernel_quantizer(setting, norm)
+        y = norm(convolution.convolve(x, statistics=train, quantize=quantize), train=train)
+    return rounded_output(y, activation, setting)
+
+
+def kernel_quantizer(setting: Setting, norm: BatchNorm | None = None) -> KernelMap | None:
+    """Returns the function that rounds the kernel of the calling module, or None.
+
+    Args:
+      setting: whether and how kernels are rounded.
+      norm: the normalization that follows and will be folded into the kernel, if any.
+    """
+    if setting.quantization is None or not setting.quantization.weight_bits:
+        return None
+    quantizer = KernelQuantizer(setting.quantization, name="kernel_quantizer")
+    return partial(quantizer, rate=norm.rate()) if norm else quantizer
+
+
+def activation_quantizer(setting: Setting, name: str | None = None) -> ActivationQuantizer | None:
+    """Returns a submodule of the calling module that rounds activations, or None.
+
+    Args:
+      setting: whether and how activations are rounded.
+      name: the submodule's name; None in `setup`, where the attribute is the name.
+    """
+    if setting.quantization is None or not setting.quantization.activation_bits:
+        return None
+    return ActivationQuantizer(setting.quantization, name=name)
+
+
+def rounded(x: Array, quantizer: ActivationQuantizer | None) -> Array:
+    """Returns x, rounded if there is a quantizer."""
+    return quantizer(x) if quantizer else x
+
+
+def _rounds_twice(activation: Activation | Gate, setting: Setting) -> bool:
+    """Returns whether an activation is an operation of its own in LiteRT, with a rounded input."""
+    return activation == "hard_swish" and setting.quantization is not None
+
+
+def rounded_output(y: Pending, activation: Activation | Gate, setting: Setting) -> Pending:
+    """Returns a layer's output, rounded if the setting has quantizers.
+
+    Args:
+      y: the output, without its activation if this is h-swish and there are quantizers.
+      activation: the layer's activation.
+      setting: whether and how activations are rounded.
+    """
+    if setting.quantization is None:
+        return y
+    value = y.value()
+    if _rounds_twice(activation, setting):
+        value = rounded(value, activation_quantizer(setting, "preactivation_quantizer"))
+        value = ops.activate(value, activation)
+    return Pending(x=rounded(value, activation_quantizer(setting, "output_quantizer")))
 
 
 class ConvNorm(nn.Module):
@@ -325,22 +408,26 @@ class Dense(nn.Module):
 
     outputs: int
     kernel_init: KernelInit = kernel_init("truncated_normal_0.09", "dense")
-    activation: Activation = "linear"
+    activation: Activation | Gate = "linear"
     setting: Setting = Setting()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        dtype = self.setting.dtype
+        setting, dtype = self.setting, self.setting.dtype
         x = x.astype(dtype)
-        kernel = _mixing(self, x.shape[-1], packed=self.setting.packed)
+        kernel = _mixing(self, x.shape[-1], packed=setting.packed)
         bias = self.param("bias", nn.initializers.zeros, (self.outputs,), jnp.float32)
-        if self.setting.folded:
-            finish = Finish(bias=bias, activation=self.activation)
-            return ops.pointwise(
-                Pending(x=x), kernel, lowering=self.setting.lowering, finish=finish
-            ).y
-        bias = ops.over_channels(bias, x).astype(dtype)
-        return ops.activate(x @ kernel.astype(dtype) + bias, self.activation)
+        if quantize := kernel_quantizer(setting):
+            kernel = quantize(kernel)
+        applied = "linear" if _rounds_twice(self.activation, setting) else self.activation
+        if setting.folded:
+            assert applied != "hard_sigmoid"  # only squeeze-and-excitation has it, never folded
+            finish = Finish(bias=bias, activation=applied)
+            y = ops.pointwise(Pending(x=x), kernel, lowering=setting.lowering, finish=finish).y
+        else:
+            bias = ops.over_channels(bias, x).astype(dtype)
+            y = ops.activate(x @ kernel.astype(dtype) + bias, applied)
+        return rounded_output(Pending(x=y), self.activation, setting).x
 
 
 class Dropout(nn.Module):
@@ -381,9 +468,11 @@ class SqueezeExcite(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         init = kernel_init(self.setting.dialect.initializer, "pointwise")
-        dtype = self.setting.dtype
+        # The dense layers are too small for the native kernels to pay off.
+        setting = dataclasses.replace(self.setting, folded=False, packed=False)
         mean = jnp.mean(x, axis=(1, 2), dtype=jnp.float32).astype(x.dtype)
-        reduced = nn.Dense(self.squeeze, dtype=dtype, kernel_init=init, name="reduce")(mean)
-        expand = nn.Dense(x.shape[-1], dtype=dtype, kernel_init=init, name="expand")
-        gate = nn.hard_sigmoid(expand(nn.relu(reduced)))
-        return x * gate[:, None, None, :]
+        mean = rounded(mean, activation_quantizer(setting, "pooled_quantizer"))
+        reduced = Dense(self.squeeze, init, "relu", setting, name="reduce")(mean)
+        gate = Dense(x.shape[-1], init, "hard_sigmoid", setting, name="expand")(reduced)
+        scaled = x * gate[:, None, None, :]
+        return rounded(scaled, activation_quantizer(setting, "output_quantizer"))

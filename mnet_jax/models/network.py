@@ -15,7 +15,7 @@ from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, Role, walk
 from mnet_jax.architectures.spec import Activation, Kind, NetworkSpec
 from mnet_jax.models import blocks, layers
 from mnet_jax.models.normalization import Setting, sow
-from mnet_jax.models.types import Remat
+from mnet_jax.models.types import Quantization, Remat
 from mnet_jax.ops import Lowering, Pending
 from mnet_jax.validation import is_whole, require, require_choice
 
@@ -45,6 +45,7 @@ class MobileNet(nn.Module):
         `models.fuse`.
       packed: whether pointwise kernels are stored as panels, which the native kernels read faster;
         see `models.fuse`.
+      quantization: how kernels and activations are rounded (`mnet_jax.quantization`), or None.
       remat: `blocks` stores only the input of each block for the backward pass and recomputes the
         rest: less memory, a third more arithmetic.
     """
@@ -57,6 +58,7 @@ class MobileNet(nn.Module):
     folded: bool = False
     packed: bool = False
     remat: Remat = "none"
+    quantization: Quantization | None = None
 
     def setup(self) -> None:
         require_choice("remat", self.remat, Remat)
@@ -70,8 +72,10 @@ class MobileNet(nn.Module):
             axis_name=self.axis_name,
             folded=self.folded,
             packed=self.packed,
+            quantization=self.quantization,
         )
-        self.stem = _module(self.spec.stem, setting)
+        self.input_quantizer = layers.activation_quantizer(setting.at("input_quantizer"))
+        self.stem = _module(self.spec.stem, setting.at("stem"))
         self.block = [_module(block, setting) for block in self.spec.blocks]
         self.head = Head(self.spec.head, setting)
 
@@ -126,6 +130,7 @@ class MobileNet(nn.Module):
     def _outputs(self, images: Array, *, train: bool) -> Iterator[Pending]:
         """Yields the outputs of the stem and of each block, in order."""
         _require_images(images, self.spec)
+        images = layers.rounded(images, self.input_quantizer)
         x = self.stem.pending(images, train=train and self.frozen < 1)
         x = jax.lax.stop_gradient(x) if self.frozen == 1 else x
         sow(self, "stem_output", x)
@@ -163,9 +168,11 @@ class Head(nn.Module):
                 spec.conv.outputs, activation=spec.conv.activation, setting=setting
             )
         if spec.hidden:
-            self.hidden = _hidden(spec.hidden, setting)
+            self.hidden = _hidden(spec.hidden, setting.at("head/hidden"))
         self.dropout = layers.Dropout(spec.dropout)
         init = layers.kernel_init(initializer, "dense")
+        self.pooled_quantizer = layers.activation_quantizer(setting.at("head/pooled"))
+        setting = setting.at("head/classifier")
         self.classifier = layers.Dense(spec.num_classes, init, setting=setting)
 
     def last_map(self, x: Pending, *, train: bool) -> Array:
@@ -177,6 +184,7 @@ class Head(nn.Module):
 
     def __call__(self, x: Pending, train: bool) -> Array:
         pooled = jnp.mean(self.last_map(x, train=train), axis=(1, 2), dtype=jnp.float32)
+        pooled = layers.rounded(pooled, self.pooled_quantizer)
         self.sow("intermediates", "pooled", pooled)
         if self.spec.hidden:
             if isinstance(self.hidden, layers.ConvNorm):

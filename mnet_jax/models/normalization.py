@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from mnet_jax.architectures.dialects import Dialect, dialect_of
 from mnet_jax.architectures.spec import Activation
+from mnet_jax.models.types import Quantization
 from mnet_jax.ops import Convolved, Finish, Lowering, Pending
 
 Array = jax.Array
@@ -29,6 +30,7 @@ class Setting:
       folded: whether batch normalization is folded into the kernels, so that only a bias is left.
       packed: whether pointwise kernels are stored as panels (`mnet_jax.ops.pack`); requires
         `folded`.
+      quantization: how kernels and activations are rounded, or None.
     """
 
     dialect: Dialect = _PAPER_V2
@@ -37,6 +39,13 @@ class Setting:
     axis_name: str | None = None
     folded: bool = False
     packed: bool = False
+    quantization: Quantization | None = None
+
+    def at(self, path: str) -> "Setting":
+        """Returns the setting of the layer with this path; see `Quantization.at`."""
+        if self.quantization is None:
+            return self
+        return dataclasses.replace(self, quantization=self.quantization.at(path))
 
 
 class BatchNorm(nn.Module):
@@ -47,29 +56,37 @@ class BatchNorm(nn.Module):
     the gradient zero. Training on it raises an error, except in `init`, which keeps no statistics.
 
     Attributes:
+      channels: number of channels of the feature map.
       momentum: fraction of the running statistics that is kept at each step.
       epsilon: constant added to the variance.
       activation: activation after the normalization.
       axis_name: the pmap axis over which the statistics are averaged, or None.
     """
 
+    channels: int
     momentum: float
     epsilon: float
     activation: Activation = "linear"
     axis_name: str | None = None
 
-    @nn.compact
+    def setup(self) -> None:
+        shape = (self.channels,)
+        self.scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        self.bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        self.running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        self.running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+
+    def rate(self) -> Array:
+        """Returns the factor [c] by which inference multiplies each channel."""
+        return self.scale * jax.lax.rsqrt(self.running_var.value + self.epsilon)
+
     def __call__(self, convolved: Convolved, train: bool) -> Pending:
         """Returns the feature map [..., c] with normalization and activation pending.
 
         Raises:
           ValueError: in training there is a single value per channel.
         """
-        shape = convolved.y.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        running_mean, running_var = self.running_mean, self.running_var
         mean, var = running_mean.value, running_var.value
         if train:
             mean, var = self._statistics(convolved)
@@ -77,8 +94,8 @@ class BatchNorm(nn.Module):
                 for running, now in ((running_mean, mean), (running_var, var)):
                     kept = self.momentum * running.value
                     running.value = kept + (1 - self.momentum) * jax.lax.stop_gradient(now)
-        rate = scale * jax.lax.rsqrt(var + self.epsilon)
-        norm = jnp.stack([mean, rate, bias])
+        rate = self.scale * jax.lax.rsqrt(var + self.epsilon)
+        norm = jnp.stack([mean, rate, self.bias])
         return Pending(x=convolved.y, norm=norm, activation=self.activation)
 
     def _statistics(self, convolved: Convolved) -> tuple[Array, Array]:

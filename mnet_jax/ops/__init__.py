@@ -11,6 +11,7 @@ Each name is imported on first use, so configs can import `ops.types` without JA
 - `shifted`: depthwise convolution as a sum over taps;
 - `choice`: the table that chooses the lowering;
 - `panels`: pointwise kernels in the order in which `native` reads them;
+- `quantizer`: uniform quantization, simulated in floating point;
 - `distribution`: arrays that are sharded over devices;
 - `types`: the `Literal` types of options.
 """

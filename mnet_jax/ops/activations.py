@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mnet_jax.architectures.spec import Activation
+from mnet_jax.architectures.spec import Activation, Gate
 
 Array = jax.Array
 
@@ -23,7 +23,7 @@ def _relu6_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Ar
     return y, jnp.where((y > 0) & (y < 6), tangent, 0)  # from y, so that x need not be kept
 
 
-def activate(x: Array, activation: Activation) -> Array:
+def activate(x: Array, activation: Activation | Gate) -> Array:
     """Applies the named activation function elementwise."""
     if activation == "linear":
         return x
@@ -31,5 +31,6 @@ def activate(x: Array, activation: Activation) -> Array:
         "relu": jax.nn.relu,
         "relu6": relu6,
         "hard_swish": jax.nn.hard_swish,
+        "hard_sigmoid": jax.nn.hard_sigmoid,
     }
     return functions[activation](x)

@@ -1,0 +1,132 @@
+"""Simulated quantization of kernels and activations as Linen modules."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mnet_jax.models.types import Quantization
+from mnet_jax.ops.quantizer import Levels, fake_quantize, levels
+
+Array = jax.Array
+
+OBSERVED = "observed"  # the collection of the values that quantizers of activations receive
+
+
+def kernel_levels(quantization: Quantization) -> Levels:
+    """Returns the integers of quantized kernels."""
+    return levels(quantization.weight_bits, narrow=quantization.weights == "symmetric")
+
+
+def activation_levels(quantization: Quantization) -> Levels:
+    """Returns the integers of quantized activations."""
+    return levels(quantization.activation_bits)
+
+
+class KernelQuantizer(nn.Module):
+    """Rounds a kernel [..., c] to the numbers that its quantizer represents.
+
+    The parameters are `step` and, if asymmetric, `zero`; [c] per channel or () per tensor. The step
+    is 0 (off) until `quantization.quantized` sets it.
+
+    Attributes:
+      quantization: bits, granularity and symmetry.
+    """
+
+    quantization: Quantization
+
+    @nn.compact
+    def __call__(self, kernel: Array, rate: Array | None = None) -> Array:
+        """Returns the rounded kernel.
+
+        Args:
+          kernel: [..., c].
+          rate: [c], if a normalization that multiplies by `rate` follows the convolution. The
+            kernel is then multiplied by the rate, rounded and divided by the rate, so that what is
+            rounded is the folded kernel that an exported network has (arXiv 1806.08342, section
+            3.2.2).
+        """
+        if rate is not None:
+            rate = jax.lax.stop_gradient(_nonzero(rate))
+            rate = jnp.expand_dims(rate, range(kernel.ndim - 1))
+            return self._rounded(kernel * rate) / rate
+        return self._rounded(kernel)
+
+    def _rounded(self, kernel: Array) -> Array:
+        setting = self.quantization
+        shape = kernel.shape[-1:] if setting.granularity == "channel" else ()
+        step = self.param("step", nn.initializers.zeros, shape, jnp.float32)
+        zero = jnp.zeros(shape, jnp.float32)
+        if setting.weights == "asymmetric":
+            zero = self.param("zero", nn.initializers.zeros, shape, jnp.float32)
+        values = kernel.size // step.size
+        symmetric = setting.weights == "symmetric"
+        bounds = kernel_levels(setting)
+        return _fake_quantize(kernel, step, zero, bounds, setting, values, symmetric=symmetric)
+
+
+class ActivationQuantizer(nn.Module):
+    """Rounds an activation [b, ...] to the numbers that its quantizer represents.
+
+    The parameters are `step` () and `zero` (). The step is 0 (off) until
+    `quantization.quantized` sets it. Applied with `mutable=["observed"]`, the module also returns
+    the values that it receives, under the name `value`.
+
+    Attributes:
+      quantization: bits and symmetry.
+    """
+
+    quantization: Quantization
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        step = self.param("step", nn.initializers.zeros, (), jnp.float32)
+        zero = self.param("zero", nn.initializers.zeros, (), jnp.float32)
+        # In `init` every collection is mutable: the values would be returned.
+        if self.is_mutable_collection(OBSERVED) and not self.is_initializing():
+            self.sow(OBSERVED, "value", x)
+        values, setting = math.prod(x.shape[1:]), self.quantization
+        symmetric = setting.activations == "symmetric"
+        bounds = activation_levels(setting)
+        return _fake_quantize(x, step, zero, bounds, setting, values, symmetric=symmetric)
+
+
+def _fake_quantize(
+    x: Array,
+    step: Array,
+    zero: Array,
+    bounds: Levels,
+    setting: Quantization,
+    values: int,
+    *,
+    symmetric: bool,
+) -> Array:
+    """Rounds x; scales the gradient of the step as LSQ does (arXiv 1902.08153, section 2.2).
+
+    Args:
+      x: [..., c].
+      step: () or [c].
+      zero: of the step's shape.
+      bounds: the quantizer's integers.
+      setting: whether the steps are learned.
+      values: number of values per step, of one image if x is an activation.
+      symmetric: whether zero is the integer 0.
+    """
+    fixed = jax.lax.stop_gradient(step)
+    if setting.steps == "learned":
+        largest = bounds.high if symmetric else bounds.high - bounds.low
+        scale = 1 / math.sqrt(values * largest)
+        step = fixed + scale * (step - fixed)
+    else:
+        step = fixed
+    # A learned step that passes zero goes on as its absolute value.
+    step = jnp.abs(step)
+    if step.ndim:
+        step, zero = (jnp.expand_dims(a, range(x.ndim - 1)) for a in (step, zero))
+    return fake_quantize(x, step, zero, float(bounds.low), float(bounds.high))
+
+
+def _nonzero(rate: Array) -> Array:
+    """Returns the rate with numbers that are too small to divide by replaced by 1."""
+    return jnp.where(jnp.abs(rate) < jnp.finfo(jnp.float32).tiny * 2**24, 1, rate)

@@ -1,0 +1,36 @@
+"""Quantization of networks: what 8 bits and fewer cost, and what reduces the loss.
+
+    seen = quantization.observe(model, variables, [images])
+    rounding, values = quantization.quantized(model, variables, Quantization(), seen)
+    logits = rounding.apply(values, images, train=False)
+
+Each method is a function of its own. A quantized network is a `MobileNet` with a `quantization`
+(`models.types.Quantization`): the same module, whose layers round their kernels and outputs.
+
+- `calibration`: the steps of a network's quantizers, from its kernels and from images;
+- `ranges`: the step and zero of one quantizer, by min-max, percentile or mean squared error.
+"""
+
+from mnet_jax.models.types import Quantization
+from mnet_jax.quantization.calibration import (
+    Observation,
+    activation_steps,
+    kernel_steps,
+    observe,
+    quantized,
+    switched_off,
+    without_quantizers,
+)
+from mnet_jax.quantization.ranges import choose
+
+__all__ = [
+    "Observation",
+    "Quantization",
+    "activation_steps",
+    "choose",
+    "kernel_steps",
+    "observe",
+    "quantized",
+    "switched_off",
+    "without_quantizers",
+]

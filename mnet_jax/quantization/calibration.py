@@ -1,0 +1,220 @@
+"""The steps of a network's quantizers, chosen from its kernels and from the activations of images.
+
+A quantized network is a `MobileNet` with a `quantization`. Its quantizers are parameters: a `step`
+and, unless zero is always the integer 0, a `zero`. `L/kernel_quantizer` rounds the kernel of layer
+L, `L/output_quantizer` the layer's output, and so on; a step of 0 switches a quantizer off.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from mnet_jax.architectures import Layer, walk
+from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
+from mnet_jax.models.network import MobileNet
+from mnet_jax.models.quantizers import OBSERVED, activation_levels, kernel_levels
+from mnet_jax.models.types import Quantization
+from mnet_jax.quantization.ranges import RangeMethod, choose
+from mnet_jax.validation import require
+
+Array = jax.Array
+Variables = Mapping[str, Any]
+
+SAMPLES = 2048  # values of an image that are kept for each quantizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """The values that one quantizer received.
+
+    Attributes:
+      least: the smallest value.
+      most: the largest value.
+      sample: up to `SAMPLES` values of each image, float32 [n].
+    """
+
+    least: float
+    most: float
+    sample: np.ndarray
+
+
+def quantized(
+    model: MobileNet,
+    variables: Variables,
+    quantization: Quantization,
+    seen: Mapping[str, Observation] = MappingProxyType({}),
+    *,
+    kernels: RangeMethod = "min-max",
+    activations: RangeMethod = "min-max",
+) -> tuple[MobileNet, dict[str, Any]]:
+    """Returns a quantized network with the weights of a given one, and its variables.
+
+        seen = quantization.observe(model, variables, [images])
+        rounding, values = quantization.quantized(model, variables, Quantization(), seen)
+        logits = rounding.apply(values, images, train=False)
+
+    Args:
+      model: the network; its batch normalization may be folded.
+      variables: its `params` and `batch_stats`. Quantizers that it may have are replaced.
+      quantization: bits, granularity and symmetry.
+      seen: the values of the activations, from `observe`; needed if activations are quantized.
+      kernels: how the ranges of kernels are chosen.
+      activations: how the ranges of activations are chosen.
+
+    Raises:
+      ValueError: the model's kernels are packed, or activations are to be quantized and were not
+        observed.
+    """
+    require(not model.packed, "model", "packed kernels", "kernels that are not packed")
+    observed = bool(seen) or not quantization.activation_bits
+    require(observed, "seen", "no activations", "what `observe` returns, or 0 activation bits")
+    model = model.clone(quantization=quantization)
+    params = kernel_steps(model, variables, kernels)
+    if quantization.activation_bits:
+        params |= activation_steps(quantization, seen, activations)
+    params |= traverse_util.flatten_dict(without_quantizers(variables)["params"], sep="/")
+    return model, {**variables, "params": traverse_util.unflatten_dict(params, sep="/")}
+
+
+def kernel_steps(
+    model: MobileNet, variables: Variables, method: RangeMethod = "min-max"
+) -> dict[str, Array]:
+    """Returns the steps (and zeros) of all kernels, by path.
+
+    The kernels are those of inference, with batch normalization folded in.
+
+    Args:
+      model: a quantized network.
+      variables: its `params` and `batch_stats`.
+      method: how the ranges are chosen.
+    """
+    assert model.quantization is not None
+    found: dict[str, Array] = {}
+    if not model.quantization.weight_bits:
+        return found
+    for layer in walk(model.spec, REFERENCE_RESOLUTION):
+        setting = model.quantization.at(layer.name)
+        step, zero = choose(
+            folded_kernel(model, variables, layer),
+            kernel_levels(setting),
+            symmetric=setting.weights == "symmetric",
+            method=method,
+            per_channel=setting.granularity == "channel",
+        )
+        found[f"{layer.name}/kernel_quantizer/step"] = jnp.asarray(step)
+        if setting.weights == "asymmetric":
+            found[f"{layer.name}/kernel_quantizer/zero"] = jnp.asarray(zero)
+    return found
+
+
+def activation_steps(
+    quantization: Quantization,
+    seen: Mapping[str, Observation],
+    method: RangeMethod = "min-max",
+) -> dict[str, Array]:
+    """Returns the steps and zeros of the quantizers of activations, by path.
+
+    Args:
+      quantization: bits and symmetry.
+      seen: the values of the activations, from `observe`.
+      method: how the ranges are chosen.
+    """
+    found = {}
+    for name, values in seen.items():
+        setting = quantization.at(name)
+        ends = np.array([values.least, values.most])
+        step, zero = choose(
+            ends if method == "min-max" else values.sample,
+            activation_levels(setting),
+            symmetric=setting.activations == "symmetric",
+            method=method,
+        )
+        found |= {f"{name}/step": jnp.asarray(step), f"{name}/zero": jnp.asarray(zero)}
+    return found
+
+
+def folded_kernel(model: MobileNet, variables: Variables, layer: Layer) -> np.ndarray:
+    """Returns the kernel of a layer in inference: with the normalization after it, if any."""
+    params, statistics = (
+        traverse_util.flatten_dict(variables.get(name, {}), sep="/")
+        for name in ("params", "batch_stats")
+    )
+    kernel = np.asarray(params[layer.kernel_path])
+    if model.folded or not layer.normalized:
+        return kernel
+    norm, epsilon = f"{layer.name}/norm", model.spec.dialect.norm_epsilon
+    scale, var = np.asarray(params[f"{norm}/scale"]), np.asarray(statistics[f"{norm}/var"])
+    return kernel * (scale / np.sqrt(var + epsilon))  # the last axis is that of the outputs
+
+
+def observe(
+    model: MobileNet, variables: Variables, batches: Iterable[Array]
+) -> dict[str, Observation]:
+    """Returns the values that each quantizer of activations would round, by its path.
+
+    They are the values of the network in floating point.
+
+    Args:
+      model: the network, quantized or not.
+      variables: its `params` and `batch_stats`.
+      batches: images [b, h, w, 3].
+    """
+    model = model.clone(quantization=Quantization(weight_bits=0))
+    variables = without_quantizers(variables)
+    found: dict[str, list[tuple[Array, Array, Array]]] = {}
+
+    @jax.jit
+    def summaries(variables: Variables, images: Array) -> dict[str, tuple[Array, Array, Array]]:
+        # The quantizers are parameters that `variables` lack: they are initialized, switched off.
+        mutable, rngs = [OBSERVED, "params"], {"params": jax.random.key(0)}
+        _, state = model.apply(variables, images, train=False, mutable=mutable, rngs=rngs)
+        values = traverse_util.flatten_dict(state[OBSERVED], sep="/")
+        return {
+            name.removesuffix("/value"): (jnp.min(x), jnp.max(x), _sample(x))
+            for name, (x,) in values.items()
+        }
+
+    for images in batches:
+        for name, summary in jax.device_get(summaries(variables, images)).items():
+            found.setdefault(name, []).append(summary)
+    return {
+        name: Observation(
+            least=float(min(least for least, _, _ in parts)),
+            most=float(max(most for _, most, _ in parts)),
+            sample=np.concatenate([sample.ravel() for _, _, sample in parts]),
+        )
+        for name, parts in found.items()
+    }
+
+
+def without_quantizers(variables: Variables) -> dict[str, Any]:
+    """Returns the variables without the parameters of quantizers."""
+    params = traverse_util.flatten_dict(variables["params"], sep="/")
+    kept = {name: value for name, value in params.items() if "_quantizer/" not in name}
+    return {**variables, "params": traverse_util.unflatten_dict(kept, sep="/")}
+
+
+def switched_off(variables: Variables) -> dict[str, Any]:
+    """Returns the variables with every quantizer switched off: all steps 0."""
+    params = traverse_util.flatten_dict(variables["params"], sep="/")
+    off = {
+        name: jnp.zeros_like(value) if name.endswith("_quantizer/step") else value
+        for name, value in params.items()
+    }
+    return {**variables, "params": traverse_util.unflatten_dict(off, sep="/")}
+
+
+def _sample(x: Array) -> Array:
+    """Returns up to `SAMPLES` values of each image, [b, n], at equal distances."""
+    flat = x.reshape(x.shape[0], -1)
+    distance = max(flat.shape[1] // SAMPLES, 1)
+    while math.gcd(distance, x.shape[-1]) > 1:  # else some channels would never be sampled
+        distance += 1
+    return flat[:, ::distance]

@@ -4,9 +4,9 @@ Trials are stored as events in a journal. A report is computed from the stored t
 as text, Markdown, CSV, JSON, charts and an HTML page.
 
 - `presets`: the papers' ablations;
-- `claims`: claims of the papers, and whether the differences support them;
+- `claims`: claims of the papers, and whether the measured differences support them;
 - `runners`: run trials in processes, on this machine or a Ray cluster;
-- `events`: the records of the journal: the start of a sweep, the start or the end of a trial;
+- `events`: the records of the journal, such as the start of a sweep or the end of a trial;
 - `journal`: the append-only file of events;
 - `store`: finds trials by the hash of their config, and locks those that are running;
 - `status`: which seeds of each arm have finished, failed, run or remain;
@@ -16,7 +16,7 @@ as text, Markdown, CSV, JSON, charts and an HTML page.
 - `wording`: the sentences of a report;
 - `pareto`: the Pareto frontier of accuracy against cost;
 - `charts`: the charts of a report, each defined once;
-- `themes`: the charts' colours and fonts, for pictures and for the page;
+- `themes`: the charts' colours and fonts, for image files and for the HTML page;
 - `figure`: charts as PNG and SVG;
 - `page`: report.html;
 - `rendering`: a report in each output format, and its files.

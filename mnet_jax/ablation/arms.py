@@ -10,7 +10,7 @@ from mnet_jax.statistics.intervals import Interval, Method
 
 @dataclass(frozen=True, kw_only=True)
 class SeedOutcome:
-    """The result of one seed of an arm.
+    """The result of training an arm with one seed.
 
     Attributes:
       seed: the seed of the run.
@@ -28,7 +28,7 @@ class SeedOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A seed of an arm whose trial failed, with the cause in one line."""
+    """A failed trial of an arm: its seed, and the cause in one line."""
 
     seed: int
     cause: str
@@ -51,10 +51,10 @@ class ArmResult:
       images_per_second: training speed, the median over seeds.
       seconds: total wall time of the finished seeds.
       seconds_per_seed: wall time of one seed, the median over seeds. The few seeds whose time
-        includes compilation hardly change it.
-      outcomes: the results of the seeds that finished, in order.
-      failures: the seeds that failed, in order.
-      not_run: the seeds of this sweep that have no trial, in order.
+        includes compilation hardly change the median.
+      outcomes: the results of the seeds that finished, sorted by seed.
+      failures: the seeds that failed, sorted.
+      not_run: the seeds of this sweep that have no trial, sorted.
     """
 
     config: RunConfig
@@ -90,18 +90,18 @@ class ArmResult:
 
     @property
     def difference(self) -> Interval | None:
-        """The difference from the baseline; None without a comparison."""
+        """The difference in accuracy from the baseline; None without a comparison."""
         return self.comparison.difference if self.comparison else None
 
     @property
     def verdict(self) -> Verdict | None:
-        """The verdict of the comparison; None without a comparison."""
+        """The verdict of the comparison with the baseline; None without a comparison."""
         return self.comparison.verdict if self.comparison else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedClaim:
-    """A claim, and the verdict on it from all arms that it is about."""
+    """A claim, and the combined verdict of all arms that the claim is about."""
 
     claim: Claim
     judgement: ClaimVerdict
@@ -114,13 +114,13 @@ class Report:
     Attributes:
       arms: the rows, the arms of the sweep first.
       columns: the axes on which the arms differ, and those that the command line named.
-      common: the labels that all arms share.
+      common: the labels (values on axes, as text) that all arms share.
       recipe: the data set and the initial weights, in one line.
-      note: why there are no differences, in one line; None if there are.
+      note: why the arms are not compared with a baseline, in one line; None if they are.
       method: how the intervals were computed.
       family: the number of comparisons for which intervals and verdicts are corrected.
       claims: the claims about the arms, with the verdicts on them.
-      environment: software versions and devices; for each name all values among the trials.
+      environment: for each entry of the trials' environments, such as `jax`, all its values.
     """
 
     arms: tuple[ArmResult, ...]
@@ -135,7 +135,7 @@ class Report:
 
     @property
     def anchor(self) -> ArmResult | None:
-        """The baseline; None if it is not among the arms."""
+        """The row of the baseline; None if the baseline is not among the arms."""
         return next((arm for arm in self.arms if arm.baseline), None)
 
     def name_of(self, arm: ArmResult) -> str:

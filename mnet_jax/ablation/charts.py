@@ -1,7 +1,8 @@
 """The charts of a report, each defined once in Vega-Lite; `figure` and `page` render them.
 
-Accuracies are in percent here, differences in percentage points. The field `tooltip` of a row is
-the tooltip of its mark, and also the mark's description for screen readers.
+Accuracies are in percent here, differences in percentage points. The data of a chart are rows, one
+for each mark. A row's field `tooltip` is the tooltip of the mark, and also the mark's description
+for screen readers.
 """
 
 import itertools
@@ -44,7 +45,7 @@ class Chart:
       title: the title.
       legend: what the marks mean, in words.
       plot: the chart, without title, width and theme.
-      plane: whether the vertical axis is quantitative, so that the chart may be stretched.
+      plane: whether the vertical axis is quantitative, so that the plot may have any height.
     """
 
     title: str
@@ -90,13 +91,13 @@ def configuration(theme: Theme) -> dict[str, Any]:
 
 
 def hue_indices(report: Report, count: int) -> list[int]:
-    """Returns the index of each arm's hue, below `count`; only the baseline has hue 0."""
+    """Returns each arm's index among `count` hues; only the baseline has index 0."""
     others = itertools.count()
     return [0 if arm.baseline else 1 + next(others) % (count - 1) for arm in report.arms]
 
 
 def _looks(report: Report, theme: Theme) -> list[Look]:
-    """Returns the fields `arm` (its name) and `hue` of each arm."""
+    """Returns for each arm the fields `arm` (the arm's name) and `hue` of the arm's rows."""
     hues = hue_indices(report, len(theme.hues))
     return [
         {"arm": _name(report, arm, theme), "hue": theme.hues[index]}
@@ -147,7 +148,7 @@ def _texts(rows: Rows, theme: Theme, **mark: Any) -> list[alt.Chart]:
 
 
 def _tooltip() -> dict[str, Any]:
-    """Returns the encoding that makes a row's field `tooltip` its mark's tooltip and description.
+    """Returns the encoding by which a mark shows its row's field `tooltip`.
 
     Marks without this encoding have neither a tooltip nor a description.
     """
@@ -197,7 +198,7 @@ class _Axis:
         return cls(low=low - air, high=high + air)
 
     def share(self, value: float) -> float:
-        """Returns the position of a value, from 0 at the low end to 1."""
+        """Returns the position of a value on the axis: 0 at the low end, 1 at the high end."""
         if self.logarithmic:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
@@ -220,7 +221,7 @@ class _Axis:
 
 
 def _curves(report: Report, theme: Theme) -> Chart | None:
-    """Makes a chart of validation accuracy after each epoch: mean over seeds, with its interval."""
+    """Makes a chart of the mean validation accuracy after each epoch, with its interval."""
     looks = _looks(report, theme)
     means = {i: found for i, arm in enumerate(report.arms) if (found := _epochs(arm, report))}
     if not means:
@@ -290,7 +291,7 @@ def _late(report: Report) -> _Axis:
 
 
 def _strips(report: Report, looks: Sequence[Look], means: Mapping[int, Sequence[Interval]]) -> Rows:
-    """Returns a vertical strip for each epoch; the strip's tooltip gives the arms' accuracies."""
+    """Returns the rows of invisible vertical strips, whose tooltips give the arms' accuracies."""
     last = max(map(len, means.values()))
     epochs = sorted({*range(1, last + 1, -(-last // MOST_STRIPS)), last})
     edges = [0.5, *((a + b) / 2 for a, b in itertools.pairwise(epochs)), last + 0.5]
@@ -384,7 +385,7 @@ def _outcomes_plot(rows: Rows, seeds: Rows, theme: Theme, compared: bool) -> alt
 
 
 def _verdict(report: Report, arm: ArmResult, compared: bool) -> str:
-    """Returns the text after an arm's name: the verdict, and the seeds if some are missing."""
+    """Returns the text after an arm's name: the verdict, and how many seeds finished if not all."""
     text = wording.verdict(report, arm)
     if not arm.outcomes:
         text = "nothing finished"
@@ -460,8 +461,8 @@ def _point_tooltip(report: Report, point: pareto.Point, cost: pareto.Cost, look:
 def _labels(rows: Rows, costs: _Axis, accuracies: _Axis, theme: Theme) -> list[alt.Chart]:
     """Returns the labels of the points, shifted vertically so that they do not overlap.
 
-    Vega-Lite does not place labels. Labels that do not overlap in the narrowest plot do not overlap
-    in a wider one.
+    Vega-Lite cannot shift labels by itself. Labels that do not overlap in the narrowest plot do not
+    overlap in a wider one either.
     """
     width = theme.narrowest
     dots = [

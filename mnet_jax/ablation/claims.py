@@ -42,7 +42,7 @@ class Claim:
 
 
 def judge(claim: Claim, comparison: Comparison) -> ClaimVerdict:
-    """Judges a claim by a comparison.
+    """Returns whether the comparison of an arm with the baseline supports a claim.
 
     For a claim of `better` or `worse`, the comparison's verdict decides. A claim of `equal` is
     supported if the whole interval of the difference lies within the margin, and contradicted if no

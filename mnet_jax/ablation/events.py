@@ -44,8 +44,8 @@ class Sweep:
       preset: the name of the preset; None if the command line named none.
       arms: the config of each arm's run with seed 0, in the order of the table's rows.
       seeds: the seeds that every arm is trained with.
-      baseline: the config, with seed 0, of the arm that the others are compared with. It need not
-        be in `arms`.
+      baseline: the config, with seed 0, of the arm that the others are compared with. The
+        baseline need not be in `arms`.
       axes: the names of the varied axes.
       started: the time of the call, ISO 8601 in UTC.
       interval: the method of the report's confidence intervals.
@@ -79,13 +79,15 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """The start of a trial by a process. The trial's lease (`store`) shows whether it still runs.
+    """The start of a trial by a process.
+
+    The trial's lease shows whether the trial still runs; the module `store` explains leases.
 
     Attributes:
       key: the trial's key.
       host: the machine's name.
       pid: the process id.
-      worker: a random name of the `Store` object; unlike a process id, it is never reused.
+      worker: a random name of the process's `Store` object, never reused (unlike a process id).
       started: the time of the start, ISO 8601 in UTC.
     """
 
@@ -136,7 +138,7 @@ Event = Sweep | Started | Trial
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """An event as a field, since `serialization` adds a type tag only to fields that are unions."""
+    """Wraps an event in a field: `serialization` adds a type tag only to fields that are unions."""
 
     event: Event
 
@@ -163,7 +165,7 @@ def sweep(
     preset: str | None = None,
     interval: Method = "t",
 ) -> Sweep:
-    """Makes a sweep that starts now, on a data set with `num_classes` classes."""
+    """Makes the event for a sweep that starts now, on a data set with `num_classes` classes."""
     return Sweep(
         command=command, preset=preset, seeds=tuple(seeds), axes=tuple(axes), started=_now(),
         interval=interval,
@@ -180,7 +182,7 @@ def start(key: str, worker: str) -> Started:
 
 
 def success(config: RunConfig, result: RunResult, environment: Mapping[str, str]) -> Trial:
-    """Makes the trial of a run that has just finished."""
+    """Makes the event for the trial of a run that has just finished."""
     return Trial(
         key=key_of(config), config=config, result=result, cause=None,
         environment=dict(environment), finished=_now(),
@@ -188,7 +190,7 @@ def success(config: RunConfig, result: RunResult, environment: Mapping[str, str]
 
 
 def failure(config: RunConfig, cause: str, environment: Mapping[str, str]) -> Trial:
-    """Makes the trial of a run that has just failed; joins the lines of `cause` into one."""
+    """Makes the event for a run that has just failed; joins the lines of `cause` into one."""
     line = " ".join(cause.split()) or "failed without a message"
     line = line.encode(errors="backslashreplace").decode()  # escapes lone surrogates of file names
     return Trial(
@@ -201,7 +203,7 @@ def to_line(event: Event) -> bytes:
     """Encodes an event as a line of the journal, with the line break.
 
     Raises:
-      ValueError: a number is not finite; one line with its name.
+      ValueError: a number is not finite; the message is one line with the number's name.
     """
     plain = serialization.to_plain(_Entry(event=event))["event"]
     _require_finite(plain)

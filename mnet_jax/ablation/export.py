@@ -34,7 +34,7 @@ def to_csv(trials: Iterable[Trial], labels_of: Labels) -> str:
 
 
 def _measures(trial: Trial) -> tuple[float | None, ...]:
-    """Returns the values of the columns `MEASURES`; None for a failed trial."""
+    """Returns the values of the columns `MEASURES`; all are None for a failed trial."""
     if trial.result is None:
         return (None,) * len(MEASURES)
     result = trial.result

@@ -1,4 +1,6 @@
-"""The journal: an append-only file of events, shared by several processes and safe against kills.
+"""The journal: an append-only file of events that stays readable if a process is killed.
+
+Several processes may read and append at the same time.
 
 `journal.jsonl` has one line for each event, in chronological order; `events` defines the format of
 a line. Existing lines are never changed. A reader holds a shared lock on the file (flock), and a
@@ -70,7 +72,7 @@ class Journal:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator["Writer"]:
-        """Locks the journal exclusively and yields its writer; moves a torn last line to a file.
+        """Locks the journal exclusively and yields its writer; first moves a torn last line away.
 
         Raises:
           StoreError: the file cannot be written.
@@ -94,7 +96,7 @@ class Journal:
         """Appends an event and flushes it to disk.
 
         Raises:
-          ValueError: a number in the event is not finite; the message is one line with its name.
+          ValueError: a number is not finite; the message is one line with the number's name.
           StoreError: the file cannot be written.
         """
         line = to_line(event)  # before the file is created, as this may raise

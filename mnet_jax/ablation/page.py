@@ -24,7 +24,7 @@ from mnet_jax.statistics.intervals import Interval
 
 
 class Markup(str):
-    """Text that is already HTML. All other text is escaped when it is inserted."""
+    """Text that is already HTML, and is inserted without escapes."""
 
     __slots__ = ()
 
@@ -60,7 +60,7 @@ def to_html(
     command: str,
     command_of: Callable[[RunConfig], str | None] = lambda config: None,
 ) -> str:
-    """Returns the page, including its style sheet, script and charts.
+    """Returns the HTML page of a report, including style sheet, script and charts.
 
     Args:
       report: the report to show.
@@ -125,7 +125,7 @@ def _top(report: Report) -> Markup:
 
 
 def _table(report: Report) -> Markup:
-    """Returns the table of arms. A click on a header sorts by the `data-v` of its column."""
+    """Returns the table of arms. A click on a column's header sorts by the cells' `data-v`."""
     heads: list[tuple[str, str | None]] = [(axis, None) for axis in report.columns]
     heads += [("accuracy %", "n"), ("difference points", "n"), ("p", "n"), ("verdict", None)]
     heads += [(name, "n") for name in ("params", "MAdds", "s per seed", "images/s", "seeds")]

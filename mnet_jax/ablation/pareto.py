@@ -17,8 +17,8 @@ class Point:
       arm: the arm.
       accuracy: the arm's mean accuracy, with its confidence interval.
       cost: the arm's cost, in the unit of the axis.
-      on_frontier: whether no other arm is at least as good in both cost and accuracy and better in
-        one of them.
+      on_frontier: whether the arm is on the Pareto frontier; false if another arm is at least as
+        good in both cost and accuracy, and better in one of them.
     """
 
     arm: ArmResult
@@ -57,7 +57,7 @@ COSTS = (
 
 
 def points(report: Report, cost: Cost) -> list[Point]:
-    """Returns a point for each arm with an accuracy and this cost, in the report's order."""
+    """Returns a point for each arm whose accuracy and cost are known, in the report's order."""
     known = [(arm, arm.accuracy, cost.of(arm)) for arm in report.arms]
     places = [(a, accuracy, c) for a, accuracy, c in known if accuracy and c is not None]
 

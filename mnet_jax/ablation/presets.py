@@ -4,10 +4,10 @@ A preset is data: a list of arms, each a set of axis values, and for each scale 
 arms share. All other values are those of a recipe of `options.recipes`. Each scale (smoke, desk or
 full) has one data set.
 
-All arms of a preset start from the same recipe. At `smoke` and `desk` it is the data set's recipe
-for V2: its learning rate was chosen for V2, and is not tuned for V1, V3 and V4. At `desk`, a trial
-takes about three minutes on two CPU cores (estimated from multiply-adds), and training ends while
-accuracy still rises. The few epochs at `smoke` only show that a preset runs.
+All arms of a preset start from the same recipe. At `smoke` and `desk` this is the recipe for V2 on
+the scale's data set. Its learning rate was chosen for V2, and is not tuned for V1, V3 and V4. At
+`desk`, a trial takes about three minutes on two CPU cores (estimated from multiply-adds), and
+training ends while accuracy still rises. The few epochs at `smoke` only show that a preset runs.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class Scale:
       seeds: the number of seeds of every arm.
       train_images: the number of training images in an epoch.
       madds_per_second: multiply-adds per second in training; a step counts as 3 forward passes.
-      arm_seconds: the compilation time of an arm's first trial.
+      arm_seconds: the compilation time of an arm's first trial, in seconds.
     """
 
     dataset: str
@@ -88,9 +88,9 @@ class Preset:
       arms: the axis values in which the arms differ. The first arm is the baseline.
       recipe: the recipe that all arms start from at the scale `full`.
       shared: for each scale, further axis values that all arms share.
-      arms_at: for each scale at which the arms differ from `arms`, the arms at this scale.
+      arms_at: the arms at each scale that has other arms than `arms`.
       claims: the claim in the form that a report can judge.
-      result: the page with our results.
+      result: the path of the page with our results, or `NOT_RUN`.
     """
 
     source: str
@@ -104,14 +104,14 @@ class Preset:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The axes in which the arms differ, at every scale."""
+        """The axes in which the arms differ; they are the same at every scale."""
         return tuple(dict.fromkeys(axis for arm in self.arms for axis in arm))
 
     def judges(self, arm: Arm, baseline: Arm) -> bool:
         """Returns whether the claims apply to an arm of a sweep with this baseline.
 
         The claims do not apply if flags changed the baseline on one of the preset's axes, or if the
-        arm also differs from the baseline on another axis.
+        arm also differs from the baseline on an axis that the preset does not vary.
         """
         own = [axis for axis in axes.AXES if axis.name in self.axes]
         has = {axis.name: axis.read(baseline) for axis in own}

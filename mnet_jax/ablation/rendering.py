@@ -34,7 +34,7 @@ VERDICT_STYLES = {"better": "green", "worse": "red"}
 
 
 def _cells(report: Report, arm: ArmResult) -> list[str]:
-    """Returns the texts of a row, in the order of `_headers`."""
+    """Returns the cells of an arm's row, in the order of `_headers`."""
     difference = "baseline" if arm.baseline else ABSENT
     if arm.difference:
         difference = formatting.percent(arm.difference, report.method, "+")

@@ -80,7 +80,7 @@ def summarize(
 
 
 def _judged(arm: ArmResult, claim: Claim | None, *, baseline: bool) -> ArmResult:
-    """Returns the arm with the field `baseline` set, and with the verdict on its claim."""
+    """Sets the field `baseline` of an arm, and judges the claim about this arm."""
     judged = judge(claim, arm.comparison) if claim and arm.comparison else None
     return replace(arm, baseline=baseline, judgement=judged)
 
@@ -97,7 +97,7 @@ def _columns(
     """Returns the axes of the table: the named axes, then the axes whose label varies.
 
     Raises:
-      ValueError: a name is not an axis.
+      ValueError: an element of `named` is not in `axes`.
     """
     for axis in named if arms else ():
         require(axis in axes, "axis", axis, ", ".join(axes))
@@ -165,7 +165,7 @@ def _grouped(trials: Iterable[Trial], requested: Sequence[RunConfig]) -> dict[Ar
 def _unique_labels(
     groups: Mapping[Arm, _Group], labels_of: Callable[[Arm], Mapping[str, str]]
 ) -> dict[Arm, dict[str, str]]:
-    """Returns the labels of each arm on the axes of all arms.
+    """Returns the labels of each arm, with one label for every axis that any arm has.
 
     If two arms have the same labels, every arm gets one more label: the first digits of the arm's
     key.

@@ -10,9 +10,10 @@ however it ends. So no timeout is needed to detect that the holder has died, and
 may be reused, are not compared. The lock files are empty and are never deleted. If several machines
 share the directory, its file system must support locks across machines (NFS does).
 
-Leases are taken and checked only while the journal is locked. Therefore a check, which takes the
-lease's lock for a moment, cannot make another process's attempt to take the lease fail, and the
-last `Started` event of a leased trial is always from the process that holds the lease.
+To check a lease, a process takes the lease's lock for a moment. Another process
+that tried to take the lease at this moment would fail. So leases are taken and checked only while
+the journal is locked. This also ensures that the last `Started` event of a leased trial is from the
+process that holds the lease.
 """
 
 import fcntl
@@ -45,8 +46,8 @@ class Contents:
     """The contents of a store when it was read.
 
     Attributes:
-      trials: one trial for each key, in the order in which they ended: the first result or, if
-        there is none, the latest failure.
+      trials: the trials by key, in the order in which they ended. If a trial ended several times,
+        this is its first result or, if it has none, its latest failure.
       sweeps: the sweeps, in chronological order.
       running: the start event of each running trial, by key.
     """
@@ -59,10 +60,10 @@ class Contents:
 class Store:
     """A store of trials in a directory.
 
-    Creating or reading a store writes nothing. The directory is created with the first event.
+    A `Store` writes nothing when it is made or read. The first event creates the directory.
 
     A store is a context manager. On exit it releases its leases, which are locks on the trials that
-    this process runs. The end of the process releases them too.
+    this process runs. The end of the process also releases the leases.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -108,7 +109,7 @@ class Store:
         """Appends an event and flushes it to disk; a `Trial` event also releases the trial's lease.
 
         Raises:
-          ValueError: a number is not finite; one line with its name.
+          ValueError: a number is not finite; the message is one line with the number's name.
           StoreError: the journal cannot be written.
         """
         self._journal.append(event)
@@ -147,12 +148,12 @@ class Store:
     def lease_trials(
         self, known: Mapping[str, Trial], configs: Iterable[RunConfig]
     ) -> Iterator[RunConfig | None]:
-        """Leases the trials for this process to run, one after another; yields the trial's config.
+        """Takes the leases of missing trials one after another; yields the config of each trial.
 
-        Trials that other processes run are skipped at first; if such a process dies, the config of
-        its trial is yielded here. A trial that ends during the sweep, with a result or a failure,
-        is not run again. `finish` releases the lease of a trial, and leaving the context of the
-        store releases all leases.
+        The caller runs the trial. Trials that other processes run are skipped at first; if such a
+        process dies, the config of its trial is yielded here. A trial that ends during the sweep,
+        with a result or a failure, is not run again. `finish` releases the lease of a trial, and
+        leaving the context of the store releases all leases.
 
         Args:
           known: the trials when the sweep began. Those that failed are run again.

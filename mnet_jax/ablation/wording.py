@@ -10,10 +10,10 @@ METHODS = {"t": "Student's t", "bootstrap": "bootstrap (BCa)"}
 
 
 def verdict(report: Report, arm: ArmResult) -> str:
-    """Describes the verdict on an arm, and whether it supports the claim about it.
+    """Formats the verdict on an arm, and the verdict on the claim about this arm.
 
-    If some seeds have no partner among the baseline's, the text gives the number of pairs. Returns
-    "" for the baseline, and if there is no comparison.
+    If the baseline lacks results with some of the arm's seeds, the text gives the number of common
+    seeds. The text is `unpaired` if no seed is common, and empty if nothing was compared.
     """
     if arm.difference is None:
         unpaired = arm.accuracy and not arm.baseline and not report.note
@@ -72,7 +72,7 @@ def claims(report: Report) -> list[str]:
 
 
 def powers(report: Report) -> list[str]:
-    """Returns for each arm with the verdict `not separated` how many seeds would separate it."""
+    """Estimates for each arm that is `not separated` how many seeds it needs, one line each."""
     lines = []
     for arm in report.arms:
         comparison = arm.comparison

@@ -38,8 +38,7 @@ class _Running:
     Attributes:
       config: the trial's config.
       worker: the process that runs it.
-      shown: whether the worker's memory has been measured; this is done at the worker's first
-        message.
+      shown: whether the trial has sent a message; at each message the worker's memory is measured.
     """
 
     config: RunConfig
@@ -72,7 +71,7 @@ class LocalRunner:
         """Creates a runner; workers are started by `begin`.
 
         Args:
-          slots: the environment variables of each worker.
+          slots: the slots, each with the environment variables of its worker.
           trial: the function that a worker calls for each trial; workers must be able to import it.
           environment: environment variables for the workers. Variables that are already set in this
             process take precedence.
@@ -149,7 +148,7 @@ class LocalRunner:
         return [(running.config, TrialLost(cause="memory ran out", again=True))]
 
     def _stalled(self) -> list[tuple[RunConfig, TrialStalled | TrialLost]]:
-        """Returns the trials without progress for too long; ends those beyond the time limit."""
+        """Returns the messages of `StallMonitor.check`; terminates the trials that are lost."""
         found = self._stall_monitor.check()
         ended = {config for config, message in found if isinstance(message, TrialLost)}
         for slot, running in [*self._running.items()]:
@@ -160,7 +159,7 @@ class LocalRunner:
         return found
 
     def end(self) -> None:
-        """See `Runner`. Terminates workers at any point, as an interrupted run can be resumed."""
+        """See `Runner`. Terminates the workers at once, since interrupted trials can be resumed."""
         workers = [*self._idle.values(), *(running.worker for running in self._running.values())]
         for worker in workers:
             worker.terminate()
@@ -170,7 +169,7 @@ class LocalRunner:
 
 
 class _Worker:
-    """A process that runs the trials sent to it, until this process closes the pipe."""
+    """A worker process: runs the trials that it receives from a pipe, until the pipe is closed."""
 
     def __init__(
         self, trial: TrialFunction, environment: Mapping[str, str], slot: Mapping[str, str]
@@ -225,7 +224,7 @@ class _Worker:
 
 
 def _serve(pipe: Connection, trial: TrialFunction) -> None:
-    """Runs trials until the parent closes the pipe or exits."""
+    """Runs each trial received from the pipe, until the parent closes the pipe or exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends its workers
     # Exits at once: an exception could be raised anywhere, even in a garbage collector's callback.
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))

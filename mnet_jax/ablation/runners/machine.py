@@ -71,8 +71,7 @@ def slots(trials: int, cores: int | None, devices: int) -> Slots:
 def _accelerators() -> tuple[str, int]:
     """Returns the platform and the number of accelerators; ("cpu", 0) if JAX can use none.
 
-    A subprocess lists the accelerators, as a process that lists accelerators holds them until the
-    process exits.
+    A process that lists the accelerators occupies them until it exits. So a subprocess lists them.
     """
     installed = importlib.util.find_spec("jax_plugins") or importlib.util.find_spec("libtpu")
     if not (installed or entry_points(group="jax_plugins")):

@@ -209,7 +209,7 @@ class RayRunner:
         return messages
 
     def _stalled(self) -> list[tuple[RunConfig, TrialStalled | TrialLost]]:
-        """Returns the trials without progress for too long; kills those beyond the time limit."""
+        """Returns the messages of `StallMonitor.check`; kills the processes of the lost trials."""
         found = self._stall_monitor.check()
         for config, message in found:
             if isinstance(message, TrialLost):
@@ -296,9 +296,9 @@ class _Remote:
 
     Attributes:
       actor: the process of the trial.
-      done: a reference to the future outcome of the trial.
-      pending: a reference to the future result of a call of `_Host.latest`; None if the results of
-        all calls have arrived.
+      done: Ray's reference to the future outcome of the trial.
+      pending: Ray's reference to the future result of a call of `_Host.latest`; None if the
+        results of all calls have arrived.
       received: the last result of `_Host.latest`.
     """
 

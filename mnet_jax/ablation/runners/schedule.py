@@ -59,7 +59,7 @@ def run(
         it. None means that no config is available now, but one may be later.
       runner: runs the trials; it is ended after the last one.
       directory_of: returns the directory for a trial's checkpoints and scalars.
-      begun: called when a trial starts, and each time it is restarted.
+      begun: called each time that a trial starts or is restarted.
       report: called with each `Progress` and each `TrialStalled` message of a trial.
 
     Yields:
@@ -129,7 +129,7 @@ class _Queue:
 
 # A healthy trial reports nothing for a few minutes at most, while it compiles.
 _STALLED_SECONDS = 600.0
-# The most that counts between two checks: in a longer time the machine may have been suspended.
+# Of the time between two checks, at most this counts: the machine may have been suspended.
 _MOST_COUNTED_SECONDS = 30.0
 
 
@@ -160,9 +160,10 @@ class StallMonitor:
         self._seconds_without_progress.pop(config, None)
 
     def check(self) -> list[tuple[RunConfig, TrialStalled | TrialLost]]:
-        """Returns the trials that have exceeded a time limit since the last call.
+        """Returns a message for each trial that has exceeded a time limit since the last call.
 
-        The caller must terminate those that are `TrialLost`.
+        The message is `TrialStalled` after `_STALLED_SECONDS` without progress, and `TrialLost`
+        after `limit_seconds`. The caller must terminate a trial that is lost.
         """
         now = self._clock()
         step, self._checked = min(now - self._checked, _MOST_COUNTED_SECONDS), now

@@ -41,7 +41,7 @@ class TrialLost:
 
     Attributes:
       cause: what happened, in one line.
-      again: whether to run the trial again, because the trial did not cause the loss.
+      again: whether to run the trial again; true if the trial did not cause the loss.
     """
 
     cause: str

@@ -15,7 +15,8 @@ A command is one module with a function `main`. Only these modules read argument
 - `catalog`: tables of presets and recipes;
 - `train`: trains one network;
 - `processes`: training of one network in several processes;
-- `planning`: the arguments that `ablate` and `train` share, and the arm and data set they select;
+- `planning`: the arguments that `ablate` and `train` share, and the arm and data set that the
+  arguments select;
 - `displays`: progress bars and tables;
 - `evaluate`: classifies images, measures accuracy;
 - `convert`: converts other libraries' weights;

@@ -1,4 +1,4 @@
-"""Trains all combinations of the given values with several seeds, and compares them.
+"""Trains all combinations of the given axis values with several seeds, and compares them.
 
     python -m experiments.ablate --bottleneck linear relu6 --seeds 5
     python -m experiments.ablate --preset v2-linear-bottleneck --scale desk
@@ -124,7 +124,7 @@ def _read(kept: store.Store) -> store.Contents:
     """Reads the store.
 
     Raises:
-      ValueError: `--results` cannot be read or written.
+      ValueError: the directory of `--results` cannot be read or written.
     """
     require_directory("results", kept.directory)
     try:
@@ -134,7 +134,7 @@ def _read(kept: store.Store) -> store.Contents:
 
 
 def _same_sweep_before(called: events.Sweep, before: store.Contents) -> events.Sweep | None:
-    """Returns the last stored sweep that equals `called` but for command line and time, or None."""
+    """Returns the last stored sweep equal to `called` but for command line and time; else None."""
     for earlier in reversed(before.sweeps):
         here = dataclasses.replace(earlier, command=called.command, started=called.started)
         if here == called:
@@ -143,7 +143,7 @@ def _same_sweep_before(called: events.Sweep, before: store.Contents) -> events.S
 
 
 def _plan(arguments: Arguments, console: Console) -> tuple[Plan, int]:
-    """Returns the arms, and the number of classes of the data set.
+    """Returns the arms of the sweep, and the number of classes of the data set.
 
     Raises:
       ValueError: a value is not legal, or the data set cannot be loaded.
@@ -171,7 +171,7 @@ def _opening(to_run: int, trials: int, results: Path) -> str:
 
 
 def _interrupted(kept: store.Store, configs: Sequence[RunConfig]) -> str:
-    """Returns a line on an interrupted sweep: how many trials are stored, and how to continue."""
+    """Returns the line for an interrupted sweep: how many trials are stored, how to continue."""
     missing = len(store.missing(kept.read().trials, configs))
     return (
         f"interrupted; {len(configs) - missing} of {len(configs)} trials are stored in "

@@ -30,7 +30,7 @@ PICTURE = "activations.png"
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(ModelArguments):
-    """Counts, in trained networks, channels that are never or always active and dead kernels.
+    """Counts dead kernels of trained networks, and channels that are never or always active.
 
     Also counts the values that ReLU6 clips at 6. A channel is active where its activation function
     returns a value above zero.
@@ -68,7 +68,7 @@ def _measure(model: ModelWithImages) -> "ActivityMeasurement":
 
 
 def _table(name: str, seeds: "Sequence[ActivityMeasurement]", threshold: float) -> Table:
-    """Makes a table with a row for each non-linearity, and the dead kernels of depthwise layers."""
+    """Makes a table of activity and dead kernels, with a row for each non-linearity."""
     table = _empty(trained_models.title_of(name, len(seeds)), "layer", "activation")
     dead: dict[str, list[float]] = {}
     for seed in seeds:
@@ -89,7 +89,7 @@ def _table(name: str, seeds: "Sequence[ActivityMeasurement]", threshold: float) 
 
 
 def _summary(networks: "Mapping[str, Sequence[ActivityMeasurement]]", threshold: float) -> Table:
-    """Makes a table with two rows for each network: channels after bottlenecks, other channels."""
+    """Makes a table with two rows for each network: channels of bottlenecks, all other channels."""
     import numpy as np
 
     def share(seeds: "Sequence[Sequence[Activity]]", part: str, form: str) -> str:

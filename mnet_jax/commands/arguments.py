@@ -63,7 +63,7 @@ def _help_of(axis: Axis) -> Any:
 
 
 def axis_values(arguments: Any, axes: Sequence[Axis]) -> dict[str, tuple[Any, ...]]:
-    """Returns the values given for each axis; an empty tuple if the axis was not given."""
+    """Returns the values of each axis on the command line; an empty tuple for an axis not given."""
     return {axis.name: getattr(arguments, axis.name) for axis in axes}
 
 
@@ -139,9 +139,9 @@ def flag_of(name: str) -> str:
 def _checked(words: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
     """Checks the words of a command line, and returns them in a form that tyro accepts.
 
-    tyro 1.0 cannot report an error in one line: it prints a box, and the hook that distinguishes
-    its errors is private. tyro also accepts two mistakes that would drop arms from a sweep: for a
-    repeated flag it uses the last occurrence only, and it ignores a flag without values.
+    tyro 1.0 prints an error as a box of several lines, and has no public function to change this.
+    tyro also accepts two mistakes that would drop arms from a sweep: for a repeated flag it uses
+    the last occurrence only, and it ignores a flag without values.
 
     Args:
       words: the words of the command line.

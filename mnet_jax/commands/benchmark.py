@@ -1,4 +1,4 @@
-"""Compares the speed of this library with that of other libraries, which take turns in one run.
+"""Compares the speed of this library with that of others; the libraries take turns in one run.
 
     python -m experiments.benchmark training --resolution 224 --batch-size 16
     python -m experiments.benchmark layers --model mobilenet_v2 --contender "XLA convolutions"
@@ -65,7 +65,8 @@ class Arguments:
     """Compares the speed of this library with that of others.
 
     The suites time depthwise convolutions, all layers of a network, inference, training steps, the
-    input of images, and compilation. They may be given as the first words, without --suite.
+    input of images, and compilation. Names of suites may also be the first
+    words, without --suite.
     """
 
     suite: tuple[Suite, ...] = ()
@@ -185,7 +186,7 @@ def _cases(suite: Suite, arguments: Arguments, photographs: Path) -> list[Case]:
 
 
 def _input_cases(dataset: str, photographs: Path) -> list[Case]:
-    """Returns cases for the input pipeline and for the training step that consumes its images.
+    """Returns cases for the input pipeline, and for the training step that consumes the images.
 
     There is one pair of cases for the data set, and one pair for a folder of photographs.
     """

@@ -29,10 +29,10 @@ PICTURE = "bottlenecks.png"
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(ModelArguments):
-    """Measures how much of each bottleneck of trained networks survives a non-linearity.
+    """Measures how much of each bottleneck of trained networks a non-linearity preserves.
 
     The non-linearity is applied to the bottleneck itself. For comparison, the command also measures
-    how much survives the network's own activation function after the next expansion.
+    how much the network's own activation function after the next expansion preserves.
     """
 
     activation: Activation = "relu"

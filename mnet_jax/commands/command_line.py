@@ -23,7 +23,7 @@ def run(name: str) -> None:
 
 
 def main() -> None:
-    """Runs the command that is the first word of `mnet`'s command line.
+    """Runs the command that the first word of `mnet`'s command line names.
 
     The other words are the command's arguments. Without a command, or with --help, prints the list
     of commands.

@@ -1,4 +1,4 @@
-"""Converts another library's weights to a saved model, to evaluate or to fine-tune.
+"""Converts another library's weights to a saved model, which can be evaluated or fine-tuned.
 
 python -m experiments.convert --library torchvision --weights mobilenet_v2.pth --to mine.safetensors
 python -m experiments.train --pretrained mine.safetensors --dataset folder --data-dir photos

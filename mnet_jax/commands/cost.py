@@ -103,7 +103,7 @@ def _require_legal(arguments: Arguments) -> None:
 
 
 def _networks(arguments: Arguments) -> dict[str, RunConfig]:
-    """Returns the config of every combination of the flags' values, by a unique name."""
+    """Returns the config of every combination of the flags' values, keyed by a unique name."""
     spec = architectures.mobilenet_v2(num_classes=arguments.num_classes)
     start = RunConfig(spec=spec, data=DataConfig(resolution=arguments.resolution))
     values = axis_values(arguments, ARCHITECTURE_AXES)
@@ -174,7 +174,7 @@ def _totals(expense: Cost) -> list[str]:
 
 
 def _kinds(counted: Mapping[str, Cost], batch_size: int) -> Table:
-    """Makes a table of each kind of layer: its cost, and its share of the network's cost."""
+    """Makes a table with a row for each kind of layer: cost, and share of the network's cost."""
     table = Table(title="by kind of layer", title_justify="left", box=None, pad_edge=False)
     for column in ("network", "layers"):
         table.add_column(column)

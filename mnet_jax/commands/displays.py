@@ -94,8 +94,8 @@ class TimeEstimate:
     def stop(self) -> None:
         """Notes the end of the run.
 
-        Adds the time since the last epoch, which the evaluation on the test split took, to
-        `total_seconds`.
+        From now on, `total_seconds` includes the time since the last epoch, which is the time of
+        the evaluation on the test split.
         """
         if self._before is not None:
             self._test_seconds = self._other_seconds_of_epoch + self._clock() - self._before
@@ -120,7 +120,7 @@ class TimeEstimate:
         return max(seconds - (self._clock() - self._before), 0.0)
 
     def _seconds(self, steps: int, epochs: int) -> float | None:
-        """Returns the seconds for some steps, and for validation and checkpoints in some epochs."""
+        """Estimates the seconds of some steps, and of validation and checkpoints in some epochs."""
         if not self._steps_timed:
             return None
         other = self._other_seconds / self._epochs_ended if self._epochs_ended else 0.0
@@ -191,7 +191,7 @@ class RunProgress(_Shown):
                 self._say(", ".join(filter(None, line)))
 
     def _has_line(self, event: Progress) -> bool:
-        """Returns whether to print a line for a step; the epoch's line stands for its last step."""
+        """Returns whether to print a line for a training step, by the rules of `RunProgress`."""
         done = self._estimate.done
         if self._from is None:
             self._from = done - 1
@@ -208,9 +208,9 @@ class RunProgress(_Shown):
 
 
 def is_due(count: int, total: int, lines: int) -> bool:
-    """Returns whether to print a line at `count`; at most `lines` lines are printed up to `total`.
+    """Returns whether a line is due at `count`, if `lines` lines are spread evenly up to `total`.
 
-    There is always a line at `total`.
+    The last line is at `total`.
     """
     return count * lines // total > (count - 1) * lines // total
 
@@ -237,7 +237,7 @@ class _Trial:
 
     Attributes:
       arm: the name of the arm.
-      pace: the estimate of the trial's remaining time.
+      estimate: the estimate of the trial's remaining time.
       event: the trial's last event.
     """
 
@@ -271,9 +271,8 @@ class SweepProgress(_Shown):
 
     Several trials may run at the same time; each is identified by a key. On exit, even after an
     error, the terminal is restored. If the output is not a terminal, lines are printed instead: one
-    for each of the first trials, when the trial compiles, and one for each of `PARTS` equal parts
-    of the work, if the sweep starts with fewer than `PARTS` trials to run. The caller prints the
-    line at the end of a trial.
+    when each of the first trials compiles and, if fewer than `PARTS` trials are to run, one after
+    each of `PARTS` equal parts of the work. The caller prints the line at the end of a trial.
     """
 
     def __init__(
@@ -326,7 +325,7 @@ class SweepProgress(_Shown):
             arm.durations.append(seconds)
 
     def _say_how_far(self) -> None:
-        """Prints a line when one more of `PARTS` parts of the work is done, if trials are few."""
+        """If few trials are to run, prints a line when another part of the work is done."""
         done = self._ended + math.fsum(trial.share for trial in self._running.values())
         parts = math.floor(PARTS * done / max(self._to_run, 1))
         if parts <= self._parts:
@@ -375,7 +374,7 @@ class SweepProgress(_Shown):
         return table
 
     def _seconds_left(self, arms: Mapping[str, _Arm], running: list[_Trial]) -> float | None:
-        """Estimates the seconds until these arms are done; None if unknown.
+        """Estimates the seconds until all trials of `arms` have ended; None if unknown.
 
         The number of parallel trials is assumed to stay the same. If a trial has no estimate yet,
         its time is assumed to be the mean over its arm's ended trials; if the arm has none, the

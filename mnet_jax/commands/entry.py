@@ -1,4 +1,4 @@
-"""The start and end of every command: signals, standard output, exit code and last line.
+"""The start and end of every command: signals, standard output, exit code and error message.
 
 This module imports nothing slow, so signals are handled from a command's first line on.
 """
@@ -130,7 +130,8 @@ def _require_streams(name: str) -> None:
 def _failure_of_output() -> OSError | None:
     """Flushes standard output; returns the error if this fails, else None.
 
-    After an error, standard output is redirected to the null device, as Python flushes it on exit.
+    After an error, standard output is redirected to the null device, since Python flushes standard
+    output again on exit.
     """
     try:
         sys.stdout.flush()

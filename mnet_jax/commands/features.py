@@ -70,7 +70,7 @@ def _require_legal(arguments: Arguments) -> None:
 
 
 def _pictures(path: Path, arguments: Arguments) -> dict[str, bytes]:
-    """Returns the PNG files by name.
+    """Returns the content of each PNG file, keyed by the file's name.
 
     Raises:
       ValueError: the model or the image cannot be loaded, or there is nothing to draw.

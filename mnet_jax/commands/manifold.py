@@ -37,7 +37,7 @@ MAX_POINTS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Measures how much of a spiral survives a non-linearity in n dimensions: V2's Fig. 1.
+    """Measures how much of a spiral a non-linearity in n dimensions preserves: V2's Fig. 1.
 
     A random matrix T maps the spiral from the plane to n dimensions. The non-linearity is applied
     there, and the result is mapped back.

@@ -1,4 +1,4 @@
-"""The arguments that the training commands share, and the arm and the data set that they select.
+"""The arguments that the training commands share, and the arm and data set that these select.
 
 This module also makes the lines that a command prints before it trains.
 """
@@ -89,9 +89,9 @@ def baseline(arguments: RunArguments, train_images: int = PRESUMED_IMAGES) -> Ar
 
 
 def _started_from(arm: Arm, path: str, *, at_its_resolution: bool) -> Arm:
-    """Returns the arm with a saved model's network, weights, pixel scaling and resolution.
+    """Returns the arm with the network, weights and pixel scaling of a saved model.
 
-    The arm keeps its own resolution unless `at_its_resolution` is true.
+    If `at_its_resolution` is true, the arm also gets the resolution of the saved model.
     """
     from mnet_jax import models  # here: only fine-tuning needs JAX, which is slow to import
 
@@ -120,7 +120,7 @@ MAX_SEED = 2**32 - 1  # the generators of NumPy and JAX accept any 32-bit number
 
 
 def require_fit(config: Arm | RunConfig) -> None:
-    """Raises ValueError if no machine could run the config, or pretrained weights do not fit."""
+    """Raises ValueError if no machine could run the config or its pretrained weights do not fit."""
     if config.pretrained:
         from mnet_jax.runs import pretrained
 
@@ -213,12 +213,12 @@ def load(images: DataConfig, run: Path | None = None) -> "Dataset":
 
 
 def reading_line(dataset: str) -> str:
-    """Returns the first line, printed before the data set is read, as that may take a while."""
+    """Returns the line to print before the data set is read, which may take a while."""
     return f"reading {one_line(dataset)} ..."
 
 
 def opening_lines(config: RunConfig, recipe: str, dataset: "Dataset", directory: Path) -> list[str]:
-    """Returns a line each on the data, network, recipe and directory of a run that will start.
+    """Returns the lines to print before a run: one each on data, network, recipe and directory.
 
     Args:
       config: the config of the run.
@@ -261,7 +261,7 @@ def _beginning(directory: Path, steps_per_epoch: int) -> str:
 
 
 def _last_step(directory: Path) -> int | None:
-    """Returns the step in the name of the last checkpoint of a run's directory, or None."""
+    """Returns the step of the last checkpoint in a run's directory; None without checkpoints."""
     try:
         names = [path.name for path in (directory / CHECKPOINTS).iterdir()]
     except OSError:

@@ -43,7 +43,7 @@ class ProcessArguments:
 
 
 def require_processes(arguments: ProcessArguments) -> None:
-    """Raises ValueError if flags are given that do not identify this process among the others."""
+    """Raises ValueError if the given flags do not identify this process among the others."""
     coordinator, count, index = arguments.coordinator, arguments.processes, arguments.process_id
     if arguments.cluster:
         for name in ("coordinator", "processes", "process_id"):
@@ -141,7 +141,7 @@ def exit_at_once_on_error(arguments: ProcessArguments, command: str) -> Iterator
 
 
 def _is_disagreement(error: BaseException | None) -> bool:
-    """Returns whether this is the error that all processes raise together."""
+    """Returns whether an error is `DisagreementError`, which all processes raise together."""
     from mnet_jax.training.agreement import DisagreementError  # here: it imports JAX
 
     return isinstance(error, DisagreementError)

@@ -55,7 +55,7 @@ _NO_MEMORY = re.compile(
 def begin(command: str) -> None:
     """If a supervisor is needed, turns this process into one and runs the command in a child.
 
-    Returns only in the process that does the work; in the supervisor it never returns.
+    Returns only in the process that runs the command, never in the supervisor.
 
     Args:
       command: the name of the command, for error messages.
@@ -119,8 +119,8 @@ def _ended(child: "subprocess.Popen[bytes]") -> int | None:
     """Returns the child's exit code; None if the child hung for lack of memory and was killed.
 
     Libraries wait for ever for a thread that could not be started. So the child is killed if the
-    child or one of its own children has nearly reached the limit of the address space, and all of
-    them are idle.
+    child and its own children are all idle, and one of these processes has nearly reached the limit
+    of the address space.
     """
     before: dict[int, host_memory.Usage] = {}
     while host_memory.has_address_limit():

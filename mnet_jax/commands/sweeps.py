@@ -96,8 +96,8 @@ class Plan:
 
     Attributes:
       baseline: the arm that the others are compared with, if the report shows it.
-      nearest: the arm of the sweep that replaces the baseline if the report does not show it; see
-        `ablate._anchor`.
+      nearest: the arm of the sweep that the others are compared with if the report does not show
+        the baseline; see `ablate._anchor`.
       arms: all arms of the sweep.
       axes: the axes to compare: those of the preset and those with several values; if there are
         none, all axes that were given.
@@ -119,7 +119,7 @@ class Plan:
 
 
 def plan(arguments: SweepArguments, given: AxisValues, train_images: int = PRESUMED_IMAGES) -> Plan:
-    """Returns the arms that the arguments specify.
+    """Returns the arms of the sweep that the arguments specify.
 
     Args:
       arguments: the arguments of the command.

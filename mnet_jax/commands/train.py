@@ -88,7 +88,7 @@ def main(stop: Stop | None = None) -> None:
 
 
 def main_alone(stop: Stop) -> None:
-    """Runs `main`; restarts the process before that if environment variables must be set."""
+    """Like `main`, but first restarts the process if environment variables must be set."""
     arguments = _parsed()
     with blocked(*SIGNALS):
         process.restart(
@@ -149,7 +149,7 @@ def _train(arguments: Arguments, console: Console, stop: Stop | None) -> None:
 
 
 def _require_one_run(config: RunConfig, arguments: Arguments) -> None:
-    """Raises ValueError in all processes unless their settings agree; see `mnet_jax.runs.run`."""
+    """Raises ValueError in all processes if their settings differ; see `mnet_jax.runs.run`."""
     from mnet_jax.runs.run import require_one_run
 
     require_one_run(config, save_every_seconds=arguments.save_every_seconds, keep=arguments.keep)

@@ -101,7 +101,7 @@ def view_of(saved: "SavedModel", resolution: int | None) -> "View":
 
     Raises:
       ValueError: neither `resolution` nor the model gives a resolution, or the network cannot run
-        at it.
+        at this resolution.
     """
     from mnet_jax import models
 
@@ -172,7 +172,7 @@ def open_models(arguments: ModelArguments) -> "Iterator[ModelWithImages]":
 def measure_models(
     arguments: ModelArguments, measure: Callable[[ModelWithImages], Found]
 ) -> dict[str, list[Found]]:
-    """Applies `measure` to each model; returns the lists of results by name of model.
+    """Applies `measure` to each model; returns the list of results for each model name.
 
     Raises:
       ValueError: a model or its images cannot be read, or models of the same name are different
@@ -236,7 +236,7 @@ def listing_for(path: Path, dataset: str) -> str:
 
     In this version, the split of a folder's image does not depend on the other images. Earlier
     versions split a folder by the position of images in its list. For a run of such a version, the
-    returned value selects the run's own split, so that no training image of the run is used for
+    returned value selects the earlier split, so that no training image of the run is used for
     testing.
     """
     trained_on = _trained_on(path)

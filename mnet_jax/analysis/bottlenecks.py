@@ -23,29 +23,28 @@ from mnet_jax.ops import activate
 from mnet_jax.validation import require, require_choice
 
 Array = jax.Array
-_CUT = 1e-5  # relative to the largest eigenvalue of the correlations; smaller ones are rounding
+_CUT = 1e-5  # relative to the largest eigenvalue of the correlations; below are rounding errors
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bottleneck:
-    """The information in a bottleneck that is left after an activation function.
+    """How much of the information in a bottleneck is left after an activation function.
 
     Attributes:
       layer: path of the projection's parameters, such as `block_3/project`.
       channels: number of the bottleneck's channels.
-      positions: number of positions of feature maps that were measured.
+      positions: number of measured positions, over all images.
       rank: effective rank of the bottleneck, 1 to `channels`: the exponential of the entropy of
         the singular values of the bottleneck's deviations from its mean. Source: Roy and Vetterli,
         "The effective rank", EUSIPCO 2007.
       activated_rank: effective rank of the bottleneck after the activation function under test.
-      recovered: share of the bottleneck's variance that an affine map reconstructs after this
-        activation function, on images to which the map was not fitted. 1 is everything; after a fit
+      recovered: share of the bottleneck's variance that an affine map of the activation function's
+        output reconstructs, on images to which the map was not fitted. 1 is everything; after a fit
         to too few images the value can be below 0.
       expanded_channels: number of channels of the following expansion; None if there is none.
-      recovered_expanded: like `recovered`, for the output of this block (with the shortcut, if
-        there is one): the share of the output's variance that an affine map reconstructs from the
-        following expansion, after the expansion's activation function; None if there is no
-        expansion.
+      recovered_expanded: like `recovered`, after the following expansion: share of the variance of
+        the block's output (with the shortcut, if there is one) that an affine map of the expanded
+        and activated output reconstructs; None if there is no expansion.
     """
 
     layer: str
@@ -73,9 +72,8 @@ def measure_bottlenecks(
       model: a network with bottlenecks (V2, V3, V4), not one from `models.fuse`.
       variables: the network's `params` and `batch_stats`.
       batches: images [b, h, w, 3] with b at least 2, scaled as the network expects them.
-      activation: the activation function to test after each bottleneck. It replaces the network's
-        own activation function there, if there is one, in the measurement only: the later layers
-        receive the output of the network's own function.
+      activation: the activation function to test after each bottleneck. Only the measurement uses
+        it. The network itself runs unchanged, also if it has another activation function there.
 
     Raises:
       ValueError: there are no bottlenecks, or no images.

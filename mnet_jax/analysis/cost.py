@@ -54,8 +54,8 @@ class Separation:
       madds: multiply-adds of the pair.
       full_madds: multiply-adds of the full convolution with the same window, inputs and outputs.
       ratio: `madds` over `full_madds`.
-      predicted: the paper's 1/N + 1/K^2, for N outputs and kernel side K (arXiv 1704.04861,
-        section 3.1).
+      predicted: the ratio by the paper's formula 1/N + 1/K^2, for N outputs and kernel side K
+        (arXiv 1704.04861, section 3.1).
     """
 
     name: str
@@ -111,7 +111,7 @@ class Cost:
 
     @property
     def separations(self) -> tuple[Separation, ...]:
-        """Each depthwise and pointwise pair, and the full convolution that the pair replaces."""
+        """The cost of each depthwise and pointwise pair, relative to a full convolution."""
         # Dense layers are skipped, as a squeeze-and-excitation may be between the two layers.
         rows = [row for row in self.rows if row.layer.kind != "dense"]
         pairs = itertools.pairwise(rows)
@@ -186,7 +186,7 @@ class ReceptiveField:
 def receptive_fields(spec: NetworkSpec) -> tuple[ReceptiveField, ...]:
     """Computes the receptive field of every convolution, in network order.
 
-    Squeeze-and-excitation and pooling are left out: they see the whole image.
+    Squeeze-and-excitation and pooling, which depend on the whole image, are left out.
 
     Source: Araujo, Norris, Sim, "Computing receptive fields of convolutional neural networks",
     Distill (2019).

@@ -1,7 +1,7 @@
 """Dead units: channels that are never or always active, and kernels whose norm is almost zero.
 
 The V2 paper's reason for linear bottlenecks is that a ReLU loses information for good when it
-zeroes one of few channels (arXiv 1801.04381, section 3.2).
+zeroes a channel of a feature map with few channels (arXiv 1801.04381, section 3.2).
 """
 
 from collections.abc import Iterable, Mapping
@@ -124,7 +124,7 @@ def measure_activity(
 
 
 def _counts(x: Array) -> Array:
-    """Counts, by channel, all values, the values above zero and those that ReLU6 clips; [3, c]."""
+    """Returns by channel the numbers of values: all, positive, clipped by ReLU6; [3, c]."""
     x = x.reshape(-1, x.shape[-1])
     counted = (jnp.ones_like(x, bool), x > 0, x >= CEILING)
     return jnp.stack([kind.sum(axis=0) for kind in counted])

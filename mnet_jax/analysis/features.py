@@ -31,7 +31,7 @@ def depthwise_kernels(model: MobileNet, variables: Mapping[str, Any]) -> dict[st
 def feature_maps(
     model: MobileNet, variables: Mapping[str, Any], image: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Computes the output of every convolution after its activation, float32 [h, w, c], by path.
+    """Computes the activated output of every convolution, float32 [h, w, c], by the layer's path.
 
     Args:
       model: any network.

@@ -99,7 +99,7 @@ class Reconstruction(NamedTuple):
 
 
 def reconstruct(points: Array, matrix: Array, activation: Activation) -> Reconstruction:
-    """Applies a matrix [n, 2] and an activation function to points [p, 2], and maps them back."""
+    """Maps points [p, 2] by a matrix [n, 2] and an activation function, and reconstructs them."""
     before = points @ matrix.T
     embedded = activate(before, activation)
     return Reconstruction(
@@ -125,7 +125,7 @@ def _area(slopes: Array, matrix: Array) -> Array:
     """Computes sqrt(det J^T J / det T^T T) with J = diag(slopes) T at each point: [p].
 
     By the Cauchy-Binet formula, the determinants are sums over pairs of rows. No term is negative,
-    so no digits cancel. If fewer than two rows have a nonzero slope, the sum is exactly zero.
+    so no digits cancel. If fewer than two rows have a nonzero slope, det J^T J is exactly zero.
     """
     x, y = matrix.T
     minors = (jnp.outer(x, y) - jnp.outer(y, x)) ** 2
@@ -140,9 +140,9 @@ class InformationLoss:
 
     Attributes:
       dimensions: n.
-      projection_error: relative error of T^-1 y, y = activation(T x), after the best affine
-        correction, [draws]: root mean square of the error, over the root mean square of the points.
-        0 if the manifold is unchanged, 1 if it is lost.
+      projection_error: relative error of T^-1 activation(T x) after the best affine correction,
+        [draws]. A relative error is the root mean square of the error divided by that of the
+        points: 0 if the manifold is unchanged, 1 if it is lost.
       readout_error: relative error of the best affine map from all n dimensions, [draws].
       collapsed: share of points around which small areas collapse to a line or point, [draws].
     """
@@ -156,8 +156,9 @@ class InformationLoss:
     def relu_collapse(self) -> float:
         """The expected `collapsed` of a ReLU, for both distributions of T: (n + 1) / 2^n.
 
-        A point keeps its area if at least two rows of T x are above zero. Each row is above zero
-        with probability 1/2, independently of the others by the symmetry of both distributions.
+        The area around a point x does not collapse if at least two elements of T x are above zero.
+        Each element is above zero with probability 1/2, independently of the others by the symmetry
+        of both distributions.
         """
         return (self.dimensions + 1) / 2**self.dimensions
 
@@ -171,7 +172,7 @@ def measure_information_loss(
     draws: int = 100,
     seed: int = 0,
 ) -> tuple[InformationLoss, ...]:
-    """Measures how well points are preserved, with many random T for each number of dimensions.
+    """Measures how much of the points an activation function preserves, for many random T.
 
     Args:
       points: [p, 2]; the function `normalized` is applied to them first.

@@ -1,6 +1,7 @@
-"""Benchmarks of this library against others, the contenders.
+"""Benchmarks that compare this library with others.
 
-Each contender runs in its own process. The processes take turns, and times are given with ranges.
+Each implementation that is timed, ours included, is a contender. Each contender runs in its own
+process. The processes take turns, and times are given with ranges.
 
 - `suites`: the cases of each suite;
 - `cases`: benchmark cases: a program, its sizes, and the least work that it needs;

@@ -109,12 +109,12 @@ class LayerCase:
 
     @property
     def group(self) -> str:
-        """The group of cases over which times are summed."""
+        """The name of the case's group; the report sums the times of each group."""
         return f"{self.kind} {self.direction}"
 
     @property
     def work(self) -> Work:
-        """The work if input, output and kernel (backward, also their gradients) are moved once."""
+        """The work if input, output, kernel and, in the backward pass, all gradients move once."""
         batch, height, width, channels = self.shape
         rows, columns = (-(-n // self.stride) for n in (height, width))
         positions, weights = batch * rows * columns, math.prod(self.kernel_shape)

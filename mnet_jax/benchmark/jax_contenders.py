@@ -87,7 +87,7 @@ def xla_convolutions(case: NetworkCase | LayerCase | DepthwiseCase) -> Run:
 
 
 def keras(case: NetworkCase) -> Run:
-    """Runs the Keras application on the JAX backend, jitted as a pure function of its variables."""
+    """Runs the network of `keras.applications` on the JAX backend, jitted as a pure function."""
     os.environ["KERAS_BACKEND"] = "jax"
     import keras
 
@@ -243,7 +243,7 @@ def _layer(case: LayerCase, lowering: ops.Lowering, pointwise: Callable[..., Any
 
 
 def _convolution(case: LayerCase, pointwise: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the layer's convolution, a function of a feature map (`ops.Pending`) and a kernel."""
+    """Returns the layer's convolution, a function of an `ops.Pending` feature map and a kernel."""
     if case.kind == "pointwise":
         return pointwise
     return partial(ops.depthwise if case.kind == "depthwise" else ops.full, strides=case.stride)

@@ -109,7 +109,7 @@ def _number(milliseconds: float) -> str:
 
 
 def captions(result: BenchmarkResult) -> list[str]:
-    """Returns the notes printed below the tables: method, bound and environment."""
+    """Returns the notes printed below the tables: method, roofline bound and environment."""
     machine = result.machine
     return [
         "each contender in its own process, sampled in turn; ours / other: our time divided by the "

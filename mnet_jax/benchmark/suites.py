@@ -38,8 +38,8 @@ def depthwise_cases(networks: Iterable[str], resolution: int, batch_size: int) -
 def table_cases(networks: Sequence[str], resolution: int, batch_size: int) -> list[Case]:
     """Returns the cases for the table of lowerings: forward, and both gradients together.
 
-    The cases are the depthwise layers of the networks. From the same networks at width `THIN`,
-    those layers are added that have fewer channels than any layer of the full networks.
+    The cases are the depthwise layers of the networks. To cover fewer channels, layers of the same
+    networks at width `THIN` are added: those with fewer channels than any layer at width 1.
     """
     both: tuple[Derivative, ...] = ("forward", "both gradients")
     full = _depthwise_cases(networks, resolution, batch_size, both)
@@ -74,7 +74,7 @@ def network_cases(
     networks: Iterable[str],
     sizes: Iterable[tuple[int, int]],
 ) -> list[Case]:
-    """Returns a case for each `network` at each (resolution, batch size)."""
+    """Returns a case for each network at each (resolution, batch size) of `sizes`."""
     cases: list[Case] = []
     for resolution, batch_size in sizes:
         for name in networks:

@@ -82,7 +82,7 @@ def _mean_ratio(layers: Iterable[Comparison], lowering: Measured) -> float:
 
 
 def _is_faster(comparison: Comparison, lowering: Measured) -> bool:
-    """Returns whether a lowering's slowest round is faster than the fastest round of grouped."""
+    """Returns whether a lowering's slowest round is faster than the fastest round of `grouped`."""
     slowest = max(_timing(comparison, lowering).seconds)
     return slowest < min(_timing(comparison, "grouped").seconds)
 

@@ -56,8 +56,8 @@ class Comparison:
       madds: least multiply-adds of the case.
       moved_bytes: least bytes read from and written to memory.
       timings: one per contender, ours first.
-      group: the group of cases over which times are summed; None if the case is in no sum.
-      count: the factor of the case in the sum.
+      group: the group of cases whose times are summed in a report; None if the case is in no sum.
+      count: the number of such layers, by which the sum multiplies the times of the case.
       images: number of images per call; None if the case is neither a network nor an input
         pipeline.
     """
@@ -109,9 +109,9 @@ def compare(
 ) -> list[Comparison]:
     """Times the contenders on each case that they can run, in the order A B C A B C.
 
-    Each contender has its own process. New processes are started for every network. Cases of single
-    layers are many and short, so they share processes. The caller's compilation cache is never
-    used.
+    Each contender has its own process. If all cases are single layers, which are many and short,
+    they share these processes; otherwise every case gets new ones. The caller's compilation cache
+    is never used.
 
     Args:
       cases: the cases to run.

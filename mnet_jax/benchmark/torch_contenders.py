@@ -61,7 +61,7 @@ def eager(case: NetworkCase | LayerCase | DepthwiseCase) -> Run:
 
 @_on_device
 def compiled(case: NetworkCase) -> Run:
-    """Runs `torch.compile` with its default backend, which needs a C++ compiler."""
+    """Runs the network compiled by `torch.compile`; its default backend needs a C++ compiler."""
     return _network(case, lambda module, images: torch.compile(module))
 
 

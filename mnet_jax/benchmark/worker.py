@@ -22,7 +22,7 @@ class WorkerError(RuntimeError):
 
 
 class Worker:
-    """A process that runs one contender on one case after the other.
+    """A process that runs one contender, on one case after the other.
 
     The process is started with the first case. A `Worker` is a context manager; its exit ends the
     process.
@@ -92,7 +92,7 @@ class Worker:
 
 
 def _serve(pipe: Connection, contender: str) -> None:
-    """Runs in the worker's process: prepares each case received, and times a sample for each None.
+    """Runs in the worker's process: prepares each case received; for each None, times a sample.
 
     Returns when the parent closes the pipe or exits.
     """
@@ -117,7 +117,7 @@ def _serve(pipe: Connection, contender: str) -> None:
 
 
 def _prepare(contender: str, case: Case) -> tuple[Callable[[], float], float]:
-    """Prepares a case, which is what a contender is timed on.
+    """Makes the contender's function for a case, and calls it once.
 
     Returns:
       A function without arguments that measures one sample of time, and the seconds that the setup

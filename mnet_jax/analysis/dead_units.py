@@ -65,7 +65,7 @@ class Kernels:
     norms: np.ndarray
 
     def dead(self, threshold: float = KERNEL_THRESHOLD) -> np.ndarray:
-        """Returns whether each norm is at most `threshold` times the layer's largest, bool [c].
+        """Returns which kernels are dead, bool [c]: norm at most `threshold` x the layer's largest.
 
         The threshold is relative because the batch normalization after the layer cancels the
         scale of the layer's kernels.

@@ -122,7 +122,7 @@ def _slopes(x: Array, activation: Activation) -> Array:
 
 
 def _area(slopes: Array, matrix: Array) -> Array:
-    """Computes sqrt(det J^T J / det T^T T) with J = diag(slopes) T at each point: [p].
+    """Computes the area factors sqrt(det J^T J / det T^T T), J = diag(slopes) T, of points: [p].
 
     By the Cauchy-Binet formula, the determinants are sums over pairs of rows. No term is negative,
     so no digits cancel. If fewer than two rows have a nonzero slope, det J^T J is exactly zero.

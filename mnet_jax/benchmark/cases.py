@@ -49,7 +49,7 @@ class DepthwiseCase:
 
     @property
     def work(self) -> Work:
-        """The work if each tensor is moved once; one multiply-add for each tap of each output.
+        """The least work: each tensor moves once; one multiply-add for each tap of each output.
 
         Computing both gradients takes twice as many multiply-adds.
         """
@@ -114,7 +114,7 @@ class LayerCase:
 
     @property
     def work(self) -> Work:
-        """The work if input, output, kernel and, in the backward pass, all gradients move once."""
+        """The least work: input, output, kernel and, in the backward pass, gradients move once."""
         batch, height, width, channels = self.shape
         rows, columns = (-(-n // self.stride) for n in (height, width))
         positions, weights = batch * rows * columns, math.prod(self.kernel_shape)
@@ -146,7 +146,7 @@ class NetworkCase:
 
     @property
     def work(self) -> Work:
-        """The work if every layer reads its input and weights and writes its output.
+        """The least work: every layer reads its input and weights and writes its output.
 
         Training needs three times the multiply-adds (forward pass and both gradients) and moves
         three times the feature maps: the backward pass of a layer reads its input and the gradient
@@ -191,7 +191,7 @@ class InputCase:
 
     @property
     def work(self) -> Work:
-        """The work if the batches are written once."""
+        """The least work: the batches are written once."""
         pixels = self.images * self.data.resolution**2 * 3
         return Work(madds=0, moved_bytes=FLOAT_BYTES * pixels)
 

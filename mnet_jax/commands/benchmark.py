@@ -65,8 +65,8 @@ class Arguments:
     """Compares the speed of this library with that of others.
 
     The suites time depthwise convolutions, all layers of a network, inference, training steps, the
-    input of images, and compilation. Names of suites may also be the first
-    words, without --suite.
+    input of images, and compilation. Names of suites may also be the first words,
+    without --suite.
     """
 
     suite: tuple[Suite, ...] = ()

@@ -120,7 +120,7 @@ def name_lost_processes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def exit_at_once_on_error(arguments: ProcessArguments, command: str) -> Iterator[None]:
-    """In a run of several processes, exits this one immediately on an exception in the block.
+    """In a run of several processes, exits this process at once on an exception in the block.
 
     A normal exit would wait for the other processes, which wait for this one. But if all processes
     end for the same reason, each of them first waits until the others have received the reason.

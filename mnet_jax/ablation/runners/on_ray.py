@@ -60,7 +60,7 @@ class RayRunner:
 
         Args:
           address: the cluster's address, as for `ray.init`. None starts a cluster on this machine,
-            which is stopped with the runner.
+            which is stopped when the runner ends.
           cores: CPU cores of each trial; None for 1.
           devices: accelerators of each trial, on a cluster with accelerators.
           trial: the function that runs a trial; the nodes must be able to import it.

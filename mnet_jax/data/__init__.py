@@ -3,7 +3,8 @@
 `load(config)` returns the three splits; `train_batches` and `eval_batches` turn a split into
 batches. Nothing here starts a JAX backend, so reading images never claims an accelerator.
 
-Each name is imported when it is first used, so configs can import `data.types` without TFDS.
+A name of this package is imported when it is first used, so configs can import `data.types`
+without importing TFDS.
 
 - `types`: the `Literal` types of options, and the error class;
 - `loading`: the three splits of the data set that a config names;

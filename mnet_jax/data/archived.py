@@ -1,8 +1,8 @@
 """TFDS builders for data sets that the user has downloaded: MNIST, CIFAR-10 and CIFAR-100.
 
-Like those in `builders`, these builders need neither TensorFlow nor the network. The TFDS config of
-a prepared set is named after the digests of the published files, so the prepared set is still found
-after those files are deleted.
+Like those in `builders`, these builders need neither TensorFlow nor the network. The name of a
+prepared set's TFDS config is computed from the digests of the published files. These digests are
+constants here, so the prepared set is still found after the published files are deleted.
 """
 
 import contextlib
@@ -104,7 +104,7 @@ class ArchivedBuilder(ArraysBuilder, skip_registration=True):  # type: ignore[ca
 
 
 def is_mnist(folder: Path) -> bool:
-    """Returns whether a folder holds MNIST's files; Fashion-MNIST's files have the same names."""
+    """Returns whether a folder holds MNIST's files, not Fashion-MNIST's files of the same names."""
     *_, labels = MNIST_FILES
     with (
         contextlib.suppress(OSError),  # the code that reads the images reports the error
@@ -134,7 +134,7 @@ class MnetMnist(ArchivedBuilder, skip_registration=True):  # type: ignore[call-a
 
 
 class _CifarBuilder(ArchivedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """CIFAR-10 or CIFAR-100, 32x32, from the archive in the binary version."""
+    """CIFAR-10 or CIFAR-100, 32x32, from the archive of its binary version."""
 
     SET: ClassVar[published.Cifar]
     SHAPE = published.CIFAR_SHAPE

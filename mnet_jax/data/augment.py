@@ -20,7 +20,7 @@ _ERASED_ASPECT = (0.3, 1 / 0.3)
 
 
 def shift(images: np.ndarray, draws: Draws) -> np.ndarray:
-    """Shifts each image by up to an eighth of its height and width, and at least by one pixel.
+    """Shifts each image by at most an eighth of its height and width, or one pixel if that is more.
 
     Offsets are uniform over whole pixels. Uncovered pixels repeat the nearest edge. At 32 pixels
     the largest offset is 4, as in He et al. 2015 (arXiv:1512.03385, section 4.2), who pad with
@@ -71,9 +71,9 @@ def erase(
 ) -> np.ndarray:
     """Random erasing (arXiv:1708.04896, algorithm 1): fills a box in some images with noise.
 
-    The noise is the paper's best variant, RE-R: each value is uniform between black and white. As
-    in torchvision and timm, but not in the paper, the logarithm of the aspect ratio is uniform, and
-    an image into which none of ten random boxes fits stays unchanged.
+    The noise is the paper's best variant, RE-R: each value is uniform between black and white. Two
+    points follow torchvision and timm, not the paper: the logarithm of the aspect ratio is uniform,
+    and an image into which none of ten random boxes fits stays unchanged.
 
     Args:
       images: float32 [b, h, w, 3].

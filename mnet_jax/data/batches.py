@@ -17,7 +17,7 @@ class Batch(TypedDict, total=False):
     """A batch of images with labels.
 
     Keys:
-      image: float32 [b, r, r, 3], scaled as in `DataConfig.scaling`.
+      image: float32 [b, r, r, 3] at resolution r, scaled as in `DataConfig.scaling`.
       label: int32 [b].
       mask: float32 [b], 1 for an image and 0 for padding; only in evaluation.
     """

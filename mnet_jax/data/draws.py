@@ -72,7 +72,7 @@ class Draws:
 
 
 def _mixed(states: np.ndarray) -> np.ndarray:
-    """Returns SplitMix64's output, uint64, for some states."""
+    """Returns SplitMix64's output for each state, uint64."""
     for shift, multiplier in zip(_SHIFTS, _MULTIPLIERS, strict=False):
         states = (states ^ (states >> shift)) * multiplier
     return states ^ (states >> _SHIFTS[2])

@@ -5,8 +5,8 @@ JPEG that is to be shrunk is decoded at a half, a quarter or an eighth of its si
 
 The size that a file declares is read before Pillow allocates memory for it. Pillow allocates memory
 while it opens some files: for the canvas of a WebP, and for everything after the first frame of an
-animated PNG or GIF. Its BMP and JPEG readers allocate nothing until they decode, so for these
-formats the size that Pillow reports is known early enough.
+animated PNG or GIF. Pillow's BMP and JPEG readers allocate nothing until they decode, so for these
+formats it is early enough to check the size that Pillow reports.
 
 Sources: PNG, W3C 2003, section 5.3 and 11.2.2; GIF89a, CompuServe 1990, sections 18 to 24; WebP,
 RFC 9649, section 2.
@@ -95,7 +95,7 @@ class EncodedImage:
             self.shape = (*_size(picture, self._orientation), channels)
 
     def with_fallback(self, fallback: Callable[[DataError], "EncodedImage"]) -> "EncodedImage":
-        """Returns a copy that, if its content is damaged, decodes the image `fallback(error)`."""
+        """Returns a copy that decodes the image `fallback(error)` if its own content is damaged."""
         other = copy.copy(self)
         other._fallback = fallback
         return other
@@ -191,7 +191,7 @@ def _most_bytes(max_pixels: int) -> int:
 
 @contextlib.contextmanager
 def _opened(file: BinaryIO, name: str, max_pixels: int) -> Iterator[Any]:
-    """Opens a picture, not decoded; turns PIL's exceptions in the `with` block into DataError."""
+    """Opens a picture without decoding; turns PIL's exceptions in the context into DataError."""
     try:
         declared = _declared_size(file)
         if declared:
@@ -262,7 +262,7 @@ def _reduce(picture: Image.Image, shrinking: float) -> int:
 
 
 def _with_whole_colours(picture: Image.Image) -> Image.Image:
-    """Converts `picture`, if needed, to gray or RGB, whose channels can be averaged."""
+    """Converts `picture`, if needed, to gray or RGB, so that resizing can average its pixels."""
     return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
 
 
@@ -324,7 +324,7 @@ def _palette_bytes(flags: int) -> int:
 
 
 def _webp(start: bytes) -> tuple[int, int] | None:
-    """Returns the size in a WebP's first chunk: of an extended file's canvas, else of the frame."""
+    """Returns the size in a WebP's first chunk: the canvas's, else the frame's."""
     kind = start[12:16]
     if len(start) < 30:
         return None

@@ -109,8 +109,8 @@ def read_folder(
       directory: the folder.
       ignore_damaged: whether to accept damaged files here and leave them to the code that decodes
         them.
-      by_position: whether a test split that is made here is chosen by the positions of the files in
-        the sorted list, as earlier versions did, rather than by their names.
+      by_position: how to choose a test split if the folder has no `train/`: true for the positions
+        of the files in the sorted list, as in earlier versions; false for their names.
       max_pixels: limit on the pixels of an image.
 
     Raises:
@@ -249,7 +249,7 @@ def _listing(files: list[_File]) -> str:
 def _common_shape(
     paths: list[str], ignore_damaged: bool, max_pixels: int
 ) -> tuple[int, int, int] | None:
-    """Returns the shape that all images have, or None; stops at the first header that differs."""
+    """Returns the shape that all images have, or None; reads headers only until one differs."""
     sizes = set()
     for path in paths:
         try:

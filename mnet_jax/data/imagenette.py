@@ -1,4 +1,4 @@
-"""Imagenette: ten easy classes of ImageNet in three sizes, read from its archive or a folder.
+"""Imagenette: ten easy classes of ImageNet in three sizes, read from an archive or a folder.
 
 Source: J. Howard, https://github.com/fastai/imagenette. Its `val/` is the test split.
 """
@@ -106,7 +106,7 @@ def read_imagenette(
 
 
 def _find(config: str, folders: tuple[Path, ...], directory: str | None) -> Path | None:
-    """Returns the unpacked folder of a config, else its archive, else None."""
+    """Returns the unpacked folder of one of TFDS's configs, else its archive, else None."""
     file = FILES[config]
     for folder in (base / file.name.removesuffix(".tgz") for base in folders):
         if _is_unpacked(folder):

@@ -53,10 +53,10 @@ def load(config: DataConfig) -> Dataset:
     """Loads the data set that `config` names, split into train, validation and test.
 
     Splits that are small once decoded are decoded here, and resized to the config's resolution. The
-    train split is not resized under `resized_crop_flip`, which crops the original pixels. Larger
-    splits, and images of different sizes, are decoded when they are read. Validation is a fixed
-    share of train, the same for every run. A fixed permutation chooses its images, or, in a
-    `folder`, the names of the files do.
+    train split is not resized if `augmentation` is `resized_crop_flip`, which crops the original
+    pixels. Larger splits, and images of different sizes, are decoded when they are read. Validation
+    is a fixed share of train, the same for every run. Its images are chosen by a fixed permutation
+    or, in a `folder`, by the names of the files.
 
     Raises:
       DataError: the data is missing, damaged, not a set of labelled images, or differs from the
@@ -88,7 +88,7 @@ def load(config: DataConfig) -> Dataset:
 def _splits(config: DataConfig) -> _Splits:
     """Returns the class names, train and test; splits that fit in memory are decoded.
 
-    With `bad_images`, train is not decoded here, because the first damaged image would raise.
+    With `bad_images`, train is not decoded here, as the first damaged image would be an error.
     """
     ignore_damaged, limit = config.bad_images > 0, config.max_image_pixels
     if config.name == "digits":

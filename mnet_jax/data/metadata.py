@@ -3,7 +3,8 @@
 A prepared set is a folder of files that somebody else wrote. Its `features.json` and
 `dataset_info.json` name Python classes. If TFDS does not know a class, it imports the module that
 the name contains, first from the current folder, and the import executes code. The metadata also
-name the set's files and state the number of its examples, and arrays of that length are allocated.
+name the set's files and state the number of its examples, and `sources` allocates arrays of that
+length.
 """
 
 import functools
@@ -26,7 +27,7 @@ _MOST_ENTRIES = 1_000_000  # limit on entries of the folder
 # Keys whose value names a class that TFDS imports, and keys whose value is JSON with such keys.
 _CLASS_KEYS = ("type", "pythonClassName", "python_class_name")
 _JSON_KEYS = ("content", "json")
-# A shard's path. No field may have a width: a width can turn a few characters into gigabytes.
+# A shard's path. No format field may have a width, which can turn a few characters into gigabytes.
 _TEMPLATE = re.compile(r"(?:[^{}\0]|\{[A-Z_]+\})*")
 _MOST_SHARDS = 100_000
 _MOST_LETTERS = 200  # limit on a value quoted in an error

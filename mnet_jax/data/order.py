@@ -1,8 +1,8 @@
 """The order of training images, and the choice of the images that are held out of a split.
 
-Training images come in endless shuffled epochs of batches, and a host reads its share of every
-batch. Held-out images are chosen by position or by name. Both choices are the same for every run,
-so that all arms and seeds of an experiment share the split.
+Training images come in endless batches, shuffled anew for each epoch. A host reads its share of
+every batch. Held-out images are chosen by position or by name. Both choices are the same for every
+run, so that all arms and seeds of an experiment share the split.
 """
 
 import hashlib
@@ -89,9 +89,9 @@ def _span(ascending: np.ndarray) -> range:
 def held_out(count: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     """Splits `range(count)` into (kept, held out); both are ascending and not empty.
 
-    A random permutation chooses the split. Its seed is fixed and not the run's. The permutation is
-    drawn with NumPy's legacy generator, whose stream is frozen (NEP 19). Adding one image changes
-    the whole split.
+    A random permutation chooses the split. The permutation has a constant seed, not the run's, and
+    is drawn with NumPy's legacy generator, whose stream is frozen (NEP 19). Adding one image
+    changes the whole split.
     """
     order = np.random.RandomState(0).permutation(count)
     size = min(max(round(count * fraction), 1), count - 1)

@@ -46,8 +46,9 @@ def train_batches(
     first k * len(source) images contain each image k times.
 
     Order and augmentation depend on `seed` alone, and not on the batch size, the number of threads
-    or the number of hosts. The iterator's state is its position: saved with
-    `grain.checkpoint.CheckpointSave(iterator)` and restored, it continues with the very next batch.
+    or the number of hosts. The iterator's state is its position, which
+    `grain.checkpoint.CheckpointSave(iterator)` saves. A restored iterator continues with the very
+    next batch.
 
     Args:
       source: the images.
@@ -57,8 +58,8 @@ def train_batches(
 
     Raises:
       DataError: the source is empty; while iterating, an image cannot be decoded.
-      ValueError: the hosts cannot share a batch evenly, a batch does not fit into memory, or only
-        an earlier version can train with this config.
+      ValueError: the hosts cannot share a batch evenly, a batch does not fit into memory, or the
+        config sets `start_resolution`, which only earlier versions can use.
     """
     if not len(source):
         raise DataError("train_batches: got a source without images, legal: 1 or more")
@@ -80,7 +81,7 @@ def first_images(source: Source, config: DataConfig, seed: int, positions: np.nd
 
     Raises:
       DataError: an image cannot be decoded.
-      ValueError: only an earlier version can train with this config.
+      ValueError: the config sets `start_resolution`, which only earlier versions can use.
     """
     _require_one_side(config)
     batch = ShuffledBatches(len(source), config.batch_size, seed)[0]
@@ -117,7 +118,7 @@ def eval_batches(source: Source, config: DataConfig, shard: Shard = WHOLE) -> Ev
 
     No image is dropped. The last batch is padded with zeros whose mask is 0, so the masks sum to
     `len(source)`, and all batches have the same shape. Every shard has the same number of batches;
-    some may consist of padding alone.
+    the last batch of a shard may be padding alone.
 
     Raises:
       ValueError: the hosts cannot share a batch evenly, or a batch does not fit into memory.
@@ -141,7 +142,7 @@ def _batch_bytes(config: DataConfig, images: int) -> int:
 
 
 def _read_options(config: DataConfig, images: int) -> "grain.ReadOptions":
-    """Chooses how many batches, each of `images` images, this host makes at a time."""
+    """Returns Grain's options: how many batches of `images` images this host makes at a time."""
     import grain
 
     batch_bytes = _batch_bytes(config, images)

@@ -3,9 +3,10 @@
 The operations are those of AutoAugment (arXiv:1805.09501, appendix Table 6) without Cutout and
 SamplePairing, plus a shift of the hue. Gray images stay gray.
 
-A strength is a share of an operation's range in AutoAugment's Table 6. As in torchvision, the
-ranges of enhancements and bits start where the operation changes nothing, and each enhancement,
-rotation, shear or translation is reversed with probability one half.
+A strength is a share of an operation's range in AutoAugment's Table 6. Two points are as in
+torchvision. The ranges of posterize and of the enhancements (brightness, contrast, color and
+sharpness) start where the operation changes nothing. Each enhancement, rotation, shear or
+translation is reversed with probability one half.
 """
 
 import math
@@ -143,7 +144,7 @@ _LEAST_FACTOR = 0.1  # for strengths above 1, as in timm
 
 
 def step(operation: Operation, strength: float, reverse: bool, side: int) -> Step:
-    """Returns an operation with the value that corresponds to a strength.
+    """Returns a step: `operation` with the value that corresponds to `strength`.
 
     Args:
       operation: the operation.
@@ -224,7 +225,7 @@ _FILL = 128
 
 
 def _moved(picture: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
-    """Moves the pixel at (a x + b y + c, d x + e y + f) to (x, y).
+    """Moves the pixel at (a x + b y + c, d x + e y + f) to (x, y), for `matrix` (a, b, c, d, e, f).
 
     The nearest pixel is taken, as in the authors' code.
     """
@@ -236,7 +237,7 @@ def _fill(picture: Image.Image) -> int | tuple[int, ...]:
 
 
 def _with_hue(picture: Image.Image, turns: float) -> Image.Image:
-    """Shifts the hues around the circle of Pillow's 8-bit HSV, as torchvision does."""
+    """Shifts the hue of each pixel by `turns`, in Pillow's 8-bit HSV, as torchvision does."""
     if picture.mode == "L":
         return picture
     hue, saturation, value = picture.convert("HSV").split()

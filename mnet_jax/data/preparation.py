@@ -31,7 +31,7 @@ _STALE_SECONDS = 24 * 3600  # no preparation takes a day: an older folder is fro
 def data_root(directory: str | None = None) -> Path:
     """Returns TFDS's data folder: `directory`, `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
 
-    TFDS reads the variable once, when it is imported; this function reads it at each call.
+    TFDS reads `$TFDS_DATA_DIR` only when TFDS is imported; this function reads it at each call.
     """
     return Path(
         directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
@@ -40,7 +40,7 @@ def data_root(directory: str | None = None) -> Path:
 
 @contextlib.contextmanager
 def prepared(make: Callable[[Path], ArraysBuilder]) -> Iterator[tfds.core.DatasetBuilder]:
-    """Opens the set of `make(data_dir)` for reading; prepares it first if needed.
+    """Opens the set of the builder `make(data_dir)` for reading; prepares it first if needed.
 
     If the data folder is not writable, the set is prepared, with a warning, in a temporary folder
     that exists as long as the context. So a run on a read-only or full home takes some seconds

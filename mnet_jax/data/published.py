@@ -52,9 +52,9 @@ class PublishedFile:
 
 
 def search_folders(root: Path, directory: str | None) -> tuple[Path, ...]:
-    """Returns `directory`, by default TFDS's data folder `root`, and its folder of downloads.
+    """Returns the folders to search for published files.
 
-    These are the folders to search for published files.
+    They are `directory` (None means TFDS's data folder `root`) and its folder `downloads/manual`.
     """
     base = root if directory is None else Path(directory).expanduser()
     return base, base / _MANUAL
@@ -147,8 +147,8 @@ def read_idx(path: Path, rank: int) -> np.ndarray:
       rank: required number of dimensions: 3 for images [n, h, w], 1 for labels [n].
 
     Raises:
-      DataError: the file is missing, not gzip, truncated, far too large, or not an IDX file of
-        bytes with this rank and the declared size.
+      DataError: the file is missing, not gzip, truncated or far too large, is not an IDX file of
+        bytes with this rank, or does not have the size that its header declares.
     """
     if not size_of(path):
         raise DataError(f"{path}: cannot be read as gzip: it is empty")

@@ -19,16 +19,15 @@ def central_view(image: Picture, side: int, photograph: bool) -> np.ndarray:
     """Returns the central square of `image`, as used in evaluation and in training without crops.
 
     The shorter side is resized and the centre is cropped, so shapes are never distorted.
-    Photographs of many sizes lose their border (`224/256` is kept); images of one size are cropped
-    only to a square.
 
     Args:
       image: uint8 [h, w, c], c of 1 or 3, or an encoded image.
       side: side of the result, in pixels.
-      photograph: whether to cut off the border.
+      photograph: whether to cut off the border too, so that the square's side is 224/256 of the
+        shorter side; true for data sets whose images differ in size.
 
     Returns:
-      uint8 [side, side, c]. It is `image` itself if that has this shape and `photograph` is false.
+      uint8 [side, side, c]; `image` itself if it has this shape and `photograph` is false.
     """
     height, width = image.shape[:2]
     if (height, width) == (side, side) and not photograph:

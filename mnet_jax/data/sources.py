@@ -64,7 +64,7 @@ class Dataset:
       validation: images for choosing among models; held out of the train split, the same for every
         seed.
       test: images for the reported numbers; the set's own test split.
-      listing: see `DataConfig`; "" if not a `folder`, as the files of other sets do not change.
+      listing: see `DataConfig`; "" for other sets than a `folder`, as their files do not change.
     """
 
     name: str
@@ -249,14 +249,14 @@ class ReplacingSource:
         raise DataError(f"no whole image of class {label} is left; {error}")
 
     def _with_replacement(self, index: int, example: OpenedExample) -> OpenedExample:
-        """Returns the example, with an image that decodes a replacement if its own is damaged."""
+        """Returns the example; decoding its image, if damaged, gives the replacement's pixels."""
         image, label = example["image"], example["label"]
         if isinstance(image, EncodedImage):
             image = image.with_fallback(partial(self._replacement, index, label))
         return {"image": image, "label": label}
 
     def _openable_from(self, start: int) -> Iterator[tuple[int, OpenedExample]]:
-        """Yields (index, example) of all images that can be opened, from `start` and around."""
+        """Yields (index, example) of images that can be opened: from `start` on, then from 0."""
         for step in range(len(self)):
             at = (start + step) % len(self)
             try:
@@ -311,7 +311,7 @@ def in_memory(source: Decodable) -> Source:
 
 
 def at_resolution(source: Source, side: int) -> Source:
-    """Resizes a source in memory to [side, side] if the result fits; returns others unchanged."""
+    """Resizes a source in memory to [side, side] if the result fits; else returns it unchanged."""
     if not isinstance(source, ArraySource):
         return source
     if len(source) * side * side * source.shape[2] > MEMORY_BYTES:

@@ -1,4 +1,4 @@
-"""Finds sets that TFDS has prepared, by name, and reads them without TensorFlow.
+"""Finds prepared TFDS sets by name, and reads them without TensorFlow.
 
 Nothing is downloaded here. TFDS's stock builders need TensorFlow and the network to prepare a set,
 and without a network they retry for minutes. So a missing set is an error at once; the message
@@ -65,7 +65,7 @@ def find_stored(name: str, directory: str | None) -> Path:
 
 
 def is_stored(name: str, directory: str | None) -> bool:
-    """Returns whether TFDS has prepared any version of a set (or of the config in the name)."""
+    """Returns whether any version of a set is prepared; if `name` has a config, of that config."""
     parts = _NAME.fullmatch(name)
     if parts is None:
         return False
@@ -130,7 +130,7 @@ def read_stored(
     Args:
       builder: the builder of the prepared set.
       name: the set's name in error messages.
-      decode: maps a record to `image` and `label`; None means to use the set's own features.
+      decode: maps a record to `image` and `label`; None means the decoder of the set's features.
       max_pixels: limit on the pixels of an image.
 
     Raises:
@@ -231,7 +231,7 @@ def _encoded_record(record: bytes) -> dict[str, Any]:
 def _compressed_record(shape: tuple[int, int, int], record: bytes) -> dict[str, Any]:
     """Returns the pixels and the label of a record whose image is a zlib tensor.
 
-    Decompresses the bytes that the shape requires, and one more to detect a surplus.
+    Decompresses the bytes that the shape requires, and one byte more to detect a surplus.
     """
     example = _encoded_record(record)
     size = math.prod(shape)

@@ -1,4 +1,4 @@
-"""The option types and the error class of `data`. Configs use them, so this imports no JAX."""
+"""The option types and the error class of `data`. Configs use them, so nothing here imports JAX."""
 
 from typing import Literal
 

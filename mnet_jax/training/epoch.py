@@ -78,8 +78,8 @@ class LossMonitor:
         """Stores a step's metrics and checks the metrics of the previous step.
 
         Raises:
-          DivergenceError: the previous step has diverged. With
-            `DivergencePolicy.checks_every_step`, also: this step has diverged.
+          DivergenceError: the previous step has diverged, and the policy does not skip it. If
+            `DivergencePolicy.checks_every_step` is true, the error can also be this step's.
         """
         self.settle()
         self._pending = metrics

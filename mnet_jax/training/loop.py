@@ -89,7 +89,7 @@ class Loop:
         callbacks: Callbacks,
         progress: EpochProgress = EpochProgress(),
     ) -> tuple[TrainState, History]:
-        """Trains from the end of `history` and `progress` to the last epoch.
+        """Trains to the last epoch, continuing after `history` and `progress`.
 
         Args:
           state: the state at that point, on the devices; its memory is reused.
@@ -218,7 +218,7 @@ class Loop:
         progress: EpochProgress,
         callbacks: Callbacks,
     ) -> Evaluation:
-        """Evaluates after an epoch; at a stop, saves the run, which later evaluates again."""
+        """Evaluates after an epoch; if stopped, saves the run, so a resumed run evaluates again."""
         try:
             return self.evaluate(
                 state, batches, "validation", len(history) + 1, callbacks.report, callbacks.stop

@@ -32,7 +32,7 @@ def free_bytes() -> int | None:
 
 
 def needed_bytes(compiled: Any) -> tuple[int, int]:
-    """Returns (bytes for arguments, bytes for the rest) of a compiled step on each device."""
+    """Returns a compiled step's bytes on each device: (arguments, temporaries and new results)."""
     found = compiled.memory_analysis()
     on_top = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     return found.argument_size_in_bytes, on_top
@@ -45,7 +45,7 @@ def largest_that_fits(needed: Callable[[int], int], limit: int, too_large: int) 
     calls of `needed` it returns the largest number found so far.
 
     Args:
-      needed: maps a number to the bytes that it needs; a function that does not decrease.
+      needed: maps a number to the bytes that it needs; a non-decreasing function.
       limit: available bytes.
       too_large: a number known not to fit: `needed(too_large)` is above `limit`.
     """

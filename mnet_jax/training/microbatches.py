@@ -51,7 +51,7 @@ def mean_over(
         unchanged.
 
     Returns:
-      The carry after the last micro-batch, and the values averaged over all.
+      The carry after the last micro-batch, and the values averaged over all micro-batches.
     """
     if count == 1:
         return function(carried, batch, key)

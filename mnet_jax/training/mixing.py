@@ -50,8 +50,8 @@ def mix(batch: Mapping[str, Any], step_key: Array, alphas: Mapping[str, Scalar])
     """Mixes each image with a partner from a random permutation; all images get the same weights.
 
     Args:
-      batch: `image` [b, h, w, c] and `label` [b]. Under pmap this is one device's part of a batch;
-        each part is mixed separately, with its own weights.
+      batch: `image` [b, h, w, c] and `label` [b]. With pmap, `batch` is one device's part; each
+        part is mixed separately, with its own weights.
       step_key: the step's random key, from which mixing derives its own.
       alphas: parameters of the Beta distributions, keyed by `mixup` and `cutmix`. With both, each
         step uses one or the other with equal probability, as in timm; with none, the batch is not
@@ -92,7 +92,7 @@ def draw_mixing(
 
 
 def blend(images: Array, partners: Array, weight: Array) -> Array:
-    """Mixes images and partners, [b, h, w, c], with weights [h, w] and one minus the weights."""
+    """Returns weight * images + (1 - weight) * partners, [b, h, w, c], for a weight [h, w]."""
     share = weight[None, :, :, None].astype(images.dtype)
     return share * images + (1 - share) * partners
 

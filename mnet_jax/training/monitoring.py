@@ -95,9 +95,9 @@ def dead_share(values: Tree) -> float:
 
     A ReLU that is never above zero passes on neither its input nor a gradient. This is the V2
     paper's reason for linear bottlenecks (arXiv 1801.04381, section 3.2). A depthwise layer does
-    not mix channels. If a channel's input has died, or the channel's kernel or scale has become
-    zero, the channel's standard deviation over the training images after normalization is close to
-    zero. The statistics of the normalization show this, so no forward pass is needed.
+    not mix channels. If a channel's input is always zero, or the channel's kernel or scale has
+    become zero, the channel's standard deviation over the training images after normalization is
+    close to zero. The statistics of the normalization show this, so no forward pass is needed.
 
     Args:
       values: `params` and `batch_stats`, as in `TrainState.values`.
@@ -118,7 +118,7 @@ def _normalized_deviation(variance: np.ndarray) -> np.ndarray:
 def _depthwise_layers(
     params: Mapping[str, Any], stats: Mapping[str, Any]
 ) -> Iterator[tuple[Any, Any]]:
-    """Yields parameters and statistics of layers with a depthwise kernel [kh, kw, c] and a norm."""
+    """Yields parameters and statistics of the layers with a depthwise kernel [kh, kw, c]."""
     for name, inner in params.items():
         if not isinstance(inner, Mapping):
             continue
@@ -165,7 +165,7 @@ class Scalars:
         self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=from_step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds the values of one step, in this order."""
+        """Adds the values of one step, in the order of `values`."""
         if not self._writes:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -183,7 +183,7 @@ class Scalars:
 
 
 def _readable(path: Path) -> list[tuple[int, bytes]]:
-    """Returns the lines that `Scalars` wrote, with their steps; warns if there are others.
+    """Returns (step, line) for each line that `Scalars` wrote; warns if there are other lines.
 
     A kill may have truncated the last line, and a power failure can leave NULs.
     """

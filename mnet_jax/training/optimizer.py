@@ -50,9 +50,10 @@ def hyperparams(
 def decay_mask(params: optax.Params, *, depthwise: bool) -> optax.Params:
     """Returns a tree of booleans: whether weight decay applies to each parameter.
 
-    Weight decay applies to kernels, never to scales and biases, and to depthwise kernels (the only
-    kernels with three axes, [kh, kw, c]) only if `depthwise`. The V1 paper (section 3.2) found it
-    important to put little or no weight decay on depthwise kernels, which have so few parameters.
+    Weight decay applies to kernels, never to scales and biases. It applies to depthwise kernels
+    (the only kernels with three axes, [kh, kw, c]) only if `depthwise` is true. The V1 paper
+    (section 3.2) found it important to put little or no weight decay on depthwise kernels, which
+    have so few parameters.
     """
     return jax.tree.map(lambda p: p.ndim in ((2, 3, 4) if depthwise else (2, 4)), params)
 

@@ -16,10 +16,10 @@ BATCH_AXIS = "batch"
 
 
 class Placement(Protocol):
-    """The way devices share the work: compiles functions for the devices, and puts values on them.
+    """Makes devices share the work: compiles functions for the devices, and puts values on them.
 
     A batch here is a dictionary of NumPy arrays [b, ...] with this process's b images (its
-    `data.Shard`). The shapes on the devices depend on the implementation; `get` converts back.
+    `data.Shard`). The shapes on the devices depend on the implementation.
 
     Attributes:
       devices: the number of devices that share a batch.
@@ -43,7 +43,7 @@ class Placement(Protocol):
         """Puts a NumPy batch onto the devices, an equal part on each device."""
 
     def resized(self, batch: Batch, images: int) -> Batch:
-        """Returns the shapes on the devices of a batch like `batch` with `images` images."""
+        """Returns the shapes on the devices that `batch` would have if it had `images` images."""
 
     def get(self, tree: Tree) -> Tree:
         """Returns the output of a compiled step, such as a state or metrics, without replicas."""
@@ -93,7 +93,7 @@ class JitPlacement:
     """
 
     def __init__(self, devices: Sequence[jax.Device]) -> None:
-        """Takes the devices in the order of their parts of a batch."""
+        """Stores the devices; the first device gets the first part of a batch, and so on."""
         mesh = _mesh(devices)
         self.devices = len(devices)
         self._replicated = NamedSharding(mesh, PartitionSpec())
@@ -147,7 +147,7 @@ class PmapPlacement:
     """
 
     def __init__(self, devices: Sequence[jax.Device]) -> None:
-        """Takes the devices in the order of their parts of a batch."""
+        """Stores the devices; the first device gets the first part of a batch, and so on."""
         self.devices = len(devices)
         self._each = list(devices)
         self._stacked = NamedSharding(_mesh(devices), PartitionSpec(BATCH_AXIS))

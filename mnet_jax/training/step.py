@@ -14,7 +14,7 @@ from mnet_jax.training.hyperparameters import Hyperparameters, Scalar
 from mnet_jax.training.microbatches import Tree, in_groups, mean_over, micro_batch
 from mnet_jax.training.mixing import mix
 
-SMALL = 2**14  # elements of an array
+SMALL = 2**14  # the most elements of an array that `all_finite` concatenates with others
 
 Array: TypeAlias = jax.Array
 Batch: TypeAlias = Mapping[str, Any]
@@ -85,7 +85,7 @@ def initial_state(
 
 
 def _averaged(average: Tree, values: Tree, decay: Scalar, step: Array) -> Tree:
-    """Updates the moving average at step `step`, with the warm-up of TensorFlow's `num_updates`."""
+    """Returns the average after `step` steps, with the warm-up of TensorFlow's `num_updates`."""
     kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     # In this form an average that equals its value stays exactly the same.
     return jax.tree.map(lambda a, v: v + kept * (a - v), average, values)
@@ -117,7 +117,7 @@ def make_train_step(
     accumulate: int = 1,
     norm_groups: int = 1,
 ) -> TrainStep:
-    """Returns the pure function (state, batch, hyperparams) -> (state, metrics).
+    """Returns the training step, a pure function (state, batch, hyperparams) -> (state, metrics).
 
     Args:
       apply: a Linen module's `apply`.
@@ -194,9 +194,10 @@ def make_train_step(
 def make_eval_step(
     apply: Callable[..., Any], *, axis_name: str | None = None, accumulate: int = 1
 ) -> EvalStep:
-    """Returns the pure function (variables, batch) -> sums; see `metrics.masked_sums`.
+    """Returns the evaluation step, a pure function (variables, batch) -> sums.
 
-    The batch is `image` [b, h, w, 3], `label` [b] and `mask` [b].
+    The batch is `image` [b, h, w, 3], `label` [b] and `mask` [b]. The sums are those of
+    `metrics.masked_sums`.
 
     Args:
       apply: a Linen module's `apply`.

@@ -36,7 +36,8 @@ class Stop:
     """The stop requests to this process; signals are handled only after `listen`.
 
     Attributes:
-      requested: whether a signal arrived during `deferred`, in this or another process of the run.
+      requested: whether a signal arrived during `deferred` or `raised`, in this or another process
+        of the run.
       number: the number of that signal.
     """
 
@@ -69,7 +70,7 @@ class Stop:
             raise StoppedError(f"{reason}, the run is saved", 128 + self.number)
 
     def listen(self) -> None:
-        """Installs the signal handlers; a signal that arrived while `blocked` is handled now.
+        """Installs the signal handlers; a signal that arrived while it was blocked is handled now.
 
         A process that was started with SIGINT ignored, as shells start background jobs, keeps
         ignoring SIGINT.
@@ -83,7 +84,7 @@ class Stop:
         """Makes signals end the process even while its main thread runs C code, such as compiling.
 
         Python runs signal handlers only between instructions of the main thread. But CPython's own
-        handler runs at once: it writes the signal's number to a pipe, and a thread reads it. The
+        handler runs at once: it writes the signal's number to a pipe, which a new thread reads. The
         thread also counts signals: a second SIGINT ends the process at once, even with unsaved
         work.
         """

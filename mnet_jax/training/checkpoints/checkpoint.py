@@ -63,7 +63,7 @@ class _Past:
 
     history: tuple[EpochRecord, ...]
     seconds: float
-    begun: EpochProgress  # the name in stored checkpoints
+    begun: EpochProgress  # `progress`, by its name in stored checkpoints
 
     def __post_init__(self) -> None:
         require(0 <= self.seconds < math.inf, "seconds", self.seconds, "0 or more")
@@ -189,7 +189,7 @@ class Checkpoints:
           batches: a grain iterator at its start; it is moved to the saved position.
 
         Raises:
-          CheckpointError: the checkpoint belongs to another run or network, or all are damaged.
+          CheckpointError: a checkpoint belongs to another run or network, or all are damaged.
           DisagreementError: processes of the run see different checkpoints.
         """
         require_equal(_Seen(checkpoints=tuple(sorted(self._manager.all_steps()))))
@@ -380,7 +380,7 @@ class Preservation:
     def best(self, steps: Iterable[int]) -> int | None:
         """Returns the step, among `steps`, with the best validation accuracy.
 
-        Of equally good steps the earliest is best. None if no step is the end of an epoch.
+        Of equally good steps the earliest is best. The result is None if no step ends an epoch.
         """
         whole = [step for step in sorted(steps) if step in self.accuracies]
         return max(whole, key=lambda step: self.accuracies[step], default=None)

@@ -89,5 +89,5 @@ def _stored_shape(leaf: jax.Array) -> tuple[int, ...]:
 
 
 def _name(path: tuple[Any, ...]) -> str:
-    """Returns a tree path as text, in one form for attributes, dictionary keys and positions."""
+    """Returns a tree path as text; attributes, dictionary keys and positions have the same form."""
     return ".".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)

@@ -10,7 +10,7 @@ ABSENT = "-"  # stands for a missing field, axis or number in a table
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A field that differs.
+    """A field that differs between two configs.
 
     Attributes:
       path: path of the field, such as `spec.blocks[1..16].bottleneck`. Items of a tuple that change
@@ -30,7 +30,7 @@ def changes(before: Any, after: Any) -> list[Change]:
 
 
 def _walk(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yields (path, old text, new text) per difference; joins equal differences in a tuple."""
+    """Yields (path, old text, new text) for each difference; for tuples see `Change.path`."""
     if before == after:
         return
     if type(before) is type(after) and dataclasses.is_dataclass(before):

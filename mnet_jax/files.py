@@ -56,7 +56,8 @@ def sync_directory(directory: Path) -> None:
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
     """Opens a regular file with `flags` and returns its descriptor.
 
-    This does not block. Python's `open` waits at a FIFO until a process opens the FIFO's other end.
+    This function does not block. Python's `open` waits at a FIFO until a process opens the FIFO's
+    other end.
 
     Raises:
       OSError: the file cannot be opened, or is not a regular file.

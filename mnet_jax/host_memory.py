@@ -78,7 +78,7 @@ def is_near_address_limit(used: Usage) -> bool:
 
 
 def available_bytes() -> int:
-    """Returns the bytes left to this process: the least of machine, container and `ulimit`."""
+    """Returns the bytes left to this process: the minimum of machine, container and `ulimit`."""
     import psutil
 
     return min([psutil.virtual_memory().available, *_left_in_containers(), *_left_to_address()])
@@ -119,7 +119,7 @@ def _left_in_containers() -> list[int]:
 
 
 def _group() -> str:
-    """Returns the path of this process's control group, relative to the root."""
+    """Returns the path of this process's control group, relative to `CGROUPS`."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:

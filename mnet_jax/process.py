@@ -2,8 +2,8 @@
 
 XLA's CPU client allocates memory for temporaries and results at every call. By default, glibc
 returns large blocks to the system at once, so the next call pays for new pages, which the system
-fills with zeros. With these settings, the process keeps its memory, in huge pages. glibc reads the
-settings when a process starts; other systems ignore them.
+fills with zeros. With the variables in `ALLOCATOR`, the process keeps its memory, in huge pages.
+glibc reads them when a process starts; other C libraries ignore them.
 
 XLA's compilation cache is on disk, so that the same step is not compiled twice.
 """
@@ -91,7 +91,7 @@ def child_environment(variables: Mapping[str, str]) -> Iterator[None]:
 def restart(command: Sequence[str], variables: Mapping[str, str]) -> None:
     """Replaces this process by `command`, with additional environment variables.
 
-    Does nothing without variables, and on systems other than Linux.
+    Does nothing if `variables` is empty, and on systems other than Linux.
     """
     if variables and sys.platform == "linux":
         sys.stdout.flush()

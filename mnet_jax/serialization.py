@@ -1,7 +1,7 @@
 """Conversion of frozen dataclasses to JSON and back, for specs and configs in files.
 
 A value of a union of dataclasses is tagged with its class's name under `type`. Reading is strict:
-an unknown field, a missing class or an illegal value raises a ValueError.
+an unknown field, a missing `type` or an illegal value raises a ValueError.
 
 Declare a new field with `added` if files hold values of the class without this field. Then these
 files remain readable. The JSON of a value with the field's default does not change, so existing

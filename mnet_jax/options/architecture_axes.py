@@ -94,7 +94,7 @@ def _own_momentum(spec: NetworkSpec) -> float | None:
 
 
 def _read_input_stride(spec: NetworkSpec) -> Any:
-    """Returns the product of the network's first two strides, or `ABSENT` if no factory made it.
+    """Returns the product of a network's first two strides; `ABSENT` for one that no factory made.
 
     Assumes that all other strides are as published.
     """
@@ -201,7 +201,7 @@ def _read_depth(spec: NetworkSpec) -> Any:
 def _stages(spec: NetworkSpec) -> list[int]:
     """Returns the number of blocks in each stage of V1, V2 or V3.
 
-    Returns an empty list if the blocks do not divide evenly into the stages (as after --depth), or
+    Returns an empty list if the blocks do not divide evenly into the stages (as in shallow V1), or
     if no factory made the network.
 
     The stages are found in the network at width 1: in a narrow network, the channel counts of two

@@ -96,7 +96,7 @@ def grid(baseline: C, values: Mapping[str, Sequence[Any]]) -> list[C]:
     """Returns every combination of the values, each applied to the baseline.
 
     Args:
-      baseline: gives the values of all other axes, and the seed.
+      baseline: gives the values of all other axes and, if it is a run's config, the seed.
       values: the values of each varied axis, by axis name, in the order of the table's rows.
 
     Raises:

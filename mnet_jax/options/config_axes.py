@@ -71,7 +71,7 @@ def field_axes(taken: Sequence[str]) -> tuple[Axis, ...]:
 
 
 def _fields(cls: type, path: tuple[str, ...] = ()) -> Iterator[_Field]:
-    """Yields the fields of a dataclass and of nested ones, except lists and optional fields."""
+    """Yields the fields that can be axes, of a dataclass and of the dataclasses nested in it."""
     descriptions = _descriptions(cls)
     for name, hint in get_type_hints(cls).items():
         here = (*path, name)

@@ -393,5 +393,5 @@ def recipe_for(dataset: str, train_images: int, *, pretrained: bool = False) -> 
 
 
 def baseline(dataset: str) -> Arm:
-    """Returns the arm of the data set's fixed recipe; sized recipes start from this arm."""
+    """Returns the arm of the data set's recipe in `RECIPES`; sized recipes start from this arm."""
     return RECIPES[OWN.get(dataset.split(":")[0], DEFAULT)].arm

@@ -36,14 +36,14 @@ class Preview:
 def first_batch(config: RunConfig, dataset: data.Dataset, most: int | None = None) -> Preview:
     """Returns the images of a run's first step, after augmentation and mixing.
 
-    The preview mixes the batch as a whole. Training mixes the images of each micro-batch, and under
-    pmap of each device, separately and with other random numbers.
+    The preview mixes the batch as a whole. Training mixes each micro-batch separately (with pmap,
+    each device's part of it), and uses other random numbers.
 
     Args:
       config: the run's config.
       dataset: the run's data set.
-      most: the number of images to show, the first of the batch; None for all. Only these images
-        and their partners are read.
+      most: how many of the batch's first images to show; None for all. Only these images and their
+        partners are read.
 
     Raises:
       DataError: an image cannot be decoded.

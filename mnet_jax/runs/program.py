@@ -47,7 +47,7 @@ class Program:
 def program_of(
     spec: NetworkSpec, structure: StaticRecipe, batch_size: int, resolution: int
 ) -> Program:
-    """Returns the functions, compiled once in a process for all seeds and hyperparameters.
+    """Returns a run's program, compiled once in a process for all seeds and hyperparameters.
 
     Args:
       spec: the network.
@@ -111,7 +111,7 @@ def _initializer(
     """Returns a compiled function from the seed and hyperparameters to the first state.
 
     The function runs once for each trial and draws dozens of random arrays. XLA takes longer to
-    optimize this than to compute it. Without optimization the state is ready in a third of the
+    optimize the function than to run it. Without optimization the state is ready in a third of the
     time.
     """
 

@@ -39,7 +39,7 @@ class DirectoryInUseError(ValueError):
 def directory_lock(directory: Path) -> Iterator[None]:
     """Locks a directory, so that no other run on any machine uses it at the same time.
 
-    The first of a run's processes holds the lock `run.lock` until the process ends. Reading a run's
+    The first of a run's processes holds the lock `run.lock` until the context ends. Reading a run's
     files needs no lock. If the file system does not support locks, there is a warning.
 
     Raises:
@@ -77,7 +77,7 @@ def _taken(directory: Path, held: contextlib.ExitStack) -> DirectoryInUseError |
 
 
 class Timer:
-    """A timer for a repeated interval, on which all processes of a run agree."""
+    """A timer for a repeated interval; all processes of a run get the same answer."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -135,8 +135,8 @@ class RunDirectory:
     def on_epoch(self, state: TrainState, history: History, progress: EpochProgress) -> None:
         """Writes an epoch's scalars, and a checkpoint and the model if they are due.
 
-        Checkpoint and model are always due after the last epoch. If divergence rolls back, they are
-        due after every epoch.
+        Checkpoint and model are due when the timer's interval is over, and after the last epoch. If
+        the reaction to divergence is a rollback, they are due after every epoch.
         """
         self.log.write(history[-1].step, _scalars_of(history[-1]))
         is_over = len(history) == self.loop.epochs

@@ -126,7 +126,7 @@ def activation_steps(
       seen: the values of the activations, from `observe`.
       method: how the ranges are chosen.
     """
-    found = {}
+    found: dict[str, Array] = {}
     for name, values in seen.items():
         setting = quantization.at(name)
         ends = np.array([values.least, values.most])

@@ -8,7 +8,7 @@
 - `dialects`: the conventions in which reference implementations differ;
 - `shapes`: the layers of a network and their shapes at a resolution;
 - `transforms`: the variations that the papers study, for any spec;
-- `dense_tasks`: finer feature maps by dilation, and a lighter tail.
+- `dense_tasks`: variations for segmentation and detection: dilation, and fewer channels at the end.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Transformations for dense tasks: finer feature maps by dilation, and a lighter tail."""
+"""Variations for segmentation and detection: finer feature maps, and fewer channels at the end."""
 
 import dataclasses
 from typing import Literal
@@ -16,17 +16,17 @@ def with_output_stride(spec: NetworkSpec, output_stride: OutputStride) -> Networ
     """Limits the output stride of a network by dilation (arXiv 1706.05587, section 3.1).
 
     The coarsest feature map is then 1/`output_stride` of the image's size. A stride that would make
-    a map coarser becomes 1, and the windows of all later convolutions are dilated by the same
-    factor, which preserves their receptive fields. The weights keep their shapes. With symmetric
-    padding, the original coarse map is a subsampling of the new one, unless the network has
-    squeeze-and-excitation, which averages over the whole map.
+    a map coarser becomes 1. All later convolutions are dilated by the removed stride, which
+    preserves their receptive fields. The weights keep their shapes. With symmetric padding, a
+    subsampling of the new coarsest map equals the original one. This does not hold for networks
+    with squeeze-and-excitation, which averages over the whole map.
 
     Args:
       spec: the network.
       output_stride: the largest allowed product of strides: 8, 16 or 32.
 
     Raises:
-      ValueError: `output_stride` is not one of these values.
+      ValueError: `output_stride` is not 8, 16 or 32.
     """
     require_choice("output_stride", output_stride, OutputStride)
     stride, dilation, blocks = spec.stem.stride, 1, []
@@ -41,14 +41,14 @@ def with_output_stride(spec: NetworkSpec, output_stride: OutputStride) -> Networ
 
 
 def with_reduced_tail(spec: NetworkSpec) -> NetworkSpec:
-    """Halves the channels of the tail, for dense tasks (V3 paper, sections 6.3 and 6.4).
+    """Halves the channels of a network's last layers (V3 paper, sections 6.3 and 6.4).
 
-    The tail begins with the last strided block. This halves the output channels of that block, the
-    expanded and output channels of all later blocks, and the channels of the head's layers. A tail
-    that was designed for 1000 classes is redundant for the few classes of a dense task.
+    The halved channels are the output channels of the last strided block, the expanded and output
+    channels of all later blocks, and the channels of the head's layers. Channels that were designed
+    for 1000 classes are redundant for the few classes of segmentation and detection.
 
     Raises:
-      ValueError: the network is dilated already, or no strided block follows another block.
+      ValueError: a block is dilated already, or no block after the first has stride 2.
     """
     legal = "reduce the tail before strides become dilation"
     require(all(b.dilation == 1 for b in spec.blocks), "reduced_tail", "dilated blocks", legal)

@@ -1,9 +1,9 @@
 """The conventions in which reference implementations differ, as a table by version and dialect.
 
 The dialects: `paper` follows the papers, and the authors' released code where the papers are
-silent. `slim` is that released code (TF-slim; timm calls its weights `tf_mobilenet...`). `keras` is
-`keras.applications`. `torchvision` and `timm` are the PyTorch libraries. The authors of V4 released
-their code in TensorFlow's Model Garden, from which V4's `paper` takes its constants.
+silent. `slim` is that released code (TF-slim), whose weights timm calls `tf_mobilenet...`. `keras`
+is `keras.applications`. `torchvision` and `timm` are the PyTorch libraries. The authors of V4
+released their code in TensorFlow's Model Garden, from which V4's `paper` takes its constants.
 
 At stride 2 the padding schemes give outputs of the same shape but with different values, which
 weight converters often overlook.
@@ -67,12 +67,12 @@ class ChannelRules:
     Attributes:
       dropout: dropout rate before the classifier.
       rounding: how channels times the width multiplier are rounded; see `round_channels`.
-      stem_scales_from: smallest width multiplier that scales the stem; below it, the stem keeps its
-        channels.
+      stem_scales_from: smallest width multiplier that scales the stem; below this width, the stem
+        has the channels of width 1.
       expansion: how expanded channels depend on the width multiplier. `ratio`: the block's actual
         input channels times the table's expansion ratio. `scaled`: the table's expanded channels
-        times the width multiplier. At width 0.75, implementations of V3 differ in this rule and in
-        `last`.
+        times the width multiplier. This rule and `last` are why implementations of V3 differ
+        at width 0.75.
       last: how the widest layer of the tail depends on the width multiplier. `grows`: scaled above
         width 1, never below. `scaled`: always scaled. `fixed`: never scaled.
       pooled: channels of the convolution before the pool in V3 and V4. `ratio`: six times its
@@ -139,7 +139,7 @@ def dialect_of(version: str, name: DialectName, norm_momentum: float | None = No
     Args:
       version: a version without its variant: `mobilenet_v3`, not `mobilenet_v3_large`.
       name: the implementation.
-      norm_momentum: overrides the implementation's `Dialect.norm_momentum`, unless None.
+      norm_momentum: replaces the implementation's `Dialect.norm_momentum`; None keeps it.
 
     Raises:
       ValueError: the implementation is unknown or does not have this version.
@@ -159,7 +159,7 @@ def dialect_of(version: str, name: DialectName, norm_momentum: float | None = No
 def channel_rules_of(version: str, name: DialectName) -> ChannelRules:
     """Returns the conventions by which an implementation chooses channels and dropout.
 
-    Arguments and errors are those of `dialect_of`.
+    The arguments and the error are those of `dialect_of`.
     """
     _require_row(version, name)
     fields = (
@@ -208,7 +208,7 @@ def round_channels(channels: int, width: float, rounding: Rounding) -> int:
     """Scales a layer's channels by the width multiplier and rounds them.
 
     Raises:
-      ValueError: the width is not positive and finite, or leaves less than one channel.
+      ValueError: the width is not a positive finite number, or gives less than one channel.
     """
     positive = is_number(width) and 0 < width < float("inf")
     require(positive, "width", width, "a finite multiplier above 0")

@@ -56,7 +56,7 @@ class Fused(NamedTuple):
 
 
 class Uib(NamedTuple):
-    """A table row for a universal inverted bottleneck; kernel size 0 omits that convolution."""
+    """A table row for a universal inverted bottleneck; a kernel size of 0 omits the convolution."""
 
     start_kernel: int
     kernel: int

@@ -49,7 +49,8 @@ class Layer:
 
     Attributes:
       part: part of the network: `stem`, `block_0`, `block_1` ..., `head`.
-      role: role of the layer in its part; None where the part is a single convolution.
+      role: function of the layer in its part, such as `expand`; None if the part is a single
+        convolution.
       kind: `conv` mixes channels in a window, `depthwise` filters each channel separately,
         `pointwise` mixes channels at one position, `dense` maps pooled features.
       inputs: input channels.
@@ -59,10 +60,10 @@ class Layer:
       dilation: distance between neighbouring taps.
       input_size: (rows, columns) of the input.
       output_size: (rows, columns) of the output.
-      pads: zeros around the input: (before, after) the rows, and (before, after) the columns.
+      pads: numbers of zeros around the input: ((top, bottom), (left, right)).
       normalized: whether batch normalization follows; otherwise the layer has a bias.
-      activation: function applied after the normalization or bias. Only `squeeze_excite/expand` has
-        `hard_sigmoid`: its output scales the channels.
+      activation: function applied after the normalization or bias. It is `hard_sigmoid` only in
+        `squeeze_excite/expand`, the layer whose output scales the channels.
     """
 
     part: str
@@ -112,14 +113,15 @@ class Layer:
 def pad_amounts(
     padding: Padding, kernel: int, stride: int, size: int, dilation: int = 1
 ) -> tuple[int, int]:
-    """Returns the number of zeros (before, after) an axis of length `size`.
+    """Returns the numbers of zeros to put before and after an axis of length `size`.
 
     Args:
-      padding: `same` is TensorFlow's SAME: ceil(size / stride) outputs, the odd zero at the end.
-        `symmetric` puts kernel // 2 zeros on both sides, as is usual in PyTorch. `end` is Keras'
-        padding of MobileNet V1: kernel // 2 zeros, all at the end, if the stride is 2; otherwise
-        `same`.
-      kernel: side of the window; a dilated window counts as dilation * (kernel - 1) + 1.
+      padding: `same` is TensorFlow's SAME: ceil(size / stride) outputs; if the number of zeros is
+        odd, the end gets one more. `symmetric` puts kernel // 2 zeros on both sides, as is usual in
+        PyTorch. `end` is Keras' padding of MobileNet V1: at stride 2 kernel // 2 zeros, all at the
+        end; at stride 1 `same`.
+      kernel: side of the window. For a dilated window, the rules of `padding` hold with
+        dilation * (kernel - 1) + 1 instead of `kernel`.
       stride: step of the window.
       size: length of the axis.
       dilation: distance between neighbouring taps.
@@ -142,14 +144,14 @@ class Window(NamedTuple):
     padding: Padding = "same"
 
     def pads(self, size: Size) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Returns the padding of a feature map: (before, after) for rows and for columns."""
+        """Returns the numbers of zeros around a feature map: ((top, bottom), (left, right))."""
         rows, columns = (
             pad_amounts(self.padding, self.kernel, self.stride, n, self.dilation) for n in size
         )
         return rows, columns
 
     def output_size(self, size: Size) -> Size:
-        """Returns the rows and columns of the output; less than 1 if the window does not fit."""
+        """Returns (rows, columns) of the output; a number below 1 if the window does not fit."""
         reach = self.dilation * (self.kernel - 1) + 1
         rows, columns = (
             (n + sum(pads) - reach) // self.stride + 1
@@ -171,7 +173,7 @@ def _convolution(
     size: Size,
     window: Window = POINT,
 ) -> Layer:
-    """Returns a normalized convolution; raises ValueError if its output would be empty."""
+    """Returns a convolution with normalization; raises ValueError if its output would be empty."""
     layer = Layer(
         part=part,
         role=role,
@@ -200,7 +202,7 @@ def _dense(
     *,
     normalized: bool = False,
 ) -> Layer:
-    """Returns a dense layer on pooled features."""
+    """Returns a dense layer that takes pooled features."""
     return Layer(
         part=part,
         role=role,
@@ -263,7 +265,7 @@ def _inverted_layers(
 
 @with_plain_arguments
 def walk(spec: NetworkSpec, resolution: int | tuple[int, int]) -> Iterator[Layer]:
-    """Yields every layer with weights, in order, with its shapes at a resolution.
+    """Yields every layer that has weights, from input to output, with its shapes at a resolution.
 
     Args:
       spec: the network.
@@ -300,9 +302,9 @@ def _head_layers(spec: NetworkSpec, size: Size) -> Iterator[Layer]:
 def unnormalizable_layer(
     spec: NetworkSpec, resolution: int, images: int, *, frozen: int = 0
 ) -> Layer | None:
-    """Returns the first layer that would normalize a single value per channel in training, if any.
+    """Returns the first layer that would normalize a single value per channel in training, or None.
 
-    Normalization would erase a single value, since it equals its own mean.
+    A single value equals its own mean, so normalization would turn every input into zero.
 
     Args:
       spec: the network.

@@ -20,7 +20,7 @@ Kind = Literal["conv", "depthwise", "pointwise", "dense"]
 
 
 def _require_block(block: "Block") -> None:
-    """Checks the fields that all kinds of block share, and converts their numbers to Python's."""
+    """Checks the fields that kinds of block share, and converts NumPy's numbers to Python's."""
     make_fields_plain(block)
     for name in ("inputs", "expanded", "outputs"):
         if hasattr(block, name):

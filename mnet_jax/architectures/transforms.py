@@ -62,20 +62,20 @@ def with_bottleneck(spec: NetworkSpec, bottleneck: Bottleneck) -> NetworkSpec:
 
 
 def squeeze_channels(expanded: int) -> int:
-    """Returns the channels between the dense layers of V3's squeeze-and-excitation: a quarter."""
+    """Returns a quarter of the expanded channels: the width of V3's squeeze-and-excitation."""
     return make_divisible(expanded / 4)
 
 
 @with_plain_arguments
 def resized(block: InvertedResidual, expanded: int) -> InvertedResidual:
-    """Returns the block with other expanded channels, and its squeeze channels adapted to them."""
+    """Returns the block with other expanded channels, and squeeze channels computed from these."""
     squeeze = squeeze_channels(expanded) if block.squeeze else 0
     return dataclasses.replace(block, expanded=expanded, squeeze=squeeze)
 
 
 @with_plain_arguments
 def with_expansion(spec: NetworkSpec, expansion: int) -> NetworkSpec:
-    """Makes the expanded channels `expansion` times the input channels (V2 paper, Table 1's t).
+    """Sets the expanded channels to `expansion` times the input channels (V2 paper, Table 1's t).
 
     Blocks without an expansion layer, such as V2's first, stay without one.
     """
@@ -92,8 +92,8 @@ def with_shortcut(spec: NetworkSpec, shortcut: Shortcut) -> NetworkSpec:
     """Sets the tensors that shortcuts connect, in blocks that keep their shape (V2 paper, Fig. 6b).
 
     An `expansion` shortcut also needs a next block with as many expanded channels. V2's first block
-    does not expand and never has such a shortcut, even at widths up to 0.27, where the block keeps
-    its shape.
+    therefore never has an `expansion` shortcut. It has a `bottleneck` shortcut only at widths up to
+    0.27, where its input and its output have the same number of channels.
     """
     require_choice("shortcut", shortcut, Shortcut)
     spec = _map_inverted(spec, "shortcut", lambda b: dataclasses.replace(b, shortcut="none"))
@@ -127,7 +127,7 @@ def with_head_activation(spec: NetworkSpec, activation: Activation) -> NetworkSp
     """Sets the activation of the layers between the blocks and the classifier.
 
     Raises:
-      ValueError: the network has no such layers, like V1.
+      ValueError: the network has no such layers; V1 has none.
     """
     require_choice("head_activation", activation, Activation)
     if not head_layers(spec):
@@ -197,7 +197,7 @@ def with_repeats(spec: NetworkSpec, stages: Sequence[int], repeats: int) -> Netw
 
 
 def _repeated(block: Block) -> Block:
-    """Returns a copy of `block` that can follow it in its stage."""
+    """Returns the next block of a stage: `block` at stride 1, with `block`'s outputs as inputs."""
     same = dataclasses.replace(block, inputs=block.outputs, stride=1)
     if isinstance(same, InvertedResidual) and isinstance(block, InvertedResidual):
         expanded = make_divisible(block.outputs * block.expanded / block.inputs)
@@ -213,9 +213,9 @@ def _shortcut_of(spec: NetworkSpec) -> Shortcut | None:
 
 
 def with_convolution(spec: NetworkSpec, convolution: Convolution) -> NetworkSpec:
-    """Replaces depthwise separable blocks by full convolutions, if `full` (V1 paper, Table 4).
+    """Replaces depthwise separable blocks by full convolutions if `convolution` is `full`.
 
-    The full convolutions have the same channels, kernel size and stride.
+    The full convolutions have the same channels, kernel size and stride (V1 paper, Table 4).
     """
     require_choice("convolution", convolution, Convolution)
     if not any(isinstance(block, Separable) for block in spec.blocks):
@@ -234,7 +234,7 @@ def with_convolution(spec: NetworkSpec, convolution: Convolution) -> NetworkSpec
 
 
 def with_depth(spec: NetworkSpec, depth: Depth) -> NetworkSpec:
-    """Removes V1's five 14x14x512 layers, if `shallow` (V1 paper, Table 5)."""
+    """Removes V1's five 14x14x512 layers if `depth` is `shallow` (V1 paper, Table 5)."""
     require_choice("depth", depth, Depth)
     if depth == "full":
         return spec
@@ -247,11 +247,11 @@ def with_depth(spec: NetworkSpec, depth: Depth) -> NetworkSpec:
 
 @with_plain_arguments
 def with_input_stride(spec: NetworkSpec, input_stride: InputStride) -> NetworkSpec:
-    """Sets the product of the first two strides: 4 as published, 2 or 1 for small images.
+    """Sets the product of two strides, the stem's and the first strided block's: 4, 2 or 1.
 
-    The published networks reduce each side of an image by a factor of 32: 32x32 pixels become a
-    single pixel. A product of 2 sets the stem's stride to 1. A product of 1 also sets the stride of
-    the first strided block to 1, as is usual for images of 32x32 pixels.
+    The published networks have 4, and reduce each side of an image by a factor of 32: 32x32 pixels
+    become a single pixel. A product of 2 sets the stem's stride to 1. A product of 1 also sets the
+    stride of the first strided block to 1, as is usual for images of 32x32 pixels.
     """
     require_choice("input_stride", input_stride, InputStride)
     strided = next((i for i, block in enumerate(spec.blocks) if block.stride == 2), None)

@@ -42,7 +42,7 @@ def mobilenet_v1(
       dialect: the implementation whose padding, channel rounding, normalization constants and
         initialization are used.
       norm_momentum: fraction of BatchNorm's running statistics kept at each step; None takes the
-        dialect's. The paper's value needs tens of thousands of training steps.
+        dialect's. With the paper's value, the statistics converge in tens of thousands of steps.
       input_stride: product of the first two strides; use 1 for images of 32x32 pixels or less.
       dtype: type of the computation; parameters, statistics and logits are float32.
       lowering: how convolutions are computed; see `mnet_jax.ops.depthwise_conv`.
@@ -95,7 +95,7 @@ def mobilenet_v2(
       dialect: the implementation whose padding, channel rounding, normalization constants and
         initialization are used.
       norm_momentum: fraction of BatchNorm's running statistics kept at each step; None takes the
-        dialect's. The paper's value needs thousands of training steps.
+        dialect's. With the paper's value, the statistics converge in thousands of steps.
       input_stride: product of the first two strides; use 1 for images of 32x32 pixels or less.
       dtype: type of the computation; parameters, statistics and logits are float32.
       lowering: how convolutions are computed; see `mnet_jax.ops.depthwise_conv`.

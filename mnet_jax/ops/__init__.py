@@ -1,4 +1,4 @@
-"""Fast convolutions, and the operations around them.
+"""Fast convolutions, with the normalization, bias and activation before or after them.
 
 Each name is imported on first use, so configs can import `ops.types` without JAX.
 
@@ -9,10 +9,10 @@ Each name is imported on first use, so configs can import `ops.types` without JA
 - `native`: C++ kernels for layers and inverted residuals on CPUs;
 - `lowering`: depthwise convolution in the lowerings `shifted` and `grouped`;
 - `shifted`: depthwise convolution as a sum over taps;
-- `choice`: the table that chooses the lowering;
+- `choice`: the choice of a lowering from a table of measurements;
 - `panels`: pointwise kernels in the order in which `native` reads them;
 - `quantizer`: uniform quantization, simulated in floating point;
-- `distribution`: arrays that are sharded over devices;
+- `distribution`: operations on arrays that are sharded over devices;
 - `types`: the `Literal` types of options.
 """
 

@@ -5,8 +5,8 @@ The command
     python -m experiments.benchmark depthwise --write-table
 
 measures the device that it runs on and writes such a table to `caches.cache_directory`. This table
-takes precedence over the packaged table for the same kind of device. A table applies only to the
-kind of device on which it was measured.
+takes precedence over the table that the package contains for the same kind of device. A table
+applies only to the kind of device on which it was measured.
 """
 
 import re
@@ -82,7 +82,7 @@ class TableEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The measurements on one device.
+    """The measured rankings of the lowerings on one device.
 
     Attributes:
       backend: JAX's name of the device's platform.
@@ -136,7 +136,10 @@ def fastest(
 
 
 def native_is_fastest(x: jax.Array, geometry: Geometry) -> bool:
-    """Whether native, if available, is fastest on a CPU for a convolution and for its gradients."""
+    """Whether native is the fastest lowering on a CPU, for a convolution and for its gradients.
+
+    The function assumes that native is available.
+    """
     found = (fastest(x, geometry, "cpu", way, native=True) for way in get_args(Direction))
     return all(lowering == "native" for lowering in found)
 
@@ -159,7 +162,7 @@ def present_device() -> tuple[str, str]:
 
 
 def path_in(directory: Path, device_kind: str) -> Path:
-    """Returns the path of the table for a kind of device within a directory."""
+    """Returns the path, in `directory`, of the table for a kind of device."""
     return directory / f"{re.sub('[^a-z0-9]+', '-', device_kind.lower()).strip('-')}.json"
 
 
@@ -174,9 +177,9 @@ def users_directory() -> Path:
 
 @cache
 def _table(backend: str) -> Table | None:
-    """Returns the user's table for a backend, else the packaged one, else None.
+    """Returns the table measured on this machine for a backend, else the packaged one, else None.
 
-    For accelerators other than the one of this process, it returns None.
+    For an accelerator other than this process's, the function returns None.
     """
     present, device_kind = present_device()
     if backend != present:
@@ -188,7 +191,10 @@ def _table(backend: str) -> Table | None:
 
 
 def _users_table(backend: str, device_kind: str) -> Table | None:
-    """Returns the user's table; None if it is missing, or (with one warning) unreadable."""
+    """Returns the table measured on this machine, or None.
+
+    None means that there is no table or, with one warning, that it is unreadable.
+    """
     try:
         path = path_in(users_directory(), device_kind)
     except OSError:  # no home directory, so no table
@@ -210,7 +216,7 @@ def _read(path: Path, backend: str, device_kind: str) -> Table | None:
 
 
 def _class_of(x: jax.Array, geometry: Geometry) -> ShapeClass | None:
-    """Returns the `ShapeClass` of a convolution, or None if the benchmark never measures its kind.
+    """Returns the `ShapeClass` of a convolution, or None if the benchmark never measures it.
 
     The benchmark does not measure convolutions whose rows and columns differ in kernel or stride,
     nor dilated ones, nor dtypes other than float32 and bfloat16, nor symbolic sizes.

@@ -3,7 +3,7 @@
 A layer computes `y = convolve(act(normalize(x)))`, where x is the output of the previous
 convolution. It also computes the mean and the variance of y, with which the next layer normalizes
 y. In this order a layer can be one pass over memory (`ops.native`). In the usual order
-(convolution, normalization, activation) it needs several.
+(convolution, normalization, activation) a layer needs several passes.
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ def depthwise(
       x: input [b, h, w, c].
       kernel: [kh, kw, c]; it is cast to x's dtype.
       strides: of rows and columns.
-      padding: of the normalized, activated input.
+      padding: applied to the normalized and activated input.
       dilation: of rows and columns.
       lowering: as in `depthwise_conv`.
       statistics: whether to compute the mean and the variance of the output.
@@ -103,7 +103,7 @@ def full(
       x: input [b, h, w, c].
       kernel: [kh, kw, c, n]; it is cast to x's dtype.
       strides: of rows and columns.
-      padding: as in `depthwise_conv`, of the normalized, activated input.
+      padding: as in `depthwise_conv`, applied to the normalized and activated input.
       dilation: of rows and columns.
       lowering: as in `depthwise_conv`; "grouped" and "shifted" are XLA's convolution.
       statistics: whether to compute the mean and the variance of the output.
@@ -132,16 +132,14 @@ def depthwise_conv(
       and no forward mode.
     - "native": a C++ kernel for a single CPU device, compiled on first use. It supports float32,
       square kernels of 3 and 5, equal strides and no dilation. "shifted" computes everything else,
-      including programs for several devices, since for a native kernel XLA would make each device
-      gather and compute the whole batch. Programs that are lowered for another platform or exported
-      by `jax.export` use "auto" without native kernels instead, because the native kernels are
-      compiled for this machine.
+      and all programs for several devices: XLA would make each device gather the whole batch and
+      run the native kernel on it. Native kernels are compiled for this machine. Programs that are
+      lowered for another platform or exported by `jax.export` therefore use "auto" without them.
     - "auto": the lowering that was measured to be fastest for such shapes on this kind of device
       (`ops.choice`). Without measurements it is "grouped" on accelerators; on CPUs it is "native"
       if available, else "shifted". "native" is available on a single CPU device if its kernels are
-      compiled already. "auto" then always uses "native" for layers that "native" supports and that
-      also normalize or activate their input or compute statistics. Like "shifted", "auto" has no
-      forward mode.
+      compiled already. It is then always used for a supported layer that also normalizes or
+      activates its input or computes statistics. Like "shifted", "auto" has no forward mode.
 
     Args:
       x: `[b, h, w, c]`, floating point.
@@ -157,7 +155,7 @@ def depthwise_conv(
     Raises:
       ValueError: an argument is not as above, shapes disagree, the output would be empty, or x is
         sharded explicitly over channels ("grouped") or over rows or columns ("shifted").
-      NativeError: "native" cannot be compiled here; a RuntimeError.
+      NativeError: "native" cannot be compiled here. (The class is a RuntimeError.)
     """
     return depthwise(
         Pending(x=x), kernel, strides=strides, padding=padding, dilation=dilation, lowering=lowering
@@ -217,17 +215,17 @@ def uses_native(
 
 
 def reads_panels(dtype: jnp.dtype, lowering: Lowering) -> bool:
-    """Whether pointwise convolutions of this dtype are faster with packed kernels (`pack`)."""
+    """Whether pointwise convolutions of this dtype run natively, and so read panels (`pack`)."""
     layer = Layer("linear", None, statistics=False)
     x, kernel = Pending(x=jnp.zeros((1, 1), dtype)), jnp.zeros((1, 1), dtype)
     return uses_native(x, kernel, layer, lowering, alone=False)
 
 
 def best_lowering() -> Lowering:
-    """Returns the fastest lowering for this process's devices; compiles the kernels if possible.
+    """Returns "native" if the native kernels can run in this process, else "auto".
 
-    The lowering "auto" never compiles the native kernels; a program calls this function to compile
-    them. If they cannot be compiled or loaded, the function warns once and returns "auto".
+    On a single CPU device the function compiles the native kernels, which the lowering "auto" never
+    does. If they cannot be compiled or loaded, the function warns once and returns "auto".
     """
     if not _is_single_cpu():
         return "auto"
@@ -240,5 +238,5 @@ def best_lowering() -> Lowering:
 
 
 def _is_single_cpu() -> bool:
-    """Whether this process has one CPU device: native kernels cannot be split over several."""
+    """Whether this process has a single CPU device, which the native kernels require."""
     return jax.default_backend() == "cpu" and jax.device_count() == 1

@@ -33,7 +33,7 @@ def is_constant(shape: Sequence[Any]) -> bool:
 
 
 def match_varying_axes(*arrays: Array) -> tuple[Array, ...]:
-    """Makes all arrays vary over every manual axis that any of them varies over.
+    """Makes all arrays vary over every manual mesh axis over which at least one of them varies.
 
     A custom gradient must return cotangents that vary over the same axes as its arguments. If this
     function is applied first, the arguments all vary over the same axes. JAX itself then sums the

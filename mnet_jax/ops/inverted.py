@@ -29,7 +29,7 @@ LEAST_COLUMNS = 8  # pixels; a tile of a matrix product has a row for each pixel
 
 
 class FoldedConv(NamedTuple):
-    """A convolution with a bias and an activation, after batch normalization has been folded.
+    """A convolution into which batch normalization is folded, with its bias and activation.
 
     Attributes:
       kernel: pointwise [c, n] or packed into panels (`pack`), or depthwise [k, k, n].
@@ -121,7 +121,7 @@ def _at_once(
     block: InvertedResidualLayer,
     skip: Array | None,
 ) -> Array:
-    """Computes the block with the native kernel, which itself does not check shapes."""
+    """Checks the shapes of a block's arrays, then computes the block with the native kernel."""
     inputs, expanded = x.shape[-1], filtering.kernel.shape[-1]
     if expand:
         panels.require_fit(expand.kernel, inputs, expanded)

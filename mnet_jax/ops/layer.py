@@ -1,4 +1,4 @@
-"""Layers in differentiable JAX operations: the reference for the native kernels."""
+"""Layers computed by differentiable JAX operations, which are the native kernels' reference."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -51,7 +51,7 @@ jax.tree_util.register_dataclass(Pending, data_fields=["x", "norm"], meta_fields
 
 @dataclass(frozen=True, kw_only=True)
 class Finish:
-    """The bias and activation after a convolution without statistics: `act(y + bias)`. A pytree.
+    """A bias and an activation to apply to a convolution's output y: `act(y + bias)`. A pytree.
 
     Attributes:
       bias: float32 [n].
@@ -117,7 +117,7 @@ class InvertedResidualLayer:
 class InvertedResidualOperands(NamedTuple):
     """The arrays of an inverted residual; arrays of missing parts are empty.
 
-    Panels are a pointwise kernel in the order in which the native kernels read it (`ops.panels`).
+    Panels hold a pointwise kernel in the order in which the native kernels read it (`ops.panels`).
 
     Attributes:
       x: [b, h, w, c].
@@ -145,8 +145,8 @@ def convolve_reference(layer: Layer, x: Array, norm: Array, kernel: Array) -> tu
     """Computes a layer in training with JAX operations; the reference for `native.convolve`.
 
     Returns:
-      y, its mean and its variance; the mean and the variance are empty if the layer has no
-      statistics.
+      y, its mean and its variance. Without `layer.statistics`, mean and variance are arrays of
+      size 0.
     """
     z = Pending(x=x, norm=norm, activation=layer.activation).value()
     y = linear(z, kernel, layer, "auto")
@@ -184,7 +184,7 @@ def inverted_residual_reference(
 
 
 def linear(z: Array, kernel: Array, layer: Layer, lowering: Lowering) -> Array:
-    """Convolves z with JAX operations; the caller applies activation, bias and statistics."""
+    """Returns the convolution of z, without activation and bias, computed with JAX operations."""
     if layer.geometry and kernel.ndim == 3:
         return convolve_depthwise(z, kernel, layer.geometry, lowering)
     if layer.geometry:

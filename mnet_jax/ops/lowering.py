@@ -2,7 +2,7 @@
 
 Each channel is filtered separately, so there is little arithmetic (k x k multiply-adds per output),
 and the cost is memory traffic. XLA's grouped convolution is fast on GPUs and TPUs. On CPUs it takes
-10 to 100 times as long as memory needs, so `ops.shifted` writes out the sum over taps.
+10 to 100 times as long as the memory traffic, so `ops.shifted` writes out the sum over taps.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,7 +48,9 @@ def convolve_depthwise(
 
 
 def _possible(x: jax.Array, lowering: Lowering) -> Lowering:
-    """Returns the lowering; replaces "auto" if the sharding of x leaves only one lowering.
+    """Returns `lowering`, or, for "auto", the only lowering that the sharding of x allows.
+
+    If the sharding of x allows both lowerings, "auto" stays "auto".
 
     JAX cannot derive the sharding of a grouped convolution's channels. The windows of the shifted
     lowering wrap around the edges of rows and columns, so rows and columns cannot be sharded.
@@ -170,7 +172,7 @@ def _convolve_backward(
 
 
 def _shifted_on(platforms: Platforms, by_taps: Function, grouped: Function) -> Function:
-    """Returns a function that calls `by_taps` on these platforms, and `grouped` on all others."""
+    """Returns a function that calls `by_taps` on `platforms` (None: on all), else `grouped`."""
     if platforms is None:
         return by_taps
     ways = dict.fromkeys(platforms, by_taps)

@@ -41,7 +41,7 @@ _BLOCK = 14
 
 
 class AxisGeometry(NamedTuple):
-    """The rows or the columns of a convolution. At least one of stride and dilation is 1.
+    """The geometry of a convolution's rows or columns. At least one of stride and dilation is 1.
 
     Attributes:
       input: size of the input.
@@ -72,7 +72,7 @@ class AxisGeometry(NamedTuple):
         return taps or range(1)
 
     def inside(self, tap: int) -> np.ndarray:
-        """Returns for each `[output]` whether the tap reads the input, not the zeros around it."""
+        """Returns a mask [output]: where the tap reads the input, and not the zeros around it."""
         position = self.stride * np.arange(self.output) + tap - self.low
         return (position >= 0) & (position < self.input)
 
@@ -82,9 +82,9 @@ Geometry = tuple[AxisGeometry, AxisGeometry]
 
 @jax.custom_vjp
 def _materialized(x: jax.Array, witness: jax.Array) -> jax.Array:
-    """Returns x as an array in memory, so that its producers are not fused into each tap.
+    """Returns x as an array in memory, so that the operations before it are not fused into taps.
 
-    Otherwise XLA's CPU compiler would compute the producers again for each tap. The compiler
+    Otherwise XLA's CPU compiler would compute these operations again for each tap. The compiler
     removes optimization barriers before fusion, but does not fuse across a loop. The loop here
     never iterates, as no number is both above and below zero, and works in x's own memory. Its
     condition reads an element of `witness` [kh, kw, c], so that the condition is not a constant.
@@ -252,7 +252,7 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Arra
 
 
 def _block(size: int, limit: int) -> Pair:
-    """Returns the length of a block, at most `limit`, and the number of blocks to cover `size`."""
+    """Returns the length of a block, at most `limit`, and how many blocks cover `size` values."""
     exact = max(n for n in range(1, limit + 1) if size % n == 0)
     if 2 * exact >= min(size, limit):
         return exact, size // exact
@@ -262,7 +262,7 @@ def _block(size: int, limit: int) -> Pair:
 
 
 def _block_mask(lines: AxisGeometry, length: int) -> np.ndarray:
-    """Returns for each `[position in the block, block, tap]` whether the tap reads the input."""
+    """Returns a mask [position in the block, block, tap]: where the tap reads the input."""
     mask = np.stack([lines.inside(tap) for tap in lines.taps], axis=1)
     mask = np.pad(mask, ((0, -len(mask) % length), (0, 0)))
     return mask.reshape(-1, length, mask.shape[1]).transpose(1, 0, 2)

@@ -5,7 +5,7 @@ reads and writes feature maps that do not fit a cache. A native kernel does all 
 The kernels are optional: without them, XLA computes the same results more slowly. README.md in this
 directory gives an overview.
 
-- `calls`: each kernel as a function of JAX arrays, and primitives that also run without kernels;
+- `calls`: each kernel as a function of JAX arrays; primitives that use JAX where no kernel can run;
 - `differentiation`: the kernels with their gradients;
 - `compilation`: the compiler, the cache, and loading.
 """

@@ -38,14 +38,14 @@ _KINDS = {1: "pointwise", 2: "pointwise", 3: "depthwise", 4: "full"}
 
 
 class ForwardOperands(NamedTuple):
-    """The arrays of a forward call, float32.
+    """The arrays that a forward kernel takes, float32.
 
     Attributes:
       x: [..., c]; [b, h, w, c] if the convolution is not pointwise.
       norm: [3, c]: mean, scale, bias; empty if x is not normalized.
       kernel: pointwise [c, n] or its panels (`panels.pack`), depthwise [k, k, c] or full
         [kh, kw, c, n].
-      bias: [n]; empty if nothing is added to y.
+      bias: added to the convolution's output, [n]; empty if nothing is added.
     """
 
     x: Array
@@ -55,7 +55,7 @@ class ForwardOperands(NamedTuple):
 
 
 class BackwardOperands(NamedTuple):
-    """The arrays of a backward call, float32.
+    """The arrays that a backward kernel takes, float32.
 
     The complete gradient of y is `gradient + offset + slope * (y - mean)`.
 
@@ -242,7 +242,7 @@ def _mapped(function: Function, static: Hashable, axes: Sequence[Any]) -> Functi
 
 
 def _run(kernel: Function, *arrays: Array, static: Hashable, axes: Sequence[Any]) -> Any:
-    """Evaluates the operation outside of any jit, for example under `jax.disable_jit`."""
+    """Runs the kernel outside of any jit, for example under `jax.disable_jit`."""
     return _mapped(kernel, static, axes)(*arrays)
 
 
@@ -252,7 +252,7 @@ def _types(
     """Returns the types of the results.
 
     Tracing the kernel is faster than tracing the reference. But JAX cannot derive shardings and
-    symbolic sizes of the results of a foreign function call.
+    symbolic sizes of the results of a foreign function call: with these, the reference is traced.
     """
     plain = not any(is_distributed(each) or not is_constant(each.shape) for each in types)
     function = kernel if plain else reference

@@ -24,7 +24,7 @@ UNITS = ("depthwise.cc", "full.cc", "inverted.cc", "pointwise.cc")
 COMPILERS = ("c++", "g++", "clang++")
 # The tests treat these warnings as errors. Here they are only warnings, as other compilers may warn
 # of more.
-# GCC's note on the ABI of vector arguments is off: no vector is passed between libraries.
+# -Wno-psabi: GCC's note on the ABI of vectors does not matter, as no other library gets a vector.
 WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wno-psabi")
 # Not -ffast-math: sums keep their order, and NaN and infinity their meaning.
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", *WARNINGS)
@@ -69,9 +69,9 @@ def build() -> Path:
 
 @cache
 def is_built() -> bool:
-    """Whether the kernels are in the cache, where `build` put them; loads them if so.
+    """Loads the kernels if `build` has put them into the cache; returns whether they are loaded.
 
-    If a library exists but cannot be used, there is one warning.
+    If the cached library cannot be used, there is one warning.
     """
     try:
         path = library()
@@ -122,10 +122,10 @@ def compiler() -> list[str]:
 
 @cache
 def load_error(path: Path) -> str:
-    """Compiles and loads the kernels at the first call in a process.
+    """Compiles and loads the kernels at the first call in a process; returns the error, if any.
 
     Returns:
-      The cause of a failure in one line, or "" if there was none.
+      The error in one line, or "" if the kernels are loaded.
     """
     try:
         compile_library(path)
@@ -182,7 +182,7 @@ def _compile_unit(work: Path, unit: str) -> str:
 
 
 def includes() -> tuple[str, str]:
-    """Returns the arguments that make XLA's headers system headers, which cause no warnings."""
+    """Returns the compiler arguments that find XLA's headers and suppress warnings in them."""
     return "-isystem", jax.ffi.include_dir()
 
 
@@ -229,7 +229,7 @@ def _load(path: Path) -> None:
 
 @cache
 def _register() -> None:
-    """Registers the handlers of this process's library once; XLA refuses a second registration."""
+    """Registers the C++ functions in `HANDLERS` with XLA, once, as XLA refuses a second time."""
     handlers = ctypes.cdll.LoadLibrary(str(library()))
     for name in HANDLERS:
         capsule = jax.ffi.pycapsule(getattr(handlers, name))

@@ -1,6 +1,6 @@
 """The native kernels with their derivatives.
 
-`convolve` is a layer in training. One kernel computes its forward pass, another its backward pass.
+`convolve` computes a layer in training: one kernel the forward pass, another the backward pass.
 JAX computes the second derivatives by differentiating the reference: the same layer, computed with
 JAX operations in `ops.layer`. `finish` and `inverted_residual` are for inference, and JAX
 computes all their derivatives by differentiating their references.
@@ -35,8 +35,8 @@ Function = Callable[..., Any]  # its arguments: (static properties, *arrays)
 def _jitted(function: Function) -> Function:
     """Wraps a function in `jax.jit`, so that layers of equal shapes are traced once.
 
-    The result also makes all arrays vary over the same manual mesh axes, as custom gradients
-    require.
+    The wrapped function also makes all arrays vary over the same manual mesh axes, as custom
+    gradients require.
     """
 
     def compute(static: Any, *arrays: Array) -> Any:
@@ -56,7 +56,7 @@ def _native_gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
 
 
 def _reference_gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
-    """Computes the results of `_native_gradients` with JAX; y and its mean are computed again."""
+    """Computes the results of `_native_gradients` with JAX operations, from x, norm and kernel."""
     x, norm, kernel, _, _, *grad_outputs = arguments
     _, pull = jax.vjp(partial(convolve_reference, layer), x, norm, kernel)
     grad_x, grad_norm, grad_kernel = pull(tuple(grad_outputs))

@@ -62,7 +62,7 @@ def kernel_init(initializer: Initializer, kind: Kind) -> KernelInit:
 def pads(
     padding: Padding, kernel: int, stride: int, dilation: int, x: Array
 ) -> tuple[tuple[int, int], ...]:
-    """Returns the numbers of zeros (before, after) the rows and the columns of x [b, h, w, c]."""
+    """Returns the numbers of zeros around x [b, h, w, c]: ((top, bottom), (left, right))."""
     return tuple(pad_amounts(padding, kernel, stride, size, dilation) for size in x.shape[1:3])
 
 
@@ -381,7 +381,7 @@ class ConvNorm(nn.Module):
         return self.pending(x, train=train).value()
 
     def folded(self) -> ops.FoldedConv:
-        """Returns the kernel, bias and activation of this layer if its normalization is folded."""
+        """Returns the kernel, bias and activation; the normalization must be folded."""
         params = self.variables["params"]
         (kernel,) = params["conv"].values()
         return ops.FoldedConv(
@@ -433,8 +433,8 @@ class Dense(nn.Module):
 class Dropout(nn.Module):
     """Dropout: zeros elements with probability `rate`, and divides the others by 1 - rate.
 
-    The output has the input's shape. The results equal those of Flax's `Dropout`, which is not used
-    because its mask does not take over the sharding of an explicitly sharded input.
+    The output has the input's shape, and equals that of Flax's `Dropout`. Flax's module is not used
+    because it cannot give its mask the sharding of an explicitly sharded input.
 
     Attributes:
       rate: probability of a zero, below 1.

@@ -31,7 +31,7 @@ class MobileNet(nn.Module):
     are `stem_output`, `block_0_output` ...; in each block (`block_0` ...) `started`, `expanded`,
     `filtered`, `weighed` and `projected`; in `head` `conv_output`, `pooled` and `hidden_output`. As
     with Flax's `sow`, each is a tuple of one array. With `mutable=["preactivations"]` the network
-    returns, under the same names, the values to which convolutions apply their activations.
+    returns, under the same names, the inputs of the layers' activation functions.
     `models.activation_paths` lists the names.
 
     Attributes:
@@ -94,7 +94,7 @@ class MobileNet(nn.Module):
         return self.head(x, train=train)
 
     def features(self, images: Array, train: bool) -> dict[int, Array]:
-        """Returns the last feature map of each stride: {2: [b, h/2, w/2, c], 4: ..., ...}.
+        """Returns the last feature map of each stride, by stride: {2: [b, h/2, w/2, c], 4: ...}.
 
         The coarsest map is the one that the head pools, after the head's pointwise layer; the V3
         paper calls this map C5 (section 6.3). Apply with `method="features"`; see `as_backbone` for
@@ -113,7 +113,7 @@ class MobileNet(nn.Module):
     def as_backbone(
         self, *, output_stride: dense_tasks.OutputStride = 32, reduced_tail: bool = False
     ) -> "MobileNet":
-        """Returns the network for dense tasks; apply it with `method="features"`.
+        """Returns the network for segmentation or detection; apply it with `method="features"`.
 
         Args:
           output_stride: stride of the coarsest map: 32, or 16 or 8 by dilation. The shapes of the
@@ -207,8 +207,8 @@ def _through(
     """Applies a block.
 
     Returns:
-      The block's output; and, if shortcuts connect expansions, its expanded tensor, which the next
-      block adds to the output of its own expansion layer (else None).
+      The block's output, and the array that the next block adds to the output of its expansion
+      layer: this block's expanded tensor if the block has an `expansion` shortcut, else None.
     """
     if not isinstance(spec, architecture.InvertedResidual):
         return block.pending(x, train=train), skip
@@ -291,7 +291,7 @@ class ActivationPath:
         return found[0]
 
 
-# The name under which a part of the network stores (`sow`) the output of the layer with a role.
+# The name under which a part of the network stores (`sow`) a layer's output, by the layer's role.
 _SOWN_NAMES: dict[Role, str] = {
     "start": "started",
     "expand": "expanded",

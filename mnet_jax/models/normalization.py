@@ -1,4 +1,4 @@
-"""Batch normalization as a Linen module, and the settings and intermediates that layers share."""
+"""Batch normalization as a Linen module; the settings of all layers; storage of activations."""
 
 import dataclasses
 import math
@@ -53,7 +53,8 @@ class BatchNorm(nn.Module):
 
     In training, the layer uses the statistics of the batch, and updates the running statistics.
     A single value per channel equals its own mean: the output would be the bias for any input, and
-    the gradient zero. Training on it raises an error, except in `init`, which keeps no statistics.
+    the gradient zero. Training on a single value therefore raises an error. `init` does not, since
+    it keeps no statistics.
 
     Attributes:
       channels: number of channels of the feature map.
@@ -81,7 +82,7 @@ class BatchNorm(nn.Module):
         return self.scale * jax.lax.rsqrt(self.running_var.value + self.epsilon)
 
     def __call__(self, convolved: Convolved, train: bool) -> Pending:
-        """Returns the feature map [..., c] with normalization and activation pending.
+        """Returns the feature map [..., c] with normalization and activation pending (`Pending`).
 
         Raises:
           ValueError: in training there is a single value per channel.
@@ -119,7 +120,7 @@ class BatchNorm(nn.Module):
 
 
 class Bias(nn.Module):
-    """The bias that replaces a `BatchNorm` that is folded into the preceding kernel.
+    """The bias that is left of a `BatchNorm` after it was folded into the preceding kernel.
 
     Attributes:
       channels: output channels of the kernel.
@@ -143,8 +144,8 @@ def as_pending(x: Array | Pending, dtype: Any) -> Pending:
 def sow(module: nn.Module, name: str, x: Pending) -> None:
     """Stores x for a caller that requests the activations of a network.
 
-    Flax's collection `intermediates` gets x, and `preactivations` gets x without its activation,
-    each only if that collection is mutable.
+    The collection `intermediates` gets the values of x, and the collection `preactivations` gets x
+    without its activation. A collection that is not mutable gets nothing.
     """
     if module.is_mutable_collection("intermediates"):
         module.sow("intermediates", name, x.value())

@@ -44,12 +44,12 @@ class SavedModelError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A model's preprocessing of images, which resizes their central square.
+    """A model's preprocessing of images: it takes their central square and resizes it.
 
     Attributes:
       resolution: side of the square in pixels.
-      photographs: whether the model was trained on images of many sizes. If so, the borders of
-        images are cut off.
+      photographs: whether the model was trained on images of many sizes. If so, the border of the
+        square is cut off before it is resized.
       scaling: scaling of pixel values; see `config.DataConfig`.
     """
 

@@ -34,8 +34,9 @@ def describe_differences(
 ) -> str:
     """Describes how the computations of a network and of a library differ; empty if they agree.
 
-    The network is compared with each of the library's networks. Differences in strides, dilation
-    and a reduced tail are ignored, since networks that differ in these can share weights.
+    The network is compared with each of the library's networks. Differences in strides and dilation
+    are ignored, since networks that differ in these can share weights. A reduced tail is not
+    compared either; the shapes of the weights show it.
 
     Args:
       spec: the network.

@@ -155,7 +155,7 @@ _MOST_LISTED = 8  # items in a clause of an error
 def listing(title: str, items: Sequence[Any], text_of: Callable[[Any], str] = str) -> str:
     """Returns a clause such as `3 missing (a, b, c)`.
 
-    It lists the first few items, each formatted by `text_of`.
+    The clause lists the first few items, each formatted by `text_of`.
     """
     more = len(items) - _MOST_LISTED
     named = ", ".join(map(text_of, items[:_MOST_LISTED])) + (

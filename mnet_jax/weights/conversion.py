@@ -28,7 +28,7 @@ RESOLUTION = 224  # names and weights do not depend on it
 
 @dataclass(frozen=True, kw_only=True)
 class Library:
-    """A library's networks and names, as a converter needs them.
+    """The facts about a library that its converter needs, such as the names of its layers.
 
     Attributes:
       name: name of the library, for messages.
@@ -59,7 +59,10 @@ class Library:
 
 
 def _has_published_layers(spec: NetworkSpec) -> bool:
-    """Returns whether a published network has the same variables, as a library's names require."""
+    """Returns whether the spec has the variables of a published network.
+
+    A library has names only for these variables.
+    """
 
     def paths(one: NetworkSpec) -> list[str]:
         return list(variable_shapes(one))
@@ -80,10 +83,10 @@ def variables_from_state(
       state: mapping of the library's names to arrays.
       model: the network to convert for.
       library: the library.
-      fresh_head: PRNG key with which the model's own initializer draws the classifier. The state
-        dict's layers after its backbone are then ignored, whatever their names. The hidden
-        layer before the classifier is taken from the state dict if it fits; otherwise it is also
-        initialized from the key, with a warning. None converts all of the state dict.
+      fresh_head: PRNG key with which the model's own initializer draws a new classifier. A hidden
+        layer before the classifier is converted if it fits; otherwise it is also drawn, with a
+        warning. All other layers after the state dict's backbone are ignored, whatever their names.
+        None converts all of the state dict.
       image_size: (rows, columns) of the model's images. There is a warning if the logits at this
         size differ from the library's. None means any size.
 
@@ -197,10 +200,10 @@ def _old_head(
 ) -> set[str]:
     """Returns the names of all arrays of the state dict that belong to layers after the backbone.
 
-    The names can be any. A state dict does not record the order of its layers, but the numbers of
-    channels identify the head: the input of a layer of the head is the backbone's features, pooled
-    or flattened, or the output of another layer of the head. A layer whose input has the 3 channels
-    of an image, or 1, precedes the backbone.
+    The layers may have any names. A state dict does not record the order of its layers, but the
+    numbers of channels identify the head: the input of a layer of the head is the backbone's
+    features, pooled or flattened, or the output of another layer of the head. A layer whose input
+    has the 3 channels of an image, or 1, precedes the backbone.
     """
     known = {entry.theirs for entry in wanted}
     others = {name: array.shape for name, array in arrays.items() if name not in known}
@@ -226,7 +229,7 @@ def _require_fit(
     variances: Set[str],
     head: Set[str] = frozenset(),
 ) -> None:
-    """Raises WeightsError with all problems unless names and shapes agree and values are finite.
+    """Raises WeightsError, with all problems, if names or shapes differ or a value is not finite.
 
     Args:
       arrays: the given arrays.

@@ -149,7 +149,9 @@ def _opened_torch(path: Path, limit: Limit) -> Iterator[Mapping]:
 
 
 def _require_loadable(path: Path, limit: Limit) -> bool:
-    """Returns whether PyTorch may memory-map a file, so that it loads only the parts in use.
+    """Checks the size of a PyTorch file, and returns whether PyTorch may memory-map it.
+
+    From a memory-mapped file, PyTorch loads only the parts in use.
 
     Raises:
       WeightsError: the file unpacks to too much data, or its pickles have too many opcodes (a

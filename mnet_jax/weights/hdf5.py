@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def named_arrays(layer: str, arrays: list[T]) -> dict[str, T]:
-    """Returns a layer's arrays, given in Keras' order, by names such as `Conv1/kernel`.
+    """Names a layer's arrays, given in Keras' order: returns them by names such as `Conv1/kernel`.
 
     Four arrays belong to a normalization, one or two to a convolution or dense layer. The arrays of
     any other layer are numbered, so that their names match no array that a converter expects.
@@ -71,7 +71,7 @@ def open_hdf5(source: str | BinaryIO, limit: Limit) -> Iterator[dict[str, LazyAr
 
 
 def _is_hard(h5py: Any, group: Any, name: str) -> bool:
-    """Returns whether a group contains `name`; WeightsError if it is a soft or external link."""
+    """Returns whether a group contains `name`; raises WeightsError for a soft or external link."""
     link = group.get(name, getlink=True)
     if link is not None and not isinstance(link, h5py.HardLink):
         raise WeightsError(f"{one_line(name)}: got a {type(link).__name__}, legal: data")
@@ -158,7 +158,7 @@ def _dataset(h5py: Any, group: Any, path: str) -> Any:
 
 
 def _stored(dataset: Any) -> LazyArray:
-    """Wraps a dataset to be read later.
+    """Returns a dataset as a `LazyArray`, whose elements are read later.
 
     Raises:
       WeightsError: the data are in another file, or are not numbers.

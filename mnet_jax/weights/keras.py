@@ -52,11 +52,12 @@ def from_keras(
       keras_model: an object with `layers` that have `name` and `get_weights()`, or a mapping of
         names such as `Conv1/kernel` to arrays.
       model: the network to convert for.
-      fresh_head: PRNG key for a new classifier with the model's classes. The Keras model's layers
-        after its backbone are then ignored, whatever their names, and may be absent. If V3's
-        hidden layer before the classifier is absent, as with `include_top=False`, it is also
-        initialized from the key, with a warning. None converts all layers, and the classes must be
-        the same; in V1 and V2, a `Dense` of any name on the pooled features is the classifier.
+      fresh_head: PRNG key for a new classifier with the model's classes. V3's hidden layer before
+        the classifier is converted if it fits; otherwise (it is absent with `include_top=False`)
+        it is also initialized from the key, with a warning. All other layers after the Keras
+        model's backbone are ignored, whatever their names, and may be absent. None converts all
+        layers, and the classes must be the same; in V1 and V2, a `Dense` of any name on the pooled
+        features is the classifier.
       image_size: (rows, columns) of the model's images. There is a warning if the logits at this
         size differ from Keras'. None means the size that the Keras model is built for. If the
         Keras model is built for any size, the warning names the sizes at which the logits agree.
@@ -97,7 +98,7 @@ def to_keras(
       variables: the model's `params` and `batch_stats`.
       model: the network.
       image_size: (rows, columns), 32 or more. Keras builds V1 and V2 for one size only. A V3 that
-        is built for any size pads odd sizes differently from one that is built for that size.
+        is built for any size pads odd sizes differently from a V3 that is built for that size.
 
     Raises:
       ValueError: the image is too small.
@@ -117,7 +118,7 @@ def to_keras(
 
 
 def _image_size_of(keras_model: Any) -> tuple[int, int] | None:
-    """Returns the image size (rows, columns) that a model is built for; None if it is any size."""
+    """Returns the image size (rows, columns) that a model is built for; None means any size."""
     shape = getattr(keras_model, "input_shape", None)
     sides = shape[1:3] if isinstance(shape, tuple) and len(shape) == 4 else ()
     if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
@@ -199,7 +200,7 @@ def _names(spec: NetworkSpec) -> dict[str, Names]:
 
 
 def _application(spec: NetworkSpec, image_size: tuple[int, int]) -> Any:
-    """Builds the application that computes what a spec's network computes, with random weights."""
+    """Builds, with random weights, the application that computes the same as a spec's network."""
     fitting = [
         _computation(one) == _computation(spec) and pads_alike(spec, [one.dialect], image_size)
         for one in variants_of(spec, "keras")

@@ -84,10 +84,10 @@ class ArrayEntry:
 
 
 def entries_of(layer: Layer, names: Names, layout: Layout) -> list[ArrayEntry]:
-    """Returns the arrays of one layer.
+    """Returns an `ArrayEntry` for each array of one layer.
 
-    They are the kernel and the bias; or the kernel and the normalization's scale, bias, mean and
-    variance.
+    The arrays are the kernel and the bias; or the kernel and the normalization's scale, bias, mean
+    and variance.
     """
     shape, axes = layout.kernel_form(layer, names.matrix)
     (ours, our_shape), *vectors = layer.variable_shapes.items()

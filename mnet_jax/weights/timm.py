@@ -54,10 +54,10 @@ def from_timm(
     Args:
       state_dict: mapping of timm's names to NumPy, JAX or PyTorch arrays.
       model: the network to convert for; its dialect is `slim` for timm's `tf_mobilenetv3...`.
-      fresh_head: PRNG key for a new classifier with the model's classes. The state dict's layers
-        after its backbone are then ignored, whatever their names, and may be absent. If the hidden
-        layer before the classifier does not fit, it is also initialized from the key, with a
-        warning. None converts all of the state dict, and the classes must be the same.
+      fresh_head: PRNG key for a new classifier with the model's classes. A hidden layer before the
+        classifier is converted if it fits; otherwise it is also initialized from the key, with a
+        warning. All other layers after the state dict's backbone are ignored, whatever their names,
+        and may be absent. None converts all layers, and the classes must be the same.
       image_size: (rows, columns) of the model's images. There is a warning if the logits at this
         size differ from timm's. None means any size; the warning then names the sizes at which the
         logits agree.

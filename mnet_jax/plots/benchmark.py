@@ -70,7 +70,7 @@ def _draw_roofline(axes: Axes, result: BenchmarkResult) -> None:
 
 
 def draw_roof(axes: Axes, machine: Machine, intensities: Sequence[float]) -> None:
-    """Draws a machine's attainable GFLOP/s over a range around the given operations per byte."""
+    """Draws a machine's roofline over a range of operations per byte around `intensities`."""
     low = min([*intensities, machine.ridge]) / 2
     high = max([*intensities, machine.ridge]) * 2
     roof = [low, machine.ridge, high]

@@ -15,11 +15,11 @@ if TYPE_CHECKING:  # it imports JAX
 def draw(networks: "Mapping[str, Sequence[Sequence[Bottleneck]]]", activation: str) -> Figure:
     """Draws how much information each bottleneck loses, and the bottlenecks' effective ranks.
 
-    The loss is measured after `activation` and, if an expansion follows, after the expansion.
+    The loss is measured after `activation` and, if an expansion follows, also after the expansion.
 
     Args:
-      networks: the bottlenecks by the network's name, a list for each model, such as the seeds of
-        one network. If a name has several lists, the means over them are drawn.
+      networks: for each network's name, a list of models (such as one for each seed); each model is
+        a list of its bottlenecks. If there are several models, their means are drawn.
       activation: the activation function under test.
     """
     figure = new_figure(12.0, 5.0)

@@ -23,8 +23,8 @@ def draw(networks: "Mapping[str, Sequence[ActivityMeasurement]]", threshold: flo
     """Draws the shares of dead channels, clipped values and dead kernels, layer by layer.
 
     Args:
-      networks: the measurements by the network's name. If a name has several measurements, such as
-        one for each seed, the means over them are drawn.
+      networks: for each network's name, the measurements of its models (such as one for each seed).
+        If there are several models, their means are drawn.
       threshold: relative norm up to which a kernel is dead; see `Kernels.dead`.
     """
     figure = new_figure(12.0, 7.0)
@@ -68,8 +68,8 @@ def draw(networks: "Mapping[str, Sequence[ActivityMeasurement]]", threshold: flo
 def _places(found: "Sequence[Activity]", longest: Sequence[str]) -> Sequence[int]:
     """Returns the x positions of a network's layers.
 
-    If the longest network has all of the network's layer names, each layer gets the position of its
-    name there; otherwise the layers are numbered.
+    If all of the network's layer names are in `longest`, the layer names of the longest network,
+    each layer gets the position of its name in that list; otherwise the layers are numbered.
     """
     names = [activity.layer for activity in found]
     return [longest.index(name) for name in names] if {*names} <= {*longest} else range(len(names))

@@ -19,7 +19,7 @@ _NAME = 1.9  # inches at the left for the rows' names
 def draw_kernels(kernels: Mapping[str, np.ndarray], most: int = 24) -> Figure:
     """Draws depthwise kernels; in each layer, those with the largest norms come first.
 
-    Each layer has its own scale, since a normalization follows every depthwise layer.
+    Each layer has its own colour scale, since a normalization follows every depthwise layer.
 
     Args:
       kernels: the kernels [k, k, c], by the layer's path.

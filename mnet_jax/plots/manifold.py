@@ -25,13 +25,16 @@ def draw(
     activation: str,
     distribution: str,
 ) -> Figure:
-    """Draws points before and after an activation function in n dimensions, and their errors.
+    """Draws a curve before and after an activation function, and the errors of reconstructing it.
+
+    The activation function, act, is applied to T x, where x is a point of the curve and T is a
+    random matrix [n, 2].
 
     Args:
-      points: [p, 2], in order along the curve.
+      points: the points x, [p, 2], in order along the curve.
       projected: T^-1 act(T x) for one T, [p, 2], by the number of dimensions n.
-      losses: the measurements with many T, one for each n.
-      activation: name of the activation function, act.
+      losses: for each n, one measurement with many T.
+      activation: name of act.
       distribution: distribution of T.
     """
     figure = new_figure(12.0, 6.6)

@@ -38,7 +38,7 @@ def draw_means(
 
 
 def bands_note(samples: Iterable[Sequence[Any]]) -> str:
-    """Returns a caption's sentence on the bands of `draw_means`, or "" if there are none."""
+    """Returns a caption's sentence on the bands of `draw_means`; "" if there are no bands."""
     if all(len(sample) < 2 for sample in samples):
         return ""
     return f" Bands are {CONFIDENCE:.0%} Student's t intervals of means over models."

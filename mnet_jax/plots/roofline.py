@@ -1,4 +1,4 @@
-"""Draws a network's layers on the roofline, and measured against predicted times of the layers.
+"""Draws a network's layers on the roofline, and each layer's measured and predicted times.
 
 Source: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for
 multicore architectures", CACM 52 (2009).
@@ -18,7 +18,7 @@ MARKERS = "osD^"
 
 
 def draw(title: str, machine: Machine, layers: Sequence[TimedLayer]) -> Figure:
-    """Draws every layer as a point below the roof, and measured against predicted times.
+    """Draws each layer as a point below the roof, and its measured against its predicted time.
 
     Args:
       title: the network and its size.

@@ -91,7 +91,7 @@ def compare(
 def _compared(
     sample: Sequence[float], method: Method, confidence: float, family: int
 ) -> Comparison:
-    """Compares one arm, given its differences by seed, as one of `family` comparisons."""
+    """Compares an arm, given its differences for all seeds, as one of `family` comparisons."""
     level = simultaneous(confidence, family)
     difference = mean_interval(sample, level, method)
     if difference.low is None:
@@ -151,7 +151,7 @@ def _verdict(difference: Interval) -> Verdict:
 
 
 def _agreeing(p_value: float, verdict: Verdict, confidence: float) -> float:
-    """Moves a p-value to its verdict's side of the threshold, where rounding may misplace it."""
+    """Returns the p-value, moved to its verdict's side of the threshold if rounding erred."""
     alpha = round(1 - confidence, 12)  # 1 - 0.95 is a little above 0.05
     if verdict == "not separated":
         return max(p_value, alpha)

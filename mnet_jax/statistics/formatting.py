@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from mnet_jax.changes import ABSENT
 from mnet_jax.statistics.intervals import ALPHA, CONFIDENCE, Interval, Method, mean_interval
 
-MOST_DIGITS = 12  # decimals: a number closer to a threshold differs from it only by rounding
+MOST_DIGITS = 12  # decimals; closer to a threshold, a number differs from it only by rounding
 HALVES = f"± half of the {CONFIDENCE:.0%} Student's t interval"  # explains the numbers of `mean`
 
 
@@ -50,7 +50,7 @@ def percent(interval: Interval, method: Method, sign: str = "") -> str:
 
 
 def mean(values: Iterable[float], form: str) -> str:
-    """Formats a mean by a format such as `{:.2f}`; for several values also half the t interval."""
+    """Formats a mean in a form such as `{:.2f}`; several values also get half their t interval."""
     interval = mean_interval(values)
     text = form.format(interval.mean)
     return text if interval.half_width is None else f"{text} ± {form.format(interval.half_width)}"

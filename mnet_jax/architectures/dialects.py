@@ -73,8 +73,8 @@ class ChannelRules:
         input channels times the table's expansion ratio. `scaled`: the table's expanded channels
         times the width multiplier. This rule and `last` are why implementations of V3 differ
         at width 0.75.
-      last: how the widest layer of the tail depends on the width multiplier. `grows`: scaled above
-        width 1, never below. `scaled`: always scaled. `fixed`: never scaled.
+      last: how the widest layer after the blocks depends on the width multiplier. `grows`: scaled
+        above width 1, never below. `scaled`: always scaled. `fixed`: never scaled.
       pooled: channels of the convolution before the pool in V3 and V4. `ratio`: six times its
         actual input channels. `scaled`: the table's channels times the width multiplier.
     """
@@ -190,7 +190,7 @@ def stem_channels(channels: int, width: float, rules: ChannelRules) -> int:
 
 
 def last_channels(channels: int, width: float, rules: ChannelRules) -> int:
-    """Returns the channels of the tail's widest layer, given its `channels` at width 1."""
+    """Returns the channels of the widest layer after the blocks; it has `channels` at width 1."""
     if rules.last == "fixed":
         return channels
     return round_channels(

@@ -233,7 +233,7 @@ def _last_block(inputs: int, activation: Activation) -> InvertedResidual:
 
 
 def _expanded(expanded: int, before: int, inputs: int, width: float, rules: ChannelRules) -> int:
-    """Returns the expanded channels of a row at this width.
+    """Returns the expanded channels of a table row at a width.
 
     A row that does not expand in the table, such as the first row, does not expand at any width.
 

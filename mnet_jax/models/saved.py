@@ -44,7 +44,7 @@ class SavedModelError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A model's preprocessing of images: it takes their central square and resizes it.
+    """A model's preprocessing of images: crop to the central square, resize, scale the values.
 
     Attributes:
       resolution: side of the square in pixels.

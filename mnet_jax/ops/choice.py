@@ -55,7 +55,7 @@ class Ranking:
 
     Attributes:
       order: the lowerings, the preferred one first.
-      ratios: time of each lowering over the time of grouped, as a geometric mean over the layers
+      ratios: time of each lowering over the time of `grouped`, as a geometric mean over the layers
         of the class that were timed.
     """
 
@@ -111,9 +111,9 @@ def fastest(
 ) -> Measured:
     """Returns the fastest available lowering of a convolution, or of its gradients, on a backend.
 
-    If the convolution's `ShapeClass` was not measured, accelerators use grouped, and CPUs use the
-    ranking of the nearest class. CPUs without any ranking use native if it is available, else
-    shifted.
+    If the convolution's `ShapeClass` was not measured, accelerators use `grouped`, and CPUs use the
+    ranking of the nearest class. CPUs without any ranking use `native` if it is available, else
+    `shifted`.
 
     Args:
       x: [b, h, w, c].
@@ -136,20 +136,20 @@ def fastest(
 
 
 def native_is_fastest(x: jax.Array, geometry: Geometry) -> bool:
-    """Whether native is the fastest lowering on a CPU, for a convolution and for its gradients.
+    """Whether `native` is the fastest lowering on a CPU for a convolution and for its gradients.
 
-    The function assumes that native is available.
+    The function assumes that `native` is available.
     """
     found = (fastest(x, geometry, "cpu", way, native=True) for way in get_args(Direction))
     return all(lowering == "native" for lowering in found)
 
 
 def shifted_platforms(x: jax.Array, geometry: Geometry, direction: Direction) -> tuple[str, ...]:
-    """Returns the platforms on which shifted is faster than grouped.
+    """Returns the platforms on which `shifted` is faster than `grouped`.
 
     The times are those of the convolution if `direction` is `forward`, and of its gradients if it
     is `backward`. The candidates are the platform of this process and CPUs, since a function that
-    is traced here may be lowered for CPUs too. Other platforms have no table and use grouped.
+    is traced here may be lowered for CPUs too. Other platforms have no table and use `grouped`.
     """
     backends = dict.fromkeys((present_device()[0], "cpu"))
     shifted = [b for b in backends if fastest(x, geometry, b, direction, native=False) == "shifted"]
@@ -193,7 +193,7 @@ def _table(backend: str) -> Table | None:
 def _users_table(backend: str, device_kind: str) -> Table | None:
     """Returns the table measured on this machine, or None.
 
-    None means that there is no table or, with one warning, that it is unreadable.
+    None means that the table is missing, or, with one warning, that it is unreadable.
     """
     try:
         path = path_in(users_directory(), device_kind)

@@ -1,4 +1,4 @@
-"""Layers computed by differentiable JAX operations, which are the native kernels' reference."""
+"""Layers in differentiable JAX operations: the reference that the native kernels must match."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

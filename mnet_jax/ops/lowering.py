@@ -48,9 +48,7 @@ def convolve_depthwise(
 
 
 def _possible(x: jax.Array, lowering: Lowering) -> Lowering:
-    """Returns `lowering`, or, for "auto", the only lowering that the sharding of x allows.
-
-    If the sharding of x allows both lowerings, "auto" stays "auto".
+    """Returns `lowering`; "auto" is replaced if the sharding of x allows only one lowering.
 
     JAX cannot derive the sharding of a grouped convolution's channels. The windows of the shifted
     lowering wrap around the edges of rows and columns, so rows and columns cannot be sharded.

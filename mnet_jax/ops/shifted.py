@@ -82,9 +82,9 @@ Geometry = tuple[AxisGeometry, AxisGeometry]
 
 @jax.custom_vjp
 def _materialized(x: jax.Array, witness: jax.Array) -> jax.Array:
-    """Returns x as an array in memory, so that the operations before it are not fused into taps.
+    """Returns x unchanged, and makes XLA store x in memory before the taps read it.
 
-    Otherwise XLA's CPU compiler would compute these operations again for each tap. The compiler
+    Otherwise XLA's CPU compiler would compute x again, by fusion, for each tap. The compiler
     removes optimization barriers before fusion, but does not fuse across a loop. The loop here
     never iterates, as no number is both above and below zero, and works in x's own memory. Its
     condition reads an element of `witness` [kh, kw, c], so that the condition is not a constant.

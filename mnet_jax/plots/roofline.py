@@ -18,7 +18,7 @@ MARKERS = "osD^"
 
 
 def draw(title: str, machine: Machine, layers: Sequence[TimedLayer]) -> Figure:
-    """Draws each layer as a point below the roof, and its measured against its predicted time.
+    """Draws each layer as a point below the roof, and compares its measured and predicted times.
 
     Args:
       title: the network and its size.

@@ -50,7 +50,7 @@ def percent(interval: Interval, method: Method, sign: str = "") -> str:
 
 
 def mean(values: Iterable[float], form: str) -> str:
-    """Formats a mean in a form such as `{:.2f}`; several values also get half their t interval."""
+    """Formats a mean by `form`, such as `{:.2f}`; for several values adds ± half the t interval."""
     interval = mean_interval(values)
     text = form.format(interval.mean)
     return text if interval.half_width is None else f"{text} ± {form.format(interval.half_width)}"

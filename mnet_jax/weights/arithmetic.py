@@ -82,7 +82,7 @@ def pads_alike(spec: NetworkSpec, dialects: Iterable[Dialect], image_size: Size)
 
 
 def _pads(spec: NetworkSpec, image_size: Size) -> list[tuple[Size, ...]]:
-    """Returns the zeros (before, after) the rows and the columns of each layer's input."""
+    """Returns the zeros around each layer's input: ((top, bottom), (left, right))."""
     return [layer.pads for layer in walk(spec, image_size)]
 
 

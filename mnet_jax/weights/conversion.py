@@ -262,7 +262,7 @@ def _require_fit(
 
 
 def _warn_of_arithmetic(spec: NetworkSpec, library: Library, image_size: Size | None) -> None:
-    """Warns if none of the library's networks of this version computes the same as ours."""
+    """Warns if none of the library's networks of this version computes the same as `spec`."""
     names = library.dialects[spec.name[: len("mobilenet_vN")]]
     if difference := describe_differences(spec, names, image_size):
         warnings.warn(

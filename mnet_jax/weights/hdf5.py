@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def named_arrays(layer: str, arrays: list[T]) -> dict[str, T]:
-    """Names a layer's arrays, given in Keras' order: returns them by names such as `Conv1/kernel`.
+    """Returns a layer's arrays, given in Keras' order, as a dict with keys such as `Conv1/kernel`.
 
     Four arrays belong to a normalization, one or two to a convolution or dense layer. The arrays of
     any other layer are numbered, so that their names match no array that a converter expects.
@@ -101,7 +101,7 @@ def _groups(h5py: Any, root: Any, limit: Limit) -> Iterator[tuple[str, Any]]:
 
 
 def _numbered_layers(h5py: Any, root: Any, limit: Limit) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the layers of a `.weights.h5`; optimizer state is outside `layers` and not read."""
+    """Yields the layers of a `.weights.h5`; optimizer state, outside `layers`, is not read."""
     if not _is_hard(h5py, root, "layers"):
         return
     for path, group in _groups(h5py, root["layers"], limit):

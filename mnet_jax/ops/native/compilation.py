@@ -229,7 +229,7 @@ def _load(path: Path) -> None:
 
 @cache
 def _register() -> None:
-    """Registers the C++ functions in `HANDLERS` with XLA, once, as XLA refuses a second time."""
+    """Registers the C++ functions `HANDLERS` with XLA, once: XLA refuses a second registration."""
     handlers = ctypes.cdll.LoadLibrary(str(library()))
     for name in HANDLERS:
         capsule = jax.ffi.pycapsule(getattr(handlers, name))

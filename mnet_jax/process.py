@@ -101,7 +101,7 @@ def restart(command: Sequence[str], variables: Mapping[str, str]) -> None:
 def silence_libraries() -> None:
     """Hides the warnings and errors that libraries log, such as Orbax's warnings of slow saves.
 
-    No error is lost: the threads of Orbax and TensorBoard only log errors that are raised as well.
+    No error is lost: each error that a thread of Orbax or TensorBoard logs is also raised.
     """
     importlib.import_module("absl.logging")  # creates its own logger
     for name in ("absl", "asyncio"):

@@ -23,7 +23,7 @@ def run(name: str) -> None:
 
 
 def main() -> None:
-    """Runs the command that the first word of `mnet`'s command line names.
+    """Runs the command whose name is the first word after `mnet`.
 
     The other words are the command's arguments. Without a command, or with --help, prints the list
     of commands.

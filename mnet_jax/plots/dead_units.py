@@ -68,8 +68,8 @@ def draw(networks: "Mapping[str, Sequence[ActivityMeasurement]]", threshold: flo
 def _places(found: "Sequence[Activity]", longest: Sequence[str]) -> Sequence[int]:
     """Returns the x positions of a network's layers.
 
-    If all of the network's layer names are in `longest`, the layer names of the longest network,
-    each layer gets the position of its name in that list; otherwise the layers are numbered.
+    `longest` has the layer names of the longest network. If it contains all names of this network,
+    each layer gets the position of its name there; otherwise the layers are numbered from 0.
     """
     names = [activity.layer for activity in found]
     return [longest.index(name) for name in names] if {*names} <= {*longest} else range(len(names))

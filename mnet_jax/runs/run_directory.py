@@ -102,7 +102,7 @@ class RunDirectory:
       begin: makes the state before the first step; checkpoints are restored into its structure.
       checkpoints: saves the state.
       log: writes the scalars.
-      keep_model: writes the evaluated variables as a model.
+      keep_model: writes variables (`TrainState.evaluated`) as a model.
       save_timer: the timer for checkpoints.
       start: the time, by `perf_counter`, at which the run would have started without interruptions.
     """
@@ -155,7 +155,7 @@ class RunDirectory:
 def model_keeper(
     config: RunConfig, dataset: data.Dataset, directory: Path
 ) -> Callable[[Mapping[str, Any]], None]:
-    """Returns a function that writes the evaluated variables as a self-contained model."""
+    """Returns a function that writes variables (`TrainState.evaluated`) as a saved model."""
     model = models.MobileNet(spec=config.spec)
     photographs = dataset.test.shape is None
     view = models.View(

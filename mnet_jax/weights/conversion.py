@@ -83,10 +83,10 @@ def variables_from_state(
       state: mapping of the library's names to arrays.
       model: the network to convert for.
       library: the library.
-      fresh_head: PRNG key with which the model's own initializer draws a new classifier. A hidden
-        layer before the classifier is converted if it fits; otherwise it is also drawn, with a
-        warning. All other layers after the state dict's backbone are ignored, whatever their names.
-        None converts all of the state dict.
+      fresh_head: PRNG key with which the model's own initializer draws a new classifier; the
+        state dict's own layers after its backbone are then ignored, whatever their names. The one
+        exception is a hidden layer before the classifier: it is converted if it has the shape of
+        the model's, and otherwise drawn too, with a warning. None converts all of the state dict.
       image_size: (rows, columns) of the model's images. There is a warning if the logits at this
         size differ from the library's. None means any size.
 

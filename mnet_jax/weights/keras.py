@@ -97,8 +97,8 @@ def to_keras(
     Args:
       variables: the model's `params` and `batch_stats`.
       model: the network.
-      image_size: (rows, columns), 32 or more. Keras builds V1 and V2 for one size only. A V3 that
-        is built for any size pads odd sizes differently from a V3 that is built for that size.
+      image_size: (rows, columns) of the images that the application will get, 32 or more. The
+        application is built for this size, because Keras' padding of odd sizes depends on it.
 
     Raises:
       ValueError: the image is too small.

@@ -81,7 +81,7 @@ def supports(kernel: Array, geometry: Geometry | None) -> bool:
 
     Args:
       kernel: as in `ForwardOperands`.
-      geometry: rows and columns of the convolution; None if it is pointwise.
+      geometry: stride, padding and dilation along rows and columns; None if pointwise.
     """
     if geometry is None:
         return True

@@ -17,6 +17,7 @@ settings.register_profile("thousands", max_examples=5000, deadline=None)
 
 ROOT = Path(__file__).parents[1]
 COMPILATION_CACHE = "JAX_COMPILATION_CACHE_DIR"
+QUICK = "jax_disable_most_optimizations"
 
 
 def pytest_addoption(parser):
@@ -44,6 +45,25 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture
 def exhaustive(request):
     return request.config.getoption("exhaustive")
+
+
+@pytest.fixture(scope="module")
+def compiled_soon(request):
+    """Has a module's programs, and those of its processes, compiled fast rather than well.
+
+    For tests of other things than XLA's code; with --exhaustive it is what it is in use.
+    """
+    import jax  # here: it is not imported before the environment is set
+
+    if request.config.getoption("exhaustive"):
+        yield
+        return
+    before = jax.config.read(QUICK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(QUICK.upper(), "1")
+        jax.config.update(QUICK, True)
+        yield
+    jax.config.update(QUICK, before)
 
 
 def pytest_configure(config):

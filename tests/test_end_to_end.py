@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 from messages import call_command
 from stored_trials import journal_of
@@ -24,18 +23,15 @@ from mnet_jax.options import axes, recipes
 ROOT = Path(__file__).parents[1]
 # The network that compiles soonest.
 SMALL = "--model mobilenet_v1 --repeats 1 --width 0.1 --resolution 8 --epochs 1"
-QUICK = "jax_disable_most_optimizations"  # compile fast rather than well
+
+pytestmark = pytest.mark.usefixtures("compiled_soon")
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv(QUICK.upper(), "1")
     monkeypatch.chdir(tmp_path)
-    before = jax.config.read(QUICK)
-    jax.config.update(QUICK, True)
-    yield tmp_path
-    jax.config.update(QUICK, before)
+    return tmp_path
 
 
 def of_the_sweep(out):

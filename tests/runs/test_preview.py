@@ -16,6 +16,8 @@ from mnet_jax.runs import program as programs
 from mnet_jax.runs import run as runs
 from mnet_jax.runs.preview import Preview, first_batch
 
+pytestmark = pytest.mark.usefixtures("compiled_soon")
+
 CONFIG = RunConfig(
     spec=make_short_spec(),
     data=DataConfig(resolution=8, batch_size=512, policy="randaugment", erasing=0.3),

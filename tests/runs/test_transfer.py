@@ -20,6 +20,8 @@ from mnet_jax.training import optimizer
 from mnet_jax.training.hyperparameters import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import initial_state, make_train_step
 
+pytestmark = pytest.mark.usefixtures("compiled_soon")
+
 PARTS = ("stem", "block_0", "block_1", "head")
 
 

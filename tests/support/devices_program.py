@@ -5,6 +5,7 @@ to the largest value of each array; and how many collectives there are in traini
 gradients' average.
 """
 
+import dataclasses
 import functools
 import json
 import re
@@ -16,9 +17,11 @@ jax.config.update("jax_disable_most_optimizations", True)  # most of the time is
 
 import jax.numpy as jnp
 import numpy as np
-from tiny_network import make_tiny_spec
+from small_networks import initial_variables
+from tiny_network import make_short_spec
 
 from mnet_jax import models
+from mnet_jax.architectures import Separable
 from mnet_jax.config import TrainingConfig
 from mnet_jax.training import optimizer
 from mnet_jax.training.hyperparameters import Hyperparameters, StaticRecipe
@@ -27,7 +30,9 @@ from mnet_jax.training.placement import BATCH_AXIS, placement
 from mnet_jax.training.step import initial_state, make_eval_step, make_train_step
 
 TRAINING = TrainingConfig(learning_rate=0.1, label_smoothing=0.0, ema_decay=0.5)
-SPEC = make_tiny_spec(dropout=0.0, count=1)  # each device of a pmap drops others
+SPEC = dataclasses.replace(  # no dropout, as each device of a pmap drops others
+    make_short_spec(dropout=0.0), blocks=(Separable(inputs=8, outputs=12, activation="relu6"),)
+)
 BATCH = 32
 
 
@@ -41,9 +46,7 @@ def batch_of(seed):
 
 @functools.cache
 def first_variables():
-    model, image = models.MobileNet(spec=SPEC), jnp.zeros((1, 8, 8, 3))
-    variables = jax.jit(lambda k: model.init(k, image, train=False))(jax.random.key(0))
-    return jax.device_get(variables)  # each way trains a copy of its own, and reuses its memory
+    return initial_variables(SPEC, 8)  # each way trains a copy of its own, and reuses its memory
 
 
 def trained(parallel, devices, *, pooled=True, accumulate=1, norm_groups=1):

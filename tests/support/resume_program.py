@@ -1,9 +1,9 @@
 """Runs and resumes on one pinned core, for test_resume.py: `resume_program.py MODE DIRECTORY`.
 
 Results on a CPU depend on the number of threads, so bit-exactness needs a core of its own, taken
-before JAX starts. One process makes all runs, because it compiles a step once. In the mode "kill"
-it kills itself in the middle of one; in the others it prints JSON: a digest of everything that a
-run leaves, for each way to get there.
+before JAX starts. One process makes all runs, because it compiles a step once; but for one run, in
+the middle of which a fork of it kills itself. It prints JSON: a digest of everything that a run
+leaves, for each way to get there.
 """
 
 from own_core import take_a_core
@@ -20,10 +20,13 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from lowerings import AVAILABLE
+import grain  # noqa: F401  # and the next: before the fork, as they take a second
+import tensorflow_datasets  # noqa: F401
+from forking import has_backend
 from run_digest import digest
 from tiny_network import make_short_spec
 
+from mnet_jax import data  # noqa: F401
 from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
 from mnet_jax.runs.run import run
 from mnet_jax.training.checkpoints.checkpoint import Checkpoints
@@ -173,6 +176,8 @@ def lowered(directory, *, each):
 
     One of them is cut off and resumed.
     """
+    from lowerings import AVAILABLE  # here: it starts JAX's backend, which a fork cannot have
+
     found = {}
     for lowering, precision in itertools.product(AVAILABLE, get_args(Precision)):
         if not each and (lowering, precision) not in COVER:
@@ -185,13 +190,23 @@ def lowered(directory, *, each):
     return found
 
 
+def killed_within(directory):
+    """How a fork of this process ends that kills itself in the third epoch of a run."""
+    assert not has_backend(), "a fork would hang"
+    child = os.fork()
+    if not child:
+        try:
+            run(CONFIG, directory, report=at(3, 2, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def main(mode, directory):
-    killed = directory / "killed"
-    if mode == "kill":
-        run(CONFIG, killed, report=at(3, 2, lambda: os.kill(os.getpid(), signal.SIGKILL)))
     each = mode == "exhaustive"
-    whole, again, drawn = (directory / name for name in ("whole", "again", "drawn"))
+    killed, whole, again, drawn = (directory / n for n in ("killed", "whole", "again", "drawn"))
     return {
+        "the kill": killed_within(killed),
         "killed": digest(killed, run(CONFIG, killed)),
         "whole": digest(whole, run(CONFIG, whole)),
         "again": digest(again, run(CONFIG, again)),

@@ -35,6 +35,8 @@ from mnet_jax.training.placement import JitPlacement
 from mnet_jax.training.results import EpochRecord
 from mnet_jax.training.stopping import Stop, StoppedError
 
+pytestmark = pytest.mark.usefixtures("compiled_soon")
+
 SHORT = make_short_spec()
 NAN = float("nan")
 

@@ -27,6 +27,8 @@ from mnet_jax.training import optimizer
 from mnet_jax.training.hyperparameters import StaticRecipe
 from mnet_jax.training.step import initial_state, make_train_step
 
+pytestmark = pytest.mark.usefixtures("compiled_soon")
+
 replace = dataclasses.replace
 BASE = TrainingConfig(learning_rate=0.1, warmup_epochs=0.0, lowering="shifted")
 OTHER_NUMBERS = (

@@ -26,6 +26,8 @@ from mnet_jax.training.memory import MemoryCheckedStep, OutOfMemoryError, larges
 from mnet_jax.training.placement import placement
 from mnet_jax.training.step import initial_state, make_train_step
 
+pytestmark = pytest.mark.usefixtures("compiled_soon")
+
 ROOT = Path(__file__).parents[2]
 SHORT = make_short_spec()
 TRAINING = TrainingConfig()
@@ -275,13 +277,13 @@ LIMITED = """
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
 def test_the_command_says_in_one_line_which_batch_fits(tmp_path, data_folder):
-    """A process that may have two gibibytes more trains 96 pixels by the batch of 1024."""
+    """A process that may have two gibibytes more trains 384 pixels by the batch of 64."""
     model = models.MobileNet(spec=SHORT)
     variables = random_variables(model, images_of(1, 8, 8, 3), train=False)
     models.save(tmp_path / models.FILE_NAME, model, variables)
     program = "\n".join(line.strip() for line in LIMITED.splitlines())
     flags = ["--run", tmp_path / "run", "--pretrained", tmp_path / models.FILE_NAME]
-    flags += ["--resolution", "96", "--epochs", "1", "--batch-size", "1024"]
+    flags += ["--resolution", "384", "--epochs", "1", "--batch-size", "64"]
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, flags)],
         cwd=ROOT, capture_output=True, text=True, timeout=400,
@@ -289,8 +291,8 @@ def test_the_command_says_in_one_line_which_batch_fits(tmp_path, data_folder):
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("experiments.train")]
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "batch_size: got 1024, which takes" in line
-    assert 0 < int(line.split("legal: ")[1].split(" or less")[0]) < 1024
+    assert "batch_size: got 64, which takes" in line
+    assert 0 < int(line.split("legal: ")[1].split(" or less")[0]) < 64
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")

@@ -18,6 +18,8 @@ from mnet_jax.training.microbatches import in_groups
 from mnet_jax.training.placement import placement
 from mnet_jax.training.step import initial_state, make_eval_step, make_train_step
 
+pytestmark = pytest.mark.usefixtures("compiled_soon")
+
 # Relative to an array's largest value: float32 sums over the batch, taken in another order.
 TOLERANCE = 1e-5
 BATCH = 24

@@ -29,6 +29,8 @@ from mnet_jax.training.monitoring import NonFiniteError
 from mnet_jax.training.placement import placement
 from mnet_jax.training.step import initial_state, make_eval_step, make_train_step
 
+pytestmark = pytest.mark.usefixtures("compiled_soon")
+
 
 def rate(config, step, steps_per_epoch=10):
     return float(optimizer.learning_rate(config, steps_per_epoch)(step))

@@ -33,7 +33,7 @@ import time
 from pathlib import Path
 
 from forking import take_a_call
-from tiny_network import make_tiny_spec
+from tiny_network import make_short_spec
 
 from mnet_jax.commands import planning
 from mnet_jax.config import Arm, DataConfig, RunConfig, TrainingConfig
@@ -45,7 +45,7 @@ IMPORTED = (
     "grain", "safetensors",
 )  # fmt: skip
 CONFIG = RunConfig(
-    spec=make_tiny_spec(count=1),
+    spec=make_short_spec(),
     data=DataConfig(name="digits", resolution=8, batch_size=128),
     training=TrainingConfig(epochs=3, warmup_epochs=1),
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from messages import assert_refused, call_command
-from tiny_network import make_tiny_spec
+from tiny_network import make_short_spec
 from trial_stand_ins import FINE, KILLED, RAISING, saving, stand_in
 
 from mnet_jax.ablation.runners import LocalRunner, RayRunner, RunnerError, Slots, on_ray, run
@@ -20,18 +20,22 @@ from mnet_jax.commands import ablate
 from mnet_jax.config import DataConfig, RunConfig, Sgd, TrainingConfig
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_soon")]
 ROOT = Path(__file__).parents[2]
 EPOCHS = 3
+# Ray's are three seconds, five times: a node that answers late is not meant, but one that is gone.
+QUICK_TO_NOTICE = {"health_check_period_ms": "300", "health_check_failure_threshold": "3"}
 SMALL = "--model mobilenet_v1 --depth shallow --width 0.1 --resolution 8 --seeds 1 --runner ray"
 
 
 @pytest.fixture(scope="module")
-def shared():
-    """A cluster of one node with one core."""
+def shared(compiled_soon):
+    """A cluster of one node with one core, which soon notices that a node is gone."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
+        for name, value in QUICK_TO_NOTICE.items():
+            patch.setenv(f"RAY_{name}", value)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]))
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         nodes.wait_for_nodes()
@@ -47,7 +51,7 @@ def cluster(shared):
 
 def config_of(seed):
     return RunConfig(
-        spec=make_tiny_spec(),
+        spec=make_short_spec(),
         data=DataConfig(name="digits", resolution=8, batch_size=128, augmentation="none"),
         training=TrainingConfig(
             epochs=EPOCHS, warmup_epochs=0.0, optimizer=Sgd(), learning_rate=0.01

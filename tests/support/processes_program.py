@@ -22,7 +22,7 @@ if __name__ == "__main__" and sys.argv[1:]:
 
 import jax
 from forking import take_a_call
-from tiny_network import make_tiny_spec
+from tiny_network import make_short_spec
 
 from mnet_jax.commands import displays, train
 from mnet_jax.config import Arm, DataConfig, RunConfig, TrainingConfig
@@ -37,7 +37,7 @@ IMPORTED = (
     "safetensors",
 )
 CONFIG = RunConfig(
-    spec=make_tiny_spec(count=1),
+    spec=make_short_spec(),
     data=DataConfig(name="digits", resolution=8, batch_size=360),
     training=TrainingConfig(epochs=3, warmup_epochs=1, lowering="shifted"),
     seed=5,

@@ -1,4 +1,4 @@
-"""Conversion of weights between torchvision, timm or Keras and this package.
+"""Conversion of weights between torchvision, timm, Keras or TF-slim and this package.
 
     model = models.mobilenet_v4_conv_small(dialect="timm")
     variables = weights.from_timm(weights.read("mobilenetv4.safetensors"), model)
@@ -10,27 +10,32 @@ formats. PyTorch and Keras are needed only where a docstring says so.
 - `torchvision`: converts torchvision's weights;
 - `timm`: converts timm's weights;
 - `keras`: converts the weights of `keras.applications`;
+- `slim`: converts the weights of TF-slim, the authors' released code;
 - `layouts`: each framework's names and axes for a layer's arrays;
 - `conversion`: the part of the conversion that all libraries share;
 - `arithmetic`: comparison of a network with a library's network that has the same weights;
 - `files`: reads other libraries' weight files;
 - `hdf5`: reads Keras' files;
+- `frozen_graph`: reads the constants of frozen TensorFlow graphs;
 - `arrays`: converts state dicts to NumPy arrays of limited size.
 """
 
 from mnet_jax.weights.arrays import WeightsError
 from mnet_jax.weights.files import read
 from mnet_jax.weights.keras import from_keras, to_keras
+from mnet_jax.weights.slim import from_slim, to_slim
 from mnet_jax.weights.timm import from_timm, to_timm
 from mnet_jax.weights.torchvision import from_torchvision, to_torchvision
 
 __all__ = [
     "WeightsError",
     "from_keras",
+    "from_slim",
     "from_timm",
     "from_torchvision",
     "read",
     "to_keras",
+    "to_slim",
     "to_timm",
     "to_torchvision",
 ]

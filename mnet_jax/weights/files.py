@@ -21,6 +21,7 @@ from mnet_jax.architectures import variable_shapes
 from mnet_jax.models import MobileNet
 from mnet_jax.validation import one_line
 from mnet_jax.weights.arrays import LARGEST, LazyArray, Limit, WeightsError, as_arrays, require_few
+from mnet_jax.weights.frozen_graph import floating_constants
 from mnet_jax.weights.hdf5 import open_hdf5
 
 KERAS_MEMBER = "model.weights.h5"  # in a .keras file, which is a zip archive
@@ -36,9 +37,10 @@ def read(path: str | os.PathLike, model: MobileNet | None = None) -> dict[str, n
     """Reads the arrays of a weight file, whose suffix determines the format.
 
     The formats are `.safetensors`; `.npz`; `.pth`, `.pt` and `.pth.tar`, by PyTorch's
-    `weights_only` loader, if PyTorch is installed; and `.keras`, `.weights.h5` and `.h5` as Keras
-    writes them, whose arrays get names such as `Conv1/kernel`. Floating-point numbers of any
-    precision become float32.
+    `weights_only` loader, if PyTorch is installed; `.keras`, `.weights.h5` and `.h5` as Keras
+    writes them, whose arrays get names such as `Conv1/kernel`; and `.pb`, a frozen TensorFlow
+    graph, of which the floating-point constants are read. Floating-point numbers of any precision
+    become float32.
 
     The wrapping that training scripts add is removed. A state dict may be stored under `state_dict`
     or `model`. Averaged weights, under `state_dict_ema` or `model_ema`, are preferred, as in
@@ -52,7 +54,7 @@ def read(path: str | os.PathLike, model: MobileNet | None = None) -> dict[str, n
         network.
 
     Returns:
-      Arrays by name, for `from_torchvision`, `from_timm` or `from_keras`.
+      Arrays by name, for `from_torchvision`, `from_timm`, `from_keras` or `from_slim`.
 
     Raises:
       WeightsError: the file does not exist, is damaged or too large, does not have the format of
@@ -201,6 +203,14 @@ def _opened_h5(path: Path, limit: Limit) -> Iterator[Mapping]:
 
 
 @contextlib.contextmanager
+def _opened_graph(path: Path, limit: Limit) -> Iterator[Mapping]:
+    size = path.stat().st_size
+    if size > limit.bytes:
+        raise WeightsError(f"got {size} bytes, legal: {limit.bytes} or fewer")
+    yield floating_constants(path.read_bytes())
+
+
+@contextlib.contextmanager
 def _opened_zip(path: Path, limit: Limit) -> Iterator[zipfile.ZipFile]:
     """Opens a zip archive; raises WeightsError if it has too many members.
 
@@ -234,4 +244,5 @@ READERS: dict[str, Callable[[Path, Limit], contextlib.AbstractContextManager[Map
     ".pth.tar": _opened_torch,
     ".keras": _opened_keras,
     ".h5": _opened_h5,
+    ".pb": _opened_graph,
 }

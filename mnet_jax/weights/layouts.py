@@ -35,6 +35,7 @@ class Layout:
 
     Attributes:
       kernel: suffix of a kernel.
+      depthwise_kernel: suffix of a depthwise convolution's kernel.
       bias: suffix of a bias.
       norm: suffixes of a normalization's scale, bias, mean and variance.
       kernel_form: function of a layer, and of whether the library has a matrix there. It returns
@@ -43,6 +44,7 @@ class Layout:
     """
 
     kernel: str
+    depthwise_kernel: str
     bias: str
     norm: tuple[str, str, str, str]
     kernel_form: Callable[[Layer, bool], tuple[Shape, Shape]]
@@ -91,8 +93,9 @@ def entries_of(layer: Layer, names: Names, layout: Layout) -> list[ArrayEntry]:
     """
     shape, axes = layout.kernel_form(layer, names.matrix)
     (ours, our_shape), *vectors = layer.variable_shapes.items()
+    suffix = layout.depthwise_kernel if layer.kind == "depthwise" else layout.kernel
     kernel = ArrayEntry(
-        ours=ours, theirs=names.kernel + layout.kernel, our_shape=our_shape, shape=shape, axes=axes
+        ours=ours, theirs=names.kernel + suffix, our_shape=our_shape, shape=shape, axes=axes
     )
     theirs = [names.kernel + layout.bias]
     if names.norm is not None:
@@ -114,8 +117,8 @@ def _torch_kernel(layer: Layer, matrix: bool) -> tuple[Shape, Shape]:
     return (layer.outputs, per_group, layer.kernel, layer.kernel), (2, 3, 1, 0)
 
 
-def _keras_kernel(layer: Layer, matrix: bool) -> tuple[Shape, Shape]:
-    """Keras' `Layout.kernel_form`: matrix [in, out], convolution [kh, kw, in, out].
+def _tensorflow_kernel(layer: Layer, matrix: bool) -> tuple[Shape, Shape]:
+    """TensorFlow's `Layout.kernel_form`: matrix [in, out], convolution [kh, kw, in, out].
 
     A depthwise convolution is [kh, kw, c, 1].
     """
@@ -127,6 +130,7 @@ def _keras_kernel(layer: Layer, matrix: bool) -> tuple[Shape, Shape]:
 
 TORCH = Layout(
     kernel=".weight",
+    depthwise_kernel=".weight",
     bias=".bias",
     norm=(".weight", ".bias", ".running_mean", ".running_var"),
     kernel_form=_torch_kernel,
@@ -134,8 +138,17 @@ TORCH = Layout(
 )
 KERAS = Layout(
     kernel="/kernel",
+    depthwise_kernel="/kernel",
     bias="/bias",
     norm=("/gamma", "/beta", "/moving_mean", "/moving_variance"),
-    kernel_form=_keras_kernel,
+    kernel_form=_tensorflow_kernel,
+    channel_axes=(-2, -1),
+)
+SLIM = Layout(
+    kernel="/weights",
+    depthwise_kernel="/depthwise_weights",
+    bias="/biases",
+    norm=("/gamma", "/beta", "/moving_mean", "/moving_variance"),
+    kernel_form=_tensorflow_kernel,
     channel_axes=(-2, -1),
 )

@@ -17,11 +17,13 @@ from weights_parity import (
 
 from mnet_jax import models, weights
 from mnet_jax.weights.keras import KERAS
+from mnet_jax.weights.slim import SLIM
 from mnet_jax.weights.timm import TIMM
 from mnet_jax.weights.torchvision import TORCHVISION
 
 KEY = jax.random.key(0)
-LIBRARIES = {library.name: library for library in (TORCHVISION, TIMM, KERAS)}
+LIBRARIES = {library.name: library for library in (TORCHVISION, TIMM, KERAS, SLIM)}
+DIALECTS = {"Keras": "keras", "TF-slim": "slim"}
 
 
 def small_model(num_classes=10, dialect="timm"):
@@ -63,7 +65,7 @@ def refusal(state, model, **options):
 )
 def test_every_layer_has_a_name_of_its_own(library, network):
     """As many arrays as there are in our variables, none named twice, no element lost."""
-    dialect = "keras" if library == "Keras" else library
+    dialect = DIALECTS.get(library, library)
     model = getattr(models, network)(num_classes=10, dialect=dialect)
     entries = LIBRARIES[library].entries(model.spec)
     expected = {
@@ -126,10 +128,28 @@ def test_every_layer_has_a_name_of_its_own(library, network):
                 "logits/bias": (10,),
             },
         ),
+        (
+            "TF-slim",
+            "mobilenet_v2",
+            {
+                "MobilenetV2/expanded_conv/depthwise/depthwise_weights": (3, 3, 32, 1),
+                "MobilenetV2/expanded_conv_16/project/BatchNorm/gamma": (320,),
+                "MobilenetV2/Logits/Conv2d_1c_1x1/biases": (10,),
+            },
+        ),
+        (
+            "TF-slim",
+            "mobilenet_v3_large",
+            {
+                "MobilenetV3/expanded_conv_3/squeeze_excite/Conv/weights": (1, 1, 72, 24),
+                "MobilenetV3/expanded_conv_3/squeeze_excite/Conv_1/biases": (72,),
+                "MobilenetV3/Conv_2/weights": (1, 1, 960, 1280),
+            },
+        ),
     ],
 )
 def test_names_and_shapes_are_the_librarys(library, network, names):
-    dialect = "keras" if library == "Keras" else library
+    dialect = DIALECTS.get(library, library)
     model = getattr(models, network)(num_classes=10, dialect=dialect)
     entries = {e.theirs: e.shape for e in LIBRARIES[library].entries(model.spec)}
     assert names.items() <= entries.items()

@@ -50,6 +50,14 @@ def test_another_arithmetic_is_told(options, difference):
         assert f"different {difference}" in line and "will not agree" in line
 
 
+def test_slims_arithmetic_is_the_papers_but_not_torchvisions():
+    for dialect in ("slim", "paper"):
+        assert both_ways(v2(dialect=dialect), "slim") == [[], []]
+    for lines in both_ways(v2(dialect="torchvision"), "slim"):
+        (line,) = lines
+        assert "dialect torchvision, legal: slim" in line
+
+
 @pytest.mark.parametrize("dialect", ["paper", "slim", "keras"])
 def test_another_dialect_is_told(dialect):
     for lines in both_ways(v2(dialect=dialect)):

@@ -14,6 +14,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from tensorboardX.proto.graph_pb2 import GraphDef
+from tensorflow_graphs import add_constant
 
 from mnet_jax import models, weights
 from mnet_jax.architectures import variable_shapes
@@ -58,6 +60,13 @@ def write_torch(path, arrays=ARRAYS):
     torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
 
 
+def write_graph(path, arrays=ARRAYS):
+    graph = GraphDef()
+    for name, array in arrays.items():
+        add_constant(graph, name, array)
+    path.write_bytes(graph.SerializeToString())
+
+
 WRITERS = {
     ".safetensors": write_safetensors,
     ".npz": write_npz,
@@ -67,6 +76,7 @@ WRITERS = {
     ".pth": write_torch,
     ".pt": write_torch,
     ".pth.tar": write_torch,
+    ".pb": write_graph,
 }
 
 
@@ -172,7 +182,7 @@ def test_a_renamed_file_is_refused(tmp_path, real, claimed):
 def test_a_file_that_is_not_there_or_of_no_known_kind(tmp_path):
     assert refusal(tmp_path / "a.npz").endswith("no such file")
     assert refusal(tmp_path).endswith(
-        "got suffix '', legal: .safetensors, .npz, .pth, .pt, .pth.tar, .keras, .h5"
+        "got suffix '', legal: .safetensors, .npz, .pth, .pt, .pth.tar, .keras, .h5, .pb"
     )
     assert "got suffix '.pkl'" in refusal(tmp_path / "a.pkl")
     assert "got suffix '.tar'" in refusal(tmp_path / "a.tar")
@@ -192,7 +202,7 @@ class Hostile:
 
 def test_a_pickle_is_never_run(tmp_path):
     target = tmp_path / "executed"
-    for suffix in (".pth", ".pt", ".npz", ".safetensors", ".h5", ".keras"):
+    for suffix in (".pth", ".pt", ".npz", ".safetensors", ".h5", ".keras", ".pb"):
         path = tmp_path / f"a{suffix}"
         path.write_bytes(pickle.dumps({"a": Hostile(target)}))
         refusal(path)
@@ -284,12 +294,20 @@ def write_hollow(path, shape):
         text = json.dumps(header).encode()
         path.write_bytes(struct.pack("<Q", len(text)) + text)
         os.truncate(path, 8 + len(text) + size)
+    elif path.suffix == ".pb":
+        graph = GraphDef()
+        add_constant(graph, "a", np.zeros((1, 1), np.float32))
+        tensor = graph.node[0].attr["value"].tensor
+        tensor.ClearField("tensor_content")
+        for dim, side in zip(tensor.tensor_shape.dim, shape, strict=True):
+            dim.size = side
+        path.write_bytes(graph.SerializeToString())
     else:
         torch = pytest.importorskip("torch", reason="PyTorch, the extra [torch], writes the files")
         torch.save({"a": torch.zeros(1).expand(shape)}, path)
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".npz", ".safetensors", ".pth"])
+@pytest.mark.parametrize("suffix", [".h5", ".npz", ".safetensors", ".pth", ".pb"])
 def test_more_than_a_network_can_use_is_refused_unread(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     write_hollow(path, (6000, 6000))
@@ -304,7 +322,7 @@ def test_more_than_a_network_can_use_is_refused_unread(tmp_path, suffix):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".npz", ".safetensors", ".pth"])
+@pytest.mark.parametrize("suffix", [".h5", ".npz", ".safetensors", ".pth", ".pb"])
 def test_a_file_of_many_arrays_names_a_few_and_the_count(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     arrays = {f"layer\n{i}": np.zeros(1, np.float32) for i in range(1000)}

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from real_weights import real_weights
 from weights_parity import (
     assert_computes_the_same,
     assert_equal_trees,
@@ -306,3 +307,16 @@ def test_no_other_class_is_allowed_beside_the_weights(tmp_path, where):
     with pytest.raises(weights.WeightsError, match="a: got Namespace, legal: an array"):
         weights.read(path)
     assert argparse.Namespace not in torch.serialization.get_safe_globals()
+
+
+@pytest.mark.weights
+def test_logits_of_torchvisions_trained_v2_are_torchvisions():
+    torchvision = pytest.importorskip("torchvision", reason="torchvision is the oracle")
+    path = real_weights("mobilenet_v2-b0353104.pth")
+    theirs = torchvision.models.mobilenet_v2()
+    theirs.load_state_dict(torch.load(path, weights_only=True))
+    model = models.mobilenet_v2(dialect="torchvision")
+    variables = weights.from_torchvision(weights.read(path, model), model)
+    images = random_images(np.random.default_rng(0), (224, 224))
+    logits, _ = outputs_of(theirs, {}, images)
+    assert_computes_the_same(model, variables, images, logits, {})

@@ -21,7 +21,11 @@ from mnet_jax.validation import require
 COMMAND = "convert"
 # The pixel scaling with which each library's weights were trained. timm has both scalings: that of
 # a model is symmetric if the mean in its `default_cfg` is 0.5.
-SCALINGS: dict[str, Scaling] = {"torchvision": "imagenet", "keras": "symmetric"}
+SCALINGS: dict[str, Scaling] = {
+    "torchvision": "imagenet",
+    "keras": "symmetric",
+    "slim": "symmetric",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +36,14 @@ class Arguments:
     value each. If none is given, the network is the library's variant of mobilenet_v2.
     """
 
-    library: Literal["torchvision", "timm", "keras"] | None = None
+    library: Literal["torchvision", "timm", "keras", "slim"] | None = None
     """the library that the weights are from"""
     weights: Path | None = None
-    """the file of the weights: .pth, .pt, .pth.tar, .safetensors, .npz, .keras or .h5"""
+    """the file of the weights: .pth, .pt, .pth.tar, .safetensors, .npz, .keras, .h5 or .pb"""
     to: Path = Path("model.safetensors")
     """the file to write"""
     num_classes: int = 1000
-    """number of classes"""
+    """number of classes; slim's networks for ImageNet have 1001, with the background"""
     class_names: Path | None = None
     """a text file with one class name per line, in the order of the logits"""
     resolution: int = 224
@@ -63,7 +67,7 @@ def main() -> None:
 
 def _require_legal(arguments: Arguments) -> None:
     """Raises ValueError for illegal arguments; does only the checks that do not need JAX."""
-    require(arguments.library is not None, "library", None, "torchvision, timm or keras")
+    require(arguments.library is not None, "library", None, "torchvision, timm, keras or slim")
     for name in ("weights", "class_names"):
         path = getattr(arguments, name)
         given = path is not None or name == "class_names"
@@ -103,6 +107,7 @@ def _convert(arguments: Arguments, spec: NetworkSpec, scaling: Scaling) -> None:
         "torchvision": weights.from_torchvision,
         "timm": weights.from_timm,
         "keras": weights.from_keras,
+        "slim": weights.from_slim,
     }
     names = _class_names(arguments.class_names) if arguments.class_names else []
     view = models.View(resolution=arguments.resolution, photographs=True, scaling=scaling)

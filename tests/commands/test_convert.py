@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 from small_networks import random_variables
+from tensorflow_graphs import compute, slim_v1
 
 from mnet_jax import data, models, weights
 from mnet_jax.commands import convert, planning
@@ -119,6 +120,22 @@ def test_the_file_has_the_librarys_network_and_sees_as_it_does(place, monkeypatc
     assert np.abs(otherwise - expected).max() > 0.01
 
 
+def test_a_frozen_graph_of_slim_becomes_a_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    graph = slim_v1(np.random.default_rng(0), 0.25, 3)
+    (tmp_path / "frozen.pb").write_bytes(graph.SerializeToString())
+    given = ["--library", "slim", "--weights", "frozen.pb", "--model", "mobilenet_v1", *NARROW]
+    monkeypatch.setattr(sys, "argv", ["convert", *given, "--to", "ours.safetensors"])
+    convert.main()
+    assert "mobilenet_v1 of width 0.25, as slim has it" in capsys.readouterr().out
+    saved = models.load("ours.safetensors")
+    assert saved.view == View(resolution=224, photographs=True, scaling="symmetric")
+    images = np.random.default_rng(1).uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
+    logits = jax.jit(partial(saved.model.apply, train=False))(saved.variables, images)
+    expected = compute(graph, "logits", images)
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+
+
 def test_fine_tuning_takes_the_pixels_over(place, monkeypatch):
     converted(monkeypatch, "--to", "ours.safetensors")
     monkeypatch.setattr(sys, "argv", ["train", "--pretrained", "ours.safetensors"])
@@ -130,7 +147,7 @@ def test_fine_tuning_takes_the_pixels_over(place, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "--library: got None, legal: torchvision, timm or keras"),
+        ("", "--library: got None, legal: torchvision, timm, keras or slim"),
         ("--library timm", "--weights: got None, legal: a file that exists"),
         ("--library timm --weights no.npz", "--weights: got 'no.npz', legal: a file that exists"),
         ("--library timm --weights theirs.safetensors", "--scaling: got None, legal: symmetric or"),

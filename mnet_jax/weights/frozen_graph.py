@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnet_jax.validation import one_line
-from mnet_jax.weights.arrays import Stored, WeightsError
+from mnet_jax.weights.arrays import LazyArray, WeightsError
 
 MOST_FIELDS = 500_000  # V1's graph has 12,000; a field of two bytes takes a hundred in memory
 MOST_AXES = 8  # TensorFlow's own limit is 254
@@ -104,7 +104,7 @@ class Parser:
         raise ValueError("ends within a number")
 
 
-def floating_constants(graph: bytes) -> dict[str, Stored]:
+def floating_constants(graph: bytes) -> dict[str, LazyArray]:
     """Returns the floating-point constants of a graph by the names of their nodes.
 
     Raises:
@@ -133,7 +133,7 @@ def floating_constants(graph: bytes) -> dict[str, Stored]:
         if len(sizes) > MOST_AXES:
             raise WeightsError(f"{one_line(name)}: got {len(sizes)} axes, legal: up to {MOST_AXES}")
         shape = tuple(parser.fields(size).number(DIMENSION_SIZE) for size in sizes)
-        found[name] = Stored(math.prod(shape), partial(_array, parser, name, tensor, shape))
+        found[name] = LazyArray(math.prod(shape), partial(_array, parser, name, tensor, shape))
     if not found:
         raise WeightsError("holds no floating-point constants, legal: a frozen graph")
     return found

@@ -153,30 +153,41 @@ def identify(value):
     return value.name if isinstance(value, axes.Axis) else str(value)
 
 
+def cases_of(axis, cases=CASES):
+    return [(network, value) for other, network, value in cases if other is axis]
+
+
+VARIED = [axis for axis in AXES if cases_of(axis)]
+
+
 def test_every_axis_has_a_case():
     assert sorted(axis.name for axis in AXES) == sorted(LEGAL)
     assert not [axis.name for axis in AXES if not axis.help]
 
 
-@pytest.mark.parametrize(("axis", "network", "value"), CASES, ids=identify)
-def test_what_is_applied_is_read(axis, network, value):
-    changed = with_values(BASES[network], {axis.name: value})
-    assert axis.read(changed) == value
-    assert labels(changed)[axis.name] == (f"{value:g}" if type(value) is float else str(value))
+@pytest.mark.parametrize("axis", VARIED, ids=identify)
+def test_what_is_applied_is_read(axis):
+    for network, value in cases_of(axis):
+        changed = with_values(BASES[network], {axis.name: value})
+        assert axis.read(changed) == value, network
+        label = f"{value:g}" if type(value) is float else str(value)
+        assert labels(changed)[axis.name] == label, network
 
 
 # Another network has other axes.
-@pytest.mark.parametrize(
-    ("axis", "network", "value"), [case for case in CASES if case[0].name != "model"], ids=identify
-)
-def test_an_axis_leaves_the_others_alone(axis, network, value):
-    before, after = labels(BASES[network]), labels(with_values(BASES[network], {axis.name: value}))
-    allowed = {axis.name, *axis.determines, *(a.name for a in AXES if axis.name in a.determines)}
-    if axis.name == "width" and network.startswith("mobilenet_v3"):
-        allowed |= {"expansion"}  # the table's channels round, and so do their ratios
-    if axis.name == "repeats":  # of blocks that keep their shape there may be none
-        allowed |= {"shortcut", *({"expansion"} if network in V3S else ())}
-    assert {name for name in before if before[name] != after[name]} <= allowed
+@pytest.mark.parametrize("axis", [axis for axis in VARIED if axis.name != "model"], ids=identify)
+def test_an_axis_leaves_the_others_alone(axis):
+    settled = {axis.name, *axis.determines, *(a.name for a in AXES if axis.name in a.determines)}
+    for network, value in cases_of(axis):
+        before = labels(BASES[network])
+        after = labels(with_values(BASES[network], {axis.name: value}))
+        allowed = set(settled)
+        if axis.name == "width" and network.startswith("mobilenet_v3"):
+            allowed |= {"expansion"}  # the table's channels round, and so do their ratios
+        if axis.name == "repeats":  # of blocks that keep their shape there may be none
+            allowed |= {"shortcut", *({"expansion"} if network in V3S else ())}
+        changed = {name for name in before if before[name] != after[name]}
+        assert changed <= allowed, (network, value)
 
 
 @pytest.mark.parametrize(("axis", "network", "value"), PARTLY, ids=identify)
@@ -188,21 +199,25 @@ def test_a_shortcut_that_some_blocks_cannot_have_is_read_as_it_is(axis, network,
     assert axis.read(changed) == "expansion none"
 
 
-@pytest.mark.parametrize(("axis", "network", "value"), OPTIONS, ids=identify)
-def test_an_architecture_axis_is_the_factorys_option(axis, network, value):
-    expected = FACTORIES[network](num_classes=10, **{axis.name: value})
-    assert with_values(BASES[network], {axis.name: value}) == replace(BASES[network], spec=expected)
+@pytest.mark.parametrize("axis", [a for a in AXES if cases_of(a, OPTIONS)], ids=identify)
+def test_an_architecture_axis_is_the_factorys_option(axis):
+    for network, value in cases_of(axis, OPTIONS):
+        expected = replace(
+            BASES[network], spec=FACTORIES[network](num_classes=10, **{axis.name: value})
+        )
+        assert with_values(BASES[network], {axis.name: value}) == expected, (network, value)
 
 
 TRANSFORMED = [case for case in CASES if case[1].startswith(BY_TRANSFORM.get(case[0].name, "none"))]
 
 
-@pytest.mark.parametrize(("axis", "network", "value"), TRANSFORMED, ids=identify)
-def test_an_architecture_axis_is_a_transform_where_the_factory_has_no_such_option(
-    axis, network, value
-):
-    spec = getattr(transforms, f"with_{axis.name}")(FACTORIES[network](num_classes=10), value)
-    assert with_values(BASES[network], {axis.name: value}) == replace(BASES[network], spec=spec)
+@pytest.mark.parametrize("axis", [a for a in AXES if cases_of(a, TRANSFORMED)], ids=identify)
+def test_an_architecture_axis_is_a_transform_where_the_factory_has_no_such_option(axis):
+    transform = getattr(transforms, f"with_{axis.name}")
+    for network, value in cases_of(axis, TRANSFORMED):
+        spec = transform(FACTORIES[network](num_classes=10), value)
+        expected = replace(BASES[network], spec=spec)
+        assert with_values(BASES[network], {axis.name: value}) == expected, (network, value)
 
 
 def test_the_networks_are_the_papers():

@@ -29,8 +29,8 @@ def averaging(path, x):
     """What makes of every layer a mean of its inputs."""
     name = path[-1].key
     if name == "kernel":
-        return jnp.full(x.shape, 1 / math.prod(x.shape[:-1]))
-    return jnp.ones_like(x) if name in ("scale", "var") else jnp.zeros_like(x)
+        return np.full(x.shape, 1 / math.prod(x.shape[:-1]), x.dtype)
+    return np.full_like(x, name in ("scale", "var"))
 
 
 @pytest.mark.parametrize("name", [*SMALL, "mixed"])

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
 
 from mnet_jax import architectures, models
 from mnet_jax.architectures import (
@@ -130,13 +131,21 @@ def initial_variables(spec, size):
         name = path[-1].key
         return leaf if name == "kernel" else np.full_like(leaf, name in ("scale", "var"))
 
-    _, variables = model_and_variables(spec, size)
+    images = jnp.zeros((1, size, size, 3))
+    variables = random_variables(models.MobileNet(spec=spec), images, train=False)
     return jax.tree_util.tree_map_with_path(initial, variables)
 
 
-def model_and_variables(spec, size=32, **how):
-    model = models.MobileNet(spec=spec, **how)
-    return model, random_variables(model, jnp.zeros((1, size, size, 3)), train=False)
+def model_and_variables(spec, **how):
+    """A network and random variables of the shapes that it initializes, which is not traced here.
+
+    That `variable_shapes` are those is tested in test_random_specs.py.
+    """
+    shapes = {
+        path: jax.ShapeDtypeStruct(shape, jnp.float32)
+        for path, shape in architectures.variable_shapes(spec).items()
+    }
+    return models.MobileNet(spec=spec, **how), random_like(unflatten_dict(shapes, sep="/"))
 
 
 def evaluate(model, variables, images):

@@ -83,6 +83,18 @@ def pytest_configure(config):
 
 
 @pytest.fixture
+def quickly_compiled(monkeypatch):
+    """JAX compiles fast rather than well, here and in the processes that a test starts."""
+    import jax  # a worker that needs it has it
+
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
 def tiny_spec() -> NetworkSpec:
     return make_tiny_spec()
 

@@ -12,6 +12,7 @@ from small_networks import (
     images_of,
     mixed,
     model_and_variables,
+    quick_jit,
     shortened,
     small_v1,
     small_v2,
@@ -21,6 +22,7 @@ from mnet_jax.analysis import bottlenecks, dead_units, features
 from mnet_jax.architectures import walk
 from mnet_jax.models import activation_paths
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 COLLECTIONS = ["intermediates", "preactivations"]
 
 
@@ -36,7 +38,7 @@ def few_v2(**options):
 def activations_of(model, variables, images):
     """What each layer computes, before and after its activation function."""
     apply = functools.partial(model.apply, train=False, mutable=COLLECTIONS)
-    return jax.jit(apply)(variables, images)[1]
+    return quick_jit(apply)(variables, images)[1]
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from messages import one_line
 
 from mnet_jax.analysis import manifold
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 KEY = jax.random.key(3)
 
 
@@ -59,8 +60,8 @@ def test_the_area_is_the_jacobians(activation):
     def embed(x):
         return manifold.reconstruct(x[None], matrix, activation).embedded[0]
 
-    for x, found in zip(points, np.asarray(area), strict=True):
-        jacobian = np.asarray(jax.jacfwd(embed)(x), np.float64)
+    jacobians = np.asarray(jax.jit(jax.vmap(jax.jacfwd(embed)))(points), np.float64)
+    for jacobian, found in zip(jacobians, np.asarray(area), strict=True):
         expected = np.prod(np.linalg.svd(jacobian, compute_uv=False))
         whole = np.prod(np.linalg.svd(np.asarray(matrix, np.float64), compute_uv=False))
         np.testing.assert_allclose(found, expected / whole, rtol=1e-4, atol=1e-5)

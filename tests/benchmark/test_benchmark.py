@@ -38,6 +38,7 @@ from mnet_jax.ops.lowering import geometry_of
 from mnet_jax.ops.types import Direction
 from mnet_jax.plots.benchmark import to_png
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 MACHINE = Machine(flops_per_second=100.0, bytes_per_second=10.0, device="cpu")
 TINY_STEP = NetworkCase(
     program="training", spec=shortened(make_tiny_spec(), 1), resolution=8, batch_size=2

@@ -4,12 +4,14 @@ import chex
 import jax
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from tiny_network import make_short_spec
 
 from mnet_jax import models
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (8, 16, 16, 3)).astype(np.float32)
 LABELS = np.arange(8) % 10
 

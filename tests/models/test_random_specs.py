@@ -46,7 +46,11 @@ def drawing(examples):
         max_examples=chosen if chosen > 100 else examples,
         deadline=None,
         phases=(Phase.explicit, Phase.reuse, Phase.generate),
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        suppress_health_check=[
+            HealthCheck.too_slow,
+            HealthCheck.data_too_large,
+            HealthCheck.function_scoped_fixture,  # an option of JAX, the same for all
+        ],
     )
 
 
@@ -243,6 +247,7 @@ def test_published_networks_are_built_as_walked(spec, size):
     st.sampled_from([*["grouped"] * 9, *AVAILABLE]),
 )
 @drawing(25)
+@pytest.mark.usefixtures("quickly_compiled")
 @pytest.mark.slow
 def test_logits_of_hand_made_networks_are_those_of_numpy(spec, lowering):
     size = (7, 6)

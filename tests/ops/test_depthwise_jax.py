@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from depthwise_taps import LOWERINGS, arrays
+from small_networks import quick_jit
 from virtual_devices import printed_on_eight_devices
 
 from mnet_jax.ops import choice, depthwise_conv, native
@@ -27,7 +28,8 @@ def test_second_order_gradients_equal_those_of_the_grouped_form(lowering, stride
         return (dx**2).sum() + (dk**3).sum()
 
     first, second = (
-        jax.jit(jax.grad(partial(penalty, low), (0, 1)))(x, kernel) for low in ("grouped", lowering)
+        quick_jit(jax.grad(partial(penalty, low), (0, 1)))(x, kernel)
+        for low in ("grouped", lowering)
     )
     chex.assert_trees_all_close(first, second, rtol=1e-3, atol=1e-3)
 
@@ -42,8 +44,9 @@ def test_vmap_over_images_and_over_kernels(lowering):
 
     xs = x.reshape(3, 2, 5, 6, 3)
     gradients = jax.grad(loss, (0, 1))
-    got = jax.jit(jax.vmap(gradients))(xs, kernels)
-    want = [jax.jit(gradients)(a, k) for a, k in zip(xs, kernels, strict=True)]
+    got = quick_jit(jax.vmap(gradients))(xs, kernels)
+    each = quick_jit(gradients)
+    want = [each(a, k) for a, k in zip(xs, kernels, strict=True)]
     chex.assert_trees_all_close(
         got, jax.tree.map(lambda *a: jnp.stack(a), *want), rtol=1e-5, atol=1e-4
     )

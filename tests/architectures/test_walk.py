@@ -136,6 +136,7 @@ def steps_of(module, size):
     A list of (module, shape of its input, whether normalized, activation).
     """
     torch = pytest.importorskip("torch", reason="PyTorch, the extra [torch], is the oracle")
+    torch.set_num_threads(1)  # of small images, where several only wait for each other
     ran = []
 
     def keep(part, inputs, output):

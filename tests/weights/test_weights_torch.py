@@ -20,6 +20,7 @@ from weights_parity import (
 from mnet_jax import models, weights
 
 torch = pytest.importorskip("torch", reason="PyTorch, the extra [torch], is the oracle")
+torch.set_num_threads(1)  # of small images, where several only wait for each other
 
 
 def randomize(module, network, rng):

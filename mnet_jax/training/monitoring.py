@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from mnet_jax.files import read_file, replace_file
 from mnet_jax.training.hyperparameters import Hyperparameters
@@ -161,6 +160,9 @@ class Scalars:
         directory.mkdir(parents=True, exist_ok=True)
         kept = [line for step, line in _readable(self.path) if step <= from_step]
         replace_file(self.path, b"".join(kept))  # atomic: a kill leaves the old or the new file
+        # Here, as it imports PyTorch where that is installed: only runs that log wait for it.
+        from tensorboardX import SummaryWriter
+
         self._file = self.path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=from_step + 1)
 

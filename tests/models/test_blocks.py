@@ -12,6 +12,8 @@ from small_networks import compiled_or_not, images_of, quick_jit, random_variabl
 from mnet_jax import architectures, models
 from mnet_jax.architectures.dialects import dialect_of
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def assert_block_computes(block, variables, x, expected, compiled):
     ours = run(compiled, lambda v, x: block.apply(v, x, train=False), variables, x)

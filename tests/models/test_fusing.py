@@ -18,6 +18,7 @@ from small_networks import (
 from mnet_jax import models, ops
 from mnet_jax.ops import native
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 NETWORKS = {
     "v1": small_v1(),
     "v2": small_v2(dialect="torchvision"),

@@ -12,6 +12,7 @@ from mnet_jax.architectures.dialects import dialect_of
 from mnet_jax.models.layers import kernel_init
 from mnet_jax.models.network import Head
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 SAMPLES = {
     "conv": (3, 3, 64, 96),
     "depthwise": (3, 3, 4096),
@@ -19,6 +20,12 @@ SAMPLES = {
     "dense": (320, 200),
 }
 TRUNCATION = 0.8796256610342398  # deviation of a standard normal cut at 2 deviations
+
+
+def drawn(initializer, kind):
+    """A kernel, compiled as a whole."""
+    init = kernel_init(initializer, kind)
+    return np.asarray(quick_jit(lambda key: init(key, SAMPLES[kind], jnp.float32))(KEY))
 
 
 def keras_limit(shape, depthwise):
@@ -57,7 +64,7 @@ def expected_deviation(initializer, kind, shape):
     ],
 )
 def test_initial_kernels_have_the_dialects_deviation(initializer, kind):
-    sample = np.asarray(kernel_init(initializer, kind)(KEY, SAMPLES[kind], jnp.float32))
+    sample = drawn(initializer, kind)
     deviation = expected_deviation(initializer, kind, SAMPLES[kind])
     assert sample.std() == pytest.approx(deviation, rel=0.02)  # 36,864 numbers or more
     assert abs(sample.mean()) < 5 * deviation / math.sqrt(sample.size)
@@ -144,7 +151,7 @@ def keras(monkeypatch):
 def test_variance_scaling_is_keras_own(keras, kind):
     """TensorFlow's Model Garden builds V4 of Keras layers with `VarianceScaling` and no options."""
     theirs = np.asarray(keras.initializers.VarianceScaling(seed=0)(SAMPLES[kind]))
-    ours = np.asarray(kernel_init("variance_scaling", kind)(KEY, SAMPLES[kind], jnp.float32))
+    ours = drawn("variance_scaling", kind)
     assert ours.std() == pytest.approx(theirs.std(), rel=0.02)
     assert np.abs(ours).max() == pytest.approx(np.abs(theirs).max(), rel=0.01)
 
@@ -154,5 +161,5 @@ def test_depthwise_glorot_limit_is_that_of_keras_own_layer(keras):
     layer = keras.layers.DepthwiseConv2D(3, use_bias=False)
     layer.build((None, 8, 8, 4096))
     theirs = np.abs(layer.get_weights()[0]).max()
-    ours = np.abs(kernel_init("glorot_uniform", "depthwise")(KEY, (3, 3, 4096), jnp.float32)).max()
+    ours = np.abs(drawn("glorot_uniform", "depthwise")).max()
     assert theirs == pytest.approx(float(ours), rel=0.005)

@@ -14,6 +14,7 @@ from mnet_jax import models
 from mnet_jax.architectures.dialects import dialect_of
 from mnet_jax.ops import activate, relu6
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 

@@ -11,6 +11,7 @@ from small_networks import images_of, random_variables, selected, small_v4
 
 from mnet_jax import models
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 NETWORK = partial(models.MobileNet, spec=selected(small_v4(dropout=0.0), (0,)))
 MODULES = {
     "network": (NETWORK, (4, 32, 32, 3)),
@@ -91,10 +92,10 @@ def test_a_mapped_module_is_one_module_for_each(name, train):
         ),
     )
     init = jax.jit(every.init, static_argnums=2, compiler_options=QUICKLY)
-    variables = init(jax.random.key(0), x, False)
+    variables = jax.device_get(init(jax.random.key(0), x, False))  # sliced by NumPy
     first, second = (jax.tree.map(lambda leaf, i=i: leaf[i], variables) for i in range(2))
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True))
-    found = outcome(every, variables, x, train)
+    found = jax.device_get(outcome(every, variables, x, train))
     for i, own in enumerate((first, second)):
         wanted = outcome(made(), own, x[i], train=train)
         assert_equal(jax.tree.map(lambda leaf, i=i: leaf[i], found), wanted)
@@ -119,13 +120,18 @@ def test_a_scanned_block_is_the_blocks_in_turn(train):
             return scan(made(name="block"), x, None)[0]
 
     init = jax.jit(Stack().init, static_argnums=2, compiler_options=QUICKLY)
-    variables = init(jax.random.key(0), x, False)
-    found, _ = Stack().apply(variables, x, train, mutable=["batch_stats"])
-    wanted = x
+    variables = jax.device_get(init(jax.random.key(0), x, False))  # sliced by NumPy
+
+    def outputs(module):
+        apply = partial(module.apply, mutable=["batch_stats"])
+        return jax.jit(apply, static_argnums=2, compiler_options=QUICKLY)
+
+    found, _ = outputs(Stack())(variables, x, train)
+    one, wanted = outputs(made()), x
     for i in range(deep):
         own = jax.tree.map(lambda leaf, i=i: leaf[i], variables)
         own = {collection: tree["block"] for collection, tree in own.items()}
-        wanted, _ = made().apply(own, wanted, train=train, mutable=["batch_stats"])
+        wanted, _ = one(own, wanted, train)
     assert_equal(found, wanted)
 
 

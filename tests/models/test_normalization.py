@@ -13,6 +13,7 @@ from mnet_jax import architectures, models
 from mnet_jax.commands import train
 from mnet_jax.training.microbatches import in_groups
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 # The first layer whose map is 1x1, by the papers' tables; V4 also normalizes what is pooled.
 LONE = [
     (models.mobilenet_v1, 32, "block_11/depthwise"),

@@ -25,6 +25,7 @@ from virtual_devices import printed_on_eight_devices
 from mnet_jax import models, ops
 from mnet_jax.ops import native
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 PROGRAM = Path(__file__).parents[1] / "support" / "transformations_program.py"
 TOLERANCE = 1e-5  # relative: float32, and sums in another order
 DEEP = 1e-4  # of a network's gradients, ten layers and as many normalizations deep

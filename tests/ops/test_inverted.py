@@ -17,7 +17,7 @@ from mnet_jax import ops
 from mnet_jax.ops import native
 
 CALL = "mnet_inverted_forward"
-pytestmark = needs_compiler
+pytestmark = [needs_compiler, pytest.mark.usefixtures("quickly_compiled")]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -13,12 +13,12 @@ import numpy as np
 import optax
 import pytest
 from depthwise_taps import needs_compiler
-from small_networks import SMALL, images_of, model_and_variables, quick_jit, small_v2
+from small_networks import SMALL, images_of, mixed, model_and_variables, quick_jit, small_v2
 
 from mnet_jax import models, ops
 from mnet_jax.ops.native import compilation
 
-pytestmark = needs_compiler
+pytestmark = [needs_compiler, pytest.mark.usefixtures("quickly_compiled")]
 ACTIVATIONS = ("linear", "relu", "relu6", "hard_swish")
 
 
@@ -345,16 +345,18 @@ def test_what_has_no_kernel_is_shifted(x, kernel, options):
     chex.assert_trees_all_equal(native_, shifted)
 
 
-NETWORKS = SMALL | {
-    "v2 expansion shortcuts": partial(small_v2, shortcut="expansion", bottleneck="relu6")
-}
+NETWORKS = (
+    {"mixed": lambda **_: mixed()}
+    | SMALL
+    | {"v2 expansion shortcuts": partial(small_v2, shortcut="expansion", bottleneck="relu6")}
+)
 
 
-# test_lowerings.py has a network of every kind of block.
+# By default the network of every kind of block, of which test_lowerings.py has NumPy's numbers.
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in ("v3", "v4") else pytest.mark.exhaustive)
+        pytest.param(name, marks=() if name == "mixed" else pytest.mark.exhaustive)
         for name in NETWORKS
     ],
 )

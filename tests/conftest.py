@@ -48,7 +48,7 @@ def exhaustive(request):
 
 
 @pytest.fixture(scope="module")
-def compiled_soon(request):
+def quickly_compiled(request):
     """Has a module's programs, and those of its processes, compiled fast rather than well.
 
     For tests of other things than XLA's code; with --exhaustive it is what it is in use.
@@ -80,18 +80,6 @@ def pytest_configure(config):
     if COMPILATION_CACHE not in os.environ:
         os.environ[COMPILATION_CACHE] = str(kept_programs(config) or programs_of_this_run(config))
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-
-
-@pytest.fixture
-def quickly_compiled(monkeypatch):
-    """JAX compiles fast rather than well, here and in the processes that a test starts."""
-    import jax  # a worker that needs it has it
-
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from mnet_jax.options import axes, recipes
 from mnet_jax.runs.run import run
 from mnet_jax.training.results import RunResult
 
-pytestmark = pytest.mark.usefixtures("compiled_soon")
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 STORED = Path(__file__).parent / "stored_by_0_1_0"
 KEYS = json.loads((STORED / "keys.json").read_text())

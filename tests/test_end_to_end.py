@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 # The network that compiles soonest.
 SMALL = "--model mobilenet_v1 --repeats 1 --width 0.1 --resolution 8 --epochs 1"
 
-pytestmark = pytest.mark.usefixtures("compiled_soon")
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 
 @pytest.fixture

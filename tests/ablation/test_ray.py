@@ -20,7 +20,7 @@ from mnet_jax.commands import ablate
 from mnet_jax.config import DataConfig, RunConfig, Sgd, TrainingConfig
 
 ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_soon")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly_compiled")]
 ROOT = Path(__file__).parents[2]
 EPOCHS = 3
 # Ray's are three seconds, five times: a node that answers late is not meant, but one that is gone.
@@ -29,7 +29,7 @@ SMALL = "--model mobilenet_v1 --depth shallow --width 0.1 --resolution 8 --seeds
 
 
 @pytest.fixture(scope="module")
-def shared(compiled_soon):
+def shared(quickly_compiled):
     """A cluster of one node with one core, which soon notices that a node is gone."""
     from ray.cluster_utils import Cluster
 

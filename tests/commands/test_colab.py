@@ -45,7 +45,7 @@ def text_of(cell):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_soon")
+@pytest.mark.usefixtures("quickly_compiled")
 def test_every_cell_runs_and_the_install_keeps_what_a_runtime_has(notebook, registry, tmp_path):
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") for cell in notebook.cells)  # as it is kept

@@ -161,7 +161,7 @@ def of_the_command(test):
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory, compiled_soon):
+def environment(tmp_path_factory, quickly_compiled):
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla"))}
     return cache | dict(os.environ)
 

@@ -16,7 +16,7 @@ from mnet_jax.runs import program as programs
 from mnet_jax.runs import run as runs
 from mnet_jax.runs.preview import Preview, first_batch
 
-pytestmark = pytest.mark.usefixtures("compiled_soon")
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 CONFIG = RunConfig(
     spec=make_short_spec(),

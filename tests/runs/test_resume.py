@@ -24,7 +24,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def digests(tmp_path_factory, pytestconfig, compiled_soon):
+def digests(tmp_path_factory, pytestconfig, quickly_compiled):
     """The digests of all runs."""
     mode = "exhaustive" if pytestconfig.getoption("exhaustive") else "some"
     command = [sys.executable, PROGRAM, mode, tmp_path_factory.mktemp("runs")]

@@ -25,7 +25,7 @@ CONFIG = RunConfig(
 )
 STEPS = 9  # of an epoch
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_soon")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly_compiled")]
 
 
 ACCURACIES = (0.2, 0.8, 0.8, 0.5)  # on validation, as if measured

@@ -20,7 +20,7 @@ from mnet_jax.training import optimizer
 from mnet_jax.training.hyperparameters import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import initial_state, make_train_step
 
-pytestmark = pytest.mark.usefixtures("compiled_soon")
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 PARTS = ("stem", "block_0", "block_1", "head")
 

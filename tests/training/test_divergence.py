@@ -35,7 +35,7 @@ from mnet_jax.training.placement import JitPlacement
 from mnet_jax.training.results import EpochRecord
 from mnet_jax.training.stopping import Stop, StoppedError
 
-pytestmark = pytest.mark.usefixtures("compiled_soon")
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 SHORT = make_short_spec()
 NAN = float("nan")

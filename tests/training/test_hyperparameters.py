@@ -27,7 +27,7 @@ from mnet_jax.training import optimizer
 from mnet_jax.training.hyperparameters import StaticRecipe
 from mnet_jax.training.step import initial_state, make_train_step
 
-pytestmark = pytest.mark.usefixtures("compiled_soon")
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 replace = dataclasses.replace
 BASE = TrainingConfig(learning_rate=0.1, warmup_epochs=0.0, lowering="shifted")

@@ -26,7 +26,7 @@ from mnet_jax.training.memory import MemoryCheckedStep, OutOfMemoryError, larges
 from mnet_jax.training.placement import placement
 from mnet_jax.training.step import initial_state, make_train_step
 
-pytestmark = pytest.mark.usefixtures("compiled_soon")
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 ROOT = Path(__file__).parents[2]
 SHORT = make_short_spec()

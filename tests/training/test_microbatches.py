@@ -18,7 +18,7 @@ from mnet_jax.training.microbatches import in_groups
 from mnet_jax.training.placement import placement
 from mnet_jax.training.step import initial_state, make_eval_step, make_train_step
 
-pytestmark = pytest.mark.usefixtures("compiled_soon")
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 # Relative to an array's largest value: float32 sums over the batch, taken in another order.
 TOLERANCE = 1e-5

@@ -15,7 +15,7 @@ from mnet_jax.training.hyperparameters import Hyperparameters, StaticRecipe
 from mnet_jax.training.mixing import Mixed, mix, outside_box
 from mnet_jax.training.step import initial_state, make_train_step
 
-pytestmark = pytest.mark.usefixtures("compiled_soon")
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 LIKELY = 1e-4
 SIDES = (10, 12)

@@ -29,7 +29,7 @@ from mnet_jax.training.monitoring import NonFiniteError
 from mnet_jax.training.placement import placement
 from mnet_jax.training.step import initial_state, make_eval_step, make_train_step
 
-pytestmark = pytest.mark.usefixtures("compiled_soon")
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 
 def rate(config, step, steps_per_epoch=10):

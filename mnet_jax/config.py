@@ -11,6 +11,7 @@ from mnet_jax.architectures.spec import NetworkSpec
 from mnet_jax.data.types import Augmentation, Policy, Scaling
 from mnet_jax.models.types import Remat
 from mnet_jax.ops.types import Lowering
+from mnet_jax.quantization.types import QuantizationConfig
 from mnet_jax.serialization import added
 from mnet_jax.training.types import OnDivergence, Parallelism, Precision
 from mnet_jax.validation import make_fields_plain, require, require_choice
@@ -326,6 +327,7 @@ class RunConfig:
       data: the images.
       training: the training settings.
       pretrained: weights to start from; None for random ones, drawn with the seed.
+      quantization: how the trained network is quantized; None for a network in floating point.
       seed: determines initialization, data order, augmentation and dropout.
     """
 
@@ -333,12 +335,24 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     pretrained: Pretrained | None = None
+    quantization: QuantizationConfig | None = added(None)
     seed: int = 0
 
     def __post_init__(self) -> None:
         make_fields_plain(self)
         require(self.seed >= 0, "seed", self.seed, "0 or more")
         _require_consistent(self)
+
+    @property
+    def source(self) -> "RunConfig | None":
+        """The run whose network this run quantizes: the same run in floating point.
+
+        None if the run quantizes nothing, or trains a quantized network from pretrained weights.
+        """
+        quantization = self.quantization
+        if quantization is None or (quantization.trains and self.pretrained):
+            return None
+        return replace(self, quantization=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,12 +366,14 @@ class Arm:
       data: the images.
       training: the training settings.
       pretrained: weights to start from; None for random ones, drawn with the seed.
+      quantization: how the trained network is quantized; None for a network in floating point.
     """
 
     spec: NetworkSpec
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     pretrained: Pretrained | None = None
+    quantization: QuantizationConfig | None = added(None)
 
     def __post_init__(self) -> None:
         make_fields_plain(self)
@@ -373,6 +389,7 @@ class Arm:
             data=config.data,
             training=config.training,
             pretrained=config.pretrained,
+            quantization=config.quantization,
         )
 
     def of_files(self, listing: str) -> "Arm":
@@ -386,6 +403,7 @@ class Arm:
             data=self.data,
             training=self.training,
             pretrained=self.pretrained,
+            quantization=self.quantization,
             seed=seed,
         )
 

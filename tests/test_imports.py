@@ -15,6 +15,7 @@ TYPES = (  # the closed choices of a package, which a config names: all may impo
     "mnet_jax.data.types",
     "mnet_jax.models.types",
     "mnet_jax.ops.types",
+    "mnet_jax.quantization.types",
     "mnet_jax.training.types",
 )
 ROOMS = (  # from the top; a module may import from its own row and from those below
@@ -172,7 +173,8 @@ def test_the_sources_are_found():
     assert "mnet_jax.runs.run" in imports(MODULES["mnet_jax.ablation.runners.work"])
     assert "mnet_jax.runs.run" not in imports_at_once(MODULES["mnet_jax.ablation.runners.work"])
     assert "jax" in reached("mnet_jax.runs.run")
-    assert {"mnet_jax.data", "mnet_jax.models", "mnet_jax.ops"} == LAZY.keys()
+    lazy = ("data", "models", "ops", "quantization")
+    assert {f"mnet_jax.{name}" for name in lazy} == LAZY.keys()
     assert "mnet_jax.ops" in reached("mnet_jax.config")
     (statement,) = ast.parse("from mnet_jax.ops import NativeError").body
     assert targets(statement) == ["mnet_jax.ops.native"]

@@ -45,5 +45,5 @@ class LogLines(logging.Handler):
 
 
 def warn(name: str, message: object, *where: object) -> None:
-    """Prints a warning as one line; the rest of the arguments of `warnings.showwarning` is unused."""
+    """Prints a warning as one line; `where`, given by `warnings.showwarning`, is unused."""
     tell(name, f"warning: {' '.join(str(message).split())}")

@@ -16,7 +16,7 @@ OBSERVED = "observed"  # the collection of the values that quantizers of activat
 
 def kernel_levels(quantization: Quantization) -> Levels:
     """Returns the integers of quantized kernels."""
-    return levels(quantization.weight_bits, narrow=quantization.weights == "symmetric")
+    return levels(quantization.weight_bits, narrow=quantization.weight_symmetry == "symmetric")
 
 
 def activation_levels(quantization: Quantization) -> Levels:
@@ -48,7 +48,7 @@ class KernelQuantizer(nn.Module):
             3.2.2).
         """
         if rate is not None:
-            rate = jax.lax.stop_gradient(_nonzero(rate))
+            rate = jax.lax.stop_gradient(nonzero(rate))
             rate = jnp.expand_dims(rate, range(kernel.ndim - 1))
             return self._rounded(kernel * rate) / rate
         return self._rounded(kernel)
@@ -58,10 +58,10 @@ class KernelQuantizer(nn.Module):
         shape = kernel.shape[-1:] if setting.granularity == "channel" else ()
         step = self.param("step", nn.initializers.zeros, shape, jnp.float32)
         zero = jnp.zeros(shape, jnp.float32)
-        if setting.weights == "asymmetric":
+        if setting.weight_symmetry == "asymmetric":
             zero = self.param("zero", nn.initializers.zeros, shape, jnp.float32)
         values = kernel.size // step.size
-        symmetric = setting.weights == "symmetric"
+        symmetric = setting.weight_symmetry == "symmetric"
         bounds = kernel_levels(setting)
         return _fake_quantize(kernel, step, zero, bounds, setting, values, symmetric=symmetric)
 
@@ -87,7 +87,7 @@ class ActivationQuantizer(nn.Module):
         if self.is_mutable_collection(OBSERVED) and not self.is_initializing():
             self.sow(OBSERVED, "value", x)
         values, setting = math.prod(x.shape[1:]), self.quantization
-        symmetric = setting.activations == "symmetric"
+        symmetric = setting.activation_symmetry == "symmetric"
         bounds = activation_levels(setting)
         return _fake_quantize(x, step, zero, bounds, setting, values, symmetric=symmetric)
 
@@ -114,7 +114,7 @@ def _fake_quantize(
       symmetric: whether zero is the integer 0.
     """
     fixed = jax.lax.stop_gradient(step)
-    if setting.steps == "learned":
+    if setting.step_sizes == "learned":
         largest = bounds.high if symmetric else bounds.high - bounds.low
         scale = 1 / math.sqrt(values * largest)
         step = fixed + scale * (step - fixed)
@@ -127,6 +127,6 @@ def _fake_quantize(
     return fake_quantize(x, step, zero, float(bounds.low), float(bounds.high))
 
 
-def _nonzero(rate: Array) -> Array:
+def nonzero(rate: Array) -> Array:
     """Returns the rate with numbers that are too small to divide by replaced by 1."""
     return jnp.where(jnp.abs(rate) < jnp.finfo(jnp.float32).tiny * 2**24, 1, rate)

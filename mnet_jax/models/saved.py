@@ -13,9 +13,11 @@ import os
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
@@ -23,15 +25,18 @@ from safetensors import SafetensorError, safe_open
 
 from mnet_jax import serialization
 from mnet_jax.architectures import NetworkSpec, variable_shapes
+from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
 from mnet_jax.data.types import Scaling
 from mnet_jax.files import replace_file
 from mnet_jax.models.network import MobileNet
+from mnet_jax.models.types import Quantization
 from mnet_jax.serialization import added
 from mnet_jax.validation import make_fields_plain, one_line, require, require_choice
 
 FILE_NAME = "model.safetensors"
 MOST_SPEC_CHARACTERS = 2**17  # V4's largest network takes 8,000; a block takes about 200
 _METADATA = {"spec", "class_names", "view"}
+_FORM = "form"  # metadata key of a `_Form` that is not the default
 _SEAL = "sha256"  # metadata key of the digest of everything else
 _MAX_LISTED = 4
 
@@ -61,6 +66,19 @@ class View:
         make_fields_plain(self)
         require(self.resolution >= 1, "resolution", self.resolution, "1 pixel or more")
         require_choice("scaling", self.scaling, Scaling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Form:
+    """The fields of a module, other than its spec, on which its variables depend.
+
+    Attributes:
+      folded: as in `MobileNet`.
+      quantization: as in `MobileNet`.
+    """
+
+    folded: bool = False
+    quantization: Quantization | None = None
 
 
 class SavedModel(NamedTuple):
@@ -95,7 +113,7 @@ def save(
 
     Args:
       path: path of the file.
-      model: the network; only its spec is saved.
+      model: the network; its spec, its quantization and whether it is folded are saved.
       variables: its `params` and `batch_stats`.
       class_names: one name for each logit, in order, or none at all.
       view: how the model preprocesses images.
@@ -114,13 +132,17 @@ def save(
         name: np.asarray(value, np.float32)
         for name, value in traverse_util.flatten_dict(dict(variables), sep="/").items()
     }
-    if problem := _misfit(spec, tensors, lambda name: tensors[name].shape):
+    require(not model.packed, "model", "packed kernels", "kernels that are not packed")
+    form = _Form(folded=model.folded, quantization=model.quantization)
+    if problem := _misfit(_shapes(spec, form), tensors, lambda name: tensors[name].shape):
         raise ValueError(f"variables: {problem}")
     metadata = {
         "spec": spec.to_json(),
         "class_names": json.dumps(names),
         "view": serialization.to_json(view) if view else "",
     }
+    if form != _Form():
+        metadata[_FORM] = serialization.to_json(form)
     _require_short(metadata["spec"])
     metadata[_SEAL] = _seal(tensors, metadata)
     if not _holds(Path(path), tensors, metadata):
@@ -218,11 +240,12 @@ def _read(file: Path) -> SavedModel:
     """
     with safe_open(file, framework="numpy") as opened:
         metadata = opened.metadata() or {}
-        spec = _spec_of(metadata)
+        spec, form = _spec_of(metadata), _form_of(metadata)
         view = _view_of(metadata)
         class_names = _class_names_of(metadata, spec)
+        names = {*opened.keys()}
         if problem := _misfit(
-            spec, set(opened.keys()), lambda name: tuple(opened.get_slice(name).get_shape())
+            _shapes(spec, form), names, lambda name: tuple(opened.get_slice(name).get_shape())
         ):
             raise _refusal(file, problem)  # the message of a ValueError would be shortened
         slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
@@ -235,14 +258,34 @@ def _read(file: Path) -> SavedModel:
             raise ValueError(f"{bad[0]} is not finite")
         tensors = {name: jnp.asarray(array) for name, array in arrays.items()}
     variables = traverse_util.unflatten_dict(tensors, sep="/")
-    return SavedModel(MobileNet(spec=spec), variables, class_names, view)
+    model = MobileNet(spec=spec, folded=form.folded, quantization=form.quantization)
+    return SavedModel(model, variables, class_names, view)
 
 
 def _spec_of(metadata: Mapping[str, str]) -> NetworkSpec:
-    if metadata.keys() - {_SEAL} != _METADATA:
+    if metadata.keys() - {_SEAL, _FORM} != _METADATA:
         raise ValueError("its metadata are not those of a saved model")
     _require_short(metadata["spec"])
     return NetworkSpec.from_json(metadata["spec"])
+
+
+def _form_of(metadata: Mapping[str, str]) -> _Form:
+    text = metadata.get(_FORM)
+    return serialization.from_json(_Form, text) if text else _Form()
+
+
+def _shapes(spec: NetworkSpec, form: _Form) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a model's variables, by path."""
+    if form == _Form():
+        return variable_shapes(spec)
+    model = MobileNet(spec=spec, folded=form.folded, quantization=form.quantization)
+    side = REFERENCE_RESOLUTION // 4  # large enough for every network
+    images = jax.ShapeDtypeStruct((1, side, side, spec.stem.inputs), jnp.float32)
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    return {
+        name: value.shape
+        for name, value in traverse_util.flatten_dict(dict(shapes), sep="/").items()
+    }
 
 
 def _require_short(spec: str) -> None:
@@ -265,7 +308,7 @@ def _class_names_of(metadata: Mapping[str, str], spec: NetworkSpec) -> tuple[str
 
 def _seal(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
     """Returns the SHA-256 of tensors and metadata, independent of their order in the file."""
-    described = {name: metadata[name] for name in _METADATA}
+    described = {name: metadata[name] for name in metadata.keys() & {*_METADATA, _FORM}}
     shapes = {name: array.shape for name, array in tensors.items()}
     found = hashlib.sha256(json.dumps([described, shapes], sort_keys=True).encode())
     for name in sorted(tensors):
@@ -313,16 +356,17 @@ def _holds(file: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str,
 
 
 def _misfit(
-    spec: NetworkSpec, names: Collection[str], shape_of: Callable[[str], tuple[int, ...]]
+    expected: Mapping[str, tuple[int, ...]],
+    names: Collection[str],
+    shape_of: Callable[[str], tuple[int, ...]],
 ) -> str:
-    """Describes in one line how variables differ from those of the spec; empty if they agree.
+    """Describes in one line how variables differ from the expected ones; empty if they agree.
 
     Args:
-      spec: the network.
+      expected: shapes of the model's variables, by path.
       names: names of the variables.
       shape_of: function that returns the shape of one of these variables.
     """
-    expected = variable_shapes(spec)
     missing = [name for name in expected if name not in names]
     known = [name for name in expected if name in names]
     misshapen = [name for name in known if shape_of(name) != expected[name]]

@@ -8,7 +8,7 @@ from mnet_jax.validation import make_fields_plain, require, require_choice
 Remat = Literal["none", "blocks"]  # what the backward pass recomputes; see `MobileNet`
 Granularity = Literal["tensor", "channel"]
 Symmetry = Literal["symmetric", "asymmetric"]
-Steps = Literal["learned", "fixed"]
+StepSizes = Literal["learned", "fixed"]
 
 # Starts of the paths of layers and quantizers that have `edge_bits`.
 _EDGE_WEIGHTS = ("stem", "head/classifier")
@@ -26,22 +26,22 @@ class Quantization:
       activation_bits: bits of activations, 2 to 8; 0 leaves activations unquantized.
       granularity: whether a kernel has one step for all values (`tensor`), or one for each output
         channel (`channel`). Activations always have one step.
-      weights: whether zero is the middle of a kernel's range. Symmetric kernels do not use the
-        lowest integer, as LiteRT requires.
-      activations: whether zero is the middle of an activation's range.
+      weight_symmetry: whether zero is the middle of a kernel's range. Symmetric kernels do not use
+        the lowest integer, as LiteRT requires.
+      activation_symmetry: whether zero is the middle of an activation's range.
       edge_bits: least bits at the ends of a network, where low bits cost much and save little (LSQ,
         arXiv 1902.08153, section 3): of the kernels of the stem and the classifier, and of the
         image and all activations after the pool.
-      steps: whether training changes the steps by their gradients (LSQ), or leaves them fixed.
+      step_sizes: whether training changes the steps by their gradients (LSQ), or leaves them fixed.
     """
 
     weight_bits: int = 8
     activation_bits: int = 8
     granularity: Granularity = "channel"
-    weights: Symmetry = "symmetric"
-    activations: Symmetry = "asymmetric"
+    weight_symmetry: Symmetry = "symmetric"
+    activation_symmetry: Symmetry = "asymmetric"
     edge_bits: int = 8
-    steps: Steps = "learned"
+    step_sizes: StepSizes = "learned"
 
     def __post_init__(self) -> None:
         make_fields_plain(self)
@@ -50,9 +50,9 @@ class Quantization:
             require(bits == 0 or 2 <= bits <= 8, name, bits, "2 to 8, or 0 for none")
         require(2 <= self.edge_bits <= 8, "edge_bits", self.edge_bits, "2 to 8")
         require_choice("granularity", self.granularity, Granularity)
-        require_choice("weights", self.weights, Symmetry)
-        require_choice("activations", self.activations, Symmetry)
-        require_choice("steps", self.steps, Steps)
+        require_choice("weight_symmetry", self.weight_symmetry, Symmetry)
+        require_choice("activation_symmetry", self.activation_symmetry, Symmetry)
+        require_choice("step_sizes", self.step_sizes, StepSizes)
 
     def at(self, path: str) -> "Quantization":
         """Returns the quantization of one layer, whose bits may be `edge_bits`.

@@ -11,9 +11,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from mnet_jax.changes import ABSENT
+from mnet_jax.models.types import Quantization
 from mnet_jax.options.architecture_axes import BLOCK_AXES, FACTORY_AXES
 from mnet_jax.options.axis import Axis, C, Varied, format_value
 from mnet_jax.options.config_axes import field_axes
+from mnet_jax.options.quantization_axes import BITS, NONE, QUANTIZATION
+from mnet_jax.quantization.types import QuantizationConfig
 from mnet_jax.validation import require
 
 __all__ = [
@@ -55,12 +58,20 @@ INITIAL_WEIGHTS = Axis(
 )
 ARCHITECTURE_AXES: tuple[Axis, ...] = (*FACTORY_AXES, *BLOCK_AXES)
 _FIELD_AXES = field_axes([axis.name for axis in ARCHITECTURE_AXES])
+# The fields of a quantization: only configs with a `quantization` have them.
+_QUANTIZED = (
+    BITS.name,
+    *(field.name for field in dataclasses.fields(Quantization)),
+    *(field.name for field in dataclasses.fields(QuantizationConfig)),
+)
 _RETIRED = ("start_resolution",)
 # Axes that can no longer be varied. Reports show their values in trials of earlier versions.
 RETIRED_AXES: tuple[Axis, ...] = tuple(axis for axis in _FIELD_AXES if axis.name in _RETIRED)
 # In the order in which the axes are applied: those that rebuild the network come first.
 AXES: tuple[Axis, ...] = (
     *ARCHITECTURE_AXES,
+    QUANTIZATION,
+    BITS,
     *(
         dataclasses.replace(axis, apply=_with_epochs, determines=("warmup_epochs",))
         if axis.name == "epochs"
@@ -75,6 +86,9 @@ AXES: tuple[Axis, ...] = (
 def with_values(config: C, values: Mapping[str, Any]) -> C:
     """Returns the arm or config with these values; the value None leaves an axis unchanged.
 
+    If `quantization` is given as `none`, the other axes of quantization have no effect. So a sweep
+    can compare the network in floating point with quantized networks of several bits.
+
     Args:
       config: the arm or config to change.
       values: the new values, by axis name.
@@ -86,8 +100,9 @@ def with_values(config: C, values: Mapping[str, Any]) -> C:
     if unknown:
         legal = ", ".join(axis.name for axis in AXES)
         raise ValueError(f"axis: got {min(unknown)!r}, legal: {legal}")
+    unused = _QUANTIZED if values.get(QUANTIZATION.name) == NONE else ()
     for axis in AXES:
-        if values.get(axis.name) is not None:
+        if values.get(axis.name) is not None and axis.name not in unused:
             config = axis.applied(config, values[axis.name])
     return config
 
@@ -113,13 +128,16 @@ def grid(baseline: C, values: Mapping[str, Sequence[Any]]) -> list[C]:
 def labels(config: Varied, named: Collection[str] = ()) -> dict[str, str]:
     """Returns the value of every axis as text for a table, by axis name.
 
-    A retired axis is included only if `config` has a value on it or `named` contains it.
+    A retired axis is included only if `config` has a value on it or `named` contains it. So are the
+    axes of quantization.
 
     Args:
       config: an arm, or the config of a run.
       named: the axes that the table compares. The axes that a named axis determines are omitted.
     """
     settled = {name for axis in AXES if axis.name in named for name in axis.determines}
+    if config.quantization is None:
+        settled |= {QUANTIZATION.name, *_QUANTIZED}
     shown = [axis for axis in AXES if axis.name in named or axis.name not in settled]
     shown += [axis for axis in RETIRED_AXES if axis.name in named or axis.read(config)]
     return {axis.name: format_value(axis.read(config)) for axis in shown}

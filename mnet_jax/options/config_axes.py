@@ -12,17 +12,20 @@ import re
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mnet_jax.changes import ABSENT
 from mnet_jax.config import Arm
 from mnet_jax.options.axis import Axis, Varied
+from mnet_jax.quantization.types import QuantizationConfig
 
 # Fields that are not axes, as other axes or other parts of the config determine them.
 DETERMINED = (
     "spec.width", "spec.dialect.name",  # see `architecture_axes`
     "spec.stem.inputs", "spec.stem.outputs", "spec.stem.stride", "spec.stem.dilation",
     "spec.head.num_classes",  # the data set's
+    "quantization.method",  # see `quantization_axes`
 )  # fmt: skip
 
 
@@ -81,6 +84,8 @@ def _fields(cls: type, path: tuple[str, ...] = ()) -> Iterator[_Field]:
             continue
         if hint in (bool, int, float) or get_origin(hint) is Literal:
             yield _Field(here, hint, description, (cls,))
+        elif members == (QuantizationConfig, NoneType):
+            yield from _fields(QuantizationConfig, here)
         elif all(map(dataclasses.is_dataclass, members)):
             if len(members) > 1:
                 kinds = Literal[*map(_kind, members)]  # type: ignore[valid-type]
@@ -107,7 +112,7 @@ def _axis(field: _Field, name: str) -> Axis:
     def owner(config: Varied) -> Any:
         node: Any = config
         for parent in parents:
-            node = getattr(node, parent)
+            node = getattr(node, parent, None)
         return node
 
     def read(config: Varied) -> Any:
@@ -115,6 +120,8 @@ def _axis(field: _Field, name: str) -> Axis:
         return _kind(type(value)) if field.members else value
 
     def apply(config: Varied, value: Any) -> Varied:
+        if owner(config) is None:
+            raise ValueError(f"{name}: got {value!r}, legal: none without --quantization")
         if not hasattr(owner(config), last):
             there, having = _kind(type(owner(config))), ", ".join(map(_kind, field.owners))
             raise ValueError(f"{name}: the {parents[-1]} {there} has none, legal: {having}")

@@ -8,28 +8,41 @@ Each method is a function of its own. A quantized network is a `MobileNet` with 
 (`models.types.Quantization`): the same module, whose layers round their kernels and outputs.
 
 - `calibration`: the steps of a network's quantizers, from its kernels and from images;
-- `ranges`: the step and zero of one quantizer, by min-max, percentile or mean squared error.
+- `ranges`: the step and zero of one quantizer, by min-max, percentile or mean squared error;
+- `methods`: post-training methods in their order, for one network;
+- `qat`: quantization-aware training: oscillation, dampening, statistics after training;
+- `types`: the options of quantization.
+
+Each name is imported when it is first used, so configs can import `quantization.types` without JAX.
 """
 
+from etils import epy
+
 from mnet_jax.models.types import Quantization
-from mnet_jax.quantization.calibration import (
-    Observation,
-    activation_steps,
-    kernel_steps,
-    observe,
-    quantized,
-    switched_off,
-    without_quantizers,
-)
-from mnet_jax.quantization.ranges import choose
+from mnet_jax.quantization.types import QuantizationConfig
+
+with epy.lazy_api_imports(globals()):
+    from mnet_jax.quantization.calibration import (
+        Observation,
+        activation_steps,
+        kernel_steps,
+        observe,
+        quantized,
+        switched_off,
+        without_quantizers,
+    )
+    from mnet_jax.quantization.methods import post_training
+    from mnet_jax.quantization.ranges import choose
 
 __all__ = [
     "Observation",
     "Quantization",
+    "QuantizationConfig",
     "activation_steps",
     "choose",
     "kernel_steps",
     "observe",
+    "post_training",
     "quantized",
     "switched_off",
     "without_quantizers",

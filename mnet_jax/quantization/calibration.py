@@ -15,13 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax.typing import ArrayLike
 
 from mnet_jax.architectures import Layer, walk
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
 from mnet_jax.models.network import MobileNet
 from mnet_jax.models.quantizers import OBSERVED, activation_levels, kernel_levels
 from mnet_jax.models.types import Quantization
-from mnet_jax.quantization.ranges import RangeMethod, choose
+from mnet_jax.quantization.ranges import choose
+from mnet_jax.quantization.types import RangeMethod
 from mnet_jax.validation import require
 
 Array = jax.Array
@@ -104,12 +106,12 @@ def kernel_steps(
         step, zero = choose(
             folded_kernel(model, variables, layer),
             kernel_levels(setting),
-            symmetric=setting.weights == "symmetric",
+            symmetric=setting.weight_symmetry == "symmetric",
             method=method,
             per_channel=setting.granularity == "channel",
         )
         found[f"{layer.name}/kernel_quantizer/step"] = jnp.asarray(step)
-        if setting.weights == "asymmetric":
+        if setting.weight_symmetry == "asymmetric":
             found[f"{layer.name}/kernel_quantizer/zero"] = jnp.asarray(zero)
     return found
 
@@ -133,7 +135,7 @@ def activation_steps(
         step, zero = choose(
             ends if method == "min-max" else values.sample,
             activation_levels(setting),
-            symmetric=setting.activations == "symmetric",
+            symmetric=setting.activation_symmetry == "symmetric",
             method=method,
         )
         found |= {f"{name}/step": jnp.asarray(step), f"{name}/zero": jnp.asarray(zero)}
@@ -155,7 +157,7 @@ def folded_kernel(model: MobileNet, variables: Variables, layer: Layer) -> np.nd
 
 
 def observe(
-    model: MobileNet, variables: Variables, batches: Iterable[Array]
+    model: MobileNet, variables: Variables, batches: Iterable[ArrayLike]
 ) -> dict[str, Observation]:
     """Returns the values that each quantizer of activations would round, by its path.
 

@@ -4,14 +4,11 @@ This is NumPy, not JAX: a network has dozens of kernels of different shapes, and
 for each would take longer than the arithmetic.
 """
 
-from typing import Literal
-
 import numpy as np
 
 from mnet_jax.ops.quantizer import Levels
+from mnet_jax.quantization.types import RangeMethod
 from mnet_jax.validation import require_choice
-
-RangeMethod = Literal["min-max", "percentile", "mse"]
 
 PERCENT = 99.99  # of the values are below the upper end that `percentile` chooses
 SHRINKS = 80  # ranges that `mse` tries: 1.25 % to 100 % of the whole one

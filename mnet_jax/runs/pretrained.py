@@ -6,6 +6,7 @@ from mnet_jax import models
 from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import Pretrained
 from mnet_jax.training.step import TrainState
+from mnet_jax.validation import require
 
 
 def require_fit(pretrained: Pretrained, spec: NetworkSpec) -> None:
@@ -44,6 +45,8 @@ def initialize_from(pretrained: Pretrained, state: TrainState, spec: NetworkSpec
         raise models.SavedModelError(f"{pretrained.path}: not the weights that the config names")
     require_fit(pretrained, spec)
     saved = models.load(pretrained.path)
+    plain = not saved.model.folded and saved.model.quantization is None
+    require(plain, "pretrained", pretrained.path, "a network that is not quantized")
     params, batch_stats = dict(saved.variables["params"]), saved.variables["batch_stats"]
     if saved.model.spec.head.num_classes != spec.head.num_classes:
         classifier = state.params["head"]["classifier"]

@@ -11,12 +11,15 @@ import optax
 
 from mnet_jax import models, ops
 from mnet_jax.architectures import NetworkSpec
+from mnet_jax.models.types import Quantization
+from mnet_jax.quantization import qat
 from mnet_jax.training import optimizer
 from mnet_jax.training.hyperparameters import Hyperparameters, StaticRecipe
 from mnet_jax.training.memory import MemoryCheckedStep
 from mnet_jax.training.placement import BATCH_AXIS, Placement, placement
 from mnet_jax.training.step import (
     EvalStep,
+    TrackedState,
     TrainState,
     TrainStep,
     initial_state,
@@ -30,6 +33,7 @@ class Program:
     """The compiled functions with which a run trains and evaluates.
 
     Attributes:
+      model: the network.
       initial_state: maps the seed and the first step's hyperparameters to one copy of the first
         state.
       train_step: (state, batch, hyperparams) -> (state, metrics), on the devices.
@@ -37,6 +41,7 @@ class Program:
       placement: how the devices share the work.
     """
 
+    model: models.MobileNet
     initial_state: Callable[[int, Hyperparameters], TrainState]
     train_step: TrainStep
     eval_step: EvalStep
@@ -45,7 +50,13 @@ class Program:
 
 @lru_cache(maxsize=8)  # in a sweep, trials with the same program may alternate with others
 def program_of(
-    spec: NetworkSpec, structure: StaticRecipe, batch_size: int, resolution: int
+    spec: NetworkSpec,
+    structure: StaticRecipe,
+    batch_size: int,
+    resolution: int,
+    quantization: Quantization | None = None,
+    *,
+    dampens: bool = False,
 ) -> Program:
     """Returns a run's program, compiled once in a process for all seeds and hyperparameters.
 
@@ -54,6 +65,8 @@ def program_of(
       structure: the training settings that are compiled.
       batch_size: images per step, over all devices.
       resolution: side of the evaluated images, in pixels.
+      quantization: how kernels and activations are rounded; None for a network in floating point.
+      dampens: whether the oscillation of quantized kernels is dampened; see `quantization.qat`.
 
     Raises:
       ValueError: the devices cannot share the batch evenly.
@@ -70,6 +83,7 @@ def program_of(
         axis_name=axis_name if norm_groups == 1 else None,
         frozen=structure.frozen,
         remat=structure.remat,
+        quantization=quantization,
     )
     parts = ["stem", *(f"block_{i}" for i in range(len(spec.blocks))), "head"]
     update = optimizer.make(structure, parts)
@@ -80,9 +94,12 @@ def program_of(
         skips=structure.skips,
         accumulate=accumulate,
         norm_groups=norm_groups,
+        penalty=partial(qat.dampening, model) if dampens else None,
+        track=partial(qat.update_oscillation, model) if quantization else None,
     )
     eval_step = make_eval_step(model.apply, axis_name=axis_name, accumulate=accumulate)
     return Program(
+        model=model,
         initial_state=_initializer(model, update, resolution, averages=structure.averages),
         train_step=MemoryCheckedStep(
             place.compile_train(train_step),
@@ -121,6 +138,8 @@ def _initializer(
         init_key, dropout_key = run_keys(key)
         variables = model.init(init_key, image, train=False)
         state = initial_state(variables, update(hyperparams), dropout_key)
+        if model.quantization:
+            state = TrackedState(**vars(state), tracked=qat.oscillation(model, variables))
         return state.averaging() if averages else state
 
     return lambda seed, hyperparams: state_of(jax.random.key(seed), hyperparams)

@@ -1,14 +1,17 @@
 """A run from its config to its result: loads the data, trains, saves and evaluates."""
 
+import functools
 import importlib.metadata
 import logging
 import os
 import platform
 import statistics
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -16,10 +19,23 @@ import mnet_jax
 from mnet_jax import data, ops, serialization
 from mnet_jax.analysis import cost
 from mnet_jax.config import FILE_NAME as CONFIG_FILE
-from mnet_jax.config import SPLIT_BY_POSITION, DataConfig, RunConfig
+from mnet_jax.config import SPLIT_BY_POSITION, DataConfig, RunConfig, TrainingConfig
 from mnet_jax.files import replace_file
+from mnet_jax.models import SavedModel
 from mnet_jax.runs import pretrained
 from mnet_jax.runs.program import Program, program_of
+from mnet_jax.runs.quantizing import (
+    SOURCE,
+    STATISTICS_IMAGES,
+    calibrated,
+    calibration_batches,
+    oscillating_share,
+    post_train,
+    source_model,
+    training_of,
+    with_new_statistics,
+    with_values,
+)
 from mnet_jax.runs.run_directory import RunDirectory, Timer, directory_lock, model_keeper
 from mnet_jax.training import optimizer
 from mnet_jax.training.agreement import require_equal
@@ -99,8 +115,9 @@ def run(
     keep: Keep = "last",
     stop: Stop | None = None,
     report: ProgressCallback = lambda progress: None,
+    source_directory: Path | None = None,
 ) -> RunResult:
-    """Trains a network, evaluates it once on the test split, and returns the result.
+    """Trains or quantizes a network, evaluates it once on the test split, and returns the result.
 
     An interrupted run continues from the last checkpoint in `directory`; no other run may use this
     directory. If JAX runs in several processes (`jax.distributed`), each process calls this
@@ -119,6 +136,9 @@ def run(
         that of the last weights.
       stop: checked for stop requests; a stopped run continues at the next call.
       report: called at every step.
+      source_directory: the directory of the run `config.source`, whose network is quantized. The
+        source is trained there first if the directory has no model. By default the directory
+        `float` in `directory`.
 
     Raises:
       DisagreementError: the processes differ in their arguments or in what they read; all raise it.
@@ -135,36 +155,68 @@ def run(
     """
     require_one_run(config, save_every_seconds=save_every_seconds, keep=keep)
     with directory_lock(directory):
-        return _run(config, directory, dataset, save_every_seconds, keep, stop or Stop(), report)
+        if dataset is None:
+            dataset = load_data(config.data, directory)
+            config = replace(config, data=replace(config.data, listing=dataset.listing))
+        _require_its_own(dataset, config)
+        require_equal(_Images.of(dataset))
+        settings = _Settings(
+            dataset=dataset,
+            save_every_seconds=save_every_seconds,
+            keep=keep,
+            stop=stop or Stop(),
+            report=report,
+        )
+        return _run(config, directory, source_directory or directory / SOURCE, settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """The arguments of `run` that a run and its source share; see `run`."""
+
+    dataset: data.Dataset
+    save_every_seconds: float
+    keep: Keep
+    stop: Stop
+    report: ProgressCallback
 
 
 def _run(
-    config: RunConfig,
-    directory: Path,
-    dataset: data.Dataset | None,
-    save_every_seconds: float,
-    keep: Keep,
-    stop: Stop,
-    report: ProgressCallback,
+    config: RunConfig, directory: Path, source_directory: Path, settings: _Settings
 ) -> RunResult:
     """Does the work of `run`, in a locked directory."""
+    source = None
+    if config.source:
+        train_source = partial(_train_source, config.source, source_directory, settings)
+        source = source_model(source_directory, train_source)
+    if source and config.quantization and not config.quantization.trains:
+        result = post_train(config, source, directory, settings.dataset)
+    else:
+        result = _train(config, directory, source, settings)
+    if jax.process_index() == 0:
+        text = serialization.to_json(config) + "\n"
+        replace_file(directory / CONFIG_FILE, text.encode())
+    return result
+
+
+def _train_source(source: RunConfig, directory: Path, settings: _Settings) -> None:
+    """Trains the network that another run quantizes."""
+    with directory_lock(directory):
+        _run(source, directory, directory / SOURCE, settings)
+
+
+def _train(
+    config: RunConfig, directory: Path, source: SavedModel | None, settings: _Settings
+) -> RunResult:
+    """Trains a network, from random weights or those of a saved model."""
     start = time.perf_counter()
-    if dataset is None:
-        dataset = load_data(config.data, directory)
-        config = replace(config, data=replace(config.data, listing=dataset.listing))
-    _require_its_own(dataset, config)
-    require_equal(_Images.of(dataset))
+    dataset, training = settings.dataset, training_of(config)
     part = data.Shard(index=jax.process_index(), count=jax.process_count())
     batches = data.train_batches(dataset.train, config.data, config.seed, shard=part)
-    program = program_of(
-        config.spec,
-        StaticRecipe.of(config.training),
-        config.data.batch_size,
-        config.data.resolution,
-    )
-    loop = _loop(program, config, data.steps_per_epoch(dataset.train, config.data))
-    begin = partial(_first_state, program, loop, config)
-    with stop.deferred(), Checkpoints(directory / CHECKPOINTS, config) as checkpoints:
+    program = _program(config, training)
+    loop = _loop(program, config, training, data.steps_per_epoch(dataset.train, config.data))
+    begin = _beginning(program, loop, config, source, dataset)
+    with settings.stop.deferred(), Checkpoints(directory / CHECKPOINTS, config) as checkpoints:
         state, history, seconds, progress = checkpoints.restore(begin(), batches)
         start -= seconds
         with Scalars(directory, from_step=history[-1].step if history else 0) as log:
@@ -175,7 +227,7 @@ def _run(
                 checkpoints=checkpoints,
                 log=log,
                 keep_model=model_keeper(config, dataset, directory),
-                save_timer=Timer(save_every_seconds),
+                save_timer=Timer(settings.save_every_seconds),
                 start=start,
             )
             state, history = loop.fit(
@@ -183,18 +235,42 @@ def _run(
                 batches,
                 lambda: data.eval_batches(dataset.validation, config.data, shard=part),
                 history,
-                run_directory.callbacks(report, stop),
+                run_directory.callbacks(settings.report, settings.stop),
                 progress,
             )
-        best = checkpoints.best(begin()) if keep == "best" else None
-        kept = best or loop.placement.get(state)
-        run_directory.keep_model(kept.evaluated)  # an earlier call may have kept other weights
+        best = checkpoints.best(begin()) if settings.keep == "best" else None
+        state, kept = (
+            _final(program, config, dataset, s) for s in (loop.placement.get(state), best)
+        )
+        # An earlier call may have kept other weights.
+        run_directory.keep_model((kept or state).evaluated)
+    state = loop.placement.put_state(state)
     tested = data.eval_batches(dataset.test, config.data, shard=part)
-    test = loop.evaluate(state, tested, "test", config.training.epochs, report)
-    if jax.process_index() == 0:
-        text = serialization.to_json(config) + "\n"
-        replace_file(directory / CONFIG_FILE, text.encode())
-    return _result(config, test, history, time.perf_counter() - start)
+    test = loop.evaluate(state, tested, "test", training.epochs, settings.report)
+    result = _result(config, test, history, time.perf_counter() - start)
+    if config.quantization:
+        return replace(result, oscillating=oscillating_share(state))
+    return result
+
+
+def _program(config: RunConfig, training: TrainingConfig) -> Program:
+    quantization = config.quantization
+    return program_of(
+        config.spec,
+        StaticRecipe.of(training),
+        config.data.batch_size,
+        config.data.resolution,
+        quantization.setting if quantization else None,
+        dampens=bool(quantization and quantization.dampening),
+    )
+
+
+def _final(program: Program, config: RunConfig, dataset: data.Dataset, state: Any) -> Any:
+    """Returns the state that is evaluated and kept; None for None."""
+    if state is None or config.quantization is None:
+        return state
+    images = calibration_batches(dataset.train, config, STATISTICS_IMAGES)
+    return with_new_statistics(state, program.model, list(images))
 
 
 def load_data(images: DataConfig, directory: Path) -> data.Dataset:
@@ -222,12 +298,36 @@ def load_data(images: DataConfig, directory: Path) -> data.Dataset:
     return data.load(images)
 
 
-def _first_state(program: Program, loop: Loop, config: RunConfig) -> TrainState:
-    """Returns the state before the first step; checkpoints are restored into its structure."""
-    state = program.initial_state(config.seed, loop.hyperparams(1)[0])
-    if config.pretrained:
-        state = pretrained.initialize_from(config.pretrained, state, config.spec)
-    return loop.placement.get(loop.placement.put_state(state))
+def _beginning(
+    program: Program,
+    loop: Loop,
+    config: RunConfig,
+    source: SavedModel | None,
+    dataset: data.Dataset,
+) -> Callable[[], TrainState]:
+    """Returns a function that makes the state before the first step.
+
+    Checkpoints are restored into the structure of this state.
+    """
+
+    def initial() -> TrainState:
+        state = program.initial_state(config.seed, loop.hyperparams(1)[0])
+        if config.pretrained and not source:
+            return pretrained.initialize_from(config.pretrained, state, config.spec)
+        return state
+
+    @functools.cache  # calibration takes longer than all else here
+    def quantized_values() -> Mapping[str, Any]:
+        variables = source.variables if source else initial().values
+        return calibrated(program.model, variables, config, dataset.train)
+
+    def begin() -> TrainState:
+        state = initial()
+        if config.quantization:
+            state = with_values(state, program.model, quantized_values())
+        return loop.placement.get(loop.placement.put_state(state))
+
+    return begin
 
 
 def _result(config: RunConfig, test: Evaluation, history: History, seconds: float) -> RunResult:
@@ -260,18 +360,21 @@ def environment() -> dict[str, str]:
     }
 
 
-def _loop(program: Program, config: RunConfig, steps_per_epoch: int) -> Loop:
+def _loop(
+    program: Program, config: RunConfig, training: TrainingConfig, steps_per_epoch: int
+) -> Loop:
     """Combines the shared program with the run's own settings."""
+    penalty = config.quantization.dampening if config.quantization else 0.0
     return Loop(
         train_step=program.train_step,
         eval_step=program.eval_step,
         placement=program.placement,
-        hyperparams=optimizer.hyperparams(config.training, steps_per_epoch),
+        hyperparams=optimizer.hyperparams(training, steps_per_epoch, penalty=penalty),
         divergence=DivergencePolicy(
-            on_divergence=config.training.on_divergence,
-            spike_factor=config.training.spike_factor,
+            on_divergence=training.on_divergence,
+            spike_factor=training.spike_factor,
         ),
-        epochs=config.training.epochs,
+        epochs=training.epochs,
         steps_per_epoch=steps_per_epoch,
         batch_size=config.data.batch_size,
     )

@@ -153,10 +153,22 @@ class RunDirectory:
 
 
 def model_keeper(
-    config: RunConfig, dataset: data.Dataset, directory: Path
+    config: RunConfig,
+    dataset: data.Dataset,
+    directory: Path,
+    model: models.MobileNet | None = None,
 ) -> Callable[[Mapping[str, Any]], None]:
-    """Returns a function that writes variables (`TrainState.evaluated`) as a saved model."""
-    model = models.MobileNet(spec=config.spec)
+    """Returns a function that writes variables (`TrainState.evaluated`) as a saved model.
+
+    Args:
+      config: the config of the run.
+      dataset: its images, which have the names of the classes.
+      directory: the run's directory.
+      model: the network; None for the one that the run trains.
+    """
+    if model is None:
+        setting = config.quantization.setting if config.quantization else None
+        model = models.MobileNet(spec=config.spec, quantization=setting)
     photographs = dataset.test.shape is None
     view = models.View(
         resolution=config.data.resolution, photographs=photographs, scaling=config.data.scaling

@@ -81,6 +81,7 @@ class Hyperparameters(NamedTuple):
       rule: the numbers in `TrainingConfig.optimizer`, by field name.
       loss_limit: if `StaticRecipe.skips`, the update of a step with a higher loss is skipped; None
         for no limit.
+      penalty_weight: the weight of the penalty that is added to the loss; None without a penalty.
     """
 
     learning_rate: Scalar
@@ -91,6 +92,7 @@ class Hyperparameters(NamedTuple):
     mixing: Mapping[str, Scalar]
     rule: Mapping[str, Scalar]
     loss_limit: Scalar | None = None
+    penalty_weight: Scalar | None = None
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "Hyperparameters":

@@ -31,18 +31,30 @@ def learning_rate(config: TrainingConfig, steps_per_epoch: int) -> optax.Schedul
 
 
 def hyperparams(
-    config: TrainingConfig, steps_per_epoch: int
+    config: TrainingConfig, steps_per_epoch: int, *, penalty: float = 0.0
 ) -> Callable[[int], list[Hyperparameters]]:
     """Returns a function from an epoch, counted from 1, to the hyperparameters of its steps.
 
     The rates of an epoch are computed here, all at once, so the compiled step contains no schedule.
+
+    Args:
+      config: the training settings.
+      steps_per_epoch: optimizer steps in each epoch.
+      penalty: the weight of the penalty at the end of the run, to which it rises from 0 as half a
+        cosine; 0 for none.
     """
     rates = jax.jit(jax.vmap(learning_rate(config, steps_per_epoch)))
     others = Hyperparameters.of(config)
 
     def of_epoch(epoch: int) -> list[Hyperparameters]:
         steps = np.arange((epoch - 1) * steps_per_epoch, epoch * steps_per_epoch, dtype=np.int32)
-        return [others._replace(learning_rate=rate) for rate in np.asarray(rates(steps))]
+        of_steps = [others._replace(learning_rate=rate) for rate in np.asarray(rates(steps))]
+        if not penalty:
+            return of_steps
+        done = steps / (config.epochs * steps_per_epoch)
+        weights = (penalty * (1 - np.cos(np.pi * done)) / 2).astype(np.float32)
+        pairs = zip(of_steps, weights, strict=True)
+        return [of_step._replace(penalty_weight=weight) for of_step, weight in pairs]
 
     return of_epoch
 
@@ -64,7 +76,8 @@ def scale_by_depth(
     """Scales updates by depth for fine-tuning: zero for frozen parts, smaller near the input.
 
     Args:
-      parts: the top-level names of the parameters, from input to output.
+      parts: the top-level names of the parameters, from input to output. Parameters with another
+        name get no update.
       frozen: the number of leading parts that get no update.
       depth_decay: the ratio of each part's factor to the next part's factor; the last part has the
         factor 1 (arXiv 1801.06146, section 3.2).
@@ -77,8 +90,7 @@ def scale_by_depth(
     def scale(updates: optax.Updates, params: optax.Params | None = None) -> optax.Updates:
         del params
         return {
-            part: jax.tree.map(lambda u, factor=factors[part]: factor * u, tree)
-            for part, tree in updates.items()
+            part: optax.tree.scale(factors.get(part, 0.0), tree) for part, tree in updates.items()
         }
 
     return optax.stateless(scale)

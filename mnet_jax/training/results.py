@@ -60,6 +60,8 @@ class RunResult:
       history: one record per epoch.
       images_per_second: median over epochs of the training speed, without compilation.
       seconds: wall time of the whole run, including compilation and data loading.
+      oscillating: after quantization-aware training, the share of the quantized weights that
+        oscillated, 0 to 1; see `quantization.qat`. Otherwise None.
     """
 
     params: int
@@ -70,6 +72,7 @@ class RunResult:
     history: tuple[EpochRecord, ...]
     images_per_second: float
     seconds: float
+    oscillating: float | None = added(None)
 
 
 Phase = Literal["train", "validation", "epoch", "test"]  # "epoch": an epoch has ended and is saved

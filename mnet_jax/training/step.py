@@ -58,6 +58,16 @@ class TrainState(flax.struct.PyTreeNode):
         return self.replace(average=jax.tree.map(jnp.copy, self.values))
 
 
+class TrackedState(TrainState):
+    """A state of training that also keeps something about the steps before it.
+
+    Attributes:
+      tracked: see `make_train_step`'s argument `track`; a pytree of arrays.
+    """
+
+    tracked: Any
+
+
 TrainStep: TypeAlias = Callable[
     [TrainState, Batch, Hyperparameters], tuple[TrainState, dict[str, Array]]
 ]
@@ -116,6 +126,8 @@ def make_train_step(
     skips: bool = False,
     accumulate: int = 1,
     norm_groups: int = 1,
+    penalty: Callable[[Tree], Array] | None = None,
+    track: Callable[[Any, Tree], Any] | None = None,
 ) -> TrainStep:
     """Returns the training step, a pure function (state, batch, hyperparams) -> (state, metrics).
 
@@ -130,6 +142,10 @@ def make_train_step(
       norm_groups: normalization groups of each micro-batch, over all devices of the axis; see
         `TrainingConfig.norm_groups`. With more than one, statistics are not pooled over devices, so
         the model must not have an `axis_name`.
+      penalty: maps the variables to a number that is added to the loss, multiplied by
+        `Hyperparameters.penalty_weight`; the metric `loss` is without it.
+      track: maps `TrackedState.tracked` and the variables after the step to the new `tracked`.
+        The states must then be `TrackedState`s.
 
     The batch is `image` [b, h, w, 3] and `label` [b]. The metrics are `loss` and `accuracy`, means
     over the batch, and `finite`, whether the loss and all gradients are finite. In a mixed batch,
@@ -149,7 +165,7 @@ def make_train_step(
         def gradients_of(
             batch_stats: Tree, batch: Batch, key: Array
         ) -> tuple[Tree, tuple[Tree, Array, Array]]:
-            def loss_of(params: Tree) -> tuple[Array, tuple[Array, Tree]]:
+            def loss_of(params: Tree) -> tuple[Array, tuple[Array, Array, Tree]]:
                 mixed = mix(batch, key, hyperparams.mixing)
                 logits, updates = apply_groups(
                     {"params": params, "batch_stats": batch_stats},
@@ -158,10 +174,14 @@ def make_train_step(
                     mutable=["batch_stats"],
                     rngs={"dropout": key},
                 )
-                losses = mixed.losses(logits, hyperparams.label_smoothing)
-                return jnp.mean(losses), (logits, updates["batch_stats"])
+                loss = total = jnp.mean(mixed.losses(logits, hyperparams.label_smoothing))
+                if penalty is not None:
+                    assert hyperparams.penalty_weight is not None
+                    variables = {"params": params, "batch_stats": batch_stats}
+                    total += hyperparams.penalty_weight * penalty(variables)
+                return total, (loss, logits, updates["batch_stats"])
 
-            (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            (_, (loss, logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
                 state.params
             )
             accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"])
@@ -182,6 +202,9 @@ def make_train_step(
         if state.average is not None:
             average = _averaged(state.average, new.values, hyperparams.ema_decay, step)
             new = new.replace(average=average)
+        if track is not None:
+            assert isinstance(state, TrackedState)
+            new = new.replace(tracked=track(state.tracked, new.values))
         finite = jnp.isfinite(loss) & all_finite(gradients)
         if skips:
             limit = jnp.inf if hyperparams.loss_limit is None else hyperparams.loss_limit

@@ -36,6 +36,11 @@ ALL = (
 )
 INVERTED = ALL[1:]
 V3S = ALL[2:4]
+QUANTIZED = (  # axes that only quantized networks have
+    "bits", "weight_bits", "activation_bits", "granularity", "weight_symmetry",
+    "activation_symmetry", "edge_bits", "step_sizes", "ranges", "calibration_images", "qat_epochs",
+    "qat_learning_rate", "dampening",
+)  # fmt: skip
 LEGAL = {  # axis: (networks that it suits, values)
     "model": (ALL, ALL),
     "dialect": (ALL, ("paper", "timm")),
@@ -62,6 +67,8 @@ LEGAL = {  # axis: (networks that it suits, values)
     "stem_kernel": (ALL, (1, 3, 5)),
     "stem_activation": (ALL, ("relu6", "relu", "hard_swish", "linear")),
     "dropout": (ALL, (0.0, 0.5)),
+    "quantization": (ALL, ("ptq", "qat")),
+    **dict.fromkeys(QUANTIZED, ((), ())),
     "resolution": (ALL, (8, 224)),
     "batch_size": (ALL, (1, 96)),
     "validation_fraction": (ALL, (0.05, 0.5)),
@@ -272,7 +279,8 @@ def test_the_value_that_a_config_has_changes_nothing(axis):
         if choice:  # neither absent nor several
             assert with_values(base, {axis.name: value}) == base
             applied += 1
-    assert applied or axis.name in ("repeats", *(name for own in KINDS.values() for name in own))
+    own_of_kinds = (name for own in KINDS.values() for name in own)
+    assert applied or axis.name in ("repeats", *own_of_kinds, *QUANTIZED)
 
 
 @pytest.mark.parametrize("names", [*itertools.permutations(("expansion", "width", "bottleneck"))])
@@ -553,3 +561,28 @@ def test_a_network_of_ones_own_has_labels_and_no_axes_of_a_factory(config):
     assert labels(own)["input_stride"] == ABSENT
     with pytest.raises(ValueError, match=r"^model: got 'mine', legal: mobilenet_v1, "):
         with_values(own, {"width": 0.5})
+
+
+def test_bits_are_those_of_weights_and_of_activations():
+    changed = with_values(V2, {"quantization": "ptq", "bits": 4, "granularity": "tensor"})
+    setting = changed.quantization.setting
+    assert (setting.weight_bits, setting.activation_bits, setting.granularity) == (4, 4, "tensor")
+    assert labels(changed)["bits"] == "4"
+    apart = with_values(changed, {"activation_bits": 8})
+    assert labels(apart)["bits"] == ABSENT and labels(apart)["activation_bits"] == "8"
+
+
+@pytest.mark.parametrize("name", ["bits", "weight_bits", "qat_epochs"])
+def test_a_network_that_is_not_quantized_has_no_bits(name):
+    with pytest.raises(ValueError, match=f"^{name}: got 4, legal: none without --quantization$"):
+        with_values(V2, {name: 4})
+    assert not {"quantization", *QUANTIZED} & labels(V2).keys()
+
+
+def test_a_grid_has_the_network_in_floating_point_once():
+    found = grid(V2, {"quantization": ["none", "ptq"], "bits": [8, 4]})
+    assert [config.quantization and config.quantization.setting.weight_bits for config in found] == [
+        None, 8, 4,
+    ]  # fmt: skip
+    assert found[0] == V2
+    assert [config.source for config in found] == [None, V2, V2]

@@ -85,7 +85,7 @@ def test_a_folded_network_rounds_as_the_network_that_it_was_folded_from(
     network, seen, granularity, weights
 ):
     model, variables = network
-    setting = Quantization(weight_bits=5, granularity=granularity, weights=weights)
+    setting = Quantization(weight_bits=5, granularity=granularity, weight_symmetry=weights)
     rounding, found = quantization.quantized(model, variables, setting, seen)
     infer, params = models.fuse(rounding, found)
     folded = quick_jit(infer)(params, IMAGES)

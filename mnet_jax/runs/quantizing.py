@@ -1,0 +1,212 @@
+"""Runs that quantize a trained network: its source, its calibration, and what comes after.
+
+The network in floating point is that of the run `RunConfig.source`, or the pretrained one.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mnet_jax import data, models, quantization
+from mnet_jax.analysis import cost
+from mnet_jax.config import Cosine, RunConfig, TrainingConfig
+from mnet_jax.data.sources import subset
+from mnet_jax.files import locked, make_directory
+from mnet_jax.models import SavedModel
+from mnet_jax.quantization import qat
+from mnet_jax.runs.run_directory import model_keeper
+from mnet_jax.training.evaluation import Evaluation, evaluate
+from mnet_jax.training.placement import placement
+from mnet_jax.training.results import EpochRecord, RunResult
+from mnet_jax.training.step import TrackedState, TrainState, make_eval_step
+
+SOURCE = "float"  # directory, in a run's directory, of the run in floating point
+STATISTICS_IMAGES = 2048  # training images from which statistics are re-estimated after `qat`
+_LOCK = "float.lock"
+
+Variables = Mapping[str, Any]
+
+
+def training_of(config: RunConfig) -> TrainingConfig:
+    """Returns the training settings of a run: those of `qat`, if a float run comes before it."""
+    settings = config.quantization
+    if settings is None or not settings.trains or config.source is None:
+        return config.training
+    return replace(
+        config.training,
+        epochs=settings.qat_epochs,
+        learning_rate=settings.qat_learning_rate,
+        schedule=Cosine(),
+        warmup_epochs=0.0,
+    )
+
+
+def source_model(directory: Path, train: Callable[[], object]) -> SavedModel:
+    """Returns the network of a float run; trains it if its directory has no model.
+
+    Several runs can share a source: one of them trains it, and the others wait.
+
+    Args:
+      directory: the directory of the float run.
+      train: trains the float run, so that its model is in `directory`.
+
+    Raises:
+      SavedModelError: the model cannot be read.
+    """
+    make_directory(directory)
+    with locked(directory / _LOCK):
+        if not (directory / models.FILE_NAME).exists():
+            train()
+    return models.load(directory)
+
+
+def calibration_batches(
+    source: data.Source, config: RunConfig, images: int
+) -> Iterator[np.ndarray]:
+    """Yields training images [b, h, w, 3] as they are evaluated, at equal distances in the split.
+
+    Args:
+      source: the training split.
+      config: the config of the run.
+      images: the number of images, or all if the split has fewer.
+    """
+    chosen = evenly_spaced(source, images)
+    settings = replace(config.data, batch_size=min(config.data.batch_size, len(chosen)))
+    for batch in data.eval_batches(chosen, settings):
+        yield batch["image"][batch["mask"] > 0]
+
+
+def evenly_spaced(source: data.Source, images: int) -> data.Source:
+    """Returns up to `images` images of a split, at equal distances."""
+    count = min(images, len(source))
+    return subset(source, np.linspace(0, len(source) - 1, count).round().astype(int))
+
+
+def calibrated(
+    model: models.MobileNet, variables: Variables, config: RunConfig, train_images: data.Source
+) -> Variables:
+    """Returns the variables of a quantized network, from those of the network in floating point.
+
+    Args:
+      model: the quantized network.
+      variables: `params` and `batch_stats`.
+      config: the config of the run, which has a `quantization`.
+      train_images: the training split, for calibration.
+    """
+    settings = config.quantization
+    assert settings
+    batches = calibration_batches(train_images, config, settings.calibration_images)
+    seen = quantization.observe(model, variables, batches)
+    ranges = settings.ranges
+    _, values = quantization.quantized(
+        model, variables, settings.setting, seen, kernels=ranges, activations=ranges
+    )
+    return values
+
+
+def with_values(state: TrainState, model: models.MobileNet, values: Variables) -> TrainState:
+    """Returns the first state of quantization-aware training, with other variables.
+
+    Args:
+      state: a state of the quantized network.
+      model: the quantized network.
+      values: its `params` and `batch_stats`.
+    """
+    state = state.replace(
+        params=values["params"],
+        batch_stats=values["batch_stats"],
+        tracked=qat.oscillation(model, values),
+    )
+    return state if state.average is None else state.averaging()
+
+
+def post_train(
+    config: RunConfig, source: SavedModel, directory: Path, dataset: data.Dataset
+) -> RunResult:
+    """Quantizes a network after its training, keeps it in `directory`, and evaluates it.
+
+    The history of the result has one record: the losses and accuracies of the quantized network,
+    those of training on the images of calibration.
+
+    Args:
+      config: the config of the run.
+      source: the network in floating point.
+      directory: where the quantized network is written.
+      dataset: the images.
+    """
+    start, settings = time.perf_counter(), config.quantization
+    assert settings
+    batches = [*calibration_batches(dataset.train, config, settings.calibration_images)]
+    model, variables = quantization.post_training(source.model, source.variables, settings, batches)
+    seconds = time.perf_counter() - start
+    evaluated = _evaluations(config, model, variables, dataset)
+    model_keeper(config, dataset, directory, model)(variables)
+    images = sum(len(batch) for batch in batches)
+    record = EpochRecord(
+        epoch=1,
+        step=0,
+        learning_rate=0.0,
+        train_loss=evaluated["train"].loss,
+        train_accuracy=evaluated["train"].accuracy,
+        validation_loss=evaluated["validation"].loss,
+        validation_accuracy=evaluated["validation"].accuracy,
+        seconds=seconds,
+        images_per_second=images / seconds,
+    )
+    expense = cost.count(config.spec, config.data.resolution)
+    return RunResult(
+        params=expense.params,
+        madds=expense.madds,
+        test_loss=evaluated["test"].loss,
+        test_accuracy=evaluated["test"].accuracy,
+        test_count=evaluated["test"].count,
+        history=(record,),
+        images_per_second=record.images_per_second,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _evaluations(
+    config: RunConfig, model: models.MobileNet, variables: Variables, dataset: data.Dataset
+) -> dict[str, Evaluation]:
+    """Returns the evaluations on the images of calibration, the validation and the test split."""
+    place = placement(config.training.parallel, config.data.batch_size)
+    step = place.compile_eval(make_eval_step(model.apply))
+    settings = config.quantization
+    assert settings
+    splits = {
+        "train": evenly_spaced(dataset.train, settings.calibration_images),
+        "validation": dataset.validation,
+        "test": dataset.test,
+    }
+    return {
+        name: evaluate(step, place, variables, data.eval_batches(split, config.data))
+        for name, split in splits.items()
+    }
+
+
+def with_new_statistics(
+    state: TrainState, model: models.MobileNet, batches: list[np.ndarray]
+) -> TrainState:
+    """Returns the state after training with running statistics computed anew.
+
+    Args:
+      state: the last state, not on the devices.
+      model: the quantized network.
+      batches: training images.
+    """
+    values = qat.reestimate_statistics(model, state.values, batches)
+    state = state.replace(batch_stats=values["batch_stats"])
+    if state.average is None:
+        return state
+    return state.replace(average=qat.reestimate_statistics(model, state.average, batches))
+
+
+def oscillating_share(state: TrackedState) -> float:
+    """Returns the share of the quantized weights that oscillated at the end of training."""
+    return float(jax.device_get(state.tracked.share()))

@@ -151,17 +151,18 @@ class Store:
         """Takes the leases of missing trials one after another; yields the config of each trial.
 
         The caller runs the trial. Trials that other processes run are skipped at first; if such a
-        process dies, the config of its trial is yielded here. A trial that ends during the sweep,
-        with a result or a failure, is not run again. `finish` releases the lease of a trial, and
-        leaving the context of the store releases all leases.
+        process dies, the config of its trial is yielded here. A trial that quantizes the network of
+        another trial (`RunConfig.source`) is skipped until that one has ended. A trial that ends
+        during the sweep, with a result or a failure, is not run again. `finish` releases the lease
+        of a trial, and leaving the context of the store releases all leases.
 
         Args:
           known: the trials when the sweep began. Those that failed are run again.
           configs: all configs of the sweep.
 
         Yields:
-          A config to run, or None if other processes are running all remaining trials; the caller
-          should wait before it requests the next item.
+          A config to run, or None if all remaining trials run already or wait for their source; the
+          caller should wait before it requests the next item.
 
         Raises:
           StoreError: the journal or a lease cannot be written.
@@ -170,7 +171,10 @@ class Store:
         while left:
             idle = True
             for key, config in [*left.items()]:
-                state = self._take(key, known.get(key))
+                source = key_of(config.source) if config.source else None
+                if source in left:
+                    continue
+                state = self._take(key, known.get(key), source)
                 if state != "held":
                     del left[key]
                 if state == "leased":
@@ -179,13 +183,16 @@ class Store:
             if idle and left:
                 yield None
 
-    def _take(self, key: str, known: Trial | None) -> Literal["leased", "held", "ended"]:
+    def _take(
+        self, key: str, known: Trial | None, source: str | None
+    ) -> Literal["leased", "held", "ended"]:
         with self._journal.writing() as writer:
             trial = _trials(writer.events).get(key)
             if trial and trial != known:
                 return "ended"
             with store_errors("write", self._leases.directory):
-                if not self._leases.take(key):
+                source_runs = source is not None and self._leases.is_live(source)
+                if source_runs or not self._leases.take(key):
                     return "held"
             try:
                 writer.append(to_line(start(key, self._worker)))

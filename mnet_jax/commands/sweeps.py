@@ -267,12 +267,13 @@ def run(
 def _announced(leases: Iterable[RunConfig | None], console: Console) -> Iterator[RunConfig | None]:
     """Yields `leases`, the items of `Store.lease_trials`; prints a line at the first None.
 
-    None means that other processes are running all remaining trials.
+    None means that all remaining trials run already, here or in other processes, or wait for the
+    trial whose network they quantize.
     """
     waits = False
     for config in leases:
         if config is None and not waits:
-            console.print("waiting for trials that other processes run")
+            console.print("waiting for trials that are running")
             waits = True
         yield config
 

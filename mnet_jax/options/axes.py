@@ -11,12 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from mnet_jax.changes import ABSENT
-from mnet_jax.models.types import Quantization
 from mnet_jax.options.architecture_axes import BLOCK_AXES, FACTORY_AXES
 from mnet_jax.options.axis import Axis, C, Varied, format_value
 from mnet_jax.options.config_axes import field_axes
-from mnet_jax.options.quantization_axes import BITS, NONE, QUANTIZATION
-from mnet_jax.quantization.types import QuantizationConfig
+from mnet_jax.options.quantization_axes import BITS, NONE, QUANTIZATION, QUANTIZED
 from mnet_jax.validation import require
 
 __all__ = [
@@ -58,12 +56,6 @@ INITIAL_WEIGHTS = Axis(
 )
 ARCHITECTURE_AXES: tuple[Axis, ...] = (*FACTORY_AXES, *BLOCK_AXES)
 _FIELD_AXES = field_axes([axis.name for axis in ARCHITECTURE_AXES])
-# The fields of a quantization: only configs with a `quantization` have them.
-_QUANTIZED = (
-    BITS.name,
-    *(field.name for field in dataclasses.fields(Quantization)),
-    *(field.name for field in dataclasses.fields(QuantizationConfig)),
-)
 _RETIRED = ("start_resolution",)
 # Axes that can no longer be varied. Reports show their values in trials of earlier versions.
 RETIRED_AXES: tuple[Axis, ...] = tuple(axis for axis in _FIELD_AXES if axis.name in _RETIRED)
@@ -100,7 +92,7 @@ def with_values(config: C, values: Mapping[str, Any]) -> C:
     if unknown:
         legal = ", ".join(axis.name for axis in AXES)
         raise ValueError(f"axis: got {min(unknown)!r}, legal: {legal}")
-    unused = _QUANTIZED if values.get(QUANTIZATION.name) == NONE else ()
+    unused = QUANTIZED if values.get(QUANTIZATION.name) == NONE else ()
     for axis in AXES:
         if values.get(axis.name) is not None and axis.name not in unused:
             config = axis.applied(config, values[axis.name])
@@ -137,7 +129,7 @@ def labels(config: Varied, named: Collection[str] = ()) -> dict[str, str]:
     """
     settled = {name for axis in AXES if axis.name in named for name in axis.determines}
     if config.quantization is None:
-        settled |= {QUANTIZATION.name, *_QUANTIZED}
+        settled |= {QUANTIZATION.name, *QUANTIZED}
     shown = [axis for axis in AXES if axis.name in named or axis.name not in settled]
     shown += [axis for axis in RETIRED_AXES if axis.name in named or axis.read(config)]
     return {axis.name: format_value(axis.read(config)) for axis in shown}

@@ -1,12 +1,23 @@
 """The axes of quantization that are more than a field of the config."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Literal, get_args
 
 from mnet_jax.changes import ABSENT
+from mnet_jax.models.types import Quantization
 from mnet_jax.options.axis import Axis, Varied
 from mnet_jax.quantization.types import Method, QuantizationConfig
 
+# The axes that only configs with a `quantization` have.
+QUANTIZED = (
+    "bits",
+    *(field.name for field in fields(Quantization)),
+    *(
+        field.name
+        for field in fields(QuantizationConfig)
+        if field.name not in ("method", "setting")
+    ),
+)
 NONE = "none"  # the value of `quantization` for a network in floating point
 
 
@@ -40,6 +51,7 @@ QUANTIZATION = Axis(
     "with corrected biases, also with learned rounding), or by further training (qat)",
     apply=_with_method,
     read=lambda config: config.quantization.method if config.quantization else NONE,
+    determines=QUANTIZED,
 )
 BITS = Axis(
     name="bits",

@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from mnet_jax import data, models, quantization
+from mnet_jax import data, models, quantization, serialization
 from mnet_jax.analysis import cost
+from mnet_jax.config import FILE_NAME as CONFIG_FILE
 from mnet_jax.config import Cosine, RunConfig, TrainingConfig
 from mnet_jax.data.sources import subset
-from mnet_jax.files import locked, make_directory
+from mnet_jax.files import locked, make_directory, read_file
 from mnet_jax.models import SavedModel
 from mnet_jax.quantization import qat
 from mnet_jax.runs.run_directory import model_keeper
@@ -46,12 +47,13 @@ def training_of(config: RunConfig) -> TrainingConfig:
     )
 
 
-def source_model(directory: Path, train: Callable[[], object]) -> SavedModel:
-    """Returns the network of a float run; trains it if its directory has no model.
+def source_model(source: RunConfig, directory: Path, train: Callable[[], object]) -> SavedModel:
+    """Returns the network of a float run; trains it first unless its directory has its model.
 
     Several runs can share a source: one of them trains it, and the others wait.
 
     Args:
+      source: the config of the float run.
       directory: the directory of the float run.
       train: trains the float run, so that its model is in `directory`.
 
@@ -60,9 +62,18 @@ def source_model(directory: Path, train: Callable[[], object]) -> SavedModel:
     """
     make_directory(directory)
     with locked(directory / _LOCK):
-        if not (directory / models.FILE_NAME).exists():
+        if not _is_finished(source, directory):
             train()
     return models.load(directory)
+
+
+def _is_finished(config: RunConfig, directory: Path) -> bool:
+    """Returns whether a directory has the model of a finished run with this config."""
+    try:
+        kept = serialization.from_json(RunConfig, read_file(directory / CONFIG_FILE).decode())
+    except (OSError, ValueError):
+        return False
+    return kept == config and (directory / models.FILE_NAME).exists()
 
 
 def calibration_batches(

@@ -48,7 +48,7 @@ from mnet_jax.training.loop import History, Loop
 from mnet_jax.training.memory import explain_exhaustion
 from mnet_jax.training.monitoring import DivergencePolicy, Scalars
 from mnet_jax.training.results import ProgressCallback, RunResult
-from mnet_jax.training.step import TrainState
+from mnet_jax.training.step import TrackedState, TrainState
 from mnet_jax.training.stopping import Stop
 from mnet_jax.training.types import Keep
 from mnet_jax.validation import require
@@ -137,7 +137,7 @@ def run(
       stop: checked for stop requests; a stopped run continues at the next call.
       report: called at every step.
       source_directory: the directory of the run `config.source`, whose network is quantized. The
-        source is trained there first if the directory has no model. By default the directory
+        source is trained there first unless the directory has its model. By default the directory
         `float` in `directory`.
 
     Raises:
@@ -188,7 +188,7 @@ def _run(
     source = None
     if config.source:
         train_source = partial(_train_source, config.source, source_directory, settings)
-        source = source_model(source_directory, train_source)
+        source = source_model(config.source, source_directory, train_source)
     if source and config.quantization and not config.quantization.trains:
         result = post_train(config, source, directory, settings.dataset)
     else:
@@ -248,7 +248,7 @@ def _train(
     tested = data.eval_batches(dataset.test, config.data, shard=part)
     test = loop.evaluate(state, tested, "test", training.epochs, settings.report)
     result = _result(config, test, history, time.perf_counter() - start)
-    if config.quantization:
+    if isinstance(state, TrackedState):
         return replace(result, oscillating=oscillating_share(state))
     return result
 

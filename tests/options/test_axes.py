@@ -581,8 +581,7 @@ def test_a_network_that_is_not_quantized_has_no_bits(name):
 
 def test_a_grid_has_the_network_in_floating_point_once():
     found = grid(V2, {"quantization": ["none", "ptq"], "bits": [8, 4]})
-    assert [config.quantization and config.quantization.setting.weight_bits for config in found] == [
-        None, 8, 4,
-    ]  # fmt: skip
+    settings = [config.quantization and config.quantization.setting for config in found]
+    assert [setting and setting.weight_bits for setting in settings] == [None, 8, 4]
     assert found[0] == V2
     assert [config.source for config in found] == [None, V2, V2]

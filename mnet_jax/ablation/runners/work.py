@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mnet_jax.ablation.events import key_of
 from mnet_jax.config import RunConfig
 from mnet_jax.files import locked, replace_file
 from mnet_jax.training.results import ProgressCallback, RunResult
@@ -49,12 +50,17 @@ class TrialLost:
 
 
 def train(config: RunConfig, directory: Path, report: ProgressCallback) -> RunResult:
-    """Trains a network as one trial of a sweep, with a checkpoint every minute."""
+    """Trains or quantizes a network as one trial of a sweep, with a checkpoint every minute.
+
+    The network to quantize is that of the trial in floating point, in a directory beside. If its
+    model was not kept there, it is trained again.
+    """
     from mnet_jax.runs.run import (
         run,  # here: in a sweep, only the workers import JAX
     )
 
-    return run(config, directory, save_every_seconds=60.0, report=report)
+    source = directory.with_name(key_of(config.source)) if config.source else None
+    return run(config, directory, save_every_seconds=60.0, report=report, source_directory=source)
 
 
 def outcome_of(

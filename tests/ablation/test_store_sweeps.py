@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from stored_trials import (
 from mnet_jax.ablation.events import Started, Sweep, Trial, failure, key_of, success
 from mnet_jax.ablation.store import Store
 from mnet_jax.architectures import mobilenet_v2
+from mnet_jax.quantization import QuantizationConfig
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).parents[1] / "support" / "sweep_program.py"
@@ -250,3 +252,17 @@ def test_files_that_leases_leave_are_empty(tmp_path):
     assert sizes.pop(journal_of(tmp_path).name)
     (lease,) = sizes
     assert re.fullmatch(r"leases/[0-9a-f]{16}\.lock", lease) and sizes[lease] == 0
+
+
+def test_a_trial_that_quantizes_waits_for_the_trial_of_its_network(tmp_path):
+    source, other = make_config(0), make_config(1)
+    dependent = replace(source, quantization=QuantizationConfig())
+    assert dependent.source == source
+    with Store(tmp_path) as one, Store(tmp_path) as two:
+        leases = one.lease_trials({}, [dependent, source, other])
+        assert [next(leases), next(leases), next(leases)] == [source, other, None]
+        elsewhere = two.lease_trials({}, [dependent])
+        assert next(elsewhere) is None, "its source runs"
+        one.finish(source, make_result(), ENVIRONMENT)
+        assert next(leases) == dependent
+        assert next(elsewhere) is None, "it runs itself"

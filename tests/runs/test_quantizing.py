@@ -1,0 +1,131 @@
+"""Runs that quantize: which network they take, what they keep, and what a second call does."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny_network import make_short_spec
+
+from mnet_jax import data, models
+from mnet_jax.config import DataConfig, Pretrained, RunConfig, TrainingConfig
+from mnet_jax.models.types import Quantization
+from mnet_jax.quantization import QuantizationConfig
+from mnet_jax.runs.run import run
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly_compiled")]
+
+FLOAT = RunConfig(
+    spec=make_short_spec(),
+    data=DataConfig(resolution=8, batch_size=64),
+    training=TrainingConfig(epochs=2, warmup_epochs=0),
+)
+PTQ = dataclasses.replace(
+    FLOAT, quantization=QuantizationConfig(setting=Quantization(weight_bits=4, activation_bits=4))
+)
+QAT = dataclasses.replace(
+    PTQ, quantization=dataclasses.replace(PTQ.quantization, method="qat", qat_epochs=1)
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("tfds")))
+        yield data.load(FLOAT.data)
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    """A float run and a run that quantizes its network."""
+    directory = tmp_path_factory.mktemp("runs")
+    phases = []
+    source = run(FLOAT, directory / "float", dataset=dataset)
+    result = run(
+        PTQ,
+        directory / "ptq",
+        dataset=dataset,
+        source_directory=directory / "float",
+        report=lambda progress: phases.append(progress.phase),
+    )
+    return directory, source, result, phases
+
+
+def test_a_run_that_quantizes_takes_the_network_that_was_trained(trained):
+    directory, _, result, phases = trained
+    assert not phases  # nothing was trained
+    (record,) = result.history
+    assert record.step == 0
+    source, quantized = models.load(directory / "float"), models.load(directory / "ptq")
+    assert quantized.model.quantization == PTQ.quantization.setting
+    for part in ("stem", "head"):
+        kernels = [
+            [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if leaf.ndim > 1]
+            for tree in (source.variables["params"][part], quantized.variables["params"][part])
+        ]
+        assert len(kernels[0]) == len(kernels[1]) > 0
+
+
+def test_the_result_is_that_of_the_kept_model(trained, dataset):
+    directory, _, result, _ = trained
+    model, variables, _, _ = models.load(directory / "ptq")
+    apply = jax.jit(lambda images: model.apply(variables, images, train=False))
+    right = total = 0
+    for batch in data.eval_batches(dataset.test, FLOAT.data):
+        guesses = np.argmax(apply(batch["image"]), -1)
+        right += ((guesses == batch["label"]) * batch["mask"]).sum()
+        total += batch["mask"].sum()
+    assert total == result.test_count
+    assert result.test_accuracy == pytest.approx(right / total)
+
+
+def test_a_network_that_was_not_kept_is_trained_again_once(trained, dataset, tmp_path):
+    _, source, result, _ = trained
+    phases = []
+    for name in ("first", "second"):
+        again = run(
+            PTQ,
+            tmp_path / name,
+            dataset=dataset,
+            source_directory=tmp_path / "float",
+            report=lambda progress: phases.append(progress.phase),
+        )
+        assert again.test_accuracy == result.test_accuracy
+    assert phases.count("epoch") == FLOAT.training.epochs
+    assert source.test_accuracy > result.test_accuracy - 0.2
+    kept = json.loads((tmp_path / "float" / "config.json").read_text())
+    assert "quantization" not in kept
+
+
+def test_training_goes_on_from_the_float_network(trained, dataset, tmp_path):
+    directory, source, _, _ = trained
+    config = dataclasses.replace(QAT, quantization=QAT.quantization)
+    found = run(config, tmp_path, dataset=dataset, source_directory=directory / "float")
+    assert len(found.history) == 1
+    assert 0 <= found.oscillating <= 1
+    # From random weights, one epoch does not come close.
+    assert found.test_accuracy > source.test_accuracy - 0.1
+    assert run(config, tmp_path, dataset=dataset, source_directory=directory / "float") == (
+        dataclasses.replace(found, seconds=pytest.approx(found.seconds, abs=60))
+    )
+
+
+def test_pretrained_weights_are_trained_by_the_runs_own_settings(trained, dataset, tmp_path):
+    directory, source, _, _ = trained
+    path = directory / "float"
+    start = Pretrained(path=str(path), sha256=models.digest(path))
+    config = dataclasses.replace(QAT, pretrained=start)
+    assert config.source is None
+    found = run(config, tmp_path, dataset=dataset)
+    assert len(found.history) == FLOAT.training.epochs
+    assert not (tmp_path / "float").exists()
+    assert found.test_accuracy > source.test_accuracy - 0.1
+
+
+def test_a_quantized_network_is_no_pretrained_one(trained, dataset, tmp_path):
+    directory, *_ = trained
+    path = directory / "ptq"
+    start = Pretrained(path=str(path), sha256=models.digest(path))
+    with pytest.raises(ValueError, match=r"pretrained: got .*, legal: a network that is not quant"):
+        run(dataclasses.replace(FLOAT, pretrained=start), tmp_path, dataset=dataset)

@@ -1,0 +1,306 @@
+"""Networks in integers: what a phone computes, in JAX.
+
+    network = integer.convert(spec, params, affines)
+    logits = integer.apply(network, images)
+
+The arithmetic is that of LiteRT's reference kernels (the interpreter's resolver `BUILTIN_REF`):
+int8 activations and weights, int32 accumulators and biases, fixed-point multipliers. Every int8
+tensor of V1, V2 and V3 equals the interpreter's to the last bit, and so do the logits.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from mnet_jax.architectures import InvertedResidual, Layer, walk
+from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
+from mnet_jax.architectures.spec import Activation, Block, Gate, NetworkSpec
+from mnet_jax.quantization.integer_operations import (
+    HIGHEST,
+    LARGEST_WEIGHT,
+    LOWEST,
+    Addition,
+    Affine,
+    Convolution,
+    HardSwish,
+    Mean,
+    Product,
+    dequantize,
+    quantize,
+)
+from mnet_jax.validation import require
+
+Array = jax.Array
+T = TypeVar("T")
+
+INPUT, LOGITS = "input_quantizer", "head/classifier/output_quantizer"
+LARGEST_BIAS = 2**30  # leaves room for the products in an int32 accumulator
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network in integers, a pytree.
+
+    Attributes:
+      operations: the operation that computes each tensor, by the path of the tensor's quantizer,
+        such as `block_0/depthwise/output_quantizer`.
+      affines: step and zero of each tensor, by the same paths.
+      spec: the architecture.
+    """
+
+    operations: dict[str, Any]
+    affines: dict[str, Affine]
+    spec: NetworkSpec = dataclasses.field(metadata={"static": True})
+
+
+def convert(
+    spec: NetworkSpec,
+    params: Mapping[str, Any],
+    affines: Mapping[str, tuple[Any, Any]],
+    kernel_steps: Mapping[str, Any] | None = None,
+) -> Network:
+    """Returns a folded network in integers.
+
+    Args:
+      spec: the architecture.
+      params: parameters of the folded network (`models.fuse`, without panels).
+      affines: (step, zero) of each activation, by the path of its quantizer: `input_quantizer`,
+        `stem/output_quantizer` ...; before a hard swish also `stem/preactivation_quantizer`.
+      kernel_steps: step of each layer's kernel, by the layer's name: of shape (), or [n] for the
+        output channels. None for the largest weights of each channel divided by 127.
+
+    Raises:
+      ValueError: a parameter or an affine is missing or not legal.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    converter = _Converter(flat, affines, kernel_steps)
+    _flow(spec, REFERENCE_RESOLUTION, converter.affine(INPUT), converter)
+    return Network(
+        operations=converter.operations,
+        affines={path: converter.affine(path) for path in [INPUT, *converter.operations]},
+        spec=spec,
+    )
+
+
+def read_quantizers(
+    params: Mapping[str, Any],
+) -> tuple[dict[str, tuple[Any, Any]], dict[str, np.ndarray]]:
+    """Returns the arguments `affines` and `kernel_steps` of `convert`.
+
+    Args:
+      params: parameters of a network with quantizers, each with a `step` and, if it is asymmetric,
+        a `zero`.
+
+    Raises:
+      ValueError: a kernel has a zero other than 0, which LiteRT does not support.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    affines: dict[str, tuple[Any, Any]] = {}
+    kernel_steps = {}
+    for name, step in flat.items():
+        path, _, last = name.rpartition("/")
+        if last != "step":
+            continue
+        zero = np.asarray(flat.get(f"{path}/zero", 0))
+        layer = path.removesuffix("/kernel_quantizer")
+        if layer == path:
+            affines[path] = (step, zero)
+        else:
+            require(not zero.any(), f"{path}/zero", zero.tolist(), "0, as LiteRT's weights have")
+            kernel_steps[layer] = np.asarray(step)
+    return affines, kernel_steps
+
+
+@jax.jit
+def tensors(network: Network, images: Array) -> dict[str, Array]:
+    """Returns every int8 tensor of a network by the path of its quantizer.
+
+    Args:
+      network: the network.
+      images: real [b, h, w, c], with the scaling of the float network.
+    """
+    found = {INPUT: quantize(images, network.affines[INPUT])}
+    size = (images.shape[1], images.shape[2])
+    _flow(network.spec, size, found[INPUT], _Runner(network.operations, found))
+    return found
+
+
+@jax.jit
+def apply(network: Network, images: Array) -> Array:
+    """Returns the float32 logits [b, num_classes] of images [b, h, w, c]."""
+    return dequantize(tensors(network, images)[LOGITS], network.affines[LOGITS])
+
+
+class _Interpreter(Protocol[T]):
+    """Handles the operations of a network: makes them or applies them.
+
+    Each method takes the operation's inputs and the path of the output's quantizer, or the layer.
+    """
+
+    def layer(self, layer: Layer, x: T) -> T: ...
+
+    def mean(self, path: str, x: T) -> T: ...
+
+    def add(self, path: str, left: T, right: T) -> T: ...
+
+    def scale(self, path: str, x: T, gate: T) -> T: ...
+
+
+def _flow(spec: NetworkSpec, size: int | tuple[int, int], x: T, does: _Interpreter[T]) -> T:
+    """Leads the image through a network's operations to the logits."""
+    layers = {layer.name: layer for layer in walk(spec, size)}
+    x = does.layer(layers["stem"], x)
+    skip = None
+    for i, block in enumerate(spec.blocks):
+        x, skip = _through(f"block_{i}", block, layers, x, skip, does)
+    if "head/conv" in layers:
+        x = does.layer(layers["head/conv"], x)
+    x = does.mean("head/pooled_quantizer", x)
+    if "head/hidden" in layers:
+        x = does.layer(layers["head/hidden"], x)
+    return does.layer(layers["head/classifier"], x)
+
+
+def _through(
+    part: str,
+    block: Block,
+    layers: Mapping[str, Layer],
+    x: T,
+    skip: T | None,
+    does: _Interpreter[T],
+) -> tuple[T, T | None]:
+    """Leads a tensor through a block.
+
+    Args:
+      part: name of the block.
+      block: its spec.
+      layers: all layers of the network by name.
+      x: the block's input.
+      skip: the tensor that the block adds to the output of its expansion layer, or None.
+      does: handles the operations.
+
+    Returns:
+      The block's output, and `skip` for the next block.
+    """
+    shortcut = block.shortcut if isinstance(block, InvertedResidual) else "none"
+    start, squeeze, wide = x, f"{part}/squeeze_excite", None
+    for layer in [layer for layer in layers.values() if layer.part == part]:
+        if skip is not None and layer.role not in ("start", "expand"):
+            x, skip = does.add(f"{part}/sum_quantizer", x, skip), None
+        if layer.role == "squeeze_excite/reduce":
+            pooled = does.mean(f"{squeeze}/pooled_quantizer", x)
+            gate = does.layer(layer, pooled)
+        elif layer.role == "squeeze_excite/expand":
+            x = does.scale(f"{squeeze}/output_quantizer", x, does.layer(layer, gate))
+        else:
+            wide = x if layer.role == "project" and shortcut == "expansion" else None
+            x = does.layer(layer, x)
+    if shortcut == "bottleneck":
+        x = does.add(f"{part}/sum_quantizer", start, x)
+    return x, wide
+
+
+class _Converter:
+    """Makes the operations of a network; a tensor is represented by its affine."""
+
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        affines: Mapping[str, tuple[Any, Any]],
+        kernel_steps: Mapping[str, Any] | None,
+    ) -> None:
+        self.operations: dict[str, Any] = {}
+        self._params, self._affines, self._kernel_steps = params, affines, kernel_steps
+
+    def affine(self, path: str) -> Affine:
+        """Returns the affine of a tensor, in the types of LiteRT's files."""
+        step, zero = _found(self._affines, path, "affines")
+        step, zero = np.float32(step), float(zero)
+        require(bool(np.isfinite(step)) and step > 0, f"{path}: step", float(step), "above 0")
+        legal = f"a whole number from {LOWEST} to {HIGHEST}"
+        require(LOWEST <= zero <= HIGHEST and zero == int(zero), f"{path}: zero", zero, legal)
+        return Affine(step, np.int32(zero))
+
+    def layer(self, layer: Layer, x: Affine) -> Affine:
+        path = f"{layer.name}/output_quantizer"
+        if layer.activation != "hard_swish":
+            output = self.affine(path)
+            self.operations[path] = self._convolution(layer, x, output, layer.activation)
+            return output
+        before = self.affine(f"{layer.name}/preactivation_quantizer")
+        convolution = self._convolution(layer, x, before, "linear")
+        self.operations[f"{layer.name}/preactivation_quantizer"] = convolution
+        return self._put(path, HardSwish.of, before)
+
+    def mean(self, path: str, x: Affine) -> Affine:
+        return self._put(path, Mean.of, x)
+
+    def add(self, path: str, left: Affine, right: Affine) -> Affine:
+        return self._put(path, Addition.of, left, right)
+
+    def scale(self, path: str, x: Affine, gate: Affine) -> Affine:
+        return self._put(path, Product.of, x, gate)
+
+    def _put(self, path: str, make: Callable[..., Any], *inputs: Affine) -> Affine:
+        output = self.affine(path)
+        self.operations[path] = make(*inputs, output)
+        return output
+
+    def _convolution(
+        self, layer: Layer, x: Affine, output: Affine, activation: Activation | Gate
+    ) -> Convolution:
+        kernel = np.asarray(_found(self._params, layer.kernel_path, "params"), np.float32)
+        norm = "/norm" if layer.normalized else ""
+        bias = np.asarray(_found(self._params, f"{layer.name}{norm}/bias", "params"), np.float32)
+        # The smallest step with which the bias fits into an accumulator.
+        least = np.abs(bias) / (LARGEST_BIAS * np.float64(x.step))
+        if self._kernel_steps is None:
+            largest = np.abs(kernel).max(tuple(range(kernel.ndim - 1)))
+            largest = np.where((largest == 0) & (least == 0), 1, largest)
+            step = np.maximum(largest / LARGEST_WEIGHT, least).astype(np.float32)
+        else:
+            step = np.asarray(_found(self._kernel_steps, layer.name, "kernel_steps"), np.float32)
+            legal = f"of shape () or ({layer.outputs},), and above 0"
+            fits = step.shape in ((), (layer.outputs,)) and bool((step > 0).all())
+            require(fits, f"kernel step of {layer.name}", step.tolist(), legal)
+            least = least.max() if step.ndim == 0 else least
+            legal = "large enough for a bias of 31 bits"
+            require(bool((step >= least).all()), f"kernel step of {layer.name}", step.tolist(), legal)
+        return Convolution.of(kernel, bias, step, x, output, activation)
+
+
+class _Runner:
+    """Applies the operations of a network to int8 arrays, and keeps every tensor by its path."""
+
+    def __init__(self, operations: Mapping[str, Any], found: dict[str, Array]) -> None:
+        self._operations, self._found = operations, found
+
+    def layer(self, layer: Layer, x: Array) -> Array:
+        path = f"{layer.name}/output_quantizer"
+        window = (layer.stride, layer.pads, layer.dilation)
+        if layer.activation != "hard_swish":
+            return self._put(path, x, *window)
+        return self._put(path, self._put(f"{layer.name}/preactivation_quantizer", x, *window))
+
+    def mean(self, path: str, x: Array) -> Array:
+        return self._put(path, x)
+
+    def add(self, path: str, left: Array, right: Array) -> Array:
+        return self._put(path, left, right)
+
+    def scale(self, path: str, x: Array, gate: Array) -> Array:
+        return self._put(path, x, gate[:, None, None, :])
+
+    def _put(self, path: str, *inputs: Any) -> Array:
+        self._found[path] = self._operations[path](*inputs)
+        return self._found[path]
+
+
+def _found(mapping: Mapping[str, Any], name: str, argument: str) -> Any:
+    require(name in mapping, argument, f"none called {name}", "one for each layer and tensor")
+    return mapping[name]

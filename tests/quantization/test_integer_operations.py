@@ -1,0 +1,135 @@
+"""Each int8 operation equals LiteRT's reference kernel to the last bit."""
+
+import jax.numpy as jnp
+import litert_files
+import numpy as np
+import pytest
+from jax import lax
+from litert_files import DELEGATED, OPTIMIZED, REFERENCE, fake_quantized
+
+from mnet_jax.quantization.integer_operations import (
+    Addition,
+    Affine,
+    Convolution,
+    HardSwish,
+    Mean,
+    Product,
+    dequantize,
+    quantize,
+)
+
+# Steps and zeros of input and output. Powers of two make many halves; fine outputs saturate.
+AFFINES = {
+    "fine": (Affine(0.017, 5), Affine(0.0021, -128)),
+    "coarse": (Affine(0.0235294, -128), Affine(0.71, 9)),
+    "halves": (Affine(0.5, -3), Affine(2.0, 4)),
+    "tenths": (Affine(0.1, 7), Affine(0.3, 7)),
+}
+SHAPE = (3, 9, 8, 12)
+CLAMPS = {"linear": lambda x: x, "relu": lambda x: jnp.maximum(x, 0)}
+CLAMPS["relu6"] = lambda x: jnp.clip(x, 0, 6)
+
+
+def mark(x, affine):
+    return fake_quantized(x, *affine)
+
+
+def images(affine, seed=0, shape=SHAPE):
+    """Real numbers within and a little beyond the range of int8."""
+    steps = np.random.default_rng(seed).uniform(-150, 150, shape) - affine.zero
+    return (steps * affine.step).astype(np.float32)
+
+
+class Weights:
+    """Kernel, bias and steps of a layer; the kernel's layout is that of LiteRT's float file."""
+
+    def __init__(self, shape, step, seed=0):
+        rng = np.random.default_rng(seed)
+        self.steps = (np.exp2(rng.integers(-3, 2, shape[-1])) * step).astype(np.float32)
+        whole = rng.integers(-127, 128, shape)
+        self.kernel = (whole * self.steps).astype(np.float32)
+        self.bias = rng.normal(0, 300, shape[-1]).astype(np.float32) * self.steps
+
+    def marked(self, kernel):
+        return fake_quantized(kernel, self.steps, 0, kernel.ndim - 1, True)
+
+
+def convolved(kernel_shape, stride, pads, activation, inputs, outputs):
+    """The function for LiteRT and the operation for a convolution or matrix product."""
+    weights = Weights(kernel_shape, 2.0**-8 if inputs.step == 0.5 else 0.0123)
+    depthwise = len(kernel_shape) == 3
+    kernel = weights.kernel[:, :, None] if depthwise else weights.kernel
+
+    def function(x):
+        if kernel.ndim == 2:
+            y = mark(x, inputs) @ weights.marked(kernel)
+        else:
+            y = lax.conv_general_dilated(
+                mark(x, inputs), weights.marked(kernel), (stride, stride), pads,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=SHAPE[-1] if depthwise else 1,
+            )  # fmt: skip
+        return mark(CLAMPS[activation](y + weights.bias), outputs)
+
+    operation = Convolution.of(
+        weights.kernel, weights.bias, weights.steps, inputs, outputs, activation
+    )
+    window = () if kernel.ndim == 2 else (stride, pads)
+    return function, lambda x: operation(x, *window)
+
+
+SAME = {1: ((1, 1), (1, 1)), 2: ((1, 1), (0, 1))}  # of a 3x3 window on 9 rows and 8 columns
+LAYERS = {
+    "CONV_2D": ((3, 3, 12, 10), 2, SAME[2], "relu6"),
+    "CONV_2D, linear": ((3, 3, 12, 10), 1, SAME[1], "linear"),
+    "DEPTHWISE_CONV_2D": ((3, 3, 12), 1, SAME[1], "relu"),
+    "DEPTHWISE_CONV_2D, 5x5, stride 2": ((5, 5, 12), 2, ((2, 2), (1, 2)), "linear"),
+    "FULLY_CONNECTED": ((12, 10), 1, (), "linear"),
+    "FULLY_CONNECTED, ReLU6": ((12, 10), 1, (), "relu6"),
+}
+
+
+def unary(kind, inputs, outputs):
+    if kind in LAYERS:
+        return convolved(*LAYERS[kind], inputs, outputs)
+    if kind == "MEAN":
+        return lambda x: mark(mark(x, inputs).mean((1, 2)), outputs), Mean.of(inputs, outputs)
+    swish = lambda x: x * (jnp.clip(x + 3, 0, 6) * np.float32(1 / 6))  # noqa: E731
+    return lambda x: mark(swish(mark(x, inputs)), outputs), HardSwish.of(inputs, outputs)
+
+
+UNARY = [*LAYERS, "MEAN", "HARD_SWISH"]
+BINARY = {
+    "ADD": (lambda x, y: x + y, Addition, SHAPE),
+    "MUL": (lambda x, y: x * y, Product, (3, 1, 1, 12)),
+}
+
+
+def ran(kind, inputs, outputs, resolver):
+    """LiteRT's output and ours, in float32, of the same images."""
+    if kind in BINARY:
+        combine, operation, shape = BINARY[kind]
+        other = Affine(inputs.step * 0.77, -11)
+        arguments = images(inputs), images(other, seed=1, shape=shape)
+        function = lambda x, y: mark(combine(mark(x, inputs), mark(y, other)), outputs)  # noqa: E731
+        ours = operation.of(inputs, other, outputs)
+        found = ours(quantize(arguments[0], inputs), quantize(arguments[1], other))
+    else:
+        arguments = (images(inputs),)
+        function, ours = unary(kind, inputs, outputs)
+        found = ours(quantize(arguments[0], inputs))
+    model = litert_files.convert(function, *(x.shape for x in arguments))
+    expected = litert_files.run(model, *arguments, resolver=resolver)
+    if resolver is DELEGATED:
+        return expected, np.asarray(dequantize(found, outputs))
+    kinds = {operation.kind for operation in expected} - {"QUANTIZE", "DEQUANTIZE"}
+    assert kinds == {kind.partition(",")[0]}  # nothing was added, folded or left in float
+    return expected[-1].output.value, np.asarray(dequantize(found, outputs))
+
+
+@pytest.mark.parametrize("affines", AFFINES.values(), ids=AFFINES)
+@pytest.mark.parametrize("kind", [*UNARY, *BINARY])
+def test_equals_the_reference_kernel(kind, affines):
+    expected, found = ran(kind, *affines, REFERENCE)
+    assert len(np.unique(expected)) > 2  # not all of them saturate
+    np.testing.assert_array_equal(found, expected)

@@ -130,7 +130,6 @@ def tensors(network: Network, images: Array) -> dict[str, Array]:
     return found
 
 
-@jax.jit
 def apply(network: Network, images: Array) -> Array:
     """Returns the float32 logits [b, num_classes] of images [b, h, w, c]."""
     return dequantize(tensors(network, images)[LOGITS], network.affines[LOGITS])
@@ -221,7 +220,7 @@ class _Converter:
         """Returns the affine of a tensor, in the types of LiteRT's files."""
         step, zero = _found(self._affines, path, "affines")
         step, zero = np.float32(step), float(zero)
-        require(bool(np.isfinite(step)) and step > 0, f"{path}: step", float(step), "above 0")
+        require(bool(np.isfinite(step) and step > 0), f"{path}: step", float(step), "above 0")
         legal = f"a whole number from {LOWEST} to {HIGHEST}"
         require(LOWEST <= zero <= HIGHEST and zero == int(zero), f"{path}: zero", zero, legal)
         return Affine(step, np.int32(zero))
@@ -270,7 +269,9 @@ class _Converter:
             require(fits, f"kernel step of {layer.name}", step.tolist(), legal)
             least = least.max() if step.ndim == 0 else least
             legal = "large enough for a bias of 31 bits"
-            require(bool((step >= least).all()), f"kernel step of {layer.name}", step.tolist(), legal)
+            require(
+                bool((step >= least).all()), f"kernel step of {layer.name}", step.tolist(), legal
+            )
         return Convolution.of(kernel, bias, step, x, output, activation)
 
 

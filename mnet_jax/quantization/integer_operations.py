@@ -273,9 +273,7 @@ class Addition:
         """Adds two int8 arrays whose shapes broadcast."""
         total = sum(
             multiply(_centred(x, zero) << ADDITION_SHIFT, multiplier)
-            for x, zero, multiplier in zip(
-                (left, right), self.zeros, self.multipliers, strict=True
-            )
+            for x, zero, multiplier in zip((left, right), self.zeros, self.multipliers, strict=True)
         )
         return _to_int8(multiply(jnp.asarray(total), self.output_multiplier) + self.output_zero)
 

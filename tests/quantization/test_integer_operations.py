@@ -1,11 +1,13 @@
 """Each int8 operation equals LiteRT's reference kernel to the last bit."""
 
+import functools
+
 import jax.numpy as jnp
 import litert_files
 import numpy as np
 import pytest
 from jax import lax
-from litert_files import DELEGATED, OPTIMIZED, REFERENCE, fake_quantized
+from litert_files import DELEGATED, OPTIMIZED, fake_quantized
 
 from mnet_jax.quantization.integer_operations import (
     Addition,
@@ -89,13 +91,16 @@ LAYERS = {
 }
 
 
+def hard_swish(x):
+    return x * (jnp.clip(x + 3, 0, 6) * np.float32(1 / 6))
+
+
 def unary(kind, inputs, outputs):
     if kind in LAYERS:
         return convolved(*LAYERS[kind], inputs, outputs)
     if kind == "MEAN":
         return lambda x: mark(mark(x, inputs).mean((1, 2)), outputs), Mean.of(inputs, outputs)
-    swish = lambda x: x * (jnp.clip(x + 3, 0, 6) * np.float32(1 / 6))  # noqa: E731
-    return lambda x: mark(swish(mark(x, inputs)), outputs), HardSwish.of(inputs, outputs)
+    return lambda x: mark(hard_swish(mark(x, inputs)), outputs), HardSwish.of(inputs, outputs)
 
 
 UNARY = [*LAYERS, "MEAN", "HARD_SWISH"]
@@ -105,13 +110,17 @@ BINARY = {
 }
 
 
-def ran(kind, inputs, outputs, resolver):
-    """LiteRT's output and ours, in float32, of the same images."""
+@functools.cache
+def prepared(kind, inputs, outputs):
+    """LiteRT's file, its inputs and our output for them."""
     if kind in BINARY:
         combine, operation, shape = BINARY[kind]
         other = Affine(inputs.step * 0.77, -11)
         arguments = images(inputs), images(other, seed=1, shape=shape)
-        function = lambda x, y: mark(combine(mark(x, inputs), mark(y, other)), outputs)  # noqa: E731
+
+        def function(x, y):
+            return mark(combine(mark(x, inputs), mark(y, other)), outputs)
+
         ours = operation.of(inputs, other, outputs)
         found = ours(quantize(arguments[0], inputs), quantize(arguments[1], other))
     else:
@@ -119,17 +128,43 @@ def ran(kind, inputs, outputs, resolver):
         function, ours = unary(kind, inputs, outputs)
         found = ours(quantize(arguments[0], inputs))
     model = litert_files.convert(function, *(x.shape for x in arguments))
-    expected = litert_files.run(model, *arguments, resolver=resolver)
-    if resolver is DELEGATED:
-        return expected, np.asarray(dequantize(found, outputs))
-    kinds = {operation.kind for operation in expected} - {"QUANTIZE", "DEQUANTIZE"}
-    assert kinds == {kind.partition(",")[0]}  # nothing was added, folded or left in float
-    return expected[-1].output.value, np.asarray(dequantize(found, outputs))
+    return model, arguments, np.asarray(dequantize(found, outputs))
 
 
-@pytest.mark.parametrize("affines", AFFINES.values(), ids=AFFINES)
-@pytest.mark.parametrize("kind", [*UNARY, *BINARY])
+kinds = pytest.mark.parametrize("kind", [*UNARY, *BINARY])
+affines = pytest.mark.parametrize("affines", AFFINES.values(), ids=AFFINES)
+
+
+@affines
+@kinds
 def test_equals_the_reference_kernel(kind, affines):
-    expected, found = ran(kind, *affines, REFERENCE)
+    model, arguments, found = prepared(kind, *affines)
+    operations = litert_files.run(model, *arguments)
+    converted = {operation.kind for operation in operations}
+    assert converted == {kind.partition(",")[0], "QUANTIZE", "DEQUANTIZE"}
+    expected = operations[-1].output.value
     assert len(np.unique(expected)) > 2  # not all of them saturate
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("resolver", [OPTIMIZED, DELEGATED], ids=["optimized", "XNNPACK"])
+@affines
+@kinds
+def test_is_within_one_unit_of_the_other_kernels(kind, affines, resolver):
+    model, arguments, found = prepared(kind, *affines)
+    expected = litert_files.logits(model, *arguments, resolver=resolver)
+    # A unit, and the rounding of float32.
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1.001 * affines[1].step)
+
+
+def test_a_convolution_refuses_an_activation_that_is_no_clamp():
+    affine = Affine(0.1, 0)
+    with pytest.raises(ValueError, match=r"^activation: got 'hard_swish', legal: "):
+        Convolution.of(np.ones((2, 2)), np.ones(2), 0.1, affine, affine, "hard_swish")
+
+
+def test_quantization_rounds_halves_away_from_zero_and_saturates():
+    affine = Affine(np.float32(0.5), np.int32(-3))
+    q = quantize(jnp.array([-300, -0.25, 0.25, 0.3, 1e30], jnp.float32), affine)
+    np.testing.assert_array_equal(q, [-128, -4, -2, -2, 127])
+    np.testing.assert_array_equal(dequantize(q, affine), [-62.5, -0.5, 0.5, 0.5, 65])

@@ -10,18 +10,23 @@ import jax
 import numpy as np
 import pytest
 
-pytest.importorskip("litert_converter", reason="needs `pip install litert-converter`")
-pytest.importorskip("ai_edge_litert", reason="needs `pip install ai-edge-litert`")
 
-from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
-from litert_converter.mlir import ir, passmanager
-from litert_converter.mlir._mlir_libs import converter_api_ext
-from litert_converter.mlir.dialects import stablehlo
+def _imported(module):
+    package = module.partition(".")[0]
+    reason = f"{package}, of the extra [litert], is the oracle"
+    return pytest.importorskip(module, reason=reason)
 
-REFERENCE = OpResolverType.BUILTIN_REF
-OPTIMIZED = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-DELEGATED = OpResolverType.BUILTIN  # XNNPACK
+
+schema = _imported("ai_edge_litert.schema_py_generated")
+interpreters = _imported("ai_edge_litert.interpreter")
+ir = _imported("litert_converter.mlir.ir")
+passmanager = _imported("litert_converter.mlir.passmanager")
+converter_api_ext = _imported("litert_converter.mlir._mlir_libs.converter_api_ext")
+stablehlo = _imported("litert_converter.mlir.dialects.stablehlo")
+
+REFERENCE = interpreters.OpResolverType.BUILTIN_REF
+OPTIMIZED = interpreters.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+DELEGATED = interpreters.OpResolverType.BUILTIN  # XNNPACK
 
 
 def fake_quantized(x, step, zero=0, axis=None, narrow=False):
@@ -77,10 +82,8 @@ class Operation(NamedTuple):
     options: object  # of the schema, such as `Conv2DOptionsT`
 
 
-def run(model, *inputs, resolver=REFERENCE):
-    """The operations of a file, in order, with the values that the interpreter computed."""
-    keep = resolver is not DELEGATED  # a delegate computes the tensors within it elsewhere
-    interpreter = Interpreter(
+def _invoked(model, inputs, resolver, keep):
+    interpreter = interpreters.Interpreter(
         model_content=model,
         experimental_op_resolver_type=resolver,
         experimental_preserve_all_tensors=keep,
@@ -90,8 +93,21 @@ def run(model, *inputs, resolver=REFERENCE):
     for detail, value in zip(interpreter.get_input_details(), inputs, strict=True):
         interpreter.set_tensor(detail["index"], value)
     interpreter.invoke()
-    if not keep:
-        return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    return interpreter
+
+
+def logits(model, *inputs, resolver):
+    """The output of a file."""
+    interpreter = _invoked(model, inputs, resolver, keep=False)
+    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+
+def run(model, *inputs, resolver=REFERENCE):
+    """The operations of a file, in order, with the values that the interpreter computed.
+
+    A delegate computes the tensors within it elsewhere, so that only its output is known.
+    """
+    interpreter = _invoked(model, inputs, resolver, keep=True)
     tensors = {}
     for detail in interpreter.get_tensor_details():
         parameters = detail["quantization_parameters"]

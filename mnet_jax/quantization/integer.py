@@ -3,9 +3,11 @@
     network = integer.convert(spec, params, affines)
     logits = integer.apply(network, images)
 
-The arithmetic is that of LiteRT's reference kernels (the interpreter's resolver `BUILTIN_REF`):
-int8 activations and weights, int32 accumulators and biases, fixed-point multipliers. Every int8
-tensor of V1, V2 and V3 equals the interpreter's to the last bit, and so do the logits.
+The arithmetic is that of LiteRT's reference kernels (`integer_operations`): int8 activations and
+weights, int32 accumulators and biases, fixed-point multipliers. Every int8 tensor and the logits
+equal those of LiteRT's interpreter to the last bit, with the resolver `BUILTIN_REF`, if a file has
+the tensors of this package: one after each operation. A converter may move biases between layers
+or give the hard sigmoid a tensor of its own; such a file is another network.
 """
 
 import dataclasses
@@ -13,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -80,11 +83,12 @@ def convert(
     flat = traverse_util.flatten_dict(params, sep="/")
     converter = _Converter(flat, affines, kernel_steps)
     _flow(spec, REFERENCE_RESOLUTION, converter.affine(INPUT), converter)
-    return Network(
+    network = Network(
         operations=converter.operations,
         affines={path: converter.affine(path) for path in [INPUT, *converter.operations]},
         spec=spec,
     )
+    return jax.tree.map(jnp.asarray, network)
 
 
 def read_quantizers(

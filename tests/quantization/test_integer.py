@@ -13,8 +13,8 @@ from quantized_networks import calibrated, forward, kernel_steps, litert_file, r
 from small_networks import images_of, mixed, small_v1, small_v2, small_v3
 
 from mnet_jax import architectures
+from mnet_jax.architectures import walk
 from mnet_jax.quantization import integer
-from mnet_jax.quantization.integer_operations import Convolution
 
 SHAPE = (3, 40, 40, 3)
 NETWORKS = {
@@ -89,13 +89,14 @@ LAYOUTS = {  # from LiteRT's kernels to ours
 
 @networks
 def test_weights_and_biases_equal_those_of_litert_s_file(name):
-    *_, operations, network = case(name)
+    spec, *_, operations, network = case(name)
     theirs = [o for o in operations if o.kind in LAYOUTS]
-    ours = [o for o in network.operations.values() if isinstance(o, Convolution)]
-    for operation, convolution in zip(theirs, ours, strict=True):
+    for layer, operation in zip(walk(spec, SHAPE[1]), theirs, strict=True):
+        last = "preactivation" if layer.activation == "hard_swish" else "output"
+        ours = network.operations[f"{layer.name}/{last}_quantizer"]
         _, kernel, bias = (tensor.value for tensor in operation.inputs)
-        np.testing.assert_array_equal(LAYOUTS[operation.kind](kernel), convolution.kernel)
-        np.testing.assert_array_equal(bias, convolution.bias)
+        np.testing.assert_array_equal(LAYOUTS[operation.kind](kernel), ours.kernel)
+        np.testing.assert_array_equal(bias, ours.bias)
 
 
 def test_the_networks_have_all_of_litert_s_operations():

@@ -42,6 +42,11 @@ def images(affine, seed=0, shape=SHAPE):
     return (steps * affine.step).astype(np.float32)
 
 
+def halves(affine):
+    """The numbers between those of int8, a little beyond its range too."""
+    return (np.arange(-300.5, 300)[None] * affine.step).astype(np.float32)
+
+
 class Weights:
     """Kernel, bias and steps of a layer; the kernel's layout is that of LiteRT's float file."""
 
@@ -113,7 +118,10 @@ BINARY = {
 @functools.cache
 def prepared(kind, inputs, outputs):
     """LiteRT's file, its inputs and our output for them."""
-    if kind in BINARY:
+    if kind == "QUANTIZE":
+        arguments, function = (halves(outputs),), lambda x: mark(x, outputs)
+        found = quantize(arguments[0], outputs)
+    elif kind in BINARY:
         combine, operation, shape = BINARY[kind]
         other = Affine(inputs.step * 0.77, -11)
         arguments = images(inputs), images(other, seed=1, shape=shape)
@@ -131,7 +139,7 @@ def prepared(kind, inputs, outputs):
     return model, arguments, np.asarray(dequantize(found, outputs))
 
 
-kinds = pytest.mark.parametrize("kind", [*UNARY, *BINARY])
+kinds = pytest.mark.parametrize("kind", [*UNARY, *BINARY, "QUANTIZE"])
 affines = pytest.mark.parametrize("affines", AFFINES.values(), ids=AFFINES)
 
 

@@ -22,18 +22,20 @@ from flax import traverse_util
 from mnet_jax.architectures import InvertedResidual, Layer, walk
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
 from mnet_jax.architectures.spec import Activation, Block, Gate, NetworkSpec
-from mnet_jax.quantization.integer_operations import (
+from mnet_jax.quantization.integer_arithmetic import (
     HIGHEST,
     LARGEST_WEIGHT,
     LOWEST,
-    Addition,
     Affine,
+    dequantize,
+    quantize,
+)
+from mnet_jax.quantization.integer_operations import (
+    Addition,
     Convolution,
     HardSwish,
     Mean,
     Product,
-    dequantize,
-    quantize,
 )
 from mnet_jax.validation import require
 
@@ -260,23 +262,27 @@ class _Converter:
         kernel = np.asarray(_found(self._params, layer.kernel_path, "params"), np.float32)
         norm = "/norm" if layer.normalized else ""
         bias = np.asarray(_found(self._params, f"{layer.name}{norm}/bias", "params"), np.float32)
-        # The smallest step with which the bias fits into an accumulator.
+        # The smallest steps with which the biases fit into an accumulator.
         least = np.abs(bias) / (LARGEST_BIAS * np.float64(x.step))
-        if self._kernel_steps is None:
-            largest = np.abs(kernel).max(tuple(range(kernel.ndim - 1)))
-            largest = np.where((largest == 0) & (least == 0), 1, largest)
-            step = np.maximum(largest / LARGEST_WEIGHT, least).astype(np.float32)
+        if self._kernel_steps is not None:
+            step = self._given_step(layer, least)
         else:
-            step = np.asarray(_found(self._kernel_steps, layer.name, "kernel_steps"), np.float32)
-            legal = f"of shape () or ({layer.outputs},), and above 0"
-            fits = step.shape in ((), (layer.outputs,)) and bool((step > 0).all())
-            require(fits, f"kernel step of {layer.name}", step.tolist(), legal)
-            least = least.max() if step.ndim == 0 else least
-            legal = "large enough for a bias of 31 bits"
-            require(
-                bool((step >= least).all()), f"kernel step of {layer.name}", step.tolist(), legal
-            )
+            largest = np.abs(kernel).max(tuple(range(kernel.ndim - 1)))
+            least = np.maximum(least, np.finfo(np.float32).tiny)
+            step = np.maximum(largest / LARGEST_WEIGHT, least).astype(np.float32)
         return Convolution.of(kernel, bias, step, x, output, activation)
+
+    def _given_step(self, layer: Layer, least: np.ndarray) -> np.ndarray:
+        """Returns the step of a layer's kernel, of which each channel needs at least `least`."""
+        assert self._kernel_steps is not None
+        name, legal = f"kernel step of {layer.name}", f"() or ({layer.outputs},)"
+        step = np.asarray(_found(self._kernel_steps, layer.name, "kernel_steps"), np.float32)
+        require(step.shape in ((), (layer.outputs,)), f"shape of {name}", step.shape, legal)
+        finite = bool(((step > 0) & (step < np.inf)).all())
+        require(finite, name, step.tolist(), "finite and above 0")
+        enough = bool((step >= least).all())
+        require(enough, name, step.tolist(), f"{least.max():g} or more, for its bias to fit int32")
+        return step
 
 
 class _Runner:

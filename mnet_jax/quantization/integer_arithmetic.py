@@ -1,14 +1,14 @@
 """The arithmetic of LiteRT's int8 kernels in 32-bit integers.
 
-A kernel rescales an accumulator by a real number, such as the product of two steps divided by a
-third. In most kernels this number is a `Multiplier`: a 31-bit mantissa and a power of two (arXiv
-1712.05877, section 2.2). In the matrix product it is a float64 (`Double`). JAX has neither 64-bit
-integers nor float64 unless they are enabled for the whole process, so that products are computed as
-words of 32 bits.
+An int8 tensor stands for real numbers by an `Affine`. A kernel rescales an accumulator by a real
+number, such as the product of two steps divided by a third. In most kernels this number is a
+`Multiplier`: a 31-bit mantissa and a power of two (arXiv 1712.05877, section 2.2). In the matrix
+product it is a float64 (`Double`). JAX has neither 64-bit integers nor float64 unless they are
+enabled for the whole process, so that products are computed as words of 32 bits.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,59 @@ from mnet_jax.validation import require
 
 Array = jax.Array
 
+LOWEST, HIGHEST = -128, 127
+LARGEST_WEIGHT = 127  # the range of weights is symmetric
 MANTISSA_BITS = 31
 DOUBLE_BITS = 53
 SMALLEST_EXPONENT = -31  # TFLite makes smaller multipliers 0
 SMALLEST_DOUBLE = 2.0**-33  # smaller numbers give 0 for every int32
+
+
+class Affine(NamedTuple):
+    """How int8 stands for real numbers: q for (q - zero) * step.
+
+    Attributes:
+      step: distance of neighbouring numbers, a float32 above 0.
+      zero: the integer that stands for 0.
+    """
+
+    step: Any
+    zero: Any
+
+
+def quantize(x: Array, affine: Affine) -> Array:
+    """Returns the int8 numbers nearest to real ones, halves away from zero (`QUANTIZE`)."""
+    steps = lax.round(x.astype(jnp.float32) / affine.step, lax.RoundingMethod.AWAY_FROM_ZERO)
+    # Limited as floats, since int32 cannot hold all of them.
+    limited = jnp.clip(steps, LOWEST - HIGHEST, HIGHEST - LOWEST)
+    return to_int8(limited.astype(jnp.int32) + affine.zero)
+
+
+def dequantize(x: Array, affine: Affine) -> Array:
+    """Returns the float32 numbers for which int8 numbers stand (`DEQUANTIZE`)."""
+    return (x.astype(jnp.int32) - affine.zero).astype(jnp.float32) * affine.step
+
+
+def quantize_weights(kernel: Any, step: Any) -> np.ndarray:
+    """Returns int8 weights from -127 to 127; `step` is of shape () or [n], the last axis."""
+    steps = round_away(as_double(kernel) / as_double(step))
+    return np.clip(steps, -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8)
+
+
+def round_away(x: np.ndarray) -> np.ndarray:
+    """Rounds to nearest, halves away from zero, as LiteRT's converter does."""
+    whole = np.trunc(x)
+    return whole + np.sign(x) * (np.abs(x - whole) >= 0.5)
+
+
+def as_double(x: Any) -> np.ndarray:
+    """Returns the float32 of LiteRT's files, for arithmetic in float64."""
+    return np.asarray(x, np.float32).astype(np.float64)
+
+
+def to_int8(x: Array, low: Any = LOWEST, high: Any = HIGHEST) -> Array:
+    """Returns integers as int8, limited to `low` and `high`."""
+    return jnp.clip(x, low, high).astype(jnp.int8)
 
 
 @jax.tree_util.register_dataclass

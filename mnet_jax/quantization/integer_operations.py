@@ -27,77 +27,41 @@ The reference kernel of FULLY_CONNECTED multiplies by a float64, those of the co
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from mnet_jax.architectures.spec import Activation, Gate
 from mnet_jax.quantization.integer_arithmetic import (
+    HIGHEST,
+    LOWEST,
+    Affine,
     Double,
     Multiplier,
+    as_double,
     divide_by_power,
     multiply,
     multiply_double,
     quantize_multiplier,
+    quantize_weights,
+    round_away,
     split_double,
+    to_int8,
 )
 from mnet_jax.validation import require
 
 Array = jax.Array
 Pads = Sequence[tuple[int, int]]
 
-LOWEST, HIGHEST = -128, 127
-LARGEST_WEIGHT = 127  # the range of weights is symmetric
+INT32_RANGE = -(2**31), 2**31 - 1
 ADDITION_SHIFT = 20  # bits by which an addition scales its inputs up before it rescales them
 SWISH_SHIFT = 7  # bits by which hard swish scales its input up, to fill 16 bits
 
 
-class Affine(NamedTuple):
-    """How int8 stands for real numbers: q for (q - zero) * step.
-
-    Attributes:
-      step: distance of neighbouring numbers, a float32 above 0.
-      zero: the integer that stands for 0.
-    """
-
-    step: Any
-    zero: Any
-
-
-def quantize(x: Array, affine: Affine) -> Array:
-    """Returns the int8 numbers nearest to real ones, halves away from zero (`QUANTIZE`)."""
-    steps = lax.round(x.astype(jnp.float32) / affine.step, lax.RoundingMethod.AWAY_FROM_ZERO)
-    # Limited as floats, since int32 cannot hold all of them.
-    limited = jnp.clip(steps, LOWEST - HIGHEST, HIGHEST - LOWEST)
-    return _to_int8(limited.astype(jnp.int32) + affine.zero)
-
-
-def dequantize(x: Array, affine: Affine) -> Array:
-    """Returns the float32 numbers for which int8 numbers stand (`DEQUANTIZE`)."""
-    return (x.astype(jnp.int32) - affine.zero).astype(jnp.float32) * affine.step
-
-
-def quantize_weights(kernel: Any, step: Any) -> np.ndarray:
-    """Returns int8 weights from -127 to 127; `step` is of shape () or [n], the last axis."""
-    numbers, unit = (np.asarray(x, np.float32).astype(np.float64) for x in (kernel, step))
-    steps = np.round(numbers / unit)
-    return np.clip(steps, -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8)
-
-
-def _to_int8(x: Array, low: Any = LOWEST, high: Any = HIGHEST) -> Array:
-    return jnp.clip(x, low, high).astype(jnp.int8)
-
-
 def _centred(x: Array, zero: Any) -> Array:
     return x.astype(jnp.int32) - zero
-
-
-def _step(affine: Affine) -> np.float64:
-    """Returns the step as LiteRT stores it, in float32, for arithmetic in float64."""
-    return np.float64(np.float32(affine.step))
 
 
 @jax.tree_util.register_dataclass
@@ -143,7 +107,7 @@ class Convolution:
 
         Args:
           kernel: float, of the shape of the attribute.
-          bias: float [n].
+          bias: float [n]; it saturates at 32 bits.
           kernel_step: distance of neighbouring weights, of shape () or [n].
           input: affine of the input.
           output: affine of the output, after the activation.
@@ -156,45 +120,17 @@ class Convolution:
         if activation == "hard_sigmoid":
             bias, activation = bias + np.float32(3), "relu6"
             output = Affine(np.float32(6) * np.float32(output.step), output.zero)
-        require(activation != "hard_swish", "activation", activation, "linear, relu, relu6")
         weights = quantize_weights(kernel, kernel_step)
-        accumulated = _step(input) * np.asarray(kernel_step, np.float32).astype(np.float64)
-        steps = np.round(bias.astype(np.float64) / accumulated)
-        limits = np.iinfo(np.int32)
-        return cls.of_integers(
-            weights,
-            np.clip(steps, limits.min, limits.max).astype(np.int32),
-            kernel_step,
-            input,
-            output,
-            activation,
-        )
-
-    @classmethod
-    def of_integers(
-        cls,
-        kernel: Any,
-        bias: Any,
-        kernel_step: Any,
-        input: Affine,
-        output: Affine,
-        activation: Activation = "linear",
-    ) -> "Convolution":
-        """Returns the operation of int8 weights and int32 biases; the arguments are those of `of`.
-
-        Raises:
-          ValueError: the activation is not a clamp.
-        """
-        kernel = np.asarray(kernel, np.int8)
-        accumulated = _step(input) * np.asarray(kernel_step, np.float32).astype(np.float64)
+        accumulated = as_double(input.step) * as_double(kernel_step)
+        biases = np.clip(round_away(as_double(bias) / accumulated), *INT32_RANGE)
         # LiteRT's matrix product multiplies by a float64.
-        convert = split_double if kernel.ndim == 2 else quantize_multiplier
+        convert = split_double if weights.ndim == 2 else quantize_multiplier
         low, high = _limits(activation, output)
         return cls(
-            kernel=kernel,
-            bias=np.asarray(bias, np.int32),
+            kernel=weights,
+            bias=biases.astype(np.int32),
             input_zero=np.int32(input.zero),
-            multiplier=convert(accumulated / _step(output)),
+            multiplier=convert(accumulated / as_double(output.step)),
             output_zero=np.int32(output.zero),
             low=np.int32(low),
             high=np.int32(high),
@@ -225,7 +161,7 @@ class Convolution:
             scaled = multiply_double(sums, self.multiplier)
         else:
             scaled = multiply(sums, self.multiplier)
-        return _to_int8(scaled + self.output_zero, self.low, self.high)
+        return to_int8(scaled + self.output_zero, self.low, self.high)
 
 
 def _over_taps(x: Array, kernel: Array, stride: int, pads: Pads, dilation: int) -> Array:
@@ -247,7 +183,8 @@ def _over_taps(x: Array, kernel: Array, stride: int, pads: Pads, dilation: int) 
 
 def _limits(activation: Activation | Gate, output: Affine) -> tuple[int, int]:
     """Returns the lowest and the highest int8 number that a clamp yields."""
-    require(activation in ("linear", "relu", "relu6"), "activation", activation, "a clamp")
+    legal = "linear, relu, relu6, hard_sigmoid"
+    require(activation in ("linear", "relu", "relu6"), "activation", activation, legal)
     if activation == "linear":
         return LOWEST, HIGHEST
     low = max(LOWEST, int(output.zero))
@@ -277,14 +214,16 @@ class Addition:
     @classmethod
     def of(cls, left: Affine, right: Affine, output: Affine) -> "Addition":
         """Returns the operation for the affines of its inputs and its output."""
-        unit = 2 * max(_step(left), _step(right))
+        unit = 2 * max(as_double(left.step), as_double(right.step))
         return cls(
             zeros=(np.int32(left.zero), np.int32(right.zero)),
             multipliers=(
-                quantize_multiplier(_step(left) / unit),
-                quantize_multiplier(_step(right) / unit),
+                quantize_multiplier(as_double(left.step) / unit),
+                quantize_multiplier(as_double(right.step) / unit),
             ),
-            output_multiplier=quantize_multiplier(unit / (2**ADDITION_SHIFT * _step(output))),
+            output_multiplier=quantize_multiplier(
+                unit / (2**ADDITION_SHIFT * as_double(output.step))
+            ),
             output_zero=np.int32(output.zero),
         )
 
@@ -294,7 +233,7 @@ class Addition:
             multiply(_centred(x, zero) << ADDITION_SHIFT, multiplier)
             for x, zero, multiplier in zip((left, right), self.zeros, self.multipliers, strict=True)
         )
-        return _to_int8(multiply(jnp.asarray(total), self.output_multiplier) + self.output_zero)
+        return to_int8(multiply(jnp.asarray(total), self.output_multiplier) + self.output_zero)
 
 
 @jax.tree_util.register_dataclass
@@ -326,7 +265,7 @@ class Product:
     def __call__(self, left: Array, right: Array) -> Array:
         """Multiplies two int8 arrays whose shapes broadcast."""
         product = _centred(left, self.zeros[0]) * _centred(right, self.zeros[1])
-        return _to_int8(multiply(product, self.multiplier) + self.output_zero)
+        return to_int8(multiply(product, self.multiplier) + self.output_zero)
 
 
 @jax.tree_util.register_dataclass
@@ -349,7 +288,7 @@ class Mean:
     @classmethod
     def of(cls, input: Affine, output: Affine) -> "Mean":
         """Returns the operation for the affines of its input and its output."""
-        multiplier = quantize_multiplier(_step(input) / _step(output))
+        multiplier = quantize_multiplier(as_double(input.step) / as_double(output.step))
         return cls(
             input_zero=np.int32(input.zero),
             output_zero=np.int32(output.zero),
@@ -364,7 +303,7 @@ class Mean:
         shift = min(pixels.bit_length() - 1, 32, 31 + self.exponent)
         share = Multiplier((self.mantissa << shift) // pixels, self.exponent - shift)
         sums = jnp.sum(_centred(x, self.input_zero), axis=(1, 2), dtype=jnp.int32)
-        return _to_int8(multiply(sums, share) + self.output_zero)
+        return to_int8(multiply(sums, share) + self.output_zero)
 
 
 @jax.tree_util.register_dataclass
@@ -414,7 +353,7 @@ class HardSwish:
         gate = divide_by_power(gate, jnp.maximum(-exponent, 0))
         product = (gate + 2**15 >> 1) * scaled
         truncated = jnp.sign(product) * (jnp.abs(product) >> 15)
-        return _to_int8(divide_by_power(truncated, -self.output.exponent) + self.output_zero)
+        return to_int8(divide_by_power(truncated, -self.output.exponent) + self.output_zero)
 
 
 def _in_16_bits(multiplier: Multiplier) -> Multiplier:

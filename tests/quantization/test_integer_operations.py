@@ -9,15 +9,13 @@ import pytest
 from jax import lax
 from litert_files import DELEGATED, OPTIMIZED, fake_quantized
 
+from mnet_jax.quantization.integer_arithmetic import Affine, dequantize, quantize
 from mnet_jax.quantization.integer_operations import (
     Addition,
-    Affine,
     Convolution,
     HardSwish,
     Mean,
     Product,
-    dequantize,
-    quantize,
 )
 
 # Steps and zeros of input and output. Powers of two make many halves; fine outputs saturate.
@@ -25,6 +23,7 @@ AFFINES = {
     "fine": (Affine(0.017, 5), Affine(0.0021, -128)),
     "coarse": (Affine(0.0235294, -128), Affine(0.71, 9)),
     "halves": (Affine(0.5, -3), Affine(2.0, 4)),
+    "signed": (Affine(0.031, 20), Affine(0.0051, -53)),
     "tenths": (Affine(0.1, 7), Affine(0.3, 7)),
 }
 SHAPE = (3, 9, 8, 12)
@@ -176,3 +175,20 @@ def test_quantization_rounds_halves_away_from_zero_and_saturates():
     q = quantize(jnp.array([-300, -0.25, 0.25, 0.3, 1e30], jnp.float32), affine)
     np.testing.assert_array_equal(q, [-128, -4, -2, -2, 127])
     np.testing.assert_array_equal(dequantize(q, affine), [-62.5, -0.5, 0.5, 0.5, 65])
+
+
+def test_weights_and_biases_are_rounded_as_by_the_converter():
+    """Halves are rounded away from zero, and weights end at -127 and 127."""
+    kernel = np.array([[0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5, 127.5, -130]], np.float32)
+    bias = np.array([0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 0.25, 0.75, -4.5], np.float32)
+    one = Affine(1.0, 0)
+
+    def function(x):
+        weights = fake_quantized(kernel, np.ones(9, np.float32), 0, 1, True)
+        return mark(mark(x, one) @ weights + bias, one)
+
+    model = litert_files.convert(function, (1, 1))
+    (layer,) = [o for o in litert_files.run(model, np.ones((1, 1), np.float32)) if o.options]
+    operation = Convolution.of(kernel, bias, np.ones(9), one, one)
+    np.testing.assert_array_equal(operation.kernel, layer.inputs[1].value.T)
+    np.testing.assert_array_equal(operation.bias, layer.inputs[2].value)

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import litert_files
 import numpy as np
@@ -29,6 +30,12 @@ AFFINES = {
 SHAPE = (3, 9, 8, 12)
 CLAMPS = {"linear": lambda x: x, "relu": lambda x: jnp.maximum(x, 0)}
 CLAMPS["relu6"] = lambda x: jnp.clip(x, 0, 6)
+
+
+@functools.partial(jax.jit, static_argnames="window")
+def applied(operation, *inputs, window=()):
+    """An operation applied: compiled once for all affines."""
+    return operation(*inputs, *window)
 
 
 def mark(x, affine):
@@ -61,7 +68,7 @@ class Weights:
 
 
 def convolved(kernel_shape, stride, pads, activation, inputs, outputs):
-    """The function for LiteRT and the operation for a convolution or matrix product."""
+    """The function for LiteRT, the operation and its window."""
     weights = Weights(kernel_shape, 2.0**-8 if inputs.step == 0.5 else 0.0123)
     depthwise = len(kernel_shape) == 3
     kernel = weights.kernel[:, :, None] if depthwise else weights.kernel
@@ -81,7 +88,7 @@ def convolved(kernel_shape, stride, pads, activation, inputs, outputs):
         weights.kernel, weights.bias, weights.steps, inputs, outputs, activation
     )
     window = () if kernel.ndim == 2 else (stride, pads)
-    return function, lambda x: operation(x, *window)
+    return function, operation, window
 
 
 SAME = {1: ((1, 1), (1, 1)), 2: ((1, 1), (0, 1))}  # of a 3x3 window on 9 rows and 8 columns
@@ -103,8 +110,9 @@ def unary(kind, inputs, outputs):
     if kind in LAYERS:
         return convolved(*LAYERS[kind], inputs, outputs)
     if kind == "MEAN":
-        return lambda x: mark(mark(x, inputs).mean((1, 2)), outputs), Mean.of(inputs, outputs)
-    return lambda x: mark(hard_swish(mark(x, inputs)), outputs), HardSwish.of(inputs, outputs)
+        return lambda x: mark(mark(x, inputs).mean((1, 2)), outputs), Mean.of(inputs, outputs), ()
+    operation = HardSwish.of(inputs, outputs)
+    return lambda x: mark(hard_swish(mark(x, inputs)), outputs), operation, ()
 
 
 UNARY = [*LAYERS, "MEAN", "HARD_SWISH"]
@@ -128,12 +136,12 @@ def prepared(kind, inputs, outputs):
         def function(x, y):
             return mark(combine(mark(x, inputs), mark(y, other)), outputs)
 
-        ours = operation.of(inputs, other, outputs)
-        found = ours(quantize(arguments[0], inputs), quantize(arguments[1], other))
+        both = quantize(arguments[0], inputs), quantize(arguments[1], other)
+        found = applied(operation.of(inputs, other, outputs), *both)
     else:
         arguments = (images(inputs),)
-        function, ours = unary(kind, inputs, outputs)
-        found = ours(quantize(arguments[0], inputs))
+        function, operation, window = unary(kind, inputs, outputs)
+        found = applied(operation, quantize(arguments[0], inputs), window=window)
     model = litert_files.convert(function, *(x.shape for x in arguments))
     return model, arguments, np.asarray(dequantize(found, outputs))
 

@@ -11,6 +11,9 @@ Each method is a function of its own. A quantized network is a `MobileNet` with 
 - `ranges`: the step and zero of one quantizer, by min-max, percentile or mean squared error;
 - `methods`: post-training methods in their order, for one network;
 - `qat`: quantization-aware training: oscillation, dampening, statistics after training;
+- `integer`: networks in integers, computed as LiteRT computes them;
+- `integer_operations`: LiteRT's int8 operations;
+- `integer_arithmetic`: int8 for real numbers, and products of int32 with real numbers;
 - `types`: the options of quantization.
 
 Each name is imported when it is first used, so configs can import `quantization.types` without JAX.

@@ -50,7 +50,9 @@ def fuse(
     packed = model.quantization is None and ops.reads_panels(model.dtype, model.lowering)
     for layer in walk(model.spec, REFERENCE_RESOLUTION):
         if layer.normalized:
-            _fold(params, statistics, layer, epsilon)
+            fold_normalization(params, statistics, layer, epsilon)
+            bias = f"{layer.name}/norm/bias"
+            params[bias] = jnp.asarray(params[bias])
         # The dense layers of squeeze-and-excitation are too small for packing to pay off.
         if packed and (layer.kind == "pointwise" or layer.part == "head"):
             kernel = layer.kernel_path
@@ -66,18 +68,41 @@ def fuse(
     return infer, traverse_util.unflatten_dict(params, sep="/")
 
 
-def _fold(
+def fold_normalization(
     params: dict[str, Any], statistics: Mapping[str, Any], layer: Layer, epsilon: float
 ) -> None:
-    """Folds a layer's normalization into its kernel and a bias, in place."""
+    """Folds a layer's normalization into its kernel and a bias, in place.
+
+    Args:
+      params: parameters by path, arrays of NumPy or of JAX. The kernel and the bias of the
+        normalization are replaced, its scale is removed.
+      statistics: running statistics by path.
+      layer: a normalized layer.
+      epsilon: constant that the normalization adds to the variance.
+
+    Raises:
+      ValueError: a variable of the layer is missing.
+    """
     kernel, norm = layer.kernel_path, f"{layer.name}/norm"
-    scale, bias, mean, var = (f"{norm}/{variable}" for variable in ("scale", "bias", "mean", "var"))
-    _require_names([kernel, scale, bias], params)
-    _require_names([mean, var], statistics)
-    rate = params.pop(scale) * jax.lax.rsqrt(statistics[var] + epsilon)
+    _require_names([kernel, f"{norm}/bias"], params)
+    rate = normalization_rate(params, statistics, layer, epsilon)
     # The last axis of every kernel is that of the output channels.
-    params[kernel] = params[kernel] * ops.over_channels(rate, params[kernel])
-    params[bias] = jnp.asarray(params[bias] - statistics[mean] * rate)
+    params[kernel] = params[kernel] * rate.reshape((1,) * (params[kernel].ndim - 1) + (-1,))
+    params[f"{norm}/bias"] = params[f"{norm}/bias"] - statistics[f"{norm}/mean"] * rate
+    del params[f"{norm}/scale"]
+
+
+def normalization_rate(
+    params: Mapping[str, Any], statistics: Mapping[str, Any], layer: Layer, epsilon: float
+) -> Any:
+    """Returns the factor [c] by which a layer's normalization multiplies each channel.
+
+    For the arguments see `fold_normalization`.
+    """
+    norm = f"{layer.name}/norm"
+    _require_names([f"{norm}/scale"], params)
+    _require_names([f"{norm}/mean", f"{norm}/var"], statistics)
+    return params[f"{norm}/scale"] * (statistics[f"{norm}/var"] + epsilon) ** -0.5
 
 
 def _require_names(names: Iterable[str], variables: Mapping[str, Any]) -> None:

@@ -4,9 +4,23 @@
     rounding, values = quantization.quantized(model, variables, Quantization(), seen)
     logits = rounding.apply(values, images, train=False)
 
-Each method is a function of its own. A quantized network is a `MobileNet` with a `quantization`
-(`models.types.Quantization`): the same module, whose layers round their kernels and outputs.
+The methods need a network whose batch normalization is folded, and work alone or after each other,
+in this order (arXiv 1906.04721):
 
+    spec = quantization.without_relu6(model.spec)
+    folded = quantization.fold(spec, variables)
+    folded = quantization.equalize(spec, folded)
+    folded = quantization.absorb_high_biases(spec, folded)
+    model = models.MobileNet(spec=spec, folded=True)
+    seen = quantization.observe(model, folded, [images])
+    rounding, values = quantization.quantized(model, folded, Quantization(), seen)
+
+A quantized network is a `MobileNet` with a `quantization` (`models.types.Quantization`): the same
+module, whose layers round their kernels and outputs.
+
+- `folding`: batch normalization folded into kernels, ReLU6 replaced by ReLU;
+- `pairs`: the flow of data, and the layers between which channels can be rescaled;
+- `equalization`: cross-layer equalization, exact rescaling, absorption of high biases;
 - `calibration`: the steps of a network's quantizers, from its kernels and from images;
 - `ranges`: the step and zero of one quantizer, by min-max, percentile or mean squared error;
 - `methods`: post-training methods in their order, for one network;
@@ -39,14 +53,21 @@ with epy.lazy_api_imports(globals()):
 
 __all__ = [
     "Observation",
+    "Pair",
     "Quantization",
     "QuantizationConfig",
     "activation_steps",
     "choose",
+    "equalize",
+    "equalizing_factors",
+    "fold",
     "kernel_steps",
     "observe",
     "post_training",
     "quantized",
+    "rescale",
     "switched_off",
+    "unpaired",
     "without_quantizers",
+    "without_relu6",
 ]

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 
 from mnet_jax.architectures import Layer, walk
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
+from mnet_jax.models.fusing import normalization_rate
 from mnet_jax.models.network import MobileNet
 from mnet_jax.models.quantizers import OBSERVED, activation_levels, kernel_levels
 from mnet_jax.models.types import Quantization
@@ -151,9 +152,8 @@ def folded_kernel(model: MobileNet, variables: Variables, layer: Layer) -> np.nd
     kernel = np.asarray(params[layer.kernel_path])
     if model.folded or not layer.normalized:
         return kernel
-    norm, epsilon = f"{layer.name}/norm", model.spec.dialect.norm_epsilon
-    scale, var = np.asarray(params[f"{norm}/scale"]), np.asarray(statistics[f"{norm}/var"])
-    return kernel * (scale / np.sqrt(var + epsilon))  # the last axis is that of the outputs
+    rate = normalization_rate(params, statistics, layer, model.spec.dialect.norm_epsilon)
+    return kernel * np.asarray(rate)  # the last axis is that of the outputs
 
 
 def observe(
@@ -168,20 +168,12 @@ def observe(
       variables: its `params` and `batch_stats`.
       batches: images [b, h, w, 3].
     """
-    model = model.clone(quantization=Quantization(weight_bits=0))
-    variables = without_quantizers(variables)
     found: dict[str, list[tuple[Array, Array, Array]]] = {}
 
     @jax.jit
     def summaries(variables: Variables, images: Array) -> dict[str, tuple[Array, Array, Array]]:
-        # The quantizers are parameters that `variables` lack: they are initialized, switched off.
-        mutable, rngs = [OBSERVED, "params"], {"params": jax.random.key(0)}
-        _, state = model.apply(variables, images, train=False, mutable=mutable, rngs=rngs)
-        values = traverse_util.flatten_dict(state[OBSERVED], sep="/")
-        return {
-            name.removesuffix("/value"): (jnp.min(x), jnp.max(x), _sample(x))
-            for name, (x,) in values.items()
-        }
+        values = observed_values(model, variables, images)
+        return {name: (jnp.min(x), jnp.max(x), _sample(x)) for name, x in values.items()}
 
     for images in batches:
         for name, summary in jax.device_get(summaries(variables, images)).items():
@@ -194,6 +186,20 @@ def observe(
         )
         for name, parts in found.items()
     }
+
+
+def observed_values(model: MobileNet, variables: Variables, images: Array) -> dict[str, Array]:
+    """Returns the values [b, ...] that each quantizer of activations would round, by its path.
+
+    They are the values of the network in floating point. For the arguments see `observe`.
+    """
+    model = model.clone(quantization=Quantization(weight_bits=0))
+    variables = without_quantizers(variables)
+    # The quantizers are parameters that `variables` lack: they are initialized, switched off.
+    mutable, rngs = [OBSERVED, "params"], {"params": jax.random.key(0)}
+    _, state = model.apply(variables, images, train=False, mutable=mutable, rngs=rngs)
+    values = traverse_util.flatten_dict(state[OBSERVED], sep="/")
+    return {name.removesuffix("/value"): x for name, (x,) in values.items()}
 
 
 def without_quantizers(variables: Variables) -> dict[str, Any]:

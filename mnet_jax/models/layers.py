@@ -18,7 +18,7 @@ from mnet_jax.architectures.dialects import Initializer, Padding
 from mnet_jax.architectures.shapes import pad_amounts
 from mnet_jax.architectures.spec import Activation, Gate, Kind
 from mnet_jax.models.normalization import BatchNorm, Bias, Setting, as_pending
-from mnet_jax.models.quantizers import ActivationQuantizer, KernelQuantizer
+from mnet_jax.models.quantizers import ActivationQuantizer, KernelQuantizer, Preactivation
 from mnet_jax.ops import Convolved, Finish, Lowering, Pending
 from mnet_jax.validation import require
 
@@ -253,8 +253,7 @@ def convolve_normed(
     """
     depthwise = isinstance(convolution, DepthwiseConv)
     channels = x.x.shape[-1] if depthwise else convolution.outputs
-    # A quantizer before the activation needs the value there.
-    applied = "linear" if _rounds_twice(activation, setting) else activation
+    applied = _applied_at_once(activation, setting)
     if setting.folded:
         require(not train, "train", train, "False, as batch normalization is folded")
         finish = Bias(channels, applied, name="norm")()
@@ -304,25 +303,25 @@ def rounded(x: Array, quantizer: ActivationQuantizer | None) -> Array:
     return quantizer(x) if quantizer else x
 
 
-def _rounds_twice(activation: Activation | Gate, setting: Setting) -> bool:
-    """Returns whether an activation is an operation of its own in LiteRT, with a rounded input."""
-    return activation == "hard_swish" and setting.quantization is not None
+def _applied_at_once(activation: Activation, setting: Setting) -> Activation:
+    """Returns the activation of a convolution; with quantizers `rounded_output` applies it."""
+    return "linear" if setting.quantization else activation
 
 
 def rounded_output(y: Pending, activation: Activation | Gate, setting: Setting) -> Pending:
     """Returns a layer's output, rounded if the setting has quantizers.
 
     Args:
-      y: the output, without its activation if this is h-swish and there are quantizers.
+      y: the output; if there are quantizers, without its activation.
       activation: the layer's activation.
       setting: whether and how activations are rounded.
     """
     if setting.quantization is None:
         return y
-    value = y.value()
-    if _rounds_twice(activation, setting):
+    value = Preactivation(name="preactivation")(y.value())
+    if activation == "hard_swish":  # in LiteRT an operation of its own, with a rounded input
         value = rounded(value, activation_quantizer(setting, "preactivation_quantizer"))
-        value = ops.activate(value, activation)
+    value = ops.activate(value, activation)
     return Pending(x=rounded(value, activation_quantizer(setting, "output_quantizer")))
 
 
@@ -419,7 +418,7 @@ class Dense(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.outputs,), jnp.float32)
         if quantize := kernel_quantizer(setting):
             kernel = quantize(kernel)
-        applied = "linear" if _rounds_twice(self.activation, setting) else self.activation
+        applied = "linear" if setting.quantization else self.activation
         if setting.folded:
             assert applied != "hard_sigmoid"  # only squeeze-and-excitation has it, never folded
             finish = Finish(bias=bias, activation=applied)

@@ -7,11 +7,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mnet_jax.models.types import Quantization
+from mnet_jax.ops import over_channels
 from mnet_jax.ops.quantizer import Levels, fake_quantize, levels
 
 Array = jax.Array
 
 OBSERVED = "observed"  # the collection of the values that quantizers of activations receive
+MOMENTS = "moments"  # the collection of means and variances of values before activations
+WANTED = "wanted"  # the collection of the means that values before activations should have
 
 
 def kernel_levels(quantization: Quantization) -> Levels:
@@ -90,6 +93,33 @@ class ActivationQuantizer(nn.Module):
         symmetric = setting.activation_symmetry == "symmetric"
         bounds = activation_levels(setting)
         return _fake_quantize(x, step, zero, bounds, setting, values, symmetric=symmetric)
+
+
+class Preactivation(nn.Module):
+    """Returns the values [..., c] of a layer before its activation, for the correction of biases.
+
+    Applied with `mutable=["moments"]`, the module also returns the `mean` and `variance` [c] of the
+    values that it receives. If the variables have a collection `wanted`, the module then shifts
+    each channel so that its mean is the entry `mean` [c] there: this is what the correction of a
+    layer's bias does, and the next layers receive the corrected values.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        measures = self.is_mutable_collection(MOMENTS) and not self.is_initializing()
+        shifts = self.has_variable(WANTED, "mean")
+        if not measures and not shifts:
+            return x
+        axes = tuple(range(x.ndim - 1))
+        wide = x.astype(jnp.float32)
+        mean = jnp.mean(wide, axes)
+        if measures:
+            self.sow(MOMENTS, "mean", mean)
+            self.sow(MOMENTS, "variance", jnp.var(wide, axes))
+        if not shifts:
+            return x
+        shift = self.get_variable(WANTED, "mean") - mean
+        return (wide + over_channels(shift, x)).astype(x.dtype)
 
 
 def _fake_quantize(

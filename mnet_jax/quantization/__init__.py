@@ -14,6 +14,7 @@ in this order (arXiv 1906.04721):
     model = models.MobileNet(spec=spec, folded=True)
     seen = quantization.observe(model, folded, [images])
     rounding, values = quantization.quantized(model, folded, Quantization(), seen)
+    values = quantization.correct_biases(rounding, values, [images])
 
 A quantized network is a `MobileNet` with a `quantization` (`models.types.Quantization`): the same
 module, whose layers round their kernels and outputs.
@@ -58,8 +59,11 @@ __all__ = [
     "QuantizationConfig",
     "activation_steps",
     "choose",
+    "correct_biases",
+    "correct_biases_analytic",
     "equalize",
     "equalizing_factors",
+    "expected_inputs",
     "fold",
     "kernel_steps",
     "observe",

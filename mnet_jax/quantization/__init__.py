@@ -14,7 +14,8 @@ in this order (arXiv 1906.04721):
     model = models.MobileNet(spec=spec, folded=True)
     seen = quantization.observe(model, folded, [images])
     rounding, values = quantization.quantized(model, folded, Quantization(), seen)
-    values = quantization.correct_biases(rounding, values, [images])
+    values = quantization.adaround(rounding, values, images)
+    values = quantization.correct_biases(rounding, values, [images], exact=folded)
 
 A quantized network is a `MobileNet` with a `quantization` (`models.types.Quantization`): the same
 module, whose layers round their kernels and outputs.
@@ -58,6 +59,7 @@ __all__ = [
     "Quantization",
     "QuantizationConfig",
     "activation_steps",
+    "adaround",
     "choose",
     "correct_biases",
     "correct_biases_analytic",

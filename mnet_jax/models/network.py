@@ -32,6 +32,7 @@ class MobileNet(nn.Module):
     `filtered`, `weighed` and `projected`; in `head` `conv_output`, `pooled` and `hidden_output`. As
     with Flax's `sow`, each is a tuple of one array. With `mutable=["preactivations"]` the network
     returns, under the same names, the inputs of the layers' activation functions.
+    In a folded or quantized network, these are the values after the activations instead.
     `models.activation_paths` lists the names.
 
     Attributes:

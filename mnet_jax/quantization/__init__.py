@@ -21,10 +21,12 @@ A quantized network is a `MobileNet` with a `quantization` (`models.types.Quanti
 module, whose layers round their kernels and outputs.
 
 - `folding`: batch normalization folded into kernels, ReLU6 replaced by ReLU;
-- `pairs`: the flow of data, and the layers between which channels can be rescaled;
+- `dataflow`: the flow of data, and the layers between which channels can be rescaled;
 - `equalization`: cross-layer equalization, exact rescaling, absorption of high biases;
 - `calibration`: the steps of a network's quantizers, from its kernels and from images;
 - `ranges`: the step and zero of one quantizer, by min-max, percentile or mean squared error;
+- `correction`: correction of biases, by arithmetic or with images;
+- `rounding`: learned rounding of kernels (AdaRound);
 - `methods`: post-training methods in their order, for one network;
 - `qat`: quantization-aware training: oscillation, dampening, statistics after training;
 - `integer`: networks in integers, computed as LiteRT computes them;
@@ -50,14 +52,30 @@ with epy.lazy_api_imports(globals()):
         switched_off,
         without_quantizers,
     )
+    from mnet_jax.quantization.correction import (
+        correct_biases,
+        correct_biases_analytic,
+        expected_inputs,
+        observe_statistics,
+    )
+    from mnet_jax.quantization.dataflow import Pair, pairs, unpaired
+    from mnet_jax.quantization.equalization import (
+        absorb_high_biases,
+        equalize,
+        equalizing_factors,
+        rescale,
+    )
+    from mnet_jax.quantization.folding import fold, without_relu6
     from mnet_jax.quantization.methods import post_training
     from mnet_jax.quantization.ranges import choose
+    from mnet_jax.quantization.rounding import adaround
 
 __all__ = [
     "Observation",
     "Pair",
     "Quantization",
     "QuantizationConfig",
+    "absorb_high_biases",
     "activation_steps",
     "adaround",
     "choose",
@@ -69,6 +87,8 @@ __all__ = [
     "fold",
     "kernel_steps",
     "observe",
+    "observe_statistics",
+    "pairs",
     "post_training",
     "quantized",
     "rescale",

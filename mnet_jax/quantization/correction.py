@@ -22,9 +22,9 @@ from mnet_jax.models.quantizers import MOMENTS, WANTED, kernel_levels
 from mnet_jax.models.types import Quantization
 from mnet_jax.quantization import ranges
 from mnet_jax.quantization.calibration import switched_off, without_quantizers
+from mnet_jax.quantization.dataflow import layer_inputs
 from mnet_jax.quantization.equalization import bias_path, constant_output
 from mnet_jax.quantization.folding import STATISTICS, flat, with_flat
-from mnet_jax.quantization.pairs import layer_inputs
 from mnet_jax.validation import require
 
 Array = jax.Array
@@ -128,7 +128,7 @@ def mean_after_activation(
 def correct_biases(
     model: MobileNet,
     variables: Variables,
-    batches: Iterable[Array],
+    batches: Iterable[Array | np.ndarray],
     *,
     exact: Variables | None = None,
 ) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def correct_biases(
 
 
 def observe_statistics(
-    model: MobileNet, variables: Variables, batches: Iterable[Array]
+    model: MobileNet, variables: Variables, batches: Iterable[Array | np.ndarray]
 ) -> dict[str, Any]:
     """Returns the variables with `statistics` that are measured with images, for all layers.
 
@@ -254,7 +254,7 @@ def _moment(state: Mapping[str, Any], name: str) -> dict[str, Array]:
 
 
 def _mean_over_batches(
-    function: Any, model: MobileNet, variables: Any, batches: Iterable[Array]
+    function: Any, model: MobileNet, variables: Any, batches: Iterable[Array | np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Returns the mean of a function's results over images; each batch counts by its size."""
     total: dict[str, np.ndarray] = {}

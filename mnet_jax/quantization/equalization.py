@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from mnet_jax.architectures import Layer, NetworkSpec
+from mnet_jax.quantization.dataflow import Pair, layer_inputs, pairs, unpaired
 from mnet_jax.quantization.folding import STATISTICS, flat, with_flat
-from mnet_jax.quantization.pairs import Pair, layer_inputs, pairs, unpaired
 from mnet_jax.validation import require
 
 Variables = Mapping[str, Any]

@@ -23,9 +23,9 @@ from mnet_jax.models.network import MobileNet
 from mnet_jax.models.quantizers import kernel_levels
 from mnet_jax.quantization.calibration import observed_values
 from mnet_jax.quantization.correction import kernel_quantizer, require_rounded_kernels
+from mnet_jax.quantization.dataflow import layer_inputs
 from mnet_jax.quantization.equalization import bias_path
 from mnet_jax.quantization.folding import flat, with_flat
-from mnet_jax.quantization.pairs import layer_inputs
 from mnet_jax.validation import is_whole, require
 
 Array = jax.Array
@@ -82,7 +82,7 @@ class _Problem(NamedTuple):
 def adaround(
     model: MobileNet,
     variables: Variables,
-    images: Array,
+    images: Array | np.ndarray,
     *,
     iterations: int = 500,
     seed: int = 0,

@@ -15,8 +15,8 @@ from mnet_jax.validation import require
 
 Variables = Mapping[str, Any]
 
-# A channel whose range is below this share of the layer's largest is left alone. V1 trained on
-# ImageNet has channels of 1e-13, while those that it uses have 1e-3 and more.
+# A channel whose range is below this share of the layer's largest is dead. V1 trained on ImageNet
+# has channels of 1e-13, while those that it uses have 1e-3 and more.
 DEAD = 1e-10
 DEVIATIONS = 3  # standard deviations below the mean that absorption keeps (section 4.1.3)
 
@@ -40,9 +40,12 @@ def equalizing_factors(
     With r1 and r2 the ranges of a channel in the kernel before and in the kernels after it, the
     factor is s = sqrt(r1 / r2) (equation 11): both ranges become sqrt(r1 r2). A layer takes part in
     several pairs, so the pairs are treated one after the other, again and again, until no factor
-    changes. Of several kernels after a channel, the largest range counts. Channels whose range is 0
-    (or below `DEAD` times the layer's largest) get the factor 1: any other would only inflate their
-    bias.
+    changes. Of several kernels after a channel, the largest range counts.
+
+    Dead channels, whose range before or after is 0 (or below `DEAD` times the layer's largest), get
+    the factor 1, unless their other range would exceed that of all living channels and so determine
+    the step of the kernel: then it is reduced to theirs. (Where the channel is a positive constant
+    that the next layer reads, it is not, since this would inflate the constant.)
 
     Args:
       spec: the network.
@@ -73,6 +76,10 @@ def equalizing_factors(
             change = max(change, np.abs(np.log(factor)).max())
         if change < tolerance:
             break
+    for pair, living in zip(found, alive, strict=True):
+        factor = _dead_factor(sizes, pair, living, params[bias_path(pair.first)])
+        _rescale_kernels(sizes, pair, factor)
+        factors[pair.first.name] *= factor
     return factors
 
 
@@ -191,6 +198,28 @@ def _alive(sizes: Mapping[str, np.ndarray], pair: Pair) -> np.ndarray:
     """Returns which channels of a pair carry something, bool [c]."""
     before, after = _ranges(sizes, pair)
     return (before > DEAD * before.max()) & (after > DEAD * after.max())
+
+
+def _dead_factor(
+    sizes: Mapping[str, np.ndarray], pair: Pair, living: np.ndarray, bias: np.ndarray
+) -> np.ndarray:
+    """Returns the factors [c] that keep dead channels within the ranges of living ones.
+
+    Args:
+      sizes: absolute kernels by path.
+      pair: the layers.
+      living: which channels are not dead, bool [c].
+      bias: of the first layer, [c].
+    """
+    before, after = _ranges(sizes, pair)
+    factor = np.ones_like(before)
+    if not living.any():
+        return factor
+    unread = ~living & (after <= DEAD * after[living].max())
+    factor[unread] = np.maximum(before[unread] / before[living].max(), 1)
+    is_zero = ~living & ~unread & (bias <= 0) & (pair.first.activation == "relu")
+    factor[is_zero] = np.minimum(after[living].max() / after[is_zero], 1)
+    return factor
 
 
 def _rescale_kernels(kernels: dict[str, np.ndarray], pair: Pair, factor: np.ndarray) -> None:

@@ -165,15 +165,32 @@ def test_rescaling_leaves_any_network():
     check()
 
 
-def test_a_dead_channel_is_left_alone():
+def test_a_dead_channel_is_left_alone_but_for_a_range_above_all_others():
     spec = NETWORKS["v1"]
     _, variables = folded(spec)
-    kernel = np.array(variables["params"]["stem"]["conv"]["kernel"])
-    kernel[..., 1] = 0
-    variables = with_params(variables, {"stem/conv/kernel": kernel})
+    params = flat(variables["params"])
+    stem, depthwise, pointwise = (
+        np.array(params[f"{name}/conv/kernel"])
+        for name in ("stem", "block_0/depthwise", "block_0/pointwise")
+    )
+    stem[..., 1] = stem[..., 2] = 0
+    depthwise[..., 1] *= 0.01
+    depthwise[..., 3] *= 1000  # nothing reads it
+    pointwise[3] = 0
+    changed = {
+        "stem/conv/kernel": stem,
+        "block_0/depthwise/conv/kernel": depthwise,
+        "block_0/pointwise/conv/kernel": pointwise,
+    }
+    variables = with_params(variables, changed)
+    expected = logits_of(spec, variables)
     factors = quantization.equalizing_factors(spec, variables)
+    assert np.all(np.isfinite(np.concatenate(list(factors.values()))))
     assert factors["stem"][1] == 1
-    assert np.all(np.isfinite(factors["stem"])) and not np.allclose(factors["stem"], 1)
+    equalized = quantization.equalize(spec, variables)
+    assert_same(logits_of(spec, equalized), expected)
+    ranges = np.abs(flat(equalized["params"])["block_0/depthwise/conv/kernel"]).max((0, 1))
+    assert ranges[3] <= np.delete(ranges, 3).max() * (1 + 1e-5)
 
 
 def test_a_network_without_pairs_is_refused_with_its_first_layer():

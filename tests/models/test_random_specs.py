@@ -143,10 +143,7 @@ def flat(tree):
 
 
 def built(spec, size):
-    """Logits and variables as `initialized_shapes`, and the activation of each layer by its path.
-
-    The layers of a squeeze-and-excitation are left out: test_walk.py computes them.
-    """
+    """Logits and variables as `initialized_shapes`, and the activation of each layer by its path."""
     applied = {}
 
     def watch(call, arguments, keywords, context):
@@ -182,7 +179,7 @@ def assert_built_as_walked(spec, size):
     for layer in layers:
         assert shapes[f"params/{layer.kernel_path}"] == layer.kernel_shape
     gated = {layer.name for layer in layers if "squeeze_excite" in layer.name}
-    assert applied == {x.name: x.activation for x in layers if x.name not in gated}
+    assert applied == {layer.name: layer.activation for layer in layers}
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     counted = cost.count(spec, size)
     for collection, number in (("params", counted.params), ("batch_stats", counted.statistics)):

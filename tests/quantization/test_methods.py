@@ -55,7 +55,7 @@ def test_a_network_without_a_pair_is_refused_by_its_first_layer():
     spec = with_activation(small_v1(), "hard_swish")
     model, variables = model_and_variables(spec)
     config = QuantizationConfig(method="ptq-equalized")
-    with pytest.raises(ValueError, match="stem: .*hard_swish.*legal: .*relu"):
+    with pytest.raises(ValueError, match=r"stem: .*hard_swish.*legal: .*relu"):
         quantization.post_training(model, variables, config, [IMAGES])
 
 

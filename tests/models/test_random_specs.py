@@ -143,7 +143,7 @@ def flat(tree):
 
 
 def built(spec, size):
-    """Logits and variables as `initialized_shapes`, and the activation of each layer by its path."""
+    """Logits and variables as `initialized_shapes`, and the activations of layers by path."""
     applied = {}
 
     def watch(call, arguments, keywords, context):

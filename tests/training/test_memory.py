@@ -263,7 +263,7 @@ def test_memory_that_runs_out_elsewhere_is_one_line(error):
 
 LIMITED = """
     import resource, sys
-    import psutil
+    import psutil, tensorboardX
     from mnet_jax.commands import train
     import mnet_jax.runs.run, jax
     jax.local_devices()

@@ -9,7 +9,8 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from tiny_network import make_short_spec
 
-from mnet_jax import models
+from mnet_jax import models, quantization
+from mnet_jax.quantization import Quantization
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (8, 16, 16, 3)).astype(np.float32)
@@ -43,6 +44,22 @@ def test_variables_from_elsewhere_go_in_under_the_same_names():
     nnx.replace_by_pure_dict(state, unflatten_dict(flat))
     nnx.update(model, state)
     chex.assert_trees_all_close(model(IMAGES, train=False), wanted, rtol=1e-4)
+
+
+def test_a_quantized_network_goes_in_under_the_same_names():
+    linen, _ = bridged()
+    variables = jax.jit(lambda key: linen.init(key, IMAGES, train=False))(jax.random.key(9))
+    seen = quantization.observe(linen, variables, [IMAGES])
+    rounding, values = quantization.quantized(linen, variables, Quantization(weight_bits=4), seen)
+    model = nnx.bridge.ToNNX(rounding, rngs=nnx.Rngs(params=0, dropout=1))
+    model = nnx.bridge.lazy_init(model, IMAGES, train=False)
+    flat = {path: a for tree in values.values() for path, a in flatten_dict(tree).items()}
+    state = nnx.state(model, (nnx.Param, nnx.BatchStat))
+    nnx.replace_by_pure_dict(state, unflatten_dict(flat))
+    nnx.update(model, state)
+    wanted = rounding.apply(values, IMAGES, train=False)
+    chex.assert_trees_all_close(model(IMAGES, train=False), wanted, rtol=1e-4)
+    assert not np.allclose(wanted, linen.apply(variables, IMAGES, train=False), rtol=1e-3)
 
 
 def test_the_bridged_model_trains_a_step():

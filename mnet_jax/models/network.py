@@ -32,7 +32,7 @@ class MobileNet(nn.Module):
     `filtered`, `weighed` and `projected`; in `head` `conv_output`, `pooled` and `hidden_output`. As
     with Flax's `sow`, each is a tuple of one array. With `mutable=["preactivations"]` the network
     returns, under the same names, the inputs of the layers' activation functions.
-    In a folded or quantized network, these are the values after the activations instead.
+    Folded and quantized networks cannot return them.
     `models.activation_paths` lists the names.
 
     Attributes:
@@ -88,8 +88,9 @@ class MobileNet(nn.Module):
         `nn.remat(MobileNet, static_argnums=(2,))`.
 
         Raises:
-          ValueError: the images have another shape or are too small for the network; or in training
-            a layer would normalize a single value per channel.
+          ValueError: the images have another shape or are too small for the network; in training a
+            layer would normalize a single value per channel; or `preactivations` are requested of a
+            folded or quantized network.
         """
         *_, x = self._outputs(images, train=train)
         return self.head(x, train=train)
@@ -131,6 +132,10 @@ class MobileNet(nn.Module):
     def _outputs(self, images: Array, *, train: bool) -> Iterator[Pending]:
         """Yields the outputs of the stem and of each block, in order."""
         _require_images(images, self.spec)
+        requested = self.is_mutable_collection("preactivations") and not self.is_initializing()
+        known = not (self.folded or self.quantization)
+        legal = "a network that is neither folded nor quantized"
+        require(known or not requested, "preactivations", self.spec.name, legal)
         images = layers.rounded(images, self.input_quantizer)
         x = self.stem.pending(images, train=train and self.frozen < 1)
         x = jax.lax.stop_gradient(x) if self.frozen == 1 else x

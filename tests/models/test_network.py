@@ -16,6 +16,7 @@ from small_networks import (
     SMALL,
     evaluate,
     images_of,
+    mixed,
     model_and_variables,
     quick_jit,
     shortened,
@@ -25,6 +26,7 @@ from small_networks import (
 
 from mnet_jax import models
 from mnet_jax.architectures import FACTORIES, transforms
+from mnet_jax.models.types import Quantization
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -170,3 +172,10 @@ def test_images_that_leave_a_layer_nothing_are_one_line():
     model = models.mobilenet_v1(width=0.25, dialect="keras")
     init, images = partial(model.init, KEY, train=False), jnp.zeros((1, 4, 64, 3))
     one_line(ValueError, lambda: jax.eval_shape(init, images), "got", "legal", "large enough")
+
+
+@pytest.mark.parametrize("how", [{"folded": True}, {"quantization": Quantization()}], ids=str)
+def test_values_before_activations_are_refused_where_they_are_not_known(how):
+    model, variables = model_and_variables(mixed(), **how)
+    with pytest.raises(ValueError, match="preactivations: got 'mixed', legal: a network that is"):
+        model.apply(variables, images_of(1, 32, 32, 3), train=False, mutable=["preactivations"])

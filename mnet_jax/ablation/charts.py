@@ -44,8 +44,8 @@ class Chart:
     Attributes:
       title: the title.
       legend: what the marks mean, in words.
-      plot: the chart, without title, width and theme.
-      plane: whether the vertical axis is quantitative, so that the plot may have any height.
+      plot: the Vega-Lite chart, without title, width and theme.
+      plane: whether the vertical axis is quantitative. If it is, the plot may have any height.
     """
 
     title: str
@@ -97,7 +97,7 @@ def hue_indices(report: Report, count: int) -> list[int]:
 
 
 def _looks(report: Report, theme: Theme) -> list[Look]:
-    """Returns for each arm the fields `arm` (the arm's name) and `hue` of the arm's rows."""
+    """Returns each arm's name and colour, as the fields `arm` and `hue` of rows."""
     hues = hue_indices(report, len(theme.hues))
     return [
         {"arm": _name(report, arm, theme), "hue": theme.hues[index]}
@@ -110,7 +110,10 @@ def _name(report: Report, arm: ArmResult, theme: Theme) -> str:
 
 
 def _key(report: Report, theme: Theme, symbol: str) -> dict[str, Any]:
-    """Returns the encoding of colour and dash by arm, with a legend, for one layer of a chart."""
+    """Returns the encoding of colour and dash by arm, with a legend.
+
+    `symbol` is the shape of the legend's marks. Only one layer of a chart has this encoding.
+    """
     looks, others = _looks(report, theme), itertools.count()
     names = [look["arm"] for look in looks]
     cycles = [0 if arm.baseline else next(others) // (len(theme.hues) - 1) for arm in report.arms]
@@ -282,7 +285,8 @@ def _epochs(arm: ArmResult, report: Report) -> list[Interval]:
 def _late(report: Report) -> _Axis:
     """Returns an accuracy axis that covers the accuracies after the first third of the epochs.
 
-    In the first third, accuracy rises so much that differences between arms would be invisible.
+    In the first third, accuracy rises so much that an axis for these epochs too would hide
+    the differences between arms.
     """
     curves = [outcome.validation_accuracy for arm in report.arms for outcome in arm.outcomes]
     late = [100 * value for curve in curves for value in curve[len(curve) // 3 :]]

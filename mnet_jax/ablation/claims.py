@@ -46,8 +46,8 @@ def judge(claim: Claim, comparison: Comparison) -> ClaimVerdict:
 
     For a claim of `better` or `worse`, the comparison's verdict decides. A claim of `equal` is
     supported if the whole interval of the difference lies within the margin, and contradicted if no
-    part of the interval does. Without an interval, or if its width is zero, the result is `cannot
-    tell`.
+    part of the interval does. If there is no interval, or an interval of zero width, the result is
+    `cannot tell`.
     """
     verdict, interval = comparison.verdict, comparison.difference
     if claim.direction != "equal":

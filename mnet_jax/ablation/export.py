@@ -45,7 +45,10 @@ def _measures(trial: Trial) -> tuple[float | None, ...]:
 
 
 def to_json(trials: Iterable[Trial], labels_of: Labels) -> str:
-    """Formats trials as a JSON list of objects with all stored fields and the arm's `labels`."""
+    """Formats trials as a JSON list of objects.
+
+    An object has all stored fields of a trial, and its arm's values on the axes as `labels`.
+    """
     plain = [
         {**serialization.to_plain(trial), "labels": dict(labels_of(Arm.of(trial.config)))}
         for trial in trials

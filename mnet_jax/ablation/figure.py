@@ -80,7 +80,7 @@ def to_vega_lite(chart: Chart, theme: Theme) -> dict[str, Any]:
 
 
 def script_with_vega(script: str) -> str:
-    """Returns the script bundled with Vega, Vega-Lite and Vega-Embed (as `vegaEmbed`)."""
+    """Returns `script` bundled with Vega, Vega-Lite and Vega-Embed, so it can call `vegaEmbed`."""
     return vl_convert.javascript_bundle(script, vl_version=VERSION)
 
 

@@ -219,7 +219,7 @@ def _failures(report: Report) -> Markup:
 
 
 def _arm(report: Report, arm: ArmResult, command: str | None) -> Markup:
-    """Returns an arm's differences from the baseline, its command, and its whole config."""
+    """Returns an arm's section: changes from the baseline's config, command, and whole config."""
     anchor = report.anchor
     if arm.baseline:
         difference: Markup = tag("p", "The baseline.")

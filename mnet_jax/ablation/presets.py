@@ -1,8 +1,8 @@
 """The papers' ablations, each a preset: `python -m experiments.ablate --preset v1-depthwise`.
 
-A preset is data: a list of arms, each a set of axis values, and for each scale the values that all
-arms share. All other values are those of a recipe of `options.recipes`. Each scale (smoke, desk or
-full) has one data set.
+A preset runs at one of three scales: `smoke`, `desk` or `full`. Each scale has one data set. A
+preset is data: it lists the axis values of each arm and, for each scale, the values that all arms
+share. All other values are those of a recipe of `options.recipes`.
 
 All arms of a preset start from the same recipe. At `smoke` and `desk` this is the recipe for V2 on
 the scale's data set. Its learning rate was chosen for V2, and is not tuned for V1, V3 and V4. At
@@ -88,7 +88,7 @@ class Preset:
       arms: the axis values in which the arms differ. The first arm is the baseline.
       recipe: the recipe that all arms start from at the scale `full`.
       shared: for each scale, further axis values that all arms share.
-      arms_at: the arms at each scale that has other arms than `arms`.
+      arms_at: the arms at the scales that do not use `arms`.
       claims: the claim in the form that a report can judge.
       result: the path of the page with our results, or `NOT_RUN`.
     """

@@ -32,7 +32,7 @@ def summarize(
     Args:
       trials: the trials of this sweep, and others from the store to show beside them. Of trials
         with the same key, the last is used.
-      requested: the configs of this sweep with all seeds, also those without a trial.
+      requested: the configs of all trials of this sweep, including those that have not run.
       labels_of: returns an arm's value on each axis, as text.
       baseline: the arm that the others are compared with; None for no comparison.
       named_axes: axes that get a column even if all arms have the same value.
@@ -80,7 +80,7 @@ def summarize(
 
 
 def _judged(arm: ArmResult, claim: Claim | None, *, baseline: bool) -> ArmResult:
-    """Sets the field `baseline` of an arm, and judges the claim about this arm."""
+    """Returns an arm with `baseline` set, and with the judgement of the claim about it."""
     judged = judge(claim, arm.comparison) if claim and arm.comparison else None
     return replace(arm, baseline=baseline, judgement=judged)
 
@@ -165,10 +165,10 @@ def _grouped(trials: Iterable[Trial], requested: Sequence[RunConfig]) -> dict[Ar
 def _unique_labels(
     groups: Mapping[Arm, _Group], labels_of: Callable[[Arm], Mapping[str, str]]
 ) -> dict[Arm, dict[str, str]]:
-    """Returns the labels of each arm, with one label for every axis that any arm has.
+    """Returns the labels of each arm; every arm gets a label for each axis that any arm has.
 
-    If two arms have the same labels, every arm gets one more label: the first digits of the arm's
-    key.
+    If two arms have the same labels, every arm gets one more label: the first digits of the key of
+    the arm's trial with seed 0.
     """
     labels = {arm: dict(labels_of(arm)) for arm in groups}
     axes = dict.fromkeys(axis for own in labels.values() for axis in own)

@@ -151,10 +151,10 @@ class Store:
         """Takes the leases of missing trials one after another; yields the config of each trial.
 
         The caller runs the trial. Trials that other processes run are skipped at first; if such a
-        process dies, the config of its trial is yielded here. A trial that quantizes the network of
-        another trial (`RunConfig.source`) is skipped until that one has ended. A trial that ends
-        during the sweep, with a result or a failure, is not run again. `finish` releases the lease
-        of a trial, and leaving the context of the store releases all leases.
+        process dies, the config of its trial is yielded later. A trial that quantizes the network
+        of another trial (`RunConfig.source`) is skipped until the other trial has ended. A trial
+        that ends during the sweep, with a result or a failure, is not run again. `finish` releases
+        the lease of a trial, and leaving the context of the store releases all leases.
 
         Args:
           known: the trials when the sweep began. Those that failed are run again.
@@ -277,7 +277,7 @@ class _Leases:
             self.release(key)
 
     def is_live(self, key: str) -> bool:
-        """Returns whether any process holds a lease now.
+        """Returns whether any process holds the lease of a trial now.
 
         Raises:
           OSError: the lock file cannot be read.
@@ -307,7 +307,6 @@ def write_file(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes text in UTF-8 with `write_file`.
 
-    Lone surrogates, with which Python represents bytes of file names that are not UTF-8, are
-    escaped.
+    Python represents bytes of file names that are not UTF-8 as lone surrogates; these are escaped.
     """
     write_file(path, text.encode(errors="backslashreplace"))

@@ -12,7 +12,7 @@ from mnet_jax.validation import one_line
 
 @dataclass(frozen=True, kw_only=True)
 class Theme:
-    """Colours, as CSS colours, and fonts.
+    """The colours (as CSS values) and the font of charts.
 
     Attributes:
       ground: background of the chart.
@@ -35,7 +35,7 @@ class Theme:
     letters: Callable[[str], str]
 
     def css(self) -> str:
-        """Returns the colours as CSS variables, to which the colours of `PAGE` refer."""
+        """Returns CSS that defines the variables which the theme `PAGE` uses as its colours."""
         named = {"ground": self.ground, "ink": self.ink, "soft": self.soft, "hair": self.hair}
         named |= {f"h{index}": hue for index, hue in enumerate(self.hues)}
         return " ".join(f"--{name}: {colour};" for name, colour in named.items())

@@ -38,7 +38,8 @@ class _Running:
     Attributes:
       config: the trial's config.
       worker: the process that runs it.
-      shown: whether the trial has sent a message; at each message the worker's memory is measured.
+      shown: whether the trial has sent a message. Each message causes a measurement of the
+        worker's memory.
     """
 
     config: RunConfig
@@ -136,7 +137,7 @@ class LocalRunner:
         return running
 
     def _relieved(self) -> list[tuple[RunConfig, TrialLost]]:
-        """Terminates and returns the trial that started last, if memory runs out.
+        """If memory runs out, terminates the trial that started last and returns its `TrialLost`.
 
         A trial that runs alone is not terminated.
         """

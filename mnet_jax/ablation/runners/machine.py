@@ -23,7 +23,7 @@ TPU_BOUNDS = {1: "1,1,1", 2: "1,2,1"}  # the topology of a process's chips, by t
 class Slots:
     """A division of a machine's resources into slots.
 
-    A slot is the share of the CPU cores or accelerators with which one trial runs at a time.
+    A slot is a share of the CPU cores or accelerators. It runs one trial at a time.
 
     Attributes:
       environments: the environment variables for the process in each slot.

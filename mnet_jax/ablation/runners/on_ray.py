@@ -41,7 +41,7 @@ ACCELERATORS = ("GPU", "TPU")  # Ray's names of the resources
 
 
 class RayRunner:
-    """Runs trials on a Ray cluster, each in its own process with its cores and accelerators.
+    """Runs trials on a Ray cluster, each in a process with its own cores and accelerators.
 
     A trial whose process or node is lost is run again and continues from its checkpoint. After the
     third loss the trial has failed. All nodes must see the store's directory under the same path.
@@ -227,7 +227,7 @@ class RayRunner:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Restores the signal handlers after the block, in which Ray installs handlers of its own.
+    """Restores, after the block, the signal handlers that Ray has replaced.
 
     Ray's handlers abort the process with a stack dump.
     """

@@ -160,10 +160,10 @@ class StallMonitor:
         self._seconds_without_progress.pop(config, None)
 
     def check(self) -> list[tuple[RunConfig, TrialStalled | TrialLost]]:
-        """Returns a message for each trial that has exceeded a time limit since the last call.
+        """Returns messages for the trials that have reported no progress for too long.
 
-        The message is `TrialStalled` after `_STALLED_SECONDS` without progress, and `TrialLost`
-        after `limit_seconds`. The caller must terminate a trial that is lost.
+        The message is `TrialStalled`, once, after `_STALLED_SECONDS` without progress, and
+        `TrialLost` after `limit_seconds`. The caller must terminate and `forget` a lost trial.
         """
         now = self._clock()
         step, self._checked = min(now - self._checked, _MOST_COUNTED_SECONDS), now

@@ -52,8 +52,8 @@ class TrialLost:
 def train(config: RunConfig, directory: Path, report: ProgressCallback) -> RunResult:
     """Trains or quantizes a network as one trial of a sweep, with a checkpoint every minute.
 
-    The network to quantize is that of the trial in floating point, in a directory beside. If its
-    model was not kept there, it is trained again.
+    The network to quantize is that of another trial, `config.source`, whose directory is next to
+    `directory`. If that directory has no model, the network is trained there first.
     """
     from mnet_jax.runs.run import (
         run,  # here: in a sweep, only the workers import JAX

@@ -4,8 +4,8 @@ Intervals, p-values and verdicts come from one procedure, so they never contradi
 comparisons the procedure is Bonferroni's: each interval has confidence 1 - (1 - confidence) / m, so
 that all intervals hold simultaneously with at least `confidence`. An arm is separated from the
 baseline if and only if its interval excludes zero. An interval excludes zero if and only if m times
-the p-value is below 1 - confidence. Holm's step-down procedure would sometimes separate one arm
-more, but gives no intervals. A single comparison is not corrected.
+the p-value is below 1 - confidence. Holm's step-down procedure would sometimes separate more
+arms, but gives no intervals. A single comparison is not corrected.
 
 Source: Dunn (1961), "Multiple comparisons among means", JASA 56.
 """
@@ -151,7 +151,7 @@ def _verdict(difference: Interval) -> Verdict:
 
 
 def _agreeing(p_value: float, verdict: Verdict, confidence: float) -> float:
-    """Returns the p-value, moved to its verdict's side of the threshold if rounding erred."""
+    """Returns the p-value, corrected if rounding errors make it contradict the verdict."""
     alpha = round(1 - confidence, 12)  # 1 - 0.95 is a little above 0.05
     if verdict == "not separated":
         return max(p_value, alpha)

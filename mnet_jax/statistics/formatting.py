@@ -28,10 +28,11 @@ def duration(seconds: float | None) -> str:
 
 
 def percent(interval: Interval, method: Method, sign: str = "") -> str:
-    """Formats an interval of shares (0 to 1) in percent: `97.31 ± 0.42`.
+    """Formats a mean of shares (0 to 1) and its interval in percent: `97.31 ± 0.42`.
 
     A bootstrap interval is shown by its two ends, as it need not be symmetric. There are two
     decimals, or as many more as are needed to show whether the interval includes zero.
+    `sign` is Python's format option, such as `+`.
     """
     low, high = interval.low, interval.high
     if low is None or high is None:
@@ -50,7 +51,10 @@ def percent(interval: Interval, method: Method, sign: str = "") -> str:
 
 
 def mean(values: Iterable[float], form: str) -> str:
-    """Formats a mean by `form`, such as `{:.2f}`; for several values adds ± half the t interval."""
+    """Formats a mean by `form`, such as `{:.2f}`.
+
+    If there are several values, ± and half the width of the t interval follow the mean.
+    """
     interval = mean_interval(values)
     text = form.format(interval.mean)
     return text if interval.half_width is None else f"{text} ± {form.format(interval.half_width)}"

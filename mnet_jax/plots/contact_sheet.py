@@ -64,7 +64,7 @@ def _names(preview: "Preview", count: int) -> dict[int, tuple[str, ImageFont.Fre
 
 
 def _captions(preview: "Preview", at: int) -> Sequence[tuple[str, int]]:
-    """Returns the lines below an image: for each the text before the class name, and the label."""
+    """Returns the lines below an image, each as (text before the class name, label)."""
     own = int(preview.labels[at])
     if preview.partners is None:
         return [("", own)]

@@ -20,7 +20,9 @@ _SHARES = {
 
 
 def draw(networks: "Mapping[str, Sequence[ActivityMeasurement]]", threshold: float) -> Figure:
-    """Draws the shares of dead channels, clipped values and dead kernels, layer by layer.
+    """Draws the shares of dead units, clipped values and dead kernels, layer by layer.
+
+    A dead unit is a channel that is never or always active.
 
     Args:
       networks: for each network's name, the measurements of its models (such as one for each seed).
@@ -69,7 +71,8 @@ def _places(found: "Sequence[Activity]", longest: Sequence[str]) -> Sequence[int
     """Returns the x positions of a network's layers.
 
     `longest` has the layer names of the longest network. If it contains all names of this network,
-    each layer gets the position of its name there; otherwise the layers are numbered from 0.
+    the x position of a layer is the index of its name in `longest`. Otherwise the layers are
+    numbered from 0.
     """
     names = [activity.layer for activity in found]
     return [longest.index(name) for name in names] if {*names} <= {*longest} else range(len(names))

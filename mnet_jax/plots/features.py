@@ -85,7 +85,10 @@ def _draw_rows(
     colours: str,
     unit: str,
 ) -> Figure:
-    """Draws a row for each name: tiles [h, w, tiles], or [h, w, 3, tiles] if in colour."""
+    """Draws each array of `rows` as a row of tiles, with the array's label from `names`.
+
+    An array is [h, w, tiles], or [h, w, 3, tiles] in colour.
+    """
     tile = (_WIDTH - _NAME) / most
     figure = new_figure(_WIDTH, tile * len(rows) + 1.6)
     figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)

@@ -32,7 +32,7 @@ def draw(
 
     Args:
       points: the points x, [p, 2], in order along the curve.
-      projected: T^-1 act(T x) for one T, [p, 2], by the number of dimensions n.
+      projected: for each number of dimensions n, T^-1 act(T x) with one T, [p, 2].
       losses: for each n, one measurement with many T.
       activation: name of act.
       distribution: distribution of T.

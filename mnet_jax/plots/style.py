@@ -47,7 +47,10 @@ def add_caption(figure: Figure, text: str) -> None:
 
 
 def count_layers(axes: Axes, kind: str) -> None:
-    """Labels an x axis on which each number is a layer of `kind`; adds a grid and a legend."""
+    """Labels an x axis of layer numbers, and adds a grid and a legend.
+
+    `kind` names the layers that are numbered, such as `bottleneck`.
+    """
     axes.set_xlabel(f"{kind}, in the order of the network")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25, linewidth=0.6)

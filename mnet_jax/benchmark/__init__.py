@@ -3,7 +3,7 @@
 Each implementation that is timed, ours included, is a contender. Each contender runs in its own
 process. The processes take turns, and times are given with ranges.
 
-- `suites`: the cases of each suite;
+- `suites`: the suites, and their cases that are convolutions or networks;
 - `cases`: benchmark cases: a program, its sizes, and the least work that it needs;
 - `contenders`: the contenders, and the cases that each can run;
 - `jax_contenders`: this library, a plain Flax network, Keras on JAX;

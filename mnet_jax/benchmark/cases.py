@@ -30,7 +30,7 @@ class DepthwiseCase:
     """One depthwise convolution with SAME padding, or its gradients.
 
     Attributes:
-      shape: of the input, [b, h, w, c].
+      shape: the input's shape, [b, h, w, c].
       kernel: side of the window.
       stride: step of the window.
       derivative: what is computed: the output or gradients.
@@ -73,7 +73,7 @@ class LayerCase:
 
     Attributes:
       kind: the kind of the convolution; not `dense`.
-      shape: of the input, [b, h, w, c].
+      shape: the input's shape, [b, h, w, c].
       outputs: number of output channels.
       kernel: side of the window.
       stride: step of the window.
@@ -149,7 +149,7 @@ class NetworkCase:
         """The least work: every layer reads its input and weights and writes its output.
 
         Training needs three times the multiply-adds (forward pass and both gradients) and moves
-        three times the feature maps: the backward pass of a layer reads its input and the gradient
+        three times as many bytes: the backward pass of a layer reads its input and the gradient
         of its output, and writes the gradient of its input.
         """
         cost = count(self.spec, self.resolution)
@@ -160,7 +160,7 @@ class NetworkCase:
 
 @dataclass(frozen=True, kw_only=True)
 class InputCase:
-    """The input pipeline: the next augmented batches of a data set.
+    """A run of the input pipeline, which makes the next augmented batches of a data set.
 
     Attributes:
       data: the data set.

@@ -82,10 +82,9 @@ def _sums(comparisons: Sequence[Comparison]) -> dict[str, float]:
 
 
 def rate_rows(result: BenchmarkResult) -> list[tuple[str, ...]]:
-    """Returns the cells below `RATE_HEADERS`, the images per second of each contender.
+    """Returns the cells below `RATE_HEADERS`, with the images per second of each contender.
 
-    These are the rates of the input pipeline and of training steps. There are rows for the input
-    suite only.
+    Only the input suite has such rows: for the input pipeline, and for a training step.
     """
     found: list[tuple[str, ...]] = []
     for comparison in result.comparisons if result.suite == "input" else ():

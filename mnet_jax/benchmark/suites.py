@@ -1,4 +1,4 @@
-"""The cases of each suite: convolutions of networks, or whole networks."""
+"""The names of the suites, and the cases that are convolutions or whole networks."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -38,8 +38,8 @@ def depthwise_cases(networks: Iterable[str], resolution: int, batch_size: int) -
 def table_cases(networks: Sequence[str], resolution: int, batch_size: int) -> list[Case]:
     """Returns the cases for the table of lowerings: forward, and both gradients together.
 
-    The cases are the depthwise layers of the networks. To cover fewer channels, layers of the same
-    networks at width `THIN` are added: those with fewer channels than any layer at width 1.
+    The cases are the depthwise layers of the networks at width 1. Layers with fewer channels than
+    any of these are taken from the same networks at width `THIN`.
     """
     both: tuple[Derivative, ...] = ("forward", "both gradients")
     full = _depthwise_cases(networks, resolution, batch_size, both)

@@ -57,7 +57,7 @@ class Comparison:
       moved_bytes: least bytes read from and written to memory.
       timings: one per contender, ours first.
       group: the group of cases whose times are summed in a report; None if the case is in no sum.
-      count: the number of such layers, by which the sum multiplies the times of the case.
+      count: the number of such layers; in the group's sum, the case's time is multiplied by it.
       images: number of images per call; None if the case is neither a network nor an input
         pipeline.
     """
@@ -109,9 +109,9 @@ def compare(
 ) -> list[Comparison]:
     """Times the contenders on each case that they can run, in the order A B C A B C.
 
-    Each contender has its own process. If all cases are single layers, which are many and short,
-    they share these processes; otherwise every case gets new ones. The caller's compilation cache
-    is never used.
+    Each contender has its own process. If all cases are single layers, which are many and short, a
+    contender runs all of them in the same process. Otherwise each contender starts a new process
+    for each case. The caller's compilation cache is never used.
 
     Args:
       cases: the cases to run.

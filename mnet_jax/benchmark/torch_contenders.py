@@ -131,8 +131,8 @@ def _depthwise(case: DepthwiseCase) -> Run:
 def _layer(case: LayerCase) -> Run:
     """Runs normalization, activation and convolution; computes the input's mean and variance.
 
-    A `LayerCase` has the mean and variance of the output instead, but PyTorch's batch normalization
-    computes the mean and variance of its input.
+    A `LayerCase` asks for the mean and variance of the output. But PyTorch's batch normalization
+    computes the mean and variance of its input, and so does this function.
     """
     batch, height, width, channels = case.shape
     groups = channels if case.kind == "depthwise" else 1

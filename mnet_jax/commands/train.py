@@ -264,12 +264,15 @@ def _arm(arguments: Arguments, train_images: int = PRESUMED_IMAGES) -> Arm:
 
 
 def _lines(result: RunResult, directory: Path) -> list[str]:
-    last = result.history[-1]
+    last, of_qat = result.history[-1], []
+    if result.oscillating is not None:
+        of_qat = [f"oscillating {result.oscillating:.2%} of the kernels' weights"]
     return [
         f"parameters  {result.params:,}",
         f"MAdds       {result.madds:,}",
         f"validation  {last.validation_accuracy:.2%} after epoch {last.epoch}",
         f"test        {result.test_accuracy:.2%} of {result.test_count} images right",
+        *of_qat,
         f"speed       {result.images_per_second:,.0f} images/s, {result.seconds:.0f} s in all",
         f"kept in     {directory}",
     ]

@@ -7,6 +7,7 @@ from mnet_jax.changes import ABSENT
 from mnet_jax.models.types import Quantization
 from mnet_jax.options.axis import Axis, Varied
 from mnet_jax.quantization.types import Method, QuantizationConfig
+from mnet_jax.validation import require
 
 # The axes that only configs with a `quantization` have.
 QUANTIZED = (
@@ -32,6 +33,7 @@ def _with_bits(config: Varied, bits: int) -> Varied:
     quantization = config.quantization
     if quantization is None:
         raise ValueError(f"bits: got {bits}, legal: none without --quantization")
+    require(2 <= bits <= 8, "bits", bits, "2 to 8")
     setting = replace(quantization.setting, weight_bits=bits, activation_bits=bits)
     return replace(config, quantization=replace(quantization, setting=setting))
 

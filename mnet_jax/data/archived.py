@@ -1,6 +1,6 @@
 """TFDS builders for data sets that the user has downloaded: MNIST, CIFAR-10 and CIFAR-100.
 
-Like those in `builders`, these builders need neither TensorFlow nor the network. The name of a
+Like those in `builders`, these builders need neither TensorFlow nor the Internet. The name of a
 prepared set's TFDS config is computed from the digests of the published files. These digests are
 constants here, so the prepared set is still found after the published files are deleted.
 """

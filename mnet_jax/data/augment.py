@@ -20,11 +20,11 @@ _ERASED_ASPECT = (0.3, 1 / 0.3)
 
 
 def shift(images: np.ndarray, draws: Draws) -> np.ndarray:
-    """Shifts each image by at most an eighth of its height and width, or one pixel if that is more.
+    """Shifts each image by at most an eighth of its height and width.
 
-    Offsets are uniform over whole pixels. Uncovered pixels repeat the nearest edge. At 32 pixels
-    the largest offset is 4, as in He et al. 2015 (arXiv:1512.03385, section 4.2), who pad with
-    zeros.
+    If a side has fewer than 8 pixels, the limit is one pixel. Offsets are uniform over whole
+    pixels. Uncovered pixels repeat the nearest edge. At 32 pixels the largest offset is 4, as in He
+    et al. 2015 (arXiv:1512.03385, section 4.2), who pad with zeros.
     """
     height, width = images.shape[1:3]
     down, across = max(1, height // 8), max(1, width // 8)

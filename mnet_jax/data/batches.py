@@ -64,7 +64,10 @@ def _with_operations(images: np.ndarray, config: DataConfig, draws: Draws) -> np
 
 
 def eval_batch(source: Source, config: DataConfig, share: range, number: int) -> Batch:
-    """Returns the images at positions `share` of batch `number`, padded to `len(share)` images."""
+    """Returns the images at the positions `share` of batch `number`, without augmentation.
+
+    If the source has no images for some of these positions, padding takes their place.
+    """
     start = number * config.batch_size + share.start
     indices = np.arange(start, min(start + len(share), len(source)))
     images, labels = _views(source, indices, config.resolution)

@@ -83,7 +83,7 @@ def folders_containing(root: Path, name: str, most_depth: int) -> Iterator[Path]
 
 
 def _folders(parent: Path, most: int) -> tuple[list[Path], int]:
-    """Returns the sorted subfolders among the first `most` entries, and the count of entries."""
+    """Reads at most `most` entries; returns the sorted subfolders and the number of entries."""
     found, seen = [], 0
     try:
         with os.scandir(parent) as entries:

@@ -55,7 +55,10 @@ class Draws:
         return low + (high - low) * _fractions(_mixed(self._counted(np.atleast_1d(number))))
 
     def integers(self, number: int, count: int | np.ndarray) -> np.ndarray:
-        """Returns `uniform` numbers as int64 [b] from 0 to `count` - 1; `count` may be int [b]."""
+        """Returns one integer of each stream: int64 [b], uniform from 0 to `count` - 1.
+
+        `number` is the index of the integer in the stream. `count` may be int [b].
+        """
         return (self.uniform(number) * count).astype(np.int64)
 
     def chance(self, number: int, probability: float | np.ndarray) -> np.ndarray:

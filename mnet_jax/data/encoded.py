@@ -5,8 +5,8 @@ JPEG that is to be shrunk is decoded at a half, a quarter or an eighth of its si
 
 The size that a file declares is read before Pillow allocates memory for it. Pillow allocates memory
 while it opens some files: for the canvas of a WebP, and for everything after the first frame of an
-animated PNG or GIF. Pillow's BMP and JPEG readers allocate nothing until they decode, so for these
-formats it is early enough to check the size that Pillow reports.
+animated PNG or GIF. Pillow's BMP and JPEG readers allocate nothing until they decode. So for these
+formats, the size that Pillow reports is checked before decoding.
 
 Sources: PNG, W3C 2003, section 5.3 and 11.2.2; GIF89a, CompuServe 1990, sections 18 to 24; WebP,
 RFC 9649, section 2.
@@ -73,8 +73,8 @@ class EncodedImage:
         Args:
           content: the content of the file.
           name: the name of the image in error messages.
-          channels: 3 for RGB or 1 for gray. For RGB, gray, palette and CMYK images are converted,
-            and transparency is dropped.
+          channels: 3 for RGB or 1 for gray. Images of other modes, such as palette and CMYK, are
+            converted, and transparency is dropped.
           obey_orientation: whether to apply EXIF's orientation, as viewers do. Published numbers on
             ImageNet come from readers that ignore it.
           max_pixels: limit on the pixels of the image; a file of a few bytes can declare billions.
@@ -95,7 +95,7 @@ class EncodedImage:
             self.shape = (*_size(picture, self._orientation), channels)
 
     def with_fallback(self, fallback: Callable[[DataError], "EncodedImage"]) -> "EncodedImage":
-        """Returns a copy that decodes the image `fallback(error)` if its own content is damaged."""
+        """Returns a copy that decodes `fallback(error)` when its own decoding raises `error`."""
         other = copy.copy(self)
         other._fallback = fallback
         return other
@@ -324,7 +324,7 @@ def _palette_bytes(flags: int) -> int:
 
 
 def _webp(start: bytes) -> tuple[int, int] | None:
-    """Returns the size in a WebP's first chunk: the canvas's, else the frame's."""
+    """Returns the size from a WebP's first bytes: of the canvas (VP8X) or of the only frame."""
     kind = start[12:16]
     if len(start) < 30:
         return None

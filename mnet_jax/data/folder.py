@@ -109,8 +109,9 @@ def read_folder(
       directory: the folder.
       ignore_damaged: whether to accept damaged files here and leave them to the code that decodes
         them.
-      by_position: how to choose a test split if the folder has no `train/`: true for the positions
-        of the files in the sorted list, as in earlier versions; false for their names.
+      by_position: whether the positions of the files in the sorted list choose the test split, as
+        in earlier versions. Otherwise the names of the files choose it. Used only if the folder has
+        no `train/`.
       max_pixels: limit on the pixels of an image.
 
     Raises:
@@ -249,7 +250,10 @@ def _listing(files: list[_File]) -> str:
 def _common_shape(
     paths: list[str], ignore_damaged: bool, max_pixels: int
 ) -> tuple[int, int, int] | None:
-    """Returns the shape that all images have, or None; reads headers only until one differs."""
+    """Returns the shape that all images have, or None if sizes differ.
+
+    Reads only headers, and stops at the first image whose size differs.
+    """
     sizes = set()
     for path in paths:
         try:

@@ -120,7 +120,7 @@ def _require_own_classes(features: Any, path: Path) -> None:
 
 
 def _classes(node: Any) -> Iterator[str]:
-    """Yields every class name in a description of features, and in JSON inside its strings."""
+    """Yields every class name in a description of features, also from strings that hold JSON."""
     if isinstance(node, list):
         for item in node:
             yield from _classes(item)

@@ -20,7 +20,7 @@ from mnet_jax.validation import require
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """A host's contiguous share of every batch.
+    """The contiguous share of every batch that one host, a process of the run, reads.
 
     Attributes:
       index: the index of the share, from 0.

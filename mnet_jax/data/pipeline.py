@@ -164,6 +164,8 @@ def read_eval_image(
 ) -> np.ndarray:
     """Reads an image file and prepares it as `eval_batches` does: float32 [side, side, 3].
 
+    For `photograph` see `resize.central_view`.
+
     Raises:
       DataError: the image cannot be decoded, or has more than `max_pixels`.
     """

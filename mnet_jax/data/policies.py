@@ -41,7 +41,8 @@ def randaugment(images: np.ndarray, draws: Draws, layers: int, magnitude: float)
       images: uint8 [b, s, s, c].
       draws: the random streams of the images.
       layers: the number of operations for each image, the paper's N.
-      magnitude: the paper's M; 10 is the end of the ranges (30 in torchvision).
+      magnitude: the paper's M. At 10 each operation is at the end of its range; on torchvision's
+        scale this is 30.
     """
     side, strength = images.shape[1], magnitude / _RANDAUGMENT_FULL
     drawn = [draws.fold(layer) for layer in range(layers)]

@@ -47,7 +47,7 @@ def prepared(make: Callable[[Path], ArraysBuilder]) -> Iterator[tfds.core.Datase
     longer, but does not fail.
 
     Raises:
-      DataError: neither folder is writable, or the builder's own files are missing or damaged.
+      DataError: neither folder is writable, or a file that the builder reads is missing or damaged.
     """
     root = data_root()
     with contextlib.ExitStack() as stack:

@@ -31,7 +31,7 @@ class Example(TypedDict):
 
 
 class OpenedExample(TypedDict):
-    """An `Example` whose image may not be decoded yet."""
+    """An `Example` whose image is either decoded or still encoded."""
 
     image: Picture
     label: int
@@ -64,7 +64,7 @@ class Dataset:
       validation: images for choosing among models; held out of the train split, the same for every
         seed.
       test: images for the reported numbers; the set's own test split.
-      listing: see `DataConfig`; "" for other sets than a `folder`, as their files do not change.
+      listing: see `DataConfig`; "" unless the set is a `folder`.
     """
 
     name: str
@@ -118,7 +118,7 @@ class Subset:
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
-        """The shape of the whole source."""
+        """(h, w, c) of every image of `source`; None if sizes differ."""
         return self.source.shape
 
     def __len__(self) -> int:
@@ -143,9 +143,9 @@ class RecordSource:
     """Records of a TFDS data source, decoded when they are accessed.
 
     Attributes:
-      records: the data source, of raw bytes.
-      decode: maps a record to a mapping with `image` and `label`; an image of type bytes is
-        encoded.
+      records: TFDS's data source, which returns each record as raw bytes.
+      decode: maps a record to a mapping with `label` and `image`; the image is either pixels, or
+        the bytes of an image file.
       shape: see `Source`.
       name: the name of the set and the split in error messages.
       max_pixels: limit on the pixels of an image.
@@ -219,7 +219,7 @@ class ReplacingSource:
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
-        """The shape of the source."""
+        """(h, w, c) of every image of `source`; None if sizes differ."""
         return self.source.shape
 
     def __len__(self) -> int:
@@ -239,7 +239,7 @@ class ReplacingSource:
         raise DataError(f"all {len(self)} training images are damaged, legal: up to {self.limit}")
 
     def _replacement(self, index: int, label: int, error: DataError) -> EncodedImage:
-        """Returns the replacement of the image at `index`, which is damaged."""
+        """Returns the image that replaces the damaged image at `index`, whose class is `label`."""
         self._note(index, error)
         for at, example in self._openable_from(index + 1):
             if example["label"] == label and at not in self._damaged:
@@ -249,14 +249,17 @@ class ReplacingSource:
         raise DataError(f"no whole image of class {label} is left; {error}")
 
     def _with_replacement(self, index: int, example: OpenedExample) -> OpenedExample:
-        """Returns the example; decoding its image, if damaged, gives the replacement's pixels."""
+        """Returns a copy of the example that decodes another image if its own is damaged."""
         image, label = example["image"], example["label"]
         if isinstance(image, EncodedImage):
             image = image.with_fallback(partial(self._replacement, index, label))
         return {"image": image, "label": label}
 
     def _openable_from(self, start: int) -> Iterator[tuple[int, OpenedExample]]:
-        """Yields (index, example) of images that can be opened: from `start` on, then from 0."""
+        """Yields (index, example) of each image that can be opened.
+
+        The order is from `start` to the end, and then from 0 to `start`.
+        """
         for step in range(len(self)):
             at = (start + step) % len(self)
             try:
@@ -311,7 +314,11 @@ def in_memory(source: Decodable) -> Source:
 
 
 def at_resolution(source: Source, side: int) -> Source:
-    """Resizes a source in memory to [side, side] if the result fits; else returns it unchanged."""
+    """Resizes the images of a source in memory to [side, side].
+
+    Returns the source unchanged if it is not in memory, or if the resized images would need more
+    than `MEMORY_BYTES`.
+    """
     if not isinstance(source, ArraySource):
         return source
     if len(source) * side * side * source.shape[2] > MEMORY_BYTES:

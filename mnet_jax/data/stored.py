@@ -1,8 +1,8 @@
 """Finds prepared TFDS sets by name, and reads them without TensorFlow.
 
-Nothing is downloaded here. TFDS's stock builders need TensorFlow and the network to prepare a set,
-and without a network they retry for minutes. So a missing set is an error at once; the message
-gives the command that prepares it.
+Nothing is downloaded here. TFDS's stock builders need TensorFlow and the Internet to prepare a set,
+and offline they retry for minutes. So a missing set is an error at once; the message gives the
+command that prepares it.
 """
 
 import difflib
@@ -34,10 +34,10 @@ _NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[\w.\-+]+))?(:(?P<version>\d+\.\d+
 
 
 def find_stored(name: str, directory: str | None) -> Path:
-    """Returns the folder of the newest version of the prepared set `set[/config][:version]`.
+    """Returns the folder of a prepared set: of the newest version if `name` gives none.
 
     Args:
-      name: the set's name in TFDS's spelling.
+      name: the set's name in TFDS's spelling, `set[/config][:version]`.
       directory: TFDS's `data_dir`; None means the default, see `data_root`.
 
     Raises:
@@ -65,7 +65,10 @@ def find_stored(name: str, directory: str | None) -> Path:
 
 
 def is_stored(name: str, directory: str | None) -> bool:
-    """Returns whether any version of a set is prepared; if `name` has a config, of that config."""
+    """Returns whether a set is prepared, in any version.
+
+    A config in `name` must match; a version in `name` is ignored.
+    """
     parts = _NAME.fullmatch(name)
     if parts is None:
         return False
@@ -218,7 +221,7 @@ def _open(builder: tfds.core.DatasetBuilder, split: str, name: str) -> Any:
 
 
 def _encoded_record(record: bytes) -> dict[str, Any]:
-    """Returns the encoded `image` and the `label` of a record with `tfds.features.Image`.
+    """Returns the `image` of a record, as the stored bytes, and the `label`.
 
     TFDS would decode the image at its full size, with OpenCV if it is installed and else with PIL.
     The results would then depend on the installed packages.
@@ -229,7 +232,7 @@ def _encoded_record(record: bytes) -> dict[str, Any]:
 
 
 def _compressed_record(shape: tuple[int, int, int], record: bytes) -> dict[str, Any]:
-    """Returns the pixels and the label of a record whose image is a zlib tensor.
+    """Returns the pixels and the label of a record whose pixels are compressed with zlib.
 
     Decompresses the bytes that the shape requires, and one byte more to detect a surplus.
     """

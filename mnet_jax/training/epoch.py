@@ -23,8 +23,8 @@ class EpochProgress:
     Attributes:
       losses: training loss of each step whose update was applied.
       accuracies: training accuracy of the same steps, 0 to 1.
-      skipped: numbers of the steps whose updates were skipped, counted over the whole run from 1.
-      rolled_back: numbers of the steps after which training went back to the start of this epoch.
+      skipped: step numbers of the skipped updates; steps are counted from 1 over the whole run.
+      rolled_back: step numbers at which training went back to the start of this epoch.
       recent: the last losses, earlier epochs included; empty if loss spikes are not checked.
       in_row: number of updates skipped since the last update that was applied.
       seconds: wall time of the steps so far.

@@ -26,8 +26,8 @@ class StaticRecipe:
     Attributes:
       optimizer: the kind of update rule.
       nesterov: whether the update rule uses Nesterov momentum.
-      scales_by_depth: whether updates are scaled by depth.
-      averages: whether moving averages are kept and evaluated.
+      scales_by_depth: whether `optimizer.scale_by_depth` scales the updates.
+      averages: whether moving averages of the variables are kept, and evaluated in their place.
       mixing: how batches are mixed: `mixup`, `cutmix`, both or neither.
       skips: whether updates of diverged steps are skipped.
       decay_depthwise, frozen, precision, parallel, lowering, accumulate, norm_groups, remat: as in

@@ -92,8 +92,8 @@ class Loop:
         """Trains to the last epoch, continuing after `history` and `progress`.
 
         Args:
-          state: the state at that point, on the devices; its memory is reused.
-          batches: the training batches from that point on, without end.
+          state: the state after `history` and `progress`, on the devices; its memory is reused.
+          batches: an endless iterator over the training batches that come next.
           validation: makes the batches to evaluate after each epoch.
           history: the epochs already trained.
           callbacks: the functions that report, save and stop the run.
@@ -218,7 +218,10 @@ class Loop:
         progress: EpochProgress,
         callbacks: Callbacks,
     ) -> Evaluation:
-        """Evaluates after an epoch; if stopped, saves the run, so a resumed run evaluates again."""
+        """Evaluates the validation split after an epoch.
+
+        If a stop is requested, saves the run. A resumed run then repeats the whole evaluation.
+        """
         try:
             return self.evaluate(
                 state, batches, "validation", len(history) + 1, callbacks.report, callbacks.stop

@@ -21,7 +21,10 @@ class OutOfMemoryError(RuntimeError):
 
 
 def free_bytes() -> int | None:
-    """Returns the free bytes of each device of this process; None if JAX does not report them."""
+    """Returns how many bytes each device of this process has free; None if JAX does not report it.
+
+    Among several accelerators, only the first is measured. CPU devices share the host's memory.
+    """
     devices = jax.local_devices()
     if devices[0].platform == "cpu":
         return host_memory.available_bytes() // len(devices)
@@ -32,7 +35,10 @@ def free_bytes() -> int | None:
 
 
 def needed_bytes(compiled: Any) -> tuple[int, int]:
-    """Returns a compiled step's bytes on each device: (arguments, temporaries and new results)."""
+    """Returns two numbers of bytes that a compiled step needs on each device.
+
+    The first is for the arguments, the second for temporaries and new results together.
+    """
     found = compiled.memory_analysis()
     on_top = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     return found.argument_size_in_bytes, on_top

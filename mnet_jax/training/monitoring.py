@@ -65,9 +65,10 @@ class DivergencePolicy:
 
     @property
     def checks_every_step(self) -> bool:
-        """Whether each step is checked before the next one starts, although the device then waits.
+        """Whether each step is checked before the next step starts; the device waits for the check.
 
-        Otherwise the reaction would depend on when a step happens to be checked.
+        True if divergence is rolled back or spikes are detected. Otherwise the result of such a run
+        would depend on when a step happens to be checked.
         """
         return self.on_divergence == "rollback" or self.spike_factor > 0
 
@@ -90,7 +91,7 @@ _MOST_EPSILON = 1e-3  # added to variances: the largest value of the dialects
 
 
 def dead_share(values: Tree) -> float:
-    """Returns the share of depthwise channels that are dead; 0 if there are no such layers.
+    """Returns the share of depthwise channels that are dead; 0 if no layer is depthwise.
 
     A ReLU that is never above zero passes on neither its input nor a gradient. This is the V2
     paper's reason for linear bottlenecks (arXiv 1801.04381, section 3.2). A depthwise layer does
@@ -146,9 +147,9 @@ class Scalars:
 
         Args:
           directory: the directory of the logs; created if missing.
-          from_step: steps already taken. Lines of later steps are removed; they were written before
-            the run was interrupted and resumed from an earlier checkpoint. Unreadable lines are
-            removed too, with a warning.
+          from_step: number of steps already taken. Lines of later steps are removed; they were
+            written before the run was interrupted and resumed from an earlier checkpoint.
+            Unreadable lines are removed too, with a warning.
 
         Raises:
           OSError: the files cannot be written, or something other than a file has their name.

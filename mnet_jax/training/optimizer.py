@@ -40,8 +40,8 @@ def hyperparams(
     Args:
       config: the training settings.
       steps_per_epoch: optimizer steps in each epoch.
-      penalty: the weight of the penalty at the end of the run, to which it rises from 0 as half a
-        cosine; 0 for none.
+      penalty: the weight of the penalty (see `make_train_step`) at the end of the run. The weight
+        rises from 0 to this value as half a cosine. 0 means no penalty.
     """
     rates = jax.jit(jax.vmap(learning_rate(config, steps_per_epoch)))
     others = Hyperparameters.of(config)

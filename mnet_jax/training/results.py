@@ -26,9 +26,8 @@ class EpochRecord:
       seconds: wall time of the training steps.
       images_per_second: training speed without the first step, which may compile; if the epoch was
         interrupted, the speed after it was resumed.
-      skipped: numbers of the steps that diverged and whose updates were skipped, counted over the
-        run.
-      rolled_back: numbers of the steps that diverged and restarted the epoch, counted over the run.
+      skipped: step numbers of the skipped updates; steps are counted from 1 over the whole run.
+      rolled_back: step numbers at which training went back to the start of the epoch.
       dead_share: share of the depthwise channels that were dead after the epoch, 0 to 1; see
         `training.monitoring`.
     """

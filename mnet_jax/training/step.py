@@ -59,7 +59,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 class TrackedState(TrainState):
-    """A state of training that also keeps something about the steps before it.
+    """A training state with statistics over earlier steps, such as how often weights oscillated.
 
     Attributes:
       tracked: see `make_train_step`'s argument `track`; a pytree of arrays.

@@ -309,7 +309,7 @@ class Checkpoints:
         self._manager.reload()
 
     def _wait_for_all(self, name: str) -> None:
-        """Blocks until every process of the run has called this."""
+        """Blocks until every process of the run has called this method with the same `name`."""
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"{self._directory} {name}")
 

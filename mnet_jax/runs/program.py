@@ -34,8 +34,8 @@ class Program:
 
     Attributes:
       model: the network.
-      initial_state: maps the seed and the first step's hyperparameters to one copy of the first
-        state.
+      initial_state: maps the seed and the first step's hyperparameters to the state before the
+        first step; `Placement.put_state` copies it to the devices.
       train_step: (state, batch, hyperparams) -> (state, metrics), on the devices.
       eval_step: (variables, batch) -> sums, on the devices.
       placement: how the devices share the work.

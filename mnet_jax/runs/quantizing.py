@@ -1,6 +1,7 @@
-"""Runs that quantize a trained network: its source, its calibration, and what comes after.
+"""Parts of a run that quantizes a network: its start, calibration, statistics and evaluation.
 
-The network in floating point is that of the run `RunConfig.source`, or the pretrained one.
+The network in floating point comes from the float run: the run with the config `RunConfig.source`.
+If `source` is None, the weights are those of a pretrained model.
 """
 
 import time
@@ -34,7 +35,11 @@ Variables = Mapping[str, Any]
 
 
 def training_of(config: RunConfig) -> TrainingConfig:
-    """Returns the training settings of a run: those of `qat`, if a float run comes before it."""
+    """Returns the settings of a run's own training, not of its float run.
+
+    These are `config.training`. For quantization-aware training after a float run, the epochs, the
+    learning rate, the schedule and the warm-up are replaced.
+    """
     settings = config.quantization
     if settings is None or not settings.trains or config.source is None:
         return config.training
@@ -48,7 +53,7 @@ def training_of(config: RunConfig) -> TrainingConfig:
 
 
 def source_model(source: RunConfig, directory: Path, train: Callable[[], object]) -> SavedModel:
-    """Returns the network of a float run; trains it first unless its directory has its model.
+    """Returns the network of a float run, after training the network if `directory` lacks it.
 
     Several runs can share a source: one of them trains it, and the others wait.
 
@@ -79,12 +84,14 @@ def _is_finished(config: RunConfig, directory: Path) -> bool:
 def calibration_batches(
     source: data.Source, config: RunConfig, images: int
 ) -> Iterator[np.ndarray]:
-    """Yields training images [b, h, w, 3] as they are evaluated, at equal distances in the split.
+    """Yields batches [b, h, w, 3] of training images, prepared as in evaluation.
+
+    The images are evenly spaced in the split.
 
     Args:
       source: the training split.
       config: the config of the run.
-      images: the number of images, or all if the split has fewer.
+      images: the number of images; a smaller split is used whole.
     """
     chosen = evenly_spaced(source, images)
     settings = replace(config.data, batch_size=min(config.data.batch_size, len(chosen)))
@@ -93,7 +100,7 @@ def calibration_batches(
 
 
 def evenly_spaced(source: data.Source, images: int) -> data.Source:
-    """Returns up to `images` images of a split, at equal distances."""
+    """Returns `images` evenly spaced images of a split; all images if the split has fewer."""
     count = min(images, len(source))
     return subset(source, np.linspace(0, len(source) - 1, count).round().astype(int))
 
@@ -101,11 +108,11 @@ def evenly_spaced(source: data.Source, images: int) -> data.Source:
 def calibrated(
     model: models.MobileNet, variables: Variables, config: RunConfig, train_images: data.Source
 ) -> Variables:
-    """Returns the variables of a quantized network, from those of the network in floating point.
+    """Returns the variables of a quantized network, made from a network in floating point.
 
     Args:
       model: the quantized network.
-      variables: `params` and `batch_stats`.
+      variables: `params` and `batch_stats` of the network in floating point.
       config: the config of the run, which has a `quantization`.
       train_images: the training split, for calibration.
     """
@@ -121,12 +128,12 @@ def calibrated(
 
 
 def with_values(state: TrainState, model: models.MobileNet, values: Variables) -> TrainState:
-    """Returns the first state of quantization-aware training, with other variables.
+    """Returns the first state of quantization-aware training.
 
     Args:
-      state: a state of the quantized network.
+      state: the initial state, whose variables are replaced.
       model: the quantized network.
-      values: its `params` and `batch_stats`.
+      values: the new `params` and `batch_stats`.
     """
     state = state.replace(
         params=values["params"],
@@ -141,8 +148,8 @@ def post_train(
 ) -> RunResult:
     """Quantizes a network after its training, keeps it in `directory`, and evaluates it.
 
-    The history of the result has one record: the losses and accuracies of the quantized network,
-    those of training on the images of calibration.
+    The history of the result has one record with the losses and accuracies of the quantized
+    network. `train_loss` and `train_accuracy` are measured on the calibration images.
 
     Args:
       config: the config of the run.
@@ -185,7 +192,7 @@ def post_train(
 def _evaluations(
     config: RunConfig, model: models.MobileNet, variables: Variables, dataset: data.Dataset
 ) -> dict[str, Evaluation]:
-    """Returns the evaluations on the images of calibration, the validation and the test split."""
+    """Evaluates on three sets: `train` (the calibration images), `validation` and `test`."""
     place = placement(config.training.parallel, config.data.batch_size)
     step = place.compile_eval(make_eval_step(model.apply))
     settings = config.quantization
@@ -204,12 +211,12 @@ def _evaluations(
 def with_new_statistics(
     state: TrainState, model: models.MobileNet, batches: list[np.ndarray]
 ) -> TrainState:
-    """Returns the state after training with running statistics computed anew.
+    """Returns a trained state in which the running statistics are recomputed.
 
     Args:
-      state: the last state, not on the devices.
+      state: a state after training, not on the devices.
       model: the quantized network.
-      batches: training images.
+      batches: training images, from which the statistics are recomputed.
     """
     values = qat.reestimate_statistics(model, state.values, batches)
     state = state.replace(batch_stats=values["batch_stats"])

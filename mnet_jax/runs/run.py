@@ -137,8 +137,8 @@ def run(
       stop: checked for stop requests; a stopped run continues at the next call.
       report: called at every step.
       source_directory: the directory of the run `config.source`, whose network is quantized. The
-        source is trained there first unless the directory has its model. By default the directory
-        `float` in `directory`.
+        source is trained there first unless the directory has its model. The default is the
+        directory `float` in `directory`.
 
     Raises:
       DisagreementError: the processes differ in their arguments or in what they read; all raise it.
@@ -266,7 +266,10 @@ def _program(config: RunConfig, training: TrainingConfig) -> Program:
 
 
 def _final(program: Program, config: RunConfig, dataset: data.Dataset, state: Any) -> Any:
-    """Returns the state that is evaluated and kept; None for None."""
+    """Returns a trained state, with recomputed running statistics if the run quantizes.
+
+    If `state` is None, the result is None.
+    """
     if state is None or config.quantization is None:
         return state
     images = calibration_batches(dataset.train, config, STATISTICS_IMAGES)
@@ -280,8 +283,8 @@ def load_data(images: DataConfig, directory: Path) -> data.Dataset:
 
     Args:
       images: the config of the data set.
-      directory: the run's directory. It may hold a run on a folder of images that was started by an
-        earlier version without listings. That run keeps its test split and an empty listing.
+      directory: the run's directory. If an earlier version, which had no listings, started this run
+        on a folder of images, the run keeps its test split and an empty listing.
 
     Raises:
       DataError: the data set is missing or damaged.

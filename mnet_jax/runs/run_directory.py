@@ -162,7 +162,7 @@ def model_keeper(
 
     Args:
       config: the config of the run.
-      dataset: its images, which have the names of the classes.
+      dataset: the data set of the run; the model is saved with its class names.
       directory: the run's directory.
       model: the network; None for the one that the run trains.
     """

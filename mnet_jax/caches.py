@@ -18,7 +18,7 @@ PROBE_BYTES = 2**20  # about the size of a compiled training step
 
 
 def cache_directory(kind: str) -> Path:
-    """Returns the directory of a cache, such as `xla`, for this processor; it may not exist yet.
+    """Returns the directory of a cache, such as `xla`, for this processor; does not create it.
 
     The directory is in `$XDG_CACHE_HOME/mnet_jax`, by default `~/.cache/mnet_jax`. Machines with
     different processors may share a home directory, so each kind of processor has its own cache.

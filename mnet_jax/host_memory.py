@@ -72,7 +72,10 @@ def usage(root: int) -> dict[int, Usage]:
 
 
 def is_near_address_limit(used: Usage) -> bool:
-    """Whether a process with this usage has no room for more threads below this process's limit."""
+    """Whether the address space of a process with this usage has no room for more threads.
+
+    The process is assumed to have the same limit (`ulimit -v`) as this one.
+    """
     limit = _address_limit()
     return limit is not None and limit - used.addresses < _THREAD_STACK_BYTES
 

@@ -3,7 +3,7 @@
 XLA's CPU client allocates memory for temporaries and results at every call. By default, glibc
 returns large blocks to the system at once, so the next call pays for new pages, which the system
 fills with zeros. With the variables in `ALLOCATOR`, the process keeps its memory, in huge pages.
-glibc reads them when a process starts; other C libraries ignore them.
+glibc reads these variables when a process starts; other C libraries ignore them.
 
 XLA's compilation cache is on disk, so that the same step is not compiled twice.
 """
@@ -58,7 +58,7 @@ def settings(
 
 
 def _compilation_cache() -> str:
-    """Returns the directory of XLA's compilation cache; "", for no cache, if it is unusable."""
+    """Returns the directory of XLA's compilation cache, or "" (no cache) if it is unusable."""
     try:
         directory = caches.cache_directory("xla")
         caches.require_room(directory)

@@ -44,7 +44,7 @@ def plain(value: Any) -> Any:
     """Converts a scalar or string of NumPy or JAX to a Python one; returns other values unchanged.
 
     A float narrower than Python's becomes the number that it prints as: `np.float32(0.35)` becomes
-    0.35 and not 0.3499999940395355, which would give other channel counts and another text.
+    0.35 and not 0.3499999940395355, which would change channel counts and the text of a config.
     """
     if type(value) in (bool, int, float, str):
         return value

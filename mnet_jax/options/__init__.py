@@ -1,6 +1,7 @@
 """The options of an experiment: ablation axes, which are also the commands' flags, and recipes.
 
-An axis reads its value from an arm or a run's config, and makes a copy with another value.
+An axis reads its value from an arm or a run's config, and copies the arm or config with another
+value of the axis.
 
 - `axes`: all axes, and grids of their values;
 - `axis`: the class `Axis`;

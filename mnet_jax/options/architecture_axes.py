@@ -86,7 +86,7 @@ def _options(spec: NetworkSpec) -> dict[str, Any]:
 def _own_momentum(spec: NetworkSpec) -> float | None:
     """Returns the BatchNorm momentum if it differs from the dialect's default, else None.
 
-    With None, a network with another dialect gets that dialect's default.
+    If the result is None, a rebuilt network gets the default of its own dialect.
     """
     momentum = spec.dialect.norm_momentum
     usual = published_network(spec.name, dialect=spec.dialect.name).dialect.norm_momentum
@@ -94,9 +94,10 @@ def _own_momentum(spec: NetworkSpec) -> float | None:
 
 
 def _read_input_stride(spec: NetworkSpec) -> Any:
-    """Returns the product of a network's first two strides; `ABSENT` for one that no factory made.
+    """Returns the product of a network's first two strides.
 
-    Assumes that all other strides are as published.
+    Assumes that all other strides are as published. The result is `ABSENT` if no factory made the
+    network.
     """
     if spec.name not in architectures.FACTORIES:
         return ABSENT
@@ -219,7 +220,7 @@ def _stages(spec: NetworkSpec) -> list[int]:
 
 
 def _has_extra_block(spec: NetworkSpec) -> bool:
-    """Returns whether V3's original last stage added a block to those of the paper's table."""
+    """Returns whether the network has V3's original last stage, which has an extra block."""
     return _read_last_stage(spec) == "original"
 
 

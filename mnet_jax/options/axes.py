@@ -104,7 +104,7 @@ def grid(baseline: C, values: Mapping[str, Sequence[Any]]) -> list[C]:
 
     Args:
       baseline: gives the values of all other axes and, if it is a run's config, the seed.
-      values: the values of each varied axis, by axis name, in the order of the table's rows.
+      values: the values of each varied axis, by axis name. The last axis varies fastest.
 
     Raises:
       ValueError: an axis is unknown, or a value is not legal for this network.
@@ -120,8 +120,8 @@ def grid(baseline: C, values: Mapping[str, Sequence[Any]]) -> list[C]:
 def labels(config: Varied, named: Collection[str] = ()) -> dict[str, str]:
     """Returns the value of every axis as text for a table, by axis name.
 
-    A retired axis is included only if `config` has a value on it or `named` contains it. So are the
-    axes of quantization.
+    Retired axes (see `RETIRED_AXES`) and the axes of quantization are included only if `config` has
+    a value on them or `named` contains them.
 
     Args:
       config: an arm, or the config of a run.

@@ -76,7 +76,11 @@ def spec_axis(
     *,
     determines: Sequence[str] = (),
 ) -> Axis:
-    """Makes an axis that changes only the network spec; for the arguments see `Axis`."""
+    """Makes an axis that changes only the network spec.
+
+    `transform` and `read` are `Axis.apply` and `Axis.read` for a spec instead of an arm or config;
+    for the other arguments see `Axis`.
+    """
     return Axis(
         name=name,
         values=values,

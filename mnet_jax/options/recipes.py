@@ -78,8 +78,8 @@ class SizedRecipe(RecipeNotes):
     """A recipe whose batch size, epochs and learning rate depend on the number of training images.
 
     Attributes:
-      fit: maps an arm with the data set and network, and the number of training images, to the
-        arm to train.
+      fit: maps an arm and the number of training images to the arm to train. The given arm
+        determines the data set and the network.
     """
 
     fit: Callable[[Arm, int], Arm]

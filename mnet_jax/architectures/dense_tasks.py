@@ -15,11 +15,11 @@ OutputStride = Literal[8, 16, 32]
 def with_output_stride(spec: NetworkSpec, output_stride: OutputStride) -> NetworkSpec:
     """Limits the output stride of a network by dilation (arXiv 1706.05587, section 3.1).
 
-    The coarsest feature map is then 1/`output_stride` of the image's size. A stride that would make
-    a map coarser becomes 1. All later convolutions are dilated by the removed stride, which
-    preserves their receptive fields. The weights keep their shapes. With symmetric padding, a
-    subsampling of the new coarsest map equals the original one. This does not hold for networks
-    with squeeze-and-excitation, which averages over the whole map.
+    The sides of the coarsest feature map are then 1/`output_stride` of the image's sides. A stride
+    that would make a map coarser than this becomes 1. All later convolutions are dilated by the
+    removed stride, which preserves their receptive fields. The weights keep their shapes. With
+    symmetric padding, a subsampling of the new coarsest map equals the original coarsest map,
+    except in networks with squeeze-and-excitation, which averages over the whole map.
 
     Args:
       spec: the network.

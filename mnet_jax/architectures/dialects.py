@@ -1,12 +1,13 @@
 """The conventions in which reference implementations differ, as a table by version and dialect.
 
 The dialects: `paper` follows the papers, and the authors' released code where the papers are
-silent. `slim` is that released code (TF-slim), whose weights timm calls `tf_mobilenet...`. `keras`
-is `keras.applications`. `torchvision` and `timm` are the PyTorch libraries. The authors of V4
-released their code in TensorFlow's Model Garden, from which V4's `paper` takes its constants.
+silent. `slim` is the authors' released code of V1 to V3 (TF-slim). In timm, TF-slim's weights are
+called `tf_mobilenet...`. `keras` is `keras.applications`. `torchvision` and `timm` are the PyTorch
+libraries. The authors of V4 released their code in TensorFlow's Model Garden; `paper` takes V4's
+constants from this code.
 
-At stride 2 the padding schemes give outputs of the same shape but with different values, which
-weight converters often overlook.
+At stride 2 the padding schemes give outputs of the same shape but with different values. Weight
+converters often overlook this.
 """
 
 from dataclasses import dataclass
@@ -75,8 +76,9 @@ class ChannelRules:
         at width 0.75.
       last: how the widest layer after the blocks depends on the width multiplier. `grows`: scaled
         above width 1, never below. `scaled`: always scaled. `fixed`: never scaled.
-      pooled: channels of the convolution before the pool in V3 and V4. `ratio`: six times its
-        actual input channels. `scaled`: the table's channels times the width multiplier.
+      pooled: channels of the convolution before the pool in V3 and V4. `ratio`: six times the
+        convolution's actual input channels. `scaled`: the table's channels times the width
+        multiplier.
     """
 
     dropout: float
@@ -190,7 +192,10 @@ def stem_channels(channels: int, width: float, rules: ChannelRules) -> int:
 
 
 def last_channels(channels: int, width: float, rules: ChannelRules) -> int:
-    """Returns the channels of the widest layer after the blocks; it has `channels` at width 1."""
+    """Returns the channels, at `width`, of the widest layer after the blocks.
+
+    The argument `channels` is the layer's number of channels at width 1.
+    """
     if rules.last == "fixed":
         return channels
     return round_channels(

@@ -50,8 +50,8 @@ def mobilenet_v2(
     """Returns the spec of MobileNet V2 (arXiv 1801.04381).
 
     Args:
-      width: the width multiplier; the last convolution grows with it above 1, and keeps its size
-        below 1.
+      width: the width multiplier; a width below 1 does not change the channels of the last
+        convolution.
       num_classes: number of logits.
       expansion: expansion factor t of every block but the first, which has no expansion layer.
       bottleneck: activation after each projection (Fig. 6a).

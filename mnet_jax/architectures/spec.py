@@ -20,7 +20,7 @@ Kind = Literal["conv", "depthwise", "pointwise", "dense"]
 
 
 def _require_block(block: "Block") -> None:
-    """Checks the fields that kinds of block share, and converts NumPy's numbers to Python's."""
+    """Checks the fields that several kinds of block have; converts NumPy numbers to Python's."""
     make_fields_plain(block)
     for name in ("inputs", "expanded", "outputs"):
         if hasattr(block, name):
@@ -128,7 +128,8 @@ class InvertedResidual:
       stride: stride of the depthwise convolution after the expansion or, if `kernel` is 0, of the
         convolution before the expansion.
       dilation: dilation of the depthwise convolutions.
-      activation: activation after the expansion and the depthwise convolution that follows it.
+      activation: activation after the expansion, and after the depthwise convolution that follows
+        the expansion.
       squeeze: channels between the two dense layers of squeeze-and-excitation; 0 for none.
       bottleneck: activation after the projection; `linear` in the papers.
       shortcut: the ends of the identity shortcut. `bottleneck`: from the block's input to its

@@ -68,7 +68,10 @@ def squeeze_channels(expanded: int) -> int:
 
 @with_plain_arguments
 def resized(block: InvertedResidual, expanded: int) -> InvertedResidual:
-    """Returns the block with other expanded channels, and squeeze channels computed from these."""
+    """Returns the block with `expanded` expanded channels.
+
+    The squeeze channels, if any, are computed from `expanded`.
+    """
     squeeze = squeeze_channels(expanded) if block.squeeze else 0
     return dataclasses.replace(block, expanded=expanded, squeeze=squeeze)
 
@@ -92,8 +95,9 @@ def with_shortcut(spec: NetworkSpec, shortcut: Shortcut) -> NetworkSpec:
     """Sets the tensors that shortcuts connect, in blocks that keep their shape (V2 paper, Fig. 6b).
 
     An `expansion` shortcut also needs a next block with as many expanded channels. V2's first block
-    therefore never has an `expansion` shortcut. It has a `bottleneck` shortcut only at widths up to
-    0.27, where its input and its output have the same number of channels.
+    has no `expansion` shortcut, because with V2's expansion factor of 6 the second block has more
+    expanded channels. V2's first block has a `bottleneck` shortcut only at widths up to 0.27, where
+    the block's input and output have the same number of channels.
     """
     require_choice("shortcut", shortcut, Shortcut)
     spec = _map_inverted(spec, "shortcut", lambda b: dataclasses.replace(b, shortcut="none"))

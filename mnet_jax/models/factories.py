@@ -84,8 +84,8 @@ def mobilenet_v2(
     It maps images [b, h, w, 3] to logits [b, num_classes].
 
     Args:
-      width: the width multiplier; the last convolution grows with it above 1, and keeps its size
-        below 1.
+      width: the width multiplier; a width below 1 does not change the channels of the last
+        convolution.
       num_classes: number of logits.
       expansion: expansion factor t of every block but the first, which has no expansion layer.
       bottleneck: activation after each projection (Fig. 6a).
@@ -145,13 +145,14 @@ def mobilenet_v3(
       variant: `large` (Table 1) or `small` (Table 2).
       width: the width multiplier.
       num_classes: number of logits.
-      minimalistic: 3x3 kernels, no squeeze-and-excitation and ReLU throughout, for hardware where
-        the alternatives are slow. The next two options override it.
+      minimalistic: 3x3 depthwise kernels, ReLU instead of h-swish and no squeeze-and-excitation,
+        for hardware where the alternatives are slow. The next two options override this one.
       squeeze_excite: whether the rows marked in the table have squeeze-and-excitation; None means
         yes, unless `minimalistic`.
       hard_swish_from: rows with at least this many channels (at width 1) have h-swish, the others
-        ReLU (Table 5: 16, 80, 112); the stem and the tail also have h-swish. 0 means ReLU
-        throughout. None takes the table's value, or 0 if `minimalistic`.
+        ReLU (Table 5: 16, 80, 112). The stem and the layers after the rows have h-swish too. The
+        value 0 replaces every h-swish by ReLU. None takes the table's value, or 0 if
+        `minimalistic`.
       stem: channels of the first convolution; h-swish allows 16 instead of 32 (section 5.1).
       last_stage: `efficient` pools before the last widening of the channels. `original` is the
         result of the search: another inverted residual, as in V2, then a wide convolution (Fig. 5).
@@ -213,13 +214,14 @@ def mobilenet_v3_large(
     Args:
       width: the width multiplier.
       num_classes: number of logits.
-      minimalistic: 3x3 kernels, no squeeze-and-excitation and ReLU throughout, for hardware where
-        the alternatives are slow. The next two options override it.
+      minimalistic: 3x3 depthwise kernels, ReLU instead of h-swish and no squeeze-and-excitation,
+        for hardware where the alternatives are slow. The next two options override this one.
       squeeze_excite: whether the rows marked in the table have squeeze-and-excitation; None means
         yes, unless `minimalistic`.
       hard_swish_from: rows with at least this many channels (at width 1) have h-swish, the others
-        ReLU (Table 5: 16, 80, 112); the stem and the tail also have h-swish. 0 means ReLU
-        throughout. None takes the table's value, or 0 if `minimalistic`.
+        ReLU (Table 5: 16, 80, 112). The stem and the layers after the rows have h-swish too. The
+        value 0 replaces every h-swish by ReLU. None takes the table's value, or 0 if
+        `minimalistic`.
       stem: channels of the first convolution; h-swish allows 16 instead of 32 (section 5.1).
       last_stage: `efficient` pools before the last widening of the channels. `original` is the
         result of the search: another inverted residual, as in V2, then a wide convolution (Fig. 5).
@@ -281,13 +283,14 @@ def mobilenet_v3_small(
     Args:
       width: the width multiplier.
       num_classes: number of logits.
-      minimalistic: 3x3 kernels, no squeeze-and-excitation and ReLU throughout, for hardware where
-        the alternatives are slow. The next two options override it.
+      minimalistic: 3x3 depthwise kernels, ReLU instead of h-swish and no squeeze-and-excitation,
+        for hardware where the alternatives are slow. The next two options override this one.
       squeeze_excite: whether the rows marked in the table have squeeze-and-excitation; None means
         yes, unless `minimalistic`.
       hard_swish_from: rows with at least this many channels (at width 1) have h-swish, the others
-        ReLU (Table 5: 16, 80, 112); the stem and the tail also have h-swish. 0 means ReLU
-        throughout. None takes the table's value, or 0 if `minimalistic`.
+        ReLU (Table 5: 16, 80, 112). The stem and the layers after the rows have h-swish too. The
+        value 0 replaces every h-swish by ReLU. None takes the table's value, or 0 if
+        `minimalistic`.
       stem: channels of the first convolution; h-swish allows 16 instead of 32 (section 5.1).
       last_stage: `efficient` pools before the last widening of the channels. `original` is the
         result of the search: another inverted residual, as in V2, then a wide convolution (Fig. 5).

@@ -147,9 +147,9 @@ def native_is_fastest(x: jax.Array, geometry: Geometry) -> bool:
 def shifted_platforms(x: jax.Array, geometry: Geometry, direction: Direction) -> tuple[str, ...]:
     """Returns the platforms on which `shifted` is faster than `grouped`.
 
-    The times are those of the convolution if `direction` is `forward`, and of its gradients if it
-    is `backward`. The candidates are the platform of this process and CPUs, since a function that
-    is traced here may be lowered for CPUs too. Other platforms have no table and use `grouped`.
+    `direction` selects the measured computation: `forward` is the convolution, `backward` its
+    gradients. The candidates are the platform of this process and CPUs, since a function that is
+    traced here may be lowered for CPUs too. Other platforms have no table and use `grouped`.
     """
     backends = dict.fromkeys((present_device()[0], "cpu"))
     shifted = [b for b in backends if fastest(x, geometry, b, direction, native=False) == "shifted"]
@@ -193,7 +193,8 @@ def _table(backend: str) -> Table | None:
 def _users_table(backend: str, device_kind: str) -> Table | None:
     """Returns the table measured on this machine, or None.
 
-    None means that the table is missing, or, with one warning, that it is unreadable.
+    The function returns None if the table is missing or unreadable. For an unreadable table there
+    is one warning.
     """
     try:
         path = path_in(users_directory(), device_kind)

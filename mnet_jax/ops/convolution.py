@@ -133,13 +133,15 @@ def depthwise_conv(
     - "native": a C++ kernel for a single CPU device, compiled on first use. It supports float32,
       square kernels of 3 and 5, equal strides and no dilation. "shifted" computes everything else,
       and all programs for several devices: XLA would make each device gather the whole batch and
-      run the native kernel on it. Native kernels are compiled for this machine. Programs that are
-      lowered for another platform or exported by `jax.export` therefore use "auto" without them.
+      run the native kernel on the whole batch. Native kernels are compiled for this machine.
+      Programs that JAX lowers for another platform or exports (`jax.export`) therefore use the
+      lowering that "auto" chooses if no native kernels are available.
     - "auto": the lowering that was measured to be fastest for such shapes on this kind of device
-      (`ops.choice`). Without measurements it is "grouped" on accelerators; on CPUs it is "native"
-      if available, else "shifted". "native" is available on a single CPU device if its kernels are
-      compiled already. It is then always used for a supported layer that also normalizes or
-      activates its input or computes statistics. Like "shifted", "auto" has no forward mode.
+      (`ops.choice`). Without measurements, "auto" is "grouped" on accelerators; on CPUs it is
+      "native" if available, else "shifted". "native" is available on a single CPU device if the
+      native kernels are compiled already. If "native" is available, "auto" always uses it for a
+      supported layer that also normalizes or activates its input or computes statistics. Like
+      "shifted", "auto" has no forward mode.
 
     Args:
       x: `[b, h, w, c]`, floating point.
@@ -224,8 +226,9 @@ def reads_panels(dtype: jnp.dtype, lowering: Lowering) -> bool:
 def best_lowering() -> Lowering:
     """Returns "native" if the native kernels can run in this process, else "auto".
 
-    On a single CPU device the function compiles the native kernels, which the lowering "auto" never
-    does. If they cannot be compiled or loaded, the function warns once and returns "auto".
+    On a single CPU device the function compiles the native kernels; the lowering "auto" never
+    compiles them. If the kernels cannot be compiled or loaded, the function warns once and returns
+    "auto".
     """
     if not _is_single_cpu():
         return "auto"

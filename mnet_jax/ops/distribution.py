@@ -2,8 +2,8 @@
 
 With explicit mesh axes (the default of `jax.make_mesh`), the type of an array contains the sharding
 of each of its axes. Within `jax.shard_map`, the type contains the manual mesh axes over which the
-values vary. JAX derives the types of most results. For some, such as reshaped arrays, it cannot,
-and the functions of this module specify the sharding instead. With automatic mesh axes or on one
+values vary. JAX derives the types of most results, but not of all: for reshaped arrays, for
+example, the functions of this module specify the sharding. With automatic mesh axes or on one
 device, types contain no sharding, and the functions leave arrays unchanged.
 """
 
@@ -45,7 +45,7 @@ def match_varying_axes(*arrays: Array) -> tuple[Array, ...]:
 
 
 def match_channel_sharding(x: Array, kernel: Array) -> tuple[Array, Array]:
-    """Shards both x [..., c] and kernel [..., c] over channels if either array is."""
+    """Shards both x [..., c] and kernel [..., c] over channels if one of them already is."""
     channels = [jax.typeof(array).sharding.spec[-1] for array in (x, kernel)]
     if channels[0] == channels[1]:
         return x, kernel

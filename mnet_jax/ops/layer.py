@@ -62,7 +62,7 @@ class Finish:
     activation: Activation = "linear"
 
     def of(self, y: Array) -> Array:
-        """Returns `act(y + bias)` for y [..., n], computed in float32 or wider, in y's dtype."""
+        """Returns `act(y + bias)` in y's dtype, for y [..., n]; computes in float32 or wider."""
         return activate(y + over_channels(self.bias, y), self.activation).astype(y.dtype)
 
 
@@ -127,8 +127,8 @@ class InvertedResidualOperands(NamedTuple):
       bias: of the depthwise convolution, [e].
       project: pointwise kernel [e, n] or panels.
       project_bias: [n].
-      skip: [b, h', w', n], added to the projection, which then has a linear activation; empty
-        without a shortcut.
+      skip: [b, h', w', n], added to the output of the projection, whose activation must be linear;
+        empty without a shortcut.
     """
 
     x: Array

@@ -26,11 +26,11 @@ class Levels(NamedTuple):
 
 
 def levels(bits: int, *, narrow: bool = False) -> Levels:
-    """Returns the integers of a quantizer: the 2^bits numbers of two's complement.
+    """Returns the smallest and the largest integer of `bits` bits in two's complement.
 
     Args:
       bits: 2 to 8.
-      narrow: whether the lowest integer is left out, so that the levels are symmetric about zero,
+      narrow: whether the smallest integer is left out, so that the range is symmetric about zero,
         as LiteRT requires of weights.
 
     Raises:
@@ -42,13 +42,13 @@ def levels(bits: int, *, narrow: bool = False) -> Levels:
 
 
 def quantize(x: Array, step: Array, zero: Array, bounds: Levels) -> Array:
-    """Returns the integers of x as int32, of x's shape.
+    """Returns the integers that represent x, as int32 of x's shape.
 
     Args:
       x: floating point.
       step: above 0; broadcasts to x.
       zero: the integer that represents 0, in floating point; broadcasts to x.
-      bounds: the quantizer's integers.
+      bounds: the quantizer's smallest and largest integer.
     """
     return jnp.clip(jnp.round(x / step) + zero, *bounds).astype(jnp.int32)
 
@@ -65,7 +65,8 @@ def fake_quantize(x: Array, step: Array, zero: Array, low: Array, high: Array) -
     The gradient with respect to x is that of the straight-through estimator (arXiv 1308.3432):
     `round` counts as the identity, so the gradient passes where x is in the quantizer's range and
     is 0 outside. The gradient with respect to the step is that of LSQ (arXiv 1902.08153, equation
-    3), without its scale. There is no gradient with respect to `zero`, `low` and `high`.
+    3), without LSQ's scaling of this gradient. There is no gradient with respect to `zero`, `low`
+    and `high`.
 
     Args:
       x: floating point.

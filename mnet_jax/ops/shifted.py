@@ -15,9 +15,9 @@ one loop over the output. Three choices keep that loop fast:
   reduction then adds these block sums for each tap and channel. The tap is an axis of the output:
   the overlapping windows are one reshape of a repeated array (`_windows`).
 
-A dilated convolution is a plain convolution of each of its phases. Here a phase consists of the
-positions with equal remainder modulo the dilation. No window mixes phases, so each phase becomes a
-separate image in the batch.
+A dilated convolution is computed as a plain convolution of each phase of x. Here a phase consists
+of the positions with equal remainder modulo the dilation. No window mixes phases, so each phase
+becomes a separate image in the batch.
 
 No code loops over the batch or slices it, so an array that is sharded over the batch is not moved.
 """
@@ -86,8 +86,8 @@ def _materialized(x: jax.Array, witness: jax.Array) -> jax.Array:
 
     Otherwise XLA's CPU compiler would compute x again, by fusion, for each tap. The compiler
     removes optimization barriers before fusion, but does not fuse across a loop. The loop here
-    never iterates, as no number is both above and below zero, and works in x's own memory. Its
-    condition reads an element of `witness` [kh, kw, c], so that the condition is not a constant.
+    works in x's own memory, and never iterates: its condition is that an element of `witness`
+    [kh, kw, c] is both above and below zero. XLA does not know that this is always false.
     """
     w = witness[0, 0, 0]
     return lax.while_loop(lambda _: (w > 0) & (w < 0), lax.neg, x)
@@ -120,7 +120,10 @@ def _window(x: jax.Array, axis: int, start: int, size: int, stride: int = 1) -> 
 
 
 def _windows(x: jax.Array, axis: int, lines: AxisGeometry, size: int) -> jax.Array:
-    """Returns the windows of all taps i: `out[i, o] = x[(stride o + taps[i] - low) mod n]`."""
+    """Returns the windows of all taps i: `out[i, o] = x[(stride o + taps[i] - low) mod n]`.
+
+    `stride`, `taps` and `low` are those of `lines`. The axes i and o replace `axis`.
+    """
     n, count, span = lines.input, len(lines.taps), lines.stride * (size - 1) + 1
     start = (lines.taps[0] - lines.low) % n
     # Each piece begins one position later than the piece before it, as each length is 1 modulo n.

@@ -1,9 +1,9 @@
 """The native kernels with their derivatives.
 
-`convolve` computes a layer in training: one kernel the forward pass, another the backward pass.
-JAX computes the second derivatives by differentiating the reference: the same layer, computed with
-JAX operations in `ops.layer`. `finish` and `inverted_residual` are for inference, and JAX
-computes all their derivatives by differentiating their references.
+`convolve` computes a layer in training. One kernel computes the forward pass, and another kernel
+computes the backward pass. JAX computes the second derivatives by differentiating the reference:
+the same layer, computed with JAX operations in `ops.layer`. `finish` and `inverted_residual` are
+for inference, and JAX computes all their derivatives by differentiating their references.
 """
 
 import dataclasses
@@ -56,7 +56,10 @@ def _native_gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
 
 
 def _reference_gradients(layer: Layer, *arguments: Array) -> tuple[Array, ...]:
-    """Computes the results of `_native_gradients` with JAX operations, from x, norm and kernel."""
+    """Computes the results of `_native_gradients` with JAX operations.
+
+    The function computes y and its mean again, from x, norm and kernel.
+    """
     x, norm, kernel, _, _, *grad_outputs = arguments
     _, pull = jax.vjp(partial(convolve_reference, layer), x, norm, kernel)
     grad_x, grad_norm, grad_kernel = pull(tuple(grad_outputs))

@@ -1,4 +1,7 @@
-"""The blocks of V1 to V4 as Linen modules, usable on their own. Feature maps are NHWC."""
+"""The blocks of V1 to V4 as Linen modules, usable on their own. Feature maps are NHWC.
+
+A pending normalization or activation is one that the next convolution applies (`ops.Pending`).
+"""
 
 import jax
 from flax import linen as nn
@@ -121,7 +124,8 @@ class InvertedResidual(nn.Module):
       stride: step of the depthwise window after the expansion or, if `kernel` is 0, of the window
         before the expansion.
       dilation: distance between neighbouring taps of both depthwise windows.
-      activation: activation after the expansion and the depthwise convolution that follows it.
+      activation: activation after the expansion, and after the depthwise convolution that follows
+        the expansion.
       squeeze: channels between the dense layers of squeeze-and-excitation; 0 for none.
       bottleneck: activation after the projection.
       shortcut: `bottleneck` adds the input to the output, which must have the same shape.

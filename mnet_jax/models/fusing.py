@@ -74,8 +74,8 @@ def fold_normalization(
     """Folds a layer's normalization into its kernel and a bias, in place.
 
     Args:
-      params: parameters by path, arrays of NumPy or of JAX. The kernel and the bias of the
-        normalization are replaced, its scale is removed.
+      params: parameters by path, arrays of NumPy or of JAX. The kernel and the normalization's bias
+        are replaced, and the normalization's scale is removed.
       statistics: running statistics by path.
       layer: a normalized layer.
       epsilon: constant that the normalization adds to the variance.

@@ -1,6 +1,7 @@
 """The layers of MobileNets as Linen modules, usable on their own, and their initializers.
 
-Feature maps are NHWC. The dialect determines the initializers of kernels.
+Feature maps are NHWC. The dialect determines the initializers of kernels. A pending normalization
+or activation is one that the next convolution applies (`ops.Pending`).
 """
 
 import dataclasses
@@ -122,7 +123,10 @@ class DepthwiseConv(nn.Module):
 
 
 def _mixing(module: "PointwiseConv | Dense", inputs: int, *, packed: bool) -> Array:
-    """Returns a module's parameter `kernel` [inputs, outputs]; if packed, `panels` (`ops.pack`)."""
+    """Returns a module's kernel: its parameter `kernel` [inputs, outputs].
+
+    If `packed`, the parameter is `panels` (`ops.pack`) instead.
+    """
 
     def initial(key: Array) -> Array:
         kernel = module.kernel_init(key, (inputs, module.outputs), jnp.float32)
@@ -247,9 +251,8 @@ def convolve_normed(
 ) -> Pending:
     """Applies a convolution, then batch normalization (only a bias, if folded) and an activation.
 
-    The normalization is a submodule `norm` of the calling module, and so are the quantizers, if the
-    setting has any. In the result, normalization and activation may still be pending
-    (`ops.Pending`).
+    The calling module gets the submodule `norm` and, if the setting has a quantization, quantizers
+    as submodules. In the result, normalization and activation may still be pending (`ops.Pending`).
     """
     depthwise = isinstance(convolution, DepthwiseConv)
     channels = x.x.shape[-1] if depthwise else convolution.outputs
@@ -291,7 +294,7 @@ def activation_quantizer(setting: Setting, name: str | None = None) -> Activatio
 
     Args:
       setting: whether and how activations are rounded.
-      name: the submodule's name; None in `setup`, where the attribute is the name.
+      name: the submodule's name; None in `setup`, where Flax takes the attribute's name.
     """
     if setting.quantization is None or not setting.quantization.activation_bits:
         return None
@@ -304,7 +307,10 @@ def rounded(x: Array, quantizer: ActivationQuantizer | None) -> Array:
 
 
 def _applied_at_once(activation: Activation, setting: Setting) -> Activation:
-    """Returns the activation of a convolution; with quantizers `rounded_output` applies it."""
+    """Returns the activation that a convolution itself applies: `activation` or `linear`.
+
+    With quantizers it is `linear`, and `rounded_output` applies `activation`.
+    """
     return "linear" if setting.quantization else activation
 
 
@@ -312,8 +318,8 @@ def rounded_output(y: Pending, activation: Activation | Gate, setting: Setting) 
     """Returns a layer's output, rounded if the setting has quantizers.
 
     Args:
-      y: the output; if there are quantizers, without its activation.
-      activation: the layer's activation.
+      y: the layer's output; if the setting has quantizers, the values before the activation.
+      activation: the layer's activation, which is applied only if the setting has quantizers.
       setting: whether and how activations are rounded.
     """
     if setting.quantization is None:

@@ -18,12 +18,12 @@ WANTED = "wanted"  # the collection of the means that values before activations 
 
 
 def kernel_levels(quantization: Quantization) -> Levels:
-    """Returns the integers of quantized kernels."""
+    """Returns the smallest and the largest integer of quantized kernels."""
     return levels(quantization.weight_bits, narrow=quantization.weight_symmetry == "symmetric")
 
 
 def activation_levels(quantization: Quantization) -> Levels:
-    """Returns the integers of quantized activations."""
+    """Returns the smallest and the largest integer of quantized activations."""
     return levels(quantization.activation_bits)
 
 
@@ -45,10 +45,10 @@ class KernelQuantizer(nn.Module):
 
         Args:
           kernel: [..., c].
-          rate: [c], if a normalization that multiplies by `rate` follows the convolution. The
-            kernel is then multiplied by the rate, rounded and divided by the rate, so that what is
-            rounded is the folded kernel that an exported network has (arXiv 1806.08342, section
-            3.2.2).
+          rate: [c], the factor of a normalization that follows the convolution; None without one.
+            The module multiplies the kernel by the rate, rounds the product, and divides it by the
+            rate. The module thus rounds the folded kernel that an exported network has (arXiv
+            1806.08342, section 3.2.2).
         """
         if rate is not None:
             rate = jax.lax.stop_gradient(nonzero(rate))
@@ -96,12 +96,13 @@ class ActivationQuantizer(nn.Module):
 
 
 class Preactivation(nn.Module):
-    """Returns the values [..., c] of a layer before its activation, for the correction of biases.
+    """Measures and shifts a layer's values [..., c] before its activation, to correct biases.
 
     Applied with `mutable=["moments"]`, the module also returns the `mean` and `variance` [c] of the
-    values that it receives. If the variables have a collection `wanted`, the module then shifts
-    each channel so that its mean is the entry `mean` [c] there: this is what the correction of a
-    layer's bias does, and the next layers receive the corrected values.
+    values that it receives. If the variables have a collection `wanted`, the module shifts each
+    channel to the mean that `wanted` has under the name `mean` [c]. The shift has the effect of a
+    corrected bias, so the next layers receive corrected values. Without either collection, the
+    module returns its input.
     """
 
     @nn.compact
@@ -132,15 +133,15 @@ def _fake_quantize(
     *,
     symmetric: bool,
 ) -> Array:
-    """Rounds x; scales the gradient of the step as LSQ does (arXiv 1902.08153, section 2.2).
+    """Rounds x, and scales a learned step's gradient as LSQ does (arXiv 1902.08153, section 2.2).
 
     Args:
       x: [..., c].
       step: () or [c].
       zero: of the step's shape.
-      bounds: the quantizer's integers.
+      bounds: the quantizer's smallest and largest integer.
       setting: whether the steps are learned.
-      values: number of values per step, of one image if x is an activation.
+      values: number of values of x that share a step; of an activation, those of one image.
       symmetric: whether zero is the integer 0.
     """
     fixed = jax.lax.stop_gradient(step)
@@ -158,5 +159,5 @@ def _fake_quantize(
 
 
 def nonzero(rate: Array) -> Array:
-    """Returns the rate with numbers that are too small to divide by replaced by 1."""
+    """Returns `rate`, with 1 in place of each number that is too small to divide by."""
     return jnp.where(jnp.abs(rate) < jnp.finfo(jnp.float32).tiny * 2**24, 1, rate)

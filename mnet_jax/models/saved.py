@@ -54,7 +54,7 @@ class View:
     Attributes:
       resolution: side of the square in pixels.
       photographs: whether the model was trained on images of many sizes. If so, the border of the
-        square is cut off before it is resized.
+        central square is cut off, and the rest is resized.
       scaling: scaling of pixel values; see `config.DataConfig`.
     """
 

@@ -85,8 +85,9 @@ def variables_from_state(
       library: the library.
       fresh_head: PRNG key with which the model's own initializer draws a new classifier; the
         state dict's own layers after its backbone are then ignored, whatever their names. The one
-        exception is a hidden layer before the classifier: it is converted if it has the shape of
-        the model's, and otherwise drawn too, with a warning. None converts all of the state dict.
+        exception is a hidden layer before the classifier. If its shape is that of the model's
+        hidden layer, it is converted. Otherwise the model's hidden layer is drawn too, with a
+        warning. None converts all of the state dict.
       image_size: (rows, columns) of the model's images. There is a warning if the logits at this
         size differ from the library's. None means any size.
 
@@ -203,7 +204,7 @@ def _old_head(
     The layers may have any names. A state dict does not record the order of its layers, but the
     numbers of channels identify the head: the input of a layer of the head is the backbone's
     features, pooled or flattened, or the output of another layer of the head. A layer whose input
-    has the 3 channels of an image, or 1, precedes the backbone.
+    has 1 channel, or the 3 channels of an image, is not in the head.
     """
     known = {entry.theirs for entry in wanted}
     others = {name: array.shape for name, array in arrays.items() if name not in known}

@@ -42,11 +42,14 @@ class Fields(NamedTuple):
     numbers: dict[int, list[int]]
 
     def part(self, number: int) -> memoryview:
-        """Returns the last field of a number, which replaces those before it; empty if absent."""
+        """Returns the bytes of the last field with a field number; empty if there is none.
+
+        A later field overrides earlier fields of the same number.
+        """
         return self.parts.get(number, [memoryview(b"")])[-1]
 
     def number(self, number: int) -> int:
-        """Returns the last whole number of a field; 0 if absent."""
+        """Returns the last whole number stored under a field number; 0 if there is none."""
         return self.numbers.get(number, [0])[-1]
 
 
@@ -142,8 +145,9 @@ def floating_constants(graph: bytes) -> dict[str, LazyArray]:
 def _array(parser: Parser, name: str, tensor: Fields, shape: tuple[int, ...]) -> np.ndarray:
     """Returns a tensor's values, in new memory.
 
-    They are either the tensor's whole content, or typed values, of which the last stands for all
-    elements after it. TensorFlow stores no values for a tensor of zeros.
+    A tensor is stored either as the bytes of all its elements (`tensor_content`) or in a field for
+    its type. This field may have fewer values than the tensor has elements; the last value then
+    stands for all further elements. TensorFlow stores no values for a tensor of zeros.
     """
     dtype, field = FLOATS[tensor.number(TENSOR_TYPE)]
     size = math.prod(shape)

@@ -53,11 +53,11 @@ def from_keras(
         names such as `Conv1/kernel` to arrays.
       model: the network to convert for.
       fresh_head: PRNG key for a new classifier with the model's classes. V3's hidden layer before
-        the classifier is converted if it fits; otherwise (it is absent with `include_top=False`)
-        it is also initialized from the key, with a warning. All other layers after the Keras
-        model's backbone are ignored, whatever their names, and may be absent. None converts all
-        layers, and the classes must be the same; in V1 and V2, a `Dense` of any name on the pooled
-        features is the classifier.
+        the classifier is converted if it fits. If it does not fit, or is absent (as with
+        `include_top=False`), it is also initialized from the key, with a warning. All other layers
+        after the Keras model's backbone are ignored, whatever their names, and may be absent. None
+        converts all layers, and the classes must be the same; in V1 and V2, a `Dense` of any name
+        on the pooled features is then taken as the classifier.
       image_size: (rows, columns) of the model's images. There is a warning if the logits at this
         size differ from Keras'. None means the size that the Keras model is built for. If the
         Keras model is built for any size, the warning names the sizes at which the logits agree.
@@ -200,7 +200,7 @@ def _names(spec: NetworkSpec) -> dict[str, Names]:
 
 
 def _application(spec: NetworkSpec, image_size: tuple[int, int]) -> Any:
-    """Builds, with random weights, the application that computes the same as a spec's network."""
+    """Builds a randomly initialized application with the computation of a spec's network."""
     fitting = [
         _computation(one) == _computation(spec) and pads_alike(spec, [one.dialect], image_size)
         for one in variants_of(spec, "keras")

@@ -38,9 +38,10 @@ class Layout:
       depthwise_kernel: suffix of a depthwise convolution's kernel.
       bias: suffix of a bias.
       norm: suffixes of a normalization's scale, bias, mean and variance.
-      kernel_form: function of a layer, and of whether the library has a matrix there. It returns
-        the kernel's shape in the framework, and the permutation of its axes that gives our order.
-      channel_axes: the axes of input and output channels in a kernel of two or four axes.
+      kernel_form: function that takes a layer and its `Names.matrix`. It returns the kernel's shape
+        in the framework, and the permutation of the kernel's axes that gives our order.
+      channel_axes: (axis of the input channels, axis of the output channels) in a kernel of two or
+        four axes.
     """
 
     kernel: str

@@ -1,8 +1,8 @@
 """Converts weights of TF-slim's MobileNet V1, V2 and V3, the authors' released code.
 
 A model of dialect `slim` computes what the graph of TF-slim computes, with one exception: in V3's
-squeeze-and-excitation TF-slim rounds the slope 1/6 of the hard sigmoid to 0.16667. The logits of V3
-therefore agree within 3e-4 of the largest, not within 1e-4.
+squeeze-and-excitation TF-slim rounds the slope 1/6 of the hard sigmoid to 0.16667. V3's logits
+therefore differ from TF-slim's by up to 3e-4 of the largest logit.
 
 The networks for ImageNet have 1001 classes, of which the first is the background. Pixels are scaled
 to -1 to 1.
@@ -52,9 +52,9 @@ def from_slim(
         model = models.mobilenet_v1(dialect="slim", num_classes=1001)
         variables = weights.from_slim(weights.read("frozen_graph.pb"), model)
 
-    Only the variables in the network's scope (`MobilenetV1/`) are used, which may be inside other
-    scopes. Constants of operations, optimizer state and other networks are ignored. If there are
-    averages of the variables (`ExponentialMovingAverage`), they are preferred.
+    Only the variables in the network's scope (`MobilenetV1/`) are used. This scope may be inside
+    other scopes. Constants of operations, optimizer state and other networks are ignored. If there
+    are averages of the variables (`ExponentialMovingAverage`), they are preferred.
 
     Args:
       arrays: mapping of names such as `MobilenetV1/Conv2d_0/weights` to arrays: the constants of a

@@ -109,7 +109,7 @@ def mobilenet_v3(
       variant: `large` (Table 1) or `small` (Table 2).
       width: the width multiplier.
       num_classes: number of logits.
-      minimalistic: 3x3 depthwise kernels, ReLU instead of h-swish and no squeeze-and-excitation,
+      minimalistic: no squeeze-and-excitation, 3x3 depthwise kernels, and ReLU instead of h-swish,
         for hardware where the alternatives are slow. The next two options override this one.
       squeeze_excite: whether the rows marked in the table have squeeze-and-excitation; None means
         yes, unless `minimalistic`.

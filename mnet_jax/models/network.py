@@ -31,8 +31,8 @@ class MobileNet(nn.Module):
     are `stem_output`, `block_0_output` ...; in each block (`block_0` ...) `started`, `expanded`,
     `filtered`, `weighed` and `projected`; in `head` `conv_output`, `pooled` and `hidden_output`. As
     with Flax's `sow`, each is a tuple of one array. With `mutable=["preactivations"]` the network
-    returns, under the same names, the inputs of the layers' activation functions.
-    Folded and quantized networks cannot return them.
+    returns, under the same names except `pooled` and `hidden_output`, the inputs of the layers'
+    activation functions. Folded and quantized networks cannot return these inputs.
     `models.activation_paths` lists the names.
 
     Attributes:

@@ -101,8 +101,8 @@ class Preactivation(nn.Module):
     Applied with `mutable=["moments"]`, the module also returns the `mean` and `variance` [c] of the
     values that it receives. If the variables have a collection `wanted`, the module shifts each
     channel to the mean that `wanted` has under the name `mean` [c]. The shift has the effect of a
-    corrected bias, so the next layers receive corrected values. Without either collection, the
-    module returns its input.
+    corrected bias, so the next layers receive corrected values. Without `wanted`, the module
+    returns the values unchanged.
     """
 
     @nn.compact

@@ -134,7 +134,10 @@ def _read(kept: store.Store) -> store.Contents:
 
 
 def _same_sweep_before(called: events.Sweep, before: store.Contents) -> events.Sweep | None:
-    """Returns the last stored sweep equal to `called` but for command line and time; else None."""
+    """Returns the last stored sweep that equals `called`, or None.
+
+    The command lines and start times are not compared.
+    """
     for earlier in reversed(before.sweeps):
         here = dataclasses.replace(earlier, command=called.command, started=called.started)
         if here == called:

@@ -1,4 +1,7 @@
-"""The tables of presets and of recipes that `ablate --list` and `train --list` print."""
+"""The tables of presets and of recipes that `ablate --list` and `train --list` print.
+
+A preset can run at three scales (`smoke`, `desk`, `full`), which differ in data set and cost.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -40,10 +40,10 @@ class _Shown:
 class TimeEstimate:
     """Estimates the remaining time of a run from the times of its events so far.
 
-    The first training step and the first batch of an evaluation include compilation, and in the
-    first step of an epoch the training loop waits for the result. These times are left out, as they
-    do not predict the times of later steps. The time for validation and checkpoints is measured per
-    epoch.
+    The first training step and the first batch of an evaluation include compilation. In the first
+    step of an epoch, the training loop waits for the step's result. These times are left out, as
+    they do not predict the times of later steps. The time for validation and checkpoints is
+    measured per epoch.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -270,9 +270,10 @@ class SweepProgress(_Shown):
     """Shows a row for each arm of a sweep: seeds, epoch, rate and time left; a context manager.
 
     Several trials may run at the same time; each is identified by a key. On exit, even after an
-    error, the terminal is restored. If the output is not a terminal, lines are printed instead: one
-    when each of the first trials compiles and, if fewer than `PARTS` trials are to run, one after
-    each of `PARTS` equal parts of the work. The caller prints the line at the end of a trial.
+    error, the terminal is restored. If the output is not a terminal, lines are printed instead. A
+    trial gets a line when it starts, if no trial has reported progress yet. If fewer than `PARTS`
+    trials are to run, there is also a line after each of `PARTS` equal parts of the work. The
+    caller prints the line at the end of a trial.
     """
 
     def __init__(
@@ -376,10 +377,9 @@ class SweepProgress(_Shown):
     def _seconds_left(self, arms: Mapping[str, _Arm], running: list[_Trial]) -> float | None:
         """Estimates the seconds until all trials of `arms` have ended; None if unknown.
 
-        The number of parallel trials is assumed to stay the same. If a trial has no estimate yet,
-        its time is assumed to be the mean over its arm's ended trials; if the arm has none, the
-        mean over all ended trials; and if no trial has ended, the mean over the estimates of the
-        running trials.
+        The number of parallel trials is assumed to stay the same. A trial without an estimate is
+        assumed to take the mean time of the first of these groups that is not empty: the ended
+        trials of `arms`, all ended trials, the running trials with an estimate.
         """
         waiting = sum(arm.trials - arm.done for arm in arms.values()) - len(running)
         if not waiting and not running:

@@ -56,7 +56,7 @@ class RunArguments:
 
 
 def recipe_name(arguments: RunArguments, train_images: int = PRESUMED_IMAGES) -> str:
-    """Returns the name of the recipe for a data set with `train_images` training images."""
+    """Returns the name of the given recipe, or of the default for `train_images` images."""
     return arguments.named or recipes.recipe_for(
         arguments.images, train_images, pretrained=arguments.pretrained is not None
     )
@@ -120,7 +120,7 @@ MAX_SEED = 2**32 - 1  # the generators of NumPy and JAX accept any 32-bit number
 
 
 def require_fit(config: Arm | RunConfig) -> None:
-    """Raises ValueError if no machine could run the config or its pretrained weights do not fit."""
+    """Raises ValueError if the pretrained weights do not fit or no machine could run the config."""
     if config.pretrained:
         from mnet_jax.runs import pretrained
 

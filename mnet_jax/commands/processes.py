@@ -107,7 +107,7 @@ class LostError(RuntimeError):
 
 @contextlib.contextmanager
 def name_lost_processes() -> Iterator[None]:
-    """Raises `LostError` instead of the errors that a step raises if another process has died."""
+    """If the block fails because another process has died, raises `LostError` instead."""
     import jax
 
     try:
@@ -123,7 +123,8 @@ def exit_at_once_on_error(arguments: ProcessArguments, command: str) -> Iterator
     """In a run of several processes, exits this process at once on an exception in the block.
 
     A normal exit would wait for the other processes, which wait for this one. But if all processes
-    end for the same reason, each of them first waits until the others have received the reason.
+    end for the same reason (a signal or a `DisagreementError`), this process first waits until all
+    processes leave.
     """
     if not arguments.several:
         yield

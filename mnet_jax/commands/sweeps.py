@@ -81,7 +81,7 @@ class SweepArguments(RunArguments):
 
     @property
     def arms(self) -> tuple[Values, ...]:
-        """The axis values of every arm, before flags change any; `({},)` without a preset."""
+        """The axis values of the preset's arms, before flags change them; `({},)` if no preset."""
         return PRESETS[self.preset].values(self.size) if self.preset else ({},)
 
     @property

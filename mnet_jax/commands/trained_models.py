@@ -234,10 +234,10 @@ def _test_images(path: Path, view: "View", arguments: ModelArguments) -> DataCon
 def listing_for(path: Path, dataset: str) -> str:
     """Returns the `DataConfig.listing` that reproduces the split of the run at `path`.
 
-    In this version, the split of a folder's image does not depend on the other images. Earlier
-    versions split a folder by the position of images in its list. For a run of such a version, the
-    returned value selects the earlier split, so that no training image of the run is used for
-    testing.
+    In the current version of this library, the split of a folder's image does not depend on the
+    other images. Earlier versions split a folder by the positions of images in the list of its
+    files. For a run of an earlier version, the returned value selects the earlier split, so that no
+    training image of the run is used for testing.
     """
     trained_on = _trained_on(path)
     both = trained_on is not None and trained_on.name == dataset == "folder"

@@ -2,9 +2,9 @@
 
 The roofline model (`Machine`) then gives a lower bound on a program's time.
 
-Multiply-adds (MAdds) are those of convolutions and matrix products, one for each tap of each
-output, including taps on padding, as in the papers' tables. Normalization, activations and pooling
-are left out. Compilers' counts differ, as they leave out taps on padding.
+Multiply-adds (MAdds) are those of convolutions and matrix products. Normalization, activations and
+pooling are left out. Taps on padding are counted, as in the papers' tables. Compilers do not count
+these taps, so their counts differ.
 """
 
 import itertools

@@ -124,7 +124,7 @@ def measure_activity(
 
 
 def _counts(x: Array) -> Array:
-    """Returns by channel the numbers of values: all, positive, clipped by ReLU6; [3, c]."""
+    """Returns counts of each channel's values, [3, c]: all, positive, and clipped by ReLU6."""
     x = x.reshape(-1, x.shape[-1])
     counted = (jnp.ones_like(x, bool), x > 0, x >= CEILING)
     return jnp.stack([kind.sum(axis=0) for kind in counted])

@@ -122,10 +122,11 @@ def _slopes(x: Array, activation: Activation) -> Array:
 
 
 def _area(slopes: Array, matrix: Array) -> Array:
-    """Computes the area factors sqrt(det J^T J / det T^T T), J = diag(slopes) T, of points: [p].
+    """Computes the area factor of each point, [p].
 
-    By the Cauchy-Binet formula, the determinants are sums over pairs of rows. No term is negative,
-    so no digits cancel. If fewer than two rows have a nonzero slope, det J^T J is exactly zero.
+    The factor is sqrt(det J^T J / det T^T T) with J = diag(slopes) T. By the Cauchy-Binet formula,
+    the determinants are sums over pairs of rows. No term is negative, so no digits cancel. If fewer
+    than two rows have a nonzero slope, det J^T J is exactly zero.
     """
     x, y = matrix.T
     minors = (jnp.outer(x, y) - jnp.outer(y, x)) ** 2
@@ -141,8 +142,8 @@ class InformationLoss:
     Attributes:
       dimensions: n.
       projection_error: relative error of T^-1 activation(T x) after the best affine correction,
-        [draws]. A relative error is the root mean square of the error divided by that of the
-        points: 0 if the manifold is unchanged, 1 if it is lost.
+        [draws]. A relative error is the root mean square of the error divided by the root mean
+        square of the points: 0 if the manifold is unchanged, 1 if it is lost.
       readout_error: relative error of the best affine map from all n dimensions, [draws].
       collapsed: share of points around which small areas collapse to a line or point, [draws].
     """

@@ -4,10 +4,10 @@
     logits = integer.apply(network, images)
 
 The arithmetic is that of LiteRT's reference kernels (`integer_operations`): int8 activations and
-weights, int32 accumulators and biases, fixed-point multipliers. Every int8 tensor and the logits
-equal those of LiteRT's interpreter to the last bit, with the resolver `BUILTIN_REF`, if a file has
-the tensors of this package: one after each operation. A converter may move biases between layers
-or give the hard sigmoid a tensor of its own; such a file is another network.
+weights, int32 accumulators and biases, fixed-point multipliers. If a LiteRT file has the same
+tensors as `Network`, one after each operation, then LiteRT's interpreter with the resolver
+`BUILTIN_REF` computes the same int8 tensors and logits to the last bit. Some converters move biases
+between layers or give the hard sigmoid a tensor of its own; their files hold different networks.
 """
 
 import dataclasses
@@ -76,8 +76,9 @@ def convert(
       params: parameters of the folded network (`models.fuse`, without panels).
       affines: (step, zero) of each activation, by the path of its quantizer: `input_quantizer`,
         `stem/output_quantizer` ...; before a hard swish also `stem/preactivation_quantizer`.
-      kernel_steps: step of each layer's kernel, by the layer's name: of shape (), or [n] for the
-        output channels. None for the largest weights of each channel divided by 127.
+      kernel_steps: step of each layer's kernel, () or [n] for n output channels, by the layer's
+        name. If None, the step of a channel is its largest absolute weight divided by 127, or more
+        if the channel's bias needs it.
 
     Raises:
       ValueError: a parameter or an affine is missing or not legal.
@@ -144,7 +145,8 @@ def apply(network: Network, images: Array) -> Array:
 class _Interpreter(Protocol[T]):
     """Handles the operations of a network: makes them or applies them.
 
-    Each method takes the operation's inputs and the path of the output's quantizer, or the layer.
+    Each method takes the inputs of an operation and returns its output. To identify the operation,
+    it also takes the layer or the path of the output's quantizer.
     """
 
     def layer(self, layer: Layer, x: T) -> T: ...
@@ -157,7 +159,7 @@ class _Interpreter(Protocol[T]):
 
 
 def _flow(spec: NetworkSpec, size: int | tuple[int, int], x: T, does: _Interpreter[T]) -> T:
-    """Leads the image through a network's operations to the logits."""
+    """Passes the image through a network's operations, and returns the logits."""
     layers = {layer.name: layer for layer in walk(spec, size)}
     x = does.layer(layers["stem"], x)
     skip = None
@@ -179,7 +181,7 @@ def _through(
     skip: T | None,
     does: _Interpreter[T],
 ) -> tuple[T, T | None]:
-    """Leads a tensor through a block.
+    """Passes a tensor through the operations of a block.
 
     Args:
       part: name of the block.
@@ -273,7 +275,7 @@ class _Converter:
         return Convolution.of(kernel, bias, step, x, output, activation)
 
     def _given_step(self, layer: Layer, least: np.ndarray) -> np.ndarray:
-        """Returns the step of a layer's kernel, of which each channel needs at least `least`."""
+        """Returns the given step of a layer's kernel; requires at least `least` in each channel."""
         assert self._kernel_steps is not None
         name, legal = f"kernel step of {layer.name}", f"() or ({layer.outputs},)"
         step = np.asarray(_found(self._kernel_steps, layer.name, "kernel_steps"), np.float32)

@@ -1,10 +1,10 @@
-"""The arithmetic of LiteRT's int8 kernels in 32-bit integers.
+"""The arithmetic of LiteRT's int8 operations in 32-bit integers.
 
-An int8 tensor stands for real numbers by an `Affine`. A kernel rescales an accumulator by a real
-number, such as the product of two steps divided by a third. In most kernels this number is a
-`Multiplier`: a 31-bit mantissa and a power of two (arXiv 1712.05877, section 2.2). In the matrix
-product it is a float64 (`Double`). JAX has neither 64-bit integers nor float64 unless they are
-enabled for the whole process, so that products are computed as words of 32 bits.
+An `Affine` says for which real numbers an int8 tensor stands. An operation rescales an accumulator
+by a real number, such as the product of two steps divided by a third. In most operations this
+number is a `Multiplier`: a 31-bit mantissa and a power of two (arXiv 1712.05877, section 2.2). In
+the matrix product it is a float64 (`Double`). JAX has neither 64-bit integers nor float64 unless
+they are enabled for the whole process, so products are computed as words of 32 bits.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ SMALLEST_DOUBLE = 2.0**-33  # smaller numbers give 0 for every int32
 
 
 class Affine(NamedTuple):
-    """How int8 stands for real numbers: q for (q - zero) * step.
+    """The map from int8 to real numbers: the integer q stands for (q - zero) * step.
 
     Attributes:
       step: distance of neighbouring numbers, a float32 above 0.
@@ -40,7 +40,7 @@ class Affine(NamedTuple):
 
 
 def quantize(x: Array, affine: Affine) -> Array:
-    """Returns the int8 numbers nearest to real ones, halves away from zero (`QUANTIZE`)."""
+    """Rounds real numbers to int8, halves away from zero (LiteRT's `QUANTIZE`)."""
     steps = lax.round(x.astype(jnp.float32) / affine.step, lax.RoundingMethod.AWAY_FROM_ZERO)
     # Limited as floats, since int32 cannot hold all of them.
     limited = jnp.clip(steps, LOWEST - HIGHEST, HIGHEST - LOWEST)
@@ -48,12 +48,12 @@ def quantize(x: Array, affine: Affine) -> Array:
 
 
 def dequantize(x: Array, affine: Affine) -> Array:
-    """Returns the float32 numbers for which int8 numbers stand (`DEQUANTIZE`)."""
+    """Returns the float32 numbers for which int8 numbers stand (LiteRT's `DEQUANTIZE`)."""
     return (x.astype(jnp.int32) - affine.zero).astype(jnp.float32) * affine.step
 
 
 def quantize_weights(kernel: Any, step: Any) -> np.ndarray:
-    """Returns int8 weights from -127 to 127; `step` is of shape () or [n], the last axis."""
+    """Returns int8 weights from -127 to 127; `step` is () or, for each output channel, [n]."""
     steps = round_away(as_double(kernel) / as_double(step))
     return np.clip(steps, -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8)
 
@@ -65,12 +65,12 @@ def round_away(x: np.ndarray) -> np.ndarray:
 
 
 def as_double(x: Any) -> np.ndarray:
-    """Returns the float32 of LiteRT's files, for arithmetic in float64."""
+    """Rounds to float32, the type in LiteRT's files, and returns the result as float64."""
     return np.asarray(x, np.float32).astype(np.float64)
 
 
 def to_int8(x: Array, low: Any = LOWEST, high: Any = HIGHEST) -> Array:
-    """Returns integers as int8, limited to `low` and `high`."""
+    """Clips integers to the range from `low` to `high`, and returns them as int8."""
     return jnp.clip(x, low, high).astype(jnp.int8)
 
 
@@ -105,13 +105,13 @@ class Double:
 
 
 def quantize_multiplier(real: Any) -> Multiplier:
-    """Returns the nearest multipliers of numbers, as TFLite's `QuantizeMultiplier`.
+    """Returns the multipliers nearest to real numbers, as TFLite's `QuantizeMultiplier`.
 
     Args:
       real: a number or array of numbers, 0 or more, in float64.
 
     Raises:
-      ValueError: a number is negative, infinite or no number.
+      ValueError: a number is negative, infinite or NaN.
     """
     numbers = np.asarray(real, np.float64)
     legal = bool((np.isfinite(numbers) & (numbers >= 0)).all())
@@ -126,7 +126,7 @@ def quantize_multiplier(real: Any) -> Multiplier:
 
 
 def split_double(real: Any) -> Double:
-    """Returns float64 numbers as integers; numbers below `SMALLEST_DOUBLE` become 0.
+    """Converts float64 numbers to `Double`; numbers below `SMALLEST_DOUBLE` become 0.
 
     Args:
       real: a number or array of numbers from 0 to below 2^8.
@@ -149,7 +149,8 @@ def split_double(real: Any) -> Double:
 def multiply(x: Array, multiplier: Multiplier) -> Array:
     """Multiplies int32 by a multiplier, as TFLite's `MultiplyByQuantizedMultiplier`.
 
-    The kernels round twice: the high word of the product, and the result.
+    Like TFLite, rounds twice: once after multiplying by mantissa / 2^31, and once after dividing by
+    the remaining power of two.
 
     Args:
       x: int32 [..., c].
@@ -168,7 +169,9 @@ def multiply(x: Array, multiplier: Multiplier) -> Array:
 
 
 def multiply_double(x: Array, factor: Double) -> Array:
-    """Returns C's `round((double)x * factor)`: rounded to float64, then halves away from zero.
+    """Returns C's `round((double)x * factor)`.
+
+    The product is rounded to float64, and then to an integer, halves away from zero.
 
     Args:
       x: int32 [..., c].
@@ -203,7 +206,7 @@ def divide_by_power(x: Array, exponent: Any) -> Array:
 
 
 def _signed_product(x: Array, y: Array) -> tuple[Array, Array]:
-    """Returns the words of a 64-bit product of int32: int32 and uint32.
+    """Returns the high word (int32) and the low word (uint32) of the 64-bit product of int32.
 
     From Hacker's Delight, section 8-2.
     """
@@ -216,7 +219,7 @@ def _signed_product(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _product(x: Array, y: Array) -> tuple[Array, Array]:
-    """Returns the words of a 64-bit product of uint32, as `_signed_product`."""
+    """Returns the high and the low word (both uint32) of the 64-bit product of uint32."""
     x_low, x_high, y_low, y_high = x & 0xFFFF, x >> 16, y & 0xFFFF, y >> 16
     middle = x_high * y_low + (x_low * y_low >> 16)
     other = x_low * y_high + (middle & 0xFFFF)
@@ -224,7 +227,7 @@ def _product(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _wide_product(x: Array, factor: Double) -> tuple[Array, Array, Array]:
-    """Returns x times the mantissa of a float64 in three words, the lowest first: uint32."""
+    """Returns x times the mantissa of a `Double` as three uint32 words, the lowest first."""
     high, low = (jnp.asarray(word, jnp.uint32) for word in (factor.high, factor.low))
     carried, lowest = _product(x, low)
     highest, middle = _product(x, high)

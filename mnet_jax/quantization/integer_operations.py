@@ -1,13 +1,13 @@
 """LiteRT's int8 operations as pytrees of integers, applied to int8 arrays.
 
-An int8 tensor stands for real numbers by an `Affine`. The method `of` of an operation takes the
-affines of its inputs and its output and computes the integers that LiteRT's kernel prepares: int8
-weights, int32 biases, fixed-point multipliers. Feature maps are NHWC.
+An `Affine` says for which real numbers an int8 tensor stands. The method `of` of an operation takes
+the affines of its inputs and its output and computes the integers that LiteRT's kernel prepares:
+int8 weights, int32 biases, fixed-point multipliers. Feature maps are NHWC.
 
-The results are those of LiteRT's reference kernels (the interpreter's resolver `BUILTIN_REF`). Its
-other kernels round a few numbers to the neighbouring integer. The largest differences that were
-seen, in units of the output, with LiteRT 2.3 on x86 ("optimized" is the resolver
-`BUILTIN_WITHOUT_DEFAULT_DELEGATES`, XNNPACK is the default):
+The results are those of LiteRT's reference kernels (the interpreter's resolver `BUILTIN_REF`).
+LiteRT's other kernels round a few numbers to a neighbouring integer. The table has the largest
+differences that were seen with LiteRT 2.3 on x86, in steps of the output. "Optimized" is the
+resolver `BUILTIN_WITHOUT_DEFAULT_DELEGATES`; XNNPACK is the default.
 
     operation           reference  optimized  XNNPACK
     CONV_2D                     0          1        1
@@ -73,10 +73,10 @@ class Convolution:
 
     Attributes:
       kernel: int8 [kh, kw, c, n]; depthwise [kh, kw, c]; of a matrix product [c, n].
-      bias: int32 [n], in steps of input times kernel.
+      bias: int32 [n], in units of the input's step times the kernel's step.
       input_zero: the zero of the input; the padding has this value.
-      multiplier: from steps of input times kernel to steps of the output, () or [n]; a `Double` for
-        a matrix product.
+      multiplier: converts from the unit of the bias to steps of the output, () or [n]; a `Double`
+        for a matrix product.
       output_zero: the zero of the output.
       low: lowest number that the activation yields.
       high: highest number that the activation yields.
@@ -100,13 +100,14 @@ class Convolution:
         output: Affine,
         activation: Activation | Gate = "linear",
     ) -> "Convolution":
-        """Returns the operation of float weights.
+        """Returns the operation with the given float weights.
 
-        A hard sigmoid min(max(x + 3, 0), 6) / 6 is a ReLU6 with 3 added to the bias, whose output
-        has six times the step. The division is then exact: the integers stay the same.
+        A hard sigmoid min(max(x + 3, 0), 6) / 6 is computed as a ReLU6: 3 is added to the bias, and
+        the step of the ReLU6's output is six times the given step. The division by 6 is then exact,
+        because the integers stay the same.
 
         Args:
-          kernel: float, of the shape of the attribute.
+          kernel: float weights, in the shape of the attribute `kernel`.
           bias: float [n]; it saturates at 32 bits.
           kernel_step: distance of neighbouring weights, of shape () or [n].
           input: affine of the input.
@@ -148,7 +149,7 @@ class Convolution:
         Args:
           x: the input.
           strides: step of the window in rows and columns.
-          pads: width of the padding (before, after) rows and columns.
+          pads: widths of the padding, ((top, bottom), (left, right)).
           dilation: distance between neighbouring taps.
         """
         values, kernel = _centred(x, self.input_zero), jnp.asarray(self.kernel, jnp.int32)
@@ -165,7 +166,7 @@ class Convolution:
 
 
 def _over_taps(x: Array, kernel: Array, stride: int, pads: Pads, dilation: int) -> Array:
-    """Convolves int32 [b, h, w, c] as a sum over the taps of [kh, kw, c(, n)]."""
+    """Convolves int32 [b, h, w, c] as a sum over the taps of a kernel [kh, kw, c(, n)]."""
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     sides = kernel.shape[:2]
     rows, columns = (
@@ -201,8 +202,8 @@ class Addition:
 
     Attributes:
       zeros: the zeros of the inputs.
-      multipliers: from steps of the inputs to half of the larger one's.
-      output_multiplier: from the sum to steps of the output.
+      multipliers: convert from steps of each input to units of twice the larger step.
+      output_multiplier: converts from the unit of the sum to steps of the output.
       output_zero: the zero of the output.
     """
 
@@ -243,7 +244,7 @@ class Product:
 
     Attributes:
       zeros: the zeros of the inputs.
-      multiplier: from the product of the steps of the inputs to steps of the output.
+      multiplier: converts from the product of the inputs' steps to steps of the output.
       output_zero: the zero of the output.
     """
 
@@ -314,8 +315,8 @@ class HardSwish:
     Attributes:
       input_zero: the zero of the input.
       output_zero: the zero of the output.
-      gate: from 1/128 step of the input to 3/32768, whose mantissa has 15 bits.
-      output: from 1/128 step of the input to a step of the output, likewise.
+      gate: converts from 1/128 of the input's step to units of 3/32768; its mantissa has 15 bits.
+      output: converts from 1/128 of the input's step to steps of the output; 15 bits too.
     """
 
     input_zero: Any
@@ -368,6 +369,6 @@ def _high_product(x: Array, mantissa: Any) -> Array:
 
 
 def _shift_left(x: Array, amount: Any) -> Array:
-    """Multiplies 16-bit numbers by 2^amount within their range."""
+    """Multiplies 16-bit numbers by 2^amount; clips the results to 16 bits."""
     # 15 bits take all numbers but 0 out of the range, and keep the result in 32 bits.
     return jnp.clip(x << jnp.clip(amount, 0, 15), -(2**15), 2**15 - 1)

@@ -1,8 +1,9 @@
 """The steps of a network's quantizers, chosen from its kernels and from the activations of images.
 
-A quantized network is a `MobileNet` with a `quantization`. Its quantizers are parameters: a `step`
-and, unless zero is always the integer 0, a `zero`. `L/kernel_quantizer` rounds the kernel of layer
-L, `L/output_quantizer` the layer's output, and so on; a step of 0 switches a quantizer off.
+A quantized network is a `MobileNet` with a `quantization`. The parameters of a quantizer are its
+`step` and its `zero`, the integer that stands for 0. Quantizers of symmetric kernels have no
+`zero`. `L/kernel_quantizer` rounds the kernel of layer L, `L/output_quantizer` the layer's output,
+and so on. A step of 0 switches a quantizer off.
 """
 
 import math
@@ -40,7 +41,7 @@ class Observation:
     Attributes:
       least: the smallest value.
       most: the largest value.
-      sample: up to `SAMPLES` values of each image, float32 [n].
+      sample: fewer than 2 * `SAMPLES` values of each image, float32 [n].
     """
 
     least: float
@@ -57,7 +58,7 @@ def quantized(
     kernels: RangeMethod = "min-max",
     activations: RangeMethod = "min-max",
 ) -> tuple[MobileNet, dict[str, Any]]:
-    """Returns a quantized network with the weights of a given one, and its variables.
+    """Returns the quantized form of a network, and the variables of the quantized network.
 
         seen = quantization.observe(model, variables, [images])
         rounding, values = quantization.quantized(model, variables, Quantization(), seen)
@@ -65,7 +66,7 @@ def quantized(
 
     Args:
       model: the network; its batch normalization may be folded.
-      variables: its `params` and `batch_stats`. Quantizers that it may have are replaced.
+      variables: its `params` and `batch_stats`. Existing quantizers are replaced.
       quantization: bits, granularity and symmetry.
       seen: the values of the activations, from `observe`; needed if activations are quantized.
       kernels: how the ranges of kernels are chosen.
@@ -144,7 +145,7 @@ def activation_steps(
 
 
 def folded_kernel(model: MobileNet, variables: Variables, layer: Layer) -> np.ndarray:
-    """Returns the kernel of a layer in inference: with the normalization after it, if any."""
+    """Returns the kernel that a layer has in inference, with any normalization folded in."""
     params, statistics = (
         traverse_util.flatten_dict(variables.get(name, {}), sep="/")
         for name in ("params", "batch_stats")
@@ -159,9 +160,9 @@ def folded_kernel(model: MobileNet, variables: Variables, layer: Layer) -> np.nd
 def observe(
     model: MobileNet, variables: Variables, batches: Iterable[ArrayLike]
 ) -> dict[str, Observation]:
-    """Returns the values that each quantizer of activations would round, by its path.
+    """Returns the `Observation` of each quantizer of activations, by the quantizer's path.
 
-    They are the values of the network in floating point.
+    The network runs in floating point; the observed values are those that a quantizer would round.
 
     Args:
       model: the network, quantized or not.
@@ -191,7 +192,7 @@ def observe(
 def observed_values(model: MobileNet, variables: Variables, images: Array) -> dict[str, Array]:
     """Returns the values [b, ...] that each quantizer of activations would round, by its path.
 
-    They are the values of the network in floating point. For the arguments see `observe`.
+    The network runs in floating point, without quantizers. For the arguments see `observe`.
     """
     model = model.clone(quantization=Quantization(weight_bits=0))
     variables = without_quantizers(variables)
@@ -220,7 +221,7 @@ def switched_off(variables: Variables) -> dict[str, Any]:
 
 
 def _sample(x: Array) -> Array:
-    """Returns up to `SAMPLES` values of each image, [b, n], at equal distances."""
+    """Returns evenly spaced values of each image, [b, n] with n < 2 * `SAMPLES`."""
     flat = x.reshape(x.shape[0], -1)
     distance = max(flat.shape[1] // SAMPLES, 1)
     while math.gcd(distance, x.shape[-1]) > 1:  # else some channels would never be sampled

@@ -63,15 +63,16 @@ def correct_biases_analytic(
 
 
 def expected_inputs(spec: NetworkSpec, variables: Variables) -> dict[str, np.ndarray]:
-    """Returns the expected input [c] of each layer of which it is known, by the layer's name.
+    """Returns the expected input [c] of each layer whose expected input is known, by layer name.
 
-    Before its activation, the output of a normalized layer is taken as normal, with the mean and
-    standard deviation that batch normalization gives it (section 4.2.1). Unknown are the image, the
-    product of squeeze-and-excitation, and outputs of layers without normalization.
+    The values of a normalized layer before the activation are assumed to be normally distributed,
+    with the mean and standard deviation that batch normalization gives them (section 4.2.1). The
+    expected value is not known for the image, for products of squeeze-and-excitation, and for
+    outputs of layers without normalization.
 
     Args:
       spec: the network.
-      variables: of the folded network, with `statistics`.
+      variables: the variables of the folded network, with `statistics`.
     """
     statistics = flat(variables, STATISTICS)
 
@@ -93,12 +94,14 @@ def _mean_output(layer: Layer, statistics: Mapping[str, np.ndarray]) -> np.ndarr
 def mean_after_activation(
     mean: np.ndarray, deviation: np.ndarray, activation: Activation
 ) -> np.ndarray:
-    """Returns the mean of f(x) for normal x: equation 19 of arXiv 1906.04721, and h-swish.
+    """Returns the mean of f(x) for a normally distributed x.
+
+    For ReLU and ReLU6 this is equation 19 of arXiv 1906.04721.
 
     Args:
-      mean: of x, [c].
+      mean: mean of x, [c].
       deviation: standard deviation of x, [c]; 0 is allowed.
-      activation: f.
+      activation: the function f.
     """
     mean = np.asarray(mean, np.float64)
     deviation = np.maximum(np.asarray(deviation, np.float64), 1e-12)
@@ -132,11 +135,12 @@ def correct_biases(
     *,
     exact: Variables | None = None,
 ) -> dict[str, Any]:
-    """Corrects the bias of every layer so that its mean output is that of the network in float.
+    """Corrects each layer's bias so that the layer's mean output is that in the float network.
 
-    The outputs are those before activations, their means are over images and positions (arXiv
+    The outputs are those before activations, and the means are over images and positions (arXiv
     1906.04721, appendix D). Layers are corrected in network order: each receives the outputs of
-    corrected layers. For one batch the result is exact; of several, the corrections are averaged.
+    corrected layers. With one batch, the means become those of the float network. With several
+    batches, each bias gets the average of the batches' corrections.
 
     Args:
       model: a quantized network, folded or not.
@@ -166,7 +170,8 @@ def observe_statistics(
 ) -> dict[str, Any]:
     """Returns the variables with `statistics` that are measured with images, for all layers.
 
-    They replace those of batch normalization, which describe the training images.
+    The measured statistics replace those of batch normalization, which describe the training
+    images.
 
     Args:
       model: a folded network, in float.
@@ -188,11 +193,11 @@ def observe_statistics(
 
 
 def rounded_kernel(model: MobileNet, params: Mapping[str, np.ndarray], layer: Layer) -> np.ndarray:
-    """Returns the kernel of a layer of a folded network as its quantizer rounds it.
+    """Returns the rounded kernel of a layer in a folded network.
 
     Args:
       model: the quantized network.
-      params: its parameters by path.
+      params: the network's parameters, by path.
       layer: the layer.
     """
     step, zero = kernel_quantizer(params, layer.name)
@@ -218,11 +223,12 @@ def require_rounded_kernels(model: MobileNet) -> None:
 def _corrections(
     model: MobileNet, both: tuple[Variables, Variables], images: Array
 ) -> dict[str, Array]:
-    """Returns by how much each layer's bias has to change, by `L/preactivation`.
+    """Returns the change that each layer's bias needs, keyed by `L/preactivation`.
 
     Args:
       model: the quantized network.
-      both: its variables, and those of the network in float, with all quantizers off.
+      both: the variables of the quantized network, and those of the network in float, in which all
+        quantizers are off.
       images: [b, h, w, 3].
     """
     variables, exact = both
@@ -236,7 +242,7 @@ def _corrections(
 
 @partial(jax.jit, static_argnames="model")
 def _moments(model: MobileNet, variables: Variables, images: Array) -> dict[str, Array]:
-    """Returns means of values before activations and of their squares, by paths."""
+    """Returns the means of each layer's values before the activation, and of their squares."""
     _, state = model.apply(variables, images, train=False, mutable=[MOMENTS])
     means, variances = _moment(state, "mean"), _moment(state, "variance")
     squares = {f"{name}/square": variances[name] + means[name] ** 2 for name in means}
@@ -256,7 +262,7 @@ def _moment(state: Mapping[str, Any], name: str) -> dict[str, Array]:
 def _mean_over_batches(
     function: Any, model: MobileNet, variables: Any, batches: Iterable[Array | np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Returns the mean of a function's results over images; each batch counts by its size."""
+    """Returns the mean of a function's results over batches, weighted by the batches' sizes."""
     total: dict[str, np.ndarray] = {}
     count = 0
     for images in batches:

@@ -1,10 +1,11 @@
 """The flow of data between the layers of a network, and the pairs of layers that can be rescaled.
 
-If the outputs of one layer reach only the inputs of others, through functions f with
-f(s x) = s f(x) for s > 0, a channel can be divided by s in the one kernel and multiplied by s in
-the others: the network computes the same function (arXiv 1906.04721, section 4.1). ReLU, the
-identity, the mean over space and dropout are such functions. ReLU6 and h-swish are not. Where a
-shortcut adds two tensors, their channels cannot be rescaled one without the other.
+Suppose that the outputs of a layer reach other layers only through functions f with
+f(s x) = s f(x) for s > 0. Then a channel can be divided by s in the layer's kernel and multiplied
+by s in the kernels that read the channel, and the network still computes the same function (arXiv
+1906.04721, section 4.1). ReLU, the identity, the mean over space and dropout are such functions.
+ReLU6 and h-swish are not. If a shortcut adds two tensors, the channels of neither can be rescaled
+alone.
 
 Nothing here imports JAX.
 """
@@ -28,8 +29,8 @@ class Tensor:
       quantizer: path of the quantizer that rounds it.
       terms: the layers whose outputs, each after its activation, are added; empty for the image.
       gated: whether squeeze-and-excitation has multiplied channels by a gate. The gate does not
-        change if the channels of the tensor are rescaled, because its first layer, which is among
-        the layers that read the tensor, is rescaled inversely.
+        change if these channels are rescaled: the first layer of squeeze-and-excitation also reads
+        them, so its kernel is rescaled inversely.
     """
 
     quantizer: str
@@ -49,7 +50,8 @@ class Pair:
     Attributes:
       first: the layer whose output channels are divided.
       followers: the layers whose input channels are multiplied: all that read the output of
-        `first`. With squeeze-and-excitation these are its first layer and the projection.
+        `first`. With squeeze-and-excitation, they are the first layer of squeeze-and-excitation and
+        the projection.
     """
 
     first: Layer
@@ -82,7 +84,7 @@ def layer_inputs(spec: NetworkSpec) -> dict[str, Tensor]:
 def _read_by_block(
     x: Tensor, skip: Tensor | None, layers: Iterable[Layer], found: dict[str, Tensor]
 ) -> Tensor:
-    """Notes what the layers of a block read, and returns the output of the last.
+    """Records which tensor each layer of a block reads; returns the output of the last layer.
 
     Args:
       x: the block's input.
@@ -106,7 +108,7 @@ def _read_by_block(
 
 
 def _read_by_head(x: Tensor, layers: Iterable[Layer], found: dict[str, Tensor]) -> None:
-    """Notes what the layers of the head read; for the arguments see `_read_by_block`."""
+    """Records which tensor each layer of the head reads; for the arguments see `_read_by_block`."""
     is_map = True
     for layer in layers:
         if is_map and layer.kind == "dense":
@@ -131,7 +133,7 @@ def pairs(spec: NetworkSpec) -> tuple[Pair, ...]:
 
 
 def unpaired(spec: NetworkSpec) -> dict[str, str]:
-    """Returns why the outputs of a layer cannot be rescaled, for each such layer, by its name."""
+    """Returns the names of the layers whose outputs cannot be rescaled, each with the reason."""
     reasons = {}
     inputs = layer_inputs(spec).values()
     for layer in walk(spec, REFERENCE_RESOLUTION):

@@ -1,6 +1,7 @@
 """Cross-layer equalization and absorption of high biases (arXiv 1906.04721, section 4.1).
 
-Both change the weights of a folded network but not, or hardly, its function in floating point.
+Both change the weights of a folded network. Equalization does not change the function that the
+network computes in floating point, and absorption hardly changes it.
 """
 
 from collections.abc import Mapping
@@ -35,21 +36,23 @@ def equalize(
 def equalizing_factors(
     spec: NetworkSpec, variables: Variables, *, iterations: int = 100, tolerance: float = 1e-3
 ) -> dict[str, np.ndarray]:
-    """Returns the factors [c] of cross-layer equalization, by the name of the first layer.
+    """Returns the factors [c] of cross-layer equalization, by the name of each pair's first layer.
 
-    With r1 and r2 the ranges of a channel in the kernel before and in the kernels after it, the
-    factor is s = sqrt(r1 / r2) (equation 11): both ranges become sqrt(r1 r2). A layer takes part in
-    several pairs, so the pairs are treated one after the other, again and again, until no factor
-    changes. Of several kernels after a channel, the largest range counts.
+    A channel has two ranges: r1 is its largest absolute weight in the kernel that computes the
+    channel, and r2 its largest absolute weight in the kernels that read it. The factor of the
+    channel is s = sqrt(r1 / r2) (equation 11), and both ranges become sqrt(r1 r2). A layer takes
+    part in several pairs, so the method goes through all pairs repeatedly, until no factor changes.
 
-    Dead channels, whose range before or after is 0 (or below `DEAD` times the layer's largest), get
-    the factor 1, unless their other range would exceed that of all living channels and so determine
-    the step of the kernel: then it is reduced to theirs. (Where the channel is a positive constant
-    that the next layer reads, it is not, since this would inflate the constant.)
+    A channel is dead if its r1 is at most `DEAD` times the pair's largest r1, or its r2 at most
+    `DEAD` times the pair's largest r2. The factor of a dead channel is 1, with one exception. If
+    the channel's other range exceeds the ranges of all living channels, that range would determine
+    the step of the kernel. Then the factor reduces that range to the largest range of a living
+    channel. (The factor remains 1 if the channel is a nonzero constant that the next layer reads,
+    because the constant would grow.)
 
     Args:
       spec: the network.
-      variables: of the folded network.
+      variables: the variables of the folded network.
       iterations: the most times that each pair is treated.
       tolerance: largest relative change of a factor at which the method has converged.
 
@@ -86,14 +89,14 @@ def equalizing_factors(
 def rescale(
     spec: NetworkSpec, variables: Variables, factors: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Divides output channels of layers, and multiplies the kernels that read them.
+    """Divides output channels of layers, and multiplies the kernels that read these channels.
 
     The network's function does not change. Biases and statistics are rescaled too.
 
     Args:
       spec: the network.
-      variables: of the folded network.
-      factors: positive numbers [c] by the name of the layer whose outputs are divided.
+      variables: the variables of the folded network.
+      factors: positive numbers [c] by which to divide a layer's outputs, by the layer's name.
 
     Raises:
       ValueError: a layer's outputs cannot be rescaled.
@@ -117,20 +120,21 @@ def absorb_high_biases(
 ) -> dict[str, Any]:
     """Moves constant parts of a layer's outputs into the bias of the next layer (section 4.1.3).
 
-    Equalization can make a bias, and with it the range of an activation, very large. Where a value
-    before ReLU is never below a constant c > 0, ReLU(x - c) = ReLU(x) - c. So c can be subtracted
-    from the bias, and the next layer gets the bias W c. As in the paper, c is the mean minus three
-    standard deviations: for a normal distribution, 0.14 % of the values are below it and change.
+    Equalization can make a bias, and with it the range of an activation, very large. If a value x
+    before ReLU is never below a constant c > 0, then ReLU(x - c) = ReLU(x) - c. So c can be
+    subtracted from the bias, and W c added to the bias of the next layer, whose kernel is W. As in
+    the paper, c is the mean of x minus three standard deviations. In a normal distribution, 0.14 %
+    of the values are below this c, and for these the result changes.
 
-    The pairs are those of `pairs` with a ReLU and one next layer. (A gate of squeeze-and-excitation
-    multiplies x but not c, so that W c would not be constant.)
+    Constants are absorbed only after a ReLU, and not in pairs with squeeze-and-excitation. There a
+    gate would multiply c, so W c would not be constant.
 
     Args:
       spec: the network.
-      variables: of the folded network, with `statistics`.
-      through_padding: whether to absorb into depthwise and other windows too, as the paper does.
-        There the zeros around the image stand for values that absorption moves to -c: the
-        outputs at the border change, which on small maps are most of them.
+      variables: the variables of the folded network, with `statistics`.
+      through_padding: whether to absorb into kernels larger than 1 x 1 too, as the paper does. This
+        changes the outputs at the border, because the padding remains 0 and does not become -c. On
+        small maps, most outputs are at the border.
 
     Raises:
       ValueError: the variables have no statistics.
@@ -160,7 +164,7 @@ def bias_path(layer: Layer) -> str:
 
 
 def constant_output(layer: Layer, kernel: np.ndarray, inputs: np.ndarray) -> np.ndarray:
-    """Returns a layer's outputs [n], without bias, for a map with the same values everywhere.
+    """Returns a layer's outputs [n], without bias, for an input that is constant over positions.
 
     Args:
       layer: the layer.
@@ -178,7 +182,7 @@ def _kernel_paths(found: tuple[Pair, ...]) -> set[str]:
 
 
 def _ranges(sizes: Mapping[str, np.ndarray], pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the largest absolute weights [c] of each channel: before it, and after it."""
+    """Returns the ranges [c] of a pair's channels: in the first kernel, and in the followers'."""
     before = _range(sizes[pair.first.kernel_path], axis=-1)
     after = [_range(sizes[layer.kernel_path], axis=_input_axis(layer)) for layer in pair.followers]
     return before, np.max(after, axis=0)
@@ -195,7 +199,7 @@ def _input_axis(layer: Layer) -> int:
 
 
 def _alive(sizes: Mapping[str, np.ndarray], pair: Pair) -> np.ndarray:
-    """Returns which channels of a pair carry something, bool [c]."""
+    """Returns which channels of a pair are not dead, bool [c]; see `equalizing_factors`."""
     before, after = _ranges(sizes, pair)
     return (before > DEAD * before.max()) & (after > DEAD * after.max())
 
@@ -209,7 +213,7 @@ def _dead_factor(
       sizes: absolute kernels by path.
       pair: the layers.
       living: which channels are not dead, bool [c].
-      bias: of the first layer, [c].
+      bias: bias of the first layer, [c].
     """
     before, after = _ranges(sizes, pair)
     factor = np.ones_like(before)

@@ -1,10 +1,10 @@
 """Preparation of a trained network: batch normalization folded, ReLU6 replaced by ReLU.
 
-The other methods take and return the variables of a folded network. Beside `params` these have the
-collection `statistics`: the mean and standard deviation of the values of each normalized layer
-before its activation, as batch normalization describes them. Methods that need no images read them
-(arXiv 1906.04721, sections 4.1.3 and 4.2), and methods that rescale or shift channels keep them up
-to date.
+The other methods take and return the variables of a folded network. Beside `params`, these
+variables have the collection `statistics`: the mean and standard deviation of the values of each
+normalized layer before its activation, as batch normalization describes them. Methods that need no
+images read the statistics (arXiv 1906.04721, sections 4.1.3 and 4.2). Methods that rescale or shift
+channels update the statistics.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ def flat(variables: Mapping[str, Any], collection: str) -> dict[str, np.ndarray]
 def with_flat(
     variables: Mapping[str, Any], **collections: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Returns the variables with some collections replaced, which are given by path."""
+    """Returns the variables with some collections replaced by new ones, whose keys are paths."""
     replaced = {
         name: traverse_util.unflatten_dict(dict(values), sep="/")
         for name, values in collections.items()
@@ -76,8 +76,9 @@ def with_flat(
 def without_relu6(spec: NetworkSpec) -> NetworkSpec:
     """Replaces every ReLU6 of a network by ReLU (arXiv 1906.04721, section 5.1).
 
-    The variables remain those of the network, but its function changes where a value exceeds 6.
-    Cross-layer equalization needs it, because ReLU6 does not commute with a scaling of channels.
+    The network's variables remain valid, but the network's function changes where a value exceeds
+    6. Cross-layer equalization needs this replacement, because ReLU6 does not commute with a
+    scaling of channels.
     """
     head = spec.head
     return dataclasses.replace(

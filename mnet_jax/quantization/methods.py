@@ -21,10 +21,10 @@ def post_training(
     config: QuantizationConfig,
     batches: Sequence[np.ndarray],
 ) -> tuple[MobileNet, dict[str, Any]]:
-    """Returns a quantized network and its variables, by the method of a config.
+    """Quantizes a network by the method of a config; returns the network and its variables.
 
-    The batch normalization of the result is folded. For all methods but `ptq`, its ReLU6 are
-    replaced by ReLU, because channels can be equalized only through ReLU.
+    The batch normalization of the result is folded. For all methods but `ptq`, every ReLU6 is
+    replaced by ReLU, because channels cannot be equalized through ReLU6.
 
     Args:
       model: the network in floating point, with batch normalization.
@@ -33,7 +33,7 @@ def post_training(
       batches: images [b, h, w, 3], for the ranges of activations and the means of layers.
 
     Raises:
-      ValueError: the method is `qat`, or no layer of the network can be equalized; one line that
+      ValueError: the method is `qat`, or no layer of the network can be equalized; the message
         names the first layer and the reason.
     """
     methods = [name for name in get_args(Method) if name != "qat"]

@@ -1,8 +1,9 @@
 """Quantization-aware training: oscillation of kernels, dampening, and statistics after training.
 
-In training at few bits, a weight near the border of two levels jumps between them at almost every
-step, because its gradient changes sign whenever its rounded value does. The running statistics of
-batch normalization then follow no fixed network (arXiv 2203.11086).
+In training at few bits, a weight near the border between two levels jumps from one level to the
+other at almost every step, because each jump reverses the sign of the gradient. The running
+statistics of batch normalization then average over many different kernels and fit none of them
+(arXiv 2203.11086).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,13 +31,13 @@ FREQUENT = 0.005  # a weight with a higher frequency oscillates (arXiv 2203.1108
 
 
 class Oscillation(NamedTuple):
-    """How often the quantized kernels of a network change their direction. A pytree.
+    """How often each integer of a network's quantized kernels reverses its direction. A pytree.
 
     Attributes:
       integers: the kernels' integers after the last step, int16, by the path of the layer.
       direction: the sign of the last change of each integer, int16; 0 before the first change.
-      frequency: moving average over steps of whether the integer changed against its direction,
-        float32.
+      frequency: how often each integer reverses, float32: a moving average over steps, where a step
+        counts 1 if the integer changed against `direction`, and 0 if not.
     """
 
     integers: dict[str, Array]
@@ -106,10 +107,10 @@ def dampening(model: MobileNet, variables: Tree) -> Array:
 def reestimate_statistics(
     model: MobileNet, variables: Tree, batches: Iterable[ArrayLike]
 ) -> dict[str, Any]:
-    """Returns the variables with running statistics computed anew, by the network as it is now.
+    """Returns the variables with running statistics recomputed for the current weights.
 
     The new statistics are the means of the batches' statistics (arXiv 2203.11086, section 4).
-    Frozen parts keep theirs.
+    Frozen parts of the network keep their statistics.
 
     Args:
       model: the network.
@@ -139,10 +140,10 @@ class _Kernel(NamedTuple):
 
     Attributes:
       layer: the path of its layer.
-      ratio: the kernel that is rounded, in steps: kernel / unit.
-      unit: the size of a step in the units of the kernel, with no gradient; broadcasts to it.
-      low: the smallest integer less the integer that represents 0.
-      high: the largest one.
+      ratio: the kernel before rounding, in steps of its quantizer: kernel / unit.
+      unit: the step on the scale of the kernel parameter, without gradient; broadcasts to it.
+      low: the smallest value of the rounded `ratio`: the quantizer's smallest integer minus `zero`.
+      high: the largest value, likewise.
     """
 
     layer: str
@@ -153,7 +154,7 @@ class _Kernel(NamedTuple):
 
 
 def _integers(model: MobileNet, variables: Tree) -> dict[str, Array]:
-    """Returns the integers of all quantized kernels, less those that represent 0, by layer."""
+    """Returns the integers of all quantized kernels minus the quantizer's `zero`, by layer."""
     return {
         kernel.layer: jnp.clip(jnp.round(kernel.ratio), kernel.low, kernel.high).astype(jnp.int16)
         for kernel in _kernels(model, variables)
@@ -161,7 +162,10 @@ def _integers(model: MobileNet, variables: Tree) -> dict[str, Array]:
 
 
 def _kernels(model: MobileNet, variables: Tree) -> Iterator[_Kernel]:
-    """Yields the quantized kernels of a network, which round the folded kernel of inference."""
+    """Yields the quantized kernels of a network.
+
+    The quantizers round the kernels of inference, with batch normalization folded in.
+    """
     assert model.quantization is not None
     params = traverse_util.flatten_dict(variables["params"], sep="/")
     statistics = traverse_util.flatten_dict(variables["batch_stats"], sep="/")

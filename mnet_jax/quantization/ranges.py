@@ -26,8 +26,8 @@ def choose(
 
     Args:
       values: [...] or [..., c].
-      bounds: the quantizer's integers.
-      symmetric: whether zero is the integer 0; see `quantizer_of_range`.
+      bounds: the smallest and the largest integer of the quantizer.
+      symmetric: whether the integer 0 stands for the number 0; see `quantizer_of_range`.
       method: `min-max` covers all values. `percentile` leaves out 0.01 % of the values at each end.
         `mse` shrinks the range of `min-max` until the mean squared error is least.
       per_channel: whether each channel, the last axis, has its own quantizer.
@@ -60,10 +60,10 @@ def quantizer_of_range(
     Args:
       least: smallest number that the quantizer must represent, of any shape.
       most: largest number, of the same shape.
-      bounds: the quantizer's integers.
-      symmetric: whether zero is the integer 0, and the range is [-m, m] with m = max(|least|,
-        |most|). Otherwise the range is extended to include 0, which is then represented exactly
-        (arXiv 1712.05877, section 2.1).
+      bounds: the smallest and the largest integer of the quantizer.
+      symmetric: if true, the integer 0 stands for the number 0, and the range is [-m, m] with
+        m = max(|least|, |most|). If false, the range is extended to include 0, which is then
+        represented exactly (arXiv 1712.05877, section 2.1).
 
     Returns:
       (step, zero), float32 of the shape of `least`. The step is 0 where the range is [0, 0].
@@ -84,8 +84,8 @@ def rounded(values: np.ndarray, step: np.ndarray, zero: np.ndarray, bounds: Leve
     Args:
       values: [..., c].
       step: () or [c]; where it is 0, values are not rounded.
-      zero: of the step's shape.
-      bounds: the quantizer's integers.
+      zero: the integer that stands for 0, of the step's shape.
+      bounds: the smallest and the largest integer of the quantizer.
     """
     ratio = np.asarray(values, np.float32) / np.where(step == 0, 1, step).astype(np.float32)
     centred = np.clip(np.round(ratio), bounds.low - zero, bounds.high - zero)
@@ -95,7 +95,7 @@ def rounded(values: np.ndarray, step: np.ndarray, zero: np.ndarray, bounds: Leve
 def _best_shrink(
     rows: np.ndarray, least: np.ndarray, most: np.ndarray, bounds: Levels, *, symmetric: bool
 ) -> np.ndarray:
-    """Returns the factor [c] of the range [least, most] with the least mean squared error."""
+    """Returns the factors [c] for the ranges [least, most] that minimize the mean squared error."""
     shrinks = np.arange(1, SHRINKS + 1) / SHRINKS
     errors = []
     for shrink in shrinks:

@@ -4,8 +4,8 @@ Rounding each weight to nearest minimizes the error of the weights, not that of 
 AdaRound decides for each weight whether to round it down or up, layer by layer, so that the layer's
 outputs on some images change least.
 
-A convolution is learned as the product of a matrix of patches and the kernel, so that a sample of
-its output positions is enough. The gradients are written out in NumPy: for the many shapes of a
+A convolution is computed as the product of a matrix of patches and the kernel, so that a sample of
+the output positions is enough. The gradients are written out in NumPy: for the many shapes of a
 network's kernels, compiling them would take longer than computing them.
 """
 
@@ -89,23 +89,24 @@ def adaround(
 ) -> dict[str, Any]:
     """Learns whether to round each weight down or up.
 
-    For each layer, the mean squared error of its outputs after the activation is minimized, on the
-    inputs that it has in the network in float. The decision is relaxed to h(V) from 0 to 1, a
-    rectified sigmoid, and a regularizer 1 - |2 h(V) - 1|^beta, whose exponent decreases, makes it
-    binary (equations 21 to 24). The error is divided by that of rounding to nearest, and the
-    regularizer is a mean over weights, so that their balance depends neither on the scale of a
-    layer nor on the bits. A layer whose error does not decrease is rounded to nearest.
+    For each layer, the mean squared error of the outputs after the activation is minimized. The
+    inputs of the layer are those in the network in float. The decision is relaxed to h(V), a
+    rectified sigmoid from 0 to 1. The regularizer 1 - |2 h(V) - 1|^beta, whose exponent decreases
+    during learning, makes the decision binary (equations 21 to 24). The error is divided by the
+    error of rounding to nearest, and the regularizer is a mean over weights. So the balance of the
+    two depends neither on the scale of a layer nor on the bits. If the error of the learned
+    rounding is not smaller than that of rounding to nearest, the layer is rounded to nearest.
 
     Args:
       model: a folded quantized network.
       variables: its variables.
-      images: [b, h, w, 3]; the activations of all of them are kept at a time.
+      images: [b, h, w, 3]; the activations of all images are in memory at the same time.
       iterations: steps of Adam for each layer.
       seed: seed of the positions and their order.
 
     Returns:
-      The variables with kernels that the network's quantizers leave as they are. Within the range
-      of its quantizer, no weight is further than one step from the given one.
+      The variables with rounded kernels, which the network's quantizers leave unchanged. A weight
+      that is within the range of its quantizer changes by at most one step.
 
     Raises:
       ValueError: the model is not folded or has no rounded kernels, or an argument is not legal.
@@ -220,7 +221,7 @@ def _error_gradient(
 
 
 def _regularizer_gradient(up: np.ndarray, done: float) -> np.ndarray:
-    """Returns the gradient of the mean of 1 - |2 up - 1|^beta; `done` goes from 0 to 1."""
+    """Returns the gradient of the mean of 1 - |2 up - 1|^beta; `done` (0 to 1) determines beta."""
     beta = BETAS[1] + (BETAS[0] - BETAS[1]) * (1 + math.cos(math.pi * done)) / 2
     centred = 2 * up - 1
     return -2 * beta / up.size * np.sign(centred) * np.abs(centred) ** (beta - 1)

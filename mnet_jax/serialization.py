@@ -70,7 +70,10 @@ def _has_added(cls: Any) -> bool:
 
 
 def _without_unused(cls: Any, converter: cattrs.Converter) -> Callable[[Any], dict[str, Any]]:
-    """Returns a hook to unstructure `cls` that omits added fields with their default."""
+    """Returns a cattrs hook that converts a `cls` to a dictionary.
+
+    The dictionary omits fields that were declared with `added` and have their default value.
+    """
     unused = override(omit_if_default=True)
     omitted: dict[str, Any] = {f.name: unused for f in fields(cls) if f.metadata.get(_ADDED)}
     return make_dict_unstructure_fn(cls, converter, **omitted)

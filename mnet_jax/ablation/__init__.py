@@ -9,7 +9,7 @@ as text, Markdown, CSV, JSON, charts and an HTML page.
 - `events`: the records of the journal, such as the start of a sweep or the end of a trial;
 - `journal`: the append-only file of events;
 - `store`: finds trials by the hash of their config, and locks those that are running;
-- `status`: which seeds of each arm have finished, failed, run or remain;
+- `status`: which seeds of each arm have finished, have failed, are running or remain;
 - `export`: trials as CSV or JSON;
 - `arms`: the dataclasses of a report;
 - `report`: computes a report from trials;

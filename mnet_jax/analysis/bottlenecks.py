@@ -42,9 +42,9 @@ class Bottleneck:
         output reconstructs, on images to which the map was not fitted. 1 is everything; after a fit
         to too few images the value can be below 0.
       expanded_channels: number of channels of the following expansion; None if there is none.
-      recovered_expanded: like `recovered`, but for the following expansion: share of the variance
-        of the block's output (with the shortcut, if there is one) that an affine map of the
-        expansion's activated output reconstructs; None if there is no expansion.
+      recovered_expanded: like `recovered`, for the expansion that follows. An affine map of the
+        expansion's output, after its activation, reconstructs the output of this bottleneck's block
+        (after the shortcut, if there is one). None if no expansion follows.
     """
 
     layer: str

@@ -104,13 +104,13 @@ def _train(stop: Stop) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command as a program.
+    """How a command of `mnet` is described, called and ended.
 
     Attributes:
       summary: what the command does, in a few words.
       call: imports and runs the command. Its argument is the `Stop` that receives the signals. If
         the command does not use this argument, a signal ends the process immediately.
-      resumable: whether the same command resumes after an interruption.
+      resumable: whether entering the command again continues its work after an interruption.
       terminated: the exit code after SIGTERM.
     """
 

@@ -202,7 +202,15 @@ def _convolve(
 def uses_native(
     x: Pending, kernel: Array, layer: Layer, lowering: Lowering, *, alone: bool
 ) -> bool:
-    """Whether the native kernels compute a layer; `alone` means that the layer has no `finish`."""
+    """Returns whether the native kernels compute a layer.
+
+    Args:
+      x: input of the layer.
+      kernel: as in `pointwise`, `depthwise` and `full`.
+      layer: the static properties of the layer.
+      lowering: as in `depthwise_conv`.
+      alone: whether no bias and activation follow (argument `finish` of `pointwise`).
+    """
     fits = x.x.dtype == jnp.float32 and native.supports(kernel, layer.geometry)
     if lowering == "native" and _is_single_cpu():
         native.build()
@@ -217,7 +225,10 @@ def uses_native(
 
 
 def reads_panels(dtype: jnp.dtype, lowering: Lowering) -> bool:
-    """Whether pointwise convolutions of this dtype run natively, and so read panels (`pack`)."""
+    """Returns whether pointwise convolutions of this dtype run natively.
+
+    If so, their kernels should be packed (`panels.pack`).
+    """
     layer = Layer("linear", None, statistics=False)
     x, kernel = Pending(x=jnp.zeros((1, 1), dtype)), jnp.zeros((1, 1), dtype)
     return uses_native(x, kernel, layer, lowering, alone=False)

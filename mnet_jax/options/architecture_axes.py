@@ -49,8 +49,8 @@ def _rebuilt(spec: NetworkSpec, changed: str, value: Any) -> NetworkSpec:
     """Rebuilds the network with its factory, with one option changed.
 
     Raises:
-      ValueError: the spec is not one that the factory makes, so a change would be lost; or the
-        factory has no such option.
+      ValueError: the factory does not make this spec, because single blocks were changed, and
+        rebuilding would lose that change; or the factory has no such option.
     """
     options = _options(spec)
     if published_network(**options) != spec:

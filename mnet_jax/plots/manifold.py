@@ -32,8 +32,9 @@ def draw(
 
     Args:
       points: the points x, [p, 2], in order along the curve.
-      projected: for each number of dimensions n, T^-1 act(T x) with one T, [p, 2].
-      losses: for each n, one measurement with many T.
+      projected: for each number of dimensions n, the points T^+ act(T x), [p, 2], for a single draw
+        of T; T^+ is the pseudo-inverse of T.
+      losses: for each n, the errors over many draws of T.
       activation: name of act.
       distribution: distribution of T.
     """

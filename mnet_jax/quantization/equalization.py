@@ -89,14 +89,15 @@ def equalizing_factors(
 def rescale(
     spec: NetworkSpec, variables: Variables, factors: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Divides output channels of layers, and multiplies the kernels that read these channels.
+    """Divides output channels of layers by factors, and multiplies the kernels that read them.
 
     The network's function does not change. Biases and statistics are rescaled too.
 
     Args:
       spec: the network.
       variables: the variables of the folded network.
-      factors: positive numbers [c] by which to divide a layer's outputs, by the layer's name.
+      factors: for each layer to rescale, by name, positive numbers [c] that divide its output
+        channels.
 
     Raises:
       ValueError: a layer's outputs cannot be rescaled.
@@ -227,7 +228,11 @@ def _dead_factor(
 
 
 def _rescale_kernels(kernels: dict[str, np.ndarray], pair: Pair, factor: np.ndarray) -> None:
-    """Divides the outputs of a pair's first kernel and multiplies the inputs of the others."""
+    """Rescales the kernels of a pair in place.
+
+    The output channels of the first layer's kernel are divided by `factor` [c]; the input channels
+    of its followers' kernels are multiplied by `factor`.
+    """
     first = pair.first.kernel_path
     kernels[first] = kernels[first] / factor
     for layer in pair.followers:

@@ -64,7 +64,10 @@ def flat(variables: Mapping[str, Any], collection: str) -> dict[str, np.ndarray]
 def with_flat(
     variables: Mapping[str, Any], **collections: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Returns the variables with some collections replaced by new ones, whose keys are paths."""
+    """Returns the variables with the given collections replaced.
+
+    The given collections are flat, with paths as keys; those of the result are nested.
+    """
     replaced = {
         name: traverse_util.unflatten_dict(dict(values), sep="/")
         for name, values in collections.items()

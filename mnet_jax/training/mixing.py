@@ -77,8 +77,8 @@ def draw_mixing(
       alphas: as in `mix`, one or both.
 
     Returns:
-      The index of each image's partner, int [count], and the weight of the image itself, float32
-      [h, w].
+      The index of each image's partner, int [count], and the weights of an image's own pixels,
+      float32 [h, w], the same for all images. The partner's pixels get the rest.
     """
     keys = jax.random.split(jax.random.fold_in(step_key, _FOLD), 5)
     permutation = jax.random.permutation(keys[0], count)

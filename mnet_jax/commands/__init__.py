@@ -26,5 +26,6 @@ A command is one module with a function `main`. Only these modules read argument
 - `manifold`: V2's Fig. 1;
 - `bottlenecks`: information lost in bottlenecks;
 - `activations`: dead units and dead kernels;
-- `features`: kernels and feature maps.
+- `features`: kernels and feature maps;
+- `quantize`: what rounding of networks costs, and what reduces the loss.
 """

@@ -96,6 +96,12 @@ def _manifold(stop: Stop) -> None:
     manifold.main()
 
 
+def _quantize(stop: Stop) -> None:
+    from mnet_jax.commands import quantize
+
+    quantize.main()
+
+
 def _train(stop: Stop) -> None:
     from mnet_jax.commands import train
 
@@ -152,6 +158,10 @@ COMMANDS = {
     "activations": Command(
         summary="counts dead units and dead depthwise kernels of trained networks",
         call=_activations,
+    ),
+    "quantize": Command(
+        summary="quantizes trained networks by one method after the other, and finds bad layers",
+        call=_quantize,
     ),
     "features": Command(
         summary="draws depthwise kernels and feature maps of a trained network", call=_features

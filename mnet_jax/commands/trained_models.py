@@ -19,6 +19,7 @@ from mnet_jax.validation import one_line, require
 if TYPE_CHECKING:  # they import JAX, and arguments are checked without it
     import numpy as np
 
+    from mnet_jax.data import Dataset
     from mnet_jax.models import SavedModel, View
 
 FEWEST_IMAGES = 2
@@ -138,13 +139,23 @@ class ModelWithImages:
         Raises:
           ValueError: the data set cannot be loaded.
         """
+        for images, _ in self.test_batches(self.dataset()):
+            yield images
+
+    def dataset(self) -> "Dataset":
+        """Loads the data set; raises ValueError if it cannot be loaded."""
+        from mnet_jax import data
+
+        try:
+            return data.load(self.images)
+        except data.DataError as error:
+            raise ValueError(f"dataset: {str(error).removeprefix('data set: ')}") from error
+
+    def test_batches(self, dataset: "Dataset") -> "Iterator[tuple[np.ndarray, np.ndarray]]":
+        """Yields batches of test images, float32 `[b, r, r, 3]` with b >= 2, and of labels [b]."""
         from mnet_jax import data
         from mnet_jax.runs import inference
 
-        try:
-            dataset = data.load(self.images)
-        except data.DataError as error:
-            raise ValueError(f"dataset: {str(error).removeprefix('data set: ')}") from error
         left = min(self.count, len(dataset.test))
         size = max(min(self.images.batch_size, left), 1)
         inference.require_memory(self.saved.model.spec, self.images.resolution, size)
@@ -152,7 +163,7 @@ class ModelWithImages:
         for batch in data.eval_batches(dataset.test, images):
             if left < FEWEST_IMAGES:
                 return
-            yield batch["image"][:left]
+            yield batch["image"][:left], batch["label"][:left]
             left -= len(batch["image"])
 
 

@@ -6,6 +6,7 @@
 - `bottlenecks`: information lost after bottlenecks;
 - `dead_units`: dead units and dead kernels;
 - `features`: kernels and feature maps;
+- `quantization`: rounded networks, and the noise of each kernel;
 - `roofline`: a network's layers on the roofline;
 - `benchmark`: time against multiply-adds;
 - `contact_sheet`: a batch of images with class names.

@@ -27,6 +27,8 @@ module, whose layers round their kernels and outputs.
 - `ranges`: the step and zero of one quantizer, by min-max, percentile or mean squared error;
 - `correction`: correction of biases, by arithmetic or with images;
 - `rounding`: learned rounding of kernels (AdaRound);
+- `ladder`: one network, rounded after each method in turn, and measured;
+- `sensitivity`: the noise that each kernel alone causes;
 - `methods`: post-training methods in their order, for one network;
 - `qat`: quantization-aware training: oscillation, dampening, statistics after training;
 - `integer`: networks in integers, computed as LiteRT computes them;
@@ -40,7 +42,7 @@ Each name is imported when it is first used, so configs can import `quantization
 from etils import epy
 
 from mnet_jax.models.types import Quantization
-from mnet_jax.quantization.types import QuantizationConfig
+from mnet_jax.quantization.types import LadderConfig, QuantizationConfig
 
 with epy.lazy_api_imports(globals()):
     from mnet_jax.quantization.calibration import (
@@ -66,15 +68,27 @@ with epy.lazy_api_imports(globals()):
         rescale,
     )
     from mnet_jax.quantization.folding import fold, without_relu6
+    from mnet_jax.quantization.ladder import (
+        Ladder,
+        Rung,
+        measure_ladder,
+        signal_to_noise,
+        size_in_bytes,
+    )
     from mnet_jax.quantization.methods import post_training
     from mnet_jax.quantization.ranges import choose
     from mnet_jax.quantization.rounding import adaround
+    from mnet_jax.quantization.sensitivity import Sensitivity, measure_sensitivity, noise_by_kind
 
 __all__ = [
+    "Ladder",
+    "LadderConfig",
     "Observation",
     "Pair",
     "Quantization",
     "QuantizationConfig",
+    "Rung",
+    "Sensitivity",
     "absorb_high_biases",
     "activation_steps",
     "adaround",
@@ -86,12 +100,17 @@ __all__ = [
     "expected_inputs",
     "fold",
     "kernel_steps",
+    "measure_ladder",
+    "measure_sensitivity",
+    "noise_by_kind",
     "observe",
     "observe_statistics",
     "pairs",
     "post_training",
     "quantized",
     "rescale",
+    "signal_to_noise",
+    "size_in_bytes",
     "switched_off",
     "unpaired",
     "without_quantizers",

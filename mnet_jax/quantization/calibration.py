@@ -9,6 +9,7 @@ and so on. A step of 0 switches a quantizer off.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -171,13 +172,8 @@ def observe(
     """
     found: dict[str, list[tuple[Array, Array, Array]]] = {}
 
-    @jax.jit
-    def summaries(variables: Variables, images: Array) -> dict[str, tuple[Array, Array, Array]]:
-        values = observed_values(model, variables, images)
-        return {name: (jnp.min(x), jnp.max(x), _sample(x)) for name, x in values.items()}
-
     for images in batches:
-        for name, summary in jax.device_get(summaries(variables, images)).items():
+        for name, summary in jax.device_get(_summaries(model, variables, images)).items():
             found.setdefault(name, []).append(summary)
     return {
         name: Observation(
@@ -201,6 +197,15 @@ def observed_values(model: MobileNet, variables: Variables, images: Array) -> di
     _, state = model.apply(variables, images, train=False, mutable=mutable, rngs=rngs)
     values = traverse_util.flatten_dict(state[OBSERVED], sep="/")
     return {name.removesuffix("/value"): x for name, (x,) in values.items()}
+
+
+@partial(jax.jit, static_argnames="model")
+def _summaries(
+    model: MobileNet, variables: Variables, images: Array
+) -> dict[str, tuple[Array, Array, Array]]:
+    """Returns the least, the largest and some of the values of each quantizer, by its path."""
+    values = observed_values(model, variables, images)
+    return {name: (jnp.min(x), jnp.max(x), _sample(x)) for name, x in values.items()}
 
 
 def without_quantizers(variables: Variables) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """How a run quantizes its network. Nothing here imports JAX, so configs can use it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from mnet_jax.models.types import Quantization
-from mnet_jax.validation import make_fields_plain, require, require_choice
+from mnet_jax.models.types import Granularity, Quantization
+from mnet_jax.validation import is_whole, make_fields_plain, require, require_choice
 
 RangeMethod = Literal["min-max", "percentile", "mse"]
 # Post-training methods, each with the steps of those before it, and quantization-aware training.
 Method = Literal["ptq", "ptq-equalized", "ptq-corrected", "ptq-adaround", "qat"]
+CORRECTED_ALONE = "bias correction alone"  # the rung of a ladder to which no other adds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,3 +56,43 @@ class QuantizationConfig:
     def trains(self) -> bool:
         """Whether the method trains the quantized network."""
         return self.method == "qat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderConfig:
+    """Which rungs a ladder has.
+
+    Attributes:
+      bits: bits of kernels and activations, 2 to 8.
+      granularity: whether kernels have one step (`tensor`), one for each channel, or first one
+        and then the other.
+      setting: the other settings of quantization; its bits and granularity are not used.
+      ranges: how the ranges of kernels and activations are chosen.
+      adaround: steps of AdaRound for each layer; 0 leaves it out.
+    """
+
+    bits: tuple[int, ...] = (8, 6, 4)
+    granularity: tuple[Granularity, ...] = ("tensor", "channel")
+    setting: Quantization = field(default_factory=Quantization)
+    ranges: RangeMethod = "min-max"
+    adaround: int = 0
+
+    def __post_init__(self) -> None:
+        make_fields_plain(self)
+        for name in ("bits", "granularity"):
+            values = getattr(self, name)
+            once = 0 < len(values) == len({*values})
+            require(once, name, " ".join(map(str, values)), "one value or more, each once")
+        for bits in self.bits:
+            require(is_whole(bits) and 2 <= bits <= 8, "bits", bits, "2 to 8")
+        for each in self.granularity:
+            require_choice("granularity", each, Granularity)
+        require_choice("ranges", self.ranges, RangeMethod)
+        count = self.adaround
+        require(is_whole(count) and count >= 0, "adaround", count, "0 or more")
+
+    def quantization(self, bits: int, granularity: Granularity) -> Quantization:
+        """Returns the quantization of a rung."""
+        return replace(
+            self.setting, weight_bits=bits, activation_bits=bits, granularity=granularity
+        )

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from mnet_jax.models.types import Quantization
 from mnet_jax.ops import over_channels
-from mnet_jax.ops.quantizer import Levels, fake_quantize, levels
+from mnet_jax.ops.quantizer import IntegerRange, fake_quantize, integer_range
 
 Array = jax.Array
 
@@ -17,14 +17,16 @@ MOMENTS = "moments"  # the collection of means and variances of values before ac
 WANTED = "wanted"  # the collection of the means that values before activations should have
 
 
-def kernel_levels(quantization: Quantization) -> Levels:
+def kernel_range(quantization: Quantization) -> IntegerRange:
     """Returns the smallest and the largest integer of quantized kernels."""
-    return levels(quantization.weight_bits, narrow=quantization.weight_symmetry == "symmetric")
+    return integer_range(
+        quantization.weight_bits, narrow=quantization.weight_symmetry == "symmetric"
+    )
 
 
-def activation_levels(quantization: Quantization) -> Levels:
+def activation_range(quantization: Quantization) -> IntegerRange:
     """Returns the smallest and the largest integer of quantized activations."""
-    return levels(quantization.activation_bits)
+    return integer_range(quantization.activation_bits)
 
 
 class KernelQuantizer(nn.Module):
@@ -65,7 +67,7 @@ class KernelQuantizer(nn.Module):
             zero = self.param("zero", nn.initializers.zeros, shape, jnp.float32)
         values = kernel.size // step.size
         symmetric = setting.weight_symmetry == "symmetric"
-        bounds = kernel_levels(setting)
+        bounds = kernel_range(setting)
         return _fake_quantize(kernel, step, zero, bounds, setting, values, symmetric=symmetric)
 
 
@@ -91,7 +93,7 @@ class ActivationQuantizer(nn.Module):
             self.sow(OBSERVED, "value", x)
         values, setting = math.prod(x.shape[1:]), self.quantization
         symmetric = setting.activation_symmetry == "symmetric"
-        bounds = activation_levels(setting)
+        bounds = activation_range(setting)
         return _fake_quantize(x, step, zero, bounds, setting, values, symmetric=symmetric)
 
 
@@ -127,7 +129,7 @@ def _fake_quantize(
     x: Array,
     step: Array,
     zero: Array,
-    bounds: Levels,
+    bounds: IntegerRange,
     setting: Quantization,
     values: int,
     *,

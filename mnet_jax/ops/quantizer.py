@@ -18,14 +18,14 @@ from mnet_jax.validation import require
 Array = jax.Array
 
 
-class Levels(NamedTuple):
+class IntegerRange(NamedTuple):
     """The smallest and the largest integer of a quantizer."""
 
     low: int
     high: int
 
 
-def levels(bits: int, *, narrow: bool = False) -> Levels:
+def integer_range(bits: int, *, narrow: bool = False) -> IntegerRange:
     """Returns the smallest and the largest integer of `bits` bits in two's complement.
 
     Args:
@@ -38,10 +38,10 @@ def levels(bits: int, *, narrow: bool = False) -> Levels:
     """
     require(2 <= bits <= 8, "bits", bits, "2 to 8")
     half = 2 ** (bits - 1)
-    return Levels(narrow - half, half - 1)
+    return IntegerRange(narrow - half, half - 1)
 
 
-def quantize(x: Array, step: Array, zero: Array, bounds: Levels) -> Array:
+def quantize(x: Array, step: Array, zero: Array, bounds: IntegerRange) -> Array:
     """Returns the integers that represent x, as int32 of x's shape.
 
     Args:

@@ -23,7 +23,7 @@ from mnet_jax.architectures import Layer, walk
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
 from mnet_jax.models.fusing import normalization_rate
 from mnet_jax.models.network import MobileNet
-from mnet_jax.models.quantizers import OBSERVED, activation_levels, kernel_levels
+from mnet_jax.models.quantizers import OBSERVED, activation_range, kernel_range
 from mnet_jax.models.types import Quantization
 from mnet_jax.quantization.ranges import choose
 from mnet_jax.quantization.types import RangeMethod
@@ -108,7 +108,7 @@ def kernel_steps(
         setting = model.quantization.at(layer.name)
         step, zero = choose(
             folded_kernel(model, variables, layer),
-            kernel_levels(setting),
+            kernel_range(setting),
             symmetric=setting.weight_symmetry == "symmetric",
             method=method,
             per_channel=setting.granularity == "channel",
@@ -137,7 +137,7 @@ def activation_steps(
         ends = np.array([values.least, values.most])
         step, zero = choose(
             ends if method == "min-max" else values.sample,
-            activation_levels(setting),
+            activation_range(setting),
             symmetric=setting.activation_symmetry == "symmetric",
             method=method,
         )

@@ -18,7 +18,7 @@ from mnet_jax.architectures import Layer, NetworkSpec, walk
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
 from mnet_jax.architectures.spec import Activation
 from mnet_jax.models.network import MobileNet
-from mnet_jax.models.quantizers import MOMENTS, WANTED, kernel_levels
+from mnet_jax.models.quantizers import MOMENTS, WANTED, kernel_range
 from mnet_jax.models.types import Quantization
 from mnet_jax.quantization import ranges
 from mnet_jax.quantization.calibration import switched_off, without_quantizers
@@ -202,7 +202,7 @@ def rounded_kernel(model: MobileNet, params: Mapping[str, np.ndarray], layer: La
     """
     step, zero = kernel_quantizer(params, layer.name)
     assert model.quantization is not None
-    bounds = kernel_levels(model.quantization.at(layer.name))
+    bounds = kernel_range(model.quantization.at(layer.name))
     return ranges.rounded(params[layer.kernel_path], step, zero, bounds)
 
 

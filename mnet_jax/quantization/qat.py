@@ -20,7 +20,7 @@ from mnet_jax import ops
 from mnet_jax.architectures import walk
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
 from mnet_jax.models.network import MobileNet
-from mnet_jax.models.quantizers import kernel_levels, nonzero
+from mnet_jax.models.quantizers import kernel_range, nonzero
 from mnet_jax.validation import require
 
 Array = jax.Array
@@ -183,5 +183,5 @@ def _kernels(model: MobileNet, variables: Tree) -> Iterator[_Kernel]:
             ops.over_channels(jax.lax.stop_gradient(a), kernel) if a.ndim else a
             for a in (unit, zero)
         )
-        low, high = kernel_levels(model.quantization.at(layer.name))
+        low, high = kernel_range(model.quantization.at(layer.name))
         yield _Kernel(layer.name, kernel / unit, unit, low - zero, high - zero)

@@ -6,7 +6,7 @@ for each would take longer than the arithmetic.
 
 import numpy as np
 
-from mnet_jax.ops.quantizer import Levels
+from mnet_jax.ops.quantizer import IntegerRange
 from mnet_jax.quantization.types import RangeMethod
 from mnet_jax.validation import require_choice
 
@@ -16,7 +16,7 @@ SHRINKS = 80  # ranges that `mse` tries: 1.25 % to 100 % of the whole one
 
 def choose(
     values: np.ndarray,
-    bounds: Levels,
+    bounds: IntegerRange,
     *,
     symmetric: bool,
     method: RangeMethod = "min-max",
@@ -53,7 +53,7 @@ def choose(
 
 
 def quantizer_of_range(
-    least: np.ndarray, most: np.ndarray, bounds: Levels, *, symmetric: bool
+    least: np.ndarray, most: np.ndarray, bounds: IntegerRange, *, symmetric: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the step and zero of the quantizer that covers a range.
 
@@ -78,7 +78,9 @@ def quantizer_of_range(
     return step, np.where(step > 0, np.clip(zero, low, high), 0).astype(np.float32)
 
 
-def rounded(values: np.ndarray, step: np.ndarray, zero: np.ndarray, bounds: Levels) -> np.ndarray:
+def rounded(
+    values: np.ndarray, step: np.ndarray, zero: np.ndarray, bounds: IntegerRange
+) -> np.ndarray:
     """Returns values [..., c] rounded to the numbers that a quantizer represents, float32.
 
     Args:
@@ -93,7 +95,7 @@ def rounded(values: np.ndarray, step: np.ndarray, zero: np.ndarray, bounds: Leve
 
 
 def _best_shrink(
-    rows: np.ndarray, least: np.ndarray, most: np.ndarray, bounds: Levels, *, symmetric: bool
+    rows: np.ndarray, least: np.ndarray, most: np.ndarray, bounds: IntegerRange, *, symmetric: bool
 ) -> np.ndarray:
     """Returns the factors [c] for the ranges [least, most] that minimize the mean squared error."""
     shrinks = np.arange(1, SHRINKS + 1) / SHRINKS

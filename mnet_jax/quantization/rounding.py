@@ -20,7 +20,7 @@ import numpy as np
 from mnet_jax.architectures import Layer, walk
 from mnet_jax.architectures.spec import Activation, Gate
 from mnet_jax.models.network import MobileNet
-from mnet_jax.models.quantizers import kernel_levels
+from mnet_jax.models.quantizers import kernel_range
 from mnet_jax.quantization.calibration import observed_values
 from mnet_jax.quantization.correction import kernel_quantizer, require_rounded_kernels
 from mnet_jax.quantization.dataflow import layer_inputs
@@ -122,7 +122,7 @@ def adaround(
     for i, layer in enumerate(walk(model.spec, (rows, columns))):
         kernel = params[layer.kernel_path]
         step, zero = kernel_quantizer(params, layer.name)
-        low, high = (bound - zero for bound in kernel_levels(model.quantization.at(layer.name)))
+        low, high = (bound - zero for bound in kernel_range(model.quantization.at(layer.name)))
         divisor = np.where(step == 0, 1, step)
         down = np.clip(np.floor(kernel / divisor), low, high)
         choices = (step > 0) & (down < high) & (kernel / divisor >= low)

@@ -11,7 +11,7 @@ from mnet_jax.architectures import walk
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
 from mnet_jax.architectures.spec import Kind
 from mnet_jax.models.network import MobileNet
-from mnet_jax.models.quantizers import kernel_levels
+from mnet_jax.models.quantizers import kernel_range
 from mnet_jax.models.types import Quantization
 from mnet_jax.quantization.folding import flat, with_flat
 from mnet_jax.quantization.ladder import folded, logits, signal_to_noise
@@ -77,12 +77,12 @@ def measure_sensitivity(
         setting, kernel = quantization.at(layer.name), params[layer.kernel_path]
         step, zero = choose(
             kernel,
-            kernel_levels(setting),
+            kernel_range(setting),
             symmetric=setting.weight_symmetry == "symmetric",
             method=ranges,
             per_channel=setting.granularity == "channel",
         )
-        alone = {**params, layer.kernel_path: rounded(kernel, step, zero, kernel_levels(setting))}
+        alone = {**params, layer.kernel_path: rounded(kernel, step, zero, kernel_range(setting))}
         noisy = logits(model, with_flat(variables, params=alone), images)
         of_channels = np.abs(kernel).reshape(-1, kernel.shape[-1]).max(0)
         found.append(

@@ -7,23 +7,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnet_jax.ops.quantizer import dequantize, fake_quantize, levels, quantize
+from mnet_jax.ops.quantizer import dequantize, fake_quantize, integer_range, quantize
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_n_bits_are_two_to_the_n_levels(bits):
-    low, high = levels(bits)
+    low, high = integer_range(bits)
     x = np.linspace(-3, 3, 10_001, dtype=np.float32)
-    found = quantize(x, jnp.float32(1.5 / 2 ** (bits - 1)), jnp.float32(0), levels(bits))
+    found = quantize(x, jnp.float32(1.5 / 2 ** (bits - 1)), jnp.float32(0), integer_range(bits))
     assert np.array_equal(np.unique(found), np.arange(low, high + 1))
     assert high - low + 1 == 2**bits
-    assert levels(bits, narrow=True) == (-high, high)
+    assert integer_range(bits, narrow=True) == (-high, high)
 
 
 @pytest.mark.parametrize("bits", [-1, 1, 9])
 def test_other_bits_are_refused(bits):
     with pytest.raises(ValueError, match=rf"bits: got {bits}, legal: 2 to 8"):
-        levels(bits)
+        integer_range(bits)
 
 
 @settings(max_examples=60, deadline=None)
@@ -34,7 +34,7 @@ def test_other_bits_are_refused(bits):
     seed=st.integers(0, 2**16),
 )
 def test_fake_quantization_is_quantization_and_back(bits, step, zero, seed):
-    bounds = levels(bits)
+    bounds = integer_range(bits)
     zero = np.clip(zero, *bounds)
     x = np.random.default_rng(seed).normal(0, 2, (4, 5)).astype(np.float32)
     step = np.float32(step)
@@ -60,7 +60,7 @@ def test_a_step_of_zero_rounds_nothing():
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("zero", [0, 3])
 def test_the_gradients_are_those_of_the_papers(per_channel, zero):
-    low, high = levels(4)
+    low, high = integer_range(4)
     generator = np.random.default_rng(0)
     x = generator.normal(0, 2, (7, 5)).astype(np.float32)
     step = generator.uniform(0.1, 0.6, (1, 5) if per_channel else ()).astype(np.float32)

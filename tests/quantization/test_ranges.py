@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnet_jax.ops.quantizer import levels
+from mnet_jax.ops.quantizer import integer_range
 from mnet_jax.quantization import ranges
 
 BITS = st.integers(2, 8)
@@ -35,7 +35,7 @@ def error(values, bounds, **how):
 @each
 @given(bits=BITS, seed=SEEDS, symmetric=st.booleans(), per_channel=st.booleans())
 def test_min_max_rounds_every_value_by_half_a_step_at_most(bits, seed, symmetric, per_channel):
-    bounds = levels(bits, narrow=symmetric)
+    bounds = integer_range(bits, narrow=symmetric)
     values = kernel_of(seed) + (0 if symmetric else np.float32(0.3))
     step, zero = ranges.choose(values, bounds, symmetric=symmetric, per_channel=per_channel)
     assert step.shape == zero.shape == ((6,) if per_channel else ())
@@ -53,7 +53,7 @@ def test_min_max_rounds_every_value_by_half_a_step_at_most(bits, seed, symmetric
 @each
 @given(bits=BITS, seed=SEEDS, symmetric=st.booleans(), method=st.sampled_from(METHODS))
 def test_a_step_per_channel_is_never_larger_and_its_error_neither(bits, seed, symmetric, method):
-    bounds, values = levels(bits, narrow=symmetric), kernel_of(seed)
+    bounds, values = integer_range(bits, narrow=symmetric), kernel_of(seed)
     how = {"symmetric": symmetric, "method": method}
     if method == "min-max":
         steps = [
@@ -69,7 +69,7 @@ def test_a_step_per_channel_is_never_larger_and_its_error_neither(bits, seed, sy
 def test_the_range_of_least_squared_error_has_no_larger_error_than_the_whole(
     bits, seed, symmetric, per_channel
 ):
-    bounds, values = levels(bits, narrow=symmetric), kernel_of(seed)
+    bounds, values = integer_range(bits, narrow=symmetric), kernel_of(seed)
     how = {"symmetric": symmetric, "per_channel": per_channel}
     best, whole = (error(values, bounds, **how, method=m) for m in ("mse", "min-max"))
     assert best.mean() <= whole.mean() * (1 + 1e-6)
@@ -80,7 +80,7 @@ def test_the_range_of_least_squared_error_has_no_larger_error_than_the_whole(
 def test_a_percentile_leaves_out_what_is_rare():
     values = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
     values[7] = 1000
-    step, _ = ranges.choose(values, levels(8), symmetric=False, method="percentile")
+    step, _ = ranges.choose(values, integer_range(8), symmetric=False, method="percentile")
     low, high = np.percentile(values, [0.01, 99.99])
     np.testing.assert_allclose(step, (high - low) / 255, rtol=1e-5)
 
@@ -88,10 +88,10 @@ def test_a_percentile_leaves_out_what_is_rare():
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_an_empty_range_switches_the_quantizer_off(symmetric):
     values = np.stack([np.zeros(9), np.linspace(-1, 1, 9)], axis=-1)
-    step, zero = ranges.choose(values, levels(4), symmetric=symmetric, per_channel=True)
+    step, zero = ranges.choose(values, integer_range(4), symmetric=symmetric, per_channel=True)
     assert step[0] == zero[0] == 0 < step[1]
 
 
 def test_other_methods_are_refused():
     with pytest.raises(ValueError, match="method: got 'best', legal: min-max, percentile, mse"):
-        ranges.choose(np.ones(3), levels(8), symmetric=True, method="best")
+        ranges.choose(np.ones(3), integer_range(8), symmetric=True, method="best")

@@ -10,6 +10,7 @@ from mnet_jax.ablation.claims import Claim, judge, judge_all
 from mnet_jax.ablation.store import Trial, key_of
 from mnet_jax.changes import ABSENT
 from mnet_jax.config import Arm, RunConfig
+from mnet_jax.options.quantization_axes import QUANTIZED
 from mnet_jax.statistics.comparison import Comparison, compare, count_comparisons
 from mnet_jax.statistics.intervals import Method, mean_interval, seed_differences
 from mnet_jax.training.results import RunResult
@@ -96,12 +97,17 @@ def _columns(
 ) -> tuple[str, ...]:
     """Returns the axes of the table: the named axes, then the axes whose label varies.
 
+    The axes of quantization must vary among quantized networks: that networks in floating point
+    have no bits is shown by the axis `quantization`.
+
     Raises:
       ValueError: an element of `named` is not in `axes`.
     """
     for axis in named if arms else ():
         require(axis in axes, "axis", axis, ", ".join(axes))
-    varying = [axis for axis in axes if len({arm.labels[axis] for arm in arms}) > 1]
+    labels = {axis: {arm.labels[axis] for arm in arms} for axis in axes}
+    labels |= {axis: labels[axis] - {ABSENT} for axis in QUANTIZED if axis in labels}
+    varying = [axis for axis in axes if len(labels[axis]) > 1]
     return tuple(dict.fromkeys([*named, *varying]))
 
 

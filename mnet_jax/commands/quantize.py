@@ -7,6 +7,7 @@ python -m experiments.quantize --checkpoint runs/a0 runs/a1 runs/b0 runs/b1 --la
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -88,8 +89,12 @@ def main() -> None:
             arguments, lambda each: _measure(each, arguments, config)
         )
         for name, models in networks.items():
-            alike = len({tuple(each.ladder.left_out) for each in models}) == 1
-            require(alike, "label", f"{name} for folded and other networks", "one form of networks")
+            forms = {
+                (*one.left_out, one.images, one.rungs[0].accuracy is None)
+                for one in (each.ladder for each in models)
+            }
+            legal = "networks that are all folded or not, with the same images and classes"
+            require(len(forms) == 1, "label", f"{name} for different measurements", legal)
     for name, models in networks.items():
         console.print(_ladder_table(name, [each.ladder for each in models]))
         for method, reason in models[0].ladder.left_out.items():
@@ -149,9 +154,11 @@ def _measure(model: ModelWithImages, arguments: Arguments, config: LadderConfig)
 def _require_memory(model: ModelWithImages, arguments: Arguments) -> None:
     """Raises ValueError unless all images fit into memory at a time."""
     size = 4 * 3 * model.images.resolution**2
-    most = host_memory.available_bytes() // size - arguments.calibration_images
-    fits = f"{most:,} or fewer, which fit into memory at {model.images.resolution} pixels"
-    require(arguments.images <= most, "images", arguments.images, fits)
+    name = max(("images", "calibration_images"), key=lambda name: getattr(arguments, name))
+    asked = arguments.images + arguments.calibration_images
+    most = max(host_memory.available_bytes() // size, 0)
+    fits = f"{most:,} or fewer with the others, which fit into memory at {model.images.resolution} "
+    require(asked <= most, name, getattr(arguments, name), f"{fits}pixels")
 
 
 def _calibration(
@@ -162,8 +169,9 @@ def _calibration(
     from mnet_jax.runs.quantizing import evenly_spaced
 
     count = min(arguments.calibration_images, len(dataset.train))
-    size = min(model.images.batch_size, count)
-    chosen = evenly_spaced(dataset.train, count - count % size)
+    batches = math.ceil(count / model.images.batch_size)
+    size = count // batches  # fewer than `batches` images are left out, so that all are alike
+    chosen = evenly_spaced(dataset.train, size * batches)
     config = dataclasses.replace(model.images, batch_size=size)
     return [batch["image"] for batch in data.eval_batches(chosen, config)]
 
@@ -214,7 +222,8 @@ def _ladder_table(name: str, ladders: "Sequence[Ladder]") -> Table:
         group = rung.bits, rung.granularity
         cells = [_percent([each.agreement for each in same], one.images), _decibels(same)]
         if labelled:
-            cells.append(_percent([each.accuracy or 0.0 for each in same], one.images))
+            accuracies = [each.accuracy for each in same if each.accuracy is not None]
+            cells.append(_percent(accuracies, one.images))
         table.add_row(str(rung.bits), rung.name, *cells, f"{rung.size / 1000:,.1f}")
     return table
 

@@ -160,6 +160,7 @@ class InvertedResidual(nn.Module):
         if self.squeeze:
             self.squeeze_excite = SqueezeExcite(self.squeeze, setting)
         self.project = ConvNorm(self.outputs, activation=self.bottleneck, setting=setting)
+        self.skip_quantizer = activation_quantizer(setting)
         self.sum_quantizer = activation_quantizer(setting)
 
     def widen(self, x: Array | Pending, *, train: bool, skip: Array | None = None) -> Pending:
@@ -179,7 +180,7 @@ class InvertedResidual(nn.Module):
             x = self.expand.pending(x, train=train)
             sow(self, "expanded", x)
         if skip is not None:
-            x = as_pending(rounded(x.value() + skip, self.sum_quantizer), dtype)
+            x = as_pending(rounded(x.value() + skip, self.skip_quantizer), dtype)
         if self.kernel:
             x = self.depthwise.pending(x, train=train)
             sow(self, "filtered", x)

@@ -63,6 +63,8 @@ class MobileNet(nn.Module):
 
     def setup(self) -> None:
         require_choice("remat", self.remat, Remat)
+        together = not (self.packed and self.quantization)
+        require(together, "packed", self.packed, "False in a quantized network")
         parts = 1 + len(self.spec.blocks)
         whole = is_whole(self.frozen) and 0 <= self.frozen <= parts
         require(whole, "frozen", self.frozen, f"0 to the {parts} parts before the head")
@@ -132,7 +134,10 @@ class MobileNet(nn.Module):
     def _outputs(self, images: Array, *, train: bool) -> Iterator[Pending]:
         """Yields the outputs of the stem and of each block, in order."""
         _require_images(images, self.spec)
-        requested = self.is_mutable_collection("preactivations") and not self.is_initializing()
+        requested = (
+            self.is_mutable_collection("preactivations")
+            and not self.is_mutable_collection("params")  # of `init` and `mutable=True`
+        )
         known = not (self.folded or self.quantization)
         legal = "a network that is neither folded nor quantized"
         require(known or not requested, "preactivations", self.spec.name, legal)

@@ -186,6 +186,17 @@ def read_view(path: str | os.PathLike[str]) -> View | None:
         return _view_of(opened.metadata() or {})
 
 
+def is_plain(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a saved model is neither folded nor quantized.
+
+    Raises:
+      SavedModelError: as `load`.
+    """
+    file = _file_of(path)
+    with _one_line(file), safe_open(file, framework="numpy") as opened:
+        return _form_of(opened.metadata() or {}) == _Form()
+
+
 def digest(path: str | os.PathLike[str]) -> str:
     """Returns the SHA-256 of the file that `load(path)` would read, in hexadecimal digits.
 

@@ -14,7 +14,13 @@ from mnet_jax.changes import ABSENT
 from mnet_jax.options.architecture_axes import BLOCK_AXES, FACTORY_AXES
 from mnet_jax.options.axis import Axis, C, Varied, format_value
 from mnet_jax.options.config_axes import field_axes
-from mnet_jax.options.quantization_axes import BITS, NONE, QUANTIZATION, QUANTIZED
+from mnet_jax.options.quantization_axes import (
+    BITS,
+    NONE,
+    OF_TRAINING,
+    QUANTIZATION,
+    QUANTIZED,
+)
 from mnet_jax.validation import require
 
 __all__ = [
@@ -78,8 +84,9 @@ AXES: tuple[Axis, ...] = (
 def with_values(config: C, values: Mapping[str, Any]) -> C:
     """Returns the arm or config with these values; the value None leaves an axis unchanged.
 
-    If `quantization` is given as `none`, the other axes of quantization have no effect. So a sweep
-    can compare the network in floating point with quantized networks of several bits.
+    If `quantization` is given as `none`, the other axes of quantization have no effect, and if it
+    is a post-training method, those of quantization-aware training have none. So a sweep can
+    compare the network in floating point with quantized networks of several bits.
 
     Args:
       config: the arm or config to change.
@@ -92,7 +99,8 @@ def with_values(config: C, values: Mapping[str, Any]) -> C:
     if unknown:
         legal = ", ".join(axis.name for axis in AXES)
         raise ValueError(f"axis: got {min(unknown)!r}, legal: {legal}")
-    unused = QUANTIZED if values.get(QUANTIZATION.name) == NONE else ()
+    method = values.get(QUANTIZATION.name)
+    unused = QUANTIZED if method == NONE else OF_TRAINING if method not in (None, "qat") else ()
     for axis in AXES:
         if values.get(axis.name) is not None and axis.name not in unused:
             config = axis.applied(config, values[axis.name])

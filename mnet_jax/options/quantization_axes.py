@@ -19,6 +19,8 @@ QUANTIZED = (
         if field.name not in ("method", "setting")
     ),
 )
+# Those of quantization-aware training alone.
+OF_TRAINING = ("step_sizes", "qat_epochs", "qat_learning_rate", "dampening")
 NONE = "none"  # the value of `quantization` for a network in floating point
 
 
@@ -53,7 +55,6 @@ QUANTIZATION = Axis(
     "with corrected biases, also with learned rounding), or by further training (qat)",
     apply=_with_method,
     read=lambda config: config.quantization.method if config.quantization else NONE,
-    determines=QUANTIZED,
 )
 BITS = Axis(
     name="bits",

@@ -94,7 +94,7 @@ def _read_by_block(
     """
     for layer in layers:
         if skip and layer.role not in ("start", "expand"):
-            x, skip = x.plus(skip, f"{layer.part}/sum_quantizer"), None
+            x, skip = x.plus(skip, f"{layer.part}/skip_quantizer"), None
         squeeze = f"{layer.part}/squeeze_excite"
         if layer.role == "squeeze_excite/reduce":
             pooled = dataclasses.replace(x, quantizer=f"{squeeze}/pooled_quantizer")

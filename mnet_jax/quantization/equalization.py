@@ -108,6 +108,8 @@ def rescale(
         if name not in known:
             raise ValueError(f"{name}: {refused.get(name, 'no layer of the network')}")
         pair, factor = known[name], np.asarray(values, np.float32)
+        positive = factor.shape == (pair.first.outputs,) and bool((factor > 0).all())
+        require(positive, name, values, f"{pair.first.outputs} positive numbers")
         _rescale_kernels(params, pair, factor)
         params[bias_path(pair.first)] = params[bias_path(pair.first)] / factor
         for path in (f"{name}/mean", f"{name}/deviation"):

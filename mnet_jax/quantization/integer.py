@@ -101,7 +101,7 @@ def read_quantizers(
 
     Args:
       params: parameters of a network with quantizers, each with a `step` and, if it is asymmetric,
-        a `zero`.
+        a `zero`. All of them must have 8 bits.
 
     Raises:
       ValueError: a kernel has a zero other than 0, which LiteRT does not support.
@@ -113,13 +113,14 @@ def read_quantizers(
         path, _, last = name.rpartition("/")
         if last != "step":
             continue
+        step = np.abs(np.asarray(step))  # a learned step may be negative
         zero = np.asarray(flat.get(f"{path}/zero", 0))
         layer = path.removesuffix("/kernel_quantizer")
         if layer == path:
             affines[path] = (step, zero)
         else:
             require(not zero.any(), f"{path}/zero", zero.tolist(), "0, as LiteRT's weights have")
-            kernel_steps[layer] = np.asarray(step)
+            kernel_steps[layer] = step
     return affines, kernel_steps
 
 
@@ -198,7 +199,7 @@ def _through(
     start, squeeze, wide = x, f"{part}/squeeze_excite", None
     for layer in [layer for layer in layers.values() if layer.part == part]:
         if skip is not None and layer.role not in ("start", "expand"):
-            x, skip = does.add(f"{part}/sum_quantizer", x, skip), None
+            x, skip = does.add(f"{part}/skip_quantizer", x, skip), None
         if layer.role == "squeeze_excite/reduce":
             pooled = does.mean(f"{squeeze}/pooled_quantizer", x)
             gate = does.layer(layer, pooled)
@@ -275,15 +276,20 @@ class _Converter:
         return Convolution.of(kernel, bias, step, x, output, activation)
 
     def _given_step(self, layer: Layer, least: np.ndarray) -> np.ndarray:
-        """Returns the given step of a layer's kernel; requires at least `least` in each channel."""
+        """Returns the given step of a layer's kernel.
+
+        Steps of single channels are enlarged to `least` [c], so that the channels' biases fit.
+        """
         assert self._kernel_steps is not None
         name, legal = f"kernel step of {layer.name}", f"() or ({layer.outputs},)"
         step = np.asarray(_found(self._kernel_steps, layer.name, "kernel_steps"), np.float32)
         require(step.shape in ((), (layer.outputs,)), f"shape of {name}", step.shape, legal)
-        finite = bool(((step > 0) & (step < np.inf)).all())
-        require(finite, name, step.tolist(), "finite and above 0")
+        finite = bool(((step >= 0) & (step < np.inf)).all() and (step.ndim or step > 0))
+        require(finite, name, float(step.min()), "finite, and above 0 for a whole kernel")
+        if step.ndim:
+            return np.maximum(step, np.maximum(least, np.finfo(np.float32).tiny)).astype(np.float32)
         enough = bool((step >= least).all())
-        require(enough, name, step.tolist(), f"{least.max():g} or more, for its bias to fit int32")
+        require(enough, name, float(step), f"{least.max():g} or more, for its biases to fit int32")
         return step
 
 

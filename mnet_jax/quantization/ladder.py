@@ -46,7 +46,6 @@ EQUALIZED, ABSORBED = "+ equalization", "+ absorption"
 CORRECTED, LEARNED = "+ bias correction", "+ AdaRound"
 FLOAT_BITS = 32
 _WORD = 4  # bytes of a bias, a step and a zero
-_MOST_LEARNED_FROM = 32  # images for AdaRound, which keeps the activations of all of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +129,7 @@ def measure_ladder(
     batches = [jnp.asarray(batch) for batch in calibration or images]
     chain, left_out = _networks(plain, variables, batches, config)
     seen, reference = chain[0].seen, logits(plain, variables, images)
+    require_logits(reference)
 
     def measured(name: str, granularity: Granularity | None, bits: int, found: np.ndarray) -> Rung:
         setting = config.quantization(bits, granularity) if granularity else None
@@ -197,6 +197,12 @@ def _logits(model: MobileNet, variables: Variables, images: Array) -> Array:
     return jnp.asarray(model.apply(variables, images, train=False))
 
 
+def require_logits(found: np.ndarray) -> None:
+    """Raises ValueError unless logits are finite and not all 0, so that noise has a meaning."""
+    legal = "a network whose logits are finite and not all 0"
+    require(bool(np.isfinite(found).all() and found.any()), "model", "other logits", legal)
+
+
 def signal_to_noise(reference: np.ndarray, found: np.ndarray) -> float | None:
     """Returns 10 log10 of the sum of squares of the reference over that of the difference, in dB.
 
@@ -222,12 +228,12 @@ def size_in_bytes(
     size = 0
     for layer in walk(spec, REFERENCE_RESOLUTION):
         setting = quantization.at(layer.name) if quantization else None
-        bits = setting.weight_bits if setting else FLOAT_BITS
+        bits = (setting.weight_bits if setting else 0) or FLOAT_BITS
         size += math.ceil(math.prod(layer.kernel_shape) * bits / 8) + _WORD * layer.outputs
-        if setting:
+        if setting and setting.weight_bits:
             steps = layer.outputs if setting.granularity == "channel" else 1
             size += _WORD * steps * (1 + (setting.weight_symmetry == "asymmetric"))
-    if quantization:
+    if quantization and quantization.activation_bits:
         size += _WORD * activations * (1 + (quantization.activation_symmetry == "asymmetric"))
     return size
 
@@ -287,7 +293,7 @@ def _rounded(
             yield CORRECTED_ALONE, rounding, correct_biases(rounding, values, calibration)
     yield CORRECTED, rounding, correct_biases(rounding, values, calibration)
     if config.adaround:
-        images = jnp.concatenate(calibration)[:_MOST_LEARNED_FROM]
+        images = np.concatenate(calibration)
         learned = adaround(rounding, values, images, iterations=config.adaround)
         corrected = correct_biases(rounding, learned, calibration, exact=each.variables)
         yield LEARNED, rounding, corrected

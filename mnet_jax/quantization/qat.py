@@ -46,6 +46,8 @@ class Oscillation(NamedTuple):
 
     def share(self, threshold: float = FREQUENT) -> Array:
         """Returns the share of the weights that oscillate: whose frequency is above `threshold`."""
+        if not self.frequency:
+            return jnp.zeros(())
         frequent = jnp.stack([jnp.sum(f > threshold) for f in self.frequency.values()])
         return jnp.sum(frequent) / sum(f.size for f in self.frequency.values())
 
@@ -112,6 +114,11 @@ def reestimate_statistics(
     The new statistics are the means of the batches' statistics (arXiv 2203.11086, section 4).
     Frozen parts of the network keep their statistics.
 
+    Kernels are rounded with the rate of the running variance. So that the integers of a kernel stay
+    those with which the statistics were computed, the step of each channel is rescaled as the rate
+    of the channel. A kernel with one step for all channels cannot follow the rates: some of its
+    integers change.
+
     Args:
       model: the network.
       variables: its `params` and `batch_stats`.
@@ -123,7 +130,34 @@ def reestimate_statistics(
     found = [_statistics(model, variables, images) for images in batches]
     require(bool(found), "batches", "none", "one or more")
     means = jax.tree.map(lambda *values: jnp.mean(jnp.stack(values), axis=0), *found)
-    return {**variables, "batch_stats": means}
+    params = _with_rescaled_steps(model, variables, means)
+    return {**variables, "params": params, "batch_stats": means}
+
+
+def _with_rescaled_steps(model: MobileNet, variables: Tree, batch_stats: Tree) -> Tree:
+    """Returns the parameters with steps [c] that round kernels to the same integers as before.
+
+    Args:
+      model: the network.
+      variables: its `params`, and its `batch_stats` before.
+      batch_stats: the new running statistics.
+    """
+    params = traverse_util.flatten_dict(variables["params"], sep="/")
+    before = traverse_util.flatten_dict(variables["batch_stats"], sep="/")
+    after = traverse_util.flatten_dict(batch_stats, sep="/")
+    epsilon = model.spec.dialect.norm_epsilon
+    for layer in walk(model.spec, REFERENCE_RESOLUTION):
+        path, norm = f"{layer.name}/kernel_quantizer/step", f"{layer.name}/norm"
+        step = params.get(path)
+        if step is None or step.ndim == 0 or not layer.normalized:
+            continue
+        old, new = (
+            nonzero(params[f"{norm}/scale"] * jax.lax.rsqrt(tree[f"{norm}/var"] + epsilon))
+            for tree in (before, after)
+        )
+        params[path] = step * jnp.abs(new / old)
+    found: Tree = traverse_util.unflatten_dict(params, sep="/")
+    return found
 
 
 @partial(jax.jit, static_argnums=0)

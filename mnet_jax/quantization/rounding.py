@@ -40,6 +40,8 @@ MOMENTUMS = (0.9, 0.999)  # of Adam's mean and mean square of gradients
 POSITIONS = 4096  # output positions of a layer, over all images, that are used
 BATCH = 128  # of them, in an iteration
 
+MOST_IMAGES = 32  # from which the rounding is learned
+
 
 class _Problem(NamedTuple):
     """A layer whose rounding is learned: its kernel is `base + span * up`, with `up` from 0 to 1.
@@ -100,7 +102,8 @@ def adaround(
     Args:
       model: a folded quantized network.
       variables: its variables.
-      images: [b, h, w, 3]; the activations of all images are in memory at the same time.
+      images: [b, h, w, 3]. If there are more than `MOST_IMAGES`, that many are used, at equal
+        distances, because the activations of all of them are in memory at the same time.
       iterations: steps of Adam for each layer.
       seed: seed of the positions and their order.
 
@@ -115,6 +118,8 @@ def adaround(
     whole = is_whole(iterations) and iterations >= 1
     require(whole, "iterations", iterations, "a whole number, 1 or more")
     assert model.quantization is not None
+    count = min(len(images), MOST_IMAGES)
+    images = np.asarray(images)[np.linspace(0, len(images) - 1, count).round().astype(int)]
     inputs = layer_inputs(model.spec)
     values = jax.device_get(_layer_inputs(model, variables, images))
     params = flat(variables, "params")

@@ -14,9 +14,10 @@ from mnet_jax.models.network import MobileNet
 from mnet_jax.models.quantizers import kernel_range
 from mnet_jax.models.types import Quantization
 from mnet_jax.quantization.folding import flat, with_flat
-from mnet_jax.quantization.ladder import folded, logits, signal_to_noise
+from mnet_jax.quantization.ladder import folded, logits, require_logits, signal_to_noise
 from mnet_jax.quantization.ranges import choose, rounded
 from mnet_jax.quantization.types import RangeMethod
+from mnet_jax.validation import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,10 @@ def measure_sensitivity(
     Raises:
       ValueError: the model is quantized or packed.
     """
+    require(len(images) > 0, "images", "none", "one batch or more")
     model, variables = folded(model, variables)
     params, reference = flat(variables, "params"), logits(model, variables, images)
+    require_logits(reference)
     found = []
     for layer in walk(model.spec, REFERENCE_RESOLUTION):
         setting, kernel = quantization.at(layer.name), params[layer.kernel_path]
@@ -113,4 +116,4 @@ def noise_by_kind(layers: Sequence[Sensitivity]) -> dict[Kind, float]:
 
 
 def _ratio(a: float, b: float) -> float | None:
-    return float(a / b) if b else None
+    return float(a) / float(b) if b else None

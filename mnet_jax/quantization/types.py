@@ -45,6 +45,9 @@ class QuantizationConfig:
         make_fields_plain(self)
         require_choice("method", self.method, Method)
         require_choice("ranges", self.ranges, RangeMethod)
+        bits = self.setting.weight_bits
+        rounds = bits > 0 or self.method not in ("ptq-corrected", "ptq-adaround")
+        require(rounds, "weight_bits", bits, f"2 to 8 for {self.method}")
         images = self.calibration_images
         require(images >= 1, "calibration_images", images, "1 image or more")
         require(self.qat_epochs >= 1, "qat_epochs", self.qat_epochs, "1 or more")

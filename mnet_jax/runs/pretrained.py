@@ -10,7 +10,7 @@ from mnet_jax.validation import require
 
 
 def require_fit(pretrained: Pretrained, spec: NetworkSpec) -> None:
-    """Raises ValueError unless the saved model's spec equals `spec`, apart from training details.
+    """Raises ValueError unless the saved model is a network `spec`, apart from training details.
 
     The training details are the number of classes, dropout, and the dialect's momentum and
     initializer.
@@ -18,6 +18,8 @@ def require_fit(pretrained: Pretrained, spec: NetworkSpec) -> None:
     Raises:
       SavedModelError: the saved model is missing.
     """
+    legal = "a network that is neither folded nor quantized"
+    require(models.is_plain(pretrained.path), "pretrained", pretrained.path, legal)
     saved = models.read_spec(pretrained.path)
     for field in dataclasses.fields(NetworkSpec):
         before, now = getattr(saved, field.name), getattr(spec, field.name)
@@ -45,8 +47,6 @@ def initialize_from(pretrained: Pretrained, state: TrainState, spec: NetworkSpec
         raise models.SavedModelError(f"{pretrained.path}: not the weights that the config names")
     require_fit(pretrained, spec)
     saved = models.load(pretrained.path)
-    plain = not saved.model.folded and saved.model.quantization is None
-    require(plain, "pretrained", pretrained.path, "a network that is not quantized")
     params, batch_stats = dict(saved.variables["params"]), saved.variables["batch_stats"]
     if saved.model.spec.head.num_classes != spec.head.num_classes:
         classifier = state.params["head"]["classifier"]

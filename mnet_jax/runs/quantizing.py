@@ -4,6 +4,7 @@ The network in floating point comes from the float run: the run with the config 
 If `source` is None, the weights are those of a pretrained model.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from mnet_jax import data, models, quantization, serialization
+from mnet_jax import data, models, ops, quantization, serialization
 from mnet_jax.analysis import cost
 from mnet_jax.config import FILE_NAME as CONFIG_FILE
 from mnet_jax.config import Cosine, RunConfig, TrainingConfig
@@ -21,15 +23,19 @@ from mnet_jax.data.sources import subset
 from mnet_jax.files import locked, make_directory, read_file
 from mnet_jax.models import SavedModel
 from mnet_jax.quantization import qat
-from mnet_jax.runs.run_directory import model_keeper
+from mnet_jax.runs.run_directory import WITHOUT_LOCKS, model_keeper
+from mnet_jax.training.agreement import any_process
 from mnet_jax.training.evaluation import Evaluation, evaluate
-from mnet_jax.training.placement import placement
-from mnet_jax.training.results import EpochRecord, RunResult
+from mnet_jax.training.placement import BATCH_AXIS, placement
+from mnet_jax.training.results import EpochRecord, Phase, Progress, ProgressCallback, RunResult
 from mnet_jax.training.step import TrackedState, TrainState, make_eval_step
 
 SOURCE = "float"  # directory, in a run's directory, of the run in floating point
 STATISTICS_IMAGES = 2048  # training images from which statistics are re-estimated after `qat`
-_LOCK = "float.lock"
+# A file in the directory of a trial, which the trial's process locks (`ablation.runners.work`), so
+# that no trial trains a network while another one trains it as its source.
+TRIAL_LOCK = "lock"
+STATISTICS_BATCH = 64  # the most images at a time
 
 Variables = Mapping[str, Any]
 
@@ -65,9 +71,15 @@ def source_model(source: RunConfig, directory: Path, train: Callable[[], object]
     Raises:
       SavedModelError: the model cannot be read.
     """
-    make_directory(directory)
-    with locked(directory / _LOCK):
-        if not _is_finished(source, directory):
+    with contextlib.ExitStack() as held:
+        if jax.process_index() == 0:  # the others wait for it in the collective call
+            make_directory(directory)
+            try:
+                held.enter_context(locked(directory / TRIAL_LOCK))
+            except (ImportError, OSError) as error:  # `directory_lock` warns of it
+                if isinstance(error, OSError) and error.errno not in WITHOUT_LOCKS:
+                    raise
+        if any_process(not _is_finished(source, directory)):
             train()
     return models.load(directory)
 
@@ -79,6 +91,16 @@ def _is_finished(config: RunConfig, directory: Path) -> bool:
     except (OSError, ValueError):
         return False
     return kept == config and (directory / models.FILE_NAME).exists()
+
+
+def statistics_batches(source: data.Source, config: RunConfig) -> list[np.ndarray]:
+    """Returns batches of training images, all of one size, to recompute running statistics from."""
+    settings = config.data
+    at_a_time = settings.batch_size // config.training.accumulate
+    settings = replace(settings, batch_size=min(at_a_time, STATISTICS_BATCH))
+    batches = calibration_batches(source, replace(config, data=settings), STATISTICS_IMAGES)
+    first = next(batches)
+    return [first, *(batch for batch in batches if len(batch) == len(first))]
 
 
 def calibration_batches(
@@ -144,7 +166,11 @@ def with_values(state: TrainState, model: models.MobileNet, values: Variables) -
 
 
 def post_train(
-    config: RunConfig, source: SavedModel, directory: Path, dataset: data.Dataset
+    config: RunConfig,
+    source: SavedModel,
+    directory: Path,
+    dataset: data.Dataset,
+    report: ProgressCallback,
 ) -> RunResult:
     """Quantizes a network after its training, keeps it in `directory`, and evaluates it.
 
@@ -156,13 +182,14 @@ def post_train(
       source: the network in floating point.
       directory: where the quantized network is written.
       dataset: the images.
+      report: called after each batch of an evaluation.
     """
     start, settings = time.perf_counter(), config.quantization
     assert settings
     batches = [*calibration_batches(dataset.train, config, settings.calibration_images)]
     model, variables = quantization.post_training(source.model, source.variables, settings, batches)
     seconds = time.perf_counter() - start
-    evaluated = _evaluations(config, model, variables, dataset)
+    evaluated = _evaluations(config, model, variables, dataset, report)
     model_keeper(config, dataset, directory, model)(variables)
     images = sum(len(batch) for batch in batches)
     record = EpochRecord(
@@ -190,20 +217,43 @@ def post_train(
 
 
 def _evaluations(
-    config: RunConfig, model: models.MobileNet, variables: Variables, dataset: data.Dataset
+    config: RunConfig,
+    model: models.MobileNet,
+    variables: Any,
+    dataset: data.Dataset,
+    report: ProgressCallback,
 ) -> dict[str, Evaluation]:
     """Evaluates on three sets: `train` (the calibration images), `validation` and `test`."""
-    place = placement(config.training.parallel, config.data.batch_size)
-    step = place.compile_eval(make_eval_step(model.apply))
-    settings = config.quantization
+    settings, training = config.quantization, config.training
     assert settings
+    accumulate = training.accumulate
+    place = placement(training.parallel, config.data.batch_size, accumulate=accumulate)
+    axis_name = BATCH_AXIS if training.parallel == "pmap" else None
+    lowering = ops.best_lowering() if training.lowering == "auto" else training.lowering
+    model = model.clone(dtype=jnp.dtype(training.precision), lowering=lowering)
+    step = place.compile_eval(
+        make_eval_step(model.apply, axis_name=axis_name, accumulate=accumulate)
+    )
+    variables = place.put_state(variables)
+    part = data.Shard(index=jax.process_index(), count=jax.process_count())
     splits = {
         "train": evenly_spaced(dataset.train, settings.calibration_images),
         "validation": dataset.validation,
         "test": dataset.test,
     }
+
+    def measure(split: data.Source, phase: Phase) -> Evaluation:
+        batches = data.eval_batches(split, config.data, shard=part)
+        return evaluate(
+            step,
+            place,
+            variables,
+            batches,
+            lambda done: report(Progress(phase=phase, epoch=1, epochs=1, step=done)),
+        )
+
     return {
-        name: evaluate(step, place, variables, data.eval_batches(split, config.data))
+        name: measure(split, "test" if name == "test" else "validation")
         for name, split in splits.items()
     }
 
@@ -219,7 +269,7 @@ def with_new_statistics(
       batches: training images, from which the statistics are recomputed.
     """
     values = qat.reestimate_statistics(model, state.values, batches)
-    state = state.replace(batch_stats=values["batch_stats"])
+    state = state.replace(params=values["params"], batch_stats=values["batch_stats"])
     if state.average is None:
         return state
     return state.replace(average=qat.reestimate_statistics(model, state.average, batches))

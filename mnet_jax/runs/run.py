@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 import mnet_jax
 from mnet_jax import data, ops, serialization
@@ -26,12 +27,11 @@ from mnet_jax.runs import pretrained
 from mnet_jax.runs.program import Program, program_of
 from mnet_jax.runs.quantizing import (
     SOURCE,
-    STATISTICS_IMAGES,
     calibrated,
-    calibration_batches,
     oscillating_share,
     post_train,
     source_model,
+    statistics_batches,
     training_of,
     with_new_statistics,
     with_values,
@@ -41,7 +41,7 @@ from mnet_jax.training import optimizer
 from mnet_jax.training.agreement import require_equal
 from mnet_jax.training.checkpoints.checkpoint import Checkpoints
 from mnet_jax.training.checkpoints.manifest import CHECKPOINTS
-from mnet_jax.training.checkpoints.matching import saved_config
+from mnet_jax.training.checkpoints.matching import require_same_config, saved_config
 from mnet_jax.training.evaluation import Evaluation
 from mnet_jax.training.hyperparameters import StaticRecipe
 from mnet_jax.training.loop import History, Loop
@@ -185,12 +185,15 @@ def _run(
     config: RunConfig, directory: Path, source_directory: Path, settings: _Settings
 ) -> RunResult:
     """Does the work of `run`, in a locked directory."""
+    checkpoints = directory / CHECKPOINTS
+    if config.quantization and (saved := saved_config(checkpoints)):
+        require_same_config(config, serialization.to_plain(saved), checkpoints)
     source = None
     if config.source:
         train_source = partial(_train_source, config.source, source_directory, settings)
         source = source_model(config.source, source_directory, train_source)
     if source and config.quantization and not config.quantization.trains:
-        result = post_train(config, source, directory, settings.dataset)
+        result = post_train(config, source, directory, settings.dataset, settings.report)
     else:
         result = _train(config, directory, source, settings)
     if jax.process_index() == 0:
@@ -272,8 +275,7 @@ def _final(program: Program, config: RunConfig, dataset: data.Dataset, state: An
     """
     if state is None or config.quantization is None:
         return state
-    images = calibration_batches(dataset.train, config, STATISTICS_IMAGES)
-    return with_new_statistics(state, program.model, list(images))
+    return with_new_statistics(state, program.model, statistics_batches(dataset.train, config))
 
 
 def load_data(images: DataConfig, directory: Path) -> data.Dataset:
@@ -327,7 +329,8 @@ def _beginning(
     def begin() -> TrainState:
         state = initial()
         if config.quantization:
-            state = with_values(state, program.model, quantized_values())
+            copies = jax.tree.map(jnp.copy, quantized_values())  # a step donates the state
+            state = with_values(state, program.model, copies)
         return loop.placement.get(loop.placement.put_state(state))
 
     return begin

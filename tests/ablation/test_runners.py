@@ -139,19 +139,19 @@ def test_a_silence_is_told_once_and_counts_while_it_is_listened_to():
         found = []
         for _ in range(count):
             now[0] += seconds
-            found += watch.look()
+            found += watch.check()
         return found
 
-    watch.heard(first)
-    watch.heard(second)
+    watch.record_progress(first)
+    watch.record_progress(second)
     assert looks(59, 10.0) == []
-    watch.heard(second)
+    watch.record_progress(second)
     assert looks(59, 10.0) == [(first, TrialStalled(seconds=600.0))]
     assert looks(1, 1e6) == [(second, TrialStalled(seconds=620.0))], (
         "it was suspended for most of that"
     )
     watch.forget(first)
-    watch.heard(second)
+    watch.record_progress(second)
     assert looks(60, 10.0) == [(second, TrialStalled(seconds=600.0))]
     assert looks(600, 10.0) == []
 
@@ -160,11 +160,11 @@ def test_a_silence_with_a_limit_ends_there():
     now = [0.0]
     (config,) = configs(1)
     watch = StallMonitor(45.0, lambda: now[0])
-    watch.heard(config)
+    watch.record_progress(config)
     found = []
     while not found:
         now[0] += 10.0
-        found = watch.look()
+        found = watch.check()
     assert now[0] == 50.0 and found[0][0] == config and found[0][1].again is False
 
 

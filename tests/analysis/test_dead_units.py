@@ -130,7 +130,7 @@ def test_channels_made_dead_full_and_clipped_are_found():
     assert wide.always_active[1] and wide.always_active[2] and not wide.always_active[0]
     np.testing.assert_array_equal(wide.clipped[:3], [0, 0, 1])
     assert "block_2/project" not in found  # linear
-    assert not found["block_1/expand"].never.all()
+    assert not found["block_1/expand"].never_active.all()
 
 
 def test_shares_are_numpys_over_all_batches(of_mixed):

@@ -585,3 +585,10 @@ def test_a_grid_has_the_network_in_floating_point_once():
     assert [setting and setting.weight_bits for setting in settings] == [None, 8, 4]
     assert found[0] == V2
     assert [config.source for config in found] == [None, V2, V2]
+
+
+def test_settings_of_training_make_no_other_arm_of_a_post_training_method():
+    found = grid(V2, {"quantization": ["ptq", "qat"], "qat_epochs": [5, 10]})
+    assert [(c.quantization.method, c.quantization.qat_epochs) for c in found] == [
+        ("ptq", 10), ("qat", 5), ("qat", 10),
+    ]  # fmt: skip

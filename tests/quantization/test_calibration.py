@@ -55,7 +55,7 @@ def test_every_kernel_and_every_activation_has_a_quantizer(network, seen, granul
         is_swish = layer.activation == "hard_swish"
         assert (f"{layer.name}/preactivation_quantizer" in steps) == is_swish
     others = ("input", "block_2/squeeze_excite/pooled", "block_2/squeeze_excite/output")
-    others += ("block_2/sum", "block_5/sum", "head/pooled")
+    others += ("block_2/sum", "block_5/skip", "head/pooled")
     assert {f"{name}_quantizer" for name in others} <= steps.keys()
     assert all(np.all(step > 0) for name, step in steps.items() if name.endswith("_quantizer"))
 

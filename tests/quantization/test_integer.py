@@ -131,7 +131,8 @@ def small_case():
         ("affines", "head/pooled_quantizer", (0.1, 128)),
         ("affines", "head/pooled_quantizer", (0.1, 0.5)),
         ("kernel_steps", "stem", None),
-        ("kernel_steps", "stem", np.zeros(8, np.float32)),
+        ("kernel_steps", "stem", -np.ones(8, np.float32)),
+        ("kernel_steps", "stem", np.float32(0)),
         ("kernel_steps", "stem", np.ones(5, np.float32)),
         ("kernel_steps", "stem", np.float32(1e-12)),  # the bias would need more than 32 bits
     ],

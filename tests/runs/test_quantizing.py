@@ -2,17 +2,19 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from tiny_network import make_short_spec
 
-from mnet_jax import data, models
+from mnet_jax import data, models, serialization
 from mnet_jax.config import DataConfig, Pretrained, RunConfig, TrainingConfig
 from mnet_jax.models.types import Quantization
 from mnet_jax.quantization import QuantizationConfig
 from mnet_jax.runs.run import run
+from mnet_jax.training.checkpoints.checkpoint import CheckpointError
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly_compiled")]
 
@@ -54,7 +56,7 @@ def trained(dataset, tmp_path_factory):
 
 def test_a_run_that_quantizes_takes_the_network_that_was_trained(trained):
     directory, _, result, phases = trained
-    assert not phases  # nothing was trained
+    assert phases and "train" not in phases
     (record,) = result.history
     assert record.step == 0
     source, quantized = models.load(directory / "float"), models.load(directory / "ptq")
@@ -127,5 +129,33 @@ def test_a_quantized_network_is_no_pretrained_one(trained, dataset, tmp_path):
     directory, *_ = trained
     path = directory / "ptq"
     start = Pretrained(path=str(path), sha256=models.digest(path))
-    with pytest.raises(ValueError, match=r"pretrained: got .*, legal: a network that is not quant"):
+    with pytest.raises(ValueError, match=r"pretrained: got .*, legal: a network that is neither"):
         run(dataclasses.replace(FLOAT, pretrained=start), tmp_path, dataset=dataset)
+
+
+def test_best_weights_and_pmap(trained, dataset, tmp_path):
+    """The state before the first step is made again after it was donated to a step."""
+    directory, _, result, _ = trained
+    source = directory / "float"
+    kept = run(QAT, tmp_path / "qat", dataset=dataset, source_directory=source, keep="best")
+    assert kept.history[-1].epoch == 1
+    training = dataclasses.replace(PTQ.training, parallel="pmap", accumulate=2)
+    mapped = dataclasses.replace(PTQ, training=training)
+    path = tmp_path / "float"
+    shutil.copytree(source, path)
+    text = serialization.to_json(dataclasses.replace(FLOAT, training=training))
+    (path / "config.json").write_text(text)
+    found = run(mapped, tmp_path / "ptq", dataset=dataset, source_directory=path)
+    assert (found.test_accuracy, found.test_count) == (result.test_accuracy, result.test_count)
+
+
+def test_a_directory_of_another_run_is_refused_before_anything_is_trained(trained, dataset):
+    directory, *_ = trained
+    with pytest.raises(CheckpointError, match=r"^quantization: got .* holds a run with -; legal:"):
+        run(PTQ, directory / "float", dataset=dataset)
+    assert not (directory / "float" / "float").exists()
+
+
+def test_rounding_needs_kernels_to_round():
+    with pytest.raises(ValueError, match="weight_bits: got 0, legal: 2 to 8 for ptq-adaround"):
+        QuantizationConfig(method="ptq-adaround", setting=Quantization(weight_bits=0))

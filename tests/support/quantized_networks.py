@@ -91,7 +91,7 @@ def forward(spec, params, images, mark, mark_kernel):
         ):
             name = part if role is None else f"{part}/{role}"
             if role == "sum" and skip is not None:
-                x = mark(f"{part}/sum_quantizer", x + skip)
+                x = mark(f"{part}/skip_quantizer", x + skip)
             if role == "squeeze" and getattr(block, "squeeze", 0):
                 x = squeezed(part, x)
             if role == "project":

@@ -20,6 +20,7 @@ MAX_IMAGE_PIXELS = 50_000_000  # about as many as the largest camera sensors hav
 MOST_IMAGE_PIXELS = 178_956_970  # Pillow opens no larger image
 SPLIT_BY_POSITION = "by position"  # `listing` for the split of versions without listings
 FILE_NAME = "config.json"  # name of the config in a run's directory
+TRIAL_LOCK = "lock"  # name of the file in a trial's directory that its process locks
 ARM_CLASSES = 1000  # classes of an arm's network: ImageNet's, as in the papers
 MAX_ALPHA = 1000.0  # of a Beta distribution; above it, nearly every draw is one half
 

@@ -18,7 +18,7 @@ import numpy as np
 from mnet_jax import data, models, ops, quantization, serialization
 from mnet_jax.analysis import cost
 from mnet_jax.config import FILE_NAME as CONFIG_FILE
-from mnet_jax.config import Cosine, RunConfig, TrainingConfig
+from mnet_jax.config import TRIAL_LOCK, Cosine, RunConfig, TrainingConfig
 from mnet_jax.data.sources import subset
 from mnet_jax.files import locked, make_directory, read_file
 from mnet_jax.models import SavedModel
@@ -32,9 +32,6 @@ from mnet_jax.training.step import TrackedState, TrainState, make_eval_step
 
 SOURCE = "float"  # directory, in a run's directory, of the run in floating point
 STATISTICS_IMAGES = 2048  # training images from which statistics are re-estimated after `qat`
-# A file in the directory of a trial, which the trial's process locks (`ablation.runners.work`), so
-# that no trial trains a network while another one trains it as its source.
-TRIAL_LOCK = "lock"
 STATISTICS_BATCH = 64  # the most images at a time
 
 Variables = Mapping[str, Any]
@@ -61,7 +58,8 @@ def training_of(config: RunConfig) -> TrainingConfig:
 def source_model(source: RunConfig, directory: Path, train: Callable[[], object]) -> SavedModel:
     """Returns the network of a float run, after training the network if `directory` lacks it.
 
-    Several runs can share a source: one of them trains it, and the others wait.
+    Several runs can share a source: one of them trains it, and the others wait. The lock is that of
+    a trial, so they also wait for the trial that trains this network for itself.
 
     Args:
       source: the config of the float run.

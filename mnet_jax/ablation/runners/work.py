@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnet_jax.ablation.events import key_of
-from mnet_jax.config import RunConfig
+from mnet_jax.config import TRIAL_LOCK, RunConfig
 from mnet_jax.files import locked, replace_file
 from mnet_jax.training.results import ProgressCallback, RunResult
 
 TrialFunction = Callable[[RunConfig, Path, ProgressCallback], RunResult]
-LOCK = "lock"  # a file in a trial's directory, locked by the process that writes there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +74,7 @@ def outcome_of(
     result, cause = None, None
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with locked(directory / LOCK):
+        with locked(directory / TRIAL_LOCK):
             result = trial(config, directory, report)
     except Exception as error:
         with contextlib.suppress(OSError):  # the cause is reported even if this fails

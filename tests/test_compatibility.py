@@ -114,7 +114,8 @@ def test_every_recipe_has_the_key_that_it_had():
 
 def test_every_arm_of_a_preset_has_the_key_that_it_had():
     found = {}
-    for name in presets.PRESETS:
+    stored = {key.removeprefix("preset ").partition(",")[0] for key in of("preset ")}
+    for name in stored:
         for scale in presets.SCALES:
             arguments = sweeps.SweepArguments(preset=name, scale=scale)
             for i, arm in enumerate(sweeps.plan(arguments, {}).arms):

@@ -29,10 +29,18 @@ def seconds_of(preset: Preset, scale: ScaleName) -> float:
     """Estimates the time of all trials of a preset in seconds, from the arms' multiply-adds."""
     at = SCALES[scale]
     training = (
-        at.seconds(cost.count(c.spec, c.data.resolution).madds, c.training.epochs)
+        at.seconds(cost.count(c.spec, c.data.resolution).madds, _epochs(c))
         for c in configs_of(preset, scale)
     )
     return sum(at.arm_seconds + at.seeds * seconds for seconds in training)
+
+
+def _epochs(config: RunConfig) -> int:
+    """Returns the epochs of a trial; a quantized one does not repeat those in floating point."""
+    quantization = config.quantization
+    if quantization is None:
+        return config.training.epochs
+    return quantization.qat_epochs if quantization.trains else 0
 
 
 def arm_name(values: Mapping[str, Any]) -> str:

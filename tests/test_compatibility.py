@@ -15,9 +15,10 @@ import safetensors.numpy
 from flax import traverse_util
 
 from mnet_jax import models, serialization
-from mnet_jax.ablation import events, presets, rendering
+from mnet_jax.ablation import events, rendering
 from mnet_jax.ablation.arms import Report
 from mnet_jax.ablation.events import Started, Sweep, Trial, key_of
+from mnet_jax.ablation.preset import SCALES
 from mnet_jax.ablation.store import Store
 from mnet_jax.commands import planning, sweeps
 from mnet_jax.config import RunConfig
@@ -116,7 +117,7 @@ def test_every_arm_of_a_preset_has_the_key_that_it_had():
     found = {}
     stored = {key.removeprefix("preset ").partition(",")[0] for key in of("preset ")}
     for name in stored:
-        for scale in presets.SCALES:
+        for scale in SCALES:
             arguments = sweeps.SweepArguments(preset=name, scale=scale)
             for i, arm in enumerate(sweeps.plan(arguments, {}).arms):
                 found[f"preset {name}, {scale}, arm {i}"] = key_of(arm.config(10))

@@ -3,6 +3,7 @@
 Trials are stored as events in a journal. A report is computed from the stored trials, and rendered
 as text, Markdown, CSV, JSON, charts and an HTML page.
 
+- `preset`: what a preset is, and the three scales;
 - `presets`: the papers' ablations;
 - `claims`: claims of the papers, and whether the measured differences support them;
 - `runners`: run trials in processes, on this machine or a Ray cluster;

@@ -9,7 +9,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from mnet_jax.ablation.presets import PRESETS, SCALES, Preset, ScaleName
+from mnet_jax.ablation.preset import SCALES, Preset, ScaleName
+from mnet_jax.ablation.presets import PRESETS
 from mnet_jax.analysis import cost
 from mnet_jax.commands.messages import invocation
 from mnet_jax.config import RunConfig

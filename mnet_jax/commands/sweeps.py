@@ -17,7 +17,8 @@ from rich.console import Console
 from mnet_jax import process
 from mnet_jax.ablation import runners, store
 from mnet_jax.ablation.events import Sweep
-from mnet_jax.ablation.presets import PRESETS, SCALES, ScaleName, Values
+from mnet_jax.ablation.preset import SCALES, ScaleName, Values
+from mnet_jax.ablation.presets import PRESETS
 from mnet_jax.commands.displays import SweepProgress
 from mnet_jax.commands.planning import PRESUMED_IMAGES, RunArguments, baseline, require_fit
 from mnet_jax.config import Arm, RunConfig

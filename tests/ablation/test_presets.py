@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mnet_jax.ablation.presets import NOT_RUN, PRESETS, SCALES
+from mnet_jax.ablation.preset import NOT_RUN, SCALES
+from mnet_jax.ablation.presets import PRESETS
 from mnet_jax.analysis import cost
 from mnet_jax.commands import ablate, catalog, sweeps
 from mnet_jax.options import axes, recipes
@@ -99,7 +100,7 @@ DIFFERENCES = {  # preset: fields of the config that an arm may differ in from t
     "v3-squeeze-excite": {"spec.blocks[].squeeze"},
     "v3-tail": {"spec.blocks", "spec.head.conv.inputs", "spec.head.conv.outputs",
                 "spec.head.hidden"},
-    **dict.fromkeys(("v1-quantization", "v2-quantization", "v3-quantization"), {"quantization"}),
+    **{f"{version}-quantization": {"quantization"} for version in ("v1", "v2", "v3")},
 }  # fmt: skip
 
 

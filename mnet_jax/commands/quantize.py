@@ -210,7 +210,9 @@ def _ladder_table(name: str, ladders: "Sequence[Ladder]") -> Table:
     table.add_column("bits", justify="right")
     table.add_column("network")
     labelled = one.rungs[0].accuracy is not None
-    columns = ["class as in float (%)", "SQNR (dB)", *["accuracy (%)"] * labelled, "kB"]
+    paired = labelled and len(ladders) > 1
+    accuracy = ["accuracy (%)"] * labelled + ["to float (points)"] * paired
+    columns = ["class as in float (%)", "SQNR (dB)", *accuracy, "kB"]
     for column in columns:
         table.add_column(column, justify="right")
     group = one.rungs[0].bits, one.rungs[0].granularity
@@ -224,6 +226,8 @@ def _ladder_table(name: str, ladders: "Sequence[Ladder]") -> Table:
         if labelled:
             accuracies = [each.accuracy for each in same if each.accuracy is not None]
             cells.append(_percent(accuracies, one.images))
+        if paired:
+            cells.append(_difference_to_float(ladders, same))
         table.add_row(str(rung.bits), rung.name, *cells, f"{rung.size / 1000:,.1f}")
     return table
 
@@ -233,6 +237,17 @@ def _percent(shares: "Sequence[float]", images: int) -> str:
     if len(shares) == 1:
         return formatting.percent(share_interval(round(shares[0] * images), images), "bootstrap")
     return formatting.percent(mean_interval(shares), "t")
+
+
+def _difference_to_float(ladders: "Sequence[Ladder]", same: "Sequence[Rung]") -> str:
+    """Formats the mean difference in accuracy to the same models in float; "" for these."""
+    if same[0].name == ladders[0].rungs[0].name:
+        return ""
+    differences = [
+        (rung.accuracy or 0.0) - (ladder.rungs[0].accuracy or 0.0)
+        for ladder, rung in zip(ladders, same, strict=True)
+    ]
+    return formatting.percent(mean_interval(differences), "t", sign="+")
 
 
 def _decibels(same: "Sequence[Rung | Sensitivity]") -> str:

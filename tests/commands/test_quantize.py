@@ -78,11 +78,16 @@ def test_models_of_one_label_are_told_by_their_means(call, tmp_path):
     (found,) = kept(tmp_path).values()
     rungs = [one["rungs"][-1] for one in found]
     rows = re.findall(r"^ *8 +\+ bias correction +(.*)$", out, re.MULTILINE)
-    numbers = [float(x) for x in re.findall(r"[\d.]+", rows[-1])]
-    for values, mean, half in zip(
-        ([100 * one["agreement"] for one in rungs], [one["sqnr"] for one in rungs]),
-        numbers[0::2], numbers[1::2], strict=False,
-    ):  # fmt: skip
+    numbers = [float(x) for x in re.findall(r"[-+]?[\d.]+", rows[-1])]
+    exact = [one["rungs"][0]["accuracy"] for one in found]
+    accuracies = [100 * one["accuracy"] for one in rungs]
+    lost = [a - 100 * b for a, b in zip(accuracies, exact, strict=True)]
+    *_, size = numbers
+    assert size == pytest.approx(rungs[0]["size"] / 1000, abs=0.051)
+    agreements = [100 * one["agreement"] for one in rungs]
+    wanted_means = agreements, [one["sqnr"] for one in rungs], accuracies, lost
+    found_means = zip(numbers[0:-1:2], numbers[1:-1:2], strict=True)
+    for values, (mean, half) in zip(wanted_means, found_means, strict=True):
         np.testing.assert_allclose(mean, np.mean(values), atol=0.06)
         wanted = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) / np.sqrt(3)
         np.testing.assert_allclose(half, wanted, atol=0.06)

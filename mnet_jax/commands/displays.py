@@ -17,6 +17,7 @@ from rich.text import Text
 from mnet_jax.training.results import EpochRecord, Progress
 
 COMPILING = "compiling"
+WAITING = "waiting for the network in floating point"
 MOST_EPOCH_LINES = 100  # the most lines that a run prints for its epochs
 PARTS = 10  # with fewer epochs or trials than this, a line is printed for each tenth of the work
 
@@ -66,6 +67,8 @@ class TimeEstimate:
 
     def update(self, event: Progress) -> None:
         """Updates the estimate with an event; call it as soon as the event happens."""
+        if event.phase == "waiting":
+            return
         now, trains = self._clock(), event.phase == "train"
         spent = 0.0 if self._before is None else now - self._before
         known, self._before = self._before is not None, now
@@ -169,6 +172,9 @@ class RunProgress(_Shown):
     def show(self, event: Progress) -> None:
         """Updates the bar with an event, or prints a line if one is due."""
         if self._task is None:
+            return
+        if event.phase == "waiting":
+            self._bars.update(self._task, detail=WAITING)
             return
         self._estimate.update(event)
         left = _left(self._estimate.seconds_left)
@@ -400,7 +406,9 @@ class SweepProgress(_Shown):
 def _epoch(trial: _Trial) -> str:
     """Formats the epoch of a trial, such as `3/20`."""
     event = trial.event
-    return COMPILING if event is None else f"{event.epoch}/{event.epochs}"
+    if event is None:
+        return COMPILING
+    return "waiting" if event.phase == "waiting" else f"{event.epoch}/{event.epochs}"
 
 
 def _rate(trials: list[_Trial]) -> str:

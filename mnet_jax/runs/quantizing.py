@@ -31,6 +31,7 @@ from mnet_jax.training.results import EpochRecord, Phase, Progress, ProgressCall
 from mnet_jax.training.step import TrackedState, TrainState, make_eval_step
 
 SOURCE = "float"  # directory, in a run's directory, of the run in floating point
+WAITING_SECONDS = 1.0  # between two reports of a run that waits for its source
 STATISTICS_IMAGES = 2048  # training images from which statistics are re-estimated after `qat`
 STATISTICS_BATCH = 64  # the most images at a time
 
@@ -55,7 +56,12 @@ def training_of(config: RunConfig) -> TrainingConfig:
     )
 
 
-def source_model(source: RunConfig, directory: Path, train: Callable[[], object]) -> SavedModel:
+def source_model(
+    source: RunConfig,
+    directory: Path,
+    train: Callable[[], object],
+    report: ProgressCallback = lambda progress: None,
+) -> SavedModel:
     """Returns the network of a float run, after training the network if `directory` lacks it.
 
     Several runs can share a source: one of them trains it, and the others wait. The lock is that of
@@ -65,6 +71,7 @@ def source_model(source: RunConfig, directory: Path, train: Callable[[], object]
       source: the config of the float run.
       directory: the directory of the float run.
       train: trains the float run, so that its model is in `directory`.
+      report: called again and again while another run trains the network.
 
     Raises:
       SavedModelError: the model cannot be read.
@@ -72,14 +79,25 @@ def source_model(source: RunConfig, directory: Path, train: Callable[[], object]
     with contextlib.ExitStack() as held:
         if jax.process_index() == 0:  # the others wait for it in the collective call
             make_directory(directory)
-            try:
-                held.enter_context(locked(directory / TRIAL_LOCK))
-            except (ImportError, OSError) as error:  # `directory_lock` warns of it
-                if isinstance(error, OSError) and error.errno not in WITHOUT_LOCKS:
-                    raise
+            _wait_for_lock(directory / TRIAL_LOCK, held, report)
         if any_process(not _is_finished(source, directory)):
             train()
     return models.load(directory)
+
+
+def _wait_for_lock(path: Path, held: contextlib.ExitStack, report: ProgressCallback) -> None:
+    """Enters the lock of a file into `held`, and reports once a second while others have it."""
+    while True:
+        try:
+            held.enter_context(locked(path, wait=False))
+            return
+        except BlockingIOError:
+            report(Progress(phase="waiting", epoch=1, epochs=1, step=0))
+            time.sleep(WAITING_SECONDS)
+        except (ImportError, OSError) as error:  # `directory_lock` warns of it
+            if isinstance(error, OSError) and error.errno not in WITHOUT_LOCKS:
+                raise
+            return
 
 
 def _is_finished(config: RunConfig, directory: Path) -> bool:

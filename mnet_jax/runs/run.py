@@ -191,7 +191,7 @@ def _run(
     source = None
     if config.source:
         train_source = partial(_train_source, config.source, source_directory, settings)
-        source = source_model(config.source, source_directory, train_source)
+        source = source_model(config.source, source_directory, train_source, settings.report)
     if source and config.quantization and not config.quantization.trains:
         result = post_train(config, source, directory, settings.dataset, settings.report)
     else:

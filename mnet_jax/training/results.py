@@ -74,7 +74,8 @@ class RunResult:
     oscillating: float | None = added(None)
 
 
-Phase = Literal["train", "validation", "epoch", "test"]  # "epoch": an epoch has ended and is saved
+# "epoch": an epoch has ended and is saved; "waiting": another run trains the network to quantize.
+Phase = Literal["train", "validation", "epoch", "test", "waiting"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,6 +71,22 @@ def test_one_trial_at_a_time(progress, clock):
     assert rows(progress)["all"] == ["2/6", "6:40"]
 
 
+def test_a_trial_that_waits_for_another_says_so_and_has_no_time(progress, clock):
+    progress.begin("a", "linear")
+    progress.show("a", event(epoch=1, step=0, phase="waiting", rate=None))
+    clock.now = 30.0
+    assert rows(progress)["linear"] == ["1/3", "waiting"]
+    begun, alone = (SweepProgress(progress._console, {"x": 1}, {}, clock) for _ in "ab")
+    for display in (begun, alone):
+        display.begin("t", "x")
+    begun.show("t", event(epoch=1, step=0, phase="waiting", rate=None))
+    for step in range(1, 4):
+        clock.now += 2.0
+        for display in (begun, alone):
+            display.show("t", event(epoch=1, step=step))
+    assert rows(begun)["x"] == rows(alone)["x"]
+
+
 def test_two_trials_at_once_share_what_is_left(progress, clock):
     progress.begin("a", "linear")
     progress.begin("b", "relu6")

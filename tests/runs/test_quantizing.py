@@ -1,5 +1,6 @@
 """Runs that quantize: which network they take, what they keep, and what a second call does."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -10,7 +11,8 @@ import pytest
 from tiny_network import make_short_spec
 
 from mnet_jax import data, models, serialization
-from mnet_jax.config import DataConfig, Pretrained, RunConfig, TrainingConfig
+from mnet_jax.config import TRIAL_LOCK, DataConfig, Pretrained, RunConfig, TrainingConfig
+from mnet_jax.files import locked
 from mnet_jax.models.types import Quantization
 from mnet_jax.quantization import QuantizationConfig
 from mnet_jax.runs.run import run
@@ -98,6 +100,30 @@ def test_a_network_that_was_not_kept_is_trained_again_once(trained, dataset, tmp
     assert source.test_accuracy > result.test_accuracy - 0.2
     kept = json.loads((tmp_path / "float" / "config.json").read_text())
     assert "quantization" not in kept
+
+
+def test_a_run_says_that_it_waits_while_another_one_trains_the_network(
+    trained, dataset, tmp_path, monkeypatch
+):
+    """The other run has the lock of the float run's directory, and then leaves the model there."""
+    directory, _, result, _ = trained
+    monkeypatch.setattr("mnet_jax.runs.quantizing.WAITING_SECONDS", 0)
+    (tmp_path / "float").mkdir()
+    phases, other = [], contextlib.ExitStack()
+    other.enter_context(locked(tmp_path / "float" / TRIAL_LOCK))
+
+    def report(progress):
+        phases.append(progress.phase)
+        if phases == ["waiting"] * 3:
+            shutil.copytree(directory / "float", tmp_path / "float", dirs_exist_ok=True)
+            other.close()
+
+    again = run(
+        PTQ, tmp_path / "ptq", dataset=dataset, source_directory=tmp_path / "float", report=report
+    )
+    assert phases[:3] == ["waiting"] * 3
+    assert not {"train", "epoch"} & {*phases}
+    assert again.test_accuracy == result.test_accuracy
 
 
 def test_training_goes_on_from_the_float_network(trained, dataset, tmp_path):

@@ -7,6 +7,7 @@ process. The processes take turns, and times are given with ranges.
 - `cases`: benchmark cases: a program, its sizes, and the least work that it needs;
 - `contenders`: the contenders, and the cases that each can run;
 - `jax_contenders`: this library, a plain Flax network, Keras on JAX;
+- `quantized_contenders`: quantization-aware training, and the same step in floating point;
 - `torch_contenders`: PyTorch: eager, compiled, TorchScript;
 - `deployed_contenders`: ONNX Runtime and LiteRT;
 - `timing`: times the contenders in turn;

@@ -130,9 +130,19 @@ CONTENDERS = (
         takes=_is_inference,
     ),
 )
+QAT_BITS = 4
+# Quantization-aware training; run only if they are named.
+QUANTIZED = tuple(
+    Contender(name=name, packages=(), maker=f"quantized_contenders:{function}", takes=_is_training)
+    for name, function in (
+        (f"ours, {QAT_BITS} bits", "ours"),
+        ("shifted, float", "shifted_in_float"),
+        (f"shifted, {QAT_BITS} bits", "shifted"),
+    )
+)
 # Our lowerings one by one, for the table that `auto` follows.
 LOWERINGS = tuple(
     Contender(name=name, packages=(), maker=f"jax_contenders:{name}", takes=_is_depthwise)
     for name in ("grouped", "shifted", "native")
 )
-BY_NAME = {contender.name: contender for contender in (*CONTENDERS, *LOWERINGS)}
+BY_NAME = {contender.name: contender for contender in (*CONTENDERS, *QUANTIZED, *LOWERINGS)}

@@ -6,7 +6,7 @@ input pipeline.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from mnet_jax.benchmark.contenders import LEARNING_RATE, MOMENTUM, SEEDS
 from mnet_jax.config import Sgd, TrainingConfig
 from mnet_jax.training import metrics, optimizer
 from mnet_jax.training.hyperparameters import Hyperparameters, StaticRecipe
-from mnet_jax.training.step import TrainState, initial_state, make_train_step
+from mnet_jax.training.step import TrackedState, TrainState, initial_state, make_train_step
 
 _TRAINING = TrainingConfig(
     optimizer=Sgd(momentum=MOMENTUM),
@@ -50,14 +50,14 @@ def ours(case: NetworkCase | LayerCase | DepthwiseCase | InputCase) -> Run:
     model = models.MobileNet(spec=case.spec, lowering=lowering)
     if case.program == "inference":
         infer, params = models.fuse(model, random_variables(case.spec))
-        return _compiled(infer, params, _batch(case)["image"])
+        return _compiled(infer, params, batch_of(case)["image"])
     return _network(case, model.apply)
 
 
 def seeds_together(case: NetworkCase) -> Run:
     """Trains networks of several seeds, each on its own batch, in one step."""
     model = models.MobileNet(spec=case.spec, lowering=ops.best_lowering())
-    return _training(case, model.apply, SEEDS)
+    return training(case, model.apply, seeds=SEEDS)
 
 
 def xla_convolutions(case: NetworkCase | LayerCase | DepthwiseCase) -> Run:
@@ -102,7 +102,7 @@ def keras(case: NetworkCase) -> Run:
     )
     trainable = [v.value for v in application.trainable_variables]
     others = [v.value for v in application.non_trainable_variables]
-    batch = _batch(case)
+    batch = batch_of(case)
 
     if case.program == "inference":
 
@@ -150,13 +150,30 @@ def native(case: DepthwiseCase) -> Run:
 
 def _network(case: NetworkCase, apply: Callable[..., Any]) -> Run:
     if case.program == "training":
-        return _training(case, apply)
-    variables, images = random_variables(case.spec), _batch(case)["image"]
+        return training(case, apply)
+    variables, images = random_variables(case.spec), batch_of(case)["image"]
     return _compiled(lambda v, x: apply(v, x, train=False), variables, images)
 
 
-def _training(case: NetworkCase, apply: Callable[..., Any], seeds: int | None = None) -> Run:
-    """Returns a training step of one network, or of `seeds` networks under `vmap`."""
+def training(
+    case: NetworkCase,
+    apply: Callable[..., Any],
+    *,
+    seeds: int | None = None,
+    variables: Mapping[str, Any] | None = None,
+    track: Callable[[Any, Any], Any] | None = None,
+    tracked: Any = None,
+) -> Run:
+    """Returns a training step of one network, or of `seeds` networks under `vmap`.
+
+    Args:
+      case: the network, the resolution and the batch size.
+      apply: the `apply` of the network's module.
+      seeds: the number of networks; None for one network without `vmap`.
+      variables: the first variables; by default those of `random_variables`.
+      track: see `make_train_step`.
+      tracked: the first value of `TrackedState.tracked`, if there is a `track`.
+    """
     update = optimizer.make(StaticRecipe.of(_TRAINING))
     hyperparams = Hyperparameters.of(_TRAINING)
 
@@ -164,8 +181,11 @@ def _training(case: NetworkCase, apply: Callable[..., Any], seeds: int | None = 
     def state_of(variables: Any, key: jax.Array) -> TrainState:
         return initial_state(variables, update(hyperparams), key)
 
-    step = make_train_step(apply, update)
-    state, batch = state_of(random_variables(case.spec), jax.random.key(0)), _batch(case)
+    step = make_train_step(apply, update, track=track)
+    state = state_of(variables or random_variables(case.spec), jax.random.key(0))
+    if track:
+        state = TrackedState(**vars(state), tracked=tracked)
+    batch = batch_of(case)
     if seeds:
         step = jax.vmap(step, in_axes=(0, 0, None))
         state, batch = jax.tree.map(lambda x: jnp.stack([x] * seeds), (state, batch))
@@ -182,7 +202,8 @@ def _stepping(step: Callable[[Any, Any], Any], state: Any, batch: Any) -> Run:
     return run
 
 
-def _batch(case: NetworkCase) -> dict[str, jax.Array]:
+def batch_of(case: NetworkCase) -> dict[str, jax.Array]:
+    """Returns a batch of random images and labels."""
     rng = np.random.default_rng(0)
     shape = (case.batch_size, case.resolution, case.resolution, 3)
     image = rng.uniform(-1, 1, shape).astype(np.float32)

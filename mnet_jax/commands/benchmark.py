@@ -26,7 +26,7 @@ from rich.text import Text
 from mnet_jax import architectures, process, serialization
 from mnet_jax.benchmark import machine, report
 from mnet_jax.benchmark.cases import Case, CompileCase, InputCase, NetworkCase
-from mnet_jax.benchmark.contenders import CONTENDERS, LOWERINGS, OURS, Contender
+from mnet_jax.benchmark.contenders import CONTENDERS, LOWERINGS, OURS, QUANTIZED, Contender
 from mnet_jax.benchmark.photographs import HEIGHT, WIDTH, write_photographs
 from mnet_jax.benchmark.suites import (
     FAMILY,
@@ -74,7 +74,8 @@ class Arguments:
     model: tuple[Literal[*architectures.FACTORIES], ...] = FAMILY  # type: ignore[valid-type]
     """the networks"""
     contender: tuple[str, ...] = ()
-    """implementations to time besides ours, by name; if not given, all that are installed"""
+    """implementations to time besides ours, by name; if not given, all that are installed, but not
+    those of quantization-aware training"""
     resolution: int | None = None
     """side of the images in pixels; if not given, each suite has its own"""
     batch_size: int | None = None
@@ -145,11 +146,12 @@ def _require_legal(arguments: Arguments) -> None:
 def _contenders(arguments: Arguments) -> list[Contender]:
     if arguments.write_table:
         return [*LOWERINGS]
-    names = [contender.name for contender in CONTENDERS]
+    every = (*CONTENDERS, *QUANTIZED)
+    names = [contender.name for contender in every]
     for name in arguments.contender:
         require(name in names, "contender", name, ", ".join(names))
-    chosen = arguments.contender or names
-    return [c for c in CONTENDERS if (c.name in chosen or c.name == OURS) and not c.missing]
+    chosen = (OURS, *(arguments.contender or (contender.name for contender in CONTENDERS)))
+    return [contender for contender in every if contender.name in chosen and not contender.missing]
 
 
 def _cases(suite: Suite, arguments: Arguments, photographs: Path) -> list[Case]:

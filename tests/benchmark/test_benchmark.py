@@ -21,7 +21,7 @@ from mnet_jax.analysis.cost import Machine
 from mnet_jax.architectures import FACTORIES
 from mnet_jax.benchmark import machine, report
 from mnet_jax.benchmark.cases import CompileCase, DepthwiseCase, LayerCase, NetworkCase
-from mnet_jax.benchmark.contenders import BY_NAME, CONTENDERS, LOWERINGS, OURS, SEEDS
+from mnet_jax.benchmark.contenders import BY_NAME, CONTENDERS, LOWERINGS, OURS, QUANTIZED, SEEDS
 from mnet_jax.benchmark.jax_contenders import ours, seeds_together
 from mnet_jax.benchmark.suites import (
     FAMILY,
@@ -264,7 +264,9 @@ def test_who_takes_what():
     assert BY_NAME["XLA convolutions"].takes(CompileCase(network=network, cached=False))
 
 
-@pytest.mark.parametrize("contender", [*CONTENDERS, *LOWERINGS], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "contender", [*CONTENDERS, *QUANTIZED, *LOWERINGS], ids=lambda one: one.name
+)
 def test_the_function_of_a_contender_is_there(contender):
     """It is named by text, so that no framework is imported where it is not measured."""
     module, _, function = contender.maker.partition(":")
@@ -280,6 +282,19 @@ def test_seeds_under_vmap_take_the_step_of_one_alone():
         chex.assert_shape(several, (SEEDS, *one.shape))
         for each in several:
             chex.assert_trees_all_close(each, one, atol=1e-3 * float(jnp.abs(one).max()))
+
+
+@pytest.mark.slow
+def test_a_step_with_quantizers_is_timed_against_the_same_one_without():
+    rounding, exact = (
+        BY_NAME[f"shifted, {bits}"].load()(TINY_STEP) for bits in ("4 bits", "float")
+    )
+    assert int(rounding().step) == 1
+    second = rounding()
+    assert int(second.step) == 2
+    assert {"input_quantizer", "stem"} <= second.params.keys()
+    assert not [name for name in exact().params if "quantizer" in name]
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(second.params))
 
 
 @pytest.mark.slow

@@ -9,14 +9,9 @@ from flax import linen as nn
 from mnet_jax import ops
 from mnet_jax.architectures.dialects import dialect_of
 from mnet_jax.architectures.spec import Activation, Shortcut
-from mnet_jax.models.layers import (
-    ConvNorm,
-    SqueezeExcite,
-    activation_quantizer,
-    pads,
-    rounded,
-)
+from mnet_jax.models.layers import ConvNorm, SqueezeExcite, pads
 from mnet_jax.models.normalization import Setting, as_pending, sow
+from mnet_jax.models.quantizers import activation_quantizer, rounded
 from mnet_jax.ops import Pending
 
 Array = jax.Array

@@ -7,7 +7,6 @@ or activation is one that the next convolution applies (`ops.Pending`).
 import dataclasses
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,13 +18,18 @@ from mnet_jax.architectures.dialects import Initializer, Padding
 from mnet_jax.architectures.shapes import pad_amounts
 from mnet_jax.architectures.spec import Activation, Gate, Kind
 from mnet_jax.models.normalization import BatchNorm, Bias, Setting, as_pending
-from mnet_jax.models.quantizers import ActivationQuantizer, KernelQuantizer, Preactivation
+from mnet_jax.models.quantizers import (
+    KernelMap,
+    activation_quantizer,
+    kernel_quantizer,
+    rounded,
+    rounded_output,
+)
 from mnet_jax.ops import Convolved, Finish, Lowering, Pending
 from mnet_jax.validation import require
 
 Array = jax.Array
 KernelInit = Callable[[Array, tuple[int, ...], Any], Array]
-KernelMap = Callable[[Array], Array]
 
 
 def kernel_init(initializer: Initializer, kind: Kind) -> KernelInit:
@@ -276,59 +280,12 @@ def convolve_normed(
     return rounded_output(y, activation, setting)
 
 
-def kernel_quantizer(setting: Setting, norm: BatchNorm | None = None) -> KernelMap | None:
-    """Returns the function that rounds the kernel of the calling module, or None.
-
-    Args:
-      setting: whether and how kernels are rounded.
-      norm: the normalization that follows and will be folded into the kernel, if any.
-    """
-    if setting.quantization is None or not setting.quantization.weight_bits:
-        return None
-    quantizer = KernelQuantizer(setting.quantization, name="kernel_quantizer")
-    return partial(quantizer, rate=norm.rate()) if norm else quantizer
-
-
-def activation_quantizer(setting: Setting, name: str | None = None) -> ActivationQuantizer | None:
-    """Returns a submodule of the calling module that rounds activations, or None.
-
-    Args:
-      setting: whether and how activations are rounded.
-      name: the submodule's name; None in `setup`, where Flax takes the attribute's name.
-    """
-    if setting.quantization is None or not setting.quantization.activation_bits:
-        return None
-    return ActivationQuantizer(setting.quantization, name=name)
-
-
-def rounded(x: Array, quantizer: ActivationQuantizer | None) -> Array:
-    """Returns x, rounded if there is a quantizer."""
-    return quantizer(x) if quantizer else x
-
-
 def _applied_at_once(activation: Activation, setting: Setting) -> Activation:
     """Returns the activation that a convolution itself applies: `activation` or `linear`.
 
     With quantizers it is `linear`, and `rounded_output` applies `activation`.
     """
     return "linear" if setting.quantization else activation
-
-
-def rounded_output(y: Pending, activation: Activation | Gate, setting: Setting) -> Pending:
-    """Returns a layer's output, rounded if the setting has quantizers.
-
-    Args:
-      y: the layer's output; if the setting has quantizers, the values before the activation.
-      activation: the layer's activation, which is applied only if the setting has quantizers.
-      setting: whether and how activations are rounded.
-    """
-    if setting.quantization is None:
-        return y
-    value = Preactivation(name="preactivation")(y.value())
-    if activation == "hard_swish":  # in LiteRT an operation of its own, with a rounded input
-        value = rounded(value, activation_quantizer(setting, "preactivation_quantizer"))
-    value = ops.activate(value, activation)
-    return Pending(x=rounded(value, activation_quantizer(setting, "output_quantizer")))
 
 
 class ConvNorm(nn.Module):

@@ -15,6 +15,7 @@ from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, Role, walk
 from mnet_jax.architectures.spec import Activation, Kind, NetworkSpec
 from mnet_jax.models import blocks, layers
 from mnet_jax.models.normalization import Setting, sow
+from mnet_jax.models.quantizers import activation_quantizer, rounded
 from mnet_jax.models.types import Quantization, Remat
 from mnet_jax.ops import Lowering, Pending
 from mnet_jax.validation import is_whole, require, require_choice
@@ -77,7 +78,7 @@ class MobileNet(nn.Module):
             packed=self.packed,
             quantization=self.quantization,
         )
-        self.input_quantizer = layers.activation_quantizer(setting.at("input_quantizer"))
+        self.input_quantizer = activation_quantizer(setting.at("input_quantizer"))
         self.stem = _module(self.spec.stem, setting.at("stem"))
         self.block = [_module(block, setting) for block in self.spec.blocks]
         self.head = Head(self.spec.head, setting)
@@ -141,7 +142,7 @@ class MobileNet(nn.Module):
         known = not (self.folded or self.quantization)
         legal = "a network that is neither folded nor quantized"
         require(known or not requested, "preactivations", self.spec.name, legal)
-        images = layers.rounded(images, self.input_quantizer)
+        images = rounded(images, self.input_quantizer)
         x = self.stem.pending(images, train=train and self.frozen < 1)
         x = jax.lax.stop_gradient(x) if self.frozen == 1 else x
         sow(self, "stem_output", x)
@@ -182,7 +183,7 @@ class Head(nn.Module):
             self.hidden = _hidden(spec.hidden, setting.at("head/hidden"))
         self.dropout = layers.Dropout(spec.dropout)
         init = layers.kernel_init(initializer, "dense")
-        self.pooled_quantizer = layers.activation_quantizer(setting.at("head/pooled"))
+        self.pooled_quantizer = activation_quantizer(setting.at("head/pooled"))
         setting = setting.at("head/classifier")
         self.classifier = layers.Dense(spec.num_classes, init, setting=setting)
 
@@ -195,7 +196,7 @@ class Head(nn.Module):
 
     def __call__(self, x: Pending, train: bool) -> Array:
         pooled = jnp.mean(self.last_map(x, train=train), axis=(1, 2), dtype=jnp.float32)
-        pooled = layers.rounded(pooled, self.pooled_quantizer)
+        pooled = rounded(pooled, self.pooled_quantizer)
         self.sow("intermediates", "pooled", pooled)
         if self.spec.hidden:
             if isinstance(self.hidden, layers.ConvNorm):

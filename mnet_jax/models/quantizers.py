@@ -1,16 +1,22 @@
 """Simulated quantization of kernels and activations as Linen modules."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mnet_jax import ops
+from mnet_jax.architectures.spec import Activation, Gate
+from mnet_jax.models.normalization import BatchNorm, Setting
 from mnet_jax.models.types import Quantization
-from mnet_jax.ops import over_channels
+from mnet_jax.ops import Pending, over_channels
 from mnet_jax.ops.quantizer import IntegerRange, fake_quantize, integer_range
 
 Array = jax.Array
+KernelMap = Callable[[Array], Array]
 
 OBSERVED = "observed"  # the collection of the values that quantizers of activations receive
 MOMENTS = "moments"  # the collection of means and variances of values before activations
@@ -123,6 +129,53 @@ class Preactivation(nn.Module):
             return x
         shift = self.get_variable(WANTED, "mean") - mean
         return (wide + over_channels(shift, x)).astype(x.dtype)
+
+
+def kernel_quantizer(setting: Setting, norm: BatchNorm | None = None) -> KernelMap | None:
+    """Returns the function that rounds the kernel of the calling module, or None.
+
+    Args:
+      setting: whether and how kernels are rounded.
+      norm: the normalization that follows and will be folded into the kernel, if any.
+    """
+    if setting.quantization is None or not setting.quantization.weight_bits:
+        return None
+    quantizer = KernelQuantizer(setting.quantization, name="kernel_quantizer")
+    return partial(quantizer, rate=norm.rate()) if norm else quantizer
+
+
+def activation_quantizer(setting: Setting, name: str | None = None) -> ActivationQuantizer | None:
+    """Returns a submodule of the calling module that rounds activations, or None.
+
+    Args:
+      setting: whether and how activations are rounded.
+      name: the submodule's name; None in `setup`, where Flax takes the attribute's name.
+    """
+    if setting.quantization is None or not setting.quantization.activation_bits:
+        return None
+    return ActivationQuantizer(setting.quantization, name=name)
+
+
+def rounded(x: Array, quantizer: ActivationQuantizer | None) -> Array:
+    """Returns x, rounded if there is a quantizer."""
+    return quantizer(x) if quantizer else x
+
+
+def rounded_output(y: Pending, activation: Activation | Gate, setting: Setting) -> Pending:
+    """Returns a layer's output, rounded if the setting has quantizers.
+
+    Args:
+      y: the layer's output; if the setting has quantizers, the values before the activation.
+      activation: the layer's activation, which is applied only if the setting has quantizers.
+      setting: whether and how activations are rounded.
+    """
+    if setting.quantization is None:
+        return y
+    value = Preactivation(name="preactivation")(y.value())
+    if activation == "hard_swish":  # in LiteRT an operation of its own, with a rounded input
+        value = rounded(value, activation_quantizer(setting, "preactivation_quantizer"))
+    value = ops.activate(value, activation)
+    return Pending(x=rounded(value, activation_quantizer(setting, "output_quantizer")))
 
 
 def _fake_quantize(

@@ -32,7 +32,9 @@ from mnet_jax.validation import require
 Array = jax.Array
 Variables = Mapping[str, Any]
 
-SAMPLES = 2048  # values of an image that are kept for each quantizer
+SAMPLES = (
+    2048  # of each image at least this many values are kept, if it has as many, and at most twice
+)
 
 
 @dataclass(frozen=True, kw_only=True)

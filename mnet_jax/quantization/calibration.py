@@ -32,9 +32,8 @@ from mnet_jax.validation import require
 Array = jax.Array
 Variables = Mapping[str, Any]
 
-SAMPLES = (
-    2048  # of each image at least this many values are kept, if it has as many, and at most twice
-)
+# An image's activation of more than 2 * `SAMPLES` values is sampled: at least `SAMPLES` are kept.
+SAMPLES = 2048
 
 
 @dataclass(frozen=True, kw_only=True)

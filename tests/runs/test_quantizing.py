@@ -17,6 +17,7 @@ from mnet_jax.models.types import Quantization
 from mnet_jax.quantization import QuantizationConfig
 from mnet_jax.runs.run import run
 from mnet_jax.training.checkpoints.checkpoint import CheckpointError
+from mnet_jax.training.stopping import Stop, StoppedError
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly_compiled")]
 
@@ -137,6 +138,33 @@ def test_training_goes_on_from_the_float_network(trained, dataset, tmp_path):
     assert run(config, tmp_path, dataset=dataset, source_directory=directory / "float") == (
         dataclasses.replace(found, seconds=pytest.approx(found.seconds, abs=60))
     )
+
+
+def test_training_that_was_stopped_within_an_epoch_goes_on_to_the_last_bit(
+    trained, dataset, tmp_path
+):
+    """Neither the network in floating point nor the calibration starts it anew."""
+    directory, *_ = trained
+    source, stop = directory / "float", Stop()
+
+    def stop_at_step_5(progress):
+        stop.requested = progress.phase == "train" and progress.step == 5
+
+    whole = run(QAT, tmp_path / "whole", dataset=dataset, source_directory=source)
+    with pytest.raises(StoppedError):
+        run(
+            QAT, tmp_path / "cut", dataset=dataset, source_directory=source,
+            stop=stop, report=stop_at_step_5,
+        )  # fmt: skip
+    steps = []
+    found = run(
+        QAT, tmp_path / "cut", dataset=dataset, source_directory=source,
+        report=lambda progress: progress.phase == "train" and steps.append(progress.step),
+    )  # fmt: skip
+    assert 1 < steps[0] <= 7
+    assert (found.test_loss, found.oscillating) == (whole.test_loss, whole.oscillating)
+    kept = (models.load(tmp_path / name).variables for name in ("whole", "cut"))
+    jax.tree.map(np.testing.assert_array_equal, *kept)
 
 
 def test_pretrained_weights_are_trained_by_the_runs_own_settings(trained, dataset, tmp_path):

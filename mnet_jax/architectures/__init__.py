@@ -7,6 +7,7 @@
 - `mobilenet_v4`: arXiv 2404.10518, appendix D;
 - `dialects`: the conventions in which reference implementations differ;
 - `shapes`: the layers of a network and their shapes at a resolution;
+- `flow`: the operations of a network, and what flows from which to which;
 - `transforms`: the variations that the papers study, for any spec;
 - `dense_tasks`: variations for segmentation and detection: dilation, and fewer channels at the end.
 """

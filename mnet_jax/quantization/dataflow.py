@@ -11,11 +11,10 @@ Nothing here imports JAX.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mnet_jax.architectures import InvertedResidual, Layer, NetworkSpec, walk
+from mnet_jax.architectures import Layer, NetworkSpec, walk
+from mnet_jax.architectures.flow import compute
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
 
 HOMOGENEOUS = ("linear", "relu")  # activations f with f(s x) = s f(x) for s > 0
@@ -60,64 +59,33 @@ class Pair:
 
 def layer_inputs(spec: NetworkSpec) -> dict[str, Tensor]:
     """Returns the tensor that each layer reads, by the layer's name, in network order."""
-    shortcuts = {
-        f"block_{i}": block.shortcut
-        for i, block in enumerate(spec.blocks)
-        if isinstance(block, InvertedResidual)
-    }
-    found: dict[str, Tensor] = {}
-    x, skip = Tensor(quantizer="input_quantizer"), None
-    layers = walk(spec, REFERENCE_RESOLUTION)
-    for part, members in itertools.groupby(layers, key=lambda layer: layer.part):
-        if part == "head":
-            _read_by_head(x, members, found)
-            break
-        shortcut, entering = shortcuts.get(part, "none"), x
-        x = _read_by_block(x, skip, members, found)
-        # What a shortcut between expansions adds to the next block's is the projection's input.
-        skip = found[f"{part}/project"] if shortcut == "expansion" else None
-        if shortcut == "bottleneck":
-            x = entering.plus(x, f"{part}/sum_quantizer")
-    return found
+    recorder = _Recorder()
+    compute(spec, REFERENCE_RESOLUTION, Tensor(quantizer="input_quantizer"), recorder)
+    return recorder.inputs
 
 
-def _read_by_block(
-    x: Tensor, skip: Tensor | None, layers: Iterable[Layer], found: dict[str, Tensor]
-) -> Tensor:
-    """Records which tensor each layer of a block reads; returns the output of the last layer.
+class _Recorder:
+    """Operations that record which tensor each layer reads.
 
-    Args:
-      x: the block's input.
-      skip: tensor that is added to the output of the expansion, if any.
-      layers: the block's layers.
-      found: gets the tensor that each layer reads, by the layer's name.
+    Attributes:
+      inputs: these tensors, by the layer's name.
     """
-    for layer in layers:
-        if skip and layer.role not in ("start", "expand"):
-            x, skip = x.plus(skip, f"{layer.part}/skip_quantizer"), None
-        squeeze = f"{layer.part}/squeeze_excite"
-        if layer.role == "squeeze_excite/reduce":
-            pooled = dataclasses.replace(x, quantizer=f"{squeeze}/pooled_quantizer")
-            found[layer.name], reduced = pooled, _output(layer)
-        elif layer.role == "squeeze_excite/expand":
-            found[layer.name] = reduced
-            x = dataclasses.replace(x, quantizer=f"{squeeze}/output_quantizer", gated=True)
-        else:
-            found[layer.name], x = x, _output(layer)
-    return x
 
+    def __init__(self) -> None:
+        self.inputs: dict[str, Tensor] = {}
 
-def _read_by_head(x: Tensor, layers: Iterable[Layer], found: dict[str, Tensor]) -> None:
-    """Records which tensor each layer of the head reads; for the arguments see `_read_by_block`."""
-    is_map = True
-    for layer in layers:
-        if is_map and layer.kind == "dense":
-            x, is_map = dataclasses.replace(x, quantizer="head/pooled_quantizer"), False
-        found[layer.name], x = x, _output(layer)
+    def layer(self, layer: Layer, x: Tensor) -> Tensor:
+        self.inputs[layer.name] = x
+        return Tensor(quantizer=f"{layer.name}/output_quantizer", terms=(layer,))
 
+    def mean(self, path: str, x: Tensor) -> Tensor:
+        return dataclasses.replace(x, quantizer=path)
 
-def _output(layer: Layer) -> Tensor:
-    return Tensor(quantizer=f"{layer.name}/output_quantizer", terms=(layer,))
+    def add(self, path: str, left: Tensor, right: Tensor) -> Tensor:
+        return left.plus(right, path)
+
+    def scale(self, path: str, x: Tensor, gate: Tensor) -> Tensor:
+        return dataclasses.replace(x, quantizer=path, gated=True)
 
 
 def pairs(spec: NetworkSpec) -> tuple[Pair, ...]:

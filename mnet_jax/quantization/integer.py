@@ -12,16 +12,17 @@ between layers or give the hard sigmoid a tensor of its own; their files hold di
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from mnet_jax.architectures import InvertedResidual, Layer, walk
+from mnet_jax.architectures import Layer
+from mnet_jax.architectures.flow import compute
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
-from mnet_jax.architectures.spec import Activation, Block, Gate, NetworkSpec
+from mnet_jax.architectures.spec import Activation, Gate, NetworkSpec
 from mnet_jax.quantization.integer_arithmetic import (
     HIGHEST,
     LARGEST_WEIGHT,
@@ -40,7 +41,6 @@ from mnet_jax.quantization.integer_operations import (
 from mnet_jax.validation import require
 
 Array = jax.Array
-T = TypeVar("T")
 
 INPUT, LOGITS = "input_quantizer", "head/classifier/output_quantizer"
 LARGEST_BIAS = 2**30  # leaves room for the products in an int32 accumulator
@@ -85,7 +85,7 @@ def convert(
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     converter = _Converter(flat, affines, kernel_steps)
-    _flow(spec, REFERENCE_RESOLUTION, converter.affine(INPUT), converter)
+    compute(spec, REFERENCE_RESOLUTION, converter.affine(INPUT), converter)
     network = Network(
         operations=converter.operations,
         affines={path: converter.affine(path) for path in [INPUT, *converter.operations]},
@@ -134,83 +134,13 @@ def tensors(network: Network, images: Array) -> dict[str, Array]:
     """
     found = {INPUT: quantize(images, network.affines[INPUT])}
     size = (images.shape[1], images.shape[2])
-    _flow(network.spec, size, found[INPUT], _Runner(network.operations, found))
+    compute(network.spec, size, found[INPUT], _Runner(network.operations, found))
     return found
 
 
 def apply(network: Network, images: Array) -> Array:
     """Returns the float32 logits [b, num_classes] of images [b, h, w, c]."""
     return dequantize(tensors(network, images)[LOGITS], network.affines[LOGITS])
-
-
-class _Interpreter(Protocol[T]):
-    """Handles the operations of a network: makes them or applies them.
-
-    Each method takes the inputs of an operation and returns its output. To identify the operation,
-    it also takes the layer or the path of the output's quantizer.
-    """
-
-    def layer(self, layer: Layer, x: T) -> T: ...
-
-    def mean(self, path: str, x: T) -> T: ...
-
-    def add(self, path: str, left: T, right: T) -> T: ...
-
-    def scale(self, path: str, x: T, gate: T) -> T: ...
-
-
-def _flow(spec: NetworkSpec, size: int | tuple[int, int], x: T, does: _Interpreter[T]) -> T:
-    """Passes the image through a network's operations, and returns the logits."""
-    layers = {layer.name: layer for layer in walk(spec, size)}
-    x = does.layer(layers["stem"], x)
-    skip = None
-    for i, block in enumerate(spec.blocks):
-        x, skip = _through(f"block_{i}", block, layers, x, skip, does)
-    if "head/conv" in layers:
-        x = does.layer(layers["head/conv"], x)
-    x = does.mean("head/pooled_quantizer", x)
-    if "head/hidden" in layers:
-        x = does.layer(layers["head/hidden"], x)
-    return does.layer(layers["head/classifier"], x)
-
-
-def _through(
-    part: str,
-    block: Block,
-    layers: Mapping[str, Layer],
-    x: T,
-    skip: T | None,
-    does: _Interpreter[T],
-) -> tuple[T, T | None]:
-    """Passes a tensor through the operations of a block.
-
-    Args:
-      part: name of the block.
-      block: its spec.
-      layers: all layers of the network by name.
-      x: the block's input.
-      skip: the tensor that the block adds to the output of its expansion layer, or None.
-      does: handles the operations.
-
-    Returns:
-      The block's output, and `skip` for the next block.
-    """
-    shortcut = block.shortcut if isinstance(block, InvertedResidual) else "none"
-    start, squeeze, wide = x, f"{part}/squeeze_excite", None
-    for layer in [layer for layer in layers.values() if layer.part == part]:
-        if skip is not None and layer.role not in ("start", "expand"):
-            x, skip = does.add(f"{part}/skip_quantizer", x, skip), None
-        if layer.role == "squeeze_excite/reduce":
-            pooled = does.mean(f"{squeeze}/pooled_quantizer", x)
-            gate = does.layer(layer, pooled)
-        elif layer.role == "squeeze_excite/expand":
-            x = does.scale(f"{squeeze}/output_quantizer", x, does.layer(layer, gate))
-        else:
-            wide = x if layer.role == "project" and shortcut == "expansion" else None
-            x = does.layer(layer, x)
-    if shortcut == "bottleneck":
-        x = does.add(f"{part}/sum_quantizer", start, x)
-    return x, wide
 
 
 class _Converter:

@@ -129,15 +129,22 @@ def labels(config: Varied, named: Collection[str] = ()) -> dict[str, str]:
     """Returns the value of every axis as text for a table, by axis name.
 
     Retired axes (see `RETIRED_AXES`) and the axes of quantization are included only if `config` has
-    a value on them or `named` contains them.
+    a value on them or `named` contains them. If it has none, the label is `ABSENT`.
 
     Args:
       config: an arm, or the config of a run.
       named: the axes that the table compares. The axes that a named axis determines are omitted.
     """
     settled = {name for axis in AXES if axis.name in named for name in axis.determines}
+    unused: tuple[str, ...] = ()
     if config.quantization is None:
         settled |= {QUANTIZATION.name, *QUANTIZED}
+    elif not config.quantization.trains:
+        unused = OF_TRAINING
+    settled |= {*unused}
     shown = [axis for axis in AXES if axis.name in named or axis.name not in settled]
     shown += [axis for axis in RETIRED_AXES if axis.name in named or axis.read(config)]
-    return {axis.name: format_value(axis.read(config)) for axis in shown}
+    return {
+        axis.name: ABSENT if axis.name in unused else format_value(axis.read(config))
+        for axis in shown
+    }

@@ -592,3 +592,10 @@ def test_settings_of_training_make_no_other_arm_of_a_post_training_method():
     assert [(c.quantization.method, c.quantization.qat_epochs) for c in found] == [
         ("ptq", 10), ("qat", 5), ("qat", 10),
     ]  # fmt: skip
+
+
+def test_what_only_training_reads_is_no_label_of_a_network_that_is_rounded_after_it():
+    rounded, trained = grid(V2, {"quantization": ["ptq", "qat"], "bits": [8]})
+    assert labels(trained)["qat_epochs"] == "10"
+    assert "qat_epochs" not in labels(rounded)
+    assert labels(rounded, ["qat_epochs"])["qat_epochs"] == ABSENT

@@ -122,7 +122,7 @@ def reestimate_statistics(
     Args:
       model: the network.
       variables: its `params` and `batch_stats`.
-      batches: images [b, h, w, 3], one batch or more.
+      batches: training images [b, h, w, 3], augmented as in training; one batch or more.
     """
     # Without momentum, the running statistics after a step are those of its batch.
     dialect = replace(model.spec.dialect, norm_momentum=0.0)

@@ -5,6 +5,7 @@ If `source` is None, the weights are those of a pretrained model.
 """
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -32,7 +33,7 @@ from mnet_jax.training.step import TrackedState, TrainState, make_eval_step
 
 SOURCE = "float"  # directory, in a run's directory, of the run in floating point
 WAITING_SECONDS = 1.0  # between two reports of a run that waits for its source
-STATISTICS_IMAGES = 2048  # training images from which statistics are re-estimated after `qat`
+STATISTICS_IMAGES = 2048  # from which statistics are re-estimated after `qat`
 STATISTICS_BATCH = 64  # the most images at a time
 
 Variables = Mapping[str, Any]
@@ -110,13 +111,18 @@ def _is_finished(config: RunConfig, directory: Path) -> bool:
 
 
 def statistics_batches(source: data.Source, config: RunConfig) -> list[np.ndarray]:
-    """Returns batches of training images, all of one size, to recompute running statistics from."""
+    """Returns batches [b, h, w, 3], all of one size, to recompute running statistics from.
+
+    The images are augmented as in training. The weights were trained with the statistics of such
+    images: those of images without augmentation cost a V2 in 4 bits up to 22 points on
+    Fashion-MNIST. Images are not mixed with each other (mixup, CutMix).
+    """
     settings = config.data
     at_a_time = settings.batch_size // config.training.accumulate
     settings = replace(settings, batch_size=min(at_a_time, STATISTICS_BATCH))
-    batches = calibration_batches(source, replace(config, data=settings), STATISTICS_IMAGES)
-    first = next(batches)
-    return [first, *(batch for batch in batches if len(batch) == len(first))]
+    count = max(min(STATISTICS_IMAGES, len(source)) // settings.batch_size, 1)
+    batches = data.train_batches(source, settings, config.seed)
+    return [batch["image"] for batch in itertools.islice(batches, count)]
 
 
 def calibration_batches(

@@ -15,6 +15,7 @@ from mnet_jax.config import TRIAL_LOCK, DataConfig, Pretrained, RunConfig, Train
 from mnet_jax.files import locked
 from mnet_jax.models.types import Quantization
 from mnet_jax.quantization import QuantizationConfig
+from mnet_jax.runs import quantizing
 from mnet_jax.runs.run import run
 from mnet_jax.training.checkpoints.checkpoint import CheckpointError
 from mnet_jax.training.stopping import Stop, StoppedError
@@ -165,6 +166,22 @@ def test_training_that_was_stopped_within_an_epoch_goes_on_to_the_last_bit(
     assert (found.test_loss, found.oscillating) == (whole.test_loss, whole.oscillating)
     kept = (models.load(tmp_path / name).variables for name in ("whole", "cut"))
     jax.tree.map(np.testing.assert_array_equal, *kept)
+
+
+def test_statistics_are_recomputed_from_images_as_they_are_in_training(dataset):
+    """The first ones of the run's own order, in batches of at most 64, and each only once."""
+    settings = dataclasses.replace(FLOAT.data, batch_size=96, augmentation="shift")
+    config = dataclasses.replace(QAT, data=settings, seed=3)
+    batches = quantizing.statistics_batches(dataset.train, config)
+    assert [len(batch) for batch in batches] == [64] * (len(dataset.train) // 64)
+    found, wanted = np.concatenate(batches), []
+    for batch in data.train_batches(dataset.train, settings, seed=3):
+        wanted.append(batch["image"])
+        if 96 * len(wanted) >= len(found):
+            break
+    np.testing.assert_array_equal(found, np.concatenate(wanted)[: len(found)])
+    few = data.sources.subset(dataset.train, np.arange(40))
+    assert [len(batch) for batch in quantizing.statistics_batches(few, config)] == [64]
 
 
 def test_pretrained_weights_are_trained_by_the_runs_own_settings(trained, dataset, tmp_path):

@@ -15,7 +15,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from mnet_jax import models, serialization
-from mnet_jax.ablation import events, rendering
+from mnet_jax.ablation import events, presets, rendering
 from mnet_jax.ablation.arms import Report
 from mnet_jax.ablation.events import Started, Sweep, Trial, key_of
 from mnet_jax.ablation.preset import SCALES
@@ -116,6 +116,8 @@ def test_every_recipe_has_the_key_that_it_had():
 def test_every_arm_of_a_preset_has_the_key_that_it_had():
     found = {}
     stored = {key.removeprefix("preset ").partition(",")[0] for key in of("preset ")}
+    later = {f"{version}-quantization" for version in ("v1", "v2", "v3")}
+    assert presets.PRESETS.keys() == stored | later
     for name in stored:
         for scale in SCALES:
             arguments = sweeps.SweepArguments(preset=name, scale=scale)

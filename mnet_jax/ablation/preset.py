@@ -103,13 +103,15 @@ class Preset:
         The claims do not apply if flags changed the baseline on one of the preset's axes, or if the
         arm also differs from the baseline on an axis that the preset does not vary.
         """
-        by_name = {axis.name: axis for axis in axes.AXES}
-        own = {name: by_name[name].read(arm) for name in self.axes}
+        own = [axis for axis in axes.AXES if axis.name in self.axes]
+        has = {axis.name: axis.read(baseline) for axis in own}
+        scales = [scale for scale in SCALES if self.arms_of(scale)[0].items() <= has.items()]
+        dataset = baseline.data.name.partition(":")[0]
+        scales = [scale for scale in scales if SCALES[scale].dataset == dataset] or scales
+        values = {axis.name: axis.read(arm) for axis in own}
         return any(
-            self._makes(arm, baseline, {**self._shared_without_effect(scale, baseline), **own})
-            for scale in SCALES
-            if self.arms_of(scale)[0].items()
-            <= {name: by_name[name].read(baseline) for name in self.axes}.items()
+            self._makes(arm, baseline, {**self._shared_without_effect(scale, baseline), **values})
+            for scale in scales
         )
 
     def _shared_without_effect(self, scale: ScaleName, baseline: Arm) -> Values:

@@ -17,7 +17,6 @@ from rich.text import Text
 from mnet_jax.training.results import EpochRecord, Progress
 
 COMPILING = "compiling"
-WAITING = "waiting for the network in floating point"
 MOST_EPOCH_LINES = 100  # the most lines that a run prints for its epochs
 PARTS = 10  # with fewer epochs or trials than this, a line is printed for each tenth of the work
 
@@ -172,9 +171,6 @@ class RunProgress(_Shown):
     def show(self, event: Progress) -> None:
         """Updates the bar with an event, or prints a line if one is due."""
         if self._task is None:
-            return
-        if event.phase == "waiting":
-            self._bars.update(self._task, detail=WAITING)
             return
         self._estimate.update(event)
         left = _left(self._estimate.seconds_left)
@@ -341,7 +337,7 @@ class SweepProgress(_Shown):
         running = list(self._running.values())
         if self._to_run >= PARTS or all(trial.share == 1 for trial in running):
             return  # a trial is about to end, which prints a line
-        places = ", ".join(f"{trial.arm} in epoch {_epoch(trial)}" for trial in running)
+        places = ", ".join(f"{trial.arm} {_activity(trial)}" for trial in running)
         rate = _rate(running)
         left = _left(self._seconds_left(self._arms, running))
         words = [
@@ -401,6 +397,12 @@ class SweepProgress(_Shown):
         begun = [usual if left is None else left for left in lefts]
         at_once = max(len(self._running), 1)
         return max([*begun, (math.fsum(begun) + max(waiting, 0) * usual) / at_once])
+
+
+def _activity(trial: _Trial) -> str:
+    """Formats what a trial does, such as `in epoch 3/20`."""
+    is_silent = trial.event is None or trial.event.phase == "waiting"
+    return _epoch(trial) if is_silent else f"in epoch {_epoch(trial)}"
 
 
 def _epoch(trial: _Trial) -> str:

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from mnet_jax.analysis.cost import Machine
-from mnet_jax.benchmark.contenders import CONTENDERS, LOWERINGS
+from mnet_jax.benchmark.contenders import CONTENDERS, LOWERINGS, QUANTIZED
 from mnet_jax.benchmark.timing import BenchmarkResult
 from mnet_jax.plots import style
 
 COLOURS = (*style.COLOURS, style.BLACK, style.GREY)
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX"  # one fewer than colours, so that pairs repeat only after 56
 STYLES = {  # contenders and lowerings share styles, as no figure shows both
-    contender.name: (colour, marker)
-    for several in (CONTENDERS, LOWERINGS)
-    for contender, colour, marker in zip(several, COLOURS, MARKERS, strict=False)
+    contender.name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
+    for several in ((*CONTENDERS, *QUANTIZED), LOWERINGS)
+    for i, contender in enumerate(several)
 }
 
 

@@ -249,6 +249,8 @@ def test_claims_are_about_a_presets_own_arms(name, scale):
         ("--preset v2-linear-bottleneck --expansion 1 3", [True, False, True, False]),
         ("--preset v1-width --scale desk --learning-rate 0.05 0.1", [False, True] * 4),
         ("--preset v1-to-v4 --epochs 1 2", [True, False] * 4),
+        # The epochs of the scale's quantization-aware training, and others.
+        ("--preset v1-quantization --scale desk --qat-epochs 1 10", [True] * 3 + [True, False] * 3),
         # Another baseline than the preset's.
         ("--preset v1-width --scale desk --width 0.5 0.75", [False, False]),
         ("--preset v2-expansion --expansion 3 10", [False, False]),
@@ -258,6 +260,14 @@ def test_claims_are_about_no_arm_that_differs_in_more_than_they_say(words, judge
     arguments, sweep = plan(words)
     preset = PRESETS[arguments.preset]
     assert [preset.judges(arm, sweep.nearest) for arm in dict.fromkeys(sweep.arms)] == judged
+
+
+def test_a_claim_about_8_bits_is_about_no_other_bits():
+    _, sweep = plan("--preset v2-quantization --scale desk --bits 6")
+    labels = [axes.labels(arm, sweep.axes) for arm in sweep.arms]
+    assert [own["quantization"] for own in labels] == ["none", "ptq", "ptq", "qat"]
+    claims = PRESETS["v2-quantization"].claims
+    assert not [own for own in labels if any(claim.is_about(own) for claim in claims)]
 
 
 def test_other_images_keep_the_scales_recipe():
@@ -320,6 +330,12 @@ def test_the_list_shows_every_preset(monkeypatch, capfd):
         assert f" {name} " in out
         assert preset.source.split(",")[0] in out
     assert out.count(NOT_RUN) == sum(p.result == NOT_RUN for p in PRESETS.values())
+
+
+def test_the_result_of_every_preset_is_there():
+    root = Path(__file__).parents[2]
+    for preset in PRESETS.values():
+        assert preset.result == NOT_RUN or (root / preset.result / "report.md").is_file()
 
 
 def test_the_document_has_every_presets_row():

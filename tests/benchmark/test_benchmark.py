@@ -36,7 +36,7 @@ from mnet_jax.commands import benchmark
 from mnet_jax.ops import choice
 from mnet_jax.ops.lowering import geometry_of
 from mnet_jax.ops.types import Direction
-from mnet_jax.plots.benchmark import to_png
+from mnet_jax.plots.benchmark import STYLES, to_png
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 MACHINE = Machine(flops_per_second=100.0, bytes_per_second=10.0, device="cpu")
@@ -242,6 +242,12 @@ def test_the_result_is_json_and_back_and_has_a_picture():
     text = serialization.to_json(RESULT)
     assert serialization.from_json(BenchmarkResult, text) == RESULT
     assert to_png(RESULT).startswith(b"\x89PNG")
+
+
+def test_the_picture_has_a_style_of_its_own_for_every_contender():
+    assert {*STYLES} == {*BY_NAME}
+    shown_together = [STYLES[contender.name] for contender in (*CONTENDERS, *QUANTIZED)]
+    assert len({*shown_together}) == len(shown_together)
 
 
 @pytest.mark.parametrize("name", FACTORIES)

@@ -66,6 +66,10 @@ def _draw_ladders(axes: Axes, ladders: "Sequence[Ladder]") -> None:
             means = [100 * one.mean for one in intervals]
             x = [places[_place(same)] + nudge for same in line]
             axes.errorbar(x, means, yerr=_reaches(intervals), elinewidth=1, capsize=2, **looks)
+            if len(ladders) > 1:  # an interval hides that one model of five collapses
+                each_model = 100 * np.array([[_share(one) for one in same] for same in line])
+                beside = [place - _NUDGE / 2 for place in x]
+                axes.plot(beside, each_model, ".", color=colour, markersize=5, alpha=0.6)
     if rungs[0][0].accuracy is not None:
         accuracy = 100 * _interval(rungs[0], images).mean
         axes.axhline(accuracy, color=BLACK, linestyle=":", linewidth=1)
@@ -92,10 +96,15 @@ def _reaches(intervals: Sequence[Interval]) -> np.ndarray:
 
 def _interval(same: "Sequence[Rung]", images: int) -> Interval:
     """Returns the interval of a rung: over models, or over the images of one model."""
-    values = [one.agreement if one.accuracy is None else one.accuracy for one in same]
+    values = [_share(one) for one in same]
     if len(values) == 1:
         return share_interval(round(values[0] * images), images)
     return mean_interval(values)
+
+
+def _share(rung: "Rung") -> float:
+    """Returns the accuracy of a rung, or its agreement with the network in float."""
+    return rung.agreement if rung.accuracy is None else rung.accuracy
 
 
 def _draw_layers(axes: Axes, models: "Sequence[Sequence[Sensitivity]]") -> None:
@@ -129,5 +138,6 @@ def _caption(ladders: "Mapping[str, Sequence[Ladder]]") -> str:
         "Networks rounded after training; each method with a plus adds to those on its left (arXiv "
         "1906.04721, 2004.10568). ReLU instead of ReLU6 is another function in float too. On the "
         "right, the lower a layer, the more noise its kernel causes. "
-        f"Bars are {CONFIDENCE:.0%} intervals {' and '.join(over)}."
+        f"Bars are {CONFIDENCE:.0%} intervals {' and '.join(over)}"
+        f"{', dots single models' * (counts != {1})}."
     )

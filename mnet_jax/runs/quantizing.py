@@ -113,9 +113,8 @@ def _is_finished(config: RunConfig, directory: Path) -> bool:
 def statistics_batches(source: data.Source, config: RunConfig) -> list[np.ndarray]:
     """Returns batches [b, h, w, 3], all of one size, to recompute running statistics from.
 
-    The images are augmented as in training. The weights were trained with the statistics of such
-    images: those of images without augmentation cost a V2 in 4 bits up to 22 points on
-    Fashion-MNIST. Images are not mixed with each other (mixup, CutMix).
+    The images are augmented as in training, because the weights were trained with the statistics of
+    such images. Images are not mixed with each other (mixup, CutMix).
     """
     settings = config.data
     at_a_time = settings.batch_size // config.training.accumulate

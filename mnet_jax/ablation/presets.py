@@ -324,6 +324,7 @@ PRESETS: dict[str, Preset] = {
         recipe="v2-imagenet",
         shared=_briefly_quantized(_SHARED_V2),
         claims=(*_ROUNDED_IN_8_BITS, _TRAINED_IN_8_BITS, *_TRAINED_IN_FEW_BITS),
+        result="docs/results/v2-quantization",
     ),
     "v3-quantization": Preset(
         source=_OSCILLATIONS,
@@ -338,5 +339,6 @@ PRESETS: dict[str, Preset] = {
             }
         ),
         claims=_TRAINED_IN_FEW_BITS,
+        result="docs/results/v3-quantization",
     ),
 }

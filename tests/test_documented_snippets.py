@@ -7,8 +7,10 @@ fewer blocks for MobileNetV2: the README runs it operation by operation, and JAX
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,7 +18,14 @@ from flax import traverse_util
 from idx_files import write_idx
 from PIL import Image
 from safetensors.numpy import save_file
-from small_networks import selected
+from small_networks import (
+    images_of,
+    model_and_variables,
+    quick_jit,
+    selected,
+    small_v2,
+    small_v3,
+)
 
 from mnet_jax import architectures, models, weights
 from mnet_jax.data.builders import FASHION_FILES
@@ -84,7 +93,41 @@ def write_clothes(folder):
         write_idx(folder / name, rng.integers(0, 10, size))
 
 
+def write_quantized_runs(folder):
+    """A V2 and a V3 of a few blocks, as the runs of two sweeps."""
+    view = models.View(resolution=32, photographs=False)
+    for name, spec in (("v2", small_v2()), ("v3", small_v3())):
+        run = folder / f"docs/results/{name}-quantization/runs/{name}"
+        run.mkdir(parents=True)
+        models.save(run / models.FILE_NAME, *model_and_variables(spec), view=view)
+
+
+def require_same_logits(folder):
+    """The networks that were rescaled give the logits of those before; their kernels differ."""
+    images = images_of(2, 32, 32, 3)
+    for name in ("v2", "v3"):
+        before = models.load(folder / f"docs/results/{name}-quantization/runs/{name}")
+        after = models.load(folder / f"{name}-{name}.safetensors")
+        logits, rescaled = (
+            np.asarray(quick_jit(partial(each.model.apply, train=False))(each.variables, images))
+            for each in (before, after)
+        )
+        np.testing.assert_allclose(rescaled, logits, atol=1e-3 * np.abs(logits).max())
+        largest = [np.abs(x).max() for x in jax.tree.leaves(after.variables)]
+        assert max(largest) > 50
+
+
+def write_small_run(folder):
+    """A run with a V2 of a few blocks."""
+    run = folder / "runs/latest"
+    run.mkdir(parents=True)
+    view = models.View(resolution=32, photographs=False)
+    models.save(run / models.FILE_NAME, *model_and_variables(small_v2()), view=view)
+
+
 STAND_INS = {
+    "docs/export.md": write_small_run,
+    "docs/results/quantization/README.md": write_quantized_runs,
     "README.md": write_weights,
     "docs/training.md": write_solar_cells,
     "docs/results/analysis/README.md": write_clothes,
@@ -117,6 +160,8 @@ def test_python_in_documents_runs_block_after_block(name, tmp_path, monkeypatch)
         assert {path.parent.name for path in tmp_path.glob("cells/*/*.png")} == {
             "defective", "functional",
         }  # fmt: skip
+    if name == "docs/results/quantization/README.md":
+        require_same_logits(tmp_path)
     if name == "README.md":
         assert names["model"](jnp.zeros((1, 32, 32, 3)), train=False).shape == (1, 10)
 

@@ -127,7 +127,8 @@ def _draw_layers(axes: Axes, models: "Sequence[Sequence[Sensitivity]]") -> None:
     axes.set_xlabel("layer, in the order of the network")
     axes.set_ylabel("signal-to-quantization-noise of the logits (dB)")
     axes.grid(alpha=0.25, linewidth=0.6)
-    axes.legend(fontsize=8)
+    # Below the labels: within the axes it can cover intervals.
+    axes.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False)
 
 
 def _caption(ladders: "Mapping[str, Sequence[Ladder]]") -> str:

@@ -5,16 +5,14 @@ python -m experiments.quantize --checkpoint v2.safetensors --dataset folder --da
 python -m experiments.quantize --checkpoint runs/a0 runs/a1 runs/b0 runs/b1 --label a a b b
 """
 
-import dataclasses
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.table import Table
 
-from mnet_jax import host_memory, serialization
+from mnet_jax import serialization
 from mnet_jax.commands import terminal, trained_models
 from mnet_jax.commands.arguments import parse, refusals
 from mnet_jax.commands.planning import require_directory
@@ -131,7 +129,7 @@ def _measure(model: ModelWithImages, arguments: Arguments, config: LadderConfig)
     saved = model.saved
     legal = "a network in float"
     require(saved.model.quantization is None, "checkpoint", "a quantized network", legal)
-    _require_memory(model, arguments)
+    trained_models.require_memory(arguments, model.images.resolution)
     dataset = model.dataset()
     batches = [*model.test_batches(dataset)]
     images = [batch for batch, _ in batches]
@@ -140,7 +138,7 @@ def _measure(model: ModelWithImages, arguments: Arguments, config: LadderConfig)
         saved.variables,
         images,
         config,
-        calibration=_calibration(model, dataset, arguments),
+        calibration=model.calibration_batches(dataset, arguments.calibration_images),
         labels=_labels(model, dataset, [labels for _, labels in batches]),
     )
     setting = config.quantization(config.bits[0], config.granularity[0])
@@ -151,44 +149,13 @@ def _measure(model: ModelWithImages, arguments: Arguments, config: LadderConfig)
     return Measurement(ladder, layers)
 
 
-def _require_memory(model: ModelWithImages, arguments: Arguments) -> None:
-    """Raises ValueError unless all images fit into memory at a time."""
-    size = 4 * 3 * model.images.resolution**2
-    name = max(("images", "calibration_images"), key=lambda name: getattr(arguments, name))
-    asked = arguments.images + arguments.calibration_images
-    most = max(host_memory.available_bytes() // size, 0)
-    fits = f"{most:,} or fewer with the others, which fit into memory at {model.images.resolution} "
-    require(asked <= most, name, getattr(arguments, name), f"{fits}pixels")
-
-
-def _calibration(
-    model: ModelWithImages, dataset: "Dataset", arguments: Arguments
-) -> "list[np.ndarray]":
-    """Returns batches of training images, at equal distances in the split, all of one size."""
-    from mnet_jax import data
-    from mnet_jax.runs.quantizing import evenly_spaced
-
-    count = min(arguments.calibration_images, len(dataset.train))
-    batches = math.ceil(count / model.images.batch_size)
-    size = count // batches  # fewer than `batches` images are left out, so that all are alike
-    chosen = evenly_spaced(dataset.train, size * batches)
-    config = dataclasses.replace(model.images, batch_size=size)
-    return [batch["image"] for batch in data.eval_batches(chosen, config)]
-
-
 def _labels(
     model: ModelWithImages, dataset: "Dataset", labels: "Sequence[np.ndarray]"
 ) -> "np.ndarray | None":
     """Returns the labels of all images; None if the data set has other classes than the model."""
     import numpy as np
 
-    from mnet_jax.runs import inference
-
-    try:
-        inference.require_same_classes(model.saved, dataset.class_names, dataset.name)
-    except ValueError:
-        return None
-    return np.concatenate(labels)
+    return np.concatenate(labels) if model.has_classes_of(dataset) else None
 
 
 def _first(batches: "Sequence[np.ndarray]", count: int) -> "list[np.ndarray]":

@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from mnet_jax import config, serialization
+from mnet_jax import config, host_memory, serialization
 from mnet_jax.architectures import NetworkSpec
 from mnet_jax.commands.arguments import LocalPath
 from mnet_jax.commands.planning import require_runnable
@@ -51,6 +52,30 @@ class ModelArguments:
     """images per batch"""
 
 
+class ImageArguments(Protocol):
+    """The arguments of a command that say which test images it uses."""
+
+    @property
+    def dataset(self) -> str | None:
+        """The data set; None for that of the model's training."""
+
+    @property
+    def data_dir(self) -> LocalPath | None:
+        """The directory of its files."""
+
+    @property
+    def resolution(self) -> int | None:
+        """Side of the images in pixels; None for that of the model's training."""
+
+    @property
+    def images(self) -> int:
+        """The number of test images."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images per batch."""
+
+
 def require_checkpoint(path: Path | None) -> Path:
     """Returns the path; raises ValueError if it is None or does not exist."""
     require(path is not None, "checkpoint", None, "a run's directory or a saved model")
@@ -75,6 +100,11 @@ def require_legal(arguments: ModelArguments) -> None:
     names = len({*labels}) if labels else len(given)
     legal = f"{MOST_NAMES} or fewer; --label takes those of one name together"
     require(names <= MOST_NAMES, "checkpoint", f"{names} to tell apart", legal)
+    require_legal_images(arguments)
+
+
+def require_legal_images(arguments: ImageArguments) -> None:
+    """Raises ValueError for illegal arguments about images."""
     folder = arguments.data_dir
     require(folder is None or Path(folder).is_dir(), "data_dir", folder, "a folder that exists")
     require_resolution(arguments.resolution)
@@ -166,6 +196,60 @@ class ModelWithImages:
             yield batch["image"][:left], batch["label"][:left]
             left -= len(batch["image"])
 
+    def calibration_batches(self, dataset: "Dataset", count: int) -> "list[np.ndarray]":
+        """Returns batches of training images, at equal distances in the split, all of one size.
+
+        Args:
+          dataset: what `dataset` returned.
+          count: the number of images; as many as there are, if there are fewer.
+        """
+        from mnet_jax import data
+        from mnet_jax.runs.quantizing import evenly_spaced
+
+        count = min(count, len(dataset.train))
+        batches = math.ceil(count / self.images.batch_size)
+        size = count // batches  # fewer than `batches` images are left out, so that all are alike
+        chosen = evenly_spaced(dataset.train, size * batches)
+        images = dataclasses.replace(self.images, batch_size=size)
+        return [batch["image"] for batch in data.eval_batches(chosen, images)]
+
+    def has_classes_of(self, dataset: "Dataset") -> bool:
+        """Returns whether the model has the data set's classes, so that accuracy has a meaning."""
+        from mnet_jax.runs import inference
+
+        try:
+            inference.require_same_classes(self.saved, dataset.class_names, dataset.name)
+        except ValueError:
+            return False
+        return True
+
+
+class CalibratedArguments(ImageArguments, Protocol):
+    """The arguments of a command that also chooses ranges from training images."""
+
+    @property
+    def calibration_images(self) -> int:
+        """The number of training images."""
+
+
+def require_memory(arguments: CalibratedArguments, resolution: int) -> None:
+    """Raises ValueError unless all images fit into memory at a time."""
+    counts = {
+        "images": arguments.images,
+        "calibration_images": arguments.calibration_images,
+    }
+    name = max(counts, key=lambda name: counts[name])
+    most = max(host_memory.available_bytes() // (4 * 3 * resolution**2), 0)
+    legal = f"{most:,} or fewer with the others, which fit into memory at {resolution} pixels"
+    require(sum(counts.values()) <= most, name, counts[name], legal)
+
+
+def open_model(path: Path, name: str, arguments: ImageArguments) -> ModelWithImages:
+    """Loads the model at a path, with its test images; raises ValueError if it cannot be read."""
+    saved = load(path)
+    images = _test_images(path, view_of(saved, arguments.resolution), arguments)
+    return ModelWithImages(name=one_line(name), saved=saved, images=images, count=arguments.images)
+
 
 def open_models(arguments: ModelArguments) -> "Iterator[ModelWithImages]":
     """Yields each model that the command line names; raises ValueError if one cannot be read."""
@@ -173,11 +257,7 @@ def open_models(arguments: ModelArguments) -> "Iterator[ModelWithImages]":
     ends = [path.absolute().name for path in given]
     plain = ends if len({*ends}) == len(ends) else [str(path) for path in given]
     for path, name in zip(given, arguments.label or plain, strict=True):
-        saved = load(path)
-        images = _test_images(path, view_of(saved, arguments.resolution), arguments)
-        yield ModelWithImages(
-            name=one_line(name), saved=saved, images=images, count=arguments.images
-        )
+        yield open_model(path, name, arguments)
 
 
 def measure_models(
@@ -220,13 +300,13 @@ def title_of(name: str, models: int) -> str:
     return name if models == 1 else f"{name}, means over {models} models, {formatting.HALVES}"
 
 
-def _test_images(path: Path, view: "View", arguments: ModelArguments) -> DataConfig:
+def _test_images(path: Path, view: "View", arguments: ImageArguments) -> DataConfig:
     """Returns the config of the test images for the model at `path`.
 
     Raises:
       ValueError: neither the arguments nor the model name a data set.
     """
-    trained_on = _trained_on(path)
+    trained_on = training_data(path)
     own = trained_on is not None and arguments.dataset in (None, trained_on.name)
     name = arguments.dataset or (trained_on.name if trained_on else None)
     require(name is not None, "dataset", None, "a data set: the model does not know its own")
@@ -250,15 +330,21 @@ def listing_for(path: Path, dataset: str) -> str:
     files. For a run of an earlier version, the returned value selects the earlier split, so that no
     training image of the run is used for testing.
     """
-    trained_on = _trained_on(path)
+    trained_on = training_data(path)
     both = trained_on is not None and trained_on.name == dataset == "folder"
     return SPLIT_BY_POSITION if both and trained_on and not trained_on.listing else ""
 
 
-def _trained_on(path: Path) -> DataConfig | None:
+def training_data(path: Path) -> DataConfig | None:
     """Returns the data config of the run in a directory, or None if the directory has no run."""
+    run = training_config(path)
+    return run.data if run else None
+
+
+def training_config(path: Path) -> RunConfig | None:
+    """Returns the config of the run in a directory, or None if the directory has no run."""
     try:
         text = read_file(path / config.FILE_NAME).decode()
-        return serialization.from_json(RunConfig, text).data
+        return serialization.from_json(RunConfig, text)
     except (OSError, ValueError):
         return None

@@ -195,32 +195,8 @@ class _Converter:
         kernel = np.asarray(_found(self._params, layer.kernel_path, "params"), np.float32)
         norm = "/norm" if layer.normalized else ""
         bias = np.asarray(_found(self._params, f"{layer.name}{norm}/bias", "params"), np.float32)
-        # The smallest steps with which the biases fit into an accumulator.
-        least = np.abs(bias) / (LARGEST_BIAS * np.float64(x.step))
-        if self._kernel_steps is not None:
-            step = self._given_step(layer, least)
-        else:
-            largest = np.abs(kernel).max(tuple(range(kernel.ndim - 1)))
-            least = np.maximum(least, np.finfo(np.float32).tiny)
-            step = np.maximum(largest / LARGEST_WEIGHT, least).astype(np.float32)
+        step = kernel_step(layer, kernel, bias, x.step, self._kernel_steps)
         return Convolution.of(kernel, bias, step, x, output, activation)
-
-    def _given_step(self, layer: Layer, least: np.ndarray) -> np.ndarray:
-        """Returns the given step of a layer's kernel.
-
-        Steps of single channels are enlarged to `least` [c], so that the channels' biases fit.
-        """
-        assert self._kernel_steps is not None
-        name, legal = f"kernel step of {layer.name}", f"() or ({layer.outputs},)"
-        step = np.asarray(_found(self._kernel_steps, layer.name, "kernel_steps"), np.float32)
-        require(step.shape in ((), (layer.outputs,)), f"shape of {name}", step.shape, legal)
-        finite = bool(((step >= 0) & (step < np.inf)).all() and (step.ndim or step > 0))
-        require(finite, name, float(step.min()), "finite, and above 0 for a whole kernel")
-        if step.ndim:
-            return np.maximum(step, np.maximum(least, np.finfo(np.float32).tiny)).astype(np.float32)
-        enough = bool((step >= least).all())
-        require(enough, name, float(step), f"{least.max():g} or more, for its biases to fit int32")
-        return step
 
 
 class _Runner:
@@ -248,6 +224,45 @@ class _Runner:
     def _put(self, path: str, *inputs: Any) -> Array:
         self._found[path] = self._operations[path](*inputs)
         return self._found[path]
+
+
+def kernel_step(
+    layer: Layer,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    x_step: Any,
+    given: Mapping[str, Any] | None = None,
+) -> np.ndarray:
+    """Returns the step of a layer's kernel: () or [n] for n output channels, above 0.
+
+    Args:
+      layer: the layer.
+      kernel: its kernel [..., n].
+      bias: its bias [n]. Steps of single channels are enlarged where the channel's bias would not
+        fit into an int32 accumulator.
+      x_step: step of the layer's input.
+      given: steps by the names of layers; if None, the step of a channel is its largest absolute
+        weight divided by 127.
+
+    Raises:
+      ValueError: the given step has another shape, is not legal, or is too small for a bias.
+    """
+    # The smallest steps with which the biases fit into an accumulator.
+    least = np.abs(bias) / (LARGEST_BIAS * np.float64(x_step))
+    if given is None:
+        largest = np.abs(kernel).max(tuple(range(kernel.ndim - 1)))
+        least = np.maximum(least, np.finfo(np.float32).tiny)
+        return np.maximum(largest / LARGEST_WEIGHT, least).astype(np.float32)
+    name, legal = f"kernel step of {layer.name}", f"() or ({layer.outputs},)"
+    step = np.asarray(_found(given, layer.name, "kernel_steps"), np.float32)
+    require(step.shape in ((), (layer.outputs,)), f"shape of {name}", step.shape, legal)
+    finite = bool(((step >= 0) & (step < np.inf)).all() and (step.ndim or step > 0))
+    require(finite, name, float(step.min()), "finite, and above 0 for a whole kernel")
+    if step.ndim:
+        return np.maximum(step, np.maximum(least, np.finfo(np.float32).tiny)).astype(np.float32)
+    enough = bool((step >= least).all())
+    require(enough, name, float(step), f"{least.max():g} or more, for its biases to fit int32")
+    return step
 
 
 def _found(mapping: Mapping[str, Any], name: str, argument: str) -> Any:

@@ -7,6 +7,7 @@ The packages, from the architectures up to the commands:
 - `models`: Linen modules, one factory for each network, saved models;
 - `weights`: conversion from and to torchvision, timm, Keras and TF-slim; their files;
 - `quantization`: what 8 bits and fewer cost, and what reduces the loss;
+- `export`: trained networks as files for other programs: StableHLO, LiteRT, ONNX;
 - `data`: where images come from; decoding, augmentation, batches;
 - `training`: optimizer, step, loop, devices, monitoring, checkpoints;
 - `analysis`: cost by arithmetic; manifolds, bottlenecks, dead units, features by measurement;

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("mnet_jax/**/*.py"), *ROOT.glob("experiments/**/*.py")])
 TYPES = (  # the closed choices of a package, which a config names: all may import them
     "mnet_jax.data.types",
+    "mnet_jax.export.types",
     "mnet_jax.models.types",
     "mnet_jax.ops.types",
     "mnet_jax.quantization.types",
@@ -23,7 +24,7 @@ ROOMS = (  # from the top; a module may import from its own row and from those b
     ("mnet_jax.commands",),
     ("mnet_jax.plots",),
     ("mnet_jax.ablation", "mnet_jax.benchmark"),
-    ("mnet_jax.runs",),
+    ("mnet_jax.runs", "mnet_jax.export"),
     ("mnet_jax.analysis", "mnet_jax.data", "mnet_jax.training", "mnet_jax.weights"),
     ("mnet_jax.quantization",),
     ("mnet_jax.models",),
@@ -173,7 +174,7 @@ def test_the_sources_are_found():
     assert "mnet_jax.runs.run" in imports(MODULES["mnet_jax.ablation.runners.work"])
     assert "mnet_jax.runs.run" not in imports_at_once(MODULES["mnet_jax.ablation.runners.work"])
     assert "jax" in reached("mnet_jax.runs.run")
-    lazy = ("data", "models", "ops", "quantization")
+    lazy = ("data", "export", "models", "ops", "quantization")
     assert {f"mnet_jax.{name}" for name in lazy} == LAZY.keys()
     assert "mnet_jax.ops" in reached("mnet_jax.config")
     (statement,) = ast.parse("from mnet_jax.ops import NativeError").body

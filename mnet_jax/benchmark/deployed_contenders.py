@@ -35,6 +35,7 @@ def litert(case: NetworkCase) -> Run:
 
     from mnet_jax import models
     from mnet_jax.benchmark.jax_contenders import random_variables
+    from mnet_jax.export.litert import convert
 
     if jax.default_backend() != "cpu":
         raise OSError("LiteRT is timed on CPUs only")
@@ -45,28 +46,12 @@ def litert(case: NetworkCase) -> Run:
         jax.ShapeDtypeStruct(shape, np.float32)
     )
     interpreter = Interpreter(
-        model_content=_flatbuffer(exported.mlir_module_serialized), num_threads=os.cpu_count()
+        model_content=convert(
+            exported.mlir_module_serialized, ["images"], "logits", integers=False
+        ),
+        num_threads=os.cpu_count(),
     )
     interpreter.allocate_tensors()
     images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
     return interpreter.invoke
-
-
-def _flatbuffer(artifact: bytes) -> bytes:
-    """Converts a StableHLO artifact to a LiteRT model, without TensorFlow."""
-    from litert_converter.mlir import ir, passmanager
-    from litert_converter.mlir._mlir_libs import converter_api_ext as converter
-    from litert_converter.mlir.dialects import stablehlo
-
-    context = ir.Context()
-    converter.prepare_mlir_context(context)
-    with context, ir.Location.unknown():
-        module = stablehlo.deserialize_portable_artifact(context, artifact)
-        converter.set_signature(module.operation, "serving_default", ["image"], ["logits"])
-        config = converter.ConvertToTFLConfig()
-        config.model_origin_framework = "JAX"
-        config.qdq_conversion_mode = "NONE"
-        passes = passmanager.PassManager()
-        converter.run_convert_to_tfl_passes(module, passes, config)
-        return converter.export_flatbuffer_to_bytes(module.operation)

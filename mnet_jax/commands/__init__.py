@@ -27,5 +27,6 @@ A command is one module with a function `main`. Only these modules read argument
 - `bottlenecks`: information lost in bottlenecks;
 - `activations`: dead units and dead kernels;
 - `features`: kernels and feature maps;
-- `quantize`: what rounding of networks costs, and what reduces the loss.
+- `quantize`: what rounding of networks costs, and what reduces the loss;
+- `export`: files of networks for other programs.
 """

@@ -84,6 +84,12 @@ def _evaluate(stop: Stop) -> None:
     evaluate.main()
 
 
+def _export(stop: Stop) -> None:
+    from mnet_jax.commands import export
+
+    export.main()
+
+
 def _features(stop: Stop) -> None:
     from mnet_jax.commands import features
 
@@ -162,6 +168,9 @@ COMMANDS = {
     "quantize": Command(
         summary="quantizes trained networks by one method after the other, and finds bad layers",
         call=_quantize,
+    ),
+    "export": Command(
+        summary="writes a trained network for other programs, and runs each file", call=_export
     ),
     "features": Command(
         summary="draws depthwise kernels and feature maps of a trained network", call=_features

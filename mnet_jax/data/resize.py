@@ -12,7 +12,7 @@ Picture = np.ndarray | EncodedImage  # uint8 [h, w, c], or encoded
 
 # Photographs are evaluated by resizing the shorter side to 256 and cropping the central 224 (He et
 # al. 2015, arXiv:1512.03385, section 3.4, as practised since). Other resolutions keep this ratio.
-_CROP_SHARE = 224 / 256
+CROP_SHARE = 224 / 256
 
 
 def central_view(image: Picture, side: int, photograph: bool) -> np.ndarray:
@@ -32,7 +32,7 @@ def central_view(image: Picture, side: int, photograph: bool) -> np.ndarray:
     height, width = image.shape[:2]
     if (height, width) == (side, side) and not photograph:
         return pixels(image)
-    cut = min(height, width) * (_CROP_SHARE if photograph else 1.0)
+    cut = min(height, width) * (CROP_SHARE if photograph else 1.0)
     left, top = (width - cut) / 2, (height - cut) / 2
     return crop(image, (left, top, left + cut, top + cut), side)
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).parents[1] / "support" / "entry_program.py"
 COMMANDS = (
     "ablate", "activations", "benchmark", "bottlenecks", "convert", "cost", "evaluate", "features",
-    "manifold", "quantize", "train",
+    "export", "manifold", "quantize", "train",
 )  # fmt: skip
 GO_ON = ("ablate", "train")
 needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device is full")

@@ -19,10 +19,8 @@ def _imported(module):
 
 schema = _imported("ai_edge_litert.schema_py_generated")
 interpreters = _imported("ai_edge_litert.interpreter")
-ir = _imported("litert_converter.mlir.ir")
-passmanager = _imported("litert_converter.mlir.passmanager")
-converter_api_ext = _imported("litert_converter.mlir._mlir_libs.converter_api_ext")
-stablehlo = _imported("litert_converter.mlir.dialects.stablehlo")
+_imported("litert_converter.mlir.ir")
+litert = _imported("mnet_jax.export.litert")
 
 REFERENCE = interpreters.OpResolverType.BUILTIN_REF
 OPTIMIZED = interpreters.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -47,18 +45,8 @@ def convert(function, *shapes):
     """The LiteRT file of a function of float arrays with fake-quantized arrays inside."""
     arguments = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
     artifact = jax.export.export(jax.jit(function))(*arguments).mlir_module_serialized
-    context = ir.Context()
-    converter_api_ext.prepare_mlir_context(context)
-    with context, ir.Location.unknown():
-        module = stablehlo.deserialize_portable_artifact(context, artifact)
-        names = [f"input_{i}" for i in range(len(shapes))]
-        converter_api_ext.set_signature(module.operation, "serving_default", names, ["output"])
-        config = converter_api_ext.ConvertToTFLConfig()
-        config.model_origin_framework = "PYTORCH"  # the one whose marks are lowered
-        config.strict_qdq_mode = True
-        passes = passmanager.PassManager()
-        converter_api_ext.run_convert_to_tfl_passes(module, passes, config)
-        return converter_api_ext.export_flatbuffer_to_bytes(module.operation)
+    names = [f"input_{i}" for i in range(len(shapes))]
+    return litert.convert(artifact, names, "output", integers=True)
 
 
 class Tensor(NamedTuple):

@@ -1,0 +1,126 @@
+"""The model card: a JSON file that says what exported files are and how to run them."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mnet_jax.analysis import cost
+from mnet_jax.data.resize import CROP_SHARE
+from mnet_jax.export.network import IMAGE, LOGITS, Network
+from mnet_jax.export.types import FORMATS, Format
+
+FILE_NAME = "model.json"
+
+_JAX = """\
+import jax
+import numpy as np
+
+with open("{file}", "rb") as opened:
+    program = jax.export.deserialize(bytearray(opened.read()))
+images = np.zeros((1, {side}, {side}, 3), np.{dtype})  # {values}
+logits = program.call(images)
+print(np.argsort(-np.asarray(logits[0]))[:5])
+"""
+_LITERT = """\
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+interpreter = Interpreter("{file}")
+interpreter.allocate_tensors()
+image = np.zeros((1, {side}, {side}, 3), np.{dtype})  # {values}
+interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
+interpreter.invoke()
+logits = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+print(np.argsort(-logits[0])[:5])
+"""
+_ONNX = """\
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{file}")
+images = np.zeros((1, {side}, {side}, 3), np.{dtype})  # {values}
+(logits,) = session.run(["{output}"], {{"{input}": images}})
+print(np.argsort(-logits[0])[:5])
+"""
+_PROGRAMS = {"JAX": _JAX, "LiteRT": _LITERT, "ONNX Runtime": _ONNX}
+
+
+def program(name: Format, file: str, network: Network) -> str:
+    """Returns a Python program that runs a file, for its reader to copy."""
+    return _PROGRAMS[FORMATS[name].runtime].format(
+        file=file,
+        side=network.resolution,
+        dtype="uint8" if network.takes_pixels else "float32",
+        values=input_of(network),
+        input=IMAGE,
+        output=LOGITS,
+    )
+
+
+def input_of(network: Network) -> str:
+    """Says what numbers a file takes."""
+    if network.takes_pixels:
+        return "RGB, 0 to 255"
+    factor, offset = (", ".join(f"{each:.6g}" for each in values) for values in network.scaling)
+    return f"RGB, 0 to 255, times [{factor}], plus [{offset}]"
+
+
+def metadata(network: Network) -> dict[str, str]:
+    """Returns what a file says of itself, if its format has room for it: texts by name.
+
+    `crop_share` is the side of the central square that is cut out of an image, divided by the
+    image's shorter side. `resolution` is the side to which the square is resized.
+    """
+    view = network.view
+    return {
+        "architecture": network.spec.name,
+        "class_names": json.dumps(network.class_names),
+        "input": input_of(network),
+        "resolution": f"{view.resolution}",
+        "crop_share": f"{CROP_SHARE if view.photographs else 1.0:g}",
+    }
+
+
+def describe_file(content: bytes, run: str, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the entry of a file in the card.
+
+    Args:
+      content: the file.
+      run: the program that runs it (`program`).
+      measured: numbers that were measured of it.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+    return {"bytes": len(content), "sha256": digest, **measured, "run": run.splitlines()}
+
+
+def model_card(
+    network: Network,
+    *,
+    files: Mapping[str, Any],
+    training: Any | None,
+    digest: str,
+    licence: str | None,
+) -> dict[str, Any]:
+    """Returns the card: what was exported, from what, and how it was measured, as JSON's types.
+
+    Args:
+      network: the network in floating point, or the quantized one if it was trained so.
+      files: entry of each file (`describe_file`), by its name.
+      training: config of the run that trained the network; None if unknown.
+      digest: SHA-256 of the saved model.
+      licence: of the weights; None if not given.
+    """
+    expense = cost.count(network.spec, network.resolution)
+    return {
+        **metadata(network),
+        "class_names": list(network.class_names),
+        "resolution": network.resolution,
+        "crop_share": CROP_SHARE if network.view.photographs else 1.0,
+        "parameters": expense.params,
+        "multiply_adds": expense.madds,
+        "licence": licence,
+        "saved_model": digest,
+        "training": training,
+        "files": dict(files),
+    }

@@ -1,0 +1,191 @@
+"""ONNX files: one Conv for each convolution, with groups for a depthwise one.
+
+The file is written from the spec with ONNX's own helpers, not traced from JAX: jax2onnx (0.17.1)
+makes matrix products with reshapes and transposes of 1x1 convolutions, and has no form for the
+rounding of `quantization`.
+
+In integers, each kernel is an int8 constant behind a DequantizeLinear, each bias an int32 constant
+behind one, and each activation passes through a QuantizeLinear and a DequantizeLinear (QDQ). A
+runtime computes such a part in integers.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from mnet_jax.architectures import Layer
+from mnet_jax.architectures.flow import compute
+from mnet_jax.export.network import IMAGE, LOGITS, Network
+from mnet_jax.quantization.integer_arithmetic import LARGEST_WEIGHT
+
+OPSET = 17  # the first with all operations is 14 (HardSwish); 17 is read by runtimes since 2022
+IR_VERSION = 8  # ONNX 1.12, which brought opset 17
+BATCH = "batch"  # name of the symbolic size
+
+
+def to_onnx(network: Network, metadata: Mapping[str, str]) -> bytes:
+    """Returns an ONNX file; the batch size is left open.
+
+    Args:
+      network: what to write.
+      metadata: texts for the file's metadata, by name.
+    """
+    writer = _Writer(network)
+    x = writer.scaled(IMAGE)
+    compute(network.spec, network.resolution, x, writer)
+    side, classes = network.resolution, network.spec.head.num_classes
+    kind = TensorProto.UINT8 if network.takes_pixels else TensorProto.FLOAT
+    graph = helper.make_graph(
+        writer.nodes(LOGITS),
+        network.spec.name,
+        [helper.make_tensor_value_info(IMAGE, kind, [BATCH, side, side, 3])],
+        [helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, [BATCH, classes])],
+        writer.constants,
+    )
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="mnet_jax",
+    )
+    helper.set_model_props(model, dict(metadata))
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+class _Writer:
+    """Operations that write the nodes of a graph; a tensor is its name.
+
+    Attributes:
+      constants: the constants of the nodes.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.constants: list[TensorProto] = []
+        self._network = network
+        self._nodes: list[Any] = []
+
+    def nodes(self, output: str) -> list[Any]:
+        """Returns all nodes, of which the last one's output is renamed."""
+        self._nodes[-1].output[0] = output
+        return self._nodes
+
+    def scaled(self, image: str) -> str:
+        """Scales pixels, if the file takes pixels, and puts channels before rows and columns."""
+        network, x = self._network, image
+        if network.takes_pixels:
+            factor, offset = (
+                self._constant(f"pixel_{name}", value)
+                for name, value in zip(("factor", "offset"), network.scaling, strict=True)
+            )
+            x = self._node("Cast", [x], "float_image", to=TensorProto.FLOAT)
+            x = self._node("Mul", [x, factor], "factored_image")
+            x = self._node("Add", [x, offset], "scaled_image")
+        x = self._node("Transpose", [x], "channels_first_image", perm=[0, 3, 1, 2])
+        return self._rounded("input_quantizer", x)
+
+    def layer(self, layer: Layer, x: str) -> str:
+        kernel, bias = self._weights(layer, x)
+        output = f"{layer.name}/output"
+        if layer.kind == "dense":
+            y = self._node("Gemm", [x, kernel, bias], f"{layer.name}/linear", transB=1)
+        else:
+            (top, bottom), (left, right) = layer.pads
+            y = self._node(
+                "Conv", [x, kernel, bias], f"{layer.name}/linear",
+                kernel_shape=[layer.kernel] * 2, strides=[layer.stride] * 2,
+                pads=[top, left, bottom, right], dilations=[layer.dilation] * 2,
+                group=layer.inputs if layer.kind == "depthwise" else 1,
+            )  # fmt: skip
+        if layer.activation == "hard_swish":
+            y = self._rounded(f"{layer.name}/preactivation_quantizer", y)
+        y = self._activated(layer.activation, y, output)
+        return self._rounded(f"{layer.name}/output_quantizer", y)
+
+    def mean(self, path: str, x: str) -> str:
+        name = path.removesuffix("_quantizer")
+        pooled = self._node("GlobalAveragePool", [x], f"{name}/map")
+        return self._rounded(path, self._node("Flatten", [pooled], name))
+
+    def add(self, path: str, left: str, right: str) -> str:
+        name = path.removesuffix("_quantizer")
+        return self._rounded(path, self._node("Add", [left, right], name))
+
+    def scale(self, path: str, x: str, gate: str) -> str:
+        name = path.removesuffix("_quantizer")
+        axes = self._constant("spatial_axes", np.array([2, 3], np.int64))
+        gate = self._node("Unsqueeze", [gate, axes], f"{name}/gate")
+        return self._rounded(path, self._node("Mul", [x, gate], name))
+
+    def _activated(self, activation: str, x: str, name: str) -> str:
+        if activation == "linear":
+            return x
+        if activation == "relu6":
+            bounds = [self._constant(f"relu6_{n}", np.float32(n)) for n in (0, 6)]
+            return self._node("Clip", [x, *bounds], name)
+        if activation == "hard_sigmoid":
+            return self._node("HardSigmoid", [x], name, alpha=1 / 6, beta=0.5)
+        operators = {"relu": "Relu", "hard_swish": "HardSwish"}
+        return self._node(operators[activation], [x], name)
+
+    def _weights(self, layer: Layer, x: str) -> tuple[str, str]:
+        """Returns the names of a layer's kernel and bias."""
+        network, name = self._network, layer.name
+        kernel, bias = _outputs_first(layer, network.kernel(layer)), network.bias(layer)
+        if network.integers is None:
+            return self._constant(f"{name}/kernel", kernel), self._constant(f"{name}/bias", bias)
+        step = network.integers.kernel_steps[name]
+        wide = np.reshape(step, (-1,) + (1,) * (kernel.ndim - 1))
+        whole = np.clip(np.rint(kernel / wide), -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8)
+        x_step, _ = network.integers.affines[x.removesuffix("/rounded")]
+        bias_step = (x_step * step).astype(np.float32)
+        whole_bias = np.rint(bias / bias_step).astype(np.int32)
+        return (
+            self._dequantized(f"{name}/kernel", whole, step),
+            self._dequantized(f"{name}/bias", whole_bias, bias_step),
+        )
+
+    def _dequantized(self, name: str, whole: np.ndarray, step: np.ndarray) -> str:
+        inputs = [
+            self._constant(f"{name}/integers", whole),
+            self._constant(f"{name}/step", step),
+            self._constant(f"{name}/zero", np.zeros(step.shape, whole.dtype)),
+        ]
+        axis = {"axis": 0} if step.ndim else {}
+        return self._node("DequantizeLinear", inputs, name, **axis)
+
+    def _rounded(self, path: str, x: str) -> str:
+        integers = self._network.integers
+        if integers is None:
+            return x
+        step, zero = integers.affines[path]
+        parameters = [
+            self._constant(f"{path}/step", np.float32(step)),
+            self._constant(f"{path}/zero", np.int8(zero)),
+        ]
+        whole = self._node("QuantizeLinear", [x, *parameters], f"{path}/integers")
+        return self._node("DequantizeLinear", [whole, *parameters], f"{path}/rounded")
+
+    def _constant(self, name: str, value: np.ndarray | np.generic) -> str:
+        if name not in {constant.name for constant in self.constants}:
+            self.constants.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        node = helper.make_node(kind, inputs, [output], name=output, **attributes)
+        self._nodes.append(node)
+        return output
+
+
+def _outputs_first(layer: Layer, kernel: np.ndarray) -> np.ndarray:
+    """Returns a kernel in ONNX's layout: outputs, inputs of a group, rows, columns."""
+    if layer.kind == "dense":
+        return np.ascontiguousarray(kernel.T)
+    if layer.kind == "pointwise":
+        kernel = kernel[None, None]
+    if layer.kind == "depthwise":
+        kernel = kernel[:, :, None]
+    return np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))

@@ -1,0 +1,57 @@
+"""The formats of exported files. Nothing here imports JAX or a format's packages."""
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Literal
+
+from mnet_jax.validation import require
+
+Format = Literal["stablehlo", "litert", "litert-int8", "onnx", "onnx-int8"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormatNotes:
+    """What is known of a format before anything is exported.
+
+    Attributes:
+      suffix: of the file's name.
+      runtime: the program that runs the file.
+      packages: the packages that write and run the file, beside this project's requirements.
+      extra: the extra of this project that installs them; "" if there are none.
+    """
+
+    suffix: str
+    runtime: str
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+
+    @property
+    def integers(self) -> bool:
+        """Whether the file computes in int8."""
+        return self.suffix.startswith("_int8")
+
+
+_LITERT, _ONNX = ("litert_converter", "ai_edge_litert"), ("onnx", "onnxruntime")
+FORMATS: dict[Format, FormatNotes] = {
+    "stablehlo": FormatNotes(suffix=".stablehlo", runtime="JAX"),
+    "litert": FormatNotes(
+        suffix=".tflite", runtime="LiteRT", packages=_LITERT, extra="litert"
+    ),
+    "litert-int8": FormatNotes(
+        suffix="_int8.tflite", runtime="LiteRT", packages=_LITERT, extra="litert"
+    ),
+    "onnx": FormatNotes(
+        suffix=".onnx", runtime="ONNX Runtime", packages=_ONNX, extra="onnx"
+    ),
+    "onnx-int8": FormatNotes(
+        suffix="_int8.onnx", runtime="ONNX Runtime", packages=_ONNX, extra="onnx"
+    ),
+}  # fmt: skip
+
+
+def require_packages(name: Format) -> None:
+    """Raises ValueError with the extra to install if a package of a format is missing."""
+    notes = FORMATS[name]
+    missing = [each for each in notes.packages if importlib.util.find_spec(each) is None]
+    legal = f"formats whose packages are installed: pip install 'mnet_jax[{notes.extra}]'"
+    require(not missing, "format", f"{name} without {' and '.join(missing)}", legal)

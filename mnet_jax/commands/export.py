@@ -224,13 +224,13 @@ def _written(
     integers = any(FORMATS[name].integers for name in arguments.format)
     rounded = export.in_eight_bits(network, images.calibration) if integers else network
     in_float = network.logits_of(images.test)
-    one, ours = images.test[0][:1], jax.jit(network.logits)
+    one = images.test[0][:1]
     rows, problems = [], []
     for name in arguments.format:
         path = arguments.output / f"model{FORMATS[name].suffix}"
         own = rounded if FORMATS[name].integers else network
-        file = export.to_file(name, own)
         try:
+            file = export.to_file(name, own)
             checked = export.check(name, file, own, images.test, in_float if own.integers else None)
         except export.ExportError as error:
             problems.append(str(error))
@@ -247,7 +247,7 @@ def _written(
             accuracy=_accuracy(checked.logits, images),
             latency=latency_beside(
                 partial(checked.runtime.run, one),
-                lambda: jax.block_until_ready(ours(one)),
+                lambda: jax.block_until_ready(network.compiled(one)),
                 arguments.rounds,
             ),
         )

@@ -29,14 +29,13 @@ JAX.
 
 from etils import epy
 
-from mnet_jax.export.types import FORMATS, Format, require_packages
+from mnet_jax.export.types import FORMATS, ExportError, Format, require_packages
 
 with epy.lazy_api_imports(globals()):
     from mnet_jax.export.card import describe_file, model_card, program
     from mnet_jax.export.checks import (
         Checked,
         Comparison,
-        ExportError,
         check,
         compare,
         first_wrong_layer,

@@ -12,7 +12,7 @@ from mnet_jax.architectures import Layer, walk
 from mnet_jax.export.forward import Marks, forward
 from mnet_jax.export.network import Network
 from mnet_jax.export.runtimes import Runtime, load
-from mnet_jax.export.types import Format
+from mnet_jax.export.types import ExportError, Format
 from mnet_jax.quantization import signal_to_noise
 
 Array = np.ndarray
@@ -46,10 +46,6 @@ class Comparison:
     def passes(self) -> bool:
         """Whether the file computes what the network computes."""
         return self.sqnr is None or self.sqnr >= self.least_sqnr
-
-
-class ExportError(ValueError):
-    """A file computes something else than its network; the message is one line."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """What an exported file holds: a folded network, how images are scaled, and steps of integers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,10 +120,14 @@ class Network:
         """Returns the logits [b, classes] of images [b, h, w, 3], as a file takes them."""
         return self.model.apply(self.variables, self.scaled(images), train=False)  # type: ignore[return-value]
 
+    @functools.cached_property
+    def compiled(self) -> Callable[[np.ndarray], jax.Array]:
+        """`logits`, compiled for each batch size."""
+        return jax.jit(self.logits)
+
     def logits_of(self, batches: Iterable[np.ndarray]) -> np.ndarray:
-        """Returns the logits [n, classes] of all images of batches, compiled."""
-        program = jax.jit(self.logits)
-        return np.concatenate([np.asarray(program(batch)) for batch in batches])
+        """Returns the logits [n, classes] of all images of batches."""
+        return np.concatenate([np.asarray(self.compiled(batch)) for batch in batches])
 
     def kernel(self, layer: Layer) -> np.ndarray:
         """Returns the kernel of a layer."""

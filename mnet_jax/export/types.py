@@ -9,6 +9,13 @@ from mnet_jax.validation import require
 Format = Literal["stablehlo", "litert", "litert-int8", "onnx", "onnx-int8"]
 
 
+class ExportError(ValueError):
+    """A network cannot be written in a format, or its file computes something else.
+
+    The message is one line.
+    """
+
+
 @dataclass(frozen=True, kw_only=True)
 class FormatNotes:
     """What is known of a format before anything is exported.

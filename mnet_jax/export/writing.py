@@ -3,7 +3,7 @@
 from mnet_jax.export import card
 from mnet_jax.export.messages import kept_messages
 from mnet_jax.export.network import Network
-from mnet_jax.export.types import FORMATS, Format, require_packages
+from mnet_jax.export.types import FORMATS, ExportError, Format, require_packages
 from mnet_jax.validation import one_line, require
 
 
@@ -19,8 +19,8 @@ def to_file(name: Format, network: Network) -> bytes:
         formats of phones. StableHLO can have both: there, numbers in 8 bits are float32.
 
     Raises:
-      ValueError: the network does not fit the format, a package of the format is missing, or its
-        converter refuses the network.
+      ValueError: the network does not fit the format, or a package of the format is missing.
+      ExportError: the format's converter refuses the network.
     """
     require_packages(name)
     notes = FORMATS[name]
@@ -39,7 +39,7 @@ def to_file(name: Format, network: Network) -> bytes:
         try:
             return to_litert(network, metadata)
         except RuntimeError as error:  # of the converter, which says what it cannot convert
-            raise ValueError(f"{name}: the converter refuses: {one_line(str(error))}") from error
+            raise ExportError(f"{name}: the converter refuses: {one_line(str(error))}") from error
     from mnet_jax.export.onnx import to_onnx
 
     return to_onnx(network, metadata)

@@ -154,7 +154,9 @@ def _checked(words: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
     found = []
     for flag, given in _values_by_flag(words, types).items():
         first, *rest = _legal_values(flag, given, types[flag])
-        found += [f"{flag}={first}", *rest]
+        # The sign tells a negative number from a flag. Before several values tyro 0.9 has none.
+        joined = not rest or first.startswith("-")
+        found += [f"{flag}={first}", *rest] if joined else [flag, first, *rest]
     return found
 
 

@@ -97,7 +97,7 @@ def write_quantized_runs(folder):
     """A V2 and a V3 of a few blocks, as the runs of two sweeps."""
     view = models.View(resolution=32, photographs=False)
     for name, spec in (("v2", small_v2()), ("v3", small_v3())):
-        run = folder / f"docs/results/{name}-quantization/runs/{name}"
+        run = folder / f"results/{name}/runs/{name}"
         run.mkdir(parents=True)
         models.save(run / models.FILE_NAME, *model_and_variables(spec), view=view)
 
@@ -106,7 +106,7 @@ def require_same_logits(folder):
     """The networks that were rescaled give the logits of those before; their kernels differ."""
     images = images_of(2, 32, 32, 3)
     for name in ("v2", "v3"):
-        before = models.load(folder / f"docs/results/{name}-quantization/runs/{name}")
+        before = models.load(folder / f"results/{name}/runs/{name}")
         after = models.load(folder / f"{name}-{name}.safetensors")
         logits, rescaled = (
             np.asarray(quick_jit(partial(each.model.apply, train=False))(each.variables, images))

@@ -31,14 +31,15 @@ if TYPE_CHECKING:
     from mnet_jax.statistics.intervals import Interval
 
 COMMAND = "export"
-FAILED = 1  # exit code if a file computes something else than the network
+FAILED = 1  # exit code if a file has other logits than the network
 CARD = "model.json"
 LEGEND = (
-    "difference: the largest between logits; agree: images that get the class of the network that "
-    "was written, rounded if the file is; float: of the network in floating point; ms, time / JAX: "
+    "difference, agree: the largest difference of logits to the reference, and the share of images "
+    "that get its class; the reference is the network in floating point or, for int8, the rounded "
+    "network; float: the share that get the class in floating point; ms, time / JAX: a call with "
     "one image, median and range over rounds"
 )
-SEED = 0  # of the random images with which a model of no data set is compared
+SEED = 0  # of the random images for a model without a data set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +47,15 @@ class Arguments:
     """Writes a trained network for other programs, and runs each file before it is kept.
 
     A file takes pixels and gives logits: it has the network, its weights and the scaling of images.
-    It is compared with the network on the test images of the data set, or on random images if the
-    model was saved without its data set and none is given. A file that differs is removed.
+    It is compared with the network on the test images of the data set, or on a batch of random
+    images if the model's data set is not known and none is given. A file that differs is not
+    written, and an earlier file of its name is removed.
     """
 
     checkpoint: Path | None = None
     """a run's directory, or a saved model"""
     format: tuple[Format, ...] = ("stablehlo",)
-    """the files to write; litert and litert-int8 need the extra litert, onnx and onnx-int8 the
+    """the formats to write; litert and litert-int8 need the extra litert, onnx and onnx-int8 the
     extra onnx"""
     output: Path = Path("exported")
     """directory for the files, and for model.json, which says what they are and how to run them"""
@@ -70,7 +72,7 @@ class Arguments:
     batch_size: int = 64
     """images per batch"""
     calibration_images: int = 256
-    """number of training images from which int8's ranges and biases are chosen"""
+    """number of training images for int8: to calibrate ranges and to correct biases"""
     rounds: int = 5
     """number of measurements of the time of one image"""
     licence: str | None = None
@@ -82,7 +84,7 @@ class Images(NamedTuple):
 
     Attributes:
       test: batches of test images [b, h, w, 3], as the files take them.
-      labels: of all of them; None without a data set of the model's classes.
+      labels: [n], of all test images; None without a data set of the model's classes.
       calibration: batches of training images; empty without a data set.
       name: of the data set.
     """

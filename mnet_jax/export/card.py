@@ -67,7 +67,7 @@ def input_of(network: Network) -> str:
 
 
 def metadata(network: Network) -> dict[str, str]:
-    """Returns what a file says of itself, if its format has room for it: texts by name.
+    """Returns the metadata of a file, texts by name; StableHLO stores none.
 
     `crop_share` is the side of the central square that is cut out of an image, divided by the
     image's shorter side. `resolution` is the side to which the square is resized.
@@ -87,7 +87,7 @@ def describe_file(content: bytes, run: str, measured: Mapping[str, Any]) -> dict
 
     Args:
       content: the file.
-      run: the program that runs it (`program`).
+      run: source of the program that runs it (`program`).
       measured: numbers that were measured of it.
     """
     digest = hashlib.sha256(content).hexdigest()
@@ -102,14 +102,14 @@ def model_card(
     digest: str,
     licence: str | None,
 ) -> dict[str, Any]:
-    """Returns the card: what was exported, from what, and how it was measured, as JSON's types.
+    """Returns the card: what was exported, its source and the measurements, as JSON's types.
 
     Args:
       network: the network in floating point, or the quantized one if it was trained so.
       files: entry of each file (`describe_file`), by its name.
       training: config of the run that trained the network; None if unknown.
       digest: SHA-256 of the saved model.
-      licence: of the weights; None if not given.
+      licence: licence of the weights; None if not given.
     """
     expense = cost.count(network.spec, network.resolution)
     return {

@@ -23,7 +23,7 @@ _SIXTH = np.float32(1 / 6)
 
 
 class Marks:
-    """What a program does with tensors that can be rounded; here nothing."""
+    """Hooks for tensors that can be rounded; this class changes nothing."""
 
     def activation(self, path: str, x: Array) -> Array:
         """Returns an activation, by the path of its quantizer."""

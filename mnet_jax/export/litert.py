@@ -1,4 +1,4 @@
-"""LiteRT files: one DEPTHWISE_CONV_2D for a depthwise layer, one CONV_2D for a pointwise one.
+"""LiteRT files: each layer is one DEPTHWISE_CONV_2D, CONV_2D or FULLY_CONNECTED.
 
 LiteRT's converter reads a JAX program that was exported to StableHLO; TensorFlow is not needed. In
 integers, each tensor is marked by the composite operation `quant.fake_quant`, which the converter
@@ -55,7 +55,7 @@ def convert(artifact: bytes, inputs: Sequence[str], output: str, *, integers: bo
       artifact: the program, as `jax.export` serializes it (`mlir_module_serialized`).
       inputs: names of its inputs.
       output: name of its output.
-      integers: whether its tensors are marked as integers.
+      integers: whether its tensors are marked with `quant.fake_quant`.
     """
     with kept_messages(), ir.Context() as context, ir.Location.unknown():
         converter_api_ext.prepare_mlir_context(context)
@@ -64,7 +64,9 @@ def convert(artifact: bytes, inputs: Sequence[str], output: str, *, integers: bo
         converter_api_ext.set_signature(module.operation, SIGNATURE, *names)
         config = converter_api_ext.ConvertToTFLConfig()
         if integers:
-            config.model_origin_framework = "PYTORCH"  # the one whose marks are turned into steps
+            config.model_origin_framework = (
+                "PYTORCH"  # for others the marks are not turned into steps
+            )
             config.strict_qdq_mode = True
         else:
             config.model_origin_framework = "JAX"

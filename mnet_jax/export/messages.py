@@ -13,7 +13,7 @@ STANDARD_ERROR = 2
 def kept_messages() -> Iterator[None]:
     """Keeps what is written to standard error, and shows it only if an exception is raised.
 
-    LiteRT and its converter say there which of their parts they use.
+    LiteRT and its converter print to it which of their components they use.
     """
     sys.stderr.flush()
     with tempfile.TemporaryFile() as kept:

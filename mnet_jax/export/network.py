@@ -1,4 +1,4 @@
-"""What an exported file holds: a folded network, how images are scaled, and steps of integers."""
+"""What an exported file holds: a folded network, how images are scaled, and quantization steps."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -74,7 +74,8 @@ class Network:
           takes_pixels: as the attribute.
 
         Raises:
-          ValueError: the model has no view, or is quantized in other numbers of bits than 8.
+          ValueError: the model has no view, is quantized but not to 8 bits for kernels and
+            activations, or has a step with which a bias does not fit into int32.
         """
         view = view or saved.view
         require(view is not None, "view", None, "a view, for the model was saved without one")
@@ -144,8 +145,11 @@ def in_eight_bits(network: Network, batches: Sequence[np.ndarray]) -> Network:
 
     Args:
       network: the network; one that is quantized is returned as it is.
-      batches: training images [b, h, w, 3], as the file takes them, from which the ranges of
-        activations and the biases are chosen; at least one batch.
+      batches: training images [b, h, w, 3], as the file takes them, to calibrate ranges and to
+        correct biases; at least one batch.
+
+    Raises:
+      ValueError: there are no batches.
     """
     if network.integers:
         return network

@@ -1,12 +1,12 @@
 """ONNX files: one Conv for each convolution, with groups for a depthwise one.
 
 The file is written from the spec with ONNX's own helpers, not traced from JAX: jax2onnx (0.17.1)
-makes matrix products with reshapes and transposes of 1x1 convolutions, and has no form for the
+turns 1x1 convolutions into matrix products with reshapes and transposes, and has no form for the
 rounding of `quantization`.
 
-In integers, each kernel is an int8 constant behind a DequantizeLinear, each bias an int32 constant
-behind one, and each activation passes through a QuantizeLinear and a DequantizeLinear (QDQ). A
-runtime computes such a part in integers.
+In integers, each kernel is an int8 constant that a DequantizeLinear converts. Each bias is an int32
+constant that is converted in the same way. Each activation passes through a QuantizeLinear and a
+DequantizeLinear (QDQ). A runtime computes such a part in integers.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from mnet_jax.architectures.flow import compute
 from mnet_jax.export.network import IMAGE, LOGITS, Network
 from mnet_jax.quantization.integer_arithmetic import LARGEST_WEIGHT
 
-OPSET = 17  # the first with all operations is 14 (HardSwish); 17 is read by runtimes since 2022
+OPSET = 17  # HardSwish needs 14; runtimes read 17 since 2022
 IR_VERSION = 8  # ONNX 1.12, which brought opset 17
 BATCH = "batch"  # name of the symbolic size
 
@@ -69,7 +69,7 @@ class _Writer:
         self._nodes: list[Any] = []
 
     def nodes(self, output: str) -> list[Any]:
-        """Returns all nodes, of which the last one's output is renamed."""
+        """Renames the output of the last node, and returns all nodes."""
         self._nodes[-1].output[0] = output
         return self._nodes
 

@@ -1,8 +1,7 @@
 """Exported files in their own runtimes.
 
 A runtime is made from a file's bytes. `run` returns the logits of images, and `outputs_of_layers`
-the output of each layer, by which a file that computes something else is searched for its first
-wrong layer.
+the output of each layer, from which `checks` finds the first layer that differs.
 """
 
 import os
@@ -20,7 +19,7 @@ Array = np.ndarray
 
 
 class Runtime(Protocol):
-    """A file that is loaded."""
+    """A loaded file, ready to run."""
 
     def run(self, images: Array) -> Array:
         """Returns the logits [b, classes] of images [b, h, w, 3] as the file takes them."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-ROUND_SECONDS = 0.1  # the least time of a round of each program
+ROUND_SECONDS = 0.1  # of a round of each program, or of one call if that is longer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ class ExportError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class FormatNotes:
-    """What is known of a format before anything is exported.
+    """Properties of a format.
 
     Attributes:
       suffix: of the file's name.
@@ -57,7 +57,11 @@ FORMATS: dict[Format, FormatNotes] = {
 
 
 def require_packages(name: Format) -> None:
-    """Raises ValueError with the extra to install if a package of a format is missing."""
+    """Checks that the packages of a format are installed.
+
+    Raises:
+      ValueError: a package is missing; the message names the extra that installs it.
+    """
     notes = FORMATS[name]
     missing = [each for each in notes.packages if importlib.util.find_spec(each) is None]
     legal = f"formats whose packages are installed: pip install 'mnet_jax[{notes.extra}]'"

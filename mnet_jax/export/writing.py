@@ -15,11 +15,12 @@ def to_file(name: Format, network: Network) -> bytes:
 
     Args:
       name: the format.
-      network: the network; in 8 bits for the formats of integers, in floating point for the other
-        formats of phones. StableHLO can have both: there, numbers in 8 bits are float32.
+      network: the network; in 8 bits for `litert-int8` and `onnx-int8`, in floating point for
+        `litert` and `onnx`. `stablehlo` takes both, and computes a network in 8 bits in float32.
 
     Raises:
-      ValueError: the network does not fit the format, or a package of the format is missing.
+      ValueError: the network is in floating point for an int8 format, or in 8 bits for a format of
+        floating point, or a package of the format is missing.
       ExportError: the format's converter refuses the network.
     """
     require_packages(name)

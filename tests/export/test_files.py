@@ -17,7 +17,7 @@ from small_networks import (
     small_v4,
 )
 
-from mnet_jax import export, quantization
+from mnet_jax import export, models, quantization
 from mnet_jax.architectures import walk
 from mnet_jax.architectures.dense_tasks import with_output_stride
 from mnet_jax.data.scaling import scaled
@@ -258,11 +258,20 @@ def test_what_the_file_says_of_itself():
     assert b"class 6" in bytes(model.buffers[entry.buffer].data)
 
 
-@pytest.mark.parametrize("lowering", ["auto", "native"])
+@pytest.mark.parametrize("lowering", ["auto", "native", "fused"])
 def test_anyone_can_export_the_network_itself(lowering):
-    model, variables = model_and_variables(small_v2(), lowering=lowering)
+    """An exported program does not depend on what was compiled on this machine."""
+    how = {} if lowering == "fused" else {"lowering": lowering}
+    model, variables = model_and_variables(small_v2(), **how)
     images = scaled(PIXELS, "imagenet")
-    exported = jax.export.export(jax.jit(lambda x: model.apply(variables, x, train=False)))(images)
+
+    def program(images):
+        if lowering == "fused":
+            infer, params = models.fuse(model, variables)
+            return infer(params, images)
+        return model.apply(variables, images, train=False)
+
+    exported = jax.export.export(jax.jit(program))(images)
     read = jax.export.deserialize(bytearray(exported.serialize()))
     wanted = numpy_logits(model.spec, variables, images)
     np.testing.assert_allclose(read.call(images), wanted, atol=2e-4 * np.abs(wanted).max())

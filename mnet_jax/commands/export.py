@@ -153,6 +153,8 @@ def _require_legal(arguments: Arguments) -> None:
     """Raises ValueError for illegal arguments; does only the checks that do not need JAX."""
     require(bool(arguments.format), "format", "", f"one or more of {', '.join(FORMATS)}")
     for each in arguments.format:
+        once = arguments.format.count(each) == 1
+        require(once, "format", " ".join(arguments.format), "each format once")
         require_packages(each)
     trained_models.require_legal_images(arguments)
     for name, least in (("calibration_images", trained_models.FEWEST_IMAGES), ("rounds", 1)):

@@ -130,6 +130,7 @@ def _doubled(tree):
         ("", ["--checkpoint", "None", "a saved model"]),
         ("--checkpoint missing", ["--checkpoint", "missing"]),
         ("--checkpoint {saved}/float.safetensors --format", ["--format"]),
+        ("--checkpoint {saved}/float.safetensors --format onnx onnx", ["onnx onnx", "once"]),
         ("--checkpoint {saved}/float.safetensors --rounds 0", ["--rounds", "0", "1 or more"]),
         ("--checkpoint {saved}/float.safetensors --images 1", ["--images", "1", "2 or more"]),
         (

@@ -74,8 +74,9 @@ class Network:
           takes_pixels: as the attribute.
 
         Raises:
-          ValueError: the model has no view, is quantized but not to 8 bits for kernels and
-            activations, or has a step with which a bias does not fit into int32.
+          ValueError: the model has no view, or parameters that are not finite; or it is quantized,
+            but not to 8 bits for kernels and activations, or with a step with which a bias does
+            not fit into int32.
         """
         view = view or saved.view
         require(view is not None, "view", None, "a view, for the model was saved without one")
@@ -84,6 +85,10 @@ class Network:
         if not model.folded:
             model, variables = model.clone(folded=True), folded(model.spec, variables)
         params = flat(variables, "params")
+        for name, value in params.items():
+            require(
+                bool(np.isfinite(value).all()), name, "values that are not finite", "finite ones"
+            )
         return Network(
             model=model,
             variables=variables,

@@ -41,6 +41,7 @@ from mnet_jax.quantization.integer_operations import (
 from mnet_jax.validation import require
 
 Array = jax.Array
+STEP_OF_ZEROS = np.float32(1)  # of an activation that is always 0: any step represents it exactly
 
 INPUT, LOGITS = "input_quantizer", "head/classifier/output_quantizer"
 LARGEST_BIAS = 2**30  # leaves room for the products in an int32 accumulator
@@ -99,6 +100,9 @@ def read_quantizers(
 ) -> tuple[dict[str, tuple[Any, Any]], dict[str, np.ndarray]]:
     """Returns the arguments `affines` and `kernel_steps` of `convert`.
 
+    An activation that was always 0 where its range was chosen has step 0 and is not rounded. An
+    integer needs a step: it gets `STEP_OF_ZEROS`, with which 0 stays exact.
+
     Args:
       params: parameters of a network with quantizers, each with a `step` and, if it is asymmetric,
         a `zero`. All of them must have 8 bits.
@@ -117,7 +121,7 @@ def read_quantizers(
         zero = np.asarray(flat.get(f"{path}/zero", 0))
         layer = path.removesuffix("/kernel_quantizer")
         if layer == path:
-            affines[path] = (step, zero)
+            affines[path] = (np.where(step == 0, STEP_OF_ZEROS, step), zero)
         else:
             require(not zero.any(), f"{path}/zero", zero.tolist(), "0, as LiteRT's weights have")
             kernel_steps[layer] = step

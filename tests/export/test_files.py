@@ -187,6 +187,23 @@ def test_a_file_in_integers_computes_the_rounded_network(name, format):
         export.check(format, file, file_of(format, export.Network.of(other))[0], [PIXELS])
 
 
+@pytest.mark.parametrize("format", INTEGERS)
+@pytest.mark.parametrize("dead", ["block_2/depthwise", "head/classifier"])
+def test_an_activation_that_is_always_0_has_a_step_in_integers(dead, format):
+    """Its range is [0, 0], from which no step follows."""
+    model = saved(NETWORKS["v2"])
+    variables = flat(model.variables["params"])
+    for name, value in variables.items():
+        if name.startswith(f"{dead}/"):
+            value[...] = -100 if name.endswith("norm/bias") else 0
+    exact = export.Network.of(model)
+    network, file = file_of(format, exact)
+    checked = export.check(format, file, network, [PIXELS], exact.logits_of([PIXELS]))
+    wanted = numpy_logits(model.model.spec, model.variables, scaled(PIXELS, "imagenet"))
+    error = np.abs(checked.logits - wanted).max()
+    assert error <= 0.1 * np.abs(wanted).max()
+
+
 def test_the_steps_in_a_file_are_those_that_were_chosen():
     network, file = file_of("litert-int8", network_of("v2"))
     written = [
@@ -235,6 +252,10 @@ def test_what_does_not_fit_a_format_is_refused():
     model = saved(NETWORKS["v1"])
     one_line(ValueError, lambda: export.Network.of(model._replace(view=None)), "view")
     one_line(ValueError, lambda: export.in_eight_bits(network, []), "batches", "one or more")
+    bias = flat(model.variables["params"])["head/classifier/bias"]
+    bias[0] = np.nan
+    one_line(ValueError, lambda: export.Network.of(model), "head/classifier/bias", "finite")
+    bias[0] = 0
     setting = quantization.Quantization(weight_bits=4, activation_bits=8)
     few = quantization.quantized(
         network.model,

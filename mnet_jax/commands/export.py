@@ -4,6 +4,7 @@ python -m experiments.export --checkpoint runs/latest --format onnx onnx-int8 --
 python -m experiments.export --checkpoint v2.safetensors --format stablehlo litert
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +18,8 @@ from mnet_jax import serialization
 from mnet_jax.commands import terminal, trained_models
 from mnet_jax.commands.arguments import LocalPath, parse, refusals, refuse
 from mnet_jax.commands.planning import require_directory
-from mnet_jax.export.types import FORMATS, Format, require_packages
-from mnet_jax.files import make_directory, replace_file
+from mnet_jax.export.types import CARD_NAME, FORMATS, Format, require_packages
+from mnet_jax.files import make_directory, read_file, replace_file
 from mnet_jax.statistics import formatting
 from mnet_jax.statistics.intervals import share_interval
 from mnet_jax.validation import require
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
 
     from mnet_jax.export import Comparison, Network
     from mnet_jax.export.timing import Latency
+    from mnet_jax.models import SavedModel
     from mnet_jax.statistics.intervals import Interval
 
 COMMAND = "export"
 FAILED = 1  # exit code if a file has other logits than the network
-CARD = "model.json"
+NETWORK_KEYS = ("saved_model", "resolution", "input", "crop_share")  # of a card: its network
 LEGEND = (
     "difference, agree: the largest difference of logits to the reference, and the share of images "
     "that get its class; the reference is the network in floating point or, for int8, the rounded "
@@ -129,6 +131,7 @@ def main() -> None:
         path = trained_models.require_checkpoint(arguments.checkpoint)
         _require_legal(arguments)
         saved = trained_models.load(path)
+        _require_bits(saved)
         view = trained_models.view_of(saved, arguments.resolution)
         from mnet_jax import export  # here: arguments are checked without JAX
 
@@ -137,12 +140,12 @@ def main() -> None:
         images = _images(path, network, arguments)
         _require_formats(network, images, arguments)
         make_directory(arguments.output)
+        card = _Card(path, network, arguments)
         with trained_models.refuse_exhaustion("batch_size"):
-            rows, problems = _written(network, images, arguments)
-        card = _card(path, network, images, rows, arguments)
-        replace_file(arguments.output / CARD, (json.dumps(card, indent=1) + "\n").encode())
-    console.print(_table(rows, images))
-    console.print(LEGEND, soft_wrap=True)
+            rows, problems = _written(network, images, card, arguments)
+    if rows:
+        console.print(_table(rows, images))
+        console.print(LEGEND, soft_wrap=True)
     for row in rows:
         console.print(f"written: {row.path}", soft_wrap=True)
     if problems:
@@ -161,6 +164,85 @@ def _require_legal(arguments: Arguments) -> None:
         value = getattr(arguments, name)
         require(value >= least, name, value, f"{least} or more")
     require_directory("output", arguments.output)
+    for name in [f"model{FORMATS[each].suffix}" for each in arguments.format] + [CARD_NAME]:
+        path = arguments.output / name
+        require(not path.is_dir(), "output", str(path), "a folder in which this is not a folder")
+
+
+def _require_bits(saved: "SavedModel") -> None:
+    """Raises ValueError if a network is quantized to other bits than the files have."""
+    setting = saved.model.quantization
+    if setting is not None:
+        bits = setting.weight_bits, setting.activation_bits
+        given = f"a network with kernels in {bits[0]} bits and activations in {bits[1]}"
+        require(bits == (8, 8), "checkpoint", given, "one in floating point, or in 8 bits")
+
+
+class _Card:
+    """The file model.json, written anew after every file that it describes.
+
+    So the card is right whenever the command is interrupted. Entries of an earlier export of the
+    same network are kept as long as their files are as they were.
+    """
+
+    def __init__(self, path: Path, network: "Network", arguments: Arguments) -> None:
+        """Reads the card in the output folder.
+
+        Raises:
+          ValueError: it describes files of another network.
+        """
+        from mnet_jax import export, models
+
+        self._path = arguments.output / CARD_NAME
+        run = trained_models.training_config(path)
+        card = export.model_card(
+            network,
+            files={},
+            training=serialization.to_plain(run) if run else None,
+            digest=models.digest(path),
+            licence=arguments.licence,
+        )
+        self._content: dict[str, Any] = json.loads(json.dumps(card))
+        earlier = self._earlier()
+        files = earlier.get("files", {})
+        same = all(earlier.get(key) == self._content[key] for key in NETWORK_KEYS)
+        given = f"{arguments.output} with {CARD_NAME} of another network"
+        require(same or not files, "output", given, "a folder without files of another network")
+        self._files = {
+            name: entry for name, entry in files.items() if self._is_as_described(name, entry)
+        }
+
+    def add(self, name: str, entry: dict[str, Any]) -> None:
+        """Adds or replaces the entry of a file, and writes the card."""
+        self._files[name] = entry
+        self._write()
+
+    def remove(self, name: str) -> None:
+        """Removes the entry of a file, and writes the card if it had one."""
+        if self._files.pop(name, None) is not None:
+            self._write()
+
+    def _write(self) -> None:
+        text = json.dumps({**self._content, "files": self._files}, indent=1)
+        replace_file(self._path, f"{text}\n".encode())
+
+    def _earlier(self) -> dict[str, Any]:
+        """Returns the card in the output folder; empty if there is none, or it is not readable."""
+        try:
+            found = json.loads(read_file(self._path))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) and isinstance(found.get("files"), dict) else {}
+
+    def _is_as_described(self, name: str, entry: Any) -> bool:
+        """Returns whether a file of an earlier export has the digest in its entry."""
+        try:
+            content = read_file(self._path.parent / Path(name).name)
+        except OSError:
+            return False
+        return (
+            isinstance(entry, dict) and entry.get("sha256") == hashlib.sha256(content).hexdigest()
+        )
 
 
 def _images(path: Path, network: "Network", arguments: Arguments) -> Images:
@@ -216,7 +298,7 @@ def _require_formats(network: "Network", images: Images, arguments: Arguments) -
 
 
 def _written(
-    network: "Network", images: Images, arguments: Arguments
+    network: "Network", images: Images, card: _Card, arguments: Arguments
 ) -> tuple[list[Row], list[str]]:
     """Writes the files; returns what was measured of each, and why others were not written."""
     import jax
@@ -239,8 +321,8 @@ def _written(
         except export.ExportError as error:
             problems.append(str(error))
             path.unlink(missing_ok=True)  # one of an earlier export would pass for this one
+            card.remove(path.name)
             continue
-        replace_file(path, file)
         row = Row(
             format=name,
             path=path,
@@ -255,6 +337,8 @@ def _written(
                 arguments.rounds,
             ),
         )
+        replace_file(path, file)
+        card.add(path.name, export.describe_file(file, row.run, _measured(row, images)))
         rows.append(row)
     return rows, problems
 
@@ -296,26 +380,6 @@ def _table(rows: list[Row], images: Images) -> Table:
         spread = f"{median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
         table.add_row(row.format, *cells, f"{1000 * row.latency.seconds:.2f}", spread)
     return table
-
-
-def _card(
-    path: Path, network: "Network", images: Images, rows: list[Row], arguments: Arguments
-) -> dict[str, Any]:
-    """Returns what model.json holds."""
-    from mnet_jax import export, models
-
-    run = trained_models.training_config(path)
-    files = {
-        row.path.name: export.describe_file(row.content, row.run, _measured(row, images))
-        for row in rows
-    }
-    return export.model_card(
-        network,
-        files=files,
-        training=serialization.to_plain(run) if run else None,
-        digest=models.digest(path),
-        licence=arguments.licence,
-    )
 
 
 def _measured(row: Row, images: Images) -> dict[str, Any]:

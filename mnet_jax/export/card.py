@@ -10,8 +10,6 @@ from mnet_jax.data.resize import CROP_SHARE
 from mnet_jax.export.network import IMAGE, LOGITS, Network
 from mnet_jax.export.types import FORMATS, Format
 
-FILE_NAME = "model.json"
-
 _JAX = """\
 import jax
 import numpy as np

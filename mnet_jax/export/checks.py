@@ -18,7 +18,7 @@ from mnet_jax.quantization import signal_to_noise
 Array = np.ndarray
 
 # Least signal-to-noise ratio of a file's logits in dB. In floating point only the order of sums
-# differs: random networks of all kinds have 99 dB or more. In integers, runtimes round values
+# differs: random networks of all kinds have 91 dB or more. In integers, runtimes round values
 # halfway between two levels differently, by one level, and later layers amplify this: random
 # networks of all kinds have 11 to 47 dB, and those at the low end lose as much by rounding itself.
 LEAST_SQNR = {"float": 60.0, "integers": 15.0}

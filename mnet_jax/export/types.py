@@ -6,6 +6,7 @@ from typing import Literal
 
 from mnet_jax.validation import require
 
+CARD_NAME = "model.json"  # the file that describes the others
 Format = Literal["stablehlo", "litert", "litert-int8", "onnx", "onnx-int8"]
 
 

@@ -39,7 +39,7 @@ def to_file(name: Format, network: Network) -> bytes:
 
         try:
             return to_litert(network, metadata)
-        except RuntimeError as error:  # of the converter, which says what it cannot convert
+        except (RuntimeError, ValueError) as error:  # both are raised by the converter
             raise ExportError(f"{name}: the converter refuses: {one_line(str(error))}") from error
     from mnet_jax.export.onnx import to_onnx
 

@@ -120,6 +120,45 @@ def test_a_wrong_file_is_removed(call, tmp_path, saved, monkeypatch):
     assert card_in(tmp_path / "exported")["files"] == {}
 
 
+def test_the_card_describes_the_files_of_one_network(call, tmp_path, saved):
+    """A later export adds to it; another network is refused, and a changed file is left out."""
+    require("onnx")
+    words = "--checkpoint {{saved}}/{name}.safetensors --format {format} --rounds 1"
+    assert call(words.format(name="float", format="onnx"))[0] == 0
+    assert call(words.format(name="float", format="stablehlo"))[0] == 0
+    folder = tmp_path / "exported"
+    assert {*card_in(folder)["files"]} == {"model.onnx", "model.stablehlo"}
+    before = (folder / "model.json").read_bytes()
+    answer = call(words.format(name="8_bits", format="stablehlo"))
+    assert_refused(answer, "export", "--output", "model.json of another", "another network")
+    assert (folder / "model.json").read_bytes() == before
+    (folder / "model.onnx").write_bytes(b"changed")
+    assert call(words.format(name="float", format="stablehlo"))[0] == 0
+    assert {*card_in(folder)["files"]} == {"model.stablehlo"}
+    (folder / "model.stablehlo").unlink()
+    (folder / "model.stablehlo").mkdir()
+    answer = call(words.format(name="float", format="stablehlo"))
+    assert_refused(answer, "export", "--output", "model.stablehlo", "not a folder")
+
+
+def test_a_format_that_fails_leaves_the_others(call, tmp_path, monkeypatch):
+    require("litert")
+    from mnet_jax.export import litert
+
+    for error in (RuntimeError, ValueError):
+
+        def fail(*arguments, error=error, **options):
+            raise error("passes failed\nin two lines")
+
+        monkeypatch.setattr(litert, "convert", fail)
+        words = "--checkpoint {saved}/float.safetensors --format litert stablehlo --rounds 1"
+        code, out, err = call(words)
+        assert code == 1 and err.count("\n") == 1
+        assert "litert: the converter refuses: passes failed" in err
+        assert "written: exported/model.stablehlo" in out
+        assert {*card_in(tmp_path / "exported")["files"]} == {"model.stablehlo"}
+
+
 def _doubled(tree):
     return {k: _doubled(v) if isinstance(v, dict) else 2 * v for k, v in tree.items()}
 
@@ -139,7 +178,10 @@ def _doubled(tree):
         ),
         ("--checkpoint {saved}/viewless.safetensors", ["--resolution", "None"]),
         ("--checkpoint {saved}/float.safetensors --output {saved}/float.safetensors", ["--output"]),
-        ("--checkpoint {saved}/4_bits.safetensors", ["bits", "4 and 8", "8 for kernels"]),
+        (
+            "--checkpoint {saved}/4_bits.safetensors",
+            ["--checkpoint", "kernels in 4 bits", "8 bits"],
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_refused_in_one_line(call, words, expected):

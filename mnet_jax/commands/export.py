@@ -317,7 +317,7 @@ def _written(
         own = rounded if FORMATS[name].integers else network
         try:
             file = export.to_file(name, own)
-            checked = export.check(name, file, own, images.test, in_float if own.integers else None)
+            checked = export.check(name, file, own, images.test)
         except export.ExportError as error:
             problems.append(str(error))
             path.unlink(missing_ok=True)  # one of an earlier export would pass for this one

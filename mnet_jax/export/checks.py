@@ -3,27 +3,30 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from mnet_jax.architectures import Layer, walk
 from mnet_jax.export.forward import Marks, forward
 from mnet_jax.export.network import Network
-from mnet_jax.export.runtimes import Runtime, load
-from mnet_jax.export.types import ExportError, Format
-from mnet_jax.quantization import signal_to_noise
+from mnet_jax.export.runtimes import Rounded, Runtime, load
+from mnet_jax.export.types import FORMATS, ExportError, Format
+from mnet_jax.quantization import integer, signal_to_noise
+from mnet_jax.quantization.dataflow import layer_inputs, quantizers
 
 Array = np.ndarray
 
 # Least signal-to-noise ratio of a file's logits in dB. In floating point only the order of sums
 # differs: random networks of all kinds have 91 dB or more. In integers, runtimes round values
 # halfway between two levels differently, by one level, and later layers amplify this: random
-# networks of all kinds have 11 to 47 dB, and those at the low end lose as much by rounding itself.
-LEAST_SQNR = {"float": 60.0, "integers": 15.0}
-MORE_THAN_ROUNDING = 3.0  # dB: twice the noise
-LEAST_LAYER_SQNR = {"float": 50.0, "integers": 10.0}  # of a layer's output, in dB
+# networks of all kinds have 8 to 47 dB. So a file in integers is compared operation by operation,
+# and its logits only show whether the runtime computes the operations as it does one by one.
+LEAST_SQNR, LEAST_INTEGER_SQNR = 60.0, 5.0
+LEAST_LAYER_SQNR = 50.0  # of a layer's output in floating point, in dB
+MOST_STEPS = 1  # by which runtimes round the output of an operation in integers differently
+IMAGES_BY_OPERATION = 4  # images on which operations are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,6 @@ def check(
     file: bytes,
     network: Network,
     batches: Sequence[Array],
-    exact: Array | None = None,
 ) -> Checked:
     """Runs a file in its own runtime, and compares it with its network.
 
@@ -77,23 +79,27 @@ def check(
       file: the file.
       network: what it was written from.
       batches: images [b, h, w, 3], as the file takes them; at least one batch.
-      exact: for a network in 8 bits, the logits [n, classes] of the network in floating point from
-        which it was made, if it is known; see `compare`.
 
     Returns:
       What was found of a file that passes.
 
     Raises:
-      ExportError: the logits differ by more than rounding explains. The message names the first
-        layer whose output differs, if the runtime tells the outputs of layers.
+      ExportError: the logits differ by more than rounding explains, or in 8 bits an operation does.
+        The message names the operation or, in floating point, the first layer whose output differs
+        if the runtime tells the outputs of layers.
     """
     runtime = load(name, file)
+    by_operation = network.integers is not None and FORMATS[name].integers
+    if by_operation:
+        wrong = wrong_operation(network, runtime, batches[0][:IMAGES_BY_OPERATION])
+        if wrong:
+            raise ExportError(f"{name}: the file does not compute the network: {wrong}")
     logits = np.concatenate([runtime.run(batch) for batch in batches])
-    least = LEAST_SQNR[_numbers(network)]
-    comparison = compare(logits, network.logits_of(batches), least, exact)
+    least = LEAST_INTEGER_SQNR if network.integers else LEAST_SQNR
+    comparison = compare(logits, network.logits_of(batches), least)
     if comparison.passes:
         return Checked(comparison=comparison, logits=logits, runtime=runtime)
-    layer = first_wrong_layer(network, runtime, batches[0][:1])
+    layer = None if by_operation else first_wrong_layer(network, runtime, batches[0][:1])
     where = f"; the first layer that differs is {layer}" if layer else ""
     raise ExportError(
         f"{name}: the file's logits have an SQNR of {comparison.sqnr:.1f} dB to the network's, "
@@ -101,28 +107,19 @@ def check(
     )
 
 
-def compare(
-    found: Array, wanted: Array, least_sqnr: float, exact: Array | None = None
-) -> Comparison:
+def compare(found: Array, wanted: Array, least_sqnr: float) -> Comparison:
     """Compares the logits of a file with those of its network.
 
     Args:
       found: the file's logits [n, classes].
       wanted: the network's logits [n, classes].
       least_sqnr: ratio in dB with which the file counts as right.
-      exact: for a network in 8 bits, the logits [n, classes] of the network in floating point from
-        which it was made, if it is known. Where rounding to 8 bits changes the logits by more than
-        `least_sqnr`, the file may differ by as much.
     """
-    least = least_sqnr
-    if exact is not None:
-        rounding = signal_to_noise(exact, wanted)
-        least = min(least, (math.inf if rounding is None else rounding) - MORE_THAN_ROUNDING)
     return Comparison(
         difference=float(np.abs(found - wanted).max()),
         agreement=float(np.mean(found.argmax(-1) == wanted.argmax(-1))),
         sqnr=signal_to_noise(wanted, found) if np.isfinite(found).all() else -math.inf,
-        least_sqnr=least,
+        least_sqnr=least_sqnr,
     )
 
 
@@ -130,51 +127,94 @@ def first_wrong_layer(network: Network, runtime: Runtime, image: Array) -> str |
     """Returns the first layer whose output in a runtime differs from the network's.
 
     Args:
-      network: what the file was written from.
+      network: the network in floating point from which the file was written.
       runtime: the loaded file.
       image: [1, h, w, 3], as the file takes it.
 
     Returns:
       The layer's name; None if no output differs, or the file does not tell its layers' outputs.
     """
-    least = LEAST_LAYER_SQNR[_numbers(network)]
-    recorder = _Recorder(network)
+    recorder = _Recorder()
     forward(network.spec, network.params, network.scaled(jax.numpy.asarray(image)), recorder)
     layers = walk(network.spec, network.resolution)
     for layer, found in zip(layers, runtime.outputs_of_layers(image), strict=False):
         possible = _fused(recorder.outputs[layer.name])
-        if not any(_is_close(found, each, least) for each in possible):
+        if not any(_is_close(found, each) for each in possible):
             return layer.name
     return None
 
 
 class _Recorder(Marks):
-    """Rounds tensors as the file does, and records each layer's output before its activation."""
+    """Records each layer's output before its activation."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self) -> None:
         self.outputs: dict[str, Array] = {}
-        self._integers = network.integers
-
-    def activation(self, path: str, x: jax.Array) -> jax.Array:
-        if self._integers is None:
-            return x
-        step, zero = self._integers.affines[path]
-        whole = np.clip(np.rint(np.asarray(x) / step) + zero, -128, 127)
-        return jax.numpy.asarray((whole - zero) * step, np.float32)
-
-    def kernel(self, layer: Layer, kernel: jax.Array) -> jax.Array:
-        if self._integers is None:
-            return kernel
-        step = self._integers.kernel_steps[layer.name]
-        whole = np.clip(np.rint(np.asarray(kernel) / step), -127, 127)
-        return jax.numpy.asarray(whole * step, np.float32)
 
     def linear(self, layer: Layer, y: jax.Array) -> jax.Array:
         self.outputs[layer.name] = np.asarray(y)
         return y
 
-    def sixth(self, path: str, x: jax.Array) -> jax.Array:
-        return self.activation(path, super().sixth(path, x))
+
+def wrong_operation(network: Network, runtime: Runtime, images: Array) -> str | None:
+    """Returns what is wrong with an operation of a file in 8 bits.
+
+    Each operation is compared on the inputs that it has in the file with the arithmetic of
+    `quantization.integer`, so differences of earlier operations do not matter.
+
+    Args:
+      network: the network in 8 bits from which the file was written.
+      runtime: the loaded file.
+      images: [b, h, w, 3], as the file takes them.
+
+    Returns:
+      The first operation that is missing, or whose output differs by more than `MOST_STEPS`, and by
+      how much; None if there is none. Gates of squeeze-and-excitation may differ by more.
+    """
+    assert network.integers is not None
+    params = traverse_util.unflatten_dict(dict(network.params), sep="/")
+    kernel_steps = network.integers.kernel_steps
+    exact = integer.convert(network.spec, params, network.integers.affines, kernel_steps)
+    scaled = network.scaled(jax.numpy.asarray(images))
+    shapes = jax.eval_shape(integer.tensors, exact, scaled[:1])
+    tensors = {
+        path: Rounded(shapes[path].shape, network.integers.affines[path])
+        for path in quantizers(network.spec)
+    }
+    found = [runtime.integers(image[None], tensors) for image in images]
+    if missing := [path for path in tensors if path not in found[0]]:
+        return f"{_operation(missing[0])} has no int8 output of the right shape and step"
+    given = {path: np.concatenate([each[path] for each in found]) for path in tensors}
+    wanted = integer.tensors(exact, scaled, given)
+    gates = _steps_of_gates(network)
+    for path in tensors:
+        steps = np.abs(np.asarray(wanted[path], np.int32) - given[path]).max()
+        legal = MOST_STEPS + gates.get(path, 0)
+        if steps > legal:
+            return f"{_operation(path)} differs by {steps} steps, legal: at most {legal}"
+    return None
+
+
+def _steps_of_gates(network: Network) -> dict[str, int]:
+    """Returns the steps by which the outputs of hard sigmoids may differ in addition.
+
+    A hard sigmoid adds 3 to its input. `quantization.integer` adds it to the bias before the bias
+    is rounded, ONNX's operation after that, so they differ by up to one unit of the accumulator.
+    """
+    integers, inputs = network.integers, layer_inputs(network.spec)
+    assert integers is not None
+    found = {}
+    for layer in walk(network.spec, network.resolution):
+        if layer.activation == "hard_sigmoid":
+            path = f"{layer.name}/output_quantizer"
+            input_step, _ = integers.affines[inputs[layer.name].quantizer]
+            unit = input_step * np.max(integers.kernel_steps[layer.name])
+            found[path] = math.ceil(unit / (6 * integers.affines[path][0]))
+    return found
+
+
+def _operation(path: str) -> str:
+    """Returns the name of an operation from the path of the quantizer of its output."""
+    return path.removesuffix("_quantizer").removesuffix("/output")
 
 
 def _fused(linear: Array) -> tuple[Array, ...]:
@@ -188,14 +228,9 @@ def _fused(linear: Array) -> tuple[Array, ...]:
     return linear, relu, np.minimum(relu, 6), shifted, clipped, clipped / 6, linear * clipped / 6
 
 
-def _is_close(found: Array, wanted: Array, least: float) -> bool:
-    """Returns whether two arrays have one shape and an SQNR of `least` dB or more."""
+def _is_close(found: Array, wanted: Array) -> bool:
+    """Returns whether an array has the shape of another, and an SQNR of `LEAST_LAYER_SQNR`."""
     if found.shape != wanted.shape or not np.isfinite(found).all():
         return False
     sqnr = signal_to_noise(wanted, found)
-    return sqnr is None or sqnr >= least
-
-
-def _numbers(network: Network) -> Literal["float", "integers"]:
-    """Returns the key of a network's limits."""
-    return "integers" if network.integers else "float"
+    return sqnr is None or sqnr >= LEAST_LAYER_SQNR

@@ -168,6 +168,11 @@ def in_eight_bits(network: Network, batches: Sequence[np.ndarray]) -> Network:
     return Network.of(saved, takes_pixels=network.takes_pixels)
 
 
+def integers_of(path: str) -> str:
+    """Returns the name of an int8 tensor in an ONNX file, by the path of its quantizer."""
+    return f"{path}/integers"
+
+
 def folded(spec: NetworkSpec, variables: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the variables of a network with batch normalization folded into its kernels."""
     return {"params": quantization.fold(spec, variables)["params"]}

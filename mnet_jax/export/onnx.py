@@ -18,8 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mnet_jax.architectures import Layer
 from mnet_jax.architectures.flow import compute
-from mnet_jax.export.network import IMAGE, LOGITS, Network
-from mnet_jax.quantization.integer_arithmetic import LARGEST_WEIGHT
+from mnet_jax.export.network import IMAGE, LOGITS, Network, integers_of
+from mnet_jax.quantization.integer_arithmetic import quantize_bias, quantize_weights
 
 OPSET = 17  # HardSwish needs 14; runtimes read 17 since 2022
 IR_VERSION = 8  # ONNX 1.12, which brought opset 17
@@ -134,15 +134,15 @@ class _Writer:
     def _weights(self, layer: Layer, x: str) -> tuple[str, str]:
         """Returns the names of a layer's kernel and bias."""
         network, name = self._network, layer.name
-        kernel, bias = _outputs_first(layer, network.kernel(layer)), network.bias(layer)
+        bias = network.bias(layer)
         if network.integers is None:
+            kernel = _outputs_first(layer, network.kernel(layer))
             return self._constant(f"{name}/kernel", kernel), self._constant(f"{name}/bias", bias)
         step = network.integers.kernel_steps[name]
-        wide = np.reshape(step, (-1,) + (1,) * (kernel.ndim - 1))
-        whole = np.clip(np.rint(kernel / wide), -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8)
+        whole = _outputs_first(layer, quantize_weights(network.kernel(layer), step))
         x_step, _ = network.integers.affines[x.removesuffix("/rounded")]
         bias_step = (x_step * step).astype(np.float32)
-        whole_bias = np.rint(bias / bias_step).astype(np.int32)
+        whole_bias = quantize_bias(bias, step, x_step)
         return (
             self._dequantized(f"{name}/kernel", whole, step),
             self._dequantized(f"{name}/bias", whole_bias, bias_step),
@@ -166,7 +166,7 @@ class _Writer:
             self._constant(f"{path}/step", np.float32(step)),
             self._constant(f"{path}/zero", np.int8(zero)),
         ]
-        whole = self._node("QuantizeLinear", [x, *parameters], f"{path}/integers")
+        whole = self._node("QuantizeLinear", [x, *parameters], integers_of(path))
         return self._node("DequantizeLinear", [whole, *parameters], f"{path}/rounded")
 
     def _constant(self, name: str, value: np.ndarray | np.generic) -> str:

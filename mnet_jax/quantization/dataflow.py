@@ -88,6 +88,42 @@ class _Recorder:
         return dataclasses.replace(x, quantizer=path, gated=True)
 
 
+def quantizers(spec: NetworkSpec) -> tuple[str, ...]:
+    """Returns the paths of all quantizers of activations, in the order of computation."""
+    recorder = _Quantizers()
+    compute(spec, REFERENCE_RESOLUTION, recorder.paths[0], recorder)
+    return tuple(recorder.paths)
+
+
+class _Quantizers:
+    """Operations that record the quantizers of their outputs; a tensor is its quantizer's path.
+
+    Attributes:
+      paths: the paths in the order of computation.
+    """
+
+    def __init__(self) -> None:
+        self.paths = ["input_quantizer"]
+
+    def layer(self, layer: Layer, x: str) -> str:
+        if layer.activation == "hard_swish":
+            self._put(f"{layer.name}/preactivation_quantizer")
+        return self._put(f"{layer.name}/output_quantizer")
+
+    def mean(self, path: str, x: str) -> str:
+        return self._put(path)
+
+    def add(self, path: str, left: str, right: str) -> str:
+        return self._put(path)
+
+    def scale(self, path: str, x: str, gate: str) -> str:
+        return self._put(path)
+
+    def _put(self, path: str) -> str:
+        self.paths.append(path)
+        return path
+
+
 def pairs(spec: NetworkSpec) -> tuple[Pair, ...]:
     """Returns the pairs of layers between which channels can be rescaled, in network order."""
     refused, inputs = unpaired(spec), layer_inputs(spec)

@@ -129,16 +129,22 @@ def read_quantizers(
 
 
 @jax.jit
-def tensors(network: Network, images: Array) -> dict[str, Array]:
+def tensors(
+    network: Network, images: Array, given: Mapping[str, Array] | None = None
+) -> dict[str, Array]:
     """Returns every int8 tensor of a network by the path of its quantizer.
 
     Args:
       network: the network.
       images: real [b, h, w, c], with the scaling of the float network.
+      given: the tensors of another implementation, by the same paths. Each operation then takes
+        its inputs from here, so a difference of one operation does not change the next ones. None
+        takes the network's own tensors.
     """
     found = {INPUT: quantize(images, network.affines[INPUT])}
     size = (images.shape[1], images.shape[2])
-    compute(network.spec, size, found[INPUT], _Runner(network.operations, found))
+    taken = found if given is None else given
+    compute(network.spec, size, taken[INPUT], _Runner(network.operations, found, taken))
     return found
 
 
@@ -204,10 +210,19 @@ class _Converter:
 
 
 class _Runner:
-    """Applies the operations of a network to int8 arrays, and keeps every tensor by its path."""
+    """Applies the operations of a network to int8 arrays, and keeps every tensor by its path.
 
-    def __init__(self, operations: Mapping[str, Any], found: dict[str, Array]) -> None:
-        self._operations, self._found = operations, found
+    Args:
+      operations: the operations, by the path of their outputs.
+      found: gets the output of each operation.
+      taken: the tensors that operations take as their inputs; `found`, or those of another
+        implementation.
+    """
+
+    def __init__(
+        self, operations: Mapping[str, Any], found: dict[str, Array], taken: Mapping[str, Array]
+    ) -> None:
+        self._operations, self._found, self._taken = operations, found, taken
 
     def layer(self, layer: Layer, x: Array) -> Array:
         path = f"{layer.name}/output_quantizer"
@@ -227,7 +242,7 @@ class _Runner:
 
     def _put(self, path: str, *inputs: Any) -> Array:
         self._found[path] = self._operations[path](*inputs)
-        return self._found[path]
+        return self._taken[path]
 
 
 def kernel_step(

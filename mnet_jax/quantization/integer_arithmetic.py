@@ -20,6 +20,7 @@ from mnet_jax.validation import require
 Array = jax.Array
 
 LOWEST, HIGHEST = -128, 127
+INT32_RANGE = -(2**31), 2**31 - 1
 LARGEST_WEIGHT = 127  # the range of weights is symmetric
 MANTISSA_BITS = 31
 DOUBLE_BITS = 53
@@ -56,6 +57,18 @@ def quantize_weights(kernel: Any, step: Any) -> np.ndarray:
     """Returns int8 weights from -127 to 127; `step` is () or, for each output channel, [n]."""
     steps = round_away(as_double(kernel) / as_double(step))
     return np.clip(steps, -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8)
+
+
+def quantize_bias(bias: Any, kernel_step: Any, input_step: Any) -> np.ndarray:
+    """Returns an int32 bias [n] in the unit of the accumulator, the product of the two steps.
+
+    Args:
+      bias: real [n]; it saturates at 32 bits.
+      kernel_step: of the layer's kernel, () or [n].
+      input_step: of the layer's input.
+    """
+    units = round_away(as_double(bias) / (as_double(input_step) * as_double(kernel_step)))
+    return np.clip(units, *INT32_RANGE).astype(np.int32)
 
 
 def round_away(x: np.ndarray) -> np.ndarray:

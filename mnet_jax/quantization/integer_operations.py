@@ -44,9 +44,9 @@ from mnet_jax.quantization.integer_arithmetic import (
     divide_by_power,
     multiply,
     multiply_double,
+    quantize_bias,
     quantize_multiplier,
     quantize_weights,
-    round_away,
     split_double,
     to_int8,
 )
@@ -55,7 +55,6 @@ from mnet_jax.validation import require
 Array = jax.Array
 Pads = Sequence[tuple[int, int]]
 
-INT32_RANGE = -(2**31), 2**31 - 1
 ADDITION_SHIFT = 20  # bits by which an addition scales its inputs up before it rescales them
 SWISH_SHIFT = 7  # bits by which hard swish scales its input up, to fill 16 bits
 
@@ -123,13 +122,12 @@ class Convolution:
             output = Affine(np.float32(6) * np.float32(output.step), output.zero)
         weights = quantize_weights(kernel, kernel_step)
         accumulated = as_double(input.step) * as_double(kernel_step)
-        biases = np.clip(round_away(as_double(bias) / accumulated), *INT32_RANGE)
         # LiteRT's matrix product multiplies by a float64.
         convert = split_double if weights.ndim == 2 else quantize_multiplier
         low, high = _limits(activation, output)
         return cls(
             kernel=weights,
-            bias=biases.astype(np.int32),
+            bias=quantize_bias(bias, kernel_step, input.step),
             input_zero=np.int32(input.zero),
             multiplier=convert(accumulated / as_double(output.step)),
             output_zero=np.int32(output.zero),

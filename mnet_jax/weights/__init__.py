@@ -17,6 +17,7 @@ formats. PyTorch and Keras are needed only where a docstring says so.
 - `files`: reads other libraries' weight files;
 - `hdf5`: reads Keras' files;
 - `frozen_graph`: reads the constants of frozen TensorFlow graphs;
+- `tensorflowjs`: reads the weights of TensorFlow.js' layers models;
 - `arrays`: converts state dicts to NumPy arrays of limited size.
 """
 

@@ -23,6 +23,7 @@ from mnet_jax.validation import one_line
 from mnet_jax.weights.arrays import LARGEST, LazyArray, Limit, WeightsError, as_arrays, require_few
 from mnet_jax.weights.frozen_graph import floating_constants
 from mnet_jax.weights.hdf5 import open_hdf5
+from mnet_jax.weights.tensorflowjs import layers_model
 
 KERAS_MEMBER = "model.weights.h5"  # in a .keras file, which is a zip archive
 MOST_FILE_BYTES = 2**31  # with optimizer state, averaged weights and metadata
@@ -38,9 +39,10 @@ def read(path: str | os.PathLike, model: MobileNet | None = None) -> dict[str, n
 
     The formats are `.safetensors`; `.npz`; `.pth`, `.pt` and `.pth.tar`, by PyTorch's
     `weights_only` loader, if PyTorch is installed; `.keras`, `.weights.h5` and `.h5` as Keras
-    writes them, whose arrays get names such as `Conv1/kernel`; and `.pb`, a frozen TensorFlow
-    graph, of which the floating-point constants are read. Floating-point numbers of any precision
-    become float32.
+    writes them, whose arrays get names such as `Conv1/kernel`; `.json`, a layers model of
+    TensorFlow.js with its shards beside it, whose arrays have the same names; and `.pb`, a frozen
+    TensorFlow graph, of which the floating-point constants are read. Floating-point numbers of any
+    precision become float32.
 
     The wrapping that training scripts add is removed. A state dict may be stored under `state_dict`
     or `model`. Averaged weights, under `state_dict_ema` or `model_ema`, are preferred, as in
@@ -211,6 +213,11 @@ def _opened_graph(path: Path, limit: Limit) -> Iterator[Mapping]:
 
 
 @contextlib.contextmanager
+def _opened_layers_model(path: Path, limit: Limit) -> Iterator[Mapping]:
+    yield layers_model(path, limit)
+
+
+@contextlib.contextmanager
 def _opened_zip(path: Path, limit: Limit) -> Iterator[zipfile.ZipFile]:
     """Opens a zip archive; raises WeightsError if it has too many members.
 
@@ -245,4 +252,5 @@ READERS: dict[str, Callable[[Path, Limit], contextlib.AbstractContextManager[Map
     ".keras": _opened_keras,
     ".h5": _opened_h5,
     ".pb": _opened_graph,
+    ".json": _opened_layers_model,
 }

@@ -182,7 +182,7 @@ def test_a_renamed_file_is_refused(tmp_path, real, claimed):
 def test_a_file_that_is_not_there_or_of_no_known_kind(tmp_path):
     assert refusal(tmp_path / "a.npz").endswith("no such file")
     assert refusal(tmp_path).endswith(
-        "got suffix '', legal: .safetensors, .npz, .pth, .pt, .pth.tar, .keras, .h5, .pb"
+        "got suffix '', legal: .safetensors, .npz, .pth, .pt, .pth.tar, .keras, .h5, .pb, .json"
     )
     assert "got suffix '.pkl'" in refusal(tmp_path / "a.pkl")
     assert "got suffix '.tar'" in refusal(tmp_path / "a.tar")

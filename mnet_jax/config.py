@@ -8,7 +8,7 @@ is an argument of the function that needs it.
 from dataclasses import dataclass, field, replace
 
 from mnet_jax.architectures.spec import NetworkSpec
-from mnet_jax.data.types import Augmentation, Policy, Scaling
+from mnet_jax.data.types import Augmentation, Policy, Scaling, View
 from mnet_jax.models.types import Remat
 from mnet_jax.ops.types import Lowering
 from mnet_jax.quantization.types import QuantizationConfig
@@ -106,6 +106,21 @@ class DataConfig:
     def steps_per_epoch(self, images: int) -> int:
         """Returns the number of whole batches in one pass over `images` images, at least 1."""
         return max(1, images // self.batch_size)
+
+    def view(self, *, photographs: bool) -> View:
+        """Returns the preprocessing of images, apart from augmentation.
+
+        Args:
+          photographs: whether the images of the data set have many sizes.
+        """
+        return View(resolution=self.resolution, photographs=photographs, scaling=self.scaling)
+
+    def with_view(self, view: View) -> "DataConfig":
+        """Returns the config with a model's preprocessing.
+
+        Whether the border is cut off depends on the data set, so `view.photographs` is ignored.
+        """
+        return replace(self, resolution=view.resolution, scaling=view.scaling)
 
 
 def _require_share(name: str, value: float) -> None:

@@ -106,12 +106,10 @@ def _accuracy(saved: "SavedModel", view: "View", path: Path, arguments: Argument
     config = DataConfig(
         name=arguments.dataset or "",
         directory=arguments.data_dir,
-        resolution=view.resolution,
-        scaling=view.scaling,
         batch_size=arguments.batch_size,
         max_image_pixels=arguments.max_image_pixels,
         listing=trained_models.listing_for(path, arguments.dataset or ""),
-    )
+    ).with_view(view)
     try:
         with trained_models.refuse_exhaustion("batch_size"):
             found = inference.test_accuracy(saved, config)

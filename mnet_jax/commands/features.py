@@ -92,13 +92,7 @@ def _pictures(path: Path, arguments: Arguments) -> dict[str, bytes]:
         view = trained_models.view_of(saved, arguments.resolution)
         inference.require_memory(saved.model.spec, view.resolution, 1)
         try:
-            seen = data.read_eval_image(
-                arguments.image,
-                view.resolution,
-                photograph=view.photographs,
-                scaling=view.scaling,
-                max_pixels=arguments.max_image_pixels,
-            )
+            seen = data.read_eval_image(arguments.image, view, arguments.max_image_pixels)
         except data.DataError as error:
             raise ValueError(f"image: {error}") from error
         with trained_models.refuse_exhaustion("resolution"):

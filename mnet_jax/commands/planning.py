@@ -89,9 +89,9 @@ def baseline(arguments: RunArguments, train_images: int = PRESUMED_IMAGES) -> Ar
 
 
 def _started_from(arm: Arm, path: str, *, at_its_resolution: bool) -> Arm:
-    """Returns the arm with the network, weights and pixel scaling of a saved model.
+    """Returns the arm with the network, weights and preprocessing of a saved model.
 
-    If `at_its_resolution` is true, the arm also gets the resolution of the saved model.
+    If `at_its_resolution` is false, the arm keeps its own resolution.
     """
     from mnet_jax import models  # here: only fine-tuning needs JAX, which is slow to import
 
@@ -102,7 +102,7 @@ def _started_from(arm: Arm, path: str, *, at_its_resolution: bool) -> Arm:
     data = arm.data
     if view:
         side = view.resolution if at_its_resolution else data.resolution
-        data = dataclasses.replace(data, scaling=view.scaling, resolution=side)
+        data = dataclasses.replace(data.with_view(view), resolution=side)
     return dataclasses.replace(
         arm,
         spec=spec.with_classes(ARM_CLASSES),

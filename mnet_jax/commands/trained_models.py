@@ -136,13 +136,10 @@ def view_of(saved: "SavedModel", resolution: int | None) -> "View":
     """
     from mnet_jax import models
 
-    side = resolution or (saved.view and saved.view.resolution)
-    require(side is not None, "resolution", None, WITHOUT_VIEW)
-    view = models.View(
-        resolution=side or 1,
-        photographs=saved.view is None or saved.view.photographs,
-        scaling=saved.view.scaling if saved.view else "symmetric",
-    )
+    require(bool(resolution or saved.view), "resolution", None, WITHOUT_VIEW)
+    view = saved.view or models.View(resolution=resolution or 1, photographs=True)
+    if resolution:
+        view = dataclasses.replace(view, resolution=resolution)
     require_runnable(saved.model.spec, view.resolution)
     return view
 
@@ -314,12 +311,10 @@ def _test_images(path: Path, view: "View", arguments: ImageArguments) -> DataCon
     return DataConfig(
         name=name or "",
         directory=arguments.data_dir or kept,
-        resolution=view.resolution,
-        scaling=view.scaling,
         batch_size=arguments.batch_size,
         max_image_pixels=(trained_on if own and trained_on else DataConfig).max_image_pixels,
         listing=listing_for(path, name or ""),
-    )
+    ).with_view(view)
 
 
 def listing_for(path: Path, dataset: str) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from mnet_jax.data.encoded import EncodedImage
+from mnet_jax.data.types import View
 
 Picture = np.ndarray | EncodedImage  # uint8 [h, w, c], or encoded
 
@@ -15,24 +16,25 @@ Picture = np.ndarray | EncodedImage  # uint8 [h, w, c], or encoded
 CROP_SHARE = 224 / 256
 
 
-def central_view(image: Picture, side: int, photograph: bool) -> np.ndarray:
+def central_view(image: Picture, view: View) -> np.ndarray:
     """Returns the central square of `image`, as used in evaluation and in training without crops.
 
-    The shorter side is resized and the centre is cropped, so shapes are never distorted.
+    The square is cut out and resized, so shapes are never distorted.
 
     Args:
       image: uint8 [h, w, c], c of 1 or 3, or an encoded image.
-      side: side of the result, in pixels.
-      photograph: whether to cut off the border too, so that the square's side is 224/256 of the
-        shorter side; true for data sets whose images differ in size.
+      view: the side of the result, and whether to cut off the border too, so that the square's side
+        is 224/256 of the image's shorter side.
 
     Returns:
-      uint8 [side, side, c]; `image` itself if it has this shape and `photograph` is false.
+      uint8 [side, side, c], not scaled; `image` itself if it has this shape and no border is cut
+      off.
     """
     height, width = image.shape[:2]
-    if (height, width) == (side, side) and not photograph:
+    side = view.resolution
+    if (height, width) == (side, side) and not view.photographs:
         return pixels(image)
-    cut = min(height, width) * (CROP_SHARE if photograph else 1.0)
+    cut = min(height, width) * (CROP_SHARE if view.photographs else 1.0)
     left, top = (width - cut) / 2, (height - cut) / 2
     return crop(image, (left, top, left + cut, top + cut), side)
 

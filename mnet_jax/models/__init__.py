@@ -24,6 +24,7 @@ from etils import epy
 from mnet_jax.models.types import Remat
 
 with epy.lazy_api_imports(globals()):
+    from mnet_jax.data.types import View
     from mnet_jax.models.blocks import DepthwiseSeparable, FusedInvertedResidual, InvertedResidual
     from mnet_jax.models.factories import (
         mobilenet_v1,
@@ -52,7 +53,6 @@ with epy.lazy_api_imports(globals()):
         FILE_NAME,
         SavedModel,
         SavedModelError,
-        View,
         digest,
         is_plain,
         load,

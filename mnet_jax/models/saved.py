@@ -26,12 +26,11 @@ from safetensors import SafetensorError, safe_open
 from mnet_jax import serialization
 from mnet_jax.architectures import NetworkSpec, variable_shapes
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
-from mnet_jax.data.types import Scaling
+from mnet_jax.data.types import View
 from mnet_jax.files import replace_file
 from mnet_jax.models.network import MobileNet
 from mnet_jax.models.types import Quantization
-from mnet_jax.serialization import added
-from mnet_jax.validation import make_fields_plain, one_line, require, require_choice
+from mnet_jax.validation import one_line, require
 
 FILE_NAME = "model.safetensors"
 MOST_SPEC_CHARACTERS = 2**17  # V4's largest network takes 8,000; a block takes about 200
@@ -45,27 +44,6 @@ Variables = Mapping[str, Any]
 
 class SavedModelError(ValueError):
     """A file that is not a readable saved model; the message is one line with path and reason."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """A model's preprocessing of images: crop to the central square, resize, scale the values.
-
-    Attributes:
-      resolution: side of the square in pixels.
-      photographs: whether the model was trained on images of many sizes. If so, the border of the
-        central square is cut off, and the rest is resized.
-      scaling: scaling of pixel values; see `config.DataConfig`.
-    """
-
-    resolution: int
-    photographs: bool
-    scaling: Scaling = added("symmetric")
-
-    def __post_init__(self) -> None:
-        make_fields_plain(self)
-        require(self.resolution >= 1, "resolution", self.resolution, "1 pixel or more")
-        require_choice("scaling", self.scaling, Scaling)
 
 
 @dataclass(frozen=True, kw_only=True)

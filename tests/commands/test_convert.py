@@ -107,7 +107,7 @@ def test_the_file_has_the_librarys_network_and_sees_as_it_does(place, monkeypatc
     saved = models.load("ours.safetensors")
     assert saved.model.spec == model.spec and saved.class_names == ("ant", "bee", "cat")
     assert saved.view == View(resolution=32, photographs=True, scaling="imagenet")
-    pixels = data.read_eval_image("x.png", 32, photograph=True, scaling="symmetric")
+    pixels = data.read_eval_image("x.png", View(resolution=32, photographs=True))
     means, deviations = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     theirs = (((pixels + 1) / 2 - means) / deviations).astype(np.float32)
     both = jax.jit(partial(model.apply, train=False))(variables, np.stack([theirs, pixels]))

@@ -14,7 +14,7 @@ from mnet_jax.commands import terminal
 from mnet_jax.commands.arguments import parse, refusals, single_values, with_axes
 from mnet_jax.commands.planning import takes_files
 from mnet_jax.config import RunConfig
-from mnet_jax.data.types import Scaling
+from mnet_jax.data.types import CROP_SHARE, Interpolation, Scaling, View
 from mnet_jax.options.axes import ARCHITECTURE_AXES, with_values
 from mnet_jax.validation import require
 
@@ -50,6 +50,10 @@ class Arguments:
     """side in pixels of the images that the weights were trained on"""
     scaling: Scaling | None = None
     """pixel scaling, for timm required: symmetric if `default_cfg` has mean 0.5, else imagenet"""
+    crop_share: float = CROP_SHARE
+    """share of an image's shorter side that evaluation sees; timm's `crop_pct`"""
+    interpolation: Interpolation = "bilinear"
+    """filter with which images are resized"""
 
 
 def main() -> None:
@@ -57,8 +61,8 @@ def main() -> None:
     arguments = parse(with_axes(Arguments, ARCHITECTURE_AXES), COMMAND)
     with refusals(COMMAND, arguments):
         _require_legal(arguments)
-        spec, scaling = _spec(arguments), _scaling(arguments)
-        _convert(arguments, spec, scaling)
+        spec, view = _spec(arguments), _view(arguments)
+        _convert(arguments, spec, view)
     terminal.console(110).print(
         f"{spec.name} of width {spec.width:g}, as {spec.dialect.name} has it, in {arguments.to}",
         soft_wrap=True,
@@ -86,16 +90,22 @@ def _spec(arguments: Arguments) -> NetworkSpec:
     return with_values(RunConfig(spec=start), {"dialect": arguments.library, **values}).spec
 
 
-def _scaling(arguments: Arguments) -> Scaling:
+def _view(arguments: Arguments) -> View:
     scaling = arguments.scaling or SCALINGS.get(arguments.library or "")
     if scaling is None:
         raise ValueError(
             "scaling: got None, legal: symmetric or imagenet, by the default_cfg's mean"
         )
-    return scaling
+    return View(
+        resolution=arguments.resolution,
+        photographs=True,
+        scaling=scaling,
+        crop_share=arguments.crop_share,
+        interpolation=arguments.interpolation,
+    )
 
 
-def _convert(arguments: Arguments, spec: NetworkSpec, scaling: Scaling) -> None:
+def _convert(arguments: Arguments, spec: NetworkSpec, view: View) -> None:
     """Converts the weights and writes the model.
 
     Raises:
@@ -110,7 +120,6 @@ def _convert(arguments: Arguments, spec: NetworkSpec, scaling: Scaling) -> None:
         "slim": weights.from_slim,
     }
     names = _class_names(arguments.class_names) if arguments.class_names else []
-    view = models.View(resolution=arguments.resolution, photographs=True, scaling=scaling)
     assert arguments.weights is not None and arguments.library is not None
     model = models.MobileNet(spec=spec)
     try:

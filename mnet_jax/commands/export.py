@@ -34,7 +34,13 @@ if TYPE_CHECKING:
 
 COMMAND = "export"
 FAILED = 1  # exit code if a file has other logits than the network
-NETWORK_KEYS = ("saved_model", "resolution", "input", "crop_share")  # of a card: its network
+NETWORK_KEYS = (
+    "saved_model",
+    "resolution",
+    "input",
+    "crop_share",
+    "interpolation",
+)  # of a card: its network
 LEGEND = (
     "difference, agree: the largest difference of logits to the reference, and the share of images "
     "that get its class; the reference is the network in floating point or, for int8, the rounded "

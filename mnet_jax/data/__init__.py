@@ -31,7 +31,7 @@ without importing TFDS.
 
 from etils import epy
 
-from mnet_jax.data.types import Augmentation, Policy, Scaling
+from mnet_jax.data.types import Augmentation, Interpolation, Policy, Scaling
 
 with epy.lazy_api_imports(globals()):
     from mnet_jax.data.batches import Batch
@@ -55,6 +55,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Example",
+    "Interpolation",
     "Policy",
     "Scaling",
     "Shard",

@@ -104,7 +104,7 @@ def _crops(
     sizes = np.array([example["image"].shape[:2] for example in examples])
     boxes = augment.crop_boxes(sizes[:, 0], sizes[:, 1], draws)
     images = [
-        crop(example["image"], tuple(box), side)
+        crop(example["image"], tuple(box), side, config.interpolation)
         for example, box in zip(examples, boxes.tolist(), strict=True)
     ]
     return _stacked(images, side), np.array([example["label"] for example in examples], np.int32)

@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from messages import assert_refused, call_command
 from PIL import Image
 from safetensors.numpy import save_file
 from small_networks import random_variables
@@ -142,6 +143,23 @@ def test_fine_tuning_takes_the_pixels_over(place, monkeypatch):
     arm = planning.baseline(parse(planning.RunArguments, "train"), 100)
     assert arm.data.scaling == "imagenet" and arm.config(10).spec.head.num_classes == 10
     assert arm.spec.dialect.name == "torchvision"
+
+
+def test_fine_tuning_takes_crop_and_filter_over(place, monkeypatch):
+    flags = ["--crop-share", "0.95", "--interpolation", "bicubic"]
+    converted(monkeypatch, "--to", "ours.safetensors", *flags)
+    view = models.load("ours.safetensors").view
+    assert (view.crop_share, view.interpolation) == (0.95, "bicubic")
+    monkeypatch.setattr(sys, "argv", ["train", "--pretrained", "ours.safetensors"])
+    arm = planning.baseline(parse(planning.RunArguments, "train"), 100)
+    assert arm.data.view(photographs=True) == view
+
+
+def test_an_illegal_crop_is_refused(place, monkeypatch, capfd):
+    words = ["--library", "torchvision", "--weights", "theirs.safetensors", "--crop-share", "1.5"]
+    assert_refused(
+        call_command(convert, words, monkeypatch, capfd), "convert", "--crop-share", "1.5"
+    )
 
 
 @pytest.mark.parametrize(

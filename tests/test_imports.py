@@ -174,7 +174,7 @@ def test_the_sources_are_found():
     assert "mnet_jax.runs.run" in imports(MODULES["mnet_jax.ablation.runners.work"])
     assert "mnet_jax.runs.run" not in imports_at_once(MODULES["mnet_jax.ablation.runners.work"])
     assert "jax" in reached("mnet_jax.runs.run")
-    lazy = ("data", "export", "models", "ops", "quantization")
+    lazy = ("data", "export", "models", "ops", "quantization", "weights")
     assert {f"mnet_jax.{name}" for name in lazy} == LAZY.keys()
     assert "mnet_jax.ops" in reached("mnet_jax.config")
     (statement,) = ast.parse("from mnet_jax.ops import NativeError").body

@@ -7,6 +7,8 @@
 The logits equal the library's if the dialect of the model is the library's. `read` lists the file
 formats. PyTorch and Keras are needed only where a docstring says so.
 
+Each name is imported when it is first used, so commands can check names and files without JAX.
+
 - `torchvision`: converts torchvision's weights;
 - `timm`: converts timm's weights;
 - `keras`: converts the weights of `keras.applications`;
@@ -20,12 +22,15 @@ formats. PyTorch and Keras are needed only where a docstring says so.
 - `arrays`: converts state dicts to NumPy arrays of limited size.
 """
 
-from mnet_jax.weights.arrays import WeightsError
-from mnet_jax.weights.files import read
-from mnet_jax.weights.keras import from_keras, to_keras
-from mnet_jax.weights.slim import from_slim, to_slim
-from mnet_jax.weights.timm import from_timm, to_timm
-from mnet_jax.weights.torchvision import from_torchvision, to_torchvision
+from etils import epy
+
+with epy.lazy_api_imports(globals()):
+    from mnet_jax.weights.arrays import WeightsError
+    from mnet_jax.weights.files import read
+    from mnet_jax.weights.keras import from_keras, to_keras
+    from mnet_jax.weights.slim import from_slim, to_slim
+    from mnet_jax.weights.timm import from_timm, to_timm
+    from mnet_jax.weights.torchvision import from_torchvision, to_torchvision
 
 __all__ = [
     "WeightsError",

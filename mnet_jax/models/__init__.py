@@ -6,6 +6,11 @@
 
 `model.spec` is the resolved architecture; `MobileNet(spec=...)` builds a network from any spec.
 
+    model, variables, class_names, view = models.load("hf://owner/name")
+
+`load` and the other readers of saved models are those of `weights.opening`, which also knows the
+Hugging Face hub.
+
 Each name is imported when it is first used, so configs can import `models.types` without JAX.
 
 - `factories`: the papers' networks;
@@ -49,17 +54,8 @@ with epy.lazy_api_imports(globals()):
     )
     from mnet_jax.models.network import ActivationPath, MobileNet, activation_paths
     from mnet_jax.models.normalization import Setting
-    from mnet_jax.models.saved import (
-        FILE_NAME,
-        SavedModel,
-        SavedModelError,
-        digest,
-        is_plain,
-        load,
-        read_spec,
-        read_view,
-        save,
-    )
+    from mnet_jax.models.saved import FILE_NAME, SavedModel, SavedModelError, save
+    from mnet_jax.weights.opening import digest, is_plain, load, pinned, read_spec, read_view
 
 __all__ = [
     "FILE_NAME",
@@ -94,6 +90,7 @@ __all__ = [
     "mobilenet_v4_conv_large",
     "mobilenet_v4_conv_medium",
     "mobilenet_v4_conv_small",
+    "pinned",
     "read_spec",
     "read_view",
     "save",

@@ -128,7 +128,7 @@ def save(
 
 
 def load(path: str | os.PathLike[str]) -> SavedModel:
-    """Reads a model: `model, variables, class_names, view = load("runs/digits")`.
+    """Reads a model of the local file system; `models.load` also reads those of the hub.
 
     Args:
       path: a file that `save` wrote, or a directory with a `model.safetensors`, such as the
@@ -177,10 +177,6 @@ def is_plain(path: str | os.PathLike[str]) -> bool:
 
 def digest(path: str | os.PathLike[str]) -> str:
     """Returns the SHA-256 of the file that `load(path)` would read, in hexadecimal digits.
-
-    `config.Pretrained` identifies weights by this digest, and so do stored trials and checkpoints.
-    The digest is computed from the bytes, not from the model, so that files of earlier versions
-    keep their digests.
 
     Raises:
       SavedModelError: there is no such file, or it cannot be read.

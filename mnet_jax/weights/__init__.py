@@ -16,6 +16,8 @@ Each name is imported when it is first used, so commands can check names and fil
 - `layouts`: each framework's names and axes for a layer's arrays;
 - `conversion`: the part of the conversion that all libraries share;
 - `arithmetic`: comparison of a network with a library's network that has the same weights;
+- `hub`: files of the Hugging Face hub: references, downloads, their cache;
+- `opening`: opens models by a local path or by a reference to the hub;
 - `files`: reads other libraries' weight files;
 - `hdf5`: reads Keras' files;
 - `frozen_graph`: reads the constants of frozen TensorFlow graphs;

@@ -1,22 +1,27 @@
 """Converts another library's weights to a saved model, which can be evaluated or fine-tuned.
 
 python -m experiments.convert --library torchvision --weights mobilenet_v2.pth --to mine.safetensors
+python -m experiments.convert hf://timm/mobilenetv2_100.ra_in1k --to mine.safetensors
 python -m experiments.train --pretrained mine.safetensors --dataset folder --data-dir photos
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mnet_jax import architectures
 from mnet_jax.architectures import NetworkSpec
 from mnet_jax.commands import terminal
-from mnet_jax.commands.arguments import parse, refusals, single_values, with_axes
+from mnet_jax.commands.arguments import ModelPath, parse, refusals, single_values, with_axes
 from mnet_jax.commands.planning import takes_files
 from mnet_jax.config import RunConfig
 from mnet_jax.data.types import CROP_SHARE, Interpolation, Scaling, View
 from mnet_jax.options.axes import ARCHITECTURE_AXES, with_values
 from mnet_jax.validation import require
+from mnet_jax.weights import hub
+
+if TYPE_CHECKING:  # it imports JAX, and arguments are checked without it
+    from mnet_jax.models import SavedModel
 
 COMMAND = "convert"
 # The pixel scaling with which each library's weights were trained. timm has both scalings: that of
@@ -26,43 +31,56 @@ SCALINGS: dict[str, Scaling] = {
     "keras": "symmetric",
     "slim": "symmetric",
 }
+CLASSES, RESOLUTION = 1000, 224  # ImageNet's
+# The arguments that describe the weights in a file. A repository of the hub describes its own.
+OF_FILES = ("library", "num_classes", "resolution", "scaling", "crop_share", "interpolation")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Converts another library's weights to a saved model, which also stores the network's spec.
 
-    Needs --library and --weights. The flags from --model on describe the network, and take one
-    value each. If none is given, the network is the library's variant of mobilenet_v2.
+    Needs --weights, which may come first without its flag: a file with its --library, or a
+    repository of the Hugging Face hub, hf://owner/name, which says of what network its weights are.
+    The flags from --model on describe the network of a file, and take one value each. If none is
+    given, the network is the library's variant of mobilenet_v2.
     """
 
     library: Literal["torchvision", "timm", "keras", "slim"] | None = None
     """the library that the weights are from"""
-    weights: Path | None = None
-    """the file of the weights: .pth, .pt, .pth.tar, .safetensors, .npz, .keras, .h5 or .pb"""
+    weights: ModelPath | None = None
+    """the weights: a .pth, .pt, .pth.tar, .safetensors, .npz, .keras, .h5 or .pb file, or
+    hf://owner/name"""
     to: Path = Path("model.safetensors")
     """the file to write"""
-    num_classes: int = 1000
-    """number of classes; slim's networks for ImageNet have 1001, with the background"""
+    num_classes: int | None = None
+    """number of classes, 1000 if not given; slim's networks for ImageNet have 1001, with the
+    background"""
     class_names: Path | None = None
     """a text file with one class name per line, in the order of the logits"""
-    resolution: int = 224
-    """side in pixels of the images that the weights were trained on"""
+    resolution: int | None = None
+    """side in pixels of the images that the weights were trained on, 224 if not given"""
     scaling: Scaling | None = None
     """pixel scaling, for timm required: symmetric if `default_cfg` has mean 0.5, else imagenet"""
-    crop_share: float = CROP_SHARE
-    """share of an image's shorter side that evaluation sees; timm's `crop_pct`"""
-    interpolation: Interpolation = "bilinear"
-    """filter with which images are resized"""
+    crop_share: float | None = None
+    """share of an image's shorter side that evaluation sees, 0.875 if not given; timm's
+    `crop_pct`"""
+    interpolation: Interpolation | None = None
+    """filter with which images are resized, bilinear if not given"""
 
 
 def main() -> None:
     """Reads the command line, converts and writes."""
-    arguments = parse(with_axes(Arguments, ARCHITECTURE_AXES), COMMAND)
+    arguments = parse(with_axes(Arguments, ARCHITECTURE_AXES), COMMAND, leading="weights")
     with refusals(COMMAND, arguments):
         _require_legal(arguments)
-        spec, view = _spec(arguments), _view(arguments)
-        _convert(arguments, spec, view)
+        names = _class_names(arguments.class_names) if arguments.class_names else ()
+        if hub.is_reference(arguments.weights):
+            saved = _opened(arguments)
+        else:
+            saved = _converted(arguments, _spec(arguments), _view(arguments))
+        _write(saved._replace(class_names=names or saved.class_names), arguments.to)
+    spec = saved.model.spec
     terminal.console(110).print(
         f"{spec.name} of width {spec.width:g}, as {spec.dialect.name} has it, in {arguments.to}",
         soft_wrap=True,
@@ -71,13 +89,19 @@ def main() -> None:
 
 def _require_legal(arguments: Arguments) -> None:
     """Raises ValueError for illegal arguments; does only the checks that do not need JAX."""
-    require(arguments.library is not None, "library", None, "torchvision, timm, keras or slim")
-    for name in ("weights", "class_names"):
-        path = getattr(arguments, name)
-        given = path is not None or name == "class_names"
-        require(given and (path is None or path.is_file()), name, path and str(path),
-                "a file that exists")  # fmt: skip
-    to = arguments.to
+    if hub.is_reference(arguments.weights):
+        described = single_values(arguments, ARCHITECTURE_AXES)
+        described |= {name: getattr(arguments, name) for name in OF_FILES}
+        for name, value in described.items():
+            require(value is None, name, value, "none with hf://: the repository says it")
+    else:
+        library, weights = arguments.library, arguments.weights
+        require(library is not None, "library", None, "torchvision, timm, keras or slim")
+        there = weights is not None and Path(weights).is_file()
+        require(there, "weights", weights, "a file that exists")
+    names, to = arguments.class_names, arguments.to
+    there = names is None or names.is_file()
+    require(there, "class_names", str(names), "a file that exists")
     require(to.suffix == ".safetensors", "to", str(to), "a name that ends in .safetensors")
     folder = to.absolute().parent
     usable = folder.is_dir() and takes_files(folder)
@@ -86,7 +110,8 @@ def _require_legal(arguments: Arguments) -> None:
 
 def _spec(arguments: Arguments) -> NetworkSpec:
     values = single_values(arguments, ARCHITECTURE_AXES)
-    start = architectures.mobilenet_v2(num_classes=arguments.num_classes)
+    classes = CLASSES if arguments.num_classes is None else arguments.num_classes
+    start = architectures.mobilenet_v2(num_classes=classes)
     return with_values(RunConfig(spec=start), {"dialect": arguments.library, **values}).spec
 
 
@@ -97,21 +122,28 @@ def _view(arguments: Arguments) -> View:
             "scaling: got None, legal: symmetric or imagenet, by the default_cfg's mean"
         )
     return View(
-        resolution=arguments.resolution,
+        resolution=RESOLUTION if arguments.resolution is None else arguments.resolution,
         photographs=True,
         scaling=scaling,
-        crop_share=arguments.crop_share,
-        interpolation=arguments.interpolation,
+        crop_share=CROP_SHARE if arguments.crop_share is None else arguments.crop_share,
+        interpolation=arguments.interpolation or "bilinear",
     )
 
 
-def _convert(arguments: Arguments, spec: NetworkSpec, view: View) -> None:
-    """Converts the weights and writes the model.
+def _opened(arguments: Arguments) -> "SavedModel":
+    """Opens the model of a repository; raises ValueError if that is not possible."""
+    from mnet_jax import models  # here: arguments are checked without JAX
 
-    Raises:
-      ValueError: the weights do not fit the network, or a file cannot be written.
-    """
-    from mnet_jax import models, weights  # here: arguments are checked without JAX
+    assert arguments.weights is not None
+    try:
+        return models.load(arguments.weights)
+    except models.SavedModelError as error:
+        raise ValueError(f"weights: {error}") from error
+
+
+def _converted(arguments: Arguments, spec: NetworkSpec, view: View) -> "SavedModel":
+    """Converts the weights of a file; raises ValueError if they do not fit the network."""
+    from mnet_jax import models, weights
 
     converters = {
         "torchvision": weights.from_torchvision,
@@ -119,23 +151,30 @@ def _convert(arguments: Arguments, spec: NetworkSpec, view: View) -> None:
         "keras": weights.from_keras,
         "slim": weights.from_slim,
     }
-    names = _class_names(arguments.class_names) if arguments.class_names else []
     assert arguments.weights is not None and arguments.library is not None
-    model = models.MobileNet(spec=spec)
+    model, side = models.MobileNet(spec=spec), view.resolution
     try:
         state = weights.read(arguments.weights, model)
-        variables = converters[arguments.library](
-            state, model, image_size=(arguments.resolution, arguments.resolution)
-        )
-        models.save(arguments.to, model, variables, class_names=names, view=view)
+        variables = converters[arguments.library](state, model, image_size=(side, side))
     except weights.WeightsError as error:
         raise ValueError(f"weights: {error}") from error
-    except OSError as error:
-        raise ValueError(f"to: {arguments.to} cannot be written, {error.strerror}") from error
+    return models.SavedModel(model, variables, (), view)
 
 
-def _class_names(path: Path) -> list[str]:
+def _write(saved: "SavedModel", to: Path) -> None:
+    """Writes the model; raises ValueError if the file cannot be written."""
+    from mnet_jax import models
+
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        models.save(
+            to, saved.model, saved.variables, class_names=saved.class_names, view=saved.view
+        )
+    except OSError as error:
+        raise ValueError(f"to: {to} cannot be written, {error.strerror}") from error
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
     except UnicodeDecodeError as error:
         raise ValueError(f"class_names: got {str(path)!r}, legal: a file of text") from error

@@ -1,10 +1,12 @@
 """Converts another library's weights to a saved model, which can be evaluated or fine-tuned.
 
 python -m experiments.convert --library torchvision --weights mobilenet_v2.pth --to mine.safetensors
+python -m experiments.convert --timm-name mobilenetv2_110d.ra_in1k --weights v2.pth --scaling \
+    imagenet
 python -m experiments.train --pretrained mine.safetensors --dataset folder --data-dir photos
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,8 +19,10 @@ from mnet_jax.config import RunConfig
 from mnet_jax.data.types import CROP_SHARE, Interpolation, Scaling, View
 from mnet_jax.options.axes import ARCHITECTURE_AXES, with_values
 from mnet_jax.validation import require
+from mnet_jax.weights.timm_names import parse_timm_name, timm_spec
 
 COMMAND = "convert"
+NUM_CLASSES, RESOLUTION = 1000, 224  # of ImageNet's classes, and of most of its networks
 # The pixel scaling with which each library's weights were trained. timm has both scalings: that of
 # a model is symmetric if the mean in its `default_cfg` is 0.5.
 SCALINGS: dict[str, Scaling] = {
@@ -32,22 +36,27 @@ SCALINGS: dict[str, Scaling] = {
 class Arguments:
     """Converts another library's weights to a saved model, which also stores the network's spec.
 
-    Needs --library and --weights. The flags from --model on describe the network, and take one
-    value each. If none is given, the network is the library's variant of mobilenet_v2.
+    Needs --weights, and --library or --timm-name. The flags from --model on describe the network,
+    and take one value each. If none is given, the network is the library's variant of mobilenet_v2.
+    With --timm-name, the network is the one that timm has under this name.
     """
 
     library: Literal["torchvision", "timm", "keras", "slim"] | None = None
     """the library that the weights are from"""
+    timm_name: str | None = None
+    """a name of timm's, such as mobilenetv2_110d.ra_in1k, which says the network and its classes"""
     weights: Path | None = None
     """the file of the weights: .pth, .pt, .pth.tar, .safetensors, .npz, .keras, .h5 or .pb"""
     to: Path = Path("model.safetensors")
     """the file to write"""
-    num_classes: int = 1000
-    """number of classes; slim's networks for ImageNet have 1001, with the background"""
+    num_classes: int | None = None
+    """number of classes, if not 1000 or what the timm name says; slim's networks for ImageNet have
+    1001, with the background"""
     class_names: Path | None = None
     """a text file with one class name per line, in the order of the logits"""
-    resolution: int = 224
-    """side in pixels of the images that the weights were trained on"""
+    resolution: int | None = None
+    """side in pixels of the images that the weights were trained on, if not 224 or what the timm
+    name says"""
     scaling: Scaling | None = None
     """pixel scaling, for timm required: symmetric if `default_cfg` has mean 0.5, else imagenet"""
     crop_share: float = CROP_SHARE
@@ -60,6 +69,7 @@ def main() -> None:
     """Reads the command line, converts and writes."""
     arguments = parse(with_axes(Arguments, ARCHITECTURE_AXES), COMMAND)
     with refusals(COMMAND, arguments):
+        arguments = _resolved(arguments)
         _require_legal(arguments)
         spec, view = _spec(arguments), _view(arguments)
         _convert(arguments, spec, view)
@@ -67,6 +77,31 @@ def main() -> None:
         f"{spec.name} of width {spec.width:g}, as {spec.dialect.name} has it, in {arguments.to}",
         soft_wrap=True,
     )  # fmt: skip
+
+
+def _resolved(arguments: Arguments) -> Arguments:
+    """Returns the arguments with the library, the classes and the resolution filled in.
+
+    Raises:
+      ValueError: the timm name is refused, does not say the number of classes, or is given with
+        another library or with flags that describe the network.
+    """
+    name, classes, side = arguments.timm_name, NUM_CLASSES, RESOLUTION
+    if name is not None:
+        parts = parse_timm_name(name)
+        own = arguments.library in (None, "timm")
+        require(own, "library", arguments.library, "timm, with --timm-name")
+        for axis, value in single_values(arguments, ARCHITECTURE_AXES).items():
+            require(False, axis, value, "none with --timm-name, which says the network")
+        known = parts.num_classes or arguments.num_classes
+        require(known is not None, "num_classes", None, f"a number, which {name} does not say")
+        arguments = replace(arguments, library="timm")
+        classes, side = parts.num_classes or classes, parts.resolution or side
+    return replace(
+        arguments,
+        num_classes=classes if arguments.num_classes is None else arguments.num_classes,
+        resolution=side if arguments.resolution is None else arguments.resolution,
+    )
 
 
 def _require_legal(arguments: Arguments) -> None:
@@ -85,6 +120,9 @@ def _require_legal(arguments: Arguments) -> None:
 
 
 def _spec(arguments: Arguments) -> NetworkSpec:
+    assert arguments.num_classes is not None
+    if arguments.timm_name is not None:
+        return timm_spec(arguments.timm_name, arguments.num_classes)
     values = single_values(arguments, ARCHITECTURE_AXES)
     start = architectures.mobilenet_v2(num_classes=arguments.num_classes)
     return with_values(RunConfig(spec=start), {"dialect": arguments.library, **values}).spec
@@ -96,6 +134,7 @@ def _view(arguments: Arguments) -> View:
         raise ValueError(
             "scaling: got None, legal: symmetric or imagenet, by the default_cfg's mean"
         )
+    assert arguments.resolution is not None
     return View(
         resolution=arguments.resolution,
         photographs=True,
@@ -124,9 +163,8 @@ def _convert(arguments: Arguments, spec: NetworkSpec, view: View) -> None:
     model = models.MobileNet(spec=spec)
     try:
         state = weights.read(arguments.weights, model)
-        variables = converters[arguments.library](
-            state, model, image_size=(arguments.resolution, arguments.resolution)
-        )
+        size = (view.resolution, view.resolution)
+        variables = converters[arguments.library](state, model, image_size=size)
         models.save(arguments.to, model, variables, class_names=names, view=view)
     except weights.WeightsError as error:
         raise ValueError(f"weights: {error}") from error

@@ -76,8 +76,11 @@ class TimmName:
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes that the tag implies: ImageNet's, or None if it does not say."""
-        return CLASSES.get(self.tag.rpartition("_")[2])
+        """Number of classes of the weights; None if the tag does not say.
+
+        Without a tag, it is the number of classes that timm gives the network.
+        """
+        return CLASSES.get(self.tag.rpartition("_")[2]) if self.tag else CLASSES["in1k"]
 
     @property
     def resolution(self) -> int | None:

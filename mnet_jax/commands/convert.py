@@ -1,11 +1,13 @@
 """Converts another library's weights to a saved model, which can be evaluated or fine-tuned.
 
 python -m experiments.convert --library torchvision --weights mobilenet_v2.pth --to mine.safetensors
+python -m experiments.convert --timm-name mobilenetv2_110d.ra_in1k --weights v2.pth --scaling \
+    imagenet
 python -m experiments.convert hf://timm/mobilenetv2_100.ra_in1k --to mine.safetensors
 python -m experiments.train --pretrained mine.safetensors --dataset folder --data-dir photos
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,11 +21,13 @@ from mnet_jax.data.types import CROP_SHARE, Interpolation, Scaling, View
 from mnet_jax.options.axes import ARCHITECTURE_AXES, with_values
 from mnet_jax.validation import require
 from mnet_jax.weights import hub
+from mnet_jax.weights.timm_names import parse_timm_name, timm_spec
 
 if TYPE_CHECKING:  # it imports JAX, and arguments are checked without it
     from mnet_jax.models import SavedModel
 
 COMMAND = "convert"
+NUM_CLASSES, RESOLUTION = 1000, 224  # of ImageNet's classes, and of most of its networks
 # The pixel scaling with which each library's weights were trained. timm has both scalings: that of
 # a model is symmetric if the mean in its `default_cfg` is 0.5.
 SCALINGS: dict[str, Scaling] = {
@@ -31,35 +35,40 @@ SCALINGS: dict[str, Scaling] = {
     "keras": "symmetric",
     "slim": "symmetric",
 }
-CLASSES, RESOLUTION = 1000, 224  # ImageNet's
 # The arguments that describe the weights in a file. A repository of the hub describes its own.
-OF_FILES = ("library", "num_classes", "resolution", "scaling", "crop_share", "interpolation")
+OF_FILES = (
+    "library", "timm_name", "num_classes", "resolution", "scaling", "crop_share", "interpolation",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Converts another library's weights to a saved model, which also stores the network's spec.
 
-    Needs --weights, which may come first without its flag: a file with its --library, or a
-    repository of the Hugging Face hub, hf://owner/name, which says of what network its weights are.
-    The flags from --model on describe the network of a file, and take one value each. If none is
-    given, the network is the library's variant of mobilenet_v2.
+    Needs --weights, which may come first without its flag. They are a file, with --library or
+    --timm-name, or a repository of the Hugging Face hub, hf://owner/name, which says of what
+    network its weights are. The flags from --model on describe the network of a file, and take one
+    value each. If none is given, the network is the library's variant of mobilenet_v2. With
+    --timm-name, the network is the one that timm has under this name.
     """
 
     library: Literal["torchvision", "timm", "keras", "slim"] | None = None
     """the library that the weights are from"""
+    timm_name: str | None = None
+    """a name of timm's, such as mobilenetv2_110d.ra_in1k, which says the network and its classes"""
     weights: ModelPath | None = None
     """the weights: a .pth, .pt, .pth.tar, .safetensors, .npz, .keras, .h5 or .pb file, or
     hf://owner/name"""
     to: Path = Path("model.safetensors")
     """the file to write"""
     num_classes: int | None = None
-    """number of classes, 1000 if not given; slim's networks for ImageNet have 1001, with the
-    background"""
+    """number of classes, if not 1000 or what the timm name says; slim's networks for ImageNet have
+    1001, with the background"""
     class_names: Path | None = None
     """a text file with one class name per line, in the order of the logits"""
     resolution: int | None = None
-    """side in pixels of the images that the weights were trained on, 224 if not given"""
+    """side in pixels of the images that the weights were trained on, if not 224 or what the timm
+    name says"""
     scaling: Scaling | None = None
     """pixel scaling, for timm required: symmetric if `default_cfg` has mean 0.5, else imagenet"""
     crop_share: float | None = None
@@ -73,6 +82,7 @@ def main() -> None:
     """Reads the command line, converts and writes."""
     arguments = parse(with_axes(Arguments, ARCHITECTURE_AXES), COMMAND, leading="weights")
     with refusals(COMMAND, arguments):
+        arguments = _resolved(arguments)
         _require_legal(arguments)
         names = _class_names(arguments.class_names) if arguments.class_names else ()
         if hub.is_reference(arguments.weights):
@@ -87,14 +97,41 @@ def main() -> None:
     )  # fmt: skip
 
 
-def _require_legal(arguments: Arguments) -> None:
-    """Raises ValueError for illegal arguments; does only the checks that do not need JAX."""
+def _resolved(arguments: Arguments) -> Arguments:
+    """Returns the arguments with the library, the classes and the resolution filled in.
+
+    Raises:
+      ValueError: the timm name is refused, does not say the number of classes, or is given with
+        another library or with flags that describe the network; or these are given with a
+        reference to the hub.
+    """
     if hub.is_reference(arguments.weights):
         described = single_values(arguments, ARCHITECTURE_AXES)
         described |= {name: getattr(arguments, name) for name in OF_FILES}
-        for name, value in described.items():
-            require(value is None, name, value, "none with hf://: the repository says it")
-    else:
+        for flag, given in described.items():
+            require(given is None, flag, given, "none with hf://: the repository says it")
+        return arguments
+    name, classes, side = arguments.timm_name, NUM_CLASSES, RESOLUTION
+    if name is not None:
+        parts = parse_timm_name(name)
+        own = arguments.library in (None, "timm")
+        require(own, "library", arguments.library, "timm, with --timm-name")
+        for axis, value in single_values(arguments, ARCHITECTURE_AXES).items():
+            require(False, axis, value, "none with --timm-name, which says the network")
+        known = parts.num_classes or arguments.num_classes
+        require(known is not None, "num_classes", None, f"a number, which {name} does not say")
+        arguments = replace(arguments, library="timm")
+        classes, side = parts.num_classes or classes, parts.resolution or side
+    return replace(
+        arguments,
+        num_classes=classes if arguments.num_classes is None else arguments.num_classes,
+        resolution=side if arguments.resolution is None else arguments.resolution,
+    )
+
+
+def _require_legal(arguments: Arguments) -> None:
+    """Raises ValueError for illegal arguments; does only the checks that do not need JAX."""
+    if not hub.is_reference(arguments.weights):
         library, weights = arguments.library, arguments.weights
         require(library is not None, "library", None, "torchvision, timm, keras or slim")
         there = weights is not None and Path(weights).is_file()
@@ -109,9 +146,11 @@ def _require_legal(arguments: Arguments) -> None:
 
 
 def _spec(arguments: Arguments) -> NetworkSpec:
+    assert arguments.num_classes is not None
+    if arguments.timm_name is not None:
+        return timm_spec(arguments.timm_name, arguments.num_classes)
     values = single_values(arguments, ARCHITECTURE_AXES)
-    classes = CLASSES if arguments.num_classes is None else arguments.num_classes
-    start = architectures.mobilenet_v2(num_classes=classes)
+    start = architectures.mobilenet_v2(num_classes=arguments.num_classes)
     return with_values(RunConfig(spec=start), {"dialect": arguments.library, **values}).spec
 
 
@@ -121,8 +160,9 @@ def _view(arguments: Arguments) -> View:
         raise ValueError(
             "scaling: got None, legal: symmetric or imagenet, by the default_cfg's mean"
         )
+    assert arguments.resolution is not None
     return View(
-        resolution=RESOLUTION if arguments.resolution is None else arguments.resolution,
+        resolution=arguments.resolution,
         photographs=True,
         scaling=scaling,
         crop_share=CROP_SHARE if arguments.crop_share is None else arguments.crop_share,

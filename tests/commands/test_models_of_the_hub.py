@@ -75,8 +75,9 @@ def test_convert_writes_what_the_repository_holds(commit, saved, call, tmp_path)
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("library", "timm"), ("num-classes", "10"), ("scaling", "imagenet"), ("width", "0.5"),
-     ("resolution", "224"), ("crop-share", "0.9"), ("interpolation", "bilinear")],
+    [("library", "timm"), ("timm-name", "mobilenetv2_100"), ("num-classes", "10"),
+     ("scaling", "imagenet"), ("width", "0.5"), ("resolution", "224"),
+     ("crop-share", "0.9"), ("interpolation", "bilinear")],
 )  # fmt: skip
 def test_convert_refuses_to_describe_what_the_repository_describes(flag, value, hub_server, call):
     answer = call(convert, "--weights", REFERENCE, f"--{flag}", value)

@@ -74,6 +74,7 @@ WITHOUT_JAX = (
     "mnet_jax.training.results",
     "mnet_jax.validation",
     "mnet_jax.weights.hub",
+    "mnet_jax.weights.timm_config",
     "mnet_jax.weights.timm_names",
     *TYPES,
     *FUNCTIONS_MAY,

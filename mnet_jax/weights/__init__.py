@@ -12,6 +12,7 @@ Each name is imported when it is first used, so commands can check names and fil
 - `torchvision`: converts torchvision's weights;
 - `timm`: converts timm's weights;
 - `timm_names`: the networks that timm's names mean;
+- `timm_config`: the `config.json` that timm writes beside its weights;
 - `keras`: converts the weights of `keras.applications`;
 - `slim`: converts the weights of TF-slim, the authors' released code;
 - `layouts`: each framework's names and axes for a layer's arrays;
@@ -33,10 +34,12 @@ with epy.lazy_api_imports(globals()):
     from mnet_jax.weights.keras import from_keras, to_keras
     from mnet_jax.weights.slim import from_slim, to_slim
     from mnet_jax.weights.timm import from_timm, to_timm
+    from mnet_jax.weights.timm_config import TimmConfig, read_timm_config
     from mnet_jax.weights.timm_names import TimmName, parse_timm_name, timm_spec
     from mnet_jax.weights.torchvision import from_torchvision, to_torchvision
 
 __all__ = [
+    "TimmConfig",
     "TimmName",
     "WeightsError",
     "from_keras",
@@ -45,6 +48,7 @@ __all__ = [
     "from_torchvision",
     "parse_timm_name",
     "read",
+    "read_timm_config",
     "timm_spec",
     "to_keras",
     "to_slim",

@@ -15,6 +15,7 @@ from typing import Any
 from mnet_jax.architectures import FACTORIES, ConvNorm, InvertedResidual, NetworkSpec
 from mnet_jax.architectures.dialects import DialectName, round_channels
 from mnet_jax.architectures.transforms import with_repeats
+from mnet_jax.validation import one_line
 from mnet_jax.weights.arithmetic import variants_of
 
 # Words of the names of networks that are refused, and what these networks have.
@@ -186,7 +187,7 @@ def stages_of(spec: NetworkSpec) -> tuple[int, ...]:
 
 
 def _refusal(name: object, legal: str) -> ValueError:
-    return ValueError(f"timm_name: got {name!r}, legal: {legal}")
+    return ValueError(f"timm_name: got {one_line(repr(name))}, legal: {legal}")
 
 
 def _depths_of(spec: NetworkSpec) -> list[float]:

@@ -6,10 +6,10 @@
 
 `model.spec` is the resolved architecture; `MobileNet(spec=...)` builds a network from any spec.
 
-    model, variables, class_names, view = models.load("hf://owner/name")
+    model, variables, class_names, view = models.load("hf://timm/mobilenetv2_100.ra_in1k")
 
-`load` and the other readers of saved models are those of `weights.opening`, which also knows the
-Hugging Face hub.
+`load` and the other readers of models are those of `weights.opening`, for a model of the Hugging
+Face hub may have to be converted.
 
 Each name is imported when it is first used, so configs can import `models.types` without JAX.
 

@@ -164,6 +164,17 @@ def read_view(path: str | os.PathLike[str]) -> View | None:
         return _view_of(opened.metadata() or {})
 
 
+def is_saved_model(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a safetensors file says that it is a saved model: its metadata have a spec.
+
+    Raises:
+      SavedModelError: the file is not a readable safetensors file.
+    """
+    file = _file_of(path)
+    with _one_line(file), safe_open(file, framework="numpy") as opened:
+        return "spec" in (opened.metadata() or {})
+
+
 def is_plain(path: str | os.PathLike[str]) -> bool:
     """Returns whether a saved model is neither folded nor quantized.
 

@@ -1,4 +1,8 @@
-"""Models of the hub: as they were saved, or refused in one line."""
+"""Models of the hub: ours as they were saved, timm's with its logits, all else in one line."""
+
+import json
+import warnings
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -108,3 +112,113 @@ def test_a_saved_model_that_is_damaged_is_refused(hub_server, tmp_path):
     hub_server.add("me/tiny", {FILE: content[:-1] + bytes([content[-1] ^ 1])})
     message = refused("hf://me/tiny", "hf://me/tiny: not a saved model", "damaged")
     assert "snapshots" not in message
+
+
+@pytest.fixture(scope="module")
+def timms(tmp_path_factory):
+    """A function that gives a model of timm and the files that timm writes of it for the hub."""
+    timm = pytest.importorskip("timm", reason="it writes the files, and its logits are the oracle")
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+
+    def make(name, num_classes=3, **config):
+        torch.manual_seed(0)
+        network = timm.create_model(name, num_classes=num_classes).eval()
+        folder = tmp_path_factory.mktemp("timm")
+        timm.models.save_for_hf(network, folder, model_config=config, safe_serialization=True)
+        return network, {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    return make
+
+
+def logits_of(network, images):
+    torch = pytest.importorskip("torch")
+    with torch.no_grad():
+        return network(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+
+
+@pytest.mark.parametrize(
+    ("name", "resolution", "scaling"),
+    [
+        ("mobilenetv2_100.ra_in1k", 224, "imagenet"),
+        ("mobilenetv3_small_100.lamb_in1k", 224, "imagenet"),
+        ("mobilenetv4_conv_small.e2400_r224_in1k", 224, "imagenet"),
+    ],
+)
+def test_a_model_of_timm_gives_timms_logits(name, resolution, scaling, timms, hub_server):
+    labels = ["tench", "goldfish", "shark"]
+    network, files = timms(name, label_names=labels)
+    commit = hub_server.add(f"timm/{name}", files)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model, variables, class_names, view = models.load(f"hf://timm/{name}")
+    assert class_names == tuple(labels)
+    assert (view.resolution, view.scaling, view.photographs) == (resolution, scaling, True)
+    images = np.random.default_rng(0).normal(size=(2, SIDE, SIDE, 3)).astype(np.float32)
+    logits = jax.jit(partial(model.apply, train=False))(variables, images)
+    expected = logits_of(network, images)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    hub_server.close()
+    reference = f"hf://timm/{name}@{commit}"
+    assert models.read_spec(reference) == model.spec and models.read_view(reference) == view
+    assert models.is_plain(reference)
+    assert models.digest(reference) == etag_of(FILE, files[FILE])
+
+
+@pytest.fixture(scope="module")
+def half(timms):
+    """The files of a network with three classes."""
+    return timms("mobilenetv2_050")[1]
+
+
+def lying(files, **changes):
+    """The files with another config: with these values, or without those that are None."""
+    config = json.loads(files["config.json"]) | changes
+    text = json.dumps({name: value for name, value in config.items() if value is not None})
+    return files | {"config.json": text.encode()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"architecture": "mobilenetv2_100"}, "state_dict"),
+        ({"architecture": "mobilenetv3_small_100"}, "state_dict"),
+        ({"architecture": "resnet50"}, "resnet50"),
+        ({"architecture": None}, "architecture"),
+        ({"architecture": ["a"]}, "architecture"),
+        ({"num_classes": 5}, "num_classes"),
+        ({"num_classes": 5, "model_args": None}, "classifier"),
+        ({"num_classes": "3"}, "num_classes"),
+        ({"label_names": ["one"]}, "label_names"),
+        ({"pretrained_cfg": []}, "pretrained_cfg"),
+        ({"pretrained_cfg": {"mean": [0.1, 0.2, 0.3]}}, "mean"),
+    ],
+)
+def test_a_config_that_lies_is_refused(changes, word, half, hub_server):
+    hub_server.add("timm/net", lying(half, **changes))
+    message = refused("hf://timm/net", "hf://timm/net: ", word)
+    assert "snapshots" not in message
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"null", b"\xff", b"[" * 10**5, b"1" * 5000])
+def test_a_config_that_is_not_an_object_is_refused(text, half, hub_server):
+    hub_server.add("timm/net", half | {"config.json": text})
+    refused("hf://timm/net", "hf://timm/net: ", "config")
+
+
+def test_a_huge_config_is_not_downloaded(half, hub_server):
+    hub_server.add("timm/net", half | {"config.json": b" " * 2**23})
+    refused("hf://timm/net", "config.json", 2**23)
+    asked = [method for method, path, _ in hub_server.requests if path.endswith("config.json")]
+    assert set(asked) == {"HEAD"}
+
+
+def test_timms_weights_without_a_config_are_refused(half, hub_server):
+    hub_server.add("timm/net", {FILE: half[FILE]})
+    refused("hf://timm/net", "holds no config.json", "models.save")
+
+
+def test_the_config_beside_the_weights_is_read(half, hub_server):
+    hub_server.add("me/nets", {f"half/{name}": content for name, content in half.items()})
+    spec = models.load(f"hf://me/nets/half/{FILE}").model.spec
+    assert (spec.name, spec.width, spec.head.num_classes) == ("mobilenet_v2", 0.5, 3)

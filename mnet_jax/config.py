@@ -8,7 +8,15 @@ is an argument of the function that needs it.
 from dataclasses import dataclass, field, replace
 
 from mnet_jax.architectures.spec import NetworkSpec
-from mnet_jax.data.types import Augmentation, Policy, Scaling
+from mnet_jax.data.types import (
+    CROP_SHARE,
+    Augmentation,
+    Interpolation,
+    Policy,
+    Scaling,
+    View,
+    require_crop_share,
+)
 from mnet_jax.models.types import Remat
 from mnet_jax.ops.types import Lowering
 from mnet_jax.quantization.types import QuantizationConfig
@@ -50,6 +58,11 @@ class DataConfig:
       scaling: how pixels are scaled: `symmetric` from [0, 255] to [-1, 1], as in the papers' code
         and Keras, or `imagenet` by ImageNet's mean and standard deviation per channel, as in
         torchvision.
+      crop_share: side of the central square that evaluation cuts out of an image, and training
+        without random crops too, divided by the image's shorter side. Images of a data set in which
+        all have the same size keep the whole square.
+      interpolation: filter with which images are resized, in evaluation and in training; both
+        filters are antialiased.
       erasing: probability that a random box of a training image is replaced by noise (arXiv
         1708.04896).
       bad_images: number of damaged training images that may be replaced by others; one more ends
@@ -73,6 +86,8 @@ class DataConfig:
     colour_jitter: float = added(0.0)
     erasing: float = added(0.0)
     scaling: Scaling = added("symmetric")
+    crop_share: float = added(CROP_SHARE)
+    interpolation: Interpolation = added("bilinear")
     bad_images: int = added(0)
     max_image_pixels: int = added(MAX_IMAGE_PIXELS)
     listing: str = added("")
@@ -96,6 +111,8 @@ class DataConfig:
         require(0 <= self.colour_jitter <= 1, "colour_jitter", self.colour_jitter, "0 to 1")
         require(0 <= self.erasing <= 1, "erasing", self.erasing, "0 to 1")
         require_choice("scaling", self.scaling, Scaling)
+        require_crop_share(self.crop_share)
+        require_choice("interpolation", self.interpolation, Interpolation)
         require(self.bad_images >= 0, "bad_images", self.bad_images, "0 images or more")
         most = self.max_image_pixels
         legal = f"1 to {MOST_IMAGE_PIXELS}"
@@ -106,6 +123,33 @@ class DataConfig:
     def steps_per_epoch(self, images: int) -> int:
         """Returns the number of whole batches in one pass over `images` images, at least 1."""
         return max(1, images // self.batch_size)
+
+    def view(self, *, photographs: bool) -> View:
+        """Returns the preprocessing of images, apart from augmentation.
+
+        Args:
+          photographs: whether the images of the data set have many sizes.
+        """
+        return View(
+            resolution=self.resolution,
+            photographs=photographs,
+            scaling=self.scaling,
+            crop_share=self.crop_share,
+            interpolation=self.interpolation,
+        )
+
+    def with_view(self, view: View) -> "DataConfig":
+        """Returns the config with a model's preprocessing.
+
+        Whether the border is cut off depends on the data set, so `view.photographs` is ignored.
+        """
+        return replace(
+            self,
+            resolution=view.resolution,
+            scaling=view.scaling,
+            crop_share=view.crop_share,
+            interpolation=view.interpolation,
+        )
 
 
 def _require_share(name: str, value: float) -> None:

@@ -99,3 +99,12 @@ def data_folder(stored, tmp_path_factory, monkeypatch):
     # TFDS leaves an empty temporary folder behind for each builder that is not ours.
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path_factory.getbasetemp()))
     return stored
+
+
+@pytest.fixture
+def hub_server(monkeypatch, tmp_path):
+    """A hub of this test, with an empty cache."""
+    from hub_server import serving  # here: few tests need it
+
+    with serving(monkeypatch, tmp_path / "hf") as server:
+        yield server

@@ -5,6 +5,7 @@ right shapes with random numbers, a run's directory, a package of a few images. 
 fewer blocks for MobileNetV2: the README runs it operation by operation, and JAX compiles each.
 """
 
+import json
 import re
 import sys
 from functools import partial
@@ -17,7 +18,7 @@ import pytest
 from flax import traverse_util
 from idx_files import write_idx
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 from small_networks import (
     images_of,
     model_and_variables,
@@ -125,6 +126,18 @@ def write_small_run(folder):
     models.save(run / models.FILE_NAME, *model_and_variables(small_v2()), view=view)
 
 
+def add_to_hub(server):
+    """The repository of docs/hub.md, as timm fills it."""
+    v4 = models.mobilenet_v4_conv_small(dialect="timm")
+    images = {"input_size": [3, 224, 224], "crop_pct": 0.875, "interpolation": "bicubic"}
+    config = {"architecture": "mobilenetv4_conv_small", "num_classes": 1000}
+    files = {
+        models.FILE_NAME: save(weights.to_timm(random_variables(v4), v4)),
+        "config.json": json.dumps(config | {"pretrained_cfg": images}).encode(),
+    }
+    server.add("timm/mobilenetv4_conv_small.e2400_r224_in1k", files)
+
+
 STAND_INS = {
     "docs/export.md": write_small_run,
     "docs/results/quantization/README.md": write_quantized_runs,
@@ -143,12 +156,14 @@ STAND_INS = {
     ],
 )
 @pytest.mark.usefixtures("quickly_compiled", "data_folder")
-def test_python_in_documents_runs_block_after_block(name, tmp_path, monkeypatch):
+def test_python_in_documents_runs_block_after_block(name, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("XDG_DATA_DIRS", str(tmp_path))
     if name == "README.md":
         monkeypatch.setattr(architectures, "mobilenet_v2", v2_of_few_blocks())
+    if name == "docs/hub.md":
+        add_to_hub(request.getfixturevalue("hub_server"))
     STAND_INS.get(name, lambda folder: None)(tmp_path)
     names = {"__name__": "__main__"}
     try:

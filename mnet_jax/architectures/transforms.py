@@ -172,8 +172,10 @@ def with_kernel(spec: NetworkSpec, kernel: int) -> NetworkSpec:
 
 
 @with_plain_arguments
-def with_repeats(spec: NetworkSpec, stages: Sequence[int], repeats: int) -> NetworkSpec:
-    """Sets the number of blocks in every stage to `repeats` (V2 paper, Table 2's n).
+def with_repeats(
+    spec: NetworkSpec, stages: Sequence[int], repeats: int | Sequence[int]
+) -> NetworkSpec:
+    """Sets the number of blocks in every stage (V2 paper, Table 2's n).
 
     Longer stages lose their last blocks. Shorter stages repeat their last block at stride 1, with
     the same expansion ratio, kernels and other options.
@@ -181,19 +183,21 @@ def with_repeats(spec: NetworkSpec, stages: Sequence[int], repeats: int) -> Netw
     Args:
       spec: a network of V1, V2 or V3.
       stages: the current number of blocks in each stage, in order.
-      repeats: the new number of blocks in each stage, 1 to 100.
+      repeats: the new number of blocks, 1 to 100: one for all stages, or one for each.
     """
-    legal = is_whole(repeats) and 1 <= repeats <= MOST_REPEATS
-    require(legal, "repeats", repeats, f"a whole number, 1 to {MOST_REPEATS}")
+    wanted = repeats if isinstance(repeats, Sequence) else [repeats] * len(stages)
+    for count in wanted:
+        legal = is_whole(count) and 1 <= count <= MOST_REPEATS
+        require(legal, "repeats", count, f"a whole number, 1 to {MOST_REPEATS}")
     assert sum(stages) == len(spec.blocks)
     shortcut = _shortcut_of(spec)
     blocks: list[Block] = []
     rest = list(spec.blocks)
-    for length in stages:
+    for length, count in zip(stages, wanted, strict=True):
         stage, rest = rest[:length], rest[length:]
-        while len(stage) < repeats:
+        while len(stage) < count:
             stage.append(_repeated(stage[-1]))
-        blocks += stage[:repeats]
+        blocks += stage[:count]
     alone = [dataclasses.replace(b, shortcut="none") if isinstance(b, InvertedResidual) else b
              for b in blocks]  # fmt: skip
     spec = dataclasses.replace(spec, blocks=tuple(alone))

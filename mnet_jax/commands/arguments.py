@@ -26,14 +26,21 @@ from mnet_jax.commands.entry import REFUSED, OutputError, tell
 from mnet_jax.commands.messages import invocation
 from mnet_jax.options.axes import Axis
 from mnet_jax.validation import require
+from mnet_jax.weights import hub
 
 T = TypeVar("T")
 LocalPath = NewType("LocalPath", str)  # a path kept as text; only a leading ~ is expanded
+ModelPath = NewType("ModelPath", str)  # a LocalPath, or a reference to the hub
 
-PATHS = (Path, LocalPath)
-LEGAL = {int: "whole numbers", float: "numbers", bool: "True, False"} | dict.fromkeys(
-    PATHS, "a local path"
-)
+PATHS = (Path, LocalPath, ModelPath)
+LEGAL = {
+    int: "whole numbers",
+    float: "numbers",
+    bool: "True, False",
+    Path: "a local path",
+    LocalPath: "a local path",
+    ModelPath: f"a local path, or {hub.LEGAL}",
+}
 _SHORT_FLAG = re.compile("-(?!inf|nan)[A-Za-z]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -208,10 +215,10 @@ def _is_legal(word: str, kind: Any) -> bool:
         return word in get_args(kind)
     if kind is bool:
         return word in ("True", "False")
-    if kind in PATHS:
+    if kind in PATHS and not (kind is ModelPath and hub.is_reference(word)):
         return not _URL.match(word)
     try:
-        kind(word)
+        (hub.Reference.parse if kind is ModelPath else kind)(word)
     except ValueError:
         return False
     return True

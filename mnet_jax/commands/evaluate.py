@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from mnet_jax.commands import terminal, trained_models
-from mnet_jax.commands.arguments import LocalPath, parse, refusals
+from mnet_jax.commands.arguments import LocalPath, ModelPath, parse, refusals
 from mnet_jax.commands.planning import MAX_BATCH_SIZE
 from mnet_jax.config import MAX_IMAGE_PIXELS, DataConfig
 from mnet_jax.statistics.intervals import CONFIDENCE, share_interval
@@ -30,8 +30,8 @@ class Arguments:
     Needs --checkpoint, and --image or --dataset or both.
     """
 
-    checkpoint: Path | None = None
-    """a run's directory, or a saved model"""
+    checkpoint: ModelPath | None = None
+    """a run's directory, a saved model, or hf://owner/name on the Hugging Face hub"""
     image: tuple[Path, ...] = ()
     """image files to classify"""
     dataset: str | None = None
@@ -99,19 +99,17 @@ def _guesses(saved: "SavedModel", view: "View", image: Path, arguments: Argument
     return table
 
 
-def _accuracy(saved: "SavedModel", view: "View", path: Path, arguments: Arguments) -> str:
+def _accuracy(saved: "SavedModel", view: "View", path: ModelPath, arguments: Arguments) -> str:
     from mnet_jax import data
     from mnet_jax.runs import inference
 
     config = DataConfig(
         name=arguments.dataset or "",
         directory=arguments.data_dir,
-        resolution=view.resolution,
-        scaling=view.scaling,
         batch_size=arguments.batch_size,
         max_image_pixels=arguments.max_image_pixels,
         listing=trained_models.listing_for(path, arguments.dataset or ""),
-    )
+    ).with_view(view)
     try:
         with trained_models.refuse_exhaustion("batch_size"):
             found = inference.test_accuracy(saved, config)

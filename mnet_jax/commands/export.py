@@ -16,7 +16,7 @@ from rich.table import Table
 
 from mnet_jax import serialization
 from mnet_jax.commands import terminal, trained_models
-from mnet_jax.commands.arguments import LocalPath, parse, refusals, refuse
+from mnet_jax.commands.arguments import LocalPath, ModelPath, parse, refusals, refuse
 from mnet_jax.commands.planning import require_directory
 from mnet_jax.export.types import CARD_NAME, FORMATS, Format, require_packages
 from mnet_jax.files import make_directory, read_file, replace_file
@@ -34,7 +34,13 @@ if TYPE_CHECKING:
 
 COMMAND = "export"
 FAILED = 1  # exit code if a file has other logits than the network
-NETWORK_KEYS = ("saved_model", "resolution", "input", "crop_share")  # of a card: its network
+NETWORK_KEYS = (
+    "saved_model",
+    "resolution",
+    "input",
+    "crop_share",
+    "interpolation",
+)  # of a card: its network
 LEGEND = (
     "difference, agree: the largest difference of logits to the reference, and the share of images "
     "that get its class; the reference is the network in floating point or, for int8, the rounded "
@@ -54,8 +60,8 @@ class Arguments:
     written, and an earlier file of its name is removed.
     """
 
-    checkpoint: Path | None = None
-    """a run's directory, or a saved model"""
+    checkpoint: ModelPath | None = None
+    """a run's directory, a saved model, or hf://owner/name on the Hugging Face hub"""
     format: tuple[Format, ...] = ("stablehlo",)
     """the formats to write; litert and litert-int8 need the extra litert, onnx and onnx-int8 the
     extra onnx"""
@@ -185,7 +191,7 @@ class _Card:
     same network are kept as long as their files are as they were.
     """
 
-    def __init__(self, path: Path, network: "Network", arguments: Arguments) -> None:
+    def __init__(self, path: ModelPath, network: "Network", arguments: Arguments) -> None:
         """Reads the card in the output folder.
 
         Raises:
@@ -245,7 +251,7 @@ class _Card:
         )
 
 
-def _images(path: Path, network: "Network", arguments: Arguments) -> Images:
+def _images(path: ModelPath, network: "Network", arguments: Arguments) -> Images:
     """Returns the images of the data set, or random ones if no data set is known."""
     import numpy as np
 
@@ -253,7 +259,7 @@ def _images(path: Path, network: "Network", arguments: Arguments) -> Images:
 
     if arguments.dataset is None and trained_models.training_data(path) is None:
         return Images([_random_pixels(network, arguments)], None, [], "random images")
-    model = trained_models.open_model(path, path.name, arguments)
+    model = trained_models.open_model(path, trained_models.name_of(path), arguments)
     dataset = model.dataset()
     batches = [*model.test_batches(dataset)]
     calibration: list[np.ndarray] = []

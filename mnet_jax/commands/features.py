@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mnet_jax.architectures import Layer, walk
 from mnet_jax.commands import terminal, trained_models
-from mnet_jax.commands.arguments import parse, refusals
+from mnet_jax.commands.arguments import ModelPath, parse, refusals
 from mnet_jax.commands.planning import require_directory
 from mnet_jax.config import MAX_IMAGE_PIXELS, DataConfig
 from mnet_jax.files import replace_file
@@ -27,8 +27,8 @@ class Arguments:
     Needs --checkpoint. Without --image, only the kernels are drawn.
     """
 
-    checkpoint: Path | None = None
-    """a run's directory or a saved model"""
+    checkpoint: ModelPath | None = None
+    """a run's directory, a saved model, or hf://owner/name on the Hugging Face hub"""
     image: Path | None = None
     """an image file, whose feature maps are drawn"""
     resolution: int | None = None
@@ -69,7 +69,7 @@ def _require_legal(arguments: Arguments) -> None:
     require_directory("results", arguments.results)
 
 
-def _pictures(path: Path, arguments: Arguments) -> dict[str, bytes]:
+def _pictures(path: ModelPath, arguments: Arguments) -> dict[str, bytes]:
     """Returns the content of each PNG file, keyed by the file's name.
 
     Raises:
@@ -92,13 +92,7 @@ def _pictures(path: Path, arguments: Arguments) -> dict[str, bytes]:
         view = trained_models.view_of(saved, arguments.resolution)
         inference.require_memory(saved.model.spec, view.resolution, 1)
         try:
-            seen = data.read_eval_image(
-                arguments.image,
-                view.resolution,
-                photograph=view.photographs,
-                scaling=view.scaling,
-                max_pixels=arguments.max_image_pixels,
-            )
+            seen = data.read_eval_image(arguments.image, view, arguments.max_image_pixels)
         except data.DataError as error:
             raise ValueError(f"image: {error}") from error
         with trained_models.refuse_exhaustion("resolution"):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mnet_jax.analysis import cost
 from mnet_jax.architectures import NetworkSpec, unnormalizable_layer
-from mnet_jax.commands.arguments import LocalPath
+from mnet_jax.commands.arguments import LocalPath, ModelPath
 from mnet_jax.config import ARM_CLASSES, Arm, DataConfig, Pretrained, RunConfig
 from mnet_jax.options import axes, recipes
 from mnet_jax.options.recipes import NAMES, RECIPES, SIZED
@@ -40,8 +40,9 @@ class RunArguments:
     """directory of the data set's files, if not the default one; required for folder"""
     tune_allocator: bool = True
     """tune glibc's allocator for speed: use huge pages and keep freed memory (Linux, CPU)"""
-    pretrained: LocalPath | None = None
-    """a run's directory or a saved model, whose network and weights to start from"""
+    pretrained: ModelPath | None = None
+    """a run's directory, a saved model, or hf://owner/name on the Hugging Face hub, whose network
+    and weights to start from"""
 
     @property
     def images(self) -> str:
@@ -89,20 +90,22 @@ def baseline(arguments: RunArguments, train_images: int = PRESUMED_IMAGES) -> Ar
 
 
 def _started_from(arm: Arm, path: str, *, at_its_resolution: bool) -> Arm:
-    """Returns the arm with the network, weights and pixel scaling of a saved model.
+    """Returns the arm with the network, weights and preprocessing of a saved model.
 
-    If `at_its_resolution` is true, the arm also gets the resolution of the saved model.
+    If `at_its_resolution` is false, the arm keeps its own resolution. A reference to the hub gets
+    the commit that it stands for now, so that the trials of the arm can be run again.
     """
     from mnet_jax import models  # here: only fine-tuning needs JAX, which is slow to import
 
     try:
+        path = models.pinned(path)
         spec, view, sha256 = models.read_spec(path), models.read_view(path), models.digest(path)
     except models.SavedModelError as error:
         raise ValueError(f"pretrained: {error}") from error
     data = arm.data
     if view:
         side = view.resolution if at_its_resolution else data.resolution
-        data = dataclasses.replace(data, scaling=view.scaling, resolution=side)
+        data = dataclasses.replace(data.with_view(view), resolution=side)
     return dataclasses.replace(
         arm,
         spec=spec.with_classes(ARM_CLASSES),

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mnet_jax import config, host_memory, serialization
 from mnet_jax.architectures import NetworkSpec
-from mnet_jax.commands.arguments import LocalPath
+from mnet_jax.commands.arguments import LocalPath, ModelPath
 from mnet_jax.commands.planning import require_runnable
 from mnet_jax.config import SPLIT_BY_POSITION, DataConfig, RunConfig
 from mnet_jax.files import read_file
 from mnet_jax.statistics import formatting
 from mnet_jax.validation import one_line, require
+from mnet_jax.weights import hub
 
 if TYPE_CHECKING:  # they import JAX, and arguments are checked without it
     import numpy as np
@@ -36,8 +37,8 @@ Found = TypeVar("Found")
 class ModelArguments:
     """The trained models to analyse, and the images to analyse them with."""
 
-    checkpoint: tuple[Path, ...] = ()
-    """directories of runs, or saved models; at least one; several are compared"""
+    checkpoint: tuple[ModelPath, ...] = ()
+    """directories of runs, saved models, or hf://owner/name; at least one; several are compared"""
     label: tuple[str, ...] = ()
     """a name for each model, by default the end of its path; models with one name are averaged"""
     dataset: str | None = None
@@ -76,11 +77,13 @@ class ImageArguments(Protocol):
         """Images per batch."""
 
 
-def require_checkpoint(path: Path | None) -> Path:
-    """Returns the path; raises ValueError if it is None or does not exist."""
-    require(path is not None, "checkpoint", None, "a run's directory or a saved model")
+def require_checkpoint(path: ModelPath | None) -> ModelPath:
+    """Returns the path; raises ValueError if it is None, or is local and does not exist."""
+    legal = f"a run's directory, a saved model, or {hub.LEGAL}"
+    require(path is not None, "checkpoint", None, legal)
     assert path is not None
-    require(path.exists(), "checkpoint", str(path), "a path that exists")
+    there = hub.is_reference(path) or Path(path).exists()
+    require(there, "checkpoint", path, "a path that exists")
     return path
 
 
@@ -113,7 +116,7 @@ def require_legal_images(arguments: ImageArguments) -> None:
         require(value >= FEWEST_IMAGES, name, value, f"{FEWEST_IMAGES} or more")
 
 
-def load(path: Path) -> "SavedModel":
+def load(path: ModelPath) -> "SavedModel":
     """Loads a model; raises ValueError if it cannot be read."""
     from mnet_jax import models
 
@@ -136,13 +139,10 @@ def view_of(saved: "SavedModel", resolution: int | None) -> "View":
     """
     from mnet_jax import models
 
-    side = resolution or (saved.view and saved.view.resolution)
-    require(side is not None, "resolution", None, WITHOUT_VIEW)
-    view = models.View(
-        resolution=side or 1,
-        photographs=saved.view is None or saved.view.photographs,
-        scaling=saved.view.scaling if saved.view else "symmetric",
-    )
+    require(bool(resolution or saved.view), "resolution", None, WITHOUT_VIEW)
+    view = saved.view or models.View(resolution=resolution or 1, photographs=True)
+    if resolution:
+        view = dataclasses.replace(view, resolution=resolution)
     require_runnable(saved.model.spec, view.resolution)
     return view
 
@@ -244,7 +244,14 @@ def require_memory(arguments: CalibratedArguments, resolution: int) -> None:
     require(sum(counts.values()) <= most, name, counts[name], legal)
 
 
-def open_model(path: Path, name: str, arguments: ImageArguments) -> ModelWithImages:
+def name_of(path: ModelPath) -> str:
+    """Returns the end of a model's path, or the name of its repository on the hub."""
+    if hub.is_reference(path):
+        return hub.Reference.parse(path).name
+    return Path(path).absolute().name
+
+
+def open_model(path: ModelPath, name: str, arguments: ImageArguments) -> ModelWithImages:
     """Loads the model at a path, with its test images; raises ValueError if it cannot be read."""
     saved = load(path)
     images = _test_images(path, view_of(saved, arguments.resolution), arguments)
@@ -254,8 +261,8 @@ def open_model(path: Path, name: str, arguments: ImageArguments) -> ModelWithIma
 def open_models(arguments: ModelArguments) -> "Iterator[ModelWithImages]":
     """Yields each model that the command line names; raises ValueError if one cannot be read."""
     given = arguments.checkpoint
-    ends = [path.absolute().name for path in given]
-    plain = ends if len({*ends}) == len(ends) else [str(path) for path in given]
+    ends = [name_of(path) for path in given]
+    plain = ends if len({*ends}) == len(ends) else given
     for path, name in zip(given, arguments.label or plain, strict=True):
         yield open_model(path, name, arguments)
 
@@ -300,7 +307,7 @@ def title_of(name: str, models: int) -> str:
     return name if models == 1 else f"{name}, means over {models} models, {formatting.HALVES}"
 
 
-def _test_images(path: Path, view: "View", arguments: ImageArguments) -> DataConfig:
+def _test_images(path: ModelPath, view: "View", arguments: ImageArguments) -> DataConfig:
     """Returns the config of the test images for the model at `path`.
 
     Raises:
@@ -314,15 +321,13 @@ def _test_images(path: Path, view: "View", arguments: ImageArguments) -> DataCon
     return DataConfig(
         name=name or "",
         directory=arguments.data_dir or kept,
-        resolution=view.resolution,
-        scaling=view.scaling,
         batch_size=arguments.batch_size,
         max_image_pixels=(trained_on if own and trained_on else DataConfig).max_image_pixels,
         listing=listing_for(path, name or ""),
-    )
+    ).with_view(view)
 
 
-def listing_for(path: Path, dataset: str) -> str:
+def listing_for(path: ModelPath, dataset: str) -> str:
     """Returns the `DataConfig.listing` that reproduces the split of the run at `path`.
 
     In the current version of this library, the split of a folder's image does not depend on the
@@ -335,16 +340,18 @@ def listing_for(path: Path, dataset: str) -> str:
     return SPLIT_BY_POSITION if both and trained_on and not trained_on.listing else ""
 
 
-def training_data(path: Path) -> DataConfig | None:
+def training_data(path: ModelPath) -> DataConfig | None:
     """Returns the data config of the run in a directory, or None if the directory has no run."""
     run = training_config(path)
     return run.data if run else None
 
 
-def training_config(path: Path) -> RunConfig | None:
+def training_config(path: ModelPath) -> RunConfig | None:
     """Returns the config of the run in a directory, or None if the directory has no run."""
+    if hub.is_reference(path):
+        return None
     try:
-        text = read_file(path / config.FILE_NAME).decode()
+        text = read_file(Path(path) / config.FILE_NAME).decode()
         return serialization.from_json(RunConfig, text)
     except (OSError, ValueError):
         return None

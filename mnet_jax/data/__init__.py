@@ -6,7 +6,7 @@ batches. Nothing here starts a JAX backend, so reading images never claims an ac
 A name of this package is imported when it is first used, so configs can import `data.types`
 without importing TFDS.
 
-- `types`: the `Literal` types of options, and the error class;
+- `types`: the `Literal` types of options, the view and the error class;
 - `loading`: the three splits of the data set that a config names;
 - `sources`: labelled images with random access;
 - `order`: the order of training images, and which images are held out;
@@ -31,7 +31,7 @@ without importing TFDS.
 
 from etils import epy
 
-from mnet_jax.data.types import Augmentation, Policy, Scaling
+from mnet_jax.data.types import Augmentation, Interpolation, Policy, Scaling
 
 with epy.lazy_api_imports(globals()):
     from mnet_jax.data.batches import Batch
@@ -55,6 +55,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Example",
+    "Interpolation",
     "Policy",
     "Scaling",
     "Shard",

@@ -33,12 +33,11 @@ _CROP, _SHIFT, _FLIP, _POLICY, _JITTER, _ERASING = range(6)
 
 def train_batch(source: Source, config: DataConfig, seed: int, chosen: ImageIndices) -> Batch:
     """Returns the augmented batch of the images at `chosen`."""
-    side = config.resolution
     draws = Draws.of(seed, chosen.epochs, chosen.indices)
     if config.augmentation == "resized_crop_flip":
-        images, labels = _crops(source, chosen.indices, side, draws.fold(_CROP))
+        images, labels = _crops(source, chosen.indices, config, draws.fold(_CROP))
     else:
-        images, labels = _views(source, chosen.indices, side)
+        images, labels = _views(source, chosen.indices, config)
     if config.augmentation in ("shift", "shift_flip"):
         images = augment.shift(images, draws.fold(_SHIFT))
     if config.augmentation in ("shift_flip", "resized_crop_flip"):
@@ -70,38 +69,42 @@ def eval_batch(source: Source, config: DataConfig, share: range, number: int) ->
     """
     start = number * config.batch_size + share.start
     indices = np.arange(start, min(start + len(share), len(source)))
-    images, labels = _views(source, indices, config.resolution)
+    images, labels = _views(source, indices, config)
     missing = len(share) - len(labels)
     image = np.pad(scaled(images, config.scaling), ((0, missing), (0, 0), (0, 0), (0, 0)))
     mask = np.pad(np.ones(len(labels), np.float32), (0, missing))
     return {"image": image, "label": np.pad(labels, (0, missing)), "mask": mask}
 
 
-def _views(source: Source, indices: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+def _views(
+    source: Source, indices: np.ndarray, config: DataConfig
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the central views of the images at `indices`, and their labels.
 
     The views are uint8 [b, side, side, c], the labels int32 [b].
     """
+    side = config.resolution
     if isinstance(source, ArraySource) and source.shape[:2] == (side, side):
         return source.images[indices], source.labels[indices]
     examples = [opened(source, int(index)) for index in indices]
-    photograph = source.shape is None
-    images = [central_view(example["image"], side, photograph) for example in examples]
+    view = config.view(photographs=source.shape is None)
+    images = [central_view(example["image"], view) for example in examples]
     return _stacked(images, side), np.array([example["label"] for example in examples], np.int32)
 
 
 def _crops(
-    source: Source, indices: np.ndarray, side: int, draws: Draws
+    source: Source, indices: np.ndarray, config: DataConfig, draws: Draws
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns random crops of the images at `indices`, and their labels.
 
     The crops are uint8 [b, side, side, 3], the labels int32 [b].
     """
+    side = config.resolution
     examples = [opened(source, int(index)) for index in indices]
     sizes = np.array([example["image"].shape[:2] for example in examples])
     boxes = augment.crop_boxes(sizes[:, 0], sizes[:, 1], draws)
     images = [
-        crop(example["image"], tuple(box), side)
+        crop(example["image"], tuple(box), side, config.interpolation)
         for example, box in zip(examples, boxes.tolist(), strict=True)
     ]
     return _stacked(images, side), np.array([example["label"] for example in examples], np.int32)

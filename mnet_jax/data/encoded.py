@@ -34,7 +34,7 @@ from PIL import (
 
 from mnet_jax.config import MAX_IMAGE_PIXELS
 from mnet_jax.data.disk import read_bounded, size_of
-from mnet_jax.data.types import DataError, reason
+from mnet_jax.data.types import DataError, Interpolation, reason
 
 # The first bytes of a file in each format. A WebP has `_RIFF`, its size in 4 bytes, then `_WEBP`.
 _JPEG, _PNG, _BMP, _RIFF, _WEBP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF", b"WEBP"
@@ -115,36 +115,42 @@ class EncodedImage:
         with self._opened() as picture:
             return self._array(_with_whole_colours(self._upright(picture)))
 
-    def crop(self, box: tuple[float, float, float, float], side: int) -> np.ndarray:
+    def crop(
+        self,
+        box: tuple[float, float, float, float],
+        side: int,
+        interpolation: Interpolation = "bilinear",
+    ) -> np.ndarray:
         """Decodes the part in `box` (left, top, right, bottom), resized to uint8 [side, side, c].
 
-        The result equals PIL's bilinear `resize` of `pixels()`. For a JPEG that is decoded at a
+        The result equals `resized_part` of `pixels()`. For a JPEG that is decoded at a
         reduced size it may differ slightly; see `_MARGIN`.
 
         Raises:
           DataError: the image cannot be decoded.
         """
         try:
-            return self._part(box, side)
+            return self._part(box, side, interpolation)
         except DataError as error:
             other = self._other(error)
         (height, width, _), (other_height, other_width, _) = self.shape, other.shape
         x, y = other_width / width, other_height / height
-        return other.crop((x * box[0], y * box[1], x * box[2], y * box[3]), side)
+        part = (x * box[0], y * box[1], x * box[2], y * box[3])
+        return other.crop(part, side, interpolation)
 
     def _other(self, error: DataError) -> "EncodedImage":
         if self._fallback is None:
             raise error
         return self._fallback(error)
 
-    def _part(self, box: tuple[float, float, float, float], side: int) -> np.ndarray:
+    def _part(
+        self, box: tuple[float, float, float, float], side: int, interpolation: Interpolation
+    ) -> np.ndarray:
         with self._opened() as picture:
             reduction = _reduce(picture, min(box[2] - box[0], box[3] - box[1]) / side)
             left, top, right, bottom = (edge / reduction for edge in box)
             whole = _with_whole_colours(self._upright(picture))
-            part = whole.resize(
-                (side, side), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
-            )
+            part = resized_part(whole, (left, top, right, bottom), side, interpolation)
             return self._array(part)
 
     def _upright(self, picture: Image.Image) -> Image.Image:
@@ -157,6 +163,20 @@ class EncodedImage:
 
     def _opened(self) -> contextlib.AbstractContextManager[Any]:
         return _opened(io.BytesIO(self._content), self._name, self._max_pixels)
+
+
+def resized_part(
+    picture: Image.Image,
+    box: tuple[float, float, float, float],
+    side: int,
+    interpolation: Interpolation,
+) -> Image.Image:
+    """Returns the part of a picture in `box` (left, top, right, bottom), resized to `side`.
+
+    Both filters are antialiased. Pixels near the edge of the box also depend on the picture around
+    the box, as if the whole picture were resized and then cropped.
+    """
+    return picture.resize((side, side), Image.Resampling[interpolation.upper()], box=box)
 
 
 def read_encoded(path: str, max_pixels: int = MAX_IMAGE_PIXELS) -> EncodedImage:

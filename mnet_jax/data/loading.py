@@ -71,16 +71,17 @@ def load(config: DataConfig) -> Dataset:
     else:
         kept, held = held_out_by_name(names, share, "validation")
     training, validation = subset(train, kept), subset(train, held)
+    view = config.view(photographs=False)  # images in memory have one size
     if config.bad_images:
         training = ReplacingSource(training, config.bad_images)
     elif config.augmentation != "resized_crop_flip":
-        training = at_resolution(training, config.resolution)
+        training = at_resolution(training, view)
     return Dataset(
         name=config.name,
         class_names=class_names,
         train=training,
-        validation=at_resolution(validation, config.resolution),
-        test=at_resolution(test, config.resolution),
+        validation=at_resolution(validation, view),
+        test=at_resolution(test, view),
         listing=listing,
     )
 

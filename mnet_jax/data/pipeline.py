@@ -20,7 +20,7 @@ from mnet_jax.data.order import WHOLE, ImageIndices, Shard, ShuffledBatches
 from mnet_jax.data.resize import central_view
 from mnet_jax.data.scaling import scaled
 from mnet_jax.data.sources import Source
-from mnet_jax.data.types import DataError, Scaling
+from mnet_jax.data.types import DataError, View
 from mnet_jax.validation import require
 
 if TYPE_CHECKING:  # importing it takes a second, and not every process needs it
@@ -154,20 +154,16 @@ def _read_options(config: DataConfig, images: int) -> "grain.ReadOptions":
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
 
 
-def read_eval_image(
-    path: Path,
-    side: int,
-    *,
-    photograph: bool,
-    scaling: Scaling,
-    max_pixels: int = MAX_IMAGE_PIXELS,
-) -> np.ndarray:
+def read_eval_image(path: Path, view: View, max_pixels: int = MAX_IMAGE_PIXELS) -> np.ndarray:
     """Reads an image file and prepares it as `eval_batches` does: float32 [side, side, 3].
 
-    For `photograph` see `resize.central_view`.
+    Args:
+      path: an image file.
+      view: how the image is cropped, resized and scaled.
+      max_pixels: limit on the pixels of the image.
 
     Raises:
       DataError: the image cannot be decoded, or has more than `max_pixels`.
     """
     image = read_encoded(str(path), max_pixels)
-    return scaled(central_view(image, side, photograph), scaling)
+    return scaled(central_view(image, view), view.scaling)

@@ -1,53 +1,58 @@
 """Resizes an image of any size to the square that the model sees, with PIL, in uint8.
 
-Resizing is bilinear with antialiasing. The papers' evaluation is bilinear too.
+The papers' evaluation is bilinear. Many of timm's models are trained and evaluated with bicubic
+resizing.
 """
 
 import numpy as np
 from PIL import Image
 
-from mnet_jax.data.encoded import EncodedImage
+from mnet_jax.data.encoded import EncodedImage, resized_part
+from mnet_jax.data.types import Interpolation, View
 
 Picture = np.ndarray | EncodedImage  # uint8 [h, w, c], or encoded
 
-# Photographs are evaluated by resizing the shorter side to 256 and cropping the central 224 (He et
-# al. 2015, arXiv:1512.03385, section 3.4, as practised since). Other resolutions keep this ratio.
-CROP_SHARE = 224 / 256
 
-
-def central_view(image: Picture, side: int, photograph: bool) -> np.ndarray:
+def central_view(image: Picture, view: View) -> np.ndarray:
     """Returns the central square of `image`, as used in evaluation and in training without crops.
 
-    The shorter side is resized and the centre is cropped, so shapes are never distorted.
+    The square is cut out and resized, so shapes are never distorted. torchvision and timm resize
+    the whole image to whole pixels first, and then cut out whole pixels. So their square is larger
+    or smaller by up to a pixel of the result, and shifted by up to half a pixel.
 
     Args:
       image: uint8 [h, w, c], c of 1 or 3, or an encoded image.
-      side: side of the result, in pixels.
-      photograph: whether to cut off the border too, so that the square's side is 224/256 of the
-        shorter side; true for data sets whose images differ in size.
+      view: the share of the shorter side to cut out, the side of the result and the interpolation.
 
     Returns:
-      uint8 [side, side, c]; `image` itself if it has this shape and `photograph` is false.
+      uint8 [side, side, c], not scaled; `image` itself if it has this shape and no border is cut
+      off.
     """
     height, width = image.shape[:2]
-    if (height, width) == (side, side) and not photograph:
+    side = view.resolution
+    if (height, width) == (side, side) and not view.photographs:
         return pixels(image)
-    cut = min(height, width) * (CROP_SHARE if photograph else 1.0)
+    cut = min(height, width) * view.central_share
     left, top = (width - cut) / 2, (height - cut) / 2
-    return crop(image, (left, top, left + cut, top + cut), side)
+    return crop(image, (left, top, left + cut, top + cut), side, view.interpolation)
 
 
-def crop(image: Picture, box: tuple[float, float, float, float], side: int) -> np.ndarray:
+def crop(
+    image: Picture,
+    box: tuple[float, float, float, float],
+    side: int,
+    interpolation: Interpolation = "bilinear",
+) -> np.ndarray:
     """Crops `image` to `box` (left, top, right, bottom) and resizes the crop.
 
     Returns:
       uint8 [side, side, c].
     """
     if isinstance(image, EncodedImage):
-        return image.crop(box, side)
+        return image.crop(box, side, interpolation)
     gray = image.shape[-1] == 1
     picture = Image.fromarray(image[..., 0] if gray else image)
-    resized = picture.resize((side, side), Image.Resampling.BILINEAR, box=box)
+    resized = resized_part(picture, box, side, interpolation)
     return np.asarray(resized).reshape(side, side, image.shape[-1])
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from mnet_jax.config import MAX_IMAGE_PIXELS
 from mnet_jax.data.encoded import EncodedImage
 from mnet_jax.data.resize import Picture, central_view, pixels
-from mnet_jax.data.types import DataError, reason
+from mnet_jax.data.types import DataError, View, reason
 
 _log = logging.getLogger(__name__)
 
@@ -99,13 +99,14 @@ class ArraySource:
     def __getitem__(self, index: int) -> Example:
         return {"image": rgb(self.images[index]), "label": int(self.labels[index])}
 
-    def resized(self, side: int) -> "ArraySource":
+    def resized(self, view: View) -> "ArraySource":
         """Returns the images resized for the model, [n, side, side, c]."""
+        side = view.resolution
         if self.shape[:2] == (side, side):
             return self
         images = np.empty((len(self), side, side, self.shape[2]), np.uint8)
         for index, image in enumerate(self.images):
-            images[index] = central_view(image, side, photograph=False)
+            images[index] = central_view(image, view)
         return ArraySource(images, self.labels)
 
 
@@ -313,17 +314,17 @@ def in_memory(source: Decodable) -> Source:
     return source.decoded()
 
 
-def at_resolution(source: Source, side: int) -> Source:
-    """Resizes the images of a source in memory to [side, side].
+def at_resolution(source: Source, view: View) -> Source:
+    """Resizes the images of a source in memory to the resolution of `view`.
 
     Returns the source unchanged if it is not in memory, or if the resized images would need more
     than `MEMORY_BYTES`.
     """
     if not isinstance(source, ArraySource):
         return source
-    if len(source) * side * side * source.shape[2] > MEMORY_BYTES:
+    if len(source) * view.resolution**2 * source.shape[2] > MEMORY_BYTES:
         return source
-    return source.resized(side)
+    return source.resized(view)
 
 
 def subset(source: Source, indices: np.ndarray) -> Source:

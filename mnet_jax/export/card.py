@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from mnet_jax.analysis import cost
-from mnet_jax.data.resize import CROP_SHARE
 from mnet_jax.export.network import IMAGE, LOGITS, Network
 from mnet_jax.export.types import FORMATS, Format
 
@@ -68,7 +67,8 @@ def metadata(network: Network) -> dict[str, str]:
     """Returns the metadata of a file, texts by name; StableHLO stores none.
 
     `crop_share` is the side of the central square that is cut out of an image, divided by the
-    image's shorter side. `resolution` is the side to which the square is resized.
+    image's shorter side. `resolution` is the side to which the square is resized, with the filter
+    `interpolation`.
     """
     view = network.view
     return {
@@ -76,7 +76,8 @@ def metadata(network: Network) -> dict[str, str]:
         "class_names": json.dumps(network.class_names),
         "input": input_of(network),
         "resolution": f"{view.resolution}",
-        "crop_share": f"{CROP_SHARE if view.photographs else 1.0:g}",
+        "crop_share": f"{view.central_share:g}",
+        "interpolation": view.interpolation,
     }
 
 
@@ -114,7 +115,7 @@ def model_card(
         **metadata(network),
         "class_names": list(network.class_names),
         "resolution": network.resolution,
-        "crop_share": CROP_SHARE if network.view.photographs else 1.0,
+        "crop_share": network.view.central_share,
         "parameters": expense.params,
         "multiply_adds": expense.madds,
         "licence": licence,

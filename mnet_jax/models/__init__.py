@@ -6,6 +6,11 @@
 
 `model.spec` is the resolved architecture; `MobileNet(spec=...)` builds a network from any spec.
 
+    model, variables, class_names, view = models.load("hf://timm/mobilenetv2_100.ra_in1k")
+
+`load` and the other readers of models are those of `weights.opening`, for a model of the Hugging
+Face hub may have to be converted.
+
 Each name is imported when it is first used, so configs can import `models.types` without JAX.
 
 - `factories`: the papers' networks;
@@ -24,6 +29,7 @@ from etils import epy
 from mnet_jax.models.types import Remat
 
 with epy.lazy_api_imports(globals()):
+    from mnet_jax.data.types import View
     from mnet_jax.models.blocks import DepthwiseSeparable, FusedInvertedResidual, InvertedResidual
     from mnet_jax.models.factories import (
         mobilenet_v1,
@@ -48,18 +54,8 @@ with epy.lazy_api_imports(globals()):
     )
     from mnet_jax.models.network import ActivationPath, MobileNet, activation_paths
     from mnet_jax.models.normalization import Setting
-    from mnet_jax.models.saved import (
-        FILE_NAME,
-        SavedModel,
-        SavedModelError,
-        View,
-        digest,
-        is_plain,
-        load,
-        read_spec,
-        read_view,
-        save,
-    )
+    from mnet_jax.models.saved import FILE_NAME, SavedModel, SavedModelError, save
+    from mnet_jax.weights.opening import digest, is_plain, load, pinned, read_spec, read_view
 
 __all__ = [
     "FILE_NAME",
@@ -94,6 +90,7 @@ __all__ = [
     "mobilenet_v4_conv_large",
     "mobilenet_v4_conv_medium",
     "mobilenet_v4_conv_small",
+    "pinned",
     "read_spec",
     "read_view",
     "save",

@@ -26,12 +26,11 @@ from safetensors import SafetensorError, safe_open
 from mnet_jax import serialization
 from mnet_jax.architectures import NetworkSpec, variable_shapes
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
-from mnet_jax.data.types import Scaling
+from mnet_jax.data.types import View
 from mnet_jax.files import replace_file
 from mnet_jax.models.network import MobileNet
 from mnet_jax.models.types import Quantization
-from mnet_jax.serialization import added
-from mnet_jax.validation import make_fields_plain, one_line, require, require_choice
+from mnet_jax.validation import one_line, require
 
 FILE_NAME = "model.safetensors"
 MOST_SPEC_CHARACTERS = 2**17  # V4's largest network takes 8,000; a block takes about 200
@@ -45,27 +44,6 @@ Variables = Mapping[str, Any]
 
 class SavedModelError(ValueError):
     """A file that is not a readable saved model; the message is one line with path and reason."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """A model's preprocessing of images: crop to the central square, resize, scale the values.
-
-    Attributes:
-      resolution: side of the square in pixels.
-      photographs: whether the model was trained on images of many sizes. If so, the border of the
-        central square is cut off, and the rest is resized.
-      scaling: scaling of pixel values; see `config.DataConfig`.
-    """
-
-    resolution: int
-    photographs: bool
-    scaling: Scaling = added("symmetric")
-
-    def __post_init__(self) -> None:
-        make_fields_plain(self)
-        require(self.resolution >= 1, "resolution", self.resolution, "1 pixel or more")
-        require_choice("scaling", self.scaling, Scaling)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +128,7 @@ def save(
 
 
 def load(path: str | os.PathLike[str]) -> SavedModel:
-    """Reads a model: `model, variables, class_names, view = load("runs/digits")`.
+    """Reads a model of the local file system; `models.load` also reads those of the hub.
 
     Args:
       path: a file that `save` wrote, or a directory with a `model.safetensors`, such as the
@@ -186,6 +164,17 @@ def read_view(path: str | os.PathLike[str]) -> View | None:
         return _view_of(opened.metadata() or {})
 
 
+def is_saved_model(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a safetensors file says that it is a saved model: its metadata have a spec.
+
+    Raises:
+      SavedModelError: the file is not a readable safetensors file.
+    """
+    file = _file_of(path)
+    with _one_line(file), safe_open(file, framework="numpy") as opened:
+        return "spec" in (opened.metadata() or {})
+
+
 def is_plain(path: str | os.PathLike[str]) -> bool:
     """Returns whether a saved model is neither folded nor quantized.
 
@@ -199,10 +188,6 @@ def is_plain(path: str | os.PathLike[str]) -> bool:
 
 def digest(path: str | os.PathLike[str]) -> str:
     """Returns the SHA-256 of the file that `load(path)` would read, in hexadecimal digits.
-
-    `config.Pretrained` identifies weights by this digest, and so do stored trials and checkpoints.
-    The digest is computed from the bytes, not from the model, so that files of earlier versions
-    keep their digests.
 
     Raises:
       SavedModelError: there is no such file, or it cannot be read.

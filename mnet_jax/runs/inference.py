@@ -51,13 +51,7 @@ def classify(
       DataError: the file cannot be decoded, or has too many pixels.
       ValueError: the resolution is too small for the model.
     """
-    pixels = data.read_eval_image(
-        image,
-        view.resolution,
-        photograph=view.photographs,
-        scaling=view.scaling,
-        max_pixels=max_pixels,
-    )
+    pixels = data.read_eval_image(image, view, max_pixels)
     logits = jax.jit(partial(saved.model.apply, train=False))(saved.variables, pixels[None])
     probabilities = np.asarray(jax.nn.softmax(logits[0]))
     names = saved.class_names or tuple(map(str, range(len(probabilities))))

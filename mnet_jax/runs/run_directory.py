@@ -169,10 +169,7 @@ def model_keeper(
     if model is None:
         setting = config.quantization.setting if config.quantization else None
         model = models.MobileNet(spec=config.spec, quantization=setting)
-    photographs = dataset.test.shape is None
-    view = models.View(
-        resolution=config.data.resolution, photographs=photographs, scaling=config.data.scaling
-    )
+    view = config.data.view(photographs=dataset.test.shape is None)
 
     def keep(variables: Mapping[str, Any]) -> None:
         if jax.process_index() > 0:

@@ -1,7 +1,7 @@
 """Comparison of a network with a library's network that has the same weights."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +30,7 @@ def variants_of(spec: NetworkSpec, dialect: DialectName) -> list[NetworkSpec]:
 
 
 def describe_differences(
-    spec: NetworkSpec, dialects: tuple[DialectName, ...], image_size: Size | None
+    spec: NetworkSpec, networks: Sequence[NetworkSpec], image_size: Size | None
 ) -> str:
     """Describes how the computations of a network and of a library differ; empty if they agree.
 
@@ -40,21 +40,20 @@ def describe_differences(
 
     Args:
       spec: the network.
-      dialects: our dialects that compute the same as the library.
+      networks: the library's networks of this name and width.
       image_size: (rows, columns) of the images, since some paddings are equal at some sizes. None
         means any size.
     """
     ours = _arithmetic(spec)
-    known = [(v.dialect, _arithmetic(v)) for name in dialects for v in variants_of(spec, name)]
+    known = [(network.dialect, _arithmetic(network)) for network in networks]
     if any(theirs == ours for _, theirs in known):
         return ""
     constants = {theirs["dialect"] for _, theirs in known}
     if ours["dialect"] in constants:
         different = [key for key in ours if all(ours[key] != theirs[key] for _, theirs in known)]
         return f"different {', '.join(different) or 'activations'}; the logits will not agree"
-    message = (
-        f"dialect {spec.dialect.name}, legal: {', '.join(dialects)}; the logits will not agree"
-    )
+    dialects = ", ".join(dict.fromkeys(dialect.name for dialect, _ in known))
+    message = f"dialect {spec.dialect.name}, legal: {dialects}; the logits will not agree"
     fitting = [dialect for dialect, theirs in known if _without_padding(theirs, ours)]
     if image_size is not None:
         agree = pads_alike(spec, fitting, image_size)

@@ -36,6 +36,8 @@ class Library:
       dialects: by version (`mobilenet_v2`), our dialects that compute the same as the library.
       layout: layout of the library's framework.
       names: function that returns the library's names of every layer of a network.
+      variants: function that returns the library's networks with a spec's name and width, in a
+        dialect; the published ones unless the library has more.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Library:
     dialects: Mapping[str, tuple[DialectName, ...]]
     layout: Layout
     names: Callable[[NetworkSpec], dict[str, Names]]
+    variants: Callable[[NetworkSpec, DialectName], list[NetworkSpec]] = variants_of
 
     def entries(self, spec: NetworkSpec) -> list[ArrayEntry]:
         """Returns the entries of all arrays of a network, in order.
@@ -50,24 +53,28 @@ class Library:
         Raises:
           WeightsError: the library has no such network.
         """
-        if spec.name not in self.networks or not _has_published_layers(spec):
+        if spec.name not in self.networks or not self._has_layers_of(spec):
             legal = f"{', '.join(self.networks)}, with the papers' layers"
             raise WeightsError(f"model: {self.name} has no such {spec.name}, legal: {legal}")
         names = self.names(spec)
         layers = walk(spec, RESOLUTION)
         return [e for layer in layers for e in entries_of(layer, names[layer.name], self.layout)]
 
+    def _has_layers_of(self, spec: NetworkSpec) -> bool:
+        """Returns whether one of the library's networks has the variables of the spec.
 
-def _has_published_layers(spec: NetworkSpec) -> bool:
-    """Returns whether the spec has the variables of a published network.
+        The library has names only for these variables.
+        """
 
-    A library has names only for these variables.
-    """
+        def paths(one: NetworkSpec) -> list[str]:
+            return list(variable_shapes(one))
 
-    def paths(one: NetworkSpec) -> list[str]:
-        return list(variable_shapes(one))
+        return paths(spec) in map(paths, self.variants(spec, spec.dialect.name))
 
-    return paths(spec) in map(paths, variants_of(spec, spec.dialect.name))
+    def networks_like(self, spec: NetworkSpec) -> list[NetworkSpec]:
+        """Returns the library's networks with a spec's name and width, as the library has them."""
+        names = self.dialects[spec.name[: len("mobilenet_vN")]]
+        return [variant for name in names for variant in self.variants(spec, name)]
 
 
 def variables_from_state(
@@ -264,8 +271,7 @@ def _require_fit(
 
 def _warn_of_arithmetic(spec: NetworkSpec, library: Library, image_size: Size | None) -> None:
     """Warns if none of the library's networks of this version computes the same as `spec`."""
-    names = library.dialects[spec.name[: len("mobilenet_vN")]]
-    if difference := describe_differences(spec, names, image_size):
+    if difference := describe_differences(spec, library.networks_like(spec), image_size):
         warnings.warn(
             f"model: the weights fit, but its {spec.name} does not compute what {library.name}'s "
             f"does, {difference}",

@@ -27,16 +27,7 @@ from mnet_jax.weights.conversion import (
     variables_from_state,
 )
 from mnet_jax.weights.layouts import TORCH, Names
-
-STAGES = {  # number of blocks in each stage; in timm's `blocks.2.0`, 2 is the stage and 0 the block
-    "mobilenet_v1": (1, 2, 2, 6, 2),
-    "mobilenet_v2": (1, 2, 3, 4, 3, 3, 1),
-    "mobilenet_v3_large": (1, 2, 3, 4, 2, 3),
-    "mobilenet_v3_small": (1, 2, 3, 2, 3),
-    "mobilenet_v4_conv_small": (2, 2, 6, 6),
-    "mobilenet_v4_conv_medium": (1, 2, 8, 11),
-    "mobilenet_v4_conv_large": (1, 2, 11, 13),
-}
+from mnet_jax.weights.timm_names import ROWS, stages_of, timm_variants
 
 
 def from_timm(
@@ -48,7 +39,7 @@ def from_timm(
 ) -> dict[str, Any]:
     """Converts a timm state dict to our variables.
 
-        model = models.mobilenet_v4_conv_small(dialect="timm")
+        model = models.MobileNet(spec=weights.timm_spec("mobilenetv4_conv_small"))
         variables = weights.from_timm(weights.read("mobilenetv4.safetensors"), model)
 
     Args:
@@ -89,19 +80,20 @@ def to_timm(variables: Mapping[str, Any], model: MobileNet) -> dict[str, np.ndar
 
 
 def _names(spec: NetworkSpec) -> dict[str, Names]:
-    """Returns timm's names of all layers; from V3 on, `head/conv` is a stage of its own."""
+    """Returns timm's names of all layers; from V3 on, `head/conv` is in the last stage."""
     version = spec.name[: len("mobilenet_vN")]
-    stages = STAGES[spec.name]
     names = {"stem": Names("conv_stem", "bn1")}
-    places = [(s, i) for s, count in enumerate(stages) for i in range(count)]
-    for i, (block, (stage, index)) in enumerate(zip(spec.blocks, places, strict=True)):
+    places = [(s, i) for s, count in enumerate(stages_of(spec)) for i in range(count)]
+    for i, (block, (stage, index)) in enumerate(zip(spec.blocks, places, strict=False)):
         universal = version == "mobilenet_v4"
         for part, (kernel, norm) in _parts(block, universal).items():
             prefix = f"blocks.{stage}.{index}"
             layer = f"block_{i}/{part}" if part else f"block_{i}"
             names[layer] = Names(f"{prefix}.{kernel}", norm and f"{prefix}.{norm}")
     if spec.head.hidden:
-        names["head/conv"] = Names(f"blocks.{len(stages)}.0.conv", f"blocks.{len(stages)}.0.bn1")
+        stage, index = places[-1]
+        prefix = f"blocks.{stage}.{index}"
+        names["head/conv"] = Names(f"{prefix}.conv", f"{prefix}.bn1")
         norm = "norm_head" if spec.head.hidden.normalized else None
         names["head/hidden"] = Names("conv_head", norm)
     else:
@@ -138,7 +130,7 @@ def _parts(block: Block, universal: bool) -> dict[str, tuple[str, str | None]]:
 
 TIMM = Library(
     name="timm",
-    networks=tuple(STAGES),
+    networks=tuple(ROWS),
     dialects={
         "mobilenet_v1": ("timm",),
         "mobilenet_v2": ("timm",),
@@ -147,4 +139,5 @@ TIMM = Library(
     },
     layout=TORCH,
     names=_names,
+    variants=timm_variants,
 )

@@ -199,6 +199,16 @@ def test_repeats_keep_the_networks_shortcuts(shortcut):
     assert sum(block.shortcut == shortcut for block in spec.blocks) >= 5
 
 
+def test_each_stage_may_have_its_own_repeats():
+    spec = transforms.with_repeats(mobilenet_v2(), [1, 2, 3, 4, 3, 3, 1], [1, 3, 2, 4, 3, 5, 1])
+    expected = [16, *[24] * 3, *[32] * 2, *[64] * 4, *[96] * 3, *[160] * 5, 320]
+    assert [block.outputs for block in spec.blocks] == expected
+    strided = [i for i, block in enumerate(spec.blocks) if block.stride == 2]
+    assert strided == [1, 4, 6, 13]
+    same = transforms.with_repeats(mobilenet_v2(), [1, 2, 3, 4, 3, 3, 1], [1, 2, 3, 4, 3, 3, 1])
+    assert same == mobilenet_v2()
+
+
 ILLEGAL = [
     (transforms.with_bottleneck, (mobilenet_v1(), "linear"), ["bottleneck", "V2, V3, V4"]),
     (transforms.with_shortcut, (mobilenet_v1(), "none"), ["shortcut", "V2, V3, V4"]),
@@ -212,6 +222,7 @@ ILLEGAL = [
     (transforms.with_kernel, (mobilenet_v1(), 2), ["kernel", "2", "odd sizes"]),
     (transforms.with_kernel, (mobilenet_v1(), 0), ["kernel", "0", "odd sizes"]),
     (transforms.with_repeats, (mobilenet_v2(), [17], 0), ["repeats", "0", "1 to 100"]),
+    (transforms.with_repeats, (mobilenet_v2(), [9, 8], [9, 0]), ["repeats", "0", "1 to 100"]),
     (transforms.with_head_activation, (mobilenet_v1(), "relu"), ["head_activation", "V2, V3, V4"]),
     (transforms.with_block_activation, (mobilenet_v1(), "elu"), ["block_activation", "elu"]),
     (transforms.with_depth, (mobilenet_v2(), "shallow"), ["depth", "mobilenet_v1"]),

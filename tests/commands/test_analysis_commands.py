@@ -221,7 +221,7 @@ def test_cost_measures_every_convolution_and_draws_them(call, tmp_path, monkeypa
             "--resolution: got None, legal: pixels, 1 or more, such as --resolution 224",
         ),
         ("activations", f"{BOTH} --resolution 0", "--resolution: got 0, legal: 1 pixel or more"),
-        ("features", "", "--checkpoint: got None, legal: a run's directory or a saved model"),
+        ("features", "", "--checkpoint: got None, legal: a run's directory, a saved model, or hf://"),
         (
             "features", "--checkpoint {saved}/v1.safetensors --image {saved}/text.png",
             "text.png",

@@ -153,7 +153,7 @@ BAD_OF_ONE = [
     ("train", "--show-batch", "--show-batch: got '', legal: one value"),
 ]
 BAD_EVALUATION = [
-    ("", "--checkpoint: got None, legal: a run's directory or a saved model"),
+    ("", "--checkpoint: got None, legal: a run's directory, a saved model, or hf://"),
     ("--checkpoint nowhere --image x.png", "--checkpoint: got 'nowhere', legal: a path that exi"),
     ("--checkpoint model", "--image: got '', legal: one image file or more, or --dataset"),
     ("--checkpoint model --image x.png", "--image: got 'x.png', legal: a file that exists"),

@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from messages import assert_refused, call_command
 from PIL import Image
 from safetensors.numpy import save_file
 from small_networks import random_variables
@@ -107,7 +108,7 @@ def test_the_file_has_the_librarys_network_and_sees_as_it_does(place, monkeypatc
     saved = models.load("ours.safetensors")
     assert saved.model.spec == model.spec and saved.class_names == ("ant", "bee", "cat")
     assert saved.view == View(resolution=32, photographs=True, scaling="imagenet")
-    pixels = data.read_eval_image("x.png", 32, photograph=True, scaling="symmetric")
+    pixels = data.read_eval_image("x.png", View(resolution=32, photographs=True))
     means, deviations = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     theirs = (((pixels + 1) / 2 - means) / deviations).astype(np.float32)
     both = jax.jit(partial(model.apply, train=False))(variables, np.stack([theirs, pixels]))
@@ -136,12 +137,52 @@ def test_a_frozen_graph_of_slim_becomes_a_model(tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(
+    ("name", "flags", "classes", "side"),
+    [
+        ("mobilenetv1_025h.e1_r256_in1k", [], 1000, 256),
+        ("mobilenetv1_025h.e1_r256_in1k", ["--resolution", "64", "--num-classes", "3"], 3, 64),
+        ("mobilenetv4_conv_small_035.mine", ["--num-classes", "3"], 3, 224),
+        ("mobilenetv4_conv_small_035", [], 1000, 224),
+    ],
+)
+def test_a_name_of_timms_says_the_network(name, flags, classes, side, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = models.MobileNet(spec=weights.timm_spec(name, classes))
+    variables = random_variables(model, np.zeros((1, 32, 32, 3), np.float32), train=False)
+    state = weights.to_timm(variables, model)
+    save_file({n: np.ascontiguousarray(a) for n, a in state.items()}, "theirs.safetensors")
+    words = ["--timm-name", name, "--weights", "theirs.safetensors", "--scaling", "imagenet"]
+    monkeypatch.setattr(sys, "argv", ["convert", *words, *flags, "--to", "ours.safetensors"])
+    convert.main()
+    saved = models.load("ours.safetensors")
+    assert saved.model == model and saved.view.resolution == side
+    jax.tree.map(np.testing.assert_array_equal, saved.variables, variables)
+
+
 def test_fine_tuning_takes_the_pixels_over(place, monkeypatch):
     converted(monkeypatch, "--to", "ours.safetensors")
     monkeypatch.setattr(sys, "argv", ["train", "--pretrained", "ours.safetensors"])
     arm = planning.baseline(parse(planning.RunArguments, "train"), 100)
     assert arm.data.scaling == "imagenet" and arm.config(10).spec.head.num_classes == 10
     assert arm.spec.dialect.name == "torchvision"
+
+
+def test_fine_tuning_takes_crop_and_filter_over(place, monkeypatch):
+    flags = ["--crop-share", "0.95", "--interpolation", "bicubic"]
+    converted(monkeypatch, "--to", "ours.safetensors", *flags)
+    view = models.load("ours.safetensors").view
+    assert (view.crop_share, view.interpolation) == (0.95, "bicubic")
+    monkeypatch.setattr(sys, "argv", ["train", "--pretrained", "ours.safetensors"])
+    arm = planning.baseline(parse(planning.RunArguments, "train"), 100)
+    assert arm.data.view(photographs=True) == view
+
+
+def test_an_illegal_crop_is_refused(place, monkeypatch, capfd):
+    words = ["--library", "torchvision", "--weights", "theirs.safetensors", "--crop-share", "1.5"]
+    assert_refused(
+        call_command(convert, words, monkeypatch, capfd), "convert", "--crop-share", "1.5"
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,6 +209,31 @@ def test_fine_tuning_takes_the_pixels_over(place, monkeypatch):
         (
             "--library torchvision --weights theirs.safetensors --model mobilenet_v4_conv_small",
             "--dialect of mobilenet_v4: got 'torchvision', legal: paper, timm",
+        ),
+        (
+            "--timm-name mobilenetv4_hybrid_medium.e500_r224_in1k --weights theirs.safetensors",
+            "--timm-name: got 'mobilenetv4_hybrid_medium.e500_r224_in1k', legal: a network without",
+        ),
+        ("--timm-name resnet50 --weights theirs.safetensors", "--timm-name: got 'resnet50', legal"),
+        (
+            "--timm-name mobilenetv2_050 --library keras --weights theirs.safetensors",
+            "--library: got 'keras', legal: timm",
+        ),
+        (
+            "--timm-name mobilenetv2_050 --width 0.5 --weights theirs.safetensors",
+            "--width: got 0.5, legal: none with --timm-name",
+        ),
+        (
+            "--timm-name mobilenetv3_large_100.miil_in21k --weights theirs.safetensors",
+            "--num-classes: got None, legal: a number, which mobilenetv3_large_100.miil_in21k",
+        ),
+        (
+            "--timm-name mobilenetv2_050 --weights theirs.safetensors",
+            "--scaling: got None, legal: symmetric or imagenet",
+        ),
+        (
+            "--timm-name mobilenetv2_050 --weights theirs.safetensors --scaling imagenet",
+            "--weights: state_dict: does not fit mobilenet_v2 as timm names it",
         ),
     ],
 )

@@ -29,6 +29,8 @@ def saved(tmp_path_factory):
     models.save(folder / "float.safetensors", model, variables, view=view)
     models.save(folder / "named.safetensors", model, variables, view=view, class_names=names)
     models.save(folder / "viewless.safetensors", model, variables)
+    bicubic = models.View(resolution=32, photographs=True, crop_share=0.95, interpolation="bicubic")
+    models.save(folder / "bicubic.safetensors", model, variables, view=bicubic)
     images = np.random.default_rng(0).uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)
     seen = quantization.observe(model, variables, [images])
     for bits in (8, 4):
@@ -92,6 +94,15 @@ def test_without_a_data_set_random_images_are_compared(call, tmp_path):
     assert card["files"]["model.stablehlo"]["accuracy"] is None
     code, _, _ = call("--checkpoint {saved}/named.safetensors --input scaled --rounds 1")
     assert code == 0 and "times [0.00784314" in card_in(tmp_path / "exported")["input"]
+
+
+def test_the_card_says_how_an_image_is_cropped_and_resized(call, tmp_path):
+    for name, share, interpolation in (("named", 1.0, "bilinear"), ("bicubic", 0.95, "bicubic")):
+        line = f"--checkpoint {{saved}}/{name}.safetensors --output {name} --rounds 1"
+        assert call(line)[0] == 0
+        card = card_in(tmp_path / name)
+        found = (card["resolution"], card["crop_share"], card["interpolation"])
+        assert found == (32, share, interpolation)
 
 
 def test_a_network_in_8_bits_is_written_as_it_is(call, tmp_path):

@@ -8,15 +8,19 @@ from scipy import stats
 from mnet_jax.data import augment
 from mnet_jax.data.draws import Draws
 from mnet_jax.data.resize import central_view
+from mnet_jax.data.types import View
 
 
 def test_a_view_keeps_proportions_and_photographs_lose_their_border():
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (128, 256, 3))
-    whole = central_view(ramp, 128, photograph=False)
+    view = View(resolution=128, photographs=False)
+    whole = central_view(ramp, view)
     np.testing.assert_array_equal(whole, ramp[:, 64:192])  # the centre, at its own scale
-    middle = central_view(ramp, 112, photograph=True)  # 224/256 of 128: no scaling again
+    middle = central_view(
+        ramp, View(resolution=112, photographs=True)
+    )  # 224/256 of 128: no scaling again
     np.testing.assert_array_equal(middle, ramp[8:120, 72:184])
-    assert central_view(whole, 128, photograph=False) is whole
+    assert central_view(whole, view) is whole
 
 
 def draws(count, seed=0):

@@ -21,6 +21,7 @@ from mnet_jax import data
 from mnet_jax.config import DataConfig
 from mnet_jax.data.encoded import EncodedImage, read_encoded, read_size
 from mnet_jax.data.resize import central_view, crop
+from mnet_jax.data.types import View
 
 complaint = partial(one_line, data.DataError)
 PHOTOGRAPHS = [Image.fromarray(image) for image in load_sample_images().images]  # 640 x 427
@@ -53,7 +54,8 @@ def test_crops_are_those_of_the_whole_image(photograph, options, size):
             shrinking = min(box[2] - box[0], box[3] - box[1]) / side
             assert apart.mean() < (1 if shrinking >= 4 else 1e-9), (side, box)
             assert apart.max() <= 12
-        apart = levels_apart(central_view(encoded, side, True), central_view(whole, side, True))
+        view = View(resolution=side, photographs=True)
+        apart = levels_apart(central_view(encoded, view), central_view(whole, view))
         assert apart.mean() < 1
 
 
@@ -294,6 +296,7 @@ def test_a_batch_of_photographs_is_that_of_whole_images(tmp_path):
     config = DataConfig(name="folder", directory=str(tmp_path), resolution=64, batch_size=4)
     dataset = data.load(config)
     (batch,) = data.eval_batches(dataset.test, config)
-    whole = [central_view(dataset.test[i]["image"], 64, photograph=True) for i in range(4)]
+    view = View(resolution=64, photographs=True)
+    whole = [central_view(dataset.test[i]["image"], view) for i in range(4)]
     np.testing.assert_allclose(batch["image"], np.stack(whole) / np.float32(127.5) - 1, atol=1e-6)
     assert batch["label"].tolist() == [0, 0, 1, 1]

@@ -10,6 +10,7 @@ import chex
 import numpy as np
 import pytest
 from flax import traverse_util
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from tiny_network import make_tiny_spec
 
@@ -46,6 +47,17 @@ def test_a_model_comes_back_as_it_was(saved):
         assert loaded.view == View(resolution=24, photographs=True)
     assert models.read_spec(file) == model.spec
     assert [path.name for path in file.parent.iterdir()] == [models.FILE_NAME]
+
+
+def test_crop_and_filter_come_back_and_the_usual_ones_are_not_written(saved, tmp_path):
+    """So a file with the usual view has the bytes, and the digest, that it always had."""
+    model, variables, file = saved
+    with safe_open(file, framework="numpy") as opened:
+        assert opened.metadata()["view"] == '{"photographs":true,"resolution":24}'
+    view = View(resolution=24, photographs=True, crop_share=0.95, interpolation="bicubic")
+    models.save(tmp_path / "m.safetensors", model, variables, view=view)
+    assert models.load(tmp_path / "m.safetensors").view == view
+    assert models.read_view(tmp_path / "m.safetensors") == view
 
 
 def test_a_loaded_model_computes(saved):

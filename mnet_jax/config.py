@@ -266,6 +266,9 @@ class TrainingConfig:
       warmup_epochs: epochs in which the learning rate rises linearly from zero to the peak.
       weight_decay: L2 coefficient for kernels; biases and normalization parameters never decay.
       decay_depthwise: whether depthwise kernels decay too (V1 paper, section 3.2: better not).
+      clip_norm: largest norm of the gradient, over all parameters at once; a longer gradient is
+        scaled to this norm (arXiv 1211.5063, algorithm 1); 0 for none. The mean gradient of the
+        whole batch is clipped, before weight decay is added.
       label_smoothing: share of each label that is spread evenly over all classes.
       mixup: alpha of the Beta distribution of mixup's weights (arXiv 1710.09412); 0 for none. If
         `cutmix` is set too, each is used for half of the batches.
@@ -301,6 +304,7 @@ class TrainingConfig:
     warmup_epochs: float = 1.0
     weight_decay: float = 4e-5
     decay_depthwise: bool = False
+    clip_norm: float = added(0.0)
     label_smoothing: float = 0.1
     mixup: float = added(0.0)
     cutmix: float = added(0.0)
@@ -327,6 +331,7 @@ class TrainingConfig:
             f"from 0 to the epochs ({self.epochs})",
         )
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(self.clip_norm >= 0, "clip_norm", self.clip_norm, "0 or more")
         require(
             0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 to below 1"
         )

@@ -144,6 +144,7 @@ def test_every_value_of_an_axis_makes_the_key_that_it_made():
         "quantization",
         "crop_share",
         "interpolation",
+        "clip_norm",
         *(axis.name for axis in axes.RETIRED_AXES),
     ]
     added = [name for name in found.keys() - of("mobilenet").keys()]

@@ -26,6 +26,7 @@ class StaticRecipe:
     Attributes:
       optimizer: the kind of update rule.
       nesterov: whether the update rule uses Nesterov momentum.
+      clips: whether gradients are clipped by their global norm.
       scales_by_depth: whether `optimizer.scale_by_depth` scales the updates.
       averages: whether moving averages of the variables are kept, and evaluated in their place.
       mixing: how batches are mixed: `mixup`, `cutmix`, both or neither.
@@ -36,6 +37,7 @@ class StaticRecipe:
 
     optimizer: type[Optimizer]
     nesterov: bool
+    clips: bool
     scales_by_depth: bool
     averages: bool
     mixing: tuple[str, ...]
@@ -56,6 +58,7 @@ class StaticRecipe:
         return cls(
             optimizer=type(rule),
             nesterov=isinstance(rule, Sgd) and rule.nesterov,
+            clips=config.clip_norm > 0,
             scales_by_depth=config.frozen > 0 or config.depth_decay != 1.0,
             averages=config.ema_decay > 0,
             mixing=tuple(_alphas(config)),
@@ -76,7 +79,7 @@ class Hyperparameters(NamedTuple):
 
     Attributes:
       learning_rate: the learning rate of one step.
-      weight_decay, label_smoothing, ema_decay, depth_decay: as in `TrainingConfig`.
+      weight_decay, clip_norm, label_smoothing, ema_decay, depth_decay: as in `TrainingConfig`.
       mixing: the alphas of the methods in `StaticRecipe.mixing`, by name.
       rule: the numbers in `TrainingConfig.optimizer`, by field name.
       loss_limit: if `StaticRecipe.skips`, the update of a step with a higher loss is skipped; None
@@ -86,6 +89,7 @@ class Hyperparameters(NamedTuple):
 
     learning_rate: Scalar
     weight_decay: Scalar
+    clip_norm: Scalar
     label_smoothing: Scalar
     ema_decay: Scalar
     depth_decay: Scalar
@@ -104,6 +108,7 @@ class Hyperparameters(NamedTuple):
         return cls(
             learning_rate=np.float32(config.learning_rate),
             weight_decay=np.float32(config.weight_decay),
+            clip_norm=np.float32(config.clip_norm),
             label_smoothing=np.float32(config.label_smoothing),
             ema_decay=np.float32(config.ema_decay),
             depth_decay=np.float32(config.depth_decay),

@@ -101,7 +101,8 @@ def make(
 ) -> Callable[[Hyperparameters], optax.GradientTransformation]:
     """Returns a run's update rule as a function of its hyperparameters, which may be traced.
 
-    Weight decay is L2 regularization added to the gradient; in AdamW it is decoupled.
+    The gradient is clipped first. Then weight decay is added to it as L2 regularization; in AdamW
+    weight decay is decoupled. The learning rates of depths scale the resulting update.
 
     Args:
       structure: the training settings that are compiled.
@@ -110,6 +111,8 @@ def make(
 
     def update_of(hyperparams: Hyperparameters) -> optax.GradientTransformation:
         rule = _rule(structure, hyperparams)
+        if structure.clips:
+            rule = optax.chain(optax.clip_by_global_norm(hyperparams.clip_norm), rule)
         if not structure.scales_by_depth:
             return rule
         depth = scale_by_depth(parts, frozen=structure.frozen, depth_decay=hyperparams.depth_decay)

@@ -99,6 +99,7 @@ LEGAL = {  # axis: (networks that it suits, values)
     "warmup_epochs": (ALL, (0.0, 2.5)),
     "weight_decay": (ALL, (0.0, 1e-4)),
     "decay_depthwise": (ALL, (False, True)),
+    "clip_norm": (ALL, (0.0, 1.0)),
     "label_smoothing": (ALL, (0.0, 0.1)),
     "mixup": (ALL, (0.0, 0.2)),
     "cutmix": (ALL, (0.0, 1.0)),
@@ -531,7 +532,8 @@ def test_labels_are_what_a_table_shows():
         "factor": ABSENT, "every_epochs": ABSENT, "warmup_epochs": "1",
         "label_smoothing": "0.1", "mixup": "0", "cutmix": "0", "ema_decay": "0.99",
         "weight_decay": "4e-05",
-        "decay_depthwise": "True", "frozen": "0", "depth_decay": "1", "precision": "float32",
+        "decay_depthwise": "True", "clip_norm": "0",
+        "frozen": "0", "depth_decay": "1", "precision": "float32",
         "parallel": "jit", "lowering": "auto", "on_divergence": "halt", "spike_factor": "0",
         "accumulate": "1", "norm_groups": "1", "remat": "none", "initial_weights": "random",
     }  # fmt: skip

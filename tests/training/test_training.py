@@ -127,6 +127,47 @@ def test_adamw_decays_beside_the_gradient(gradients):
         np.testing.assert_allclose(got, w, rtol=1e-4)
 
 
+@pytest.mark.parametrize("limit", [2.0, 3.0])  # below and above some of the norms
+def test_gradients_are_clipped_by_their_common_norm_before_weight_decay(gradients, limit):
+    config = TrainingConfig(
+        optimizer=Sgd(momentum=0.9),
+        learning_rate=0.1,
+        schedule=Constant(),
+        warmup_epochs=0,
+        weight_decay=0.01,
+        clip_norm=limit,
+    )
+    norms = np.sqrt((gradients**2).sum(axis=(1, 2)))
+    assert norms.max() > limit, "else this test would see nothing"
+    w, velocity = np.ones((3, 4)), np.zeros((3, 4))
+    for gradient, norm, got in zip(
+        gradients, norms, trajectory(config, gradients, np.ones((3, 4), np.float32)), strict=True
+    ):
+        velocity = 0.9 * velocity + gradient * min(1, limit / norm) + 0.01 * w
+        w = w - 0.1 * velocity
+        np.testing.assert_allclose(got, w, rtol=1e-5)
+
+
+def test_clipping_is_torchs():
+    torch = pytest.importorskip("torch", reason="its clip_grad_norm_ is the oracle")
+    rng = np.random.default_rng(3)
+    trees = [{"kernel": rng.normal(size=(3, 4)), "bias": rng.normal(size=4)} for _ in range(2)]
+    gradients = jax.tree.map(lambda x: x.astype(np.float32), {"stem": trees[0], "head": trees[1]})
+    config = TrainingConfig(
+        optimizer=Sgd(momentum=0.0), learning_rate=1.0, weight_decay=0.0, warmup_epochs=0,
+        schedule=Constant(), clip_norm=1.5,
+    )  # fmt: skip
+    update = optimizer.make(StaticRecipe.of(config))(Hyperparameters.of(config))
+    zeros = jax.tree.map(np.zeros_like, gradients)
+    changes, _ = update.update(gradients, update.init(zeros), zeros)
+    weights = [torch.zeros(x.shape, requires_grad=True) for x in jax.tree.leaves(gradients)]
+    for weight, gradient in zip(weights, jax.tree.leaves(gradients), strict=True):
+        weight.grad = torch.tensor(gradient)
+    torch.nn.utils.clip_grad_norm_(weights, 1.5)
+    for change, weight in zip(jax.tree.leaves(changes), weights, strict=True):
+        np.testing.assert_allclose(-change, weight.grad.numpy(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("rule", [Sgd(momentum=0.0), RmsProp(), AdamW()])
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_decay_leaves_out_normalization_biases_and_unless_told_depthwise_kernels(rule, depthwise):

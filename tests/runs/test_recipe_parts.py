@@ -1,0 +1,49 @@
+"""Whole runs with each part of a recipe: they learn, and a stopped one resumes exactly."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from run_digest import digest
+from tiny_network import make_short_spec
+
+from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
+from mnet_jax.runs.run import run
+from mnet_jax.training.stopping import Stop, StoppedError
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled", "data_folder")
+
+PLAIN = RunConfig(
+    spec=make_short_spec(),
+    data=DataConfig(name="digits", resolution=8, batch_size=256, augmentation="none"),
+    training=TrainingConfig(epochs=2, warmup_epochs=0.0, lowering="shifted"),
+)
+PARTS = {
+    "clipping": {"clip_norm": 0.05},
+}
+
+
+def with_part(part):
+    return dataclasses.replace(PLAIN, training=dataclasses.replace(PLAIN.training, **PARTS[part]))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return run(PLAIN, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_run_with_a_part_is_another_run_and_resumes_exactly(part, plain, tmp_path):
+    config = with_part(part)
+    whole = run(config, tmp_path / "whole")
+    assert np.isfinite(whole.test_loss)
+    assert whole.history[0].train_loss != plain.history[0].train_loss
+    stop = Stop()
+
+    def report(event):
+        stop.requested |= (event.phase, event.epoch, event.step) == ("train", 2, 2)
+
+    with pytest.raises(StoppedError):
+        run(config, tmp_path / "stopped", stop=stop, report=report)
+    resumed = run(config, tmp_path / "stopped")
+    assert digest(tmp_path / "stopped", resumed) == digest(tmp_path / "whole", whole)

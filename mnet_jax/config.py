@@ -184,7 +184,7 @@ class RmsProp:
       decay: decay rate of the moving average of squared gradients.
       momentum: share of the previous update that is added to the next one.
       epsilon: added to the denominator, against division by zero; inside the root in RMSProp,
-        outside in AdamW.
+        outside in the other optimizers.
       initial_square: initial value of the moving average of squared gradients.
     """
 
@@ -223,6 +223,66 @@ class AdamW:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lamb:
+    """LAMB, for large batches (arXiv 1904.00962, algorithm 2).
+
+    The update of an array is that of AdamW, scaled to the norm of the array. The ratio of the two
+    norms is taken for every array, including biases and normalization parameters; it is 1 if one
+    of the norms is 0.
+
+    Attributes:
+      beta1: decay rate of the moving average of gradients.
+      beta2: decay rate of the moving average of squared gradients.
+      epsilon: added to the denominator, outside the root, against division by zero.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        make_fields_plain(self)
+        _require_share("beta1", self.beta1)
+        _require_share("beta2", self.beta2)
+        require(self.epsilon > 0, "epsilon", self.epsilon, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muon:
+    """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon): orthogonalized momentum.
+
+    Muon updates the matrices between two hidden layers: the kernels of pointwise convolutions and
+    of dense layers. The update is the Nesterov momentum, corrected for its start at 0 as in Optax,
+    with all singular values brought to about 1. As its author advises, AdamW updates the rest: the
+    classifier, full convolutions such as the stem, depthwise kernels, biases and normalization
+    parameters. One learning rate and one weight decay, which is decoupled, serve both (arXiv
+    2502.16982, section 2.2).
+
+    Attributes:
+      momentum: share of the previous update that is added to the next one.
+      update_rms: root mean square of a matrix's update before the learning rate, if the matrix is
+        square; 0.2 is typical of AdamW's updates.
+      beta1: decay rate of the moving average of gradients in AdamW.
+      beta2: decay rate of the moving average of squared gradients in AdamW.
+      epsilon: added to the denominator in AdamW, outside the root, against division by zero.
+    """
+
+    momentum: float = 0.95
+    update_rms: float = 0.2
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        make_fields_plain(self)
+        _require_share("momentum", self.momentum)
+        require(self.update_rms > 0, "update_rms", self.update_rms, "above 0")
+        _require_share("beta1", self.beta1)
+        _require_share("beta2", self.beta2)
+        require(self.epsilon > 0, "epsilon", self.epsilon, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Constant:
     """A constant schedule: the peak learning rate at every step after the warm-up."""
 
@@ -250,7 +310,7 @@ class Exponential:
         require(self.every_epochs > 0, "every_epochs", self.every_epochs, "above 0")
 
 
-Optimizer = Sgd | RmsProp | AdamW
+Optimizer = Sgd | RmsProp | AdamW | Lamb | Muon
 Schedule = Constant | Cosine | Exponential
 
 

@@ -15,7 +15,17 @@ from messages import one_line
 from mnet_jax import architectures, models, serialization
 from mnet_jax.analysis import cost
 from mnet_jax.architectures import FACTORIES, transforms
-from mnet_jax.config import AdamW, DataConfig, Exponential, RmsProp, RunConfig, Sgd, TrainingConfig
+from mnet_jax.config import (
+    AdamW,
+    DataConfig,
+    Exponential,
+    Lamb,
+    Muon,
+    RmsProp,
+    RunConfig,
+    Sgd,
+    TrainingConfig,
+)
 from mnet_jax.models import View
 from mnet_jax.validation import plain
 
@@ -121,7 +131,7 @@ CONFIGS = (
     RunConfig(spec=architectures.mobilenet_v1(width=0.25), seed=3),
     DataConfig(batch_size=64, start_resolution=16, erasing=0.1, bad_images=1),
     TrainingConfig(epochs=3, learning_rate=0.05, frozen=1, accumulate=2, mixup=0.2),
-    *(Sgd(), RmsProp(), AdamW(), Exponential()),
+    *(Sgd(), RmsProp(), AdamW(), Lamb(), Muon(), Exponential()),
     View(resolution=96, photographs=True),
     *architectures.mobilenet_v3("small").blocks[:1],
     architectures.mobilenet_v3("small").head,

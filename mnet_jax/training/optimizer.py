@@ -1,12 +1,24 @@
 """Optax optimizers and schedules, configured as the papers define them."""
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 import optax
+import optax.contrib
 
-from mnet_jax.config import AdamW, Constant, Cosine, Sgd, TrainingConfig
+from mnet_jax.config import (
+    AdamW,
+    Constant,
+    Cosine,
+    Lamb,
+    Muon,
+    RmsProp,
+    Sgd,
+    TrainingConfig,
+)
 from mnet_jax.training.hyperparameters import Hyperparameters, Scalar, StaticRecipe
 
 
@@ -101,8 +113,8 @@ def make(
 ) -> Callable[[Hyperparameters], optax.GradientTransformation]:
     """Returns a run's update rule as a function of its hyperparameters, which may be traced.
 
-    The gradient is clipped first. Then weight decay is added to it as L2 regularization; in AdamW
-    weight decay is decoupled. The learning rates of depths scale the resulting update.
+    The gradient is clipped first. Then weight decay is added to it as L2 regularization; in AdamW,
+    LAMB and Muon weight decay is decoupled. Last, the update is scaled by depth.
 
     Args:
       structure: the training settings that are compiled.
@@ -121,8 +133,40 @@ def make(
     return update_of
 
 
+def is_orthogonalized(params: optax.Params) -> optax.Params:
+    """Returns a tree of booleans: whether Muon orthogonalizes the update of each parameter.
+
+    It does so for the matrices [in, out] between two hidden layers; see `config.Muon`.
+    """
+
+    def is_hidden_matrix(path: tuple[Any, ...], p: jax.Array) -> bool:
+        return p.ndim == 2 and not any(getattr(key, "key", None) == "classifier" for key in path)
+
+    return jax.tree_util.tree_map_with_path(is_hidden_matrix, params)
+
+
+def orthogonalize(momentum: Scalar, update_rms: Scalar) -> optax.GradientTransformation:
+    """Turns gradients [m, n] into Nesterov momentum whose singular values are all about 1, scaled.
+
+    The factor `update_rms * sqrt(max(m, n))` gives the update about the same root mean square as
+    AdamW's, whatever its shape (arXiv 2502.16982, equation 4). The singular values are those that
+    five steps of Newton and Schulz's iteration reach, with Jordan's coefficients.
+    """
+
+    def matrices(updates: optax.Updates) -> optax.Updates:
+        return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), updates)
+
+    def scaled(update: jax.Array) -> jax.Array:
+        return update_rms * math.sqrt(max(update.shape)) * update
+
+    return optax.chain(
+        optax.contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=matrices),
+        optax.stateless(lambda updates, params: jax.tree.map(scaled, updates)),
+    )
+
+
 def _rule(structure: StaticRecipe, hyperparams: Hyperparameters) -> optax.GradientTransformation:
-    rule = hyperparams.rule
+    rule, decay = hyperparams.rule, hyperparams.weight_decay
 
     def rate(count: jax.Array) -> Scalar:
         """A schedule that returns the step's learning rate and ignores its argument.
@@ -135,18 +179,12 @@ def _rule(structure: StaticRecipe, hyperparams: Hyperparameters) -> optax.Gradie
     def mask(params: optax.Params) -> optax.Params:
         return decay_mask(params, depthwise=structure.decay_depthwise)
 
-    if structure.optimizer is AdamW:
-        return optax.adamw(
-            rate,
-            b1=rule["beta1"],
-            b2=rule["beta2"],
-            eps=rule["epsilon"],
-            weight_decay=hyperparams.weight_decay,
-            mask=mask,
-        )
+    l2 = optax.add_decayed_weights(decay, mask)
     if structure.optimizer is Sgd:
-        update = optax.sgd(rate, momentum=rule["momentum"], nesterov=structure.nesterov)
-    else:
+        return optax.chain(
+            l2, optax.sgd(rate, momentum=rule["momentum"], nesterov=structure.nesterov)
+        )
+    if structure.optimizer is RmsProp:
         update = optax.rmsprop(
             rate,
             decay=rule["decay"],
@@ -155,4 +193,17 @@ def _rule(structure: StaticRecipe, hyperparams: Hyperparameters) -> optax.Gradie
             eps_in_sqrt=True,
             momentum=rule["momentum"],
         )
-    return optax.chain(optax.add_decayed_weights(hyperparams.weight_decay, mask), update)
+        return optax.chain(l2, update)
+    betas = rule["beta1"], rule["beta2"]
+    if structure.optimizer is Lamb:
+        return optax.lamb(rate, *betas, eps=rule["epsilon"], weight_decay=decay, mask=mask)
+    adamw = optax.adamw(rate, *betas, eps=rule["epsilon"], weight_decay=decay, mask=mask)
+    if structure.optimizer is AdamW:
+        return adamw
+    assert structure.optimizer is Muon
+    of_matrices = optax.chain(
+        orthogonalize(rule["momentum"], rule["update_rms"]),
+        optax.add_decayed_weights(decay),
+        optax.scale_by_learning_rate(rate),
+    )
+    return optax.partition({True: of_matrices, False: adamw}, is_orthogonalized)

@@ -91,7 +91,7 @@ BAD = [
     ("--ema-decay 1", "--ema-decay: got 1.0, legal: 0 to below 1"),
     ("--weight-decay -1", "--weight-decay: got -1.0, legal: 0 or more"),
     ("--epochs 0", "--epochs: got 0, legal: 1 or more"),
-    ("--optimizer lion", "--optimizer: got 'lion', legal: sgd, rmsprop, adamw"),
+    ("--optimizer lion", "--optimizer: got 'lion', legal: sgd, rmsprop, adamw, lamb, muon"),
     ("--recipe v9", "--recipe: got 'v9', legal: v2-digits", "v4-conv-small-imagenet"),
     ("--momentum 1", "--momentum: got 1.0, legal: 0 to below 1"),
     ("--optimizer adamw --momentum 0.9", "--momentum: the optimizer adamw has none, legal: sgd"),

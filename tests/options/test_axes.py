@@ -84,7 +84,7 @@ LEGAL = {  # axis: (networks that it suits, values)
     "crop_share": (ALL, (0.95, 1.0)),
     "interpolation": (ALL, ("bilinear", "bicubic")),
     "epochs": (ALL, (1, 30)),
-    "optimizer": (ALL, ("sgd", "rmsprop", "adamw")),
+    "optimizer": (ALL, ("sgd", "rmsprop", "adamw", "lamb", "muon")),
     "nesterov": (ALL, (False, True)),
     "decay": ((), ()),
     "momentum": (ALL, (0.0, 0.95)),
@@ -92,6 +92,7 @@ LEGAL = {  # axis: (networks that it suits, values)
     "initial_square": ((), ()),
     "beta1": ((), ()),
     "beta2": ((), ()),
+    "update_rms": ((), ()),
     "learning_rate": (ALL, (0.001, 0.1)),
     "schedule": (ALL, ("constant", "cosine", "exponential")),
     "factor": ((), ()),
@@ -363,6 +364,8 @@ KINDS = {  # optimizer or schedule: its own numbers
     "sgd": ("momentum", "nesterov"),
     "rmsprop": ("decay", "momentum", "epsilon", "initial_square"),
     "adamw": ("beta1", "beta2", "epsilon"),
+    "lamb": ("beta1", "beta2", "epsilon"),
+    "muon": ("momentum", "update_rms", "beta1", "beta2", "epsilon"),
     "constant": (),
     "cosine": (),
     "exponential": ("factor", "every_epochs"),
@@ -371,10 +374,10 @@ KINDS = {  # optimizer or schedule: its own numbers
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_numbers_of_an_optimizer_or_schedule_are_axes_where_it_is(kind):
-    whole = "optimizer" if kind in [*KINDS][:3] else "schedule"
+    whole = "optimizer" if kind in [*KINDS][:5] else "schedule"
     base = with_values(V2, {whole: kind})
     assert type(getattr(base.training, whole)).__name__.lower() == kind
-    kinds = [*KINDS][:3] if whole == "optimizer" else [*KINDS][3:]
+    kinds = [*KINDS][:5] if whole == "optimizer" else [*KINDS][5:]
     for name in {name for other in kinds for name in KINDS[other]}:
         value = name == "nesterov" or 0.5
         if name in KINDS[kind]:
@@ -474,11 +477,16 @@ def test_the_grid_has_no_duplicates():
         (V2, {"input_stride": 3}, "input_stride", "3, legal: 4, 2, 1"),
         (V2, {"dropout": 1}, "dropout", "1.0, legal: 0 to below 1"),
         (V2, {"momentum": 1.0}, "momentum", "1.0, legal: 0 to below 1"),
-        (V2, {"beta1": 0.9}, "beta1", "the optimizer sgd has none, legal: adamw"),
-        (V2, {"epsilon": 1.0}, "epsilon", "the optimizer sgd has none, legal: rmsprop, adamw"),
+        (V2, {"beta1": 0.9}, "beta1", "the optimizer sgd has none, legal: adamw, lamb, muon"),
+        (
+            V2,
+            {"epsilon": 1.0},
+            "epsilon",
+            "the optimizer sgd has none, legal: rmsprop, adamw, lamb, muon",
+        ),
         (V2, {"schedule": "exponential", "factor": 2.0}, "factor", "2.0, legal: above 0 and up"),
         (V2, {"optimizer": "rmsprop", "epsilon": 0}, "epsilon", "0.0, legal: above 0"),
-        (V2, {"optimizer": "lion"}, "optimizer", "'lion', legal: sgd, rmsprop, adamw"),
+        (V2, {"optimizer": "lion"}, "optimizer", "'lion', legal: sgd, rmsprop, adamw, lamb, muon"),
         (V2, {"warmup_epochs": 30}, "warmup_epochs", "30.0, legal: from 0 to the epochs (20)"),
         (V1, {"bottleneck": "linear"}, "bottleneck", "legal: V2, V3, V4"),
         (V1, {"expansion": 6}, "expansion", "legal: V2, V3, V4"),
@@ -528,7 +536,8 @@ def test_labels_are_what_a_table_shows():
         "scaling": "symmetric", "crop_share": "0.875", "interpolation": "bilinear",
         "epochs": "20", "optimizer": "sgd", "nesterov": "False",
         "momentum": "0.9", "decay": ABSENT, "initial_square": ABSENT, "beta1": ABSENT,
-        "beta2": ABSENT, "epsilon": ABSENT, "learning_rate": "0.045", "schedule": "cosine",
+        "beta2": ABSENT, "update_rms": ABSENT, "epsilon": ABSENT,
+        "learning_rate": "0.045", "schedule": "cosine",
         "factor": ABSENT, "every_epochs": ABSENT, "warmup_epochs": "1",
         "label_smoothing": "0.1", "mixup": "0", "cutmix": "0", "ema_decay": "0.99",
         "weight_decay": "4e-05",

@@ -7,7 +7,7 @@ import pytest
 from run_digest import digest
 from tiny_network import make_short_spec
 
-from mnet_jax.config import DataConfig, RunConfig, TrainingConfig
+from mnet_jax.config import DataConfig, Lamb, Muon, RunConfig, TrainingConfig
 from mnet_jax.runs.run import run
 from mnet_jax.training.stopping import Stop, StoppedError
 
@@ -20,6 +20,8 @@ PLAIN = RunConfig(
 )
 PARTS = {
     "clipping": {"clip_norm": 0.05},
+    "lamb": {"optimizer": Lamb(), "learning_rate": 0.01},
+    "muon": {"optimizer": Muon(), "learning_rate": 0.01},
 }
 
 

@@ -16,6 +16,8 @@ from mnet_jax.config import (
     Cosine,
     DataConfig,
     Exponential,
+    Lamb,
+    Muon,
     RmsProp,
     RunConfig,
     Sgd,
@@ -48,6 +50,11 @@ OTHER_RULES = {  # of each kind two that differ in every number
     "nesterov": (Sgd(nesterov=True), Sgd(momentum=0.5, nesterov=True)),
     "rmsprop": (RmsProp(), RmsProp(decay=0.5, momentum=0.1, epsilon=0.1, initial_square=0.0)),
     "adamw": (AdamW(), AdamW(beta1=0.5, beta2=0.9, epsilon=0.1)),
+    "lamb": (Lamb(), Lamb(beta1=0.5, beta2=0.9, epsilon=0.1)),
+    "muon": (
+        Muon(),
+        Muon(momentum=0.5, update_rms=0.1, beta1=0.5, beta2=0.9, epsilon=0.1),
+    ),
 }
 
 # A linear model, whose training is by hand.

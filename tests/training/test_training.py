@@ -1,5 +1,6 @@
 """The optimizer, the losses and the step, against NumPy and the papers' formulas."""
 
+import dataclasses
 import functools
 import math
 
@@ -9,15 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_networks import initial_variables
+from flax import traverse_util
+from small_networks import initial_variables, small_v3
 from tiny_network import make_short_spec
 
 from mnet_jax import models
+from mnet_jax.architectures import variable_shapes
 from mnet_jax.config import (
     AdamW,
     Constant,
     Cosine,
     Exponential,
+    Lamb,
+    Muon,
     RmsProp,
     Sgd,
     TrainingConfig,
@@ -168,7 +173,94 @@ def test_clipping_is_torchs():
         np.testing.assert_allclose(-change, weight.grad.numpy(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("rule", [Sgd(momentum=0.0), RmsProp(), AdamW()])
+def numpy_adam(gradients, beta1, beta2, epsilon):
+    """The directions of Adam, one for each gradient, in float64."""
+    first = second = 0.0
+    for t, gradient in enumerate(gradients.astype(np.float64), start=1):
+        first = beta1 * first + (1 - beta1) * gradient
+        second = beta2 * second + (1 - beta2) * gradient**2
+        yield (first / (1 - beta1**t)) / (np.sqrt(second / (1 - beta2**t)) + epsilon)
+
+
+def test_lamb_is_the_papers(gradients):
+    """Algorithm 2: the update has the norm of the array; weight decay is within the update."""
+    config = TrainingConfig(
+        optimizer=Lamb(), learning_rate=0.1, schedule=Constant(), warmup_epochs=0, weight_decay=0.5
+    )
+    w = np.ones((3, 4))
+    found = trajectory(config, gradients, np.ones((3, 4), np.float32))
+    for adam, got in zip(numpy_adam(gradients, 0.9, 0.999, 1e-6), found, strict=True):
+        direction = adam + 0.5 * w
+        w = w - 0.1 * np.linalg.norm(w) / np.linalg.norm(direction) * direction
+        np.testing.assert_allclose(got, w, rtol=1e-4)
+
+
+MUON = TrainingConfig(
+    optimizer=Muon(), learning_rate=0.1, schedule=Constant(), warmup_epochs=0, weight_decay=0.5
+)
+
+
+def numpy_orthogonalized(matrix):
+    """Jordan's five steps, on the singular values: each is put through his polynomial."""
+    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    s = s / np.linalg.norm(matrix)
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return u * s @ v
+
+
+def test_muon_orthogonalizes_nesterovs_momentum(gradients):
+    w, average = np.ones((3, 4)), np.zeros((3, 4))
+    found = trajectory(MUON, gradients, np.ones((3, 4), np.float32))
+    for t, (gradient, got) in enumerate(zip(gradients, found, strict=True), start=1):
+        average = 0.95 * average + 0.05 * gradient
+        ahead = 0.95 * average / (1 - 0.95 ** (t + 1)) + 0.05 * gradient / (1 - 0.95**t)
+        w = w - 0.1 * (0.2 * np.sqrt(4) * numpy_orthogonalized(ahead) + 0.5 * w)
+        np.testing.assert_allclose(got, w, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (24, 6), (8, 8)], ids=str)
+def test_a_step_of_muon_is_torchs(shape):
+    """torch computes it in bfloat16."""
+    torch = pytest.importorskip("torch", reason="its Muon is the oracle")
+    rng = np.random.default_rng(4)
+    start, gradient = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
+    (found,) = trajectory(MUON, gradient[None], start)
+    weight = torch.nn.Parameter(torch.tensor(start))
+    weight.grad = torch.tensor(gradient)
+    rule = torch.optim.Muon([weight], lr=0.1, weight_decay=0.5, adjust_lr_fn="match_rms_adamw")
+    rule.step()
+    expected = weight.detach().numpy()
+    moved = np.abs(expected - start).max()
+    np.testing.assert_allclose(found, expected, atol=0.02 * moved)
+
+
+def test_muon_leaves_all_but_hidden_matrices_to_adam():
+    """In V3, which has every kind of layer, at the first step: Adam's update there is a sign."""
+    spec = small_v3(dropout=0.0)
+    shapes = variable_shapes(spec)
+    rng = np.random.default_rng(5)
+    flat = {
+        tuple(name.split("/")[1:]): rng.normal(size=shape).astype(np.float32)
+        for name, shape in shapes.items()
+        if name.startswith("params/")
+    }
+    gradients = traverse_util.unflatten_dict(flat)
+    config = dataclasses.replace(MUON, weight_decay=0.0, learning_rate=1.0)
+    update = optimizer.make(StaticRecipe.of(config))(Hyperparameters.of(config))
+    changes, _ = jax.jit(update.update)(gradients, update.init(gradients), gradients)
+    of_adam = {
+        path
+        for path, change in traverse_util.flatten_dict(changes).items()
+        if np.allclose(np.abs(change), 1, atol=1e-3)
+    }
+    not_hidden = {"stem", "depthwise", "classifier"}
+    matrices = {path for path in flat if path[-1] == "kernel" and not not_hidden & {*path}}
+    assert {"expand", "project", "squeeze_excite", "hidden"} <= {n for p in matrices for n in p}
+    assert of_adam == flat.keys() - matrices
+
+
+@pytest.mark.parametrize("rule", [Sgd(momentum=0.0), RmsProp(), AdamW(), Lamb(), Muon()])
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_decay_leaves_out_normalization_biases_and_unless_told_depthwise_kernels(rule, depthwise):
     config = TrainingConfig(

@@ -335,7 +335,10 @@ class TrainingConfig:
       cutmix: alpha of the Beta distribution that sets the size of CutMix's box (arXiv 1905.04899);
         0 for none.
       ema_decay: decay rate of the moving averages of parameters and statistics, which are evaluated
-        in their place; 0 for none. In early steps the rate is (1 + step) / (10 + step), if less.
+        in their place; 0 for none.
+      ema_warmup: whether `ema_decay` is (1 + step) / (10 + step) in early steps, where this is less
+        (`num_updates` of TensorFlow's `ExponentialMovingAverage`). Otherwise the averages remember
+        the initial weights for about 1 / (1 - ema_decay) steps.
       frozen: number of leading parts (the stem, then blocks) whose parameters and statistics do not
         change.
       depth_decay: ratio of each part's learning rate to the next part's; the head has the full
@@ -369,6 +372,7 @@ class TrainingConfig:
     mixup: float = added(0.0)
     cutmix: float = added(0.0)
     ema_decay: float = 0.99
+    ema_warmup: bool = added(True)
     frozen: int = 0
     depth_decay: float = 1.0
     precision: Precision = "float32"

@@ -146,6 +146,7 @@ def test_every_value_of_an_axis_makes_the_key_that_it_made():
         "interpolation",
         "clip_norm",
         "update_rms",
+        "ema_warmup",
         *(axis.name for axis in axes.RETIRED_AXES),
     ]
     optimizers = ("optimizer lamb", "optimizer muon")

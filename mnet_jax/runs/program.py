@@ -94,6 +94,7 @@ def program_of(
         skips=structure.skips,
         accumulate=accumulate,
         norm_groups=norm_groups,
+        ema_warmup=structure.ema_warmup,
         penalty=partial(qat.dampening, model) if dampens else None,
         track=partial(qat.update_oscillation, model) if quantization else None,
     )

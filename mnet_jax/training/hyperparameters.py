@@ -29,6 +29,8 @@ class StaticRecipe:
       clips: whether gradients are clipped by their global norm.
       scales_by_depth: whether `optimizer.scale_by_depth` scales the updates.
       averages: whether moving averages of the variables are kept, and evaluated in their place.
+      ema_warmup: whether averages forget faster in early steps, as in `TrainingConfig`; False
+        without averages.
       mixing: how batches are mixed: `mixup`, `cutmix`, both or neither.
       skips: whether updates of diverged steps are skipped.
       decay_depthwise, frozen, precision, parallel, lowering, accumulate, norm_groups, remat: as in
@@ -40,6 +42,7 @@ class StaticRecipe:
     clips: bool
     scales_by_depth: bool
     averages: bool
+    ema_warmup: bool
     mixing: tuple[str, ...]
     skips: bool
     decay_depthwise: bool
@@ -61,6 +64,7 @@ class StaticRecipe:
             clips=config.clip_norm > 0,
             scales_by_depth=config.frozen > 0 or config.depth_decay != 1.0,
             averages=config.ema_decay > 0,
+            ema_warmup=config.ema_warmup and config.ema_decay > 0,
             mixing=tuple(_alphas(config)),
             skips=config.on_divergence == "skip",
             decay_depthwise=config.decay_depthwise,

@@ -94,9 +94,13 @@ def initial_state(
     )
 
 
-def _averaged(average: Tree, values: Tree, decay: Scalar, step: Array) -> Tree:
-    """Returns the average after `step` steps, with the warm-up of TensorFlow's `num_updates`."""
-    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+def _warmed_up(decay: Scalar, step: Array) -> Array:
+    """Returns the decay rate of averages in step `step`, as TensorFlow's `num_updates` makes it."""
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def _averaged(average: Tree, values: Tree, kept: Scalar) -> Tree:
+    """Returns the moving average after a step, of which `kept` is the share of the last one."""
     # In this form an average that equals its value stays exactly the same.
     return jax.tree.map(lambda a, v: v + kept * (a - v), average, values)
 
@@ -126,6 +130,7 @@ def make_train_step(
     skips: bool = False,
     accumulate: int = 1,
     norm_groups: int = 1,
+    ema_warmup: bool = True,
     penalty: Callable[[Tree], Array] | None = None,
     track: Callable[[Any, Tree], Any] | None = None,
 ) -> TrainStep:
@@ -142,6 +147,7 @@ def make_train_step(
       norm_groups: normalization groups of each micro-batch, over all devices of the axis; see
         `TrainingConfig.norm_groups`. With more than one, statistics are not pooled over devices, so
         the model must not have an `axis_name`.
+      ema_warmup: whether averages forget faster in early steps, as in `TrainingConfig.ema_warmup`.
       penalty: maps the variables to a number that is added to the loss, multiplied by
         `Hyperparameters.penalty_weight`; the metric `loss` is without it.
       track: maps `TrackedState.tracked` and the variables after the step to the new `tracked`.
@@ -200,8 +206,9 @@ def make_train_step(
         step = state.step + 1
         new = state.replace(step=step, params=params, batch_stats=batch_stats, opt_state=opt_state)
         if state.average is not None:
-            average = _averaged(state.average, new.values, hyperparams.ema_decay, step)
-            new = new.replace(average=average)
+            decay = hyperparams.ema_decay
+            kept = _warmed_up(decay, step) if ema_warmup else decay
+            new = new.replace(average=_averaged(state.average, new.values, kept))
         if track is not None:
             assert isinstance(state, TrackedState)
             new = new.replace(tracked=track(state.tracked, new.values))

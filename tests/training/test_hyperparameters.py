@@ -196,6 +196,7 @@ def test_how_much_depth_decays_is_a_number():
         {"optimizer": Sgd(nesterov=True)},
         {"decay_depthwise": True},
         {"clip_norm": 1.0},
+        {"ema_warmup": False},
         {"frozen": 1},
         {"depth_decay": 0.5},
         {"precision": "bfloat16"},

@@ -389,6 +389,21 @@ def test_the_average_is_the_warmed_up_moving_average():
     chex.assert_trees_all_close(state.evaluated, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_without_its_warm_up_the_average_forgets_at_one_rate():
+    _, state, _ = parts_of(make_short_spec(), ema_decay=0.9)
+    step = functools.partial(
+        compiled_step(make_short_spec(), ema_warmup=False),
+        hyperparams=NUMBERS._replace(ema_decay=0.9),
+    )
+    expected = jax.tree.map(np.asarray, state.values)
+    for n in range(3):
+        state, _ = step(state, batch_of(n))
+        expected = jax.tree.map(
+            lambda a, v: 0.9 * a + (1 - 0.9) * np.asarray(v), expected, state.values
+        )
+    chex.assert_trees_all_close(state.evaluated, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_without_averaging_the_weights_are_evaluated():
     _, state, step = parts_of(make_short_spec())
     state, _ = step(state, batch_of(0))

@@ -7,7 +7,7 @@ is an argument of the function that needs it.
 
 from dataclasses import dataclass, field, replace
 
-from mnet_jax.architectures.spec import NetworkSpec
+from mnet_jax.architectures.spec import NetworkSpec, is_residual
 from mnet_jax.data.types import (
     CROP_SHARE,
     Augmentation,
@@ -326,6 +326,9 @@ class TrainingConfig:
       warmup_epochs: epochs in which the learning rate rises linearly from zero to the peak.
       weight_decay: L2 coefficient for kernels; biases and normalization parameters never decay.
       decay_depthwise: whether depthwise kernels decay too (V1 paper, section 3.2: better not).
+      drop_path: rate of stochastic depth (arXiv 1603.09382): in training, each image skips a block
+        that has a shortcut with a probability that rises linearly from 0 at the first of n blocks
+        to (n - 1) / n of this rate at the last, as timm's `drop_path_rate`.
       clip_norm: largest norm of the gradient, over all parameters at once; a longer gradient is
         scaled to this norm (arXiv 1211.5063, algorithm 1); 0 for none. The mean gradient of the
         whole batch is clipped, before weight decay is added.
@@ -367,6 +370,7 @@ class TrainingConfig:
     warmup_epochs: float = 1.0
     weight_decay: float = 4e-5
     decay_depthwise: bool = False
+    drop_path: float = added(0.0)
     clip_norm: float = added(0.0)
     label_smoothing: float = 0.1
     mixup: float = added(0.0)
@@ -395,6 +399,7 @@ class TrainingConfig:
             f"from 0 to the epochs ({self.epochs})",
         )
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        _require_share("drop_path", self.drop_path)
         require(self.clip_norm >= 0, "clip_norm", self.clip_norm, "0 or more")
         require(
             0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 to below 1"
@@ -527,6 +532,9 @@ def _require_consistent(config: RunConfig | Arm) -> None:
     parts = 1 + len(config.spec.blocks)
     frozen = config.training.frozen
     require(frozen <= parts, "frozen", frozen, f"0 to {parts}, the stem and all blocks")
+    rate = config.training.drop_path
+    skips = rate == 0 or any(map(is_residual, config.spec.blocks))
+    require(skips, "drop_path", rate, "0, as no block has a shortcut around it")
     images, accumulate = config.data.batch_size, config.training.accumulate
     legal = f"what divides the batch of {images} images"
     require(images % accumulate == 0, "accumulate", accumulate, legal)

@@ -144,6 +144,7 @@ def test_every_value_of_an_axis_makes_the_key_that_it_made():
         "quantization",
         "crop_share",
         "interpolation",
+        "drop_path",
         "clip_norm",
         "update_rms",
         "ema_warmup",

@@ -181,6 +181,11 @@ class InvertedResidual:
 Block = ConvNorm | Separable | FusedInvertedResidual | InvertedResidual
 
 
+def is_residual(block: Block) -> bool:
+    """Returns whether a block adds its input to its output, so that training can skip the rest."""
+    return isinstance(block, InvertedResidual) and block.shortcut == "bottleneck"
+
+
 def can_span(block: InvertedResidual, following: Block | None) -> bool:
     """Returns whether the expanded tensors of two successive blocks have the same shape.
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 from mnet_jax import ops
 from mnet_jax.architectures.dialects import dialect_of
 from mnet_jax.architectures.spec import Activation, Shortcut
-from mnet_jax.models.layers import ConvNorm, SqueezeExcite, pads
+from mnet_jax.models.layers import ConvNorm, DropPath, SqueezeExcite, pads
 from mnet_jax.models.normalization import Setting, as_pending, sow
 from mnet_jax.models.quantizers import activation_quantizer, rounded
 from mnet_jax.ops import Pending
@@ -126,6 +126,8 @@ class InvertedResidual(nn.Module):
       shortcut: `bottleneck` adds the input to the output, which must have the same shape.
         `expansion` spans two blocks: the caller passes the result of one block's `widen` to the
         next block as `skip`.
+      drop_path: probability that an image skips the block in training; only a `bottleneck` shortcut
+        makes this possible. See `DropPath`.
       setting: settings shared by all layers of a network.
     """
 
@@ -139,6 +141,7 @@ class InvertedResidual(nn.Module):
     squeeze: int = 0
     bottleneck: Activation = "linear"
     shortcut: Shortcut = "none"
+    drop_path: float = 0.0
     setting: Setting = Setting()
 
     def setup(self) -> None:
@@ -155,6 +158,7 @@ class InvertedResidual(nn.Module):
         if self.squeeze:
             self.squeeze_excite = SqueezeExcite(self.squeeze, setting)
         self.project = ConvNorm(self.outputs, activation=self.bottleneck, setting=setting)
+        self.stochastic_depth = DropPath(self.drop_path)
         self.skip_quantizer = activation_quantizer(setting)
         self.sum_quantizer = activation_quantizer(setting)
 
@@ -212,7 +216,10 @@ class InvertedResidual(nn.Module):
             expand = None if self.expanded is None else self.expand
             return _at_once(started, expand, self.depthwise, self.project, x.x if adds else None)
         y = self.narrow(self.widen(x, train=train, skip=skip), train=train)
-        return as_pending(rounded(x.x + y.value(), self.sum_quantizer), dtype) if adds else y
+        if not adds:
+            return y
+        kept = self.stochastic_depth(y.value(), deterministic=not train)
+        return as_pending(rounded(x.x + kept, self.sum_quantizer), dtype)
 
 
 def _is_one_operation(block: nn.Module, *, train: bool) -> bool:

@@ -413,6 +413,28 @@ class Dropout(nn.Module):
         return jnp.where(mask, x / keep, 0)
 
 
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382): zeros the images [b, ...] of a batch, each as a whole.
+
+    An image is zeroed with probability `rate`; the others are divided by 1 - rate, so the mean
+    stays the same, as in timm.
+
+    Attributes:
+      rate: probability of a zeroed image, below 1.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, *, deterministic: bool) -> Array:
+        if deterministic or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        images = (x.shape[0], *(1 for _ in x.shape[1:]))
+        mask = jax.random.bernoulli(self.make_rng("dropout"), keep, images)
+        return jnp.where(mask, x / keep, 0)
+
+
 class SqueezeExcite(nn.Module):
     """Squeeze-and-excitation of V3 (arXiv 1905.02244, section 5.3): [b, h, w, c] to the same shape.
 

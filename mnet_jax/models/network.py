@@ -12,7 +12,7 @@ from flax import linen as nn
 from mnet_jax.architectures import dense_tasks
 from mnet_jax.architectures import spec as architecture
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, Role, walk
-from mnet_jax.architectures.spec import Activation, Kind, NetworkSpec
+from mnet_jax.architectures.spec import Activation, Kind, NetworkSpec, is_residual
 from mnet_jax.models import blocks, layers
 from mnet_jax.models.normalization import Setting, sow
 from mnet_jax.models.quantizers import activation_quantizer, rounded
@@ -50,6 +50,8 @@ class MobileNet(nn.Module):
       quantization: how kernels and activations are rounded (`mnet_jax.quantization`), or None.
       remat: `blocks` stores only the input of each block for the backward pass and recomputes the
         rest: less memory, a third more arithmetic.
+      drop_path: rate of stochastic depth in training; see `drop_path_rates`. Like `frozen`, it is a
+        setting of training and no part of the spec: the trained network is the same without it.
     """
 
     spec: NetworkSpec
@@ -60,6 +62,7 @@ class MobileNet(nn.Module):
     folded: bool = False
     packed: bool = False
     remat: Remat = "none"
+    drop_path: float = 0.0
     quantization: Quantization | None = None
 
     def setup(self) -> None:
@@ -69,6 +72,7 @@ class MobileNet(nn.Module):
         parts = 1 + len(self.spec.blocks)
         whole = is_whole(self.frozen) and 0 <= self.frozen <= parts
         require(whole, "frozen", self.frozen, f"0 to the {parts} parts before the head")
+        require(0 <= self.drop_path < 1, "drop_path", self.drop_path, "0 to below 1")
         setting = Setting(
             dialect=self.spec.dialect,
             dtype=self.dtype,
@@ -80,7 +84,11 @@ class MobileNet(nn.Module):
         )
         self.input_quantizer = activation_quantizer(setting.at("input_quantizer"))
         self.stem = _module(self.spec.stem, setting.at("stem"))
-        self.block = [_module(block, setting) for block in self.spec.blocks]
+        rates = drop_path_rates(self.spec, self.drop_path)
+        self.block = [
+            _module(block, setting, drop_path=rate)
+            for block, rate in zip(self.spec.blocks, rates, strict=True)
+        ]
         self.head = Head(self.spec.head, setting)
 
     def __call__(self, images: Array, train: bool) -> Array:
@@ -160,6 +168,17 @@ class MobileNet(nn.Module):
             yield x
 
 
+def drop_path_rates(spec: NetworkSpec, rate: float) -> tuple[float, ...]:
+    """Returns the probability that an image skips a block in training, for each block.
+
+    It is `rate * i / n` for block i of n, counted from 0, as in timm; arXiv 1603.09382 (section 3)
+    counts from 1. Where timm counts the last pointwise convolution as a block (V3 and V4), its n
+    is larger by 1. A block without a shortcut around it is never skipped.
+    """
+    blocks = spec.blocks
+    return tuple(rate * i / len(blocks) * is_residual(block) for i, block in enumerate(blocks))
+
+
 class Head(nn.Module):
     """Maps the last block's output [b, h, w, c] to logits [b, num_classes].
 
@@ -230,8 +249,8 @@ def _through(
     return block.pending(x, skip=skip, train=train), None
 
 
-def _module(spec: architecture.Block, setting: Setting) -> Any:
-    """Returns the module of one block."""
+def _module(spec: architecture.Block, setting: Setting, *, drop_path: float = 0.0) -> Any:
+    """Returns the module of one block; for `drop_path` see `drop_path_rates`."""
     window: dict[str, Any] = {
         "kernel": spec.kernel,
         "stride": spec.stride,
@@ -254,6 +273,7 @@ def _module(spec: architecture.Block, setting: Setting) -> Any:
         squeeze=spec.squeeze,
         bottleneck=spec.bottleneck,
         shortcut=spec.shortcut,
+        drop_path=drop_path,
         **window,
     )
 

@@ -83,6 +83,7 @@ def program_of(
         axis_name=axis_name if norm_groups == 1 else None,
         frozen=structure.frozen,
         remat=structure.remat,
+        drop_path=structure.drop_path,
         quantization=quantization,
     )
     parts = ["stem", *(f"block_{i}" for i in range(len(spec.blocks))), "head"]

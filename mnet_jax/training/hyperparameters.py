@@ -33,8 +33,8 @@ class StaticRecipe:
         without averages.
       mixing: how batches are mixed: `mixup`, `cutmix`, both or neither.
       skips: whether updates of diverged steps are skipped.
-      decay_depthwise, frozen, precision, parallel, lowering, accumulate, norm_groups, remat: as in
-        `TrainingConfig`.
+      decay_depthwise, frozen, precision, parallel, lowering, accumulate, norm_groups, remat,
+        drop_path: as in `TrainingConfig`.
     """
 
     optimizer: type[Optimizer]
@@ -53,6 +53,7 @@ class StaticRecipe:
     accumulate: int
     norm_groups: int
     remat: Remat
+    drop_path: float
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "StaticRecipe":
@@ -75,6 +76,7 @@ class StaticRecipe:
             accumulate=config.accumulate,
             norm_groups=config.norm_groups,
             remat=config.remat,
+            drop_path=config.drop_path,
         )
 
 

@@ -218,5 +218,6 @@ def test_dropout_is_flaxs(rate):
 
 
 @pytest.mark.slow
-def test_dropout_follows_images_that_are_sharded(distances):
-    assert distances["explicitly, dropout"] == 0
+@pytest.mark.parametrize("layer", ["dropout", "stochastic depth"])
+def test_dropout_follows_images_that_are_sharded(distances, layer):
+    assert distances[f"explicitly, {layer}"] == 0

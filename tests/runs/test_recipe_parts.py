@@ -13,14 +13,17 @@ from mnet_jax.training.stopping import Stop, StoppedError
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled", "data_folder")
 
+SHORT = make_short_spec()
+SPEC = dataclasses.replace(SHORT, blocks=SHORT.blocks * 2)  # the first block is never skipped
 PLAIN = RunConfig(
-    spec=make_short_spec(),
+    spec=SPEC,
     data=DataConfig(name="digits", resolution=8, batch_size=256, augmentation="none"),
-    training=TrainingConfig(epochs=2, warmup_epochs=0.0, lowering="shifted"),
+    training=TrainingConfig(epochs=1, warmup_epochs=0.0, lowering="shifted"),
 )
 PARTS = {
     "clipping": {"clip_norm": 0.05},
     "averages at one rate": {"ema_warmup": False},
+    "stochastic depth": {"drop_path": 0.5, "accumulate": 2, "norm_groups": 2},
     "lamb": {"optimizer": Lamb(), "learning_rate": 0.01},
     "muon": {"optimizer": Muon(), "learning_rate": 0.01},
 }
@@ -44,7 +47,7 @@ def test_a_run_with_a_part_is_another_run_and_resumes_exactly(part, plain, tmp_p
     stop = Stop()
 
     def report(event):
-        stop.requested |= (event.phase, event.epoch, event.step) == ("train", 2, 2)
+        stop.requested |= (event.phase, event.epoch, event.step) == ("train", 1, 2)
 
     with pytest.raises(StoppedError):
         run(config, tmp_path / "stopped", stop=stop, report=report)

@@ -90,6 +90,11 @@ def dropout(x):
     return models.Dropout(0.5).apply({}, x, deterministic=False, rngs={"dropout": key})
 
 
+def drop_path(x):
+    key = jax.random.key(1)
+    return models.DropPath(0.5).apply({}, x, deterministic=False, rngs={"dropout": key})
+
+
 def networks():
     """A step by `auto`: of sharded images, and manually with statistics that devices share."""
     arguments = transformed.VARIABLES, transformed.IMAGES, transformed.LABELS
@@ -103,6 +108,8 @@ def networks():
         mapped = jax.shard_map(pooling, mesh=MESH, in_specs=specs[0], out_specs=specs[1])
         logits, drop = transformed.X[:, 0, 0], jax.jit(dropout)
         yield "explicitly, dropout", drop(put(logits, P("batch"))), drop(logits)
+        maps, drop = transformed.X, jax.jit(drop_path)
+        yield "explicitly, stochastic depth", drop(put(maps, P("batch"))), drop(maps)
         yield "manually, a network", jax.jit(mapped)(*placed), want
 
 

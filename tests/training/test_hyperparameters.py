@@ -195,6 +195,7 @@ def test_how_much_depth_decays_is_a_number():
         {"optimizer": RmsProp()},
         {"optimizer": Sgd(nesterov=True)},
         {"decay_depthwise": True},
+        {"drop_path": 0.2},
         {"clip_norm": 1.0},
         {"ema_warmup": False},
         {"frozen": 1},

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mnet_jax import data, host_memory
@@ -14,11 +16,11 @@ from mnet_jax.analysis import cost
 from mnet_jax.architectures import NetworkSpec
 from mnet_jax.config import MAX_IMAGE_PIXELS, DataConfig
 from mnet_jax.models import SavedModel, View
-from mnet_jax.training import memory
-from mnet_jax.training.evaluation import Evaluation, evaluate
+from mnet_jax.statistics.classification import Predictions
+from mnet_jax.training import memory, metrics
 from mnet_jax.training.memory import explain_exhaustion
 from mnet_jax.training.placement import placement
-from mnet_jax.training.step import make_eval_step
+from mnet_jax.training.step import Batch, Tree
 from mnet_jax.validation import require
 
 
@@ -60,8 +62,8 @@ def classify(
 
 
 @explain_exhaustion("the evaluation")
-def test_accuracy(saved: SavedModel, config: DataConfig) -> Evaluation:
-    """Evaluates the loss and the accuracy of a saved model on a data set's test split.
+def predict_test(saved: SavedModel, config: DataConfig) -> Predictions:
+    """Classifies every image of a data set's test split.
 
     Args:
       saved: the model.
@@ -79,12 +81,25 @@ def test_accuracy(saved: SavedModel, config: DataConfig) -> Evaluation:
     config = dataclasses.replace(config, batch_size=min(config.batch_size, whole))
     require_memory(saved.model.spec, config.resolution, config.batch_size)
     place = placement("jit", config.batch_size)
-    return evaluate(
-        place.compile_eval(make_eval_step(saved.model.apply)),
-        place,
-        jax.device_put(saved.variables),
-        data.eval_batches(dataset.test, config),
-    )
+    predict = place.compile_eval(partial(_predict, saved.model.apply))
+    variables, parts = jax.device_put(saved.variables), []
+    for batch in data.eval_batches(dataset.test, config):
+        found = place.get(predict(variables, place.put_batch(batch)))
+        real = batch["mask"] > 0
+        parts.append({name: np.asarray(x)[real] for name, x in found.items()})
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Predictions(**columns, num_classes=saved.model.spec.head.num_classes)
+
+
+def _predict(apply: Callable[..., jax.Array], variables: Tree, batch: Batch) -> Batch:
+    """Returns the columns of `Predictions` for a batch [b]."""
+    logits, labels = apply(variables, batch["image"], train=False), batch["label"]
+    return {
+        "labels": labels,
+        "predicted": jnp.argmax(logits, axis=-1),
+        "ranks": metrics.label_ranks(logits, labels),
+        "losses": metrics.cross_entropy(logits, labels),
+    }
 
 
 def require_memory(spec: NetworkSpec, resolution: int, batch_size: int) -> None:

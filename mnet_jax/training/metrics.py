@@ -28,6 +28,25 @@ def cross_entropy(
     return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
 
 
+def label_ranks(logits: Array, labels: Array) -> Array:
+    """Counts for each image the classes with a larger logit than its label.
+
+    Among equal logits the class with the smaller number counts as larger, as for `argmax`: rank 0
+    means that `argmax` gives the label. Logits that are not numbers count as larger than all
+    others.
+
+    Args:
+      logits: [b, classes].
+      labels: integers [b].
+
+    Returns:
+      int32 [b].
+    """
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    before = jnp.arange(logits.shape[-1])[None] < labels[:, None]
+    return jnp.sum(~(logits <= own) | ((logits == own) & before), axis=-1, dtype=jnp.int32)
+
+
 def masked_sums(logits: Array, labels: Array, mask: Array) -> Sums:
     """Computes `loss`, `correct` and `count`, summed over the real images of a padded batch.
 

@@ -165,6 +165,7 @@ BAD_EVALUATION = [
         "--checkpoint model --image noise --resolution 9999999",
         "--resolution: got 9999999, ",
     ),
+    ("--checkpoint model --image noise --results x", "--results: got 'x', legal: only with --dat"),
     ("--checkpoint model --image noise --resolution 0", "--resolution: got 0, legal: 1 pixel"),
     ("--checkpoint model --dataset nope", "--dataset: got 'nope', prepared in "),
     ("--checkpoint model --dataset digits", "--dataset: digits has 10 classes, the model 3"),
@@ -349,7 +350,7 @@ def test_evaluate_prints_names_as_they_are(place, monkeypatch, capfd):
 @pytest.mark.slow
 def test_evaluate_prints_the_accuracy_with_its_interval(place, monkeypatch, capfd):
     save_constant(place / "model", tuple("0123456789"), favourite=3)
-    line = "--checkpoint model --dataset digits"
+    line = "--checkpoint model --dataset digits --results found"
     code, out, err = call("evaluate", line.split(), monkeypatch, capfd)
     assert (code, err) == (0, "")
     labels = digits_arrays()["test"][1]
@@ -357,6 +358,15 @@ def test_evaluate_prints_the_accuracy_with_its_interval(place, monkeypatch, capf
     low, high = scipy.stats.binomtest(hits, 500).proportion_ci(method="wilson")
     assert f"{hits / 500:.2%} of 500 images right" in out
     assert f"95% interval {low:.2%} to {high:.2%}" in out
+    others = int((labels < 3).sum() + (labels == 4).sum())  # equal logits: the first classes win
+    assert f"top-5 {(hits + others) / 500:.2%}" in out
+    counts = np.bincount(labels, minlength=10)
+    worst = max((counts[i], -i) for i in range(10) if i != 3)
+    first = out.split("of the class")[1].split()[:4]
+    assert first == [str(-worst[1]), "3", str(worst[0]), "100.0%"]
+    written = np.loadtxt("found/confusion.csv", int, delimiter=",", skiprows=1)
+    np.testing.assert_array_equal(written[:, 1:], np.eye(10, dtype=int)[3] * counts[:, None])
+    assert max(map(len, out.splitlines()[1:])) <= 80
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ ROOMS = (  # from the top; a module may import from its own row and from those b
     ("mnet_jax.ops",),
     ("mnet_jax.options", "mnet_jax.statistics"),
     ("mnet_jax.config", "mnet_jax.training.results"),
+    ("mnet_jax.analysis.cost", "mnet_jax.analysis.summary"),
     ("mnet_jax.architectures",),
     ("mnet_jax.process",),
     (
@@ -61,6 +62,7 @@ WITHOUT_JAX = (
     "mnet_jax.data",
     "mnet_jax.analysis.choices",
     "mnet_jax.analysis.cost",
+    "mnet_jax.analysis.summary",
     "mnet_jax.ablation",
     "mnet_jax.options",
     "mnet_jax.statistics",

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from mnet_jax import architectures, process
 from mnet_jax.analysis.cost import Cost, count, receptive_fields
+from mnet_jax.analysis.summary import output_text, totals
 from mnet_jax.commands import terminal
 from mnet_jax.commands.arguments import axis_values, parse, refusals, with_axes
 from mnet_jax.commands.planning import MAX_BATCH_SIZE, require_directory, require_fit
@@ -139,7 +140,7 @@ def _layers(expense: Cost, title: str, sides: Mapping[str, int], batch_size: int
         layer, pair = row.layer, separations.get(row.layer.name)
         table.add_row(
             layer.name,
-            "x".join(map(str, (*layer.output_size, layer.outputs))),
+            output_text(layer),
             str(layer.kernel),
             str(layer.stride),
             str(sides.get(layer.name, "")),
@@ -154,10 +155,8 @@ def _layers(expense: Cost, title: str, sides: Mapping[str, int], batch_size: int
 
 
 def _totals(expense: Cost) -> list[str]:
-    with_statistics = expense.params + expense.statistics
     lines = [
-        f"parameters  {expense.params:,} trainable, {with_statistics:,} with running statistics",
-        f"MAdds       {expense.madds:,} an image",
+        *totals(expense),
         f"bytes       {expense.weight_bytes:,} of weights, "
         f"{expense.activation_bytes:,} of feature maps in and out of an image",
     ]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mnet_jax.analysis import summary
 from mnet_jax.architectures import dense_tasks
 from mnet_jax.architectures import spec as architecture
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, Role, walk
@@ -139,6 +140,20 @@ class MobileNet(nn.Module):
         """
         spec = dense_tasks.with_reduced_tail(self.spec) if reduced_tail else self.spec
         return self.clone(spec=dense_tasks.with_output_stride(spec, output_stride))
+
+    def summary(self, resolution: int | tuple[int, int]) -> str:
+        """Returns a table of the layers, with outputs, parameters and multiply-adds, and totals.
+
+        The numbers are computed from the spec, without tracing or compilation; Flax's `tabulate`
+        traces the network. `print(model.summary(224))` shows the table.
+
+        Args:
+          resolution: side of a square image in pixels, or (rows, columns).
+
+        Raises:
+          ValueError: the image is too small for the network.
+        """
+        return summary.summary(self.spec, resolution)
 
     def _outputs(self, images: Array, *, train: bool) -> Iterator[Pending]:
         """Yields the outputs of the stem and of each block, in order."""

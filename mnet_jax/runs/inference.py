@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +92,7 @@ def predict_test(saved: SavedModel, config: DataConfig) -> Predictions:
     return Predictions(**columns, num_classes=saved.model.spec.head.num_classes)
 
 
-def _predict(apply: Callable[..., jax.Array], variables: Tree, batch: Batch) -> Batch:
+def _predict(apply: Callable[..., Any], variables: Tree, batch: Batch) -> dict[str, jax.Array]:
     """Returns the columns of `Predictions` for a batch [b]."""
     logits, labels = apply(variables, batch["image"], train=False), batch["label"]
     return {

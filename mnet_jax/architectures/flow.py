@@ -40,7 +40,7 @@ class Operations(Protocol[T]):
 
 
 def compute(spec: NetworkSpec, size: int | tuple[int, int], x: T, operations: Operations[T]) -> T:
-    """Passes an image through the operations of a network, and returns the logits.
+    """Passes an image through the operations of a network, and returns its output.
 
     Args:
       spec: the architecture.
@@ -58,7 +58,7 @@ def compute(spec: NetworkSpec, size: int | tuple[int, int], x: T, operations: Op
     x = operations.mean("head/pooled_quantizer", x)
     if "head/hidden" in layers:
         x = operations.layer(layers["head/hidden"], x)
-    return operations.layer(layers["head/classifier"], x)
+    return operations.layer(layers["head/classifier"], x) if "head/classifier" in layers else x
 
 
 def _through(

@@ -55,7 +55,7 @@ def mobilenet_v1(
 
     Args:
       width: the width multiplier alpha (section 3.3).
-      num_classes: number of logits.
+      num_classes: number of logits; with 0 the network returns features, see `Head`.
       convolution: `depthwise` for depthwise separable blocks; `full` for full convolutions, the
         baseline of Table 4.
       depth: `shallow` leaves out the five 14x14x512 layers (Table 5).

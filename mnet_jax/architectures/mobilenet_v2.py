@@ -52,7 +52,7 @@ def mobilenet_v2(
     Args:
       width: the width multiplier; a width below 1 does not change the channels of the last
         convolution.
-      num_classes: number of logits.
+      num_classes: number of logits; with 0 the network returns features, see `Head`.
       expansion: expansion factor t of every block but the first, which has no expansion layer.
       bottleneck: activation after each projection (Fig. 6a).
       shortcut: the tensors that identity shortcuts connect (Fig. 6b).

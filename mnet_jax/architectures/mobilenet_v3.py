@@ -108,7 +108,7 @@ def mobilenet_v3(
     Args:
       variant: `large` (Table 1) or `small` (Table 2).
       width: the width multiplier.
-      num_classes: number of logits.
+      num_classes: number of logits; with 0 the network returns features, see `Head`.
       minimalistic: no squeeze-and-excitation, 3x3 depthwise kernels, and ReLU instead of h-swish,
         for hardware where the alternatives are slow. The next two options override this one.
       squeeze_excite: whether the rows marked in the table have squeeze-and-excitation; None means

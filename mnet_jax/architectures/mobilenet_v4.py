@@ -166,7 +166,7 @@ def mobilenet_v4(
     Args:
       variant: `conv_small`, `conv_medium` or `conv_large` (appendix D).
       width: the width multiplier.
-      num_classes: number of logits.
+      num_classes: number of logits; with 0 the network returns features, see `Head`.
       bottleneck: activation after each projection.
       shortcut: the tensors that identity shortcuts connect.
       dropout: dropout rate before the classifier; None takes the dialect's.

@@ -295,7 +295,8 @@ def _head_layers(spec: NetworkSpec, size: Size) -> Iterator[Layer]:
     if hidden:
         channels = (spec.pooled, hidden.channels)
         yield _dense("head", "hidden", channels, hidden.activation, normalized=hidden.normalized)
-    yield _dense("head", "classifier", (spec.features, spec.head.num_classes), "linear")
+    if spec.head.num_classes:
+        yield _dense("head", "classifier", (spec.features, spec.head.num_classes), "linear")
 
 
 @with_plain_arguments

@@ -222,11 +222,13 @@ class Hidden:
 class Head:
     """The layers from the last block to the logits: spatial pooling, dropout and classifier.
 
+    Without a classifier the network returns the features that the classifier would take.
+
     Attributes:
       conv: the pointwise layer before the pool, or None (V1).
       hidden: the dense layer after the pool (V3's efficient last stage, V4), or None.
       dropout: dropout rate before the classifier, in training.
-      num_classes: number of logits.
+      num_classes: number of logits; 0 for no classifier.
     """
 
     conv: ConvNorm | None
@@ -238,8 +240,10 @@ class Head:
         make_fields_plain(self)
         rate = is_number(self.dropout) and 0 <= self.dropout < 1
         require(rate, "dropout", self.dropout, "0 to below 1")
-        whole = is_whole(self.num_classes) and self.num_classes >= 1
-        require(whole, "num_classes", self.num_classes, "a whole number, 1 or more")
+        whole = is_whole(self.num_classes) and self.num_classes >= 0
+        require(
+            whole, "num_classes", self.num_classes, "a whole number, 1 or more, or 0 for features"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,12 +288,17 @@ class NetworkSpec:
         return self.head.hidden.channels if self.head.hidden else self.pooled
 
     @property
+    def outputs(self) -> int:
+        """Number of values that the network returns for an image: logits, or else features."""
+        return self.head.num_classes or self.features
+
+    @property
     def pooled(self) -> int:
         """Channels of the last feature map, which the head pools."""
         return self.head.conv.outputs if self.head.conv else self.blocks[-1].outputs
 
     def with_classes(self, num_classes: int) -> "NetworkSpec":
-        """Returns the network with `num_classes` logits."""
+        """Returns the network with `num_classes` logits; 0 for features in place of logits."""
         return replace(self, head=replace(self.head, num_classes=num_classes))
 
     def to_json(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mnet_jax.analysis import cost
-from mnet_jax.export.network import IMAGE, LOGITS, Network
+from mnet_jax.export.network import IMAGE, Network
 from mnet_jax.export.types import FORMATS, Format
 
 _JAX = """\
@@ -16,8 +16,8 @@ import numpy as np
 with open("{file}", "rb") as opened:
     program = jax.export.deserialize(bytearray(opened.read()))
 images = np.zeros((1, {side}, {side}, 3), np.{dtype})  # {values}
-logits = program.call(images)
-print(np.argsort(-np.asarray(logits[0]))[:5])
+{output} = np.asarray(program.call(images))
+print({result})
 """
 _LITERT = """\
 import numpy as np
@@ -28,8 +28,8 @@ interpreter.allocate_tensors()
 image = np.zeros((1, {side}, {side}, 3), np.{dtype})  # {values}
 interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
 interpreter.invoke()
-logits = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-print(np.argsort(-logits[0])[:5])
+{output} = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+print({result})
 """
 _ONNX = """\
 import numpy as np
@@ -37,9 +37,10 @@ import onnxruntime
 
 session = onnxruntime.InferenceSession("{file}")
 images = np.zeros((1, {side}, {side}, 3), np.{dtype})  # {values}
-(logits,) = session.run(["{output}"], {{"{input}": images}})
-print(np.argsort(-logits[0])[:5])
+({output},) = session.run(["{output}"], {{"{input}": images}})
+print({result})
 """
+_BEST, _SHAPE = "np.argsort(-logits[0])[:5]", "features.shape"  # the result that a program prints
 _PROGRAMS = {"JAX": _JAX, "LiteRT": _LITERT, "ONNX Runtime": _ONNX}
 
 
@@ -51,7 +52,8 @@ def program(name: Format, file: str, network: Network) -> str:
         dtype="uint8" if network.takes_pixels else "float32",
         values=input_of(network),
         input=IMAGE,
-        output=LOGITS,
+        output=network.output,
+        result=_BEST if network.spec.head.num_classes else _SHAPE,
     )
 
 

@@ -20,7 +20,7 @@ from litert_converter.mlir.dialects import stablehlo
 from mnet_jax.architectures import Layer
 from mnet_jax.export.forward import Marks, forward
 from mnet_jax.export.messages import kept_messages
-from mnet_jax.export.network import IMAGE, LOGITS, Integers, Network
+from mnet_jax.export.network import IMAGE, Integers, Network
 from mnet_jax.quantization.integer_arithmetic import LARGEST_WEIGHT
 
 Array = jax.Array
@@ -44,7 +44,9 @@ def to_litert(network: Network, metadata: Mapping[str, str]) -> bytes:
     shape = (1, network.resolution, network.resolution, 3)
     kind = jnp.uint8 if network.takes_pixels else jnp.float32
     exported = jax.export.export(jax.jit(program))(jax.ShapeDtypeStruct(shape, kind))
-    file = convert(exported.mlir_module_serialized, [IMAGE], LOGITS, integers=bool(integers))
+    file = convert(
+        exported.mlir_module_serialized, [IMAGE], network.output, integers=bool(integers)
+    )
     return _with_metadata(file, metadata)
 
 

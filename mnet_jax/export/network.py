@@ -19,7 +19,7 @@ from mnet_jax.quantization.dataflow import layer_inputs
 from mnet_jax.quantization.folding import flat
 from mnet_jax.validation import require
 
-IMAGE, LOGITS = "image", "logits"  # names of the file's input and output
+IMAGE = "image"  # name of the file's input
 WHITE = 255
 # What LiteRT and ONNX Runtime compute: int8, kernels symmetric.
 EIGHT_BITS = Quantization(weight_bits=8, activation_bits=8, granularity="channel")
@@ -105,6 +105,11 @@ class Network:
         return self.model.spec
 
     @property
+    def output(self) -> str:
+        """Name of the file's output: `logits`, or `features` for a network without classes."""
+        return "logits" if self.spec.head.num_classes else "features"
+
+    @property
     def resolution(self) -> int:
         """Height and width of the images in pixels."""
         return self.view.resolution
@@ -123,7 +128,7 @@ class Network:
         return images.astype(jnp.float32) * factor + offset
 
     def logits(self, images: jax.Array) -> jax.Array:
-        """Returns the logits [b, classes] of images [b, h, w, 3], as a file takes them."""
+        """Returns the output [b, n] for images [b, h, w, 3], as a file takes them."""
         return self.model.apply(self.variables, self.scaled(images), train=False)  # type: ignore[return-value]
 
     @functools.cached_property

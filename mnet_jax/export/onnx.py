@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mnet_jax.architectures import Layer
 from mnet_jax.architectures.flow import compute
-from mnet_jax.export.network import IMAGE, LOGITS, Network, integers_of
+from mnet_jax.export.network import IMAGE, Network, integers_of
 from mnet_jax.quantization.integer_arithmetic import quantize_bias, quantize_weights
 
 OPSET = 17  # HardSwish needs 14; runtimes read 17 since 2022
@@ -36,13 +36,13 @@ def to_onnx(network: Network, metadata: Mapping[str, str]) -> bytes:
     writer = _Writer(network)
     x = writer.scaled(IMAGE)
     compute(network.spec, network.resolution, x, writer)
-    side, classes = network.resolution, network.spec.head.num_classes
+    side, outputs = network.resolution, network.spec.outputs
     kind = TensorProto.UINT8 if network.takes_pixels else TensorProto.FLOAT
     graph = helper.make_graph(
-        writer.nodes(LOGITS),
+        writer.nodes(network.output),
         network.spec.name,
         [helper.make_tensor_value_info(IMAGE, kind, [BATCH, side, side, 3])],
-        [helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, [BATCH, classes])],
+        [helper.make_tensor_value_info(network.output, TensorProto.FLOAT, [BATCH, outputs])],
         writer.constants,
     )
     model = helper.make_model(

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from mnet_jax.export.messages import kept_messages
-from mnet_jax.export.network import IMAGE, LOGITS, Affine, integers_of
+from mnet_jax.export.network import IMAGE, Affine, integers_of
 from mnet_jax.export.types import FORMATS, Format
 
 Array = np.ndarray
@@ -149,7 +149,7 @@ class _OnnxRuntime:
         return onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])
 
     def run(self, images: Array) -> Array:
-        return np.asarray(self._session.run([LOGITS], {IMAGE: images})[0])
+        return np.asarray(self._session.run(None, {IMAGE: images})[0])
 
     def outputs_of_layers(self, image: Array) -> Iterator[Array]:
         model = self._model()

@@ -32,7 +32,7 @@ def mobilenet_v1(
 
     Args:
       width: the width multiplier alpha (section 3.3).
-      num_classes: number of logits.
+      num_classes: number of logits; with 0 the network returns features, see `Head`.
       convolution: `depthwise` for depthwise separable blocks; `full` for full convolutions, the
         baseline of Table 4.
       depth: `shallow` leaves out the five 14x14x512 layers (Table 5).
@@ -86,7 +86,7 @@ def mobilenet_v2(
     Args:
       width: the width multiplier; a width below 1 does not change the channels of the last
         convolution.
-      num_classes: number of logits.
+      num_classes: number of logits; with 0 the network returns features, see `Head`.
       expansion: expansion factor t of every block but the first, which has no expansion layer.
       bottleneck: activation after each projection (Fig. 6a).
       shortcut: the tensors that identity shortcuts connect (Fig. 6b).
@@ -144,7 +144,7 @@ def mobilenet_v3(
     Args:
       variant: `large` (Table 1) or `small` (Table 2).
       width: the width multiplier.
-      num_classes: number of logits.
+      num_classes: number of logits; with 0 the network returns features, see `Head`.
       minimalistic: no squeeze-and-excitation, 3x3 depthwise kernels, and ReLU instead of h-swish,
         for hardware where the alternatives are slow. The next two options override this one.
       squeeze_excite: whether the rows marked in the table have squeeze-and-excitation; None means
@@ -213,7 +213,7 @@ def mobilenet_v3_large(
 
     Args:
       width: the width multiplier.
-      num_classes: number of logits.
+      num_classes: number of logits; with 0 the network returns features, see `Head`.
       minimalistic: no squeeze-and-excitation, 3x3 depthwise kernels, and ReLU instead of h-swish,
         for hardware where the alternatives are slow. The next two options override this one.
       squeeze_excite: whether the rows marked in the table have squeeze-and-excitation; None means
@@ -282,7 +282,7 @@ def mobilenet_v3_small(
 
     Args:
       width: the width multiplier.
-      num_classes: number of logits.
+      num_classes: number of logits; with 0 the network returns features, see `Head`.
       minimalistic: no squeeze-and-excitation, 3x3 depthwise kernels, and ReLU instead of h-swish,
         for hardware where the alternatives are slow. The next two options override this one.
       squeeze_excite: whether the rows marked in the table have squeeze-and-excitation; None means
@@ -348,7 +348,7 @@ def mobilenet_v4(
     Args:
       variant: `conv_small`, `conv_medium` or `conv_large` (appendix D).
       width: the width multiplier.
-      num_classes: number of logits.
+      num_classes: number of logits; with 0 the network returns features, see `Head`.
       bottleneck: activation after each projection.
       shortcut: the tensors that identity shortcuts connect.
       dropout: dropout rate before the classifier; None takes the dialect's.
@@ -396,7 +396,7 @@ def mobilenet_v4_conv_small(
 
     Args:
       width: the width multiplier.
-      num_classes: number of logits.
+      num_classes: number of logits; with 0 the network returns features, see `Head`.
       bottleneck: activation after each projection.
       shortcut: the tensors that identity shortcuts connect.
       dropout: dropout rate before the classifier; None takes the dialect's.
@@ -444,7 +444,7 @@ def mobilenet_v4_conv_medium(
 
     Args:
       width: the width multiplier.
-      num_classes: number of logits.
+      num_classes: number of logits; with 0 the network returns features, see `Head`.
       bottleneck: activation after each projection.
       shortcut: the tensors that identity shortcuts connect.
       dropout: dropout rate before the classifier; None takes the dialect's.
@@ -492,7 +492,7 @@ def mobilenet_v4_conv_large(
 
     Args:
       width: the width multiplier.
-      num_classes: number of logits.
+      num_classes: number of logits; with 0 the network returns features, see `Head`.
       bottleneck: activation after each projection.
       shortcut: the tensors that identity shortcuts connect.
       dropout: dropout rate before the classifier; None takes the dialect's.

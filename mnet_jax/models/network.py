@@ -70,6 +70,8 @@ class MobileNet(nn.Module):
         require_choice("remat", self.remat, Remat)
         together = not (self.packed and self.quantization)
         require(together, "packed", self.packed, "False in a quantized network")
+        classifies = self.spec.head.num_classes > 0 or self.quantization is None
+        require(classifies, "num_classes", 0, "1 or more in a quantized network")
         parts = 1 + len(self.spec.blocks)
         whole = is_whole(self.frozen) and 0 <= self.frozen <= parts
         require(whole, "frozen", self.frozen, f"0 to the {parts} parts before the head")
@@ -93,7 +95,11 @@ class MobileNet(nn.Module):
         self.head = Head(self.spec.head, setting)
 
     def __call__(self, images: Array, train: bool) -> Array:
-        """Returns the float32 logits [b, num_classes] of images [b, h, w, 3].
+        """Returns the float32 logits [b, num_classes] of images [b, h, w, c].
+
+        Without a classifier (`num_classes=0`) the network returns the classifier's input: float32
+        features [b, `spec.features`], as timm's models do. These are pooled after the head's
+        pointwise layer (V1, V2) and pass through the hidden layer, if there is one (V3, V4).
 
         Training (`train=True`) needs `mutable=["batch_stats"]` and `rngs={"dropout": key}`. `train`
         can be positional, because Flax's transformations pass it on by position:
@@ -195,12 +201,12 @@ def drop_path_rates(spec: NetworkSpec, rate: float) -> tuple[float, ...]:
 
 
 class Head(nn.Module):
-    """Maps the last block's output [b, h, w, c] to logits [b, num_classes].
+    """Maps the last block's output [b, h, w, c] to logits [b, num_classes], or to features.
 
     The layers are: a pointwise convolution (optional), the mean over space, a hidden layer
-    (optional), dropout and the classifier. A normalized hidden layer (V4) has the parameters of a
-    convolution, `conv` and `norm`. A hidden layer with a bias (V3) has `kernel` and `bias`, like
-    the classifier.
+    (optional), dropout and the classifier (optional). A normalized hidden layer (V4) has the
+    parameters of a convolution, `conv` and `norm`. A hidden layer with a bias (V3) has `kernel` and
+    `bias`, like the classifier.
     """
 
     spec: architecture.Head
@@ -219,7 +225,8 @@ class Head(nn.Module):
         init = layers.kernel_init(initializer, "dense")
         self.pooled_quantizer = activation_quantizer(setting.at("head/pooled"))
         setting = setting.at("head/classifier")
-        self.classifier = layers.Dense(spec.num_classes, init, setting=setting)
+        if spec.num_classes:
+            self.classifier = layers.Dense(spec.num_classes, init, setting=setting)
 
     def last_map(self, x: Pending, *, train: bool) -> Array:
         """Returns the feature map that the head pools."""
@@ -239,7 +246,8 @@ class Head(nn.Module):
                 pooled = self.hidden(pooled)
             self.sow("intermediates", "hidden_output", pooled)
         kept = self.dropout(pooled, deterministic=not train)
-        return self.classifier(kept).astype(jnp.float32)
+        outputs = self.classifier(kept) if self.spec.num_classes else kept
+        return outputs.astype(jnp.float32)
 
 
 def _through(

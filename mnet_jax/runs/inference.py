@@ -52,8 +52,9 @@ def classify(
 
     Raises:
       DataError: the file cannot be decoded, or has too many pixels.
-      ValueError: the resolution is too small for the model.
+      ValueError: the resolution is too small for the model, or the model has no classes.
     """
+    require_classifier(saved.model.spec)
     pixels = data.read_eval_image(image, view, max_pixels)
     logits = jax.jit(partial(saved.model.apply, train=False))(saved.variables, pixels[None])
     probabilities = np.asarray(jax.nn.softmax(logits[0]))
@@ -75,6 +76,7 @@ def predict_test(saved: SavedModel, config: DataConfig) -> Predictions:
       ValueError: the data set's classes are not the model's, or a batch cannot fit into memory.
       OutOfMemoryError: memory ran out, although the estimate was that a batch fits.
     """
+    require_classifier(saved.model.spec)
     dataset = data.load(config)
     require_same_classes(saved, dataset.class_names, config.name)
     devices = jax.device_count()
@@ -123,6 +125,12 @@ def require_memory(spec: NetworkSpec, resolution: int, batch_size: int) -> None:
     require(most >= 1, "resolution", resolution, one)
     fits = f"{most:,} or fewer, which fit into memory at {resolution} pixels"
     require(batch_size <= most, "batch_size", batch_size, fits)
+
+
+def require_classifier(spec: NetworkSpec) -> None:
+    """Raises ValueError for a network that returns features in place of logits."""
+    legal = "a network with classes, for one of num_classes=0 returns features"
+    require(spec.head.num_classes > 0, "checkpoint", spec.name, legal)
 
 
 def require_same_classes(saved: SavedModel, class_names: tuple[str, ...], dataset: str) -> None:

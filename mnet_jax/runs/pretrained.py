@@ -50,6 +50,6 @@ def initialize_from(pretrained: Pretrained, state: TrainState, spec: NetworkSpec
     params, batch_stats = dict(saved.variables["params"]), saved.variables["batch_stats"]
     if saved.model.spec.head.num_classes != spec.head.num_classes:
         classifier = state.params["head"]["classifier"]
-        params["head"] = {**params["head"], "classifier": classifier}
+        params["head"] = {**params.get("head", {}), "classifier": classifier}
     started = state.replace(params=params, batch_stats=batch_stats)
     return started if state.average is None else started.averaging()

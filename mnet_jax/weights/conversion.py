@@ -99,7 +99,8 @@ def variables_from_state(
         size differ from the library's. None means any size.
 
     Returns:
-      {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them.
+      {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them. If the
+      model has no classes, the state dict's classifier is left out, and may be absent.
 
     Raises:
       WeightsError: the state dict does not fit; the message is one line.
@@ -110,6 +111,9 @@ def variables_from_state(
     if library.layout is TORCH:
         counters = {name for name in arrays if name.endswith(COUNTER) or name == AVERAGED}
         arrays = {name: array for name, array in arrays.items() if name not in counters}
+    if not spec.head.num_classes:
+        unused = _head_of(library.entries(spec.with_classes(1)))
+        arrays = {name: array for name, array in arrays.items() if name not in unused}
     flat: dict[str, Any] = {}
     if fresh_head is not None:
         require(_is_key(fresh_head), "fresh_head", fresh_head, "a PRNG key, None")

@@ -62,13 +62,11 @@ class Arguments:
     to: Path = Path("model.safetensors")
     """the file to write"""
     num_classes: int | None = None
-    """number of classes, if not 1000 or what the timm name says; slim's networks for ImageNet have
-    1001, with the background"""
+    """number of classes: by default the timm name's, or 1000; slim's for ImageNet are 1001"""
     class_names: Path | None = None
     """a text file with one class name per line, in the order of the logits"""
     resolution: int | None = None
-    """side in pixels of the images that the weights were trained on, if not 224 or what the timm
-    name says"""
+    """side of the training images in pixels: by default the timm name's, or 224"""
     scaling: Scaling | None = None
     """pixel scaling, for timm required: symmetric if `default_cfg` has mean 0.5, else imagenet"""
     crop_share: float | None = None

@@ -56,8 +56,8 @@ class DataConfig:
       colour_jitter: largest random relative change of brightness, contrast and saturation; the hue
         shifts by up to a quarter of this, in turns; 0 for none.
       scaling: how pixels are scaled: `symmetric` from [0, 255] to [-1, 1], as in the papers' code
-        and Keras, or `imagenet` by ImageNet's mean and standard deviation per channel, as in
-        torchvision.
+        and Keras, `imagenet` by ImageNet's mean and standard deviation per channel, as in
+        torchvision, or `unit` to [0, 1].
       crop_share: side of the central square that evaluation cuts out of an image, and training
         without random crops too, divided by the image's shorter side. Images of a data set in which
         all have the same size keep the whole square.

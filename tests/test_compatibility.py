@@ -150,9 +150,9 @@ def test_every_value_of_an_axis_makes_the_key_that_it_made():
         "ema_warmup",
         *(axis.name for axis in axes.RETIRED_AXES),
     ]
-    optimizers = ("optimizer lamb", "optimizer muon")
+    values = ("optimizer lamb", "optimizer muon", "scaling unit")
     added = [name.split(", ")[1] for name in found.keys() - of("mobilenet").keys()]
-    assert all(value in optimizers or value.split()[0] in later for value in added)
+    assert all(value in values or value.split()[0] in later for value in added)
     assert found.items() >= of("mobilenet").items()
 
 

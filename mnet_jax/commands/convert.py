@@ -68,7 +68,7 @@ class Arguments:
     resolution: int | None = None
     """side of the training images in pixels: by default the timm name's, or 224"""
     scaling: Scaling | None = None
-    """pixel scaling, for timm required: symmetric if `default_cfg` has mean 0.5, else imagenet"""
+    """pixel scaling, for timm required: by `default_cfg`'s mean, symmetric for 0.5, unit for 0"""
     crop_share: float | None = None
     """share of an image's shorter side that evaluation sees, 0.875 if not given; timm's
     `crop_pct`"""
@@ -156,7 +156,7 @@ def _view(arguments: Arguments) -> View:
     scaling = arguments.scaling or SCALINGS.get(arguments.library or "")
     if scaling is None:
         raise ValueError(
-            "scaling: got None, legal: symmetric or imagenet, by the default_cfg's mean"
+            "scaling: got None, legal: symmetric, imagenet or unit, by the default_cfg's mean"
         )
     assert arguments.resolution is not None
     return View(

@@ -15,7 +15,7 @@ def scaled(images: np.ndarray, scaling: Scaling) -> np.ndarray:
     """Scales images uint8 [..., h, w, c] of 1 or 3 channels to float32 [..., h, w, 3].
 
     `symmetric` is the scaling of the papers' code, from -1 for black to 1 for white. `imagenet` is
-    torchvision's.
+    torchvision's. `unit` is from 0 for black to 1 for white.
     """
     values = images.astype(np.float32)
     if scaling == "symmetric":
@@ -24,6 +24,8 @@ def scaled(images: np.ndarray, scaling: Scaling) -> np.ndarray:
         return rgb(values)  # last, so that a gray image is scaled only once
     values /= 255.0
     values = rgb(values)
+    if scaling == "unit":
+        return values
     values -= IMAGENET_MEAN
     values /= IMAGENET_DEVIATION
     return values
@@ -37,6 +39,5 @@ def black_and_white(scaling: Scaling) -> tuple[np.ndarray, np.ndarray]:
 
 def pixels_of(values: np.ndarray, scaling: Scaling) -> np.ndarray:
     """Inverts `scaled` for display; returns the nearest pixels, uint8 [..., h, w, 3]."""
-    if scaling == "imagenet":
-        values = (values * IMAGENET_DEVIATION + IMAGENET_MEAN) * 2 - 1
-    return np.clip(np.rint((values + 1) * 127.5), 0, 255).astype(np.uint8)
+    black, white = black_and_white(scaling)
+    return np.clip(np.rint((values - black) / (white - black) * 255), 0, 255).astype(np.uint8)

@@ -11,7 +11,7 @@ from mnet_jax.validation import is_number, make_fields_plain, require, require_c
 
 Augmentation = Literal["none", "shift", "shift_flip", "resized_crop_flip"]  # see `data.augment`
 Policy = Literal["none", "randaugment", "autoaugment"]  # see `data.policies`
-Scaling = Literal["symmetric", "imagenet"]  # of pixels; see `data.scaling`
+Scaling = Literal["symmetric", "imagenet", "unit"]  # of pixels; see `data.scaling`
 Interpolation = Literal["bilinear", "bicubic"]  # both with antialiasing; see `data.encoded`
 
 # Photographs are usually evaluated by resizing the shorter side to 256 and cropping the central 224

@@ -30,7 +30,13 @@ def test_symmetric_scaling_takes_black_to_minus_one_and_white_to_one():
     np.testing.assert_allclose(scaled(grey, "symmetric"), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("scaling", ["symmetric", "imagenet"])
+def test_unit_scaling_takes_black_to_zero_and_white_to_one():
+    grey = np.array([0, 51, 255], np.uint8).reshape(1, 1, 3, 1)
+    expected = np.repeat([[0.0], [0.2], [1.0]], 3, axis=1).reshape(1, 1, 3, 3)
+    np.testing.assert_allclose(scaled(grey, "unit"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("scaling", ["symmetric", "imagenet", "unit"])
 def test_pixels_come_back(scaling):
     np.testing.assert_array_equal(pixels_of(scaled(IMAGES, scaling), scaling), IMAGES)
 
@@ -191,7 +197,7 @@ def test_an_illegal_crop_is_refused(place, monkeypatch, capfd):
         ("", "--library: got None, legal: torchvision, timm, keras or slim"),
         ("--library timm", "--weights: got None, legal: a file that exists"),
         ("--library timm --weights no.npz", "--weights: got 'no.npz', legal: a file that exists"),
-        ("--library timm --weights theirs.safetensors", "--scaling: got None, legal: symmetric or"),
+        ("--library timm --weights theirs.safetensors", "--scaling: got None, legal: symmetric, i"),
         (
             "--library torchvision --weights theirs.safetensors",
             "--weights: state_dict: does not fit mobilenet_v2",
@@ -229,7 +235,7 @@ def test_an_illegal_crop_is_refused(place, monkeypatch, capfd):
         ),
         (
             "--timm-name mobilenetv2_050 --weights theirs.safetensors",
-            "--scaling: got None, legal: symmetric or imagenet",
+            "--scaling: got None, legal: symmetric, imagenet or unit",
         ),
         (
             "--timm-name mobilenetv2_050 --weights theirs.safetensors --scaling imagenet",

@@ -80,7 +80,7 @@ LEGAL = {  # axis: (networks that it suits, values)
     "randaugment_magnitude": (ALL, (0.0, 15.0)),
     "colour_jitter": (ALL, (0.0, 0.4)),
     "erasing": (ALL, (0.0, 1.0)),
-    "scaling": (ALL, ("symmetric", "imagenet")),
+    "scaling": (ALL, ("symmetric", "imagenet", "unit")),
     "crop_share": (ALL, (0.95, 1.0)),
     "interpolation": (ALL, ("bilinear", "bicubic")),
     "epochs": (ALL, (1, 30)),

@@ -7,6 +7,7 @@ is an argument of the function that needs it.
 
 from dataclasses import dataclass, field, replace
 
+from mnet_jax.architectures.shapes import require_quantizable
 from mnet_jax.architectures.spec import NetworkSpec, is_residual
 from mnet_jax.data.types import (
     CROP_SHARE,
@@ -529,6 +530,8 @@ class Arm:
 
 def _require_consistent(config: RunConfig | Arm) -> None:
     """Raises ValueError if the parts of a config do not fit together."""
+    if config.quantization:
+        require_quantizable(config.spec)
     parts = 1 + len(config.spec.blocks)
     frozen = config.training.frozen
     require(frozen <= parts, "frozen", frozen, f"0 to {parts}, the stem and all blocks")

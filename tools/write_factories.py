@@ -73,6 +73,8 @@ FACTORIES = (
     Factory("MobileNet V4-Conv-S (arXiv 2404.10518)", V4, "conv_small"),
     Factory("MobileNet V4-Conv-M (arXiv 2404.10518)", V4, "conv_medium"),
     Factory("MobileNet V4-Conv-L (arXiv 2404.10518)", V4, "conv_large"),
+    Factory("MobileNet V4-Hybrid-M (arXiv 2404.10518)", V4, "hybrid_medium"),
+    Factory("MobileNet V4-Hybrid-L (arXiv 2404.10518)", V4, "hybrid_large"),
 )
 
 

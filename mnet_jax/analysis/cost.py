@@ -2,15 +2,17 @@
 
 The roofline model (`Machine`) then gives a lower bound on a program's time.
 
-Multiply-adds (MAdds) are those of convolutions and matrix products. Normalization, activations and
-pooling are left out. Taps on padding are counted, as in the papers' tables. Compilers do not count
-these taps, so their counts differ.
+Multiply-adds (MAdds) are those of convolutions and matrix products, including the two products of
+attention, whose number grows with the square of the number of positions. Normalization, activations
+and pooling are left out. Taps on padding are counted, as in the papers' tables. Compilers do not
+count these taps, so their counts differ.
 """
 
 import itertools
 import math
 from dataclasses import dataclass
 
+from mnet_jax.architectures.flow import compute
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, Layer, walk
 from mnet_jax.architectures.spec import Kind, NetworkSpec
 from mnet_jax.validation import require
@@ -26,7 +28,7 @@ class LayerCost:
       statistics: number of running means and variances.
       madds: multiply-adds.
       weight_bytes: bytes of the parameters and statistics.
-      activation_bytes: bytes of the layer's input and output, each moved once.
+      activation_bytes: bytes of the layer's inputs and output, each moved once.
     """
 
     layer: Layer
@@ -139,18 +141,24 @@ def count(
 
 
 def _row(layer: Layer, activation_itemsize: int) -> LayerCost:
-    weights = math.prod(layer.kernel_shape)
-    params = weights + (2 if layer.normalized else 1) * layer.outputs
-    statistics = 2 * layer.outputs if layer.normalized else 0
+    collections = {"params": 0, "batch_stats": 0}
+    for path, shape in layer.variable_shapes.items():
+        collections[path.partition("/")[0]] += math.prod(shape)
+    params, statistics = collections.values()
     pixels_in, pixels_out = (a * b for a, b in (layer.input_size, layer.output_size))
+    madds = math.prod(layer.kernel_shape) * pixels_out if layer.has_kernel else 0
+    values = layer.inputs * pixels_in + layer.outputs * pixels_out
+    if layer.heads:  # products of each query with each key, then of the weights with the values
+        heads, keys = layer.heads, math.prod(layer.heads.key_size)
+        madds = pixels_in * keys * (layer.inputs + layer.outputs)
+        values += keys * heads.keys * (layer.inputs + layer.outputs) // heads.queries
     return LayerCost(
         layer=layer,
         params=params,
         statistics=statistics,
-        madds=weights * pixels_out,
+        madds=madds,
         weight_bytes=4 * (params + statistics),  # float32 in every precision of the computation
-        activation_bytes=activation_itemsize
-        * (layer.inputs * pixels_in + layer.outputs * pixels_out),
+        activation_bytes=activation_itemsize * values,
     )
 
 
@@ -170,34 +178,71 @@ def _separation(depthwise: LayerCost, pointwise: LayerCost) -> Separation:
 
 @dataclass(frozen=True, kw_only=True)
 class ReceptiveField:
-    """The receptive field of a convolution's output.
+    """The receptive field of a layer's output.
 
     Attributes:
-      layer: path of the convolution's parameters.
-      side: side of the square of pixels that one output position depends on, away from borders.
+      layer: path of the layer's parameters.
+      side: side of the square of pixels that one output position depends on, away from borders;
+        None for the whole image, as from the first attention on.
       step: distance in pixels between the squares of neighbouring positions.
     """
 
     layer: str
-    side: int
+    side: int | None
     step: int
 
 
 def receptive_fields(spec: NetworkSpec) -> tuple[ReceptiveField, ...]:
-    """Computes the receptive field of every convolution, in network order.
+    """Computes the receptive field of every convolution and every attention, in network order.
 
     Squeeze-and-excitation and pooling, which depend on the whole image, are left out.
 
     Source: Araujo, Norris, Sim, "Computing receptive fields of convolutional neural networks",
     Distill (2019).
     """
-    side, step, found = 1, 1, []
-    for layer in walk(spec, REFERENCE_RESOLUTION):
-        if layer.kind != "dense":
-            side += (layer.kernel - 1) * layer.dilation * step
-            step *= layer.stride
-            found.append(ReceptiveField(layer=layer.name, side=side, step=step))
-    return tuple(found)
+    fields = _Fields()
+    compute(spec, REFERENCE_RESOLUTION, ReceptiveField(layer="image", side=1, step=1), fields)
+    return tuple(fields.found)
+
+
+class _Fields:
+    """Operations on receptive fields.
+
+    Attributes:
+      found: the fields of the layers so far, in network order.
+    """
+
+    def __init__(self) -> None:
+        self.found: list[ReceptiveField] = []
+
+    def layer(self, layer: Layer, x: ReceptiveField) -> ReceptiveField:
+        if layer.kind == "dense":
+            return x
+        reach = (layer.kernel - 1) * layer.dilation * x.step
+        side = None if x.side is None else x.side + reach
+        return self._with(layer, side, x.step * layer.stride)
+
+    def attend(
+        self, layer: Layer, query: ReceptiveField, key: ReceptiveField, value: ReceptiveField
+    ) -> ReceptiveField:
+        return self._with(layer, None, query.step)
+
+    def mean(self, path: str, x: ReceptiveField) -> ReceptiveField:
+        return x
+
+    def add(self, path: str, left: ReceptiveField, right: ReceptiveField) -> ReceptiveField:
+        return max(left, right, key=_side)
+
+    def scale(self, path: str, x: ReceptiveField, gate: ReceptiveField) -> ReceptiveField:
+        return x
+
+    def _with(self, layer: Layer, side: int | None, step: int) -> ReceptiveField:
+        self.found.append(ReceptiveField(layer=layer.name, side=side, step=step))
+        return self.found[-1]
+
+
+def _side(field: ReceptiveField) -> float:
+    return math.inf if field.side is None else field.side
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from mnet_jax.architectures.mobilenet_v3 import mobilenet_v3
 from mnet_jax.architectures.mobilenet_v4 import mobilenet_v4
 from mnet_jax.architectures.shapes import Layer, unnormalizable_layer, variable_shapes, walk
 from mnet_jax.architectures.spec import (
+    Attention,
     ConvNorm,
     FusedInvertedResidual,
     Head,
@@ -40,10 +41,13 @@ FACTORIES: dict[str, Callable[..., NetworkSpec]] = {
     "mobilenet_v4_conv_small": partial(mobilenet_v4, "conv_small"),
     "mobilenet_v4_conv_medium": partial(mobilenet_v4, "conv_medium"),
     "mobilenet_v4_conv_large": partial(mobilenet_v4, "conv_large"),
+    "mobilenet_v4_hybrid_medium": partial(mobilenet_v4, "hybrid_medium"),
+    "mobilenet_v4_hybrid_large": partial(mobilenet_v4, "hybrid_large"),
 }
 
 __all__ = [
     "FACTORIES",
+    "Attention",
     "ConvNorm",
     "Dialect",
     "FusedInvertedResidual",

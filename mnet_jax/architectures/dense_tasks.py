@@ -4,7 +4,13 @@ import dataclasses
 from typing import Literal
 
 from mnet_jax.architectures.dialects import make_divisible
-from mnet_jax.architectures.spec import FusedInvertedResidual, InvertedResidual, NetworkSpec
+from mnet_jax.architectures.spec import (
+    Attention,
+    Block,
+    FusedInvertedResidual,
+    InvertedResidual,
+    NetworkSpec,
+)
 from mnet_jax.architectures.transforms import resized
 from mnet_jax.validation import require, require_choice, with_plain_arguments
 
@@ -19,7 +25,8 @@ def with_output_stride(spec: NetworkSpec, output_stride: OutputStride) -> Networ
     that would make a map coarser than this becomes 1. All later convolutions are dilated by the
     removed stride, which preserves their receptive fields. The weights keep their shapes. With
     symmetric padding, a subsampling of the new coarsest map equals the original coarsest map,
-    except in networks with squeeze-and-excitation, which averages over the whole map.
+    except in networks with squeeze-and-excitation or attention, which read the whole map. Attention
+    blocks do not change: they attend to more positions in a finer map.
 
     Args:
       spec: the network.
@@ -29,8 +36,12 @@ def with_output_stride(spec: NetworkSpec, output_stride: OutputStride) -> Networ
       ValueError: `output_stride` is not 8, 16 or 32.
     """
     require_choice("output_stride", output_stride, OutputStride)
-    stride, dilation, blocks = spec.stem.stride, 1, []
+    stride, dilation = spec.stem.stride, 1
+    blocks: list[Block] = []
     for block in spec.blocks:
+        if isinstance(block, Attention):
+            blocks.append(block)
+            continue
         beyond = stride * block.stride > output_stride
         step = 1 if beyond else block.stride
         gap = dilation * block.dilation
@@ -44,8 +55,9 @@ def with_reduced_tail(spec: NetworkSpec) -> NetworkSpec:
     """Halves the channels of a network's last layers (V3 paper, sections 6.3 and 6.4).
 
     The halved channels are the output channels of the last strided block, the expanded and output
-    channels of all later blocks, and the channels of the head's layers. Channels that were designed
-    for 1000 classes are redundant for the few classes of segmentation and detection.
+    channels of all later blocks, and the channels of the head's layers. Attention blocks keep their
+    heads. Channels that were designed for 1000 classes are redundant for the few classes of
+    segmentation and detection.
 
     Raises:
       ValueError: a block is dilated already, or no block after the first has stride 2.
@@ -57,9 +69,14 @@ def with_reduced_tail(spec: NetworkSpec) -> NetworkSpec:
         raise ValueError(f"reduced_tail: {spec.name} has no strided block after another block")
     first = strided[-1]
     blocks = list(spec.blocks)
-    blocks[first] = dataclasses.replace(blocks[first], outputs=_half(blocks[first].outputs))
+    strided_block = blocks[first]
+    assert not isinstance(strided_block, Attention)
+    blocks[first] = dataclasses.replace(strided_block, outputs=_half(strided_block.outputs))
     for i in range(first + 1, len(blocks)):
         block = blocks[i]
+        if isinstance(block, Attention):
+            blocks[i] = dataclasses.replace(block, inputs=blocks[i - 1].outputs)
+            continue
         if isinstance(block, InvertedResidual):
             block = resized(block, _half(block.expanded))
         elif isinstance(block, FusedInvertedResidual):

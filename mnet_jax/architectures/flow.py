@@ -1,16 +1,17 @@
 """The operations of a network in inference, in the order in which data flows through them.
 
-A network is a few kinds of operations: layers, means over space, sums of shortcuts, and the
-products of squeeze-and-excitation. `compute` passes a tensor through them. What a tensor is, and
-what an operation does, is up to the caller: the same walk computes with arrays, writes the nodes of
-a graph, or records which layer reads the output of which.
+A network is a few kinds of operations: layers, means over space, sums of shortcuts, the products of
+squeeze-and-excitation, and attention. Batch normalization and layer scales are folded into layers,
+as `models.fuse` does. `compute` passes a tensor through the operations. What a tensor is, and what
+an operation does, is up to the caller: the same walk computes with arrays, writes the nodes of a
+graph, or records which layer reads the output of which.
 """
 
 from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
 from mnet_jax.architectures.shapes import Layer, walk
-from mnet_jax.architectures.spec import Block, InvertedResidual, NetworkSpec
+from mnet_jax.architectures.spec import Attention, Block, InvertedResidual, NetworkSpec
 
 T = TypeVar("T")
 
@@ -23,7 +24,24 @@ class Operations(Protocol[T]):
     """
 
     def layer(self, layer: Layer, x: T) -> T:
-        """Applies a layer: the convolution, its bias and its activation."""
+        """Applies a layer that is not `attention`: the convolution, its bias and its activation.
+
+        A layer of kind `norm` multiplies each channel by a scale, and adds a bias.
+        """
+        ...
+
+    def attend(self, layer: Layer, query: T, key: T, value: T) -> T:
+        """Applies attention: softmax(q k^T / sqrt(d)) v for each head, with d channels per head.
+
+        The channels of a query are those of the first head, then those of the second, and so on. So
+        are those of a key and a value, if the heads do not share them, and those of the result.
+
+        Args:
+          layer: the layer, of kind `attention`.
+          query: feature map of `layer.inputs` channels.
+          key: feature map of the size `layer.heads.key_size`.
+          value: feature map of the key's shape.
+        """
         ...
 
     def mean(self, path: str, x: T) -> T:
@@ -82,6 +100,8 @@ def _through(
     Returns:
       The block's output, and `skip` for the next block.
     """
+    if isinstance(block, Attention):
+        return _attention(part, block, layers, x, operations), None
     shortcut = block.shortcut if isinstance(block, InvertedResidual) else "none"
     start, squeeze, wide = x, f"{part}/squeeze_excite", None
     for layer in [layer for layer in layers.values() if layer.part == part]:
@@ -99,3 +119,22 @@ def _through(
     if shortcut == "bottleneck":
         x = operations.add(f"{part}/sum_quantizer", start, x)
     return x, wide
+
+
+def _attention(
+    part: str, block: Attention, layers: Mapping[str, Layer], x: T, operations: Operations[T]
+) -> T:
+    """Passes a tensor through the operations of an attention block."""
+    normalized = operations.layer(layers[f"{part}/input"], x)
+
+    def branch(*roles: str) -> T:
+        y = normalized
+        for name in (f"{part}/{role}" for role in roles):
+            y = operations.layer(layers[name], y) if name in layers else y
+        return y
+
+    query = branch("query")
+    key, value = (branch(f"{of}/downsample", f"{of}/project") for of in ("key", "value"))
+    y = operations.attend(layers[f"{part}/attend"], query, key, value)
+    y = operations.layer(layers[f"{part}/output"], y)
+    return operations.add(f"{part}/sum_quantizer", x, y) if block.shortcut == "bottleneck" else y

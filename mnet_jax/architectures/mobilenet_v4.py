@@ -1,4 +1,7 @@
-"""MobileNet V4 (arXiv 2404.10518): the convolutional models of appendix D."""
+"""MobileNet V4 (arXiv 2404.10518): the models of appendix D, convolutional and hybrid.
+
+The hybrids' tables are those of the released models, as timm has them.
+"""
 
 from typing import Literal, NamedTuple
 
@@ -13,6 +16,7 @@ from mnet_jax.architectures.dialects import (
 )
 from mnet_jax.architectures.spec import (
     Activation,
+    Attention,
     Block,
     ConvNorm,
     FusedInvertedResidual,
@@ -27,6 +31,7 @@ from mnet_jax.architectures.transforms import (
     InputStride,
     with_bottleneck,
     with_input_stride,
+    with_layer_scale,
     with_shortcut,
 )
 from mnet_jax.validation import require_choice, with_plain_arguments
@@ -34,8 +39,7 @@ from mnet_jax.validation import require_choice, with_plain_arguments
 VERSION = "mobilenet_v4"
 POOLED = 960  # channels of the 1x1 convolution before the pool
 HIDDEN = 1280  # channels of the dense layer after the pool
-ACTIVATION: Activation = "relu"
-Variant = Literal["conv_small", "conv_medium", "conv_large"]
+Variant = Literal["conv_small", "conv_medium", "conv_large", "hybrid_medium", "hybrid_large"]
 
 
 class Conv(NamedTuple):
@@ -65,7 +69,15 @@ class Uib(NamedTuple):
     channels: int
 
 
-Row = Conv | Fused | Uib
+class Mqa(NamedTuple):
+    """A table row for multi-query attention, which keeps the channels of the row before."""
+
+    heads: int
+    head_channels: int  # at every width
+    downsampling: int
+
+
+Row = Conv | Fused | Uib | Mqa
 
 SMALL_STEM = 32
 SMALL: tuple[Row, ...] = (
@@ -141,10 +153,102 @@ LARGE: tuple[Row, ...] = (
     Uib(5, 0, 1, 4, 512),
     Uib(5, 0, 1, 4, 512),
 )
-_VARIANTS = {
-    "conv_small": (SMALL_STEM, SMALL),
-    "conv_medium": (MEDIUM_STEM, MEDIUM),
-    "conv_large": (LARGE_STEM, LARGE),
+HYBRID_MEDIUM: tuple[Row, ...] = (
+    Fused(3, 2, 4, 48),
+    Uib(3, 5, 2, 4, 80),
+    Uib(3, 3, 1, 2, 80),
+    Uib(3, 5, 2, 6, 160),
+    Uib(0, 0, 1, 2, 160),
+    Uib(3, 3, 1, 4, 160),
+    Uib(3, 5, 1, 4, 160),
+    Mqa(4, 64, 2),
+    Uib(3, 3, 1, 4, 160),
+    Mqa(4, 64, 2),
+    Uib(3, 0, 1, 4, 160),
+    Mqa(4, 64, 2),
+    Uib(3, 3, 1, 4, 160),
+    Mqa(4, 64, 2),
+    Uib(3, 0, 1, 4, 160),
+    Uib(5, 5, 2, 6, 256),
+    Uib(5, 5, 1, 4, 256),
+    Uib(3, 5, 1, 4, 256),
+    Uib(3, 5, 1, 4, 256),
+    Uib(0, 0, 1, 2, 256),
+    Uib(3, 5, 1, 2, 256),
+    Uib(0, 0, 1, 2, 256),
+    Uib(0, 0, 1, 4, 256),
+    Mqa(4, 64, 1),
+    Uib(3, 0, 1, 4, 256),
+    Mqa(4, 64, 1),
+    Uib(5, 5, 1, 4, 256),
+    Mqa(4, 64, 1),
+    Uib(5, 0, 1, 4, 256),
+    Mqa(4, 64, 1),
+    Uib(5, 0, 1, 4, 256),
+)
+HYBRID_LARGE: tuple[Row, ...] = (
+    Fused(3, 2, 4, 48),
+    Uib(3, 5, 2, 4, 96),
+    Uib(3, 3, 1, 4, 96),
+    Uib(3, 5, 2, 4, 192),
+    Uib(3, 3, 1, 4, 192),
+    Uib(3, 3, 1, 4, 192),
+    Uib(3, 3, 1, 4, 192),
+    Uib(3, 5, 1, 4, 192),
+    Uib(5, 3, 1, 4, 192),
+    Uib(5, 3, 1, 4, 192),
+    Mqa(8, 48, 2),
+    Uib(5, 3, 1, 4, 192),
+    Mqa(8, 48, 2),
+    Uib(5, 3, 1, 4, 192),
+    Mqa(8, 48, 2),
+    Uib(5, 3, 1, 4, 192),
+    Mqa(8, 48, 2),
+    Uib(3, 0, 1, 4, 192),
+    Uib(5, 5, 2, 4, 512),
+    Uib(5, 5, 1, 4, 512),
+    Uib(5, 5, 1, 4, 512),
+    Uib(5, 5, 1, 4, 512),
+    Uib(5, 0, 1, 4, 512),
+    Uib(5, 3, 1, 4, 512),
+    Uib(5, 0, 1, 4, 512),
+    Uib(5, 0, 1, 4, 512),
+    Uib(5, 3, 1, 4, 512),
+    Uib(5, 5, 1, 4, 512),
+    Mqa(8, 64, 1),
+    Uib(5, 0, 1, 4, 512),
+    Mqa(8, 64, 1),
+    Uib(5, 0, 1, 4, 512),
+    Mqa(8, 64, 1),
+    Uib(5, 0, 1, 4, 512),
+    Mqa(8, 64, 1),
+    Uib(5, 0, 1, 4, 512),
+)
+
+
+class Table(NamedTuple):
+    """The facts of a model's table.
+
+    Attributes:
+      stem: channels of the first convolution.
+      rows: the blocks.
+      activation: the activation of all layers that have one.
+      layer_scale: whether the blocks with a depthwise or no kernel, and attention blocks, end in a
+        layer scale.
+    """
+
+    stem: int
+    rows: tuple[Row, ...]
+    activation: Activation = "relu"
+    layer_scale: bool = False
+
+
+TABLES: dict[Variant, Table] = {
+    "conv_small": Table(SMALL_STEM, SMALL),
+    "conv_medium": Table(MEDIUM_STEM, MEDIUM),
+    "conv_large": Table(LARGE_STEM, LARGE),
+    "hybrid_medium": Table(MEDIUM_STEM, HYBRID_MEDIUM, layer_scale=True),
+    "hybrid_large": Table(LARGE_STEM, HYBRID_LARGE, activation="gelu", layer_scale=True),
 }
 
 
@@ -161,10 +265,10 @@ def mobilenet_v4(
     norm_momentum: float | None = None,
     input_stride: InputStride = 4,
 ) -> NetworkSpec:
-    """Returns the spec of a convolutional MobileNet V4 (arXiv 2404.10518).
+    """Returns the spec of a MobileNet V4 (arXiv 2404.10518).
 
     Args:
-      variant: `conv_small`, `conv_medium` or `conv_large` (appendix D).
+      variant: the model of appendix D, such as `conv_small` or, with attention, `hybrid_medium`.
       width: the width multiplier.
       num_classes: number of logits; with 0 the network returns features, see `Head`.
       bottleneck: activation after each projection.
@@ -181,26 +285,28 @@ def mobilenet_v4(
     """
     require_choice("variant", variant, Variant)
     rules = channel_rules_of(VERSION, dialect)
-    stem, rows = _VARIANTS[variant]
+    table = TABLES[variant]
+    activation = table.activation
 
     def channels(count: int) -> int:
         return round_channels(count, width, rules.rounding)
 
-    first = stem_channels(stem, width, rules)
+    first = stem_channels(table.stem, width, rules)
     blocks: list[Block] = []
     inputs = first
-    for row in rows:
-        blocks.append(_block(row, inputs, channels(row.channels)))
-        inputs = blocks[-1].outputs
-    pooled = ConvNorm(inputs=inputs, outputs=channels(POOLED), kernel=1, activation=ACTIVATION)
+    for row in table.rows:
+        outputs = inputs if isinstance(row, Mqa) else channels(row.channels)
+        blocks.append(_block(row, inputs, outputs, activation))
+        inputs = outputs
+    pooled = ConvNorm(inputs=inputs, outputs=channels(POOLED), kernel=1, activation=activation)
     hidden = Hidden(
-        channels=last_channels(HIDDEN, width, rules), activation=ACTIVATION, normalized=True
+        channels=last_channels(HIDDEN, width, rules), activation=activation, normalized=True
     )
     spec = NetworkSpec(
         name=f"mobilenet_v4_{variant}",
         width=float(width),
         dialect=dialect_of(VERSION, dialect, norm_momentum),
-        stem=ConvNorm(inputs=3, outputs=first, kernel=3, stride=2, activation=ACTIVATION),
+        stem=ConvNorm(inputs=3, outputs=first, kernel=3, stride=2, activation=activation),
         blocks=tuple(blocks),
         head=Head(
             conv=pooled,
@@ -210,18 +316,21 @@ def mobilenet_v4(
         ),
     )
     spec = with_bottleneck(with_input_stride(spec, input_stride), bottleneck)
+    spec = with_layer_scale(spec, True) if table.layer_scale else spec
     return with_shortcut(spec, shortcut)
 
 
-def _block(row: Row, inputs: int, outputs: int) -> Block:
-    """Returns the block that a table row describes."""
+def _block(row: Row, inputs: int, outputs: int, activation: Activation) -> Block:
+    """Returns the block that a table row describes, without its layer scale."""
+    if isinstance(row, Mqa):
+        return Attention(inputs=inputs, **row._asdict())
     if isinstance(row, Conv):
         return ConvNorm(
             inputs=inputs,
             outputs=outputs,
             kernel=row.kernel,
             stride=row.stride,
-            activation=ACTIVATION,
+            activation=activation,
         )
     expanded = make_divisible(inputs * row.expansion)
     if isinstance(row, Fused):
@@ -231,7 +340,7 @@ def _block(row: Row, inputs: int, outputs: int) -> Block:
             outputs=outputs,
             kernel=row.kernel,
             stride=row.stride,
-            activation=ACTIVATION,
+            activation=activation,
         )
     return InvertedResidual(
         inputs=inputs,
@@ -240,5 +349,5 @@ def _block(row: Row, inputs: int, outputs: int) -> Block:
         kernel=row.kernel,
         start_kernel=row.start_kernel,
         stride=row.stride,
-        activation=ACTIVATION,
+        activation=activation,
     )

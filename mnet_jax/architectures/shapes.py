@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from mnet_jax.architectures.dialects import Dialect, Padding
 from mnet_jax.architectures.spec import (
     Activation,
+    Attention,
     Block,
     ConvNorm,
     Gate,
@@ -27,33 +28,64 @@ Role = Literal[
     "squeeze_excite/reduce",
     "squeeze_excite/expand",
     "project",
+    "input",
+    "query",
+    "key/downsample",
+    "key/project",
+    "value/downsample",
+    "value/project",
+    "attend",
+    "output",
     "conv",
     "hidden",
     "classifier",
 ]
 
+WITHOUT_KERNEL: tuple[Kind, ...] = ("norm", "attention")
+
 
 def kernel_shape(kind: Kind, kernel: int, inputs: int, outputs: int) -> tuple[int, ...]:
     """Returns the shape of a kernel.
 
-    It is [kh, kw, in, out] for `conv`, [kh, kw, c] for `depthwise` and [in, out] for other kinds.
+    It is [kh, kw, in, out] for `conv`, [kh, kw, c] for `depthwise`, and [in, out] for `pointwise`
+    and `dense`. The kinds `norm` and `attention` have no kernel.
     """
+    assert kind not in WITHOUT_KERNEL, kind
     if kind == "conv":
         return (kernel, kernel, inputs, outputs)
     return (kernel, kernel, outputs) if kind == "depthwise" else (inputs, outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Heads:
+    """The heads of an attention layer, and the positions at which they have keys and values.
+
+    Attributes:
+      queries: number of heads, each with a query at every position of the layer's input.
+      keys: number of different keys, and of values, at a position: 1, or as many as heads.
+      key_size: (rows, columns) of the map of keys, and of the map of values.
+    """
+
+    queries: int
+    keys: int
+    key_size: Size
+
+
+@dataclass(frozen=True, kw_only=True)
 class Layer:
     """A convolution or matrix product at one resolution, with its normalization and activation.
+
+    Two kinds of layer have no kernel: `norm`, a normalization without a convolution before it, and
+    `attention`, the two products of queries with keys and of the resulting weights with values.
 
     Attributes:
       part: part of the network: `stem`, `block_0`, `block_1` ..., `head`.
       role: function of the layer in its part, such as `expand`; None if the part is a single
         convolution.
       kind: `conv` mixes channels in a window, `depthwise` filters each channel separately,
-        `pointwise` mixes channels at one position, `dense` maps pooled features.
-      inputs: input channels.
+        `pointwise` mixes channels at one position, `dense` maps pooled features. `norm` and
+        `attention` are explained above.
+      inputs: input channels; of `attention` those of all heads' queries.
       outputs: output channels.
       kernel: side of the window.
       stride: step of the window.
@@ -61,9 +93,12 @@ class Layer:
       input_size: (rows, columns) of the input.
       output_size: (rows, columns) of the output.
       pads: numbers of zeros around the input: ((top, bottom), (left, right)).
-      normalized: whether batch normalization follows; otherwise the layer has a bias.
+      normalized: whether batch normalization follows; otherwise a dense layer has a bias, and other
+        layers end here.
       activation: function applied after the normalization or bias. It is `hard_sigmoid` only in
         `squeeze_excite/expand`, the layer whose output scales the channels.
+      scaled: whether a learned scale per channel (`InvertedResidual.layer_scale`) follows.
+      heads: the heads of `attention`; None for other kinds.
     """
 
     part: str
@@ -79,6 +114,8 @@ class Layer:
     pads: tuple[tuple[int, int], tuple[int, int]]
     normalized: bool
     activation: Activation | Gate
+    scaled: bool = False
+    heads: Heads | None = None
 
     @property
     def name(self) -> str:
@@ -93,21 +130,48 @@ class Layer:
     @property
     def kernel_path(self) -> str:
         """Path of the kernel in the network's parameters, such as `stem/conv/kernel`."""
+        assert self.has_kernel, self.name
         return f"{self.name}/conv/kernel" if self.normalized else f"{self.name}/kernel"
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether the layer is a convolution or a product with a matrix of parameters."""
+        return self.kind not in WITHOUT_KERNEL
+
+    @property
+    def bias_path(self) -> str | None:
+        """Path of the bias: the layer's own or its normalization's; None if it has neither."""
+        if self.normalized:
+            return f"{self.name}/norm/bias"
+        return f"{self.name}/bias" if self.kind == "dense" else None
+
+    @property
+    def scale_path(self) -> str:
+        """Path of the normalization's scale."""
+        assert self.normalized, self.name
+        return f"{self.name}/norm/scale"
+
+    @property
+    def layer_scale_path(self) -> str:
+        """Path of the learned scale per channel that follows a `scaled` layer."""
+        assert self.scaled, self.name
+        return f"{self.part}/layer_scale"
 
     @property
     def variable_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the layer's variables, by paths such as `params/stem/conv/kernel`.
 
         The order is: kernel, then bias; or kernel, then the normalization's scale, bias, mean and
-        variance.
+        variance; last the learned scale that follows. A layer has only those that it needs.
         """
         name, channels = self.name, (self.outputs,)
-        shapes = {f"params/{self.kernel_path}": self.kernel_shape}
-        if not self.normalized:
-            return shapes | {f"params/{name}/bias": channels}
-        shapes |= {f"params/{name}/norm/{variable}": channels for variable in ("scale", "bias")}
-        return shapes | {f"batch_stats/{name}/norm/{v}": channels for v in ("mean", "var")}
+        shapes = {f"params/{self.kernel_path}": self.kernel_shape} if self.has_kernel else {}
+        if self.normalized:
+            shapes |= {f"params/{name}/norm/{variable}": channels for variable in ("scale", "bias")}
+            shapes |= {f"batch_stats/{name}/norm/{v}": channels for v in ("mean", "var")}
+        elif self.bias_path:
+            shapes |= {f"params/{self.bias_path}": channels}
+        return shapes | ({f"params/{self.layer_scale_path}": channels} if self.scaled else {})
 
 
 def pad_amounts(
@@ -172,8 +236,11 @@ def _convolution(
     activation: Activation,
     size: Size,
     window: Window = POINT,
+    *,
+    normalized: bool = True,
+    scaled: bool = False,
 ) -> Layer:
-    """Returns a convolution with normalization; raises ValueError if its output would be empty."""
+    """Returns a convolution without bias; raises ValueError if its output would be empty."""
     layer = Layer(
         part=part,
         role=role,
@@ -186,8 +253,9 @@ def _convolution(
         input_size=size,
         output_size=window.output_size(size),
         pads=window.pads(size),
-        normalized=True,
+        normalized=normalized,
         activation=activation,
+        scaled=scaled,
     )
     has_output = min(layer.output_size) >= 1
     require(has_output, "resolution", size, f"large enough for {layer.name} to have output")
@@ -223,6 +291,9 @@ def _dense(
 def _block_layers(part: str, block: Block, dialect: Dialect, size: Size) -> Iterator[Layer]:
     if isinstance(block, InvertedResidual):
         yield from _inverted_layers(part, block, dialect.depthwise_padding, size)
+        return
+    if isinstance(block, Attention):
+        yield from _attention_layers(part, block, dialect.depthwise_padding, size)
         return
     window = Window(block.kernel, block.stride, block.dilation, dialect.padding)
     inputs, outputs, activation = block.inputs, block.outputs, block.activation
@@ -260,12 +331,53 @@ def _inverted_layers(
     if block.squeeze:  # V3 paper, section 5.3
         yield _dense(part, "squeeze_excite/reduce", (wide, block.squeeze), "relu")
         yield _dense(part, "squeeze_excite/expand", (block.squeeze, wide), "hard_sigmoid")
-    yield _convolution(part, "project", "pointwise", (wide, block.outputs), block.bottleneck, size)
+    narrow, activation = (wide, block.outputs), block.bottleneck
+    scaled = block.layer_scale
+    yield _convolution(part, "project", "pointwise", narrow, activation, size, scaled=scaled)
+
+
+def _attention_layers(part: str, block: Attention, padding: Padding, size: Size) -> Iterator[Layer]:
+    alone = (block.inputs, block.inputs)
+    point = _convolution(part, "input", "norm", alone, "linear", size)
+    yield point
+
+    def projection(role: Role, channels: tuple[int, int], at: Size, *, scaled: bool) -> Layer:
+        return _convolution(
+            part, role, "pointwise", channels, "linear", at, normalized=False, scaled=scaled
+        )
+
+    yield projection("query", (block.inputs, block.channels), size, scaled=False)
+    window = Window(block.kernel, block.downsampling, 1, padding)
+    key_size, own = size, (block.inputs, block.key_heads * block.head_channels)
+    roles: tuple[tuple[Role, Role], ...] = (
+        ("key/downsample", "key/project"),
+        ("value/downsample", "value/project"),
+    )
+    for downsample, project in roles:
+        if block.downsampling > 1:
+            yield _convolution(part, downsample, "depthwise", alone, "linear", size, window)
+            key_size = window.output_size(size)
+        yield projection(project, own, key_size, scaled=False)
+    yield replace(
+        point,
+        role="attend",
+        kind="attention",
+        inputs=block.channels,
+        outputs=block.channels,
+        normalized=False,
+        heads=Heads(queries=block.heads, keys=block.key_heads, key_size=key_size),
+    )
+    narrow = (block.channels, block.outputs)
+    yield projection("output", narrow, size, scaled=block.layer_scale)
 
 
 @with_plain_arguments
 def walk(spec: NetworkSpec, resolution: int | tuple[int, int]) -> Iterator[Layer]:
-    """Yields every layer that has weights, from input to output, with its shapes at a resolution.
+    """Yields every layer, from input to output, with its shapes at a resolution.
+
+    Pooling and the sums of shortcuts are no layers. In an attention block the layers of keys follow
+    those of queries, and those of values follow those of keys; they all read the block's normalized
+    input.
 
     Args:
       spec: the network.
@@ -319,6 +431,22 @@ def unnormalizable_layer(
         if layer.normalized and values == 1 and layer.part not in running:
             return layer
     return None
+
+
+def require_quantizable(spec: NetworkSpec) -> None:
+    """Requires that `mnet_jax.quantization` can round every layer of a network.
+
+    Raises:
+      ValueError: a layer has no kernel (those of attention), GELU or a layer scale; one line with
+        its name.
+    """
+    layers = sorted(walk(spec, REFERENCE_RESOLUTION), key=lambda layer: layer.has_kernel)
+    for layer in layers:  # attention first, as without it the rest can be changed by axes
+        name = f"quantization of {layer.name}"
+        require(layer.has_kernel, name, "a layer of attention", "a network without, attention none")
+        legal = "linear, relu, relu6, hard_swish"
+        require(layer.activation != "gelu", name, layer.activation, legal)
+        require(not layer.scaled, name, "a layer scale", "a network without, layer_scale False")
 
 
 def variable_shapes(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:

@@ -13,10 +13,11 @@ from mnet_jax import serialization
 from mnet_jax.architectures.dialects import Dialect
 from mnet_jax.validation import is_number, is_whole, make_fields_plain, require, require_choice
 
-Activation = Literal["linear", "relu", "relu6", "hard_swish"]
+Activation = Literal["linear", "relu", "relu6", "hard_swish", "gelu"]
 Gate = Literal["hard_sigmoid"]  # of squeeze-and-excitation (arXiv 1905.02244, section 5.2)
 Shortcut = Literal["bottleneck", "expansion", "none"]
-Kind = Literal["conv", "depthwise", "pointwise", "dense"]
+Kind = Literal["conv", "depthwise", "pointwise", "dense", "norm", "attention"]
+AttentionKind = Literal["mqa", "mha"]
 
 
 def _require_block(block: "Block") -> None:
@@ -135,6 +136,8 @@ class InvertedResidual:
       shortcut: the ends of the identity shortcut. `bottleneck`: from the block's input to its
         output. `expansion`: from this block's expanded tensor to the next block's expanded tensor.
         Both need stride 1 and `inputs` equal to `outputs`.
+      layer_scale: whether the projection is multiplied by a learned scale per channel, which starts
+        at 1e-5 (V4's hybrids; arXiv 2103.17239, section 2.1). The projection must be linear.
     """
 
     inputs: int
@@ -148,9 +151,14 @@ class InvertedResidual:
     squeeze: int = 0
     bottleneck: Activation = "linear"
     shortcut: Shortcut = "none"
+    layer_scale: bool = serialization.added(False)
 
     def __post_init__(self) -> None:
         _require_block(self)
+        require(isinstance(self.layer_scale, bool), "layer_scale", self.layer_scale, "True, False")
+        if self.layer_scale:  # else `fuse` could not multiply it into the projection
+            legal = "linear with a layer scale"
+            require(self.bottleneck == "linear", "bottleneck", self.bottleneck, legal)
         require(self.squeeze >= 0, "squeeze", self.squeeze, "1 channel or more, or 0 for none")
         filtered = bool(self.kernel or self.start_kernel)
         require(self.stride == 1 or filtered, "stride", self.stride, "1 without a depthwise kernel")
@@ -178,12 +186,82 @@ class InvertedResidual:
         return self.stride == 1 and self.inputs == self.outputs
 
 
-Block = ConvNorm | Separable | FusedInvertedResidual | InvertedResidual
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """The attention block of V4's hybrids (arXiv 2404.10518, section 4): it keeps the map's shape.
+
+    The block normalizes its input, then projects each position to a query for each head, and to
+    keys and values. A head's output is softmax(q k^T / sqrt(d)) v, for queries q, keys k and values
+    v of d channels. A projection of all heads' outputs is added to the block's input. The
+    projections have no biases.
+
+    Attributes:
+      inputs: input channels; the output has as many.
+      heads: number of heads.
+      head_channels: channels d of a head's query, key and value.
+      kind: `mqa` (multi-query attention, arXiv 1911.02150): all heads share one key and one value.
+        `mha` (multi-head attention, arXiv 1706.03762): each head has its own.
+      downsampling: stride, 1 or 2, of the keys and values. With 2, a depthwise convolution and a
+        normalization precede the projection to keys, and others the projection to values.
+      kernel: side of the kernels of these depthwise convolutions.
+      shortcut: `bottleneck` adds the block's input to its output.
+      layer_scale: as in `InvertedResidual`.
+    """
+
+    inputs: int
+    heads: int
+    head_channels: int
+    kind: AttentionKind = "mqa"
+    downsampling: int = 1
+    kernel: int = 3
+    shortcut: Literal["bottleneck", "none"] = "bottleneck"
+    layer_scale: bool = False
+
+    def __post_init__(self) -> None:
+        make_fields_plain(self)
+        for name in ("inputs", "heads", "head_channels"):
+            value = getattr(self, name)
+            require(is_whole(value) and value >= 1, name, value, "a whole number, 1 or more")
+        require_choice("kind", self.kind, AttentionKind)
+        require(self.downsampling in (1, 2), "downsampling", self.downsampling, "1, 2")
+        odd = self.kernel >= 1 and self.kernel % 2 == 1
+        require(odd, "kernel", self.kernel, "odd sizes")
+        require(self.shortcut in ("bottleneck", "none"), "shortcut", self.shortcut,
+                "bottleneck, none in an attention block")  # fmt: skip
+        require(isinstance(self.layer_scale, bool), "layer_scale", self.layer_scale, "True, False")
+
+    @property
+    def outputs(self) -> int:
+        """Output channels."""
+        return self.inputs
+
+    @property
+    def stride(self) -> int:
+        """Step of the output's positions; the property is that of other blocks."""
+        return 1
+
+    @property
+    def dilation(self) -> int:
+        """Distance between neighbouring taps; the property is that of other blocks."""
+        return 1
+
+    @property
+    def channels(self) -> int:
+        """Channels of the queries, and of the outputs, of all heads."""
+        return self.heads * self.head_channels
+
+    @property
+    def key_heads(self) -> int:
+        """Number of different keys, and of values, at a position."""
+        return 1 if self.kind == "mqa" else self.heads
+
+
+Block = ConvNorm | Separable | FusedInvertedResidual | InvertedResidual | Attention
 
 
 def is_residual(block: Block) -> bool:
     """Returns whether a block adds its input to its output, so that training can skip the rest."""
-    return isinstance(block, InvertedResidual) and block.shortcut == "bottleneck"
+    return isinstance(block, InvertedResidual | Attention) and block.shortcut == "bottleneck"
 
 
 def can_span(block: InvertedResidual, following: Block | None) -> bool:

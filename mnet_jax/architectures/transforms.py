@@ -12,6 +12,8 @@ from typing import Any, Literal
 from mnet_jax.architectures.dialects import make_divisible
 from mnet_jax.architectures.spec import (
     Activation,
+    Attention,
+    AttentionKind,
     Block,
     ConvNorm,
     FusedInvertedResidual,
@@ -28,7 +30,8 @@ Bottleneck = Literal["linear", "relu6"]
 InputStride = Literal[4, 2, 1]
 Depth = Literal["full", "shallow"]
 Rectifier = Literal["relu6", "relu"]  # in all layers of V1 or V2
-PlainActivation = Literal["relu6", "relu", "hard_swish"]
+PlainActivation = Literal["relu6", "relu", "hard_swish", "gelu"]
+AttentionOption = Literal["none", "mqa", "mha"]
 MOST_REPEATS = 100  # blocks in a stage; the longest stage of ResNet-152 has 36
 
 
@@ -97,12 +100,16 @@ def with_shortcut(spec: NetworkSpec, shortcut: Shortcut) -> NetworkSpec:
     An `expansion` shortcut also needs a next block with as many expanded channels. V2's first block
     has no `expansion` shortcut, because with V2's expansion factor of 6 the second block has more
     expanded channels. V2's first block has a `bottleneck` shortcut only at widths up to 0.27, where
-    the block's input and output have the same number of channels.
+    the block's input and output have the same number of channels. Attention blocks have no
+    expansion: with `expansion` their shortcut remains that from input to output.
     """
     require_choice("shortcut", shortcut, Shortcut)
     spec = _map_inverted(spec, "shortcut", lambda b: dataclasses.replace(b, shortcut="none"))
 
     def change(block: Block, following: Block | None) -> Block:
+        if isinstance(block, Attention):  # there is no expansion for a shortcut to connect
+            kept: Literal["bottleneck", "none"] = "none" if shortcut == "none" else "bottleneck"
+            return dataclasses.replace(block, shortcut=kept)
         if not isinstance(block, InvertedResidual) or not block.keeps_shape:
             return block
         if shortcut == "expansion" and not can_span(block, following):
@@ -122,9 +129,19 @@ def with_activation(spec: NetworkSpec, activation: PlainActivation) -> NetworkSp
 
 
 def with_block_activation(spec: NetworkSpec, activation: Activation) -> NetworkSpec:
-    """Sets the field `activation` of every block. (Projections have `bottleneck` instead.)"""
+    """Sets the field `activation` of every block. (Projections have `bottleneck` instead.)
+
+    Attention blocks have no activation.
+    """
     require_choice("block_activation", activation, Activation)
-    return _map_blocks(spec, lambda block: dataclasses.replace(block, activation=activation))
+    return _map_blocks(
+        spec,
+        lambda block: (
+            block
+            if isinstance(block, Attention)
+            else dataclasses.replace(block, activation=activation)
+        ),
+    )
 
 
 def with_head_activation(spec: NetworkSpec, activation: Activation) -> NetworkSpec:
@@ -151,6 +168,8 @@ def head_layers(spec: NetworkSpec) -> dict[str, Any]:
 
 def depthwise_kernels(block: Block) -> dict[str, Any]:
     """Returns the sides of a block's depthwise kernels, by their field names in the block."""
+    if isinstance(block, Attention):
+        return {"kernel": block.kernel} if block.downsampling > 1 else {}
     names = {Separable: ("kernel",), InvertedResidual: ("kernel", "start_kernel")}
     sizes = {name: getattr(block, name) for name in names.get(type(block), ())}
     return {name: size for name, size in sizes.items() if size}
@@ -206,6 +225,8 @@ def with_repeats(
 
 def _repeated(block: Block) -> Block:
     """Returns the next block of a stage: `block` at stride 1, with `block`'s outputs as inputs."""
+    if isinstance(block, Attention):
+        return block
     same = dataclasses.replace(block, inputs=block.outputs, stride=1)
     if isinstance(same, InvertedResidual) and isinstance(block, InvertedResidual):
         expanded = make_divisible(block.outputs * block.expanded / block.inputs)
@@ -267,7 +288,9 @@ def with_input_stride(spec: NetworkSpec, input_stride: InputStride) -> NetworkSp
         raise ValueError(f"input_stride: got {input_stride}, legal: 4, 2, 1 of published strides")
     steps = {4: (2, 2), 2: (1, 2), 1: (1, 1)}[input_stride]
     blocks = list(spec.blocks)
-    blocks[strided] = dataclasses.replace(blocks[strided], stride=steps[1])
+    first = blocks[strided]
+    assert not isinstance(first, Attention)
+    blocks[strided] = dataclasses.replace(first, stride=steps[1])
     stem = dataclasses.replace(spec.stem, stride=steps[0])
     return dataclasses.replace(spec, stem=stem, blocks=tuple(blocks))
 
@@ -286,3 +309,53 @@ def with_squeeze_excite(spec: NetworkSpec, squeeze_excite: bool) -> NetworkSpec:
             block, squeeze=squeeze_channels(block.expanded) if squeeze_excite else 0
         ),
     )
+
+
+def with_layer_scale(spec: NetworkSpec, layer_scale: bool) -> NetworkSpec:
+    """Adds a layer scale to all inverted residuals and attention blocks, or removes it.
+
+    Raises:
+      ValueError: the network has no inverted residuals, or activations follow its projections.
+    """
+    require(isinstance(layer_scale, bool), "layer_scale", layer_scale, "True, False")
+    spec = _map_inverted(
+        spec, "layer_scale", lambda b: dataclasses.replace(b, layer_scale=layer_scale)
+    )
+    return _map_attention(spec, lambda b: dataclasses.replace(b, layer_scale=layer_scale))
+
+
+def with_attention(spec: NetworkSpec, attention: AttentionOption) -> NetworkSpec:
+    """Sets the kind of all attention blocks; `none` removes them.
+
+    Raises:
+      ValueError: the network has no attention blocks.
+    """
+    require_choice("attention", attention, AttentionOption)
+    require_attention(spec, "attention")
+    if attention == "none":
+        rest = tuple(block for block in spec.blocks if not isinstance(block, Attention))
+        return dataclasses.replace(spec, blocks=rest)
+    kind: AttentionKind = attention
+    return _map_attention(spec, lambda block: dataclasses.replace(block, kind=kind))
+
+
+@with_plain_arguments
+def with_attention_downsampling(spec: NetworkSpec, downsampling: int) -> NetworkSpec:
+    """Sets the stride of the keys and values of all attention blocks: 1 or 2.
+
+    Raises:
+      ValueError: the network has no attention blocks, or the stride is not 1 or 2.
+    """
+    require_attention(spec, "attention_downsampling")
+    require(downsampling in (1, 2), "attention_downsampling", downsampling, "1, 2")
+    return _map_attention(spec, lambda b: dataclasses.replace(b, downsampling=downsampling))
+
+
+def require_attention(spec: NetworkSpec, option: str) -> None:
+    """Raises ValueError if the network has no attention blocks."""
+    if not any(isinstance(block, Attention) for block in spec.blocks):
+        raise ValueError(f"{option}: this {spec.name} has no attention, legal: V4's hybrids")
+
+
+def _map_attention(spec: NetworkSpec, change: Callable[[Attention], Block]) -> NetworkSpec:
+    return _map_blocks(spec, lambda b: change(b) if isinstance(b, Attention) else b)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mnet_jax.analysis.cost import count
 from mnet_jax.architectures import NetworkSpec
-from mnet_jax.architectures.shapes import kernel_shape
+from mnet_jax.architectures.shapes import Heads, kernel_shape
 from mnet_jax.architectures.spec import Activation, Kind
 from mnet_jax.config import DataConfig
 from mnet_jax.ops.types import Direction
@@ -65,15 +65,16 @@ class DepthwiseCase:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCase:
-    """One convolution with SAME padding, as a network runs it in a training step.
+    """One convolution with SAME padding, or attention, as a network runs it in a training step.
 
     The forward pass also normalizes and activates the input, and computes the mean and the variance
     of the output. The backward pass computes the gradients with respect to input, normalization and
-    kernel from the gradients with respect to output, mean and variance.
+    kernel from the gradients with respect to output, mean and variance. Attention has queries, keys
+    and values as inputs, and no normalization and statistics.
 
     Attributes:
-      kind: the kind of the convolution; not `dense`.
-      shape: the input's shape, [b, h, w, c].
+      kind: the kind of the layer; not `dense` or `norm`.
+      shape: the input's shape, [b, h, w, c]; of attention that of the queries.
       outputs: number of output channels.
       kernel: side of the window.
       stride: step of the window.
@@ -81,6 +82,7 @@ class LayerCase:
         normalized nor activated and have no gradient.
       direction: the forward or the backward pass.
       count: number of such layers in the networks.
+      heads: the heads of attention; None for a convolution.
     """
 
     kind: Kind
@@ -91,13 +93,16 @@ class LayerCase:
     activation: Activation | None
     direction: Direction
     count: int
+    heads: Heads | None = None
 
     @property
     def label(self) -> str:
         """The name of the case in a table."""
         _, height, width, channels = self.shape
         outputs = "" if self.kind == "depthwise" else f" to {self.outputs}"
-        window = "" if self.kind == "pointwise" else f" k{self.kernel} s{self.stride}"
+        window = f" k{self.kernel} s{self.stride}"
+        if self.kind in ("pointwise", "attention"):
+            window = ""
         count = f", {self.count} times" if self.count > 1 else ""
         act = self.activation or "images"
         return f"{self.group}, {height}x{width}x{channels}{outputs}{window} {act}{count}"
@@ -114,12 +119,18 @@ class LayerCase:
 
     @property
     def work(self) -> Work:
-        """The least work: input, output, kernel and, in the backward pass, gradients move once."""
+        """The least work: inputs, output, kernel and, in the backward pass, gradients move once."""
         batch, height, width, channels = self.shape
+        passes = 1 if self.direction == "forward" else 2
+        if self.heads:
+            queries, keys = height * width, math.prod(self.heads.key_size)
+            ends = channels + self.outputs
+            moved = queries * ends + keys * self.heads.keys * ends // self.heads.queries
+            madds, bytes_moved = batch * queries * keys * ends, batch * FLOAT_BYTES * moved
+            return Work(madds=passes * madds, moved_bytes=passes * bytes_moved)
         rows, columns = (-(-n // self.stride) for n in (height, width))
         positions, weights = batch * rows * columns, math.prod(self.kernel_shape)
         moved = batch * height * width * channels + positions * self.outputs + weights
-        passes = 1 if self.direction == "forward" else 2
         return Work(madds=passes * weights * positions, moved_bytes=passes * FLOAT_BYTES * moved)
 
 

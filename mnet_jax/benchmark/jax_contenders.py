@@ -19,9 +19,11 @@ from flax import traverse_util
 from jax import lax
 
 from mnet_jax import architectures, data, models, ops
+from mnet_jax.architectures.shapes import Heads
 from mnet_jax.benchmark.cases import DepthwiseCase, InputCase, LayerCase, NetworkCase, Run
 from mnet_jax.benchmark.contenders import LEARNING_RATE, MOMENTUM, SEEDS
 from mnet_jax.config import Sgd, TrainingConfig
+from mnet_jax.models.attention import attend
 from mnet_jax.training import metrics, optimizer
 from mnet_jax.training.hyperparameters import Hyperparameters, StaticRecipe
 from mnet_jax.training.step import TrackedState, TrainState, initial_state, make_train_step
@@ -243,6 +245,8 @@ def _depthwise(case: DepthwiseCase, lowering: ops.Lowering) -> Run:
 
 def _layer(case: LayerCase, lowering: ops.Lowering, pointwise: Callable[..., Any]) -> Run:
     """Runs a layer as `models` does; `pointwise` is `ops.pointwise` or a replacement for it."""
+    if case.heads:
+        return _attention(case, case.heads)
     channels = case.shape[3]
     convolve = _convolution(case, pointwise)
 
@@ -261,6 +265,17 @@ def _layer(case: LayerCase, lowering: ops.Lowering, pointwise: Callable[..., Any
     else:
         results, pull = jax.vjp(partial(forward, *given), kernel)
     return _compiled(lambda pull, g: pull(g), pull, jax.tree.map(jnp.ones_like, results))
+
+
+def _attention(case: LayerCase, heads: Heads) -> Run:
+    """Runs the products of attention as `models` does, or their gradients."""
+    context = (case.shape[0], *heads.key_size, case.shape[3] * heads.keys // heads.queries)
+    inputs = _normal(*case.shape), _normal(*context), _normal(*context)
+    forward = partial(attend, heads=heads.queries, key_heads=heads.keys)
+    if case.direction == "forward":
+        return _compiled(forward, *inputs)
+    y, pull = jax.vjp(forward, *inputs)
+    return _compiled(lambda pull, g: pull(g), pull, jnp.ones_like(y))
 
 
 def _convolution(case: LayerCase, pointwise: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,11 +14,11 @@ from mnet_jax.benchmark.timing import compare
 
 @dataclass(frozen=True, kw_only=True)
 class TimedLayer:
-    """The measurement of one convolution of a network, as the forward pass of training runs it.
+    """The measurement of one layer of a network, as the forward pass of training runs it.
 
     Attributes:
-      kind: the kind of the convolution.
-      label: the convolution's shapes, for a table.
+      kind: the kind of the layer.
+      label: the layer's shapes, for a table.
       count: number of such layers in the network.
       madds: multiply-adds of one call.
       moved_bytes: least bytes read from and written to memory in one call.
@@ -42,9 +42,9 @@ def time_layers(
     environment: Mapping[str, str],
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[Machine, tuple[TimedLayer, ...]]:
-    """Times every distinct convolution in float32, and measures the machine before and after.
+    """Times every distinct convolution and attention in float32, and measures the machine.
 
-    Squeeze-and-excitations, the sums of shortcuts, pooling and dense layers are left out.
+    The machine is measured before and after. For what is left out see `suites.layer_cases`.
 
     Args:
       spec: the network.

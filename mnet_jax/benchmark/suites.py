@@ -94,16 +94,16 @@ def layer_cases(
     batch_size: int,
     directions: tuple[Direction, ...] = ("forward", "backward"),
 ) -> list[LayerCase]:
-    """Returns cases for every distinct convolution of a training step, forward and backward.
+    """Returns cases for every distinct convolution and attention of a training step.
 
-    Every input is normalized except that of the stem. Squeeze-and-excitations, the sums of
-    shortcuts, pooling and dense layers are left out.
+    Every input of a convolution is normalized except that of the stem. Squeeze-and-excitations, the
+    sums of shortcuts, normalizations without convolution, pooling and dense layers are left out.
     """
     counts: Counter[LayerCase] = Counter()
     for spec in networks:
         activation: Activation | None = None  # of the images
         for layer in walk(spec, resolution):
-            if layer.kind == "dense":
+            if layer.kind in ("dense", "norm"):
                 continue
             case = LayerCase(
                 kind=layer.kind,
@@ -114,6 +114,7 @@ def layer_cases(
                 activation=activation,
                 direction="forward",
                 count=1,
+                heads=layer.heads,
             )
             counts[case] += 1
             assert layer.activation != "hard_sigmoid"  # only dense layers have it

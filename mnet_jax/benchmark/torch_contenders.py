@@ -5,6 +5,7 @@ sees one, else on the CPU. To compare CPUs, hide the device with an empty `CUDA_
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +19,25 @@ from mnet_jax.architectures import (
     NetworkSpec,
     Separable,
 )
+from mnet_jax.architectures.shapes import Heads
+from mnet_jax.architectures.spec import Attention as AttentionSpec
 from mnet_jax.architectures.spec import Block
 from mnet_jax.benchmark.cases import DepthwiseCase, LayerCase, NetworkCase, Run
 from mnet_jax.benchmark.contenders import LEARNING_RATE, MOMENTUM
+from mnet_jax.models.normalization import FIRST_LAYER_SCALE
 
-ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hard_swish": nn.Hardswish}
+
+def _gelu(inplace: bool) -> nn.Module:
+    """Returns PyTorch's GELU, which cannot overwrite its input."""
+    return nn.GELU()
+
+
+ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hard_swish": nn.Hardswish,
+    "gelu": _gelu,
+}
 
 
 def _on_device(make: Callable[[Any], Run]) -> Callable[[Any], Run]:
@@ -134,6 +149,8 @@ def _layer(case: LayerCase) -> Run:
     A `LayerCase` asks for the mean and variance of the output. But PyTorch's batch normalization
     computes the mean and variance of its input, and so does this function.
     """
+    if case.heads:
+        return _attention(case, case.heads)
     batch, height, width, channels = case.shape
     groups = channels if case.kind == "depthwise" else 1
     conv = nn.Conv2d(
@@ -158,6 +175,21 @@ def _layer(case: LayerCase) -> Run:
     wanted = [*layer.parameters(), *([x] if case.activation else [])]
     g = torch.ones_like(y)
     return lambda: torch.autograd.grad(y, wanted, g, retain_graph=True)
+
+
+def _attention(case: LayerCase, heads: Heads) -> Run:
+    """Runs the products of attention, or their gradients."""
+    batch, height, width, channels = case.shape
+    head_channels, keys = channels // heads.queries, math.prod(heads.key_size)
+    query = torch.randn(batch, heads.queries, height * width, head_channels, requires_grad=True)
+    key, value = (
+        torch.randn(batch, heads.keys, keys, head_channels, requires_grad=True) for _ in range(2)
+    )
+    if case.direction == "forward":
+        return lambda: nn.functional.scaled_dot_product_attention(query, key, value)
+    y = nn.functional.scaled_dot_product_attention(query, key, value)
+    g = torch.ones_like(y)
+    return lambda: torch.autograd.grad(y, [query, key, value], g, retain_graph=True)
 
 
 def _conv(
@@ -195,7 +227,56 @@ class Shortcut(nn.Module):
         return x + self.inner(x)
 
 
+class LayerScale(nn.Module):
+    """The torch version of the layer scales of `models`, on [b, c, h, w]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels, 1, 1), FIRST_LAYER_SCALE))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps [b, c, h, w] to the same shape."""
+        return x * self.scale
+
+
+class Attention(nn.Module):
+    """The torch version of `models.Attention` without shortcut, on [b, c, h, w]."""
+
+    def __init__(self, block: AttentionSpec) -> None:
+        super().__init__()
+        self.heads, self.key_heads = block.heads, block.key_heads
+        self.norm = nn.BatchNorm2d(block.inputs)
+        self.query = nn.Conv2d(block.inputs, block.channels, 1, bias=False)
+        self.key, self.value = self._context(block), self._context(block)
+        self.output = nn.Conv2d(block.channels, block.outputs, 1, bias=False)
+
+    @staticmethod
+    def _context(block: AttentionSpec) -> nn.Module:
+        n, own = block.inputs, block.key_heads * block.head_channels
+        parts: list[nn.Module] = [nn.Conv2d(n, own, 1, bias=False)]
+        if block.downsampling > 1:
+            parts.insert(0, _conv(n, n, block.kernel, block.downsampling, "linear", n))
+        return nn.Sequential(*parts)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps [b, c, h, w] to the same shape."""
+        y = self.norm(x)
+        query = self._heads_first(self.query(y), self.heads)
+        key, value = (self._heads_first(of(y), self.key_heads) for of in (self.key, self.value))
+        y = nn.functional.scaled_dot_product_attention(query, key, value)
+        return self.output(y.transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:]))
+
+    @staticmethod
+    def _heads_first(x: torch.Tensor, heads: int) -> torch.Tensor:
+        """Reshapes [b, heads * d, h, w] to [b, heads, h * w, d]."""
+        return x.unflatten(1, (heads, -1)).flatten(3).transpose(2, 3)
+
+
 def _block(block: Block) -> nn.Module:
+    if isinstance(block, AttentionSpec):
+        scale = [LayerScale(block.outputs)] if block.layer_scale else []
+        attention = nn.Sequential(Attention(block), *scale)
+        return Shortcut(attention) if block.shortcut == "bottleneck" else attention
     act, stride = block.activation, block.stride
     if isinstance(block, ConvNorm):
         return _conv(block.inputs, block.outputs, block.kernel, stride, act)
@@ -218,6 +299,8 @@ def _block(block: Block) -> nn.Module:
     if block.squeeze:
         parts.append(SqueezeExcite(wide, block.squeeze))
     body = nn.Sequential(*parts, project)
+    if block.layer_scale:
+        body.append(LayerScale(block.outputs))
     return Shortcut(body) if block.shortcut == "bottleneck" else body
 
 

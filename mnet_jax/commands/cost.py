@@ -78,7 +78,8 @@ def main(stop: Stop | None = None) -> None:
         require(not (several and arguments.measure), "measure", True, "one network at a time")
     counted = {name: _count(config, arguments) for name, config in networks.items()}
     for name, expense in counted.items():
-        sides = {field.layer: field.side for field in receptive_fields(networks[name].spec)}
+        fields = receptive_fields(networks[name].spec)
+        sides = {f.layer: "all" if f.side is None else str(f.side) for f in fields}
         console.print(_layers(expense, name, sides, arguments.batch_size))
         console.print()
         if not several:
@@ -87,6 +88,8 @@ def main(stop: Stop | None = None) -> None:
             console.print()
     console.print(_kinds(counted, arguments.batch_size))
     sees = "sees: side in pixels of the receptive field, the area that a position depends on"
+    if any(row.layer.heads for expense in counted.values() for row in expense.rows):
+        sees += "; all: the whole image"
     console.print(sees, style="dim")
     if arguments.measure:
         ((name, config),) = networks.items()
@@ -125,7 +128,7 @@ def _count(config: RunConfig, arguments: Arguments) -> Cost:
     return count(config.spec, arguments.resolution, activation_itemsize=ITEM_BYTES[arguments.dtype])
 
 
-def _layers(expense: Cost, title: str, sides: Mapping[str, int], batch_size: int) -> Table:
+def _layers(expense: Cost, title: str, sides: Mapping[str, str], batch_size: int) -> Table:
     """Makes a table with a row for each layer; `sides` are the sides of the receptive fields."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("layer", "output"):
@@ -143,7 +146,7 @@ def _layers(expense: Cost, title: str, sides: Mapping[str, int], batch_size: int
             output_text(layer),
             str(layer.kernel),
             str(layer.stride),
-            str(sides.get(layer.name, "")),
+            sides.get(layer.name, ""),
             f"{row.params:,}",
             f"{batch_size * row.madds:,}",
             f"{row.moved_bytes(batch_size) / 1024:,.0f}",

@@ -1,5 +1,6 @@
 """Compares a file, run in its own runtime, with the network from which it was written."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,11 +133,15 @@ def first_wrong_layer(network: Network, runtime: Runtime, image: Array) -> str |
       image: [1, h, w, 3], as the file takes it.
 
     Returns:
-      The layer's name; None if no output differs, or the file does not tell its layers' outputs.
+      The layer's name; None if no output before the first attention differs, or the file does not
+      tell its layers' outputs.
     """
     recorder = _Recorder()
     forward(network.spec, network.params, network.scaled(jax.numpy.asarray(image)), recorder)
-    layers = walk(network.spec, network.resolution)
+    # In an attention block the runtimes order layers differently.
+    layers = itertools.takewhile(
+        lambda layer: layer.has_kernel, walk(network.spec, network.resolution)
+    )
     for layer, found in zip(layers, runtime.outputs_of_layers(image), strict=False):
         possible = _fused(recorder.outputs[layer.name])
         if not any(_is_close(found, each) for each in possible):

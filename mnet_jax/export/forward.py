@@ -1,11 +1,12 @@
 """Folded networks as functions of XLA's plain operations, from which LiteRT's files are made.
 
-Every layer is one convolution or matrix product, followed by its bias and its activation, so that a
-converter finds the operations of its own format: depthwise convolutions are grouped convolutions,
-and pointwise convolutions have kernels of 1x1.
+Every layer with a kernel is one convolution or matrix product, followed by its bias and its
+activation, so that a converter finds the operations of its own format: depthwise convolutions are
+grouped convolutions, and pointwise convolutions have kernels of 1x1.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -66,8 +67,8 @@ class _Forward:
         self._params, self._marks = params, marks
 
     def layer(self, layer: Layer, x: Array) -> Array:
-        norm = "/norm" if layer.normalized else ""
-        y = self._convolution(layer, x) + self._params[f"{layer.name}{norm}/bias"]
+        y = self._convolution(layer, x) if layer.has_kernel else x * self._params[layer.scale_path]
+        y = y + self._params[layer.bias_path] if layer.bias_path else y
         y = self._marks.linear(layer, y)
         path = f"{layer.name}/output_quantizer"
         if layer.activation == "hard_sigmoid":
@@ -95,6 +96,13 @@ class _Forward:
             feature_group_count=layer.inputs if depthwise else 1,
         )
 
+    def attend(self, layer: Layer, query: Array, key: Array, value: Array) -> Array:
+        assert layer.heads
+        parts = ((query, layer.heads.queries), (key, layer.heads.keys), (value, layer.heads.keys))
+        q, k, v = (_heads_first(x, count) for x, count in parts)
+        weights = jax.nn.softmax((q * q.shape[-1] ** -0.5) @ jnp.swapaxes(k, 2, 3), axis=-1)
+        return jnp.swapaxes(weights @ v, 1, 2).reshape(query.shape)
+
     def mean(self, path: str, x: Array) -> Array:
         return self._marks.activation(path, jnp.mean(x, (1, 2)))
 
@@ -103,6 +111,19 @@ class _Forward:
 
     def scale(self, path: str, x: Array, gate: Array) -> Array:
         return self._marks.activation(path, x * gate[:, None, None, :])
+
+
+def _gelu(x: Array) -> Array:
+    """Computes GELU as one composite operation, by the name that LiteRT's converter knows."""
+    gelu = partial(jax.nn.gelu, approximate=False)
+    return lax.composite(lambda x, **_: gelu(x), "aten.gelu.default")(x, approximate="none")
+
+
+def _heads_first(x: Array, heads: int) -> Array:
+    """Reshapes [b, h, w, heads * d] to [b, heads, h * w, d]."""
+    batch, rows, columns, channels = x.shape
+    split = x.reshape(batch, rows * columns, heads, channels // heads)
+    return jnp.swapaxes(split, 1, 2)
 
 
 def _clipped(x: Array) -> Array:
@@ -114,4 +135,5 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "relu6": _clipped,
     "hard_swish": lambda x: x * (_clipped(x + 3) * _SIXTH),
+    "gelu": _gelu,
 }

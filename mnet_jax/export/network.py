@@ -144,10 +144,13 @@ class Network:
         """Returns the kernel of a layer."""
         return self.params[layer.kernel_path]
 
-    def bias(self, layer: Layer) -> np.ndarray:
-        """Returns the bias of a layer [n]."""
-        norm = "/norm" if layer.normalized else ""
-        return self.params[f"{layer.name}{norm}/bias"]
+    def bias(self, layer: Layer) -> np.ndarray | None:
+        """Returns the bias of a layer [n]; None if it has none."""
+        return self.params[layer.bias_path] if layer.bias_path else None
+
+    def scale(self, layer: Layer) -> np.ndarray:
+        """Returns the scale [n] that is left of a normalization without a kernel."""
+        return self.params[layer.scale_path]
 
 
 def in_eight_bits(network: Network, batches: Sequence[np.ndarray]) -> Network:
@@ -194,10 +197,10 @@ def _integers(
     inputs = layer_inputs(spec)
     fitted = {}
     for layer in walk(spec, REFERENCE_RESOLUTION):
-        norm = "/norm" if layer.normalized else ""
+        assert layer.bias_path  # quantized layers have one
         x_step, _ = affines[inputs[layer.name].quantizer]
         fitted[layer.name] = integer.kernel_step(
-            layer, params[layer.kernel_path], params[f"{layer.name}{norm}/bias"], x_step, steps
+            layer, params[layer.kernel_path], params[layer.bias_path], x_step, steps
         )
     return Integers(
         affines={path: (np.float32(step), int(zero)) for path, (step, zero) in affines.items()},

@@ -88,14 +88,16 @@ class _Writer:
         return self._rounded("input_quantizer", x)
 
     def layer(self, layer: Layer, x: str) -> str:
-        kernel, bias = self._weights(layer, x)
         output = f"{layer.name}/output"
+        if not layer.has_kernel:
+            return self._normalized(layer, x, output)
+        weights = self._weights(layer, x)
         if layer.kind == "dense":
-            y = self._node("Gemm", [x, kernel, bias], f"{layer.name}/linear", transB=1)
+            y = self._node("Gemm", [x, *weights], f"{layer.name}/linear", transB=1)
         else:
             (top, bottom), (left, right) = layer.pads
             y = self._node(
-                "Conv", [x, kernel, bias], f"{layer.name}/linear",
+                "Conv", [x, *weights], f"{layer.name}/linear",
                 kernel_shape=[layer.kernel] * 2, strides=[layer.stride] * 2,
                 pads=[top, left, bottom, right], dilations=[layer.dilation] * 2,
                 group=layer.inputs if layer.kind == "depthwise" else 1,
@@ -104,6 +106,43 @@ class _Writer:
             y = self._rounded(f"{layer.name}/preactivation_quantizer", y)
         y = self._activated(layer.activation, y, output)
         return self._rounded(f"{layer.name}/output_quantizer", y)
+
+    def _normalized(self, layer: Layer, x: str, output: str) -> str:
+        """Multiplies channels by a scale, and adds a bias."""
+        network = self._network
+        scale, bias = network.scale(layer), network.bias(layer)
+        assert bias is not None
+        factor = self._constant(f"{layer.name}/scale", scale[:, None, None])
+        offset = self._constant(f"{layer.name}/bias", bias[:, None, None])
+        scaled = self._node("Mul", [x, factor], f"{layer.name}/scaled")
+        return self._node("Add", [scaled, offset], output)
+
+    def attend(self, layer: Layer, query: str, key: str, value: str) -> str:
+        name, heads = layer.name, layer.heads
+        assert heads
+        size = layer.inputs // heads.queries
+        factor = self._constant(f"{name}/factor", np.float32(size**-0.5))
+        query = self._node("Mul", [query, factor], f"{name}/scaled_queries")
+        query = self._split(f"{name}/queries", query, heads.queries, size)  # [b, heads, d, n]
+        key, value = (
+            self._split(f"{name}/{of}", x, heads.keys, size)
+            for of, x in (("keys", key), ("values", value))
+        )
+        query, value = (
+            self._node("Transpose", [x], f"{x}/transposed", perm=[0, 1, 3, 2])
+            for x in (query, value)
+        )
+        scores = self._node("MatMul", [query, key], f"{name}/scores")
+        weights = self._node("Softmax", [scores], f"{name}/weights", axis=-1)
+        y = self._node("MatMul", [weights, value], f"{name}/products")
+        y = self._node("Transpose", [y], f"{name}/products/transposed", perm=[0, 1, 3, 2])
+        shape = np.array([0, layer.outputs, *layer.output_size], np.int64)  # 0: as it was
+        return self._node("Reshape", [y, self._constant(f"{name}/shape", shape)], f"{name}/output")
+
+    def _split(self, name: str, x: str, heads: int, size: int) -> str:
+        """Reshapes [b, heads * d, h, w] to [b, heads, d, h * w]."""
+        shape = self._constant(f"{name}/shape", np.array([0, heads, size, -1], np.int64))
+        return self._node("Reshape", [x, shape], name)
 
     def mean(self, path: str, x: str) -> str:
         name = path.removesuffix("_quantizer")
@@ -128,13 +167,27 @@ class _Writer:
             return self._node("Clip", [x, *bounds], name)
         if activation == "hard_sigmoid":
             return self._node("HardSigmoid", [x], name, alpha=1 / 6, beta=0.5)
+        if activation == "gelu":
+            return self._gelu(x, name)
         operators = {"relu": "Relu", "hard_swish": "HardSwish"}
         return self._node(operators[activation], [x], name)
 
-    def _weights(self, layer: Layer, x: str) -> tuple[str, str]:
-        """Returns the names of a layer's kernel and bias."""
+    def _gelu(self, x: str, name: str) -> str:
+        """Computes x (1 + erf(x / sqrt(2))) / 2; the operator Gelu is of opset 20."""
+        root, one, half = (
+            self._constant(f"gelu_{n:g}", np.float32(n)) for n in (0.5**0.5, 1.0, 0.5)
+        )
+        y = self._node("Erf", [self._node("Mul", [x, root], f"{name}/argument")], f"{name}/erf")
+        y = self._node("Add", [y, one], f"{name}/shifted")
+        half_x = self._node("Mul", [x, half], f"{name}/half")
+        return self._node("Mul", [half_x, y], name)
+
+    def _weights(self, layer: Layer, x: str) -> tuple[str, ...]:
+        """Returns the names of a layer's kernel and, if it has one, bias."""
         network, name = self._network, layer.name
         bias = network.bias(layer)
+        if bias is None:
+            return (self._constant(f"{name}/kernel", _outputs_first(layer, network.kernel(layer))),)
         if network.integers is None:
             kernel = _outputs_first(layer, network.kernel(layer))
             return self._constant(f"{name}/kernel", kernel), self._constant(f"{name}/bias", bias)

@@ -16,6 +16,7 @@ Each name is imported when it is first used, so configs can import `models.types
 - `factories`: the papers' networks;
 - `network`: any network from its spec, and the paths of its activations;
 - `blocks`: the blocks of V1 to V4;
+- `attention`: the attention block of V4's hybrids;
 - `layers`: convolutions, dense layers, dropout, squeeze-and-excitation;
 - `normalization`: batch normalization, and the settings that all layers share;
 - `quantizers`: simulated quantization of kernels and activations;
@@ -30,6 +31,7 @@ from mnet_jax.models.types import Remat
 
 with epy.lazy_api_imports(globals()):
     from mnet_jax.data.types import View
+    from mnet_jax.models.attention import Attention
     from mnet_jax.models.blocks import DepthwiseSeparable, FusedInvertedResidual, InvertedResidual
     from mnet_jax.models.factories import (
         mobilenet_v1,
@@ -41,6 +43,8 @@ with epy.lazy_api_imports(globals()):
         mobilenet_v4_conv_large,
         mobilenet_v4_conv_medium,
         mobilenet_v4_conv_small,
+        mobilenet_v4_hybrid_large,
+        mobilenet_v4_hybrid_medium,
     )
     from mnet_jax.models.fusing import fuse
     from mnet_jax.models.layers import (
@@ -61,6 +65,7 @@ with epy.lazy_api_imports(globals()):
 __all__ = [
     "FILE_NAME",
     "ActivationPath",
+    "Attention",
     "ConvNorm",
     "Dense",
     "DepthwiseConv",
@@ -92,6 +97,8 @@ __all__ = [
     "mobilenet_v4_conv_large",
     "mobilenet_v4_conv_medium",
     "mobilenet_v4_conv_small",
+    "mobilenet_v4_hybrid_large",
+    "mobilenet_v4_hybrid_medium",
     "pinned",
     "read_spec",
     "read_view",

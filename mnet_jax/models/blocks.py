@@ -10,7 +10,13 @@ from mnet_jax import ops
 from mnet_jax.architectures.dialects import dialect_of
 from mnet_jax.architectures.spec import Activation, Shortcut
 from mnet_jax.models.layers import ConvNorm, DropPath, SqueezeExcite, pads
-from mnet_jax.models.normalization import Setting, as_pending, sow
+from mnet_jax.models.normalization import (
+    Setting,
+    as_pending,
+    layer_scale,
+    scale_channels,
+    sow,
+)
 from mnet_jax.models.quantizers import activation_quantizer, rounded
 from mnet_jax.ops import Pending
 
@@ -126,6 +132,7 @@ class InvertedResidual(nn.Module):
       shortcut: `bottleneck` adds the input to the output, which must have the same shape.
         `expansion` spans two blocks: the caller passes the result of one block's `widen` to the
         next block as `skip`.
+      layer_scale: whether a learned scale per channel multiplies the projection.
       drop_path: probability that an image skips the block in training; only a `bottleneck` shortcut
         makes this possible. See `DropPath`.
       setting: settings shared by all layers of a network.
@@ -141,6 +148,7 @@ class InvertedResidual(nn.Module):
     squeeze: int = 0
     bottleneck: Activation = "linear"
     shortcut: Shortcut = "none"
+    layer_scale: bool = False
     drop_path: float = 0.0
     setting: Setting = Setting()
 
@@ -159,6 +167,9 @@ class InvertedResidual(nn.Module):
             self.squeeze_excite = SqueezeExcite(self.squeeze, setting)
         self.project = ConvNorm(self.outputs, activation=self.bottleneck, setting=setting)
         self.stochastic_depth = DropPath(self.drop_path)
+        self.scales = self.layer_scale and not self.setting.folded
+        if self.scales:
+            self.scale = layer_scale(self, self.outputs)
         self.skip_quantizer = activation_quantizer(setting)
         self.sum_quantizer = activation_quantizer(setting)
 
@@ -191,6 +202,8 @@ class InvertedResidual(nn.Module):
     def narrow(self, wide: Pending, *, train: bool) -> Pending:
         """Projects [b, h', w', expanded] to [b, h', w', outputs]."""
         projected = self.project.pending(wide, train=train)
+        if self.scales:
+            projected = scale_channels(projected, self.scale)
         sow(self, "projected", projected)
         return projected
 

@@ -328,7 +328,7 @@ def mobilenet_v3_small(
 
 
 def mobilenet_v4(
-    variant: Literal["conv_small", "conv_medium", "conv_large"],
+    variant: Literal["conv_small", "conv_medium", "conv_large", "hybrid_medium", "hybrid_large"],
     *,
     width: float = 1.0,
     num_classes: int = 1000,
@@ -346,7 +346,7 @@ def mobilenet_v4(
     It maps images [b, h, w, 3] to logits [b, num_classes].
 
     Args:
-      variant: `conv_small`, `conv_medium` or `conv_large` (appendix D).
+      variant: the model of appendix D, such as `conv_small` or, with attention, `hybrid_medium`.
       width: the width multiplier.
       num_classes: number of logits; with 0 the network returns features, see `Head`.
       bottleneck: activation after each projection.
@@ -509,6 +509,102 @@ def mobilenet_v4_conv_large(
     """
     spec = architectures.mobilenet_v4(
         "conv_large",
+        width=width,
+        num_classes=num_classes,
+        bottleneck=bottleneck,
+        shortcut=shortcut,
+        dropout=dropout,
+        dialect=dialect,
+        norm_momentum=norm_momentum,
+        input_stride=input_stride,
+    )
+    return MobileNet(spec=spec, dtype=dtype, lowering=lowering)
+
+
+def mobilenet_v4_hybrid_medium(
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    bottleneck: Literal["linear", "relu6"] = "linear",
+    shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
+    dropout: float | None = None,
+    dialect: Literal["paper", "slim", "keras", "torchvision", "timm"] = "paper",
+    norm_momentum: float | None = None,
+    input_stride: Literal[4, 2, 1] = 4,
+    dtype: Any = jnp.float32,
+    lowering: Literal["auto", "grouped", "shifted", "native"] = "auto",
+) -> MobileNet:
+    """MobileNet V4-Hybrid-M (arXiv 2404.10518) as a Linen module.
+
+    It maps images [b, h, w, 3] to logits [b, num_classes].
+
+    Args:
+      width: the width multiplier.
+      num_classes: number of logits; with 0 the network returns features, see `Head`.
+      bottleneck: activation after each projection.
+      shortcut: the tensors that identity shortcuts connect.
+      dropout: dropout rate before the classifier; None takes the dialect's.
+      dialect: the implementation whose padding, normalization constants and initialization are
+        used.
+      norm_momentum: fraction of BatchNorm's running statistics kept at each step; None takes the
+        dialect's.
+      input_stride: product of the first two strides; use 1 for images of 32x32 pixels or less.
+      dtype: type of the computation; parameters, statistics and logits are float32.
+      lowering: how convolutions are computed; see `mnet_jax.ops.depthwise_conv`.
+
+    Raises:
+      ValueError: an option is not legal; the message gives its name, its value and legal values.
+    """
+    spec = architectures.mobilenet_v4(
+        "hybrid_medium",
+        width=width,
+        num_classes=num_classes,
+        bottleneck=bottleneck,
+        shortcut=shortcut,
+        dropout=dropout,
+        dialect=dialect,
+        norm_momentum=norm_momentum,
+        input_stride=input_stride,
+    )
+    return MobileNet(spec=spec, dtype=dtype, lowering=lowering)
+
+
+def mobilenet_v4_hybrid_large(
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    bottleneck: Literal["linear", "relu6"] = "linear",
+    shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
+    dropout: float | None = None,
+    dialect: Literal["paper", "slim", "keras", "torchvision", "timm"] = "paper",
+    norm_momentum: float | None = None,
+    input_stride: Literal[4, 2, 1] = 4,
+    dtype: Any = jnp.float32,
+    lowering: Literal["auto", "grouped", "shifted", "native"] = "auto",
+) -> MobileNet:
+    """MobileNet V4-Hybrid-L (arXiv 2404.10518) as a Linen module.
+
+    It maps images [b, h, w, 3] to logits [b, num_classes].
+
+    Args:
+      width: the width multiplier.
+      num_classes: number of logits; with 0 the network returns features, see `Head`.
+      bottleneck: activation after each projection.
+      shortcut: the tensors that identity shortcuts connect.
+      dropout: dropout rate before the classifier; None takes the dialect's.
+      dialect: the implementation whose padding, normalization constants and initialization are
+        used.
+      norm_momentum: fraction of BatchNorm's running statistics kept at each step; None takes the
+        dialect's.
+      input_stride: product of the first two strides; use 1 for images of 32x32 pixels or less.
+      dtype: type of the computation; parameters, statistics and logits are float32.
+      lowering: how convolutions are computed; see `mnet_jax.ops.depthwise_conv`.
+
+    Raises:
+      ValueError: an option is not legal; the message gives its name, its value and legal values.
+    """
+    spec = architectures.mobilenet_v4(
+        "hybrid_large",
         width=width,
         num_classes=num_classes,
         bottleneck=bottleneck,

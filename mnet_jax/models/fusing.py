@@ -25,10 +25,13 @@ def fuse(
         logits = jax.jit(infer)(params, images)
 
     With fixed statistics, batch normalization scales and shifts each channel. The scale is
-    multiplied into the preceding kernel, and the shift becomes a bias. If the native kernels run
-    the pointwise convolutions, the pointwise kernels are also packed into the order in which the
-    native kernels read them, and each block without squeeze-and-excitation runs as one operation
-    (`mnet_jax.ops.inverted_residual`).
+    multiplied into the preceding kernel, and the shift becomes a bias. A layer scale is multiplied
+    into both. The normalization of an attention block's input has no preceding kernel, and remains
+    as a scale and a bias.
+
+    If the native kernels run the pointwise convolutions, the pointwise kernels are also packed into
+    the order in which the native kernels read them, and each block without squeeze-and-excitation
+    and attention runs as one operation (`mnet_jax.ops.inverted_residual`).
 
     Args:
       model: the network.
@@ -49,10 +52,10 @@ def fuse(
     epsilon = model.spec.dialect.norm_epsilon
     packed = model.quantization is None and ops.reads_panels(model.dtype, model.lowering)
     for layer in walk(model.spec, REFERENCE_RESOLUTION):
+        fold_layer(params, statistics, layer, epsilon)
         if layer.normalized:
-            fold_normalization(params, statistics, layer, epsilon)
-            bias = f"{layer.name}/norm/bias"
-            params[bias] = jnp.asarray(params[bias])
+            assert layer.bias_path
+            params[layer.bias_path] = jnp.asarray(params[layer.bias_path])
         # The dense layers of squeeze-and-excitation are too small for packing to pay off.
         if packed and (layer.kind == "pointwise" or layer.part == "head"):
             kernel = layer.kernel_path
@@ -68,28 +71,49 @@ def fuse(
     return infer, traverse_util.unflatten_dict(params, sep="/")
 
 
-def fold_normalization(
+def fold_layer(
     params: dict[str, Any], statistics: Mapping[str, Any], layer: Layer, epsilon: float
 ) -> None:
-    """Folds a layer's normalization into its kernel and a bias, in place.
+    """Folds a layer's normalization and layer scale into its kernel and a bias, in place.
+
+    A layer of kind `norm` has no kernel; the scale and the bias of its normalization take up the
+    running statistics.
 
     Args:
       params: parameters by path, arrays of NumPy or of JAX. The kernel and the normalization's bias
-        are replaced, and the normalization's scale is removed.
+        are replaced. The normalization's scale, if there is a kernel, and the layer scale are
+        removed.
       statistics: running statistics by path.
-      layer: a normalized layer.
+      layer: any layer; one without normalization and layer scale remains.
       epsilon: constant that the normalization adds to the variance.
 
     Raises:
       ValueError: a variable of the layer is missing.
     """
-    kernel, norm = layer.kernel_path, f"{layer.name}/norm"
-    _require_names([kernel, f"{norm}/bias"], params)
-    rate = normalization_rate(params, statistics, layer, epsilon)
+    if layer.normalized:
+        norm = f"{layer.name}/norm"
+        _require_names([f"{norm}/bias"], params)
+        rate = normalization_rate(params, statistics, layer, epsilon)
+        params[f"{norm}/bias"] = params[f"{norm}/bias"] - statistics[f"{norm}/mean"] * rate
+        if layer.has_kernel:
+            _scale_outputs(params, layer, rate)
+            del params[f"{norm}/scale"]
+        else:
+            params[f"{norm}/scale"] = rate
+    if layer.scaled:
+        _require_names([layer.layer_scale_path], params)
+        scale = params.pop(layer.layer_scale_path)
+        _scale_outputs(params, layer, scale)
+        if layer.bias_path:
+            params[layer.bias_path] = params[layer.bias_path] * scale
+
+
+def _scale_outputs(params: dict[str, Any], layer: Layer, factors: Any) -> None:
+    """Multiplies the output channels of a layer's kernel by factors [n], in place."""
+    _require_names([layer.kernel_path], params)
+    kernel = params[layer.kernel_path]
     # The last axis of every kernel is that of the output channels.
-    params[kernel] = params[kernel] * rate.reshape((1,) * (params[kernel].ndim - 1) + (-1,))
-    params[f"{norm}/bias"] = params[f"{norm}/bias"] - statistics[f"{norm}/mean"] * rate
-    del params[f"{norm}/scale"]
+    params[layer.kernel_path] = kernel * factors.reshape((1,) * (kernel.ndim - 1) + (-1,))
 
 
 def normalization_rate(
@@ -97,7 +121,7 @@ def normalization_rate(
 ) -> Any:
     """Returns the factor [c] by which a layer's normalization multiplies each channel.
 
-    For the arguments see `fold_normalization`.
+    For the arguments see `fold_layer`.
     """
     norm = f"{layer.name}/norm"
     _require_names([f"{norm}/scale"], params)

@@ -12,9 +12,9 @@ from flax import linen as nn
 from mnet_jax.analysis import summary
 from mnet_jax.architectures import dense_tasks
 from mnet_jax.architectures import spec as architecture
-from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, Role, walk
+from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, Role, require_quantizable, walk
 from mnet_jax.architectures.spec import Activation, Kind, NetworkSpec, is_residual
-from mnet_jax.models import blocks, layers
+from mnet_jax.models import attention, blocks, layers
 from mnet_jax.models.normalization import Setting, sow
 from mnet_jax.models.quantizers import activation_quantizer, rounded
 from mnet_jax.models.types import Quantization, Remat
@@ -31,10 +31,12 @@ class MobileNet(nn.Module):
 
     Applied with `mutable=["intermediates"]`, the network also returns named activations. At the top
     are `stem_output`, `block_0_output` ...; in each block (`block_0` ...) `started`, `expanded`,
-    `filtered`, `weighed` and `projected`; in `head` `conv_output`, `pooled` and `hidden_output`. As
-    with Flax's `sow`, each is a tuple of one array. With `mutable=["preactivations"]` the network
-    returns, under the same names except `pooled` and `hidden_output`, the inputs of the layers'
-    activation functions. Folded and quantized networks cannot return these inputs.
+    `filtered`, `weighed` and `projected`; in an attention block `normalized`, `queries`,
+    `downsampled_keys`, `keys`, `downsampled_values`, `values`, `attended` and `projected`; in
+    `head` `conv_output`, `pooled` and `hidden_output`. As with Flax's `sow`, each is a tuple of one
+    array. With `mutable=["preactivations"]` the network returns, under the same names except
+    `pooled` and `hidden_output`, the inputs of the layers' activation functions. Folded and
+    quantized networks cannot return these inputs.
     `models.activation_paths` lists the names.
 
     Attributes:
@@ -72,6 +74,8 @@ class MobileNet(nn.Module):
         require(together, "packed", self.packed, "False in a quantized network")
         classifies = self.spec.head.num_classes > 0 or self.quantization is None
         require(classifies, "num_classes", 0, "1 or more in a quantized network")
+        if self.quantization:
+            require_quantizable(self.spec)
         parts = 1 + len(self.spec.blocks)
         whole = is_whole(self.frozen) and 0 <= self.frozen <= parts
         require(whole, "frozen", self.frozen, f"0 to the {parts} parts before the head")
@@ -274,6 +278,18 @@ def _through(
 
 def _module(spec: architecture.Block, setting: Setting, *, drop_path: float = 0.0) -> Any:
     """Returns the module of one block; for `drop_path` see `drop_path_rates`."""
+    if isinstance(spec, architecture.Attention):
+        return attention.Attention(
+            heads=spec.heads,
+            head_channels=spec.head_channels,
+            kind=spec.kind,
+            downsampling=spec.downsampling,
+            kernel=spec.kernel,
+            shortcut=spec.shortcut,
+            layer_scale=spec.layer_scale,
+            drop_path=drop_path,
+            setting=setting,
+        )
     window: dict[str, Any] = {
         "kernel": spec.kernel,
         "stride": spec.stride,
@@ -296,6 +312,7 @@ def _module(spec: architecture.Block, setting: Setting, *, drop_path: float = 0.
         squeeze=spec.squeeze,
         bottleneck=spec.bottleneck,
         shortcut=spec.shortcut,
+        layer_scale=spec.layer_scale,
         drop_path=drop_path,
         **window,
     )
@@ -352,6 +369,14 @@ _SOWN_NAMES: dict[Role, str] = {
     "expand": "expanded",
     "depthwise": "filtered",
     "project": "projected",
+    "input": "normalized",
+    "query": "queries",
+    "key/downsample": "downsampled_keys",
+    "key/project": "keys",
+    "value/downsample": "downsampled_values",
+    "value/project": "values",
+    "attend": "attended",
+    "output": "projected",
     "conv": "conv_output",
     "hidden": "hidden_output",
 }

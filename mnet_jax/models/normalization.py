@@ -1,4 +1,4 @@
-"""Batch normalization as a Linen module; the settings of all layers; storage of activations."""
+"""Batch normalization and layer scales; the settings of all layers; storage of activations."""
 
 import dataclasses
 import math
@@ -11,10 +11,12 @@ from flax import linen as nn
 from mnet_jax.architectures.dialects import Dialect, dialect_of
 from mnet_jax.architectures.spec import Activation
 from mnet_jax.models.types import Quantization
-from mnet_jax.ops import Convolved, Finish, Lowering, Pending
+from mnet_jax.ops import Convolved, Finish, Lowering, Pending, over_channels, with_statistics
+from mnet_jax.validation import require
 
 Array = jax.Array
 
+FIRST_LAYER_SCALE = 1e-5  # of networks of any depth, as in timm's V4
 _PAPER_V2 = dialect_of("mobilenet_v2", "paper")
 
 
@@ -134,6 +136,67 @@ class Bias(nn.Module):
     def __call__(self) -> Finish:
         bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
         return Finish(bias=bias, activation=self.activation)
+
+
+class InputNorm(nn.Module):
+    """Batch normalization without a convolution before it: [b, h, w, c] to the same shape.
+
+    If batch normalization is folded, it is reduced to a scale and a bias.
+
+    Attributes:
+      setting: settings shared by all layers of a network.
+    """
+
+    setting: Setting = Setting()
+
+    @nn.compact
+    def pending(self, x: Pending, *, train: bool) -> Pending:
+        """Returns the normalized feature map; the normalization may be pending (`Pending`)."""
+        y, dialect, setting = x.value(), self.setting.dialect, self.setting
+        channels = y.shape[-1]
+        if setting.folded:
+            require(not train, "train", train, "False, as batch normalization is folded")
+            return ScaleAndBias(channels, name="norm")(y)
+        norm = BatchNorm(
+            channels=channels,
+            momentum=dialect.norm_momentum,
+            epsilon=dialect.norm_epsilon,
+            axis_name=setting.axis_name,
+            name="norm",
+        )
+        return norm(with_statistics(y) if train else Convolved(y), train=train)
+
+
+class ScaleAndBias(nn.Module):
+    """The scale and bias that are left of a `BatchNorm` that no kernel precedes.
+
+    Attributes:
+      channels: channels of the feature map.
+    """
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Pending:
+        shape = (self.channels,)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        return Pending(x=x, norm=jnp.stack([jnp.zeros_like(scale), scale, bias]))
+
+
+def layer_scale(module: nn.Module, channels: int) -> Array:
+    """Returns the parameter `layer_scale` [c] of a module (arXiv 2103.17239, section 2.1)."""
+    init = nn.initializers.constant(FIRST_LAYER_SCALE)
+    found: Array = module.param("layer_scale", init, (channels,), jnp.float32)
+    return found
+
+
+def scale_channels(x: Pending, scale: Array) -> Pending:
+    """Multiplies the channels of a feature map without activation by a scale [c]."""
+    assert x.activation == "linear"
+    if x.norm is not None:
+        return dataclasses.replace(x, norm=x.norm.at[1:].multiply(scale))
+    return dataclasses.replace(x, x=(x.x * over_channels(scale, x.x)).astype(x.x.dtype))
 
 
 def as_pending(x: Array | Pending, dtype: Any) -> Pending:

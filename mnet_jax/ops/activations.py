@@ -1,6 +1,7 @@
 """The activation functions of MobileNets."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ def activate(x: Array, activation: Activation | Gate) -> Array:
         "relu": jax.nn.relu,
         "relu6": relu6,
         "hard_swish": jax.nn.hard_swish,
+        "gelu": partial(jax.nn.gelu, approximate=False),  # by erf, as in timm
         "hard_sigmoid": jax.nn.hard_sigmoid,
     }
     return functions[activation](x)

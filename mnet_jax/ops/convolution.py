@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mnet_jax.ops import choice, native, panels
+from mnet_jax.ops.activations import activate
 from mnet_jax.ops.layer import (
     Convolved,
     Finish,
@@ -183,6 +184,8 @@ def _convolve(
     require_choice("lowering", lowering, Lowering)
     require(not (statistics and finish), "finish", finish, "None where statistics are wanted")
     kernel = kernel.astype(x.x.dtype)
+    if not native.activates(x.activation):
+        x = Pending(x=x.value())
     layer = Layer(x.activation, geometry, statistics)
     if not uses_native(x, kernel, layer, lowering, alone=finish is None):
         if finish and kernel.ndim == 1:
@@ -192,8 +195,10 @@ def _convolve(
             return Convolved(finish.of(y))
         return with_statistics(y) if statistics else Convolved(y)
     if finish:
-        layer = dataclasses.replace(layer, activation=finish.activation)
-        return Convolved(native.finish(layer, x.value(), kernel, finish.bias))
+        within = finish.activation if native.activates(finish.activation) else "linear"
+        layer = dataclasses.replace(layer, activation=within)
+        y = native.finish(layer, x.value(), kernel, finish.bias)
+        return Convolved(y if within == finish.activation else activate(y, finish.activation))
     norm = identity_norm(x.x.shape[-1]) if x.norm is None else x.norm
     outputs = native.convolve(layer, x.x, norm.astype(jnp.float32), kernel)
     return Convolved(*outputs) if statistics else Convolved(outputs[0])

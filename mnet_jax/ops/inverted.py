@@ -107,7 +107,8 @@ def _has_kernel(
     columns = block.geometry[1]
     layer = Layer(block.activations[1], block.geometry, statistics=False)
     return (
-        all(layer.kernel.ndim == 1 for layer in (expand, project) if layer)
+        all(map(native.activates, block.activations))
+        and all(layer.kernel.ndim == 1 for layer in (expand, project) if layer)
         and min(columns.input, columns.output) >= LEAST_COLUMNS
         and uses_native(Pending(x=x), filtering.kernel, layer, lowering, alone=False)
     )

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Literal
 
 from mnet_jax import architectures
-from mnet_jax.architectures import InvertedResidual, NetworkSpec, Separable, transforms
+from mnet_jax.architectures import Attention, InvertedResidual, NetworkSpec, Separable, transforms
 from mnet_jax.architectures.dialects import DialectName
 from mnet_jax.architectures.mobilenet_v3 import LastStage
 from mnet_jax.architectures.spec import Activation, Shortcut
@@ -22,6 +22,7 @@ from mnet_jax.options.axis import Axis, only, spec_axis
 from mnet_jax.validation import require
 
 SqueezeExcite = Literal["none", "published", "all"]  # the blocks that have squeeze-and-excite
+AttentionDownsampling = Literal["none", "published", "all"]  # the blocks with such keys and values
 
 V3 = ("mobilenet_v3_large", "mobilenet_v3_small")
 OF_V3_ALONE = ("hard_swish_from", "last_stage")
@@ -29,8 +30,8 @@ OF_A_DIALECT = ("norm_epsilon", "norm_momentum", "padding", "depthwise_padding",
                 "dropout")  # fmt: skip
 MODEL_AXES = (  # the axes in which the published networks differ
     *OF_V3_ALONE, "squeeze_excite", "repeats", "depth", "kernel", "convolution", "expansion",
-    "bottleneck", "shortcut", "activation", "stem_activation", "block_activation",
-    "head_activation", *OF_A_DIALECT,
+    "attention", "attention_downsampling", "layer_scale", "bottleneck", "shortcut", "activation",
+    "stem_activation", "block_activation", "head_activation", *OF_A_DIALECT,
 )  # fmt: skip
 
 
@@ -124,7 +125,9 @@ def _read_hard_swish(spec: NetworkSpec) -> Any:
     if len(spec.blocks) not in (len(channels), len(channels) + 1):  # 1 more: original last stage
         return ABSENT
     rows = zip(spec.blocks, channels, strict=False)
-    swish = {channels for block, channels in rows if block.activation == "hard_swish"}
+    swish = {
+        channels for block, channels in rows if getattr(block, "activation", None) == "hard_swish"
+    }
     return min(swish, default=0)
 
 
@@ -284,8 +287,43 @@ def _read_shortcut(spec: NetworkSpec) -> Any:
     )
 
 
+def _attention(spec: NetworkSpec) -> list[Attention]:
+    return [block for block in spec.blocks if isinstance(block, Attention)]
+
+
+def _read_attention(spec: NetworkSpec) -> Any:
+    published = spec.name in architectures.FACTORIES and published_network(spec.name)
+    absent = "none" if published and _attention(published) else ABSENT
+    return only({block.kind for block in _attention(spec)}, absent)
+
+
+def _with_attention_downsampling(spec: NetworkSpec, where: AttentionDownsampling) -> NetworkSpec:
+    if where != "published":
+        return transforms.with_attention_downsampling(spec, 2 if where == "all" else 1)
+    transforms.require_attention(spec, "attention_downsampling")
+    strides = [block.downsampling for block in _attention(published_network(spec.name))]
+    same = len(strides) == len(_attention(spec))
+    require(same, "attention_downsampling", where, "with as many blocks as were published")
+    blocks, rest = [], iter(strides)
+    for block in spec.blocks:
+        if isinstance(block, Attention):
+            block = dataclasses.replace(block, downsampling=next(rest))
+        blocks.append(block)
+    return dataclasses.replace(spec, blocks=tuple(blocks))
+
+
+def _read_attention_downsampling(spec: NetworkSpec) -> Any:
+    having = {block.downsampling > 1 for block in _attention(spec)}
+    return {0: ABSENT, 1: "all" if True in having else "none", 2: "published"}[len(having)]
+
+
+def _read_layer_scale(spec: NetworkSpec) -> Any:
+    scaled = {block.layer_scale for block in _inverted(spec)}
+    return only(scaled | {block.layer_scale for block in _attention(spec)}, ABSENT)
+
+
 def _block_activations(spec: NetworkSpec) -> set[str]:
-    return {block.activation for block in spec.blocks}
+    return {block.activation for block in spec.blocks if not isinstance(block, Attention)}
 
 
 def _head_activations(spec: NetworkSpec) -> set[str]:
@@ -343,6 +381,28 @@ BLOCK_AXES: tuple[Axis, ...] = (
         "expansion factor t of the inverted residuals (V2, section 3.3)",
         transforms.with_expansion,
         _read_expansion,
+    ),
+    spec_axis(
+        "attention",
+        transforms.AttentionOption,
+        "attention of V4's hybrids: none, multi-query or multi-head (V4, section 4)",
+        transforms.with_attention,
+        _read_attention,
+        determines=("attention_downsampling",),
+    ),
+    spec_axis(
+        "attention_downsampling",
+        AttentionDownsampling,
+        "attention blocks with keys and values at half the resolution: none, published, all",
+        _with_attention_downsampling,
+        _read_attention_downsampling,
+    ),
+    spec_axis(
+        "layer_scale",
+        bool,
+        "a learned scale per channel after projections (V4's hybrids; arXiv 2103.17239)",
+        transforms.with_layer_scale,
+        _read_layer_scale,
     ),
     spec_axis(
         "bottleneck",

@@ -20,7 +20,7 @@ from flax import traverse_util
 from jax.typing import ArrayLike
 
 from mnet_jax.architectures import Layer, walk
-from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
+from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, require_quantizable
 from mnet_jax.models.fusing import normalization_rate
 from mnet_jax.models.network import MobileNet
 from mnet_jax.models.quantizers import OBSERVED, activation_range, kernel_range
@@ -78,6 +78,7 @@ def quantized(
       ValueError: the model's kernels are packed, or activations are to be quantized and were not
         observed.
     """
+    require_quantizable(model.spec)
     require(not model.packed, "model", "packed kernels", "kernels that are not packed")
     observed = bool(seen) or not quantization.activation_bits
     require(observed, "seen", "no activations", "what `observe` returns, or 0 activation bits")

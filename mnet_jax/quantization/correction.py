@@ -124,6 +124,7 @@ def mean_after_activation(
         return moments(0, np.inf)[1]
     if activation == "relu6":
         return moments(0, 6)[1] + 6 * moments(6, np.inf)[0]
+    assert activation == "hard_swish", activation
     _, first, second = moments(-3, 3)  # h-swish: x (x + 3) / 6 from -3 to 3, then x
     return (second + 3 * first) / 6 + moments(3, np.inf)[1]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from mnet_jax.architectures import Layer, NetworkSpec, walk
 from mnet_jax.architectures.flow import compute
-from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
+from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, require_quantizable
 
 HOMOGENEOUS = ("linear", "relu")  # activations f with f(s x) = s f(x) for s > 0
 
@@ -58,7 +58,12 @@ class Pair:
 
 
 def layer_inputs(spec: NetworkSpec) -> dict[str, Tensor]:
-    """Returns the tensor that each layer reads, by the layer's name, in network order."""
+    """Returns the tensor that each layer reads, by the layer's name, in network order.
+
+    Raises:
+      ValueError: the network has layers that cannot be quantized, such as attention.
+    """
+    require_quantizable(spec)
     recorder = _Recorder()
     compute(spec, REFERENCE_RESOLUTION, Tensor(quantizer="input_quantizer"), recorder)
     return recorder.inputs
@@ -77,6 +82,9 @@ class _Recorder:
     def layer(self, layer: Layer, x: Tensor) -> Tensor:
         self.inputs[layer.name] = x
         return Tensor(quantizer=f"{layer.name}/output_quantizer", terms=(layer,))
+
+    def attend(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        raise NotImplementedError(layer.name)  # refused by `require_quantizable`
 
     def mean(self, path: str, x: Tensor) -> Tensor:
         return dataclasses.replace(x, quantizer=path)
@@ -109,6 +117,9 @@ class _Quantizers:
         if layer.activation == "hard_swish":
             self._put(f"{layer.name}/preactivation_quantizer")
         return self._put(f"{layer.name}/output_quantizer")
+
+    def attend(self, layer: Layer, query: str, key: str, value: str) -> str:
+        raise NotImplementedError(layer.name)  # refused by `require_quantizable`
 
     def mean(self, path: str, x: str) -> str:
         return self._put(path)

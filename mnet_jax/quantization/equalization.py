@@ -163,7 +163,8 @@ def absorb_high_biases(
 
 def bias_path(layer: Layer) -> str:
     """Returns the path of a layer's bias in the parameters of a folded network."""
-    return f"{layer.name}/norm/bias" if layer.normalized else f"{layer.name}/bias"
+    assert layer.bias_path, layer.name
+    return layer.bias_path
 
 
 def constant_output(layer: Layer, kernel: np.ndarray, inputs: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from flax import traverse_util
 
 from mnet_jax.architectures import NetworkSpec, walk
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
-from mnet_jax.models.fusing import fold_normalization
+from mnet_jax.models.fusing import fold_layer
 
 STATISTICS = "statistics"  # the collection of means and standard deviations before activations
 
@@ -36,7 +36,8 @@ def fold(spec: NetworkSpec, variables: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
       `params` of NumPy arrays, with the names of the model's parameters but without
       `L/norm/scale`; and `statistics`, with `L/mean` and `L/deviation` [c] for each normalized
-      layer L: the bias and the absolute scale of its normalization.
+      layer L: the bias and the absolute scale of its normalization, times the layer scale if there
+      is one.
 
     Raises:
       ValueError: the variables are not those of the network, or are folded already.
@@ -44,11 +45,12 @@ def fold(spec: NetworkSpec, variables: Mapping[str, Any]) -> dict[str, Any]:
     params, statistics = flat(variables, "params"), flat(variables, "batch_stats")
     found: dict[str, np.ndarray] = {}
     for layer in walk(spec, REFERENCE_RESOLUTION):
+        before = dict(params)
+        fold_layer(params, statistics, layer, spec.dialect.norm_epsilon)
         if layer.normalized:
-            before = dict(params)
-            fold_normalization(params, statistics, layer, spec.dialect.norm_epsilon)
-            found[f"{layer.name}/mean"] = before[f"{layer.name}/norm/bias"]
-            found[f"{layer.name}/deviation"] = np.abs(before[f"{layer.name}/norm/scale"])
+            scale = before[layer.layer_scale_path] if layer.scaled else np.float32(1)
+            found[f"{layer.name}/mean"] = before[f"{layer.name}/norm/bias"] * scale
+            found[f"{layer.name}/deviation"] = np.abs(before[f"{layer.name}/norm/scale"] * scale)
     return {
         "params": traverse_util.unflatten_dict(params, sep="/"),
         STATISTICS: traverse_util.unflatten_dict(found, sep="/"),

@@ -21,7 +21,7 @@ from flax import traverse_util
 
 from mnet_jax.architectures import Layer
 from mnet_jax.architectures.flow import compute
-from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
+from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, require_quantizable
 from mnet_jax.architectures.spec import Activation, Gate, NetworkSpec
 from mnet_jax.quantization.integer_arithmetic import (
     HIGHEST,
@@ -84,6 +84,7 @@ def convert(
     Raises:
       ValueError: a parameter or an affine is missing or not legal.
     """
+    require_quantizable(spec)
     flat = traverse_util.flatten_dict(params, sep="/")
     converter = _Converter(flat, affines, kernel_steps)
     compute(spec, REFERENCE_RESOLUTION, converter.affine(INPUT), converter)
@@ -185,6 +186,9 @@ class _Converter:
         self.operations[f"{layer.name}/preactivation_quantizer"] = convolution
         return self._put(path, HardSwish.of, before)
 
+    def attend(self, layer: Layer, query: Affine, key: Affine, value: Affine) -> Affine:
+        raise NotImplementedError(layer.name)  # refused by `require_quantizable`
+
     def mean(self, path: str, x: Affine) -> Affine:
         return self._put(path, Mean.of, x)
 
@@ -203,8 +207,8 @@ class _Converter:
         self, layer: Layer, x: Affine, output: Affine, activation: Activation | Gate
     ) -> Convolution:
         kernel = np.asarray(_found(self._params, layer.kernel_path, "params"), np.float32)
-        norm = "/norm" if layer.normalized else ""
-        bias = np.asarray(_found(self._params, f"{layer.name}{norm}/bias", "params"), np.float32)
+        assert layer.bias_path  # quantized layers have one
+        bias = np.asarray(_found(self._params, layer.bias_path, "params"), np.float32)
         step = kernel_step(layer, kernel, bias, x.step, self._kernel_steps)
         return Convolution.of(kernel, bias, step, x, output, activation)
 
@@ -230,6 +234,9 @@ class _Runner:
         if layer.activation != "hard_swish":
             return self._put(path, x, *window)
         return self._put(path, self._put(f"{layer.name}/preactivation_quantizer", x, *window))
+
+    def attend(self, layer: Layer, query: Array, key: Array, value: Array) -> Array:
+        raise NotImplementedError(layer.name)  # refused by `require_quantizable`
 
     def mean(self, path: str, x: Array) -> Array:
         return self._put(path, x)

@@ -24,7 +24,7 @@ from flax import traverse_util
 
 from mnet_jax import ops
 from mnet_jax.architectures import NetworkSpec, walk
-from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
+from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, require_quantizable
 from mnet_jax.models.network import MobileNet
 from mnet_jax.models.types import Granularity, Quantization
 from mnet_jax.quantization.calibration import Observation, observe, quantized
@@ -125,6 +125,7 @@ def measure_ladder(
     config = config or LadderConfig()
     plain, variables = folded(model, variables)
     count = sum(map(len, images))
+    require_quantizable(model.spec)
     require(count > 0, "images", "none", "one batch or more")
     batches = [jnp.asarray(batch) for batch in calibration or images]
     chain, left_out = _networks(plain, variables, batches, config)
@@ -226,6 +227,7 @@ def size_in_bytes(
       activations: number of quantizers of activations.
     """
     size = 0
+    require_quantizable(spec)
     for layer in walk(spec, REFERENCE_RESOLUTION):
         setting = quantization.at(layer.name) if quantization else None
         bits = (setting.weight_bits if setting else 0) or FLOAT_BITS

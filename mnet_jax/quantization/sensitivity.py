@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mnet_jax.architectures import walk
-from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
+from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, require_quantizable
 from mnet_jax.architectures.spec import Kind
 from mnet_jax.models.network import MobileNet
 from mnet_jax.models.quantizers import kernel_range
@@ -71,6 +71,7 @@ def measure_sensitivity(
     Raises:
       ValueError: the model is quantized or packed.
     """
+    require_quantizable(model.spec)
     require(len(images) > 0, "images", "none", "one batch or more")
     model, variables = folded(model, variables)
     params, reference = flat(variables, "params"), logits(model, variables, images)

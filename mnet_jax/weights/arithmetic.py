@@ -98,6 +98,7 @@ def _arithmetic(spec: NetworkSpec) -> dict[str, Any]:
         "activation": each("activation"),
         "bottleneck": each("bottleneck"),
         "shortcut": each("shortcut"),
+        "heads": each("heads"),
     }
 
 

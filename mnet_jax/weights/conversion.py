@@ -57,7 +57,7 @@ class Library:
             legal = f"{', '.join(self.networks)}, with the papers' layers"
             raise WeightsError(f"model: {self.name} has no such {spec.name}, legal: {legal}")
         names = self.names(spec)
-        layers = walk(spec, RESOLUTION)
+        layers = [layer for layer in walk(spec, RESOLUTION) if layer.variable_shapes]
         return [e for layer in layers for e in entries_of(layer, names[layer.name], self.layout)]
 
     def _has_layers_of(self, spec: NetworkSpec) -> bool:

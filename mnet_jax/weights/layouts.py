@@ -19,14 +19,16 @@ class Names(NamedTuple):
     """A library's names for one layer of ours.
 
     Attributes:
-      kernel: name of the convolution or matrix.
-      norm: name of the batch normalization after it; None if the layer has a bias.
+      kernel: name of the convolution or matrix; None if the layer has none.
+      norm: name of the batch normalization after it; None if there is none.
       matrix: whether the library has a matrix here rather than a convolution with a 1x1 window.
+      scale: name of the layer scale's array; None if the layer has none.
     """
 
-    kernel: str
+    kernel: str | None
     norm: str | None = None
     matrix: bool = False
+    scale: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,26 +89,28 @@ class ArrayEntry:
 
 
 def entries_of(layer: Layer, names: Names, layout: Layout) -> list[ArrayEntry]:
-    """Returns an `ArrayEntry` for each array of one layer.
-
-    The arrays are the kernel and the bias; or the kernel and the normalization's scale, bias, mean
-    and variance.
-    """
-    shape, axes = layout.kernel_form(layer, names.matrix)
-    (ours, our_shape), *vectors = layer.variable_shapes.items()
-    suffix = layout.depthwise_kernel if layer.kind == "depthwise" else layout.kernel
-    kernel = ArrayEntry(
-        ours=ours, theirs=names.kernel + suffix, our_shape=our_shape, shape=shape, axes=axes
-    )
-    theirs = [names.kernel + layout.bias]
-    if names.norm is not None:
+    """Returns an `ArrayEntry` for each array of one layer, in the order of `variable_shapes`."""
+    entries, theirs = [], []
+    vectors = list(layer.variable_shapes.items())
+    if layer.has_kernel:
+        (ours, our_shape), *vectors = vectors
+        shape, axes = layout.kernel_form(layer, names.matrix)
+        suffix = layout.depthwise_kernel if layer.kind == "depthwise" else layout.kernel
+        assert names.kernel is not None
+        name = names.kernel + suffix
+        entries = [ArrayEntry(ours=ours, theirs=name, our_shape=our_shape, shape=shape, axes=axes)]
+    if layer.normalized:
+        assert names.norm is not None
         theirs = [names.norm + suffix for suffix in layout.norm]
-    return [
-        kernel,
-        *(
-            ArrayEntry(ours=path, theirs=name, our_shape=channels, shape=channels, axes=(0,))
-            for (path, channels), name in zip(vectors, theirs, strict=True)
-        ),
+    elif layer.bias_path:
+        assert names.kernel is not None
+        theirs = [names.kernel + layout.bias]
+    if layer.scaled:
+        assert names.scale is not None
+        theirs.append(names.scale)
+    return entries + [
+        ArrayEntry(ours=path, theirs=name, our_shape=channels, shape=channels, axes=(0,))
+        for (path, channels), name in zip(vectors, theirs, strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Converts weights of timm's V1, V2 and V3, and of its convolutional V4 models.
+"""Converts weights of timm's V1 to V4 models.
 
 A model of dialect `timm` computes what timm's model computes. The weights that timm calls
 `tf_mobilenetv3...` were trained in TensorFlow. Their state dicts have the names of timm's other V3
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from mnet_jax.architectures import (
+    Attention,
     ConvNorm,
     FusedInvertedResidual,
     InvertedResidual,
@@ -28,6 +29,8 @@ from mnet_jax.weights.conversion import (
 )
 from mnet_jax.weights.layouts import TORCH, Names
 from mnet_jax.weights.timm_names import ROWS, stages_of, timm_variants
+
+LAYER_SCALE = "layer_scale.gamma"
 
 
 def from_timm(
@@ -86,10 +89,13 @@ def _names(spec: NetworkSpec) -> dict[str, Names]:
     places = [(s, i) for s, count in enumerate(stages_of(spec)) for i in range(count)]
     for i, (block, (stage, index)) in enumerate(zip(spec.blocks, places, strict=False)):
         universal = version == "mobilenet_v4"
-        for part, (kernel, norm) in _parts(block, universal).items():
-            prefix = f"blocks.{stage}.{index}"
+        for part, own in _parts(block, universal).items():
+            prefix = f"blocks.{stage}.{index}."
+            kernel, norm, scale = (
+                name and prefix + name for name in (own.kernel, own.norm, own.scale)
+            )
             layer = f"block_{i}/{part}" if part else f"block_{i}"
-            names[layer] = Names(f"{prefix}.{kernel}", norm and f"{prefix}.{norm}")
+            names[layer] = Names(kernel, norm, scale=scale)
     if spec.head.hidden:
         stage, index = places[-1]
         prefix = f"blocks.{stage}.{index}"
@@ -102,30 +108,40 @@ def _names(spec: NetworkSpec) -> dict[str, Names]:
     return names
 
 
-def _parts(block: Block, universal: bool) -> dict[str, tuple[str, str | None]]:
-    """Maps our layers of a block to timm's names of their convolution and normalization."""
+def _parts(block: Block, universal: bool) -> dict[str, Names]:
+    """Maps our layers of a block to timm's names of their arrays, which follow the block's name."""
     if isinstance(block, ConvNorm):
-        return {"": ("conv", "bn1")}
+        return {"": Names("conv", "bn1")}
     if isinstance(block, Separable):
-        return {"depthwise": ("conv_dw", "bn1"), "pointwise": ("conv_pw", "bn2")}
+        return {"depthwise": Names("conv_dw", "bn1"), "pointwise": Names("conv_pw", "bn2")}
     if isinstance(block, FusedInvertedResidual):
-        return {"expand": ("conv_exp", "bn1"), "project": ("conv_pwl", "bn2")}
+        return {"expand": Names("conv_exp", "bn1"), "project": Names("conv_pwl", "bn2")}
+    if isinstance(block, Attention):
+        return _attention_parts()
     assert isinstance(block, InvertedResidual)
     if universal:
         parts = {"start": "dw_start", "expand": "pw_exp", "depthwise": "dw_mid"}
-        parts["project"] = "pw_proj"
-        return {ours: (f"{theirs}.conv", f"{theirs}.bn") for ours, theirs in parts.items()}
-    squeeze: dict[str, tuple[str, str | None]] = {
-        "squeeze_excite/reduce": ("se.conv_reduce", None),
-        "squeeze_excite/expand": ("se.conv_expand", None),
+        names = {ours: Names(f"{theirs}.conv", f"{theirs}.bn") for ours, theirs in parts.items()}
+        return names | {"project": Names("pw_proj.conv", "pw_proj.bn", scale=LAYER_SCALE)}
+    squeeze = {
+        "squeeze_excite/reduce": Names("se.conv_reduce"),
+        "squeeze_excite/expand": Names("se.conv_expand"),
     }
     if not block.expands:
-        return squeeze | {"depthwise": ("conv_dw", "bn1"), "project": ("conv_pw", "bn2")}
+        return squeeze | {"depthwise": Names("conv_dw", "bn1"), "project": Names("conv_pw", "bn2")}
     return squeeze | {
-        "expand": ("conv_pw", "bn1"),
-        "depthwise": ("conv_dw", "bn2"),
-        "project": ("conv_pwl", "bn3"),
+        "expand": Names("conv_pw", "bn1"),
+        "depthwise": Names("conv_dw", "bn2"),
+        "project": Names("conv_pwl", "bn3"),
     }
+
+
+def _attention_parts() -> dict[str, Names]:
+    parts = {"input": Names(None, "norm"), "query": Names("attn.query.proj")}
+    for name in ("key", "value"):
+        parts[f"{name}/downsample"] = Names(f"attn.{name}.down_conv", f"attn.{name}.norm")
+        parts[f"{name}/project"] = Names(f"attn.{name}.proj")
+    return parts | {"output": Names("attn.output.proj", scale=LAYER_SCALE)}
 
 
 TIMM = Library(

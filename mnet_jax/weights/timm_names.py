@@ -20,7 +20,6 @@ from mnet_jax.weights.arithmetic import variants_of
 
 # Words of the names of networks that are refused, and what these networks have.
 REFUSED = {
-    "hybrid": "attention",
     "aa": "average pooling before strides",
     "blur": "blur pooling",
     "rw": "squeeze-and-excitation with h-swish and other channels",
@@ -35,6 +34,8 @@ ROWS: dict[str, tuple[tuple[int, ...], ...]] = {
     "mobilenet_v4_conv_small": ((2,), (2,), (6,), (6,), (1,)),  # V4's depth is never scaled, so
     "mobilenet_v4_conv_medium": ((1,), (2,), (8,), (11,), (1,)),  # its stages are not divided
     "mobilenet_v4_conv_large": ((1,), (2,), (11,), (13,), (1,)),
+    "mobilenet_v4_hybrid_medium": ((1,), (2,), (12,), (16,), (1,)),
+    "mobilenet_v4_hybrid_large": ((1,), (2,), (15,), (18,), (1,)),
 }
 # The depth multipliers that a `d` after a width means.
 DEPTHS = {

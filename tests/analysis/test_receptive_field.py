@@ -1,13 +1,14 @@
 """Receptive fields against the pixels whose change changes an output."""
 
 import dataclasses
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_networks import SMALL, mixed, model_and_variables, quick_jit
+from small_networks import SMALL, mixed, model_and_variables, quick_jit, small_hybrid
 
 from mnet_jax import architectures
 from mnet_jax.analysis.cost import receptive_fields
@@ -30,7 +31,7 @@ def averaging(path, x):
     name = path[-1].key
     if name == "kernel":
         return np.full(x.shape, 1 / math.prod(x.shape[:-1]), x.dtype)
-    return np.full_like(x, name in ("scale", "var"))
+    return np.full_like(x, name in ("scale", "var", "layer_scale"))
 
 
 @pytest.mark.parametrize("name", [*SMALL, "mixed"])
@@ -55,6 +56,28 @@ def test_the_last_map_sees_what_its_gradient_says(name):
         assert seen[-1] - seen[0] + 1 == field.side < ROWS
         starts.append(seen[0])
     assert starts[1] - starts[0] == field.step
+
+
+def test_attention_sees_the_whole_image():
+    spec = small_hybrid(dialect="timm")
+    model, variables = model_and_variables(spec)
+    variables = jax.tree_util.tree_map_with_path(averaging, variables)
+    fields = {field.layer: field for field in receptive_fields(spec)}
+    first = [*fields].index("block_4/attend")
+    assert all(field.side for field in [*fields.values()][:first])
+    assert not any(field.side for field in [*fields.values()][first:])
+    assert (fields["block_4/key/project"].step, fields["block_4/output"].step) == (32, 16)
+
+    def corner(images, block):
+        _, state = model.apply(variables, images, train=False, mutable=["intermediates"])
+        x = state["intermediates"][f"{block}_output"][0]
+        return x[0, x.shape[1] // 2, 0].sum()
+
+    images = jnp.full((1, ROWS, COLUMNS, 3), 0.5)
+    for block, layer in (("block_3", "project"), ("block_4", "output")):
+        slope = quick_jit(jax.grad(functools.partial(corner, block=block)))(images)
+        seen = np.flatnonzero(np.abs(np.asarray(slope)).sum(axis=(0, 2, 3)) > 0)
+        assert len(seen) == (fields[f"{block}/{layer}"].side or ROWS)
 
 
 def test_v1_by_hand():

@@ -1,11 +1,11 @@
 """MobileNet V4 is its paper's (arXiv 2404.10518): the tables of appendix D, the printed counts."""
 
 import pytest
-from published import V4L, V4M, V4S, spec_of
+from published import V4HL, V4HM, V4L, V4M, V4S, spec_of
 
 from mnet_jax.analysis import cost
 from mnet_jax.architectures import walk
-from mnet_jax.architectures.spec import ConvNorm, FusedInvertedResidual
+from mnet_jax.architectures.spec import Attention, ConvNorm, FusedInvertedResidual
 
 # V4, appendix D: input size, channels in, block, DW K1, DW K2, expanded, output, stride. A fused
 # block has one full kernel; in Conv-S, whose expansion is the fused layer's own width, it is the
@@ -126,3 +126,45 @@ def test_v4s_printed_parameters_are_5_percent_below_the_tables_and_the_released_
     for network, published in ((V4M, 9.2e6), (V4L, 31e6)):
         counted = cost.count(spec_of(network, {}), 256).params
         assert 1.045 < counted / published < 1.06
+
+
+@pytest.mark.parametrize(
+    ("network", "attention"),
+    [(V4HM, [(4, 64, 2, 16)] * 4 + [(4, 64, 1, 8)] * 4),
+     (V4HL, [(8, 48, 2, 24)] * 4 + [(8, 64, 1, 12)] * 4)],
+)  # fmt: skip
+def test_attention_is_in_the_last_two_stages(network, attention):
+    """Heads, their channels, the stride of keys and values, and the side of the map."""
+    spec = spec_of(network, {})
+    blocks = {f"block_{i}": b for i, b in enumerate(spec.blocks) if isinstance(b, Attention)}
+    resolution = 256 if network == V4HM else 384
+    sides = [layer.output_size[0] for layer in walk(spec, resolution) if layer.role == "attend"]
+    found = [(b.heads, b.head_channels, b.downsampling) for b in blocks.values()]
+    assert [(*own, side) for own, side in zip(found, sides, strict=True)] == attention
+    assert {block.kind for block in blocks.values()} == {"mqa"}
+    scaled = [b for b in spec.blocks if not isinstance(b, FusedInvertedResidual)]
+    assert all(block.layer_scale for block in scaled)
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "options", "size"),
+    [
+        ("mobilenetv4_hybrid_medium", V4HM, {}, (256, 256)),
+        ("mobilenetv4_hybrid_medium_075", V4HM, {"width": 0.75, "dialect": "timm"}, (97, 224)),
+        ("mobilenetv4_hybrid_large", V4HL, {}, (384, 384)),
+        ("mobilenetv4_hybrid_large_075", V4HL, {"width": 0.75, "dialect": "timm"}, (65, 160)),
+    ],
+)
+def test_multiply_adds_of_hybrids_are_those_that_pytorch_counts(name, network, options, size):
+    timm = pytest.importorskip("timm", reason="timm's network is the oracle")
+    torch = pytest.importorskip("torch", reason="PyTorch's counter is the oracle")
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), torch.no_grad():  # shapes alone
+        module = timm.create_model(name).eval()
+        for part in module.modules():
+            if hasattr(part, "fused_attn"):
+                part.fused_attn = False  # to two matrix products, which the counter knows
+        with FlopCounterMode(display=False) as counter:
+            module(torch.zeros(1, 3, *size))
+    assert cost.count(spec_of(network, options), size).madds == counter.get_total_flops() / 2

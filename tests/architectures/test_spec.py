@@ -98,7 +98,7 @@ ILLEGAL = [
     (InvertedResidual, NARROW | {"start_kernel": -1}, ["start_kernel", "-1", "odd"]),
     (InvertedResidual, NARROW | {"squeeze": -8}, ["squeeze", "-8", "0 for none"]),
     (InvertedResidual, NARROW | {"dilation": 0}, ["dilation", "0", "1 or more"]),
-    (InvertedResidual, NARROW | {"activation": "gelu"}, ["activation", "gelu", "hard_swish"]),
+    (InvertedResidual, NARROW | {"activation": "swish"}, ["activation", "swish", "hard_swish"]),
     (
         InvertedResidual,
         NARROW | {"dilation": 2, "stride": 2},

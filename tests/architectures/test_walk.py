@@ -127,6 +127,7 @@ NAMES = {  # of PyTorch's and timm's modules
     "Hardsigmoid": "hard_sigmoid",
     "HardSwish": "hard_swish",
     "HardSigmoid": "hard_sigmoid",
+    "GELU": "gelu",
 }
 
 
@@ -183,6 +184,8 @@ LIBRARIES = [
     ("timm", "mobilenetv3_large_100", "mobilenet_v3_large"),
     ("timm", "mobilenetv4_conv_small", "mobilenet_v4_conv_small"),
     ("timm", "mobilenetv4_conv_medium", "mobilenet_v4_conv_medium"),
+    ("timm", "mobilenetv4_hybrid_medium", "mobilenet_v4_hybrid_medium"),
+    ("timm", "mobilenetv4_hybrid_large", "mobilenet_v4_hybrid_large"),
 ]
 
 
@@ -191,11 +194,13 @@ def test_layers_are_those_that_the_library_runs(library, name, network):
     zoo = pytest.importorskip(library, reason=f"{library} is the oracle")
     make = zoo.models.get_model if library == "torchvision" else zoo.create_model
     steps = steps_of(make(name), (96, 64))
-    layers = list(walk(FACTORIES[network](dialect=library), (96, 64)))
+    walked = walk(FACTORIES[network](dialect=library), (96, 64))
+    layers = [layer for layer in walked if layer.has_kernel]
     for layer, (part, shape, normalized, activation) in zip(layers, steps, strict=True):
         assert layer.kernel_shape == kernel_of(part), layer.name
         assert layer.activation == activation, layer.name
-        assert layer.normalized == normalized == (part.bias is None), layer.name
+        assert layer.normalized == normalized, layer.name
+        assert bool(layer.bias_path) == (normalized or part.bias is not None), layer.name
         if layer.kind != "dense":
             window = ((layer.stride,) * 2, (layer.dilation,) * 2, layer.input_size)
             assert window == (part.stride, part.dilation, shape[2:]), layer.name

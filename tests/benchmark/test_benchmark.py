@@ -19,6 +19,7 @@ from mnet_jax import serialization
 from mnet_jax.analysis import cost
 from mnet_jax.analysis.cost import Machine
 from mnet_jax.architectures import FACTORIES
+from mnet_jax.architectures.shapes import Heads
 from mnet_jax.benchmark import machine, report
 from mnet_jax.benchmark.cases import CompileCase, DepthwiseCase, LayerCase, NetworkCase
 from mnet_jax.benchmark.contenders import BY_NAME, CONTENDERS, LOWERINGS, OURS, QUANTIZED, SEEDS
@@ -127,10 +128,14 @@ def test_the_layers_of_v2_are_those_of_its_table():
     assert {case.activation for case in forward if case.kind == "depthwise"} == {"relu6"}
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", [*FAMILY, "mobilenet_v4_hybrid_medium"])
 def test_the_layers_of_a_network_have_its_work(name):
-    """But for the dense layers, which are the cost model's own rows."""
-    rows = [row for row in cost.count(FACTORIES[name](), 224).rows if row.layer.kind != "dense"]
+    """But for the dense layers and normalizations alone, which are the cost model's own rows."""
+    rows = [
+        row
+        for row in cost.count(FACTORIES[name](), 224).rows
+        if row.layer.kind not in ("dense", "norm")
+    ]
     cases = [
         case for case in layer_cases([network(name, 224)], 224, 4) if case.direction == "forward"
     ]
@@ -362,6 +367,30 @@ def test_both_contenders_on_jax_compute_the_same_layer(case):
     of_input = case.activation is not None
     assert len(ours) == (3 if case.direction == "forward" or of_input else 1)
     chex.assert_trees_all_close(ours, plain, rtol=1e-3, atol=1e-3)
+
+
+ATTENTION = LayerCase(
+    kind="attention", shape=(2, 8, 6, 12), outputs=12, kernel=1, stride=1, activation="linear",
+    direction="forward", count=1, heads=Heads(queries=3, keys=1, key_size=(4, 3)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_attention_has_the_shapes_and_the_work_of_its_products(direction):
+    case = dataclasses.replace(ATTENTION, direction=direction)
+    inputs = [(2, 8, 6, 12), (2, 4, 3, 4), (2, 4, 3, 4)]
+    passes = 1 if direction == "forward" else 2
+    assert case.work.madds == passes * 2 * 2 * 3 * 48 * 12 * 4  # both products, images, heads
+    numbers = 2 * math.prod(inputs[0]) + 2 * math.prod(inputs[1])
+    assert case.work.moved_bytes == passes * 4 * numbers
+    ours = BY_NAME[OURS].load()(case)()
+    found = [ours.shape] if direction == "forward" else [array.shape for array in ours]
+    assert found == (inputs[:1] if direction == "forward" else inputs)
+    pytest.importorskip("torch", reason="PyTorch is a contender only where it is installed")
+    theirs = BY_NAME["torch eager"].load()(case)()
+    found = [theirs.shape] if direction == "forward" else [array.shape for array in theirs]
+    heads_first = [(2, 3, 48, 4), (2, 1, 12, 4), (2, 1, 12, 4)]
+    assert found == (heads_first[:1] if direction == "forward" else heads_first)
 
 
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.label)

@@ -12,6 +12,7 @@ from messages import one_line
 from small_networks import (
     mixed,
     model_and_variables,
+    small_hybrid,
     small_v1,
     small_v2,
     small_v3,
@@ -19,7 +20,7 @@ from small_networks import (
 )
 
 from mnet_jax import export, models, quantization
-from mnet_jax.architectures import walk
+from mnet_jax.architectures import Attention, transforms, walk
 from mnet_jax.architectures.dense_tasks import with_output_stride
 from mnet_jax.data.scaling import scaled
 from mnet_jax.models import SavedModel, View
@@ -36,6 +37,11 @@ NETWORKS = {
     "v2-torchvision": small_v2(dialect="torchvision"),
     "v2-dilated": with_output_stride(small_v2(), 8),
     "mixed": mixed(),
+}
+HYBRIDS = {
+    "hybrid": small_hybrid(dialect="timm"),
+    "hybrid, gelu": transforms.with_activation(small_hybrid(), "gelu"),
+    "hybrid, mha": transforms.with_attention(small_hybrid(), "mha"),
 }
 FLOATS = ("stablehlo", "litert", "onnx")
 INTEGERS = ("litert-int8", "onnx-int8")
@@ -93,9 +99,9 @@ def onnx_nodes(file):
 
 
 @pytest.mark.parametrize("format", FLOATS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, *HYBRIDS])
 def test_a_file_gives_the_logits_of_the_network_in_numpy(name, format):
-    model = saved(NETWORKS[name])
+    model = saved((NETWORKS | HYBRIDS)[name])
     _, file = file_of(format, export.Network.of(model))
     logits = export.load(format, file).run(PIXELS)
     wanted = numpy_logits(model.model.spec, model.variables, scaled(PIXELS, "imagenet"))
@@ -118,6 +124,26 @@ def test_a_litert_file_has_one_operation_a_layer(name):
         assert found["HARD_SWISH"] == activations["hard_swish"]
         assert found["CAST"] == 1  # of the pixels
         assert found["QUANTIZE"] == found["DEQUANTIZE"] == (format == "litert-int8")
+
+
+def test_attention_is_two_products_and_a_softmax():
+    spec = HYBRIDS["hybrid, gelu"]
+    blocks = sum(isinstance(block, Attention) for block in spec.blocks)
+    activations = Counter(layer.activation for layer in walk(spec, SIDE))
+    found = litert_operations(file_of("litert", export.Network.of(saved(spec)))[1])
+    dense = sum(layer.kind == "dense" for layer in walk(spec, SIDE))
+    products = found["BATCH_MATMUL"] + found["FULLY_CONNECTED"] - dense
+    assert (products, found["SOFTMAX"], found["GELU"]) == (2 * blocks, blocks, activations["gelu"])
+    nodes = onnx_nodes(file_of("onnx", export.Network.of(saved(spec)))[1])
+    found = Counter(node.op_type for node in nodes)
+    assert (found["MatMul"], found["Softmax"]) == (2 * blocks, blocks)
+    assert found["Erf"] == activations["gelu"]
+
+
+def test_a_hybrid_is_refused_in_8_bits_with_the_name_of_a_layer():
+    network = export.Network.of(saved(HYBRIDS["hybrid"]))
+    line = one_line(ValueError, lambda: export.in_eight_bits(network, [PIXELS]))
+    assert line.startswith("quantization of block_4/input: got 'a layer of attention', legal: ")
 
 
 def test_litert_pads_only_where_it_has_no_padding_of_the_kind():

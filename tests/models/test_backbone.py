@@ -32,6 +32,8 @@ MAPS = {
     "mobilenet_v4_conv_small": {2: 32, 4: 32, 8: 64, 16: 96, 32: 960},
     "mobilenet_v4_conv_medium": {2: 32, 4: 48, 8: 80, 16: 160, 32: 960},
     "mobilenet_v4_conv_large": {2: 24, 4: 48, 8: 96, 16: 192, 32: 960},
+    "mobilenet_v4_hybrid_medium": {2: 32, 4: 48, 8: 80, 16: 160, 32: 960},
+    "mobilenet_v4_hybrid_large": {2: 24, 4: 48, 8: 96, 16: 192, 32: 960},
 }
 
 

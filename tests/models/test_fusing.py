@@ -9,6 +9,7 @@ from small_networks import (
     images_of,
     model_and_variables,
     quick_jit,
+    small_hybrid,
     small_v1,
     small_v2,
     small_v3,
@@ -16,6 +17,7 @@ from small_networks import (
 )
 
 from mnet_jax import models, ops
+from mnet_jax.architectures import transforms
 from mnet_jax.ops import native
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
@@ -25,6 +27,8 @@ NETWORKS = {
     "v2 expansion shortcuts": small_v2(shortcut="expansion", bottleneck="relu6"),
     "v3": small_v3(dialect="keras"),
     "v4": small_v4(dialect="timm"),
+    "hybrid": small_hybrid(dialect="timm"),
+    "hybrid, gelu": transforms.with_activation(small_hybrid(shortcut="none"), "gelu"),
 }
 
 
@@ -41,7 +45,9 @@ def test_logits_are_those_of_the_model(spec):
     panels = {name for name in fused if name.endswith("/panels")}
     assert bool(panels) == ops.reads_panels(np.float32, "auto")
     of_panels = {name.replace("/panels", "/kernel") for name in panels}
-    assert fused - panels | of_panels == {n for n in named if not n.endswith("/norm/scale")}
+    folded = {n for n in named if n.endswith(("/norm/scale", "/layer_scale"))}
+    kept = {n for n in folded if n.endswith("/input/norm/scale")}  # before attention
+    assert fused - panels | of_panels == named - folded | kept
 
 
 @needs_compiler

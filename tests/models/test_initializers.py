@@ -117,6 +117,27 @@ def test_each_layer_starts_with_its_own_kinds_distribution_and_norms_as_identity
 
 
 @dialects
+def test_attention_starts_with_glorots_kernels_and_a_small_scale(version, name):
+    setting = models.Setting(dialect=dialect_of(version, name), lowering="grouped")
+    block = models.Attention(
+        heads=4, head_channels=64, downsampling=2, layer_scale=True, setting=setting
+    )
+    params = quick_jit(lambda x: block.init(KEY, x, train=False))(jnp.zeros((1, 4, 4, 256)))
+    params = params["params"]
+    assert (params["layer_scale"] == np.float32(1e-5)).all()
+    assert (params["input"]["norm"]["scale"] == 1).all()
+    kernels = {"pointwise": [params[part]["kernel"] for part in ("query", "output")]}
+    kernels["pointwise"] += [params[part]["project"]["kernel"] for part in ("key", "value")]
+    kernels["depthwise"] = [
+        params[part]["downsample"]["conv"]["kernel"] for part in ("key", "value")
+    ]
+    for kind, arrays in kernels.items():
+        for kernel in arrays:
+            deviation = expected_deviation("glorot_uniform", kind, kernel.shape)
+            assert kernel.std() == pytest.approx(deviation, rel=0.05)
+
+
+@dialects
 def test_fused_blocks_start_with_full_and_pointwise_convolutions(version, name):
     dialect = dialect_of(version, name)
     setting = models.Setting(dialect=dialect, lowering="grouped")

@@ -12,8 +12,8 @@ from by_hand import convolve
 from flax import linen as nn
 from messages import one_line
 from small_networks import (
+    ALL,
     KEY,
-    SMALL,
     evaluate,
     images_of,
     mixed,
@@ -31,11 +31,11 @@ from mnet_jax.models.types import Quantization
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("train", [False, True])
 def test_parameters_statistics_and_logits_are_float32_whatever_the_computation(name, dtype, train):
-    model, variables = model_and_variables(SMALL[name](), dtype=dtype)
+    model, variables = model_and_variables(ALL[name](), dtype=dtype)
 
     def apply(variables, images):
         collections = ["batch_stats", "intermediates"]
@@ -52,9 +52,9 @@ def test_parameters_statistics_and_logits_are_float32_whatever_the_computation(n
     assert state["intermediates"]["block_1_output"][0].dtype == dtype
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ALL)
 def test_training_moves_statistics_towards_the_batch_and_inference_leaves_them(name):
-    spec = SMALL[name](norm_momentum=0.75, dialect="paper" if name == "v4" else "keras")
+    spec = ALL[name](norm_momentum=0.75, dialect="paper" if name in ("v4", "hybrid") else "keras")
     model, variables = model_and_variables(spec)
     images = images_of(4, 32, 32, 3)
     apply = quick_jit(model.apply, static_argnames=("train", "mutable"))
@@ -110,9 +110,9 @@ def test_dropout_0_needs_nothing_random():
     assert bool(jnp.isfinite(logits).all())
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ALL)
 def test_inference_treats_every_image_alone(name):
-    model, variables = model_and_variables(SMALL[name]())
+    model, variables = model_and_variables(ALL[name]())
     apply = quick_jit(lambda images: model.apply(variables, images, train=False))
     images, others = images_of(3, 32, 32, 3), 5 * images_of(3, 32, 32, 3, seed=1)
     together, single = apply(images), []
@@ -124,10 +124,10 @@ def test_inference_treats_every_image_alone(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ALL)
 def test_gradient_is_the_slope_of_the_loss_and_reaches_every_parameter(name):
     """ReLU keeps the loss smooth enough, away from its corners, for a central difference."""
-    spec = transforms.with_activation(SMALL[name](), "relu")
+    spec = transforms.with_activation(ALL[name](), "relu")
     model, variables = model_and_variables(shortened(spec, 2))
     images = images_of(4, 32, 32, 3)
 

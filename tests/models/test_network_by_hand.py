@@ -13,6 +13,7 @@ from small_networks import (
     images_of,
     model_and_variables,
     selected,
+    small_hybrid,
     small_v1,
     small_v2,
     small_v3,
@@ -20,6 +21,7 @@ from small_networks import (
 )
 
 from mnet_jax import architectures
+from mnet_jax.architectures import transforms
 
 
 def assert_computed_by_hand(spec, size):
@@ -32,7 +34,8 @@ def assert_computed_by_hand(spec, size):
         jax.tree_util.tree_leaves_with_path(named), jax.tree.leaves(expected), strict=True
     ):
         message = jax.tree_util.keystr(path)
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4, err_msg=message)
+        atol = 1e-5 * max(10, np.abs(theirs).max())
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=atol, err_msg=message)
     np.testing.assert_allclose(logits, expected_logits, rtol=1e-3, atol=1e-3)
 
 
@@ -77,6 +80,23 @@ def test_v3_is_its_layers_composed_by_hand(options, size):
 )
 def test_v4_is_its_layers_composed_by_hand(options, size):
     assert_computed_by_hand(small_v4(**options), size)
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "size"),
+    [
+        ({}, {}, (97, 64)),
+        ({"dialect": "timm"}, {"attention": "mha", "activation": "gelu"}, (64, 97)),
+        ({"shortcut": "none"}, {"attention_downsampling": 1}, (64, 64)),
+        ({"dialect": "timm"}, {"layer_scale": False}, (64, 64)),
+        ({"dialect": "timm"}, {"attention_downsampling": 2, "kernel": 5}, (65, 97)),
+    ],
+)
+def test_hybrids_are_their_layers_composed_by_hand(options, changes, size):
+    spec = small_hybrid(**options)
+    for name, value in changes.items():
+        spec = getattr(transforms, f"with_{name}")(spec, value)
+    assert_computed_by_hand(spec, size)
 
 
 def test_v4s_pairs_of_convolutions_and_dilation_composed_by_hand():

@@ -163,6 +163,12 @@ def activation_of(layer, sown):
     names = {"stem": "stem_output", "start": "started", "expand": "expanded"}
     names |= {"depthwise": "filtered", "project": "projected", "conv": "conv_output"}
     names |= {"hidden": "hidden_output"}
+    attention = {"input": "normalized", "query": "queries", "attend": "attended"}
+    attention |= {"output": "projected"}
+    for of in ("key", "value"):
+        attention |= {f"{of}/downsample": f"downsampled_{of}s", f"{of}/project": f"{of}s"}
+    if layer.role in attention:
+        return sown[layer.part][attention[layer.role]][0]
     path, _, last = layer.name.rpartition("/")
     if last == "pointwise":
         return sown[f"{path}_output"][0]
@@ -177,9 +183,13 @@ def assert_built_as_walked(spec, size):
     sown = variables.pop("intermediates")
     assert flat(variables) == shapes
     for layer in layers:
-        assert shapes[f"params/{layer.kernel_path}"] == layer.kernel_shape
+        if layer.has_kernel:
+            assert shapes[f"params/{layer.kernel_path}"] == layer.kernel_shape
     gated = {layer.name for layer in layers if "squeeze_excite" in layer.name}
-    assert applied == {layer.name: layer.activation for layer in layers}
+    linear = {layer.name for layer in layers if not (layer.has_kernel and layer.bias_path)}
+    assert {layer.activation for layer in layers if layer.name in linear} <= {"linear"}
+    activated = {layer.name: layer.activation for layer in layers if layer.name not in linear}
+    assert applied == activated
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     counted = cost.count(spec, size)
     for collection, number in (("params", counted.params), ("batch_stats", counted.statistics)):
@@ -197,7 +207,7 @@ def assert_built_as_walked(spec, size):
 BUILT = dict(
     zip(
         DIALECTS,
-        ("slim", "keras", "torchvision", "timm", "timm", "paper", "timm"),
+        ("slim", "keras", "torchvision", "timm", "timm", "paper", "timm", "paper", "timm"),
         strict=True,
     )
 )

@@ -12,9 +12,10 @@ import pytest
 from flax import traverse_util
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from small_networks import model_and_variables, small_hybrid
 from tiny_network import make_tiny_spec
 
-from mnet_jax import architectures, models
+from mnet_jax import architectures, models, quantization
 from mnet_jax.architectures import variable_shapes
 from mnet_jax.models import View
 
@@ -58,6 +59,18 @@ def test_crop_and_filter_come_back_and_the_usual_ones_are_not_written(saved, tmp
     models.save(tmp_path / "m.safetensors", model, variables, view=view)
     assert models.load(tmp_path / "m.safetensors").view == view
     assert models.read_view(tmp_path / "m.safetensors") == view
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_hybrid_comes_back_as_it_was(tmp_path, folded):
+    model, variables = model_and_variables(small_hybrid())
+    if folded:
+        model = model.clone(folded=True)
+        variables = {"params": quantization.fold(model.spec, variables)["params"]}
+    models.save(tmp_path / models.FILE_NAME, model, variables)
+    loaded = models.load(tmp_path)
+    assert loaded.model == model
+    chex.assert_trees_all_equal(loaded.variables, variables)
 
 
 def test_a_loaded_model_computes(saved):

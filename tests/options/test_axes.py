@@ -9,6 +9,7 @@ import pytest
 from mnet_jax.ablation.store import key_of
 from mnet_jax.architectures import (
     FACTORIES,
+    Attention,
     FusedInvertedResidual,
     InvertedResidual,
     mobilenet_v1,
@@ -25,6 +26,7 @@ BASES = {
 V1, V2 = BASES["mobilenet_v1"], BASES["mobilenet_v2"]
 V3 = BASES["mobilenet_v3_large"]
 V4 = BASES["mobilenet_v4_conv_medium"]
+HYBRID = BASES["mobilenet_v4_hybrid_medium"]
 ALL = (
     "mobilenet_v1",
     "mobilenet_v2",
@@ -33,7 +35,10 @@ ALL = (
     "mobilenet_v4_conv_small",
     "mobilenet_v4_conv_medium",
     "mobilenet_v4_conv_large",
+    "mobilenet_v4_hybrid_medium",
+    "mobilenet_v4_hybrid_large",
 )
+PLAIN, HYBRIDS = ALL[:-2], ALL[-2:]  # without and with attention and layer scales
 INVERTED = ALL[1:]
 V3S = ALL[2:4]
 QUANTIZED = (  # axes that only quantized networks have
@@ -54,7 +59,10 @@ LEGAL = {  # axis: (networks that it suits, values)
     "kernel": (ALL, (3, 5, 7)),
     "convolution": (("mobilenet_v1",), ("depthwise", "full")),
     "expansion": (INVERTED, (1, 2, 3, 6, 10)),
-    "bottleneck": (INVERTED, ("linear", "relu6")),
+    "attention": (HYBRIDS, ("none", "mqa", "mha")),
+    "attention_downsampling": (HYBRIDS, ("none", "published", "all")),
+    "layer_scale": (INVERTED, (False, True)),
+    "bottleneck": (PLAIN[1:], ("linear", "relu6")),
     "shortcut": (INVERTED, ("bottleneck", "expansion", "none")),
     "activation": (ALL, ("relu6", "relu", "hard_swish")),
     "block_activation": (ALL, ("relu6", "relu", "hard_swish", "linear")),
@@ -67,7 +75,7 @@ LEGAL = {  # axis: (networks that it suits, values)
     "stem_kernel": (ALL, (1, 3, 5)),
     "stem_activation": (ALL, ("relu6", "relu", "hard_swish", "linear")),
     "dropout": (ALL, (0.0, 0.5)),
-    "quantization": (ALL, ("ptq", "qat")),
+    "quantization": (PLAIN, ("ptq", "qat")),
     **dict.fromkeys(QUANTIZED, ((), ())),
     "resolution": (ALL, (8, 224)),
     "batch_size": (ALL, (1, 96)),
@@ -148,10 +156,13 @@ BY_TRANSFORM = {
     "expansion": LATER,
     "activation": LATER,
     "kernel": "mobilenet",
+    "attention": "mobilenet",
+    "layer_scale": "mobilenet",
     "block_activation": "mobilenet",
     "head_activation": "mobilenet",
 }
-BY_AXIS = ("model", "squeeze_excite", "repeats")  # whose values no factory and no transform takes
+# Whose values no factory and no transform takes.
+BY_AXIS = ("model", "squeeze_excite", "repeats", "attention_downsampling")
 OPTIONS = [
     (axis, network, value)
     for axis, network, value in CASES + PARTLY
@@ -233,11 +244,38 @@ def test_an_architecture_axis_is_a_transform_where_the_factory_has_no_such_optio
         assert with_values(BASES[network], {axis.name: value}) == expected, (network, value)
 
 
+@pytest.mark.parametrize("network", HYBRIDS)
+def test_the_axes_of_attention_toggle_the_blocks_of_the_hybrids(network):
+    base = BASES[network]
+    published = [b for b in base.spec.blocks if isinstance(b, Attention)]
+    assert len(published) == 8 and [b.downsampling for b in published] == [2] * 4 + [1] * 4
+
+    def found(**values):
+        return [b for b in with_values(base, values).spec.blocks if isinstance(b, Attention)]
+
+    without = with_values(base, {"attention": "none"})
+    others = tuple(b for b in base.spec.blocks if not isinstance(b, Attention))
+    assert without.spec.blocks == others and labels(without)["attention"] == "none"
+    assert found(attention="mha") == [replace(b, kind="mha") for b in published]
+    for where, stride in (("none", 1), ("all", 2)):
+        expected = [replace(b, downsampling=stride) for b in published]
+        assert found(attention_downsampling=where) == expected
+    everywhere = with_values(base, {"attention_downsampling": "all"})
+    assert with_values(everywhere, {"attention_downsampling": "published"}) == base
+    assert found(layer_scale=False) == [replace(b, layer_scale=False) for b in published]
+    assert found(shortcut="none") == [replace(b, shortcut="none") for b in published]
+
+
+def test_a_hybrid_without_layer_scales_has_the_axis_bottleneck():
+    changed = with_values(HYBRID, {"layer_scale": False, "bottleneck": "relu6"})
+    assert {b.bottleneck for b in changed.spec.blocks if hasattr(b, "bottleneck")} == {"relu6"}
+
+
 def test_the_networks_are_the_papers():
     assert tuple(FACTORIES) == ALL
 
 
-@pytest.mark.parametrize("network", ALL[2:])
+@pytest.mark.parametrize("network", PLAIN[2:])
 def test_the_axes_of_v2_toggle_the_blocks_of_v3_and_v4(network):
     base = BASES[network]
     blocks = {
@@ -440,7 +478,7 @@ def test_the_grid_has_no_duplicates():
         (V3, {"width": 0.001}, "width", "0.001, legal: 0.0625 or more"),
         (V4, {"width": -0.5}, "width", "-0.5"),
         (V3, {"expansion": 0}, "expansion", "0, legal: a whole number, 1 or more"),
-        (V3, {"activation": "gelu"}, "activation", "'gelu', legal: relu6, relu"),
+        (V3, {"activation": "swish"}, "activation", "'swish', legal: relu6, relu"),
         (V4, {"bottleneck": "relu"}, "bottleneck", "'relu', legal: linear, relu6"),
         (V3, {"convolution": "full"}, "convolution", "legal: mobilenet_v1"),
         (V4, {"depth": "shallow"}, "depth", "legal: mobilenet_v1"),
@@ -464,6 +502,12 @@ def test_the_grid_has_no_duplicates():
         (V2, {"label_smoothing": -0.1}, "label_smoothing", "-0.1"),
         (V2, {"weight_decay": float("nan")}, "weight_decay", "nan, legal: finite numbers"),
         (V2, {"decay_depthwise": 1}, "decay_depthwise", "1, legal: True, False"),
+        (V4, {"attention": "none"}, "attention", "has no attention, legal: V4's hybrids"),
+        (V4, {"attention": "softmax"}, "attention", "'softmax', legal: none, mqa, mha"),
+        (V4, {"attention_downsampling": "all"}, "attention_downsampling", "legal: V4's hybrids"),
+        (V1, {"layer_scale": True}, "layer_scale", "legal: V2, V3, V4"),
+        (HYBRID, {"bottleneck": "relu6"}, "bottleneck", "'relu6', legal: linear with a layer sc"),
+        (HYBRID, {"quantization": "ptq"}, "quantization of block_7/input", "attention none"),
         (V2, {"hard_swish_from": 16}, "hard_swish_from", "mobilenet_v2 has no such option, legal"),
         (V3, {"hard_swish_from": 100}, "hard_swish_from", "100, legal: 0, 16, 24, 40, 80, 112, 1"),
         (V4, {"last_stage": "original"}, "last_stage", "legal: mobilenet_v3_large, mobilenet_v3_s"),
@@ -526,7 +570,8 @@ def test_labels_are_what_a_table_shows():
         "model": "mobilenet_v2", "dialect": "paper", "width": "0.35", "input_stride": "4",
         "last_stage": ABSENT, "hard_swish_from": ABSENT, "squeeze_excite": "none",
         "repeats": "1 2 3 4", "depth": ABSENT, "kernel": "3", "convolution": ABSENT,
-        "expansion": "3", "bottleneck": "linear", "shortcut": "bottleneck",
+        "expansion": "3", "attention": ABSENT, "attention_downsampling": ABSENT,
+        "layer_scale": "False", "bottleneck": "linear", "shortcut": "bottleneck",
         "activation": "relu6", "block_activation": "relu6", "head_activation": "relu6",
         "norm_epsilon": "0.001", "norm_momentum": "0.997", "padding": "same",
         "depthwise_padding": "same", "initializer": "truncated_normal_0.09",

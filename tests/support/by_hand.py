@@ -1,8 +1,10 @@
 """Layers, blocks and networks in NumPy and float64, and their parameters counted."""
 
+import math
+
 import numpy as np
 
-from mnet_jax.architectures import ConvNorm, FusedInvertedResidual, Separable
+from mnet_jax.architectures import Attention, ConvNorm, FusedInvertedResidual, Separable
 from mnet_jax.architectures.shapes import pad_amounts
 
 
@@ -36,19 +38,24 @@ ACTIVATIONS = {
     "relu": lambda x: np.maximum(x, 0),
     "relu6": lambda x: np.minimum(np.maximum(x, 0), 6),
     "hard_swish": lambda x: x * hard_sigmoid(x),  # V3 paper, section 5.2
+    "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,  # arXiv 1606.08415
 }
 
 
 def conv_norm(x, variables, name, dialect, *, stride=1, activation="relu6", dilation=1):
     """A convolution, normalization and activation; `name` is the path of the layer, "" for none.
 
+    Without a kernel only the normalization, as of the input of attention.
+
     Variables without statistics are normalized by those of the batch, as in training.
     """
     params, statistics = variables["params"], variables.get("batch_stats")
     for part in filter(None, name.split("/")):
         params, statistics = params[part], statistics and statistics[part]
-    kernel = np.asarray(params["conv"]["kernel"], np.float64)
-    if kernel.ndim == 2:
+    kernel = np.asarray(params["conv"]["kernel"], np.float64) if "conv" in params else None
+    if kernel is None:
+        x = np.asarray(x, np.float64)
+    elif kernel.ndim == 2:
         x = np.asarray(x, np.float64) @ kernel
     else:
         padding = dialect.depthwise_padding if kernel.ndim == 3 else dialect.padding
@@ -98,8 +105,53 @@ def inverted_residual(x, variables, spec, dialect, name="", skip=None):
         params = variables["params"][name] if name else variables["params"]
         named["weighed"] = y = squeeze_excite(y, params["squeeze_excite"])
     wide, named["projected"] = y, layer("project", spec.bottleneck)
+    if spec.layer_scale:
+        params = variables["params"][name] if name else variables["params"]
+        named["projected"] = named["projected"] * np.asarray(params["layer_scale"], np.float64)
     output = named["projected"] + (x if spec.shortcut == "bottleneck" else 0)
     return named, output, wide if spec.shortcut == "expansion" else None
+
+
+def attention(x, variables, spec, dialect, name=""):
+    """The attention block, one head and one image at a time: what is named inside, and the output.
+
+    Softmax of the products of queries and keys over the root of a head's channels (arXiv
+    1706.03762, equation 1).
+    """
+    params = variables["params"][name] if name else variables["params"]
+    named = {"normalized": conv_norm(x, variables, f"{name}/input", dialect, activation="linear")}
+
+    def product(y, *path):
+        tree = params
+        for part in path:
+            tree = tree[part]
+        return y @ np.asarray(tree["kernel"], np.float64)
+
+    named["queries"] = product(named["normalized"], "query")
+    for of in ("key", "value"):
+        y = named["normalized"]
+        if spec.downsampling == 2:
+            path = f"{name}/{of}/downsample"
+            y = conv_norm(y, variables, path, dialect, stride=2, activation="linear")
+            named[f"downsampled_{of}s"] = y
+        named[f"{of}s"] = product(y, of, "project")
+    named["attended"] = np.zeros_like(named["queries"])
+    for image, head in np.ndindex(len(x), spec.heads):
+        own = slice(head * spec.head_channels, (head + 1) * spec.head_channels)
+        shared = slice(None) if spec.kind == "mqa" else own
+        q, k, v = (
+            named[of][image][..., channels].reshape(-1, spec.head_channels)
+            for of, channels in (("queries", own), ("keys", shared), ("values", shared))
+        )
+        scores = q @ k.T / math.sqrt(spec.head_channels)
+        weights = np.exp(scores - scores.max(1, keepdims=True))
+        weights /= weights.sum(1, keepdims=True)
+        named["attended"][image][..., own] = (weights @ v).reshape(*x.shape[1:3], -1)
+    y = product(named["attended"], "output")
+    if spec.layer_scale:
+        y = y * np.asarray(params["layer_scale"], np.float64)
+    named["projected"] = y
+    return named, y + (x if spec.shortcut == "bottleneck" else 0)
 
 
 def two_layers(x, variables, spec, dialect, name=""):
@@ -128,6 +180,8 @@ def network(spec, variables, images):
         name, carried, skip = f"block_{i}", skip, None
         if isinstance(block, ConvNorm):
             x = convolution(x, block, name)
+        elif isinstance(block, Attention):
+            named[name], x = attention(x, variables, block, dialect, name)
         elif isinstance(block, Separable | FusedInvertedResidual):
             named[name], x = two_layers(x, variables, block, dialect, name)
         else:
@@ -150,7 +204,7 @@ class Count:
     """Kernels' elements, normalized channels and biases, added up from the blocks alone."""
 
     def __init__(self, spec):
-        self.kernels = self.normalized = self.biases = 0
+        self.kernels = self.normalized = self.biases = self.scales = 0
         head = spec.head
         for block in [spec.stem, *spec.blocks, *([head.conv] if head.conv else [])]:
             self.block(block)
@@ -169,7 +223,20 @@ class Count:
         self.kernels += inputs * outputs
         self.biases += outputs
 
+    def attention(self, block):
+        i, wide = block.inputs, block.heads * block.head_channels
+        self.normalized += i
+        if block.downsampling > 1:
+            self.convolution(block.kernel**2, i)
+            self.convolution(block.kernel**2, i)
+        shared = block.head_channels if block.kind == "mqa" else wide
+        self.kernels += i * wide + 2 * i * shared + wide * i
+
     def block(self, block):
+        self.scales += block.outputs if getattr(block, "layer_scale", False) else 0
+        if isinstance(block, Attention):
+            self.attention(block)
+            return
         i, o, k = block.inputs, block.outputs, block.kernel
         if isinstance(block, ConvNorm):
             self.convolution(k * k * i, o)
@@ -196,6 +263,7 @@ class Count:
 
 
 def parameters(spec):
-    """(trainable, statistics): kernels, biases, and two vectors a normalization in either."""
+    """(trainable, statistics): kernels, biases, scales, two vectors a normalization in either."""
     count = Count(spec)
-    return count.kernels + 2 * count.normalized + count.biases, 2 * count.normalized
+    trainable = count.kernels + 2 * count.normalized + count.biases + count.scales
+    return trainable, 2 * count.normalized

@@ -6,6 +6,7 @@ from mnet_jax.architectures import FACTORIES
 V1, V2 = "mobilenet_v1", "mobilenet_v2"
 V3L, V3S = "mobilenet_v3_large", "mobilenet_v3_small"
 V4S, V4M, V4L = (f"mobilenet_v4_conv_{size}" for size in ("small", "medium", "large"))
+V4HM, V4HL = (f"mobilenet_v4_hybrid_{size}" for size in ("medium", "large"))
 DIALECTS = {  # of each network, whoever built it first
     V1: ("paper", "slim", "keras", "timm"),
     V2: ("paper", "slim", "keras", "torchvision", "timm"),
@@ -14,6 +15,8 @@ DIALECTS = {  # of each network, whoever built it first
     V4S: ("paper", "timm"),
     V4M: ("paper", "timm"),
     V4L: ("paper", "timm"),
+    V4HM: ("paper", "timm"),
+    V4HL: ("paper", "timm"),
 }
 
 # network, options, trainable, with BatchNorm statistics (None: not published), MAdds in millions
@@ -38,6 +41,10 @@ COUNTS = [
     (V4S, {}, 3_774_024, 3_799_112, {224: 186}),
     (V4M, {}, 9_715_512, 9_783_416, {256: 1080}),
     (V4L, {}, 32_590_864, 32_740_416, {384: 6376}),
+    (V4HM, {}, 11_074_648, 11_150_488, {256: 1271.2}),  # MAdds: PyTorch's FlopCounterMode, timm's
+    (V4HL, {}, 37_764_624, 37_929_024, {384: 7711.9}),  # network
+    (V4HM, {"width": 0.75, "dialect": "timm"}, 7_313_528, 7_371_368, {224: 649.8}),
+    (V4HL, {"width": 0.75, "dialect": "timm"}, 22_754_984, 22_879_064, {}),
 ]
 
 # Published figures that are not what arithmetic gives; the document says why.

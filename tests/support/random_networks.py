@@ -3,11 +3,13 @@
 import itertools
 from dataclasses import replace
 
+from hypothesis import assume
 from hypothesis import strategies as st
 from published import DIALECTS
 
 from mnet_jax.architectures import (
     FACTORIES,
+    Attention,
     ConvNorm,
     FusedInvertedResidual,
     Head,
@@ -32,7 +34,7 @@ CONVENTIONS = [
 ]
 CHANNELS, EXPANDED = st.integers(1, 12), st.integers(1, 24)
 FEW = (st.sampled_from([1, 6]), st.sampled_from([1, 9]))  # to run, operations are compiled
-NONLINEAR = st.sampled_from(["linear", "relu", "relu6", "hard_swish"])
+NONLINEAR = st.sampled_from(["linear", "relu", "relu6", "hard_swish", "gelu"])
 KERNELS = st.sampled_from([1, 3, 5])
 OPTIONAL_KERNELS = st.sampled_from([0, 0, 1, 3, 5, 7])
 
@@ -49,7 +51,9 @@ def blocks(draw, inputs, channels, expanded):
     stride, dilation = draw(strides())
     window = {"stride": stride, "dilation": dilation, "activation": draw(NONLINEAR)}
     shape = {"inputs": inputs, "outputs": draw(st.just(inputs) | channels)}
-    kind = draw(st.sampled_from(["conv", "separable", "fused", *["inverted"] * 3]))
+    kind = draw(st.sampled_from(["conv", "separable", "fused", "attention", *["inverted"] * 3]))
+    if kind == "attention":
+        return draw(attention(inputs))
     if kind == "conv":
         return ConvNorm(**shape, **window, kernel=draw(KERNELS))
     if kind == "separable":
@@ -63,6 +67,7 @@ def blocks(draw, inputs, channels, expanded):
     kernel, start = draw(OPTIONAL_KERNELS), draw(OPTIONAL_KERNELS)
     if not kernel and not start:
         window["stride"] = 1
+    scales = shape["bottleneck"] == "linear" and draw(st.booleans())
     keeps = window["stride"] == 1 and shape["inputs"] == shape["outputs"]
     return InvertedResidual(
         **shape,
@@ -70,7 +75,22 @@ def blocks(draw, inputs, channels, expanded):
         kernel=kernel,
         start_kernel=start,
         squeeze=draw(st.sampled_from([0, 0, 1, 5])),
+        layer_scale=scales,
         shortcut=draw(st.sampled_from(["bottleneck", "bottleneck", "none"])) if keeps else "none",
+    )
+
+
+@st.composite
+def attention(draw, inputs):
+    return Attention(
+        inputs=inputs,
+        heads=draw(st.integers(1, 3)),
+        head_channels=draw(st.integers(1, 4)),
+        kind=draw(st.sampled_from(["mqa", "mha"])),
+        downsampling=draw(st.sampled_from([1, 2])),
+        kernel=draw(KERNELS),
+        shortcut=draw(st.sampled_from(["bottleneck", "none"])),
+        layer_scale=draw(st.booleans()),
     )
 
 
@@ -127,6 +147,26 @@ def hand_made(draw, most_blocks=7, channels=CHANNELS, expanded=EXPANDED):
     )
 
 
+def quantizable(spec):
+    """The network without what cannot be quantized: attention, GELU and layer scales."""
+
+    def plain(part):
+        changes = {"layer_scale": False} if hasattr(part, "layer_scale") else {}
+        for name in ("activation", "bottleneck"):
+            if getattr(part, name, None) == "gelu":
+                changes[name] = "relu"
+        return replace(part, **changes)
+
+    blocks = tuple(plain(block) for block in spec.blocks if not isinstance(block, Attention))
+    head = replace(
+        spec.head,
+        conv=spec.head.conv and plain(spec.head.conv),
+        hidden=spec.head.hidden and plain(spec.head.hidden),
+    )
+    assume(blocks)
+    return replace(spec, stem=plain(spec.stem), blocks=blocks, head=head)
+
+
 SIZES = st.tuples(st.integers(8, 70), st.integers(8, 70))
 RELUS = st.sampled_from(["relu6", "relu"])
 BLOCK_OPTIONS = {
@@ -163,6 +203,8 @@ OWN_OPTIONS = {
 def options_of(network):
     """Every option of a network's factory, drawn at random."""
     own = OWN_OPTIONS[network[: len("mobilenet_v1")]]
+    if "_hybrid_" in network:  # an activation cannot follow projections with a layer scale
+        own = own | {"bottleneck": st.just("linear")}
     dialect = st.sampled_from(DIALECTS[network])
     return st.fixed_dictionaries(SHARED_OPTIONS | own | {"dialect": dialect})
 

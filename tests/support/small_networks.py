@@ -67,7 +67,23 @@ def small_v4(**options):
     return selected(architectures.mobilenet_v4("conv_medium", **options), (0, 1, 2, 3, 8, 9))
 
 
+def small_hybrid(**options):
+    """Fused, of two depthwise kernels, of none; attention with and without downsampling."""
+    options = {"width": 0.25, "num_classes": 7} | options
+    spec = selected(
+        architectures.mobilenet_v4("hybrid_medium", **options), (0, 1, 3, 4, 7, 8, 15, 22, 23)
+    )
+    blocks = tuple(
+        dataclasses.replace(block, heads=3, head_channels=8)
+        if isinstance(block, architectures.Attention)
+        else block
+        for block in spec.blocks
+    )
+    return dataclasses.replace(spec, blocks=blocks)
+
+
 SMALL = {"v1": small_v1, "v2": small_v2, "v3": small_v3, "v4": small_v4}
+ALL = SMALL | {"hybrid": small_hybrid}  # with what cannot be quantized
 
 
 def mixed(activation=None):
@@ -129,7 +145,8 @@ def initial_variables(spec, size):
 
     def initial(path, leaf):
         name = path[-1].key
-        return leaf if name == "kernel" else np.full_like(leaf, name in ("scale", "var"))
+        first = {"scale": 1, "var": 1, "layer_scale": 1e-5}
+        return leaf if name == "kernel" else np.full_like(leaf, first.get(name, 0))
 
     images = jnp.zeros((1, size, size, 3))
     variables = random_variables(models.MobileNet(spec=spec), images, train=False)

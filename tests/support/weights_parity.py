@@ -22,6 +22,7 @@ NORMALIZATION = {  # far from the initial ones
     "bias": (-0.5, 0.5),
     "mean": (-0.5, 0.5),
     "var": (0.5, 1.5),
+    "layer_scale": (0.3, 0.6),  # larger ones lead to queries that choose a single key
 }
 
 GAINS = {"mobilenet_v1": 2.5, "mobilenet_v2": 1.4, "mobilenet_v3": 1.7, "mobilenet_v4": 1.2}

@@ -15,7 +15,7 @@ from small_networks import initial_variables, small_v3
 from tiny_network import make_short_spec
 
 from mnet_jax import models
-from mnet_jax.architectures import variable_shapes
+from mnet_jax.architectures import Attention, variable_shapes
 from mnet_jax.config import (
     AdamW,
     Constant,
@@ -375,6 +375,25 @@ def test_a_step_learns_its_batch_and_moves_every_part_of_the_state():
     for name in ("params", "batch_stats", "opt_state", "average"):
         olds, news = (jax.tree.leaves(getattr(s, name)) for s in (before, state))
         assert any(not np.array_equal(a, b) for a, b in zip(olds, news, strict=True)), name
+
+
+def test_a_step_trains_every_parameter_of_attention():
+    block = Attention(inputs=16, heads=2, head_channels=4, layer_scale=True)
+    plain = make_short_spec()
+    inputs = plain.blocks[-1].outputs
+    blocks = (*plain.blocks, dataclasses.replace(block, inputs=inputs))
+    _, state, step = parts_of(dataclasses.replace(plain, blocks=blocks))
+    after = state
+    for n in range(3):
+        after, found = step(after, batch_of(n))
+        assert np.isfinite(float(found["loss"]))
+    name = f"block_{len(plain.blocks)}"
+    own = [tree.params[name] for tree in (state, after)]
+    for (path, old), new in zip(
+        jax.tree_util.tree_leaves_with_path(own[0]), jax.tree.leaves(own[1]), strict=True
+    ):
+        assert np.isfinite(new).all(), path
+        assert not np.array_equal(old, new), path
 
 
 def test_the_average_is_the_warmed_up_moving_average():

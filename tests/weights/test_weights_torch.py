@@ -39,6 +39,9 @@ def randomize(module, network, rng):
             part.running_mean.data = torch.from_numpy(random_vector(rng, "mean", channels))
             part.running_var.data = torch.from_numpy(random_vector(rng, "var", channels))
             part.num_batches_tracked.fill_(7)
+        elif type(part).__name__ == "LayerScale2d":
+            gamma = random_vector(rng, "layer_scale", len(part.gamma))
+            part.gamma.data = torch.from_numpy(gamma)
 
 
 def assert_normalizes_as(dialect, module):
@@ -125,6 +128,9 @@ TIMM = [
     ("mobilenetv4_conv_small_050", "mobilenet_v4_conv_small", {"width": 0.5}, (97, 64)),
     ("mobilenetv4_conv_medium", "mobilenet_v4_conv_medium", {}, (65, 64)),
     ("mobilenetv4_conv_large", "mobilenet_v4_conv_large", {}, (64, 65)),
+    ("mobilenetv4_hybrid_medium_075", "mobilenet_v4_hybrid_medium", {"width": 0.75}, (65, 96)),
+    ("mobilenetv4_hybrid_medium", "mobilenet_v4_hybrid_medium", {}, (64, 64)),
+    ("mobilenetv4_hybrid_large_075", "mobilenet_v4_hybrid_large", {"width": 0.75}, (97, 64)),
 ]
 MORE_OF_TIMM = [
     ("mobilenetv1_100", "mobilenet_v1", {}, (64, 65)),
@@ -135,6 +141,7 @@ MORE_OF_TIMM = [
     ("tf_mobilenetv3_large_075", "mobilenet_v3_large", {"width": 0.75}, (64, 65)),
     ("tf_mobilenetv3_small_minimal_100", "mobilenet_v3_small", {"minimalistic": True}, (64, 65)),
     ("mobilenetv4_conv_small", "mobilenet_v4_conv_small", {}, (64, 65)),
+    ("mobilenetv4_hybrid_large", "mobilenet_v4_hybrid_large", {}, (64, 65)),
 ]
 TIMM_CASES = [
     *(pytest.param(*row, id=row[0]) for row in TIMM),

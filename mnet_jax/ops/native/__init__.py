@@ -10,12 +10,13 @@ directory gives an overview.
 - `compilation`: the compiler, the cache, and loading.
 """
 
-from mnet_jax.ops.native.calls import supports
+from mnet_jax.ops.native.calls import activates, supports
 from mnet_jax.ops.native.compilation import NativeError, build, is_built, say_unavailable
 from mnet_jax.ops.native.differentiation import convolve, finish, inverted_residual
 
 __all__ = [
     "NativeError",
+    "activates",
     "build",
     "convolve",
     "finish",

@@ -76,6 +76,11 @@ class BackwardOperands(NamedTuple):
     correction: Array
 
 
+def activates(activation: Activation) -> bool:
+    """Whether the native kernels compute an activation function; if not, JAX has to compute it."""
+    return activation in _ACTIVATIONS
+
+
 def supports(kernel: Array, geometry: Geometry | None) -> bool:
     """Whether there is a native kernel for a convolution.
 

@@ -532,6 +532,8 @@ def _require_consistent(config: RunConfig | Arm) -> None:
     """Raises ValueError if the parts of a config do not fit together."""
     if config.quantization:
         require_quantizable(config.spec)
+    channels = config.spec.stem.inputs
+    require(channels == 3, "in_channels", channels, "3, as data sets have RGB images")
     parts = 1 + len(config.spec.blocks)
     frozen = config.training.frozen
     require(frozen <= parts, "frozen", frozen, f"0 to {parts}, the stem and all blocks")

@@ -137,7 +137,7 @@ def function_text(factory: Factory) -> str:
     chosen = f'        "{factory.variant}",\n' if factory.variant else ""
     docstring = (
         f'"""{factory.title} as a Linen module.\n\n'
-        "It maps images [b, h, w, 3] to logits [b, num_classes].\n\nArgs:\n"
+        "It maps images [b, h, w, in_channels] to logits [b, num_classes].\n\nArgs:\n"
         + descriptions(factory.architecture, "Args", [option.name for option in options])
         + descriptions(MobileNet, "Attributes", COMPUTATION)
         + f'\nRaises:\n{section(factory.architecture, "Raises")}"""\n'

@@ -43,6 +43,7 @@ def mobilenet_v1(
     *,
     width: float = 1.0,
     num_classes: int = 1000,
+    in_channels: int = 3,
     convolution: Convolution = "depthwise",
     depth: Depth = "full",
     activation: Rectifier = "relu6",
@@ -56,6 +57,8 @@ def mobilenet_v1(
     Args:
       width: the width multiplier alpha (section 3.3).
       num_classes: number of logits; with 0 the network returns features, see `Head`.
+      in_channels: channels of the images: 3 for RGB, 1 for gray, more for other cameras. Weights
+        for RGB can be adapted; see `models.with_in_channels`.
       convolution: `depthwise` for depthwise separable blocks; `full` for full convolutions, the
         baseline of Table 4.
       depth: `shallow` leaves out the five 14x14x512 layers (Table 5).
@@ -86,7 +89,7 @@ def mobilenet_v1(
         name="mobilenet_v1",
         width=float(width),
         dialect=dialect_of(VERSION, dialect, norm_momentum),
-        stem=ConvNorm(inputs=3, outputs=channels(STEM), kernel=3, stride=2),
+        stem=ConvNorm(inputs=in_channels, outputs=channels(STEM), kernel=3, stride=2),
         blocks=tuple(blocks),
         head=Head(
             conv=None,

@@ -38,6 +38,7 @@ def mobilenet_v2(
     *,
     width: float = 1.0,
     num_classes: int = 1000,
+    in_channels: int = 3,
     expansion: int = 6,
     bottleneck: Bottleneck = "linear",
     shortcut: Shortcut = "bottleneck",
@@ -53,6 +54,8 @@ def mobilenet_v2(
       width: the width multiplier; a width below 1 does not change the channels of the last
         convolution.
       num_classes: number of logits; with 0 the network returns features, see `Head`.
+      in_channels: channels of the images: 3 for RGB, 1 for gray, more for other cameras. Weights
+        for RGB can be adapted; see `models.with_in_channels`.
       expansion: expansion factor t of every block but the first, which has no expansion layer.
       bottleneck: activation after each projection (Fig. 6a).
       shortcut: the tensors that identity shortcuts connect (Fig. 6b).
@@ -85,7 +88,7 @@ def mobilenet_v2(
         name="mobilenet_v2",
         width=float(width),
         dialect=dialect_of(VERSION, dialect, norm_momentum),
-        stem=ConvNorm(inputs=3, outputs=stem, kernel=3, stride=2),
+        stem=ConvNorm(inputs=in_channels, outputs=stem, kernel=3, stride=2),
         blocks=tuple(blocks),
         head=Head(
             conv=ConvNorm(inputs=inputs, outputs=last, kernel=1),

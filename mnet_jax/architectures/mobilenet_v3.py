@@ -91,6 +91,7 @@ def mobilenet_v3(
     *,
     width: float = 1.0,
     num_classes: int = 1000,
+    in_channels: int = 3,
     minimalistic: bool = False,
     squeeze_excite: bool | None = None,
     hard_swish_from: int | None = None,
@@ -109,6 +110,8 @@ def mobilenet_v3(
       variant: `large` (Table 1) or `small` (Table 2).
       width: the width multiplier.
       num_classes: number of logits; with 0 the network returns features, see `Head`.
+      in_channels: channels of the images: 3 for RGB, 1 for gray, more for other cameras. Weights
+        for RGB can be adapted; see `models.with_in_channels`.
       minimalistic: no squeeze-and-excitation, 3x3 depthwise kernels, and ReLU instead of h-swish,
         for hardware where the alternatives are slow. The next two options override this one.
       squeeze_excite: whether the rows marked in the table have squeeze-and-excitation; None means
@@ -164,7 +167,7 @@ def mobilenet_v3(
         name=f"mobilenet_v3_{variant}",
         width=float(width),
         dialect=dialect_of(VERSION, dialect, norm_momentum),
-        stem=ConvNorm(inputs=3, outputs=first, kernel=3, stride=2, activation=ends),
+        stem=ConvNorm(inputs=in_channels, outputs=first, kernel=3, stride=2, activation=ends),
         blocks=tuple(blocks),
         head=Head(
             conv=ConvNorm(inputs=blocks[-1].outputs, outputs=conv, kernel=1, activation=ends),

@@ -258,6 +258,7 @@ def mobilenet_v4(
     *,
     width: float = 1.0,
     num_classes: int = 1000,
+    in_channels: int = 3,
     bottleneck: Bottleneck = "linear",
     shortcut: Shortcut = "bottleneck",
     dropout: float | None = None,
@@ -271,6 +272,8 @@ def mobilenet_v4(
       variant: the model of appendix D, such as `conv_small` or, with attention, `hybrid_medium`.
       width: the width multiplier.
       num_classes: number of logits; with 0 the network returns features, see `Head`.
+      in_channels: channels of the images: 3 for RGB, 1 for gray, more for other cameras. Weights
+        for RGB can be adapted; see `models.with_in_channels`.
       bottleneck: activation after each projection.
       shortcut: the tensors that identity shortcuts connect.
       dropout: dropout rate before the classifier; None takes the dialect's.
@@ -306,7 +309,7 @@ def mobilenet_v4(
         name=f"mobilenet_v4_{variant}",
         width=float(width),
         dialect=dialect_of(VERSION, dialect, norm_momentum),
-        stem=ConvNorm(inputs=3, outputs=first, kernel=3, stride=2, activation=activation),
+        stem=ConvNorm(inputs=in_channels, outputs=first, kernel=3, stride=2, activation=activation),
         blocks=tuple(blocks),
         head=Head(
             conv=pooled,

@@ -375,6 +375,10 @@ class NetworkSpec:
         """Channels of the last feature map, which the head pools."""
         return self.head.conv.outputs if self.head.conv else self.blocks[-1].outputs
 
+    def with_inputs(self, in_channels: int) -> "NetworkSpec":
+        """Returns the network for images of `in_channels` channels."""
+        return replace(self, stem=replace(self.stem, inputs=in_channels))
+
     def with_classes(self, num_classes: int) -> "NetworkSpec":
         """Returns the network with `num_classes` logits; 0 for features in place of logits."""
         return replace(self, head=replace(self.head, num_classes=num_classes))

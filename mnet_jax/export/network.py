@@ -14,6 +14,7 @@ from mnet_jax.architectures import Layer, NetworkSpec, walk
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
 from mnet_jax.data.scaling import black_and_white
 from mnet_jax.models import MobileNet, SavedModel, View
+from mnet_jax.models.inputs import RGB
 from mnet_jax.quantization import Quantization, integer
 from mnet_jax.quantization.dataflow import layer_inputs
 from mnet_jax.quantization.folding import flat
@@ -74,14 +75,16 @@ class Network:
           takes_pixels: as the attribute.
 
         Raises:
-          ValueError: the model has no view, or parameters that are not finite; or it is quantized,
-            but not to 8 bits for kernels and activations, or with a step with which a bias does
-            not fit into int32.
+          ValueError: the model has no view, other than 3 input channels, or parameters that are
+            not finite; or it is quantized, but not to 8 bits for kernels and activations, or with a
+            step with which a bias does not fit into int32.
         """
         view = view or saved.view
         require(view is not None, "view", None, "a view, for the model was saved without one")
         assert view is not None
         model, variables = saved.model, saved.variables
+        channels = model.spec.stem.inputs
+        require(channels == RGB, "in_channels", channels, "3, as exported files take RGB images")
         if not model.folded:
             model, variables = model.clone(folded=True), folded(model.spec, variables)
         params = flat(variables, "params")

@@ -21,6 +21,7 @@ Each name is imported when it is first used, so configs can import `models.types
 - `normalization`: batch normalization, and the settings that all layers share;
 - `quantizers`: simulated quantization of kernels and activations;
 - `fusing`: batch normalization folded into convolutions;
+- `inputs`: weights for RGB images, adapted to other numbers of channels;
 - `saved`: models in safetensors files;
 - `types`: the `Literal` types of options.
 """
@@ -47,6 +48,7 @@ with epy.lazy_api_imports(globals()):
         mobilenet_v4_hybrid_medium,
     )
     from mnet_jax.models.fusing import fuse
+    from mnet_jax.models.inputs import with_in_channels
     from mnet_jax.models.layers import (
         ConvNorm,
         Dense,
@@ -103,4 +105,5 @@ __all__ = [
     "read_spec",
     "read_view",
     "save",
+    "with_in_channels",
 ]

@@ -16,6 +16,7 @@ def mobilenet_v1(
     *,
     width: float = 1.0,
     num_classes: int = 1000,
+    in_channels: int = 3,
     convolution: Literal["depthwise", "full"] = "depthwise",
     depth: Literal["full", "shallow"] = "full",
     activation: Literal["relu6", "relu"] = "relu6",
@@ -28,11 +29,13 @@ def mobilenet_v1(
 ) -> MobileNet:
     """MobileNet V1 (arXiv 1704.04861) as a Linen module.
 
-    It maps images [b, h, w, 3] to logits [b, num_classes].
+    It maps images [b, h, w, in_channels] to logits [b, num_classes].
 
     Args:
       width: the width multiplier alpha (section 3.3).
       num_classes: number of logits; with 0 the network returns features, see `Head`.
+      in_channels: channels of the images: 3 for RGB, 1 for gray, more for other cameras. Weights
+        for RGB can be adapted; see `models.with_in_channels`.
       convolution: `depthwise` for depthwise separable blocks; `full` for full convolutions, the
         baseline of Table 4.
       depth: `shallow` leaves out the five 14x14x512 layers (Table 5).
@@ -53,6 +56,7 @@ def mobilenet_v1(
     spec = architectures.mobilenet_v1(
         width=width,
         num_classes=num_classes,
+        in_channels=in_channels,
         convolution=convolution,
         depth=depth,
         activation=activation,
@@ -68,6 +72,7 @@ def mobilenet_v2(
     *,
     width: float = 1.0,
     num_classes: int = 1000,
+    in_channels: int = 3,
     expansion: int = 6,
     bottleneck: Literal["linear", "relu6"] = "linear",
     shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
@@ -81,12 +86,14 @@ def mobilenet_v2(
 ) -> MobileNet:
     """MobileNet V2 (arXiv 1801.04381) as a Linen module.
 
-    It maps images [b, h, w, 3] to logits [b, num_classes].
+    It maps images [b, h, w, in_channels] to logits [b, num_classes].
 
     Args:
       width: the width multiplier; a width below 1 does not change the channels of the last
         convolution.
       num_classes: number of logits; with 0 the network returns features, see `Head`.
+      in_channels: channels of the images: 3 for RGB, 1 for gray, more for other cameras. Weights
+        for RGB can be adapted; see `models.with_in_channels`.
       expansion: expansion factor t of every block but the first, which has no expansion layer.
       bottleneck: activation after each projection (Fig. 6a).
       shortcut: the tensors that identity shortcuts connect (Fig. 6b).
@@ -106,6 +113,7 @@ def mobilenet_v2(
     spec = architectures.mobilenet_v2(
         width=width,
         num_classes=num_classes,
+        in_channels=in_channels,
         expansion=expansion,
         bottleneck=bottleneck,
         shortcut=shortcut,
@@ -123,6 +131,7 @@ def mobilenet_v3(
     *,
     width: float = 1.0,
     num_classes: int = 1000,
+    in_channels: int = 3,
     minimalistic: bool = False,
     squeeze_excite: bool | None = None,
     hard_swish_from: int | None = None,
@@ -139,12 +148,14 @@ def mobilenet_v3(
 ) -> MobileNet:
     """MobileNet V3 (arXiv 1905.02244) as a Linen module.
 
-    It maps images [b, h, w, 3] to logits [b, num_classes].
+    It maps images [b, h, w, in_channels] to logits [b, num_classes].
 
     Args:
       variant: `large` (Table 1) or `small` (Table 2).
       width: the width multiplier.
       num_classes: number of logits; with 0 the network returns features, see `Head`.
+      in_channels: channels of the images: 3 for RGB, 1 for gray, more for other cameras. Weights
+        for RGB can be adapted; see `models.with_in_channels`.
       minimalistic: no squeeze-and-excitation, 3x3 depthwise kernels, and ReLU instead of h-swish,
         for hardware where the alternatives are slow. The next two options override this one.
       squeeze_excite: whether the rows marked in the table have squeeze-and-excitation; None means
@@ -174,6 +185,7 @@ def mobilenet_v3(
         variant,
         width=width,
         num_classes=num_classes,
+        in_channels=in_channels,
         minimalistic=minimalistic,
         squeeze_excite=squeeze_excite,
         hard_swish_from=hard_swish_from,
@@ -193,6 +205,7 @@ def mobilenet_v3_large(
     *,
     width: float = 1.0,
     num_classes: int = 1000,
+    in_channels: int = 3,
     minimalistic: bool = False,
     squeeze_excite: bool | None = None,
     hard_swish_from: int | None = None,
@@ -209,11 +222,13 @@ def mobilenet_v3_large(
 ) -> MobileNet:
     """MobileNet V3-Large (arXiv 1905.02244, Table 1) as a Linen module.
 
-    It maps images [b, h, w, 3] to logits [b, num_classes].
+    It maps images [b, h, w, in_channels] to logits [b, num_classes].
 
     Args:
       width: the width multiplier.
       num_classes: number of logits; with 0 the network returns features, see `Head`.
+      in_channels: channels of the images: 3 for RGB, 1 for gray, more for other cameras. Weights
+        for RGB can be adapted; see `models.with_in_channels`.
       minimalistic: no squeeze-and-excitation, 3x3 depthwise kernels, and ReLU instead of h-swish,
         for hardware where the alternatives are slow. The next two options override this one.
       squeeze_excite: whether the rows marked in the table have squeeze-and-excitation; None means
@@ -243,6 +258,7 @@ def mobilenet_v3_large(
         "large",
         width=width,
         num_classes=num_classes,
+        in_channels=in_channels,
         minimalistic=minimalistic,
         squeeze_excite=squeeze_excite,
         hard_swish_from=hard_swish_from,
@@ -262,6 +278,7 @@ def mobilenet_v3_small(
     *,
     width: float = 1.0,
     num_classes: int = 1000,
+    in_channels: int = 3,
     minimalistic: bool = False,
     squeeze_excite: bool | None = None,
     hard_swish_from: int | None = None,
@@ -278,11 +295,13 @@ def mobilenet_v3_small(
 ) -> MobileNet:
     """MobileNet V3-Small (arXiv 1905.02244, Table 2) as a Linen module.
 
-    It maps images [b, h, w, 3] to logits [b, num_classes].
+    It maps images [b, h, w, in_channels] to logits [b, num_classes].
 
     Args:
       width: the width multiplier.
       num_classes: number of logits; with 0 the network returns features, see `Head`.
+      in_channels: channels of the images: 3 for RGB, 1 for gray, more for other cameras. Weights
+        for RGB can be adapted; see `models.with_in_channels`.
       minimalistic: no squeeze-and-excitation, 3x3 depthwise kernels, and ReLU instead of h-swish,
         for hardware where the alternatives are slow. The next two options override this one.
       squeeze_excite: whether the rows marked in the table have squeeze-and-excitation; None means
@@ -312,6 +331,7 @@ def mobilenet_v3_small(
         "small",
         width=width,
         num_classes=num_classes,
+        in_channels=in_channels,
         minimalistic=minimalistic,
         squeeze_excite=squeeze_excite,
         hard_swish_from=hard_swish_from,
@@ -332,6 +352,7 @@ def mobilenet_v4(
     *,
     width: float = 1.0,
     num_classes: int = 1000,
+    in_channels: int = 3,
     bottleneck: Literal["linear", "relu6"] = "linear",
     shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
     dropout: float | None = None,
@@ -343,12 +364,14 @@ def mobilenet_v4(
 ) -> MobileNet:
     """MobileNet V4 (arXiv 2404.10518) as a Linen module.
 
-    It maps images [b, h, w, 3] to logits [b, num_classes].
+    It maps images [b, h, w, in_channels] to logits [b, num_classes].
 
     Args:
       variant: the model of appendix D, such as `conv_small` or, with attention, `hybrid_medium`.
       width: the width multiplier.
       num_classes: number of logits; with 0 the network returns features, see `Head`.
+      in_channels: channels of the images: 3 for RGB, 1 for gray, more for other cameras. Weights
+        for RGB can be adapted; see `models.with_in_channels`.
       bottleneck: activation after each projection.
       shortcut: the tensors that identity shortcuts connect.
       dropout: dropout rate before the classifier; None takes the dialect's.
@@ -367,6 +390,7 @@ def mobilenet_v4(
         variant,
         width=width,
         num_classes=num_classes,
+        in_channels=in_channels,
         bottleneck=bottleneck,
         shortcut=shortcut,
         dropout=dropout,
@@ -381,6 +405,7 @@ def mobilenet_v4_conv_small(
     *,
     width: float = 1.0,
     num_classes: int = 1000,
+    in_channels: int = 3,
     bottleneck: Literal["linear", "relu6"] = "linear",
     shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
     dropout: float | None = None,
@@ -392,11 +417,13 @@ def mobilenet_v4_conv_small(
 ) -> MobileNet:
     """MobileNet V4-Conv-S (arXiv 2404.10518) as a Linen module.
 
-    It maps images [b, h, w, 3] to logits [b, num_classes].
+    It maps images [b, h, w, in_channels] to logits [b, num_classes].
 
     Args:
       width: the width multiplier.
       num_classes: number of logits; with 0 the network returns features, see `Head`.
+      in_channels: channels of the images: 3 for RGB, 1 for gray, more for other cameras. Weights
+        for RGB can be adapted; see `models.with_in_channels`.
       bottleneck: activation after each projection.
       shortcut: the tensors that identity shortcuts connect.
       dropout: dropout rate before the classifier; None takes the dialect's.
@@ -415,6 +442,7 @@ def mobilenet_v4_conv_small(
         "conv_small",
         width=width,
         num_classes=num_classes,
+        in_channels=in_channels,
         bottleneck=bottleneck,
         shortcut=shortcut,
         dropout=dropout,
@@ -429,6 +457,7 @@ def mobilenet_v4_conv_medium(
     *,
     width: float = 1.0,
     num_classes: int = 1000,
+    in_channels: int = 3,
     bottleneck: Literal["linear", "relu6"] = "linear",
     shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
     dropout: float | None = None,
@@ -440,11 +469,13 @@ def mobilenet_v4_conv_medium(
 ) -> MobileNet:
     """MobileNet V4-Conv-M (arXiv 2404.10518) as a Linen module.
 
-    It maps images [b, h, w, 3] to logits [b, num_classes].
+    It maps images [b, h, w, in_channels] to logits [b, num_classes].
 
     Args:
       width: the width multiplier.
       num_classes: number of logits; with 0 the network returns features, see `Head`.
+      in_channels: channels of the images: 3 for RGB, 1 for gray, more for other cameras. Weights
+        for RGB can be adapted; see `models.with_in_channels`.
       bottleneck: activation after each projection.
       shortcut: the tensors that identity shortcuts connect.
       dropout: dropout rate before the classifier; None takes the dialect's.
@@ -463,6 +494,7 @@ def mobilenet_v4_conv_medium(
         "conv_medium",
         width=width,
         num_classes=num_classes,
+        in_channels=in_channels,
         bottleneck=bottleneck,
         shortcut=shortcut,
         dropout=dropout,
@@ -477,6 +509,7 @@ def mobilenet_v4_conv_large(
     *,
     width: float = 1.0,
     num_classes: int = 1000,
+    in_channels: int = 3,
     bottleneck: Literal["linear", "relu6"] = "linear",
     shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
     dropout: float | None = None,
@@ -488,11 +521,13 @@ def mobilenet_v4_conv_large(
 ) -> MobileNet:
     """MobileNet V4-Conv-L (arXiv 2404.10518) as a Linen module.
 
-    It maps images [b, h, w, 3] to logits [b, num_classes].
+    It maps images [b, h, w, in_channels] to logits [b, num_classes].
 
     Args:
       width: the width multiplier.
       num_classes: number of logits; with 0 the network returns features, see `Head`.
+      in_channels: channels of the images: 3 for RGB, 1 for gray, more for other cameras. Weights
+        for RGB can be adapted; see `models.with_in_channels`.
       bottleneck: activation after each projection.
       shortcut: the tensors that identity shortcuts connect.
       dropout: dropout rate before the classifier; None takes the dialect's.
@@ -511,6 +546,7 @@ def mobilenet_v4_conv_large(
         "conv_large",
         width=width,
         num_classes=num_classes,
+        in_channels=in_channels,
         bottleneck=bottleneck,
         shortcut=shortcut,
         dropout=dropout,
@@ -525,6 +561,7 @@ def mobilenet_v4_hybrid_medium(
     *,
     width: float = 1.0,
     num_classes: int = 1000,
+    in_channels: int = 3,
     bottleneck: Literal["linear", "relu6"] = "linear",
     shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
     dropout: float | None = None,
@@ -536,11 +573,13 @@ def mobilenet_v4_hybrid_medium(
 ) -> MobileNet:
     """MobileNet V4-Hybrid-M (arXiv 2404.10518) as a Linen module.
 
-    It maps images [b, h, w, 3] to logits [b, num_classes].
+    It maps images [b, h, w, in_channels] to logits [b, num_classes].
 
     Args:
       width: the width multiplier.
       num_classes: number of logits; with 0 the network returns features, see `Head`.
+      in_channels: channels of the images: 3 for RGB, 1 for gray, more for other cameras. Weights
+        for RGB can be adapted; see `models.with_in_channels`.
       bottleneck: activation after each projection.
       shortcut: the tensors that identity shortcuts connect.
       dropout: dropout rate before the classifier; None takes the dialect's.
@@ -559,6 +598,7 @@ def mobilenet_v4_hybrid_medium(
         "hybrid_medium",
         width=width,
         num_classes=num_classes,
+        in_channels=in_channels,
         bottleneck=bottleneck,
         shortcut=shortcut,
         dropout=dropout,
@@ -573,6 +613,7 @@ def mobilenet_v4_hybrid_large(
     *,
     width: float = 1.0,
     num_classes: int = 1000,
+    in_channels: int = 3,
     bottleneck: Literal["linear", "relu6"] = "linear",
     shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
     dropout: float | None = None,
@@ -584,11 +625,13 @@ def mobilenet_v4_hybrid_large(
 ) -> MobileNet:
     """MobileNet V4-Hybrid-L (arXiv 2404.10518) as a Linen module.
 
-    It maps images [b, h, w, 3] to logits [b, num_classes].
+    It maps images [b, h, w, in_channels] to logits [b, num_classes].
 
     Args:
       width: the width multiplier.
       num_classes: number of logits; with 0 the network returns features, see `Head`.
+      in_channels: channels of the images: 3 for RGB, 1 for gray, more for other cameras. Weights
+        for RGB can be adapted; see `models.with_in_channels`.
       bottleneck: activation after each projection.
       shortcut: the tensors that identity shortcuts connect.
       dropout: dropout rate before the classifier; None takes the dialect's.
@@ -607,6 +650,7 @@ def mobilenet_v4_hybrid_large(
         "hybrid_large",
         width=width,
         num_classes=num_classes,
+        in_channels=in_channels,
         bottleneck=bottleneck,
         shortcut=shortcut,
         dropout=dropout,

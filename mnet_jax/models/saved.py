@@ -28,6 +28,7 @@ from mnet_jax.architectures import NetworkSpec, variable_shapes
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION
 from mnet_jax.data.types import View
 from mnet_jax.files import replace_file
+from mnet_jax.models.inputs import RGB
 from mnet_jax.models.network import MobileNet
 from mnet_jax.models.types import Quantization
 from mnet_jax.validation import one_line, require
@@ -94,11 +95,12 @@ def save(
       model: the network; its spec, its quantization and whether it is folded are saved.
       variables: its `params` and `batch_stats`.
       class_names: one name for each logit, in order, or none at all.
-      view: how the model preprocesses images.
+      view: how the model preprocesses images; None for images of other than 3 channels.
 
     Raises:
-      ValueError: the variables are not the model's, there are too many or too few class names, or
-        the spec is longer than `MOST_SPEC_CHARACTERS`.
+      ValueError: the variables are not the model's, there are too many or too few class names, a
+        view is given for images of other than 3 channels, or the spec is longer than
+        `MOST_SPEC_CHARACTERS`.
       OSError: the file cannot be written.
     """
     spec, names = model.spec, list(class_names)
@@ -110,6 +112,9 @@ def save(
         name: np.asarray(value, np.float32)
         for name, value in traverse_util.flatten_dict(dict(variables), sep="/").items()
     }
+    channels = spec.stem.inputs
+    legal = f"None for images of {channels} channels, as a view is of RGB images"
+    require(view is None or channels == RGB, "view", view, legal)
     require(not model.packed, "model", "packed kernels", "kernels that are not packed")
     form = _Form(folded=model.folded, quantization=model.quantization)
     if problem := _misfit(_shapes(spec, form), tensors, lambda name: tensors[name].shape):

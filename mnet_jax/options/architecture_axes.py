@@ -73,6 +73,7 @@ def _options(spec: NetworkSpec) -> dict[str, Any]:
         "name": spec.name,
         "width": spec.width,
         "num_classes": spec.head.num_classes,
+        "in_channels": spec.stem.inputs,
         "dialect": spec.dialect.name,
         "norm_momentum": _own_momentum(spec),
         "input_stride": _read_input_stride(spec),

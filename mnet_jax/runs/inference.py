@@ -116,7 +116,7 @@ def require_memory(spec: NetworkSpec, resolution: int, batch_size: int) -> None:
       resolution: side of the images in pixels.
       batch_size: images at a time.
     """
-    image = 4 * 3 * resolution**2
+    image = 4 * spec.stem.inputs * resolution**2
     maps = max(row.activation_bytes for row in cost.count(spec, resolution).rows)
     most, free = host_memory.available_bytes() // image, memory.free_bytes()
     if free is not None:

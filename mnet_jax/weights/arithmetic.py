@@ -14,7 +14,7 @@ FAR = 1024  # pixels: a multiple of every network's stride; every map is larger 
 
 
 def variants_of(spec: NetworkSpec, dialect: DialectName) -> list[NetworkSpec]:
-    """Returns the published networks with a spec's name, width and classes.
+    """Returns the published networks with a spec's name, width, classes and input channels.
 
     V3 has two such networks, the normal and the minimalistic one; other versions have one.
     """
@@ -23,7 +23,11 @@ def variants_of(spec: NetworkSpec, dialect: DialectName) -> list[NetworkSpec]:
         options.append({"minimalistic": True})
     return [
         FACTORIES[spec.name](
-            width=spec.width, num_classes=spec.head.num_classes, dialect=dialect, **option
+            width=spec.width,
+            num_classes=spec.head.num_classes,
+            in_channels=spec.stem.inputs,
+            dialect=dialect,
+            **option,
         )
         for option in options
     ]

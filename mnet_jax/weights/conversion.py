@@ -12,7 +12,8 @@ from flax import traverse_util
 
 from mnet_jax.architectures import NetworkSpec, variable_shapes, walk
 from mnet_jax.architectures.dialects import DialectName
-from mnet_jax.models import MobileNet
+from mnet_jax.models import MobileNet, with_in_channels
+from mnet_jax.models.inputs import RGB, STEM_KERNEL
 from mnet_jax.validation import one_line, require
 from mnet_jax.weights.arithmetic import Size, describe_differences, variants_of
 from mnet_jax.weights.arrays import Limit, WeightsError, as_arrays, listing
@@ -100,7 +101,9 @@ def variables_from_state(
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32, shaped as `model.init` shapes them. If the
-      model has no classes, the state dict's classifier is left out, and may be absent.
+      model has no classes, the state dict's classifier is left out, and may be absent. If the
+      state dict takes RGB images and the model takes other images, the stem's kernel is adapted by
+      `models.with_in_channels`.
 
     Raises:
       WeightsError: the state dict does not fit; the message is one line.
@@ -114,6 +117,11 @@ def variables_from_state(
     if not spec.head.num_classes:
         unused = _head_of(library.entries(spec.with_classes(1)))
         arrays = {name: array for name, array in arrays.items() if name not in unused}
+    channels = spec.stem.inputs
+    if channels != RGB and _takes_rgb(arrays, wanted, library.layout):
+        colour = model.clone(spec=spec.with_inputs(RGB))
+        variables = variables_from_state(state, colour, library, fresh_head, image_size)
+        return with_in_channels(colour, variables, channels)[1]
     flat: dict[str, Any] = {}
     if fresh_head is not None:
         require(_is_key(fresh_head), "fresh_head", fresh_head, "a PRNG key, None")
@@ -166,6 +174,12 @@ def state_from_variables(
             norm = entry.theirs.removesuffix(TORCH.norm[-1])
             state[norm + COUNTER] = np.zeros((), np.int64)
     return state
+
+
+def _takes_rgb(arrays: Mapping[str, np.ndarray], wanted: list[ArrayEntry], layout: Layout) -> bool:
+    """Returns whether the state dict's first convolution takes images of 3 channels."""
+    kernel = arrays.get(next(e.theirs for e in wanted if e.ours == f"params/{STEM_KERNEL}"))
+    return kernel is not None and kernel.ndim == 4 and layout.channels_of(kernel.shape)[0] == RGB
 
 
 def _is_key(value: object) -> bool:
@@ -288,7 +302,7 @@ def _initial(model: MobileNet, key: jax.Array, names: list[str]) -> dict[str, ja
 
     @jax.jit  # variables that are not returned are not computed
     def draw(key: jax.Array) -> dict[str, jax.Array]:
-        images = jnp.zeros((1, RESOLUTION, RESOLUTION, 3))
+        images = jnp.zeros((1, RESOLUTION, RESOLUTION, model.spec.stem.inputs))
         flat = traverse_util.flatten_dict(model.init(key, images, train=False), sep="/")
         return {name: flat[name] for name in names}
 

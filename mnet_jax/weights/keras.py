@@ -51,7 +51,8 @@ def from_keras(
     Args:
       keras_model: an object with `layers` that have `name` and `get_weights()`, or a mapping of
         names such as `Conv1/kernel` to arrays.
-      model: the network to convert for.
+      model: the network to convert for; if its `in_channels` is not the weights' 3, the stem's
+        kernel is summed or repeated (`models.with_in_channels`).
       fresh_head: PRNG key for a new classifier with the model's classes. V3's hidden layer before
         the classifier is converted if it fits. If it does not fit, or is absent (as with
         `include_top=False`), it is also initialized from the key, with a warning. All other layers
@@ -217,7 +218,7 @@ def _application(spec: NetworkSpec, image_size: tuple[int, int]) -> Any:
         "alpha": spec.width,
         "classes": spec.head.num_classes,
         "classifier_activation": None,
-        "input_shape": (*image_size, 3),
+        "input_shape": (*image_size, spec.stem.inputs),
         "weights": None,
     }
     if spec.name == "mobilenet_v1":

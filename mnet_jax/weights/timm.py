@@ -47,7 +47,9 @@ def from_timm(
 
     Args:
       state_dict: mapping of timm's names to NumPy, JAX or PyTorch arrays.
-      model: the network to convert for; its dialect is `slim` for timm's `tf_mobilenetv3...`.
+      model: the network to convert for; its dialect is `slim` for timm's `tf_mobilenetv3...`. If
+        its `in_channels` is not the weights' 3, the stem's kernel is summed or repeated
+        (`models.with_in_channels`).
       fresh_head: PRNG key for a new classifier with the model's classes. A hidden layer before the
         classifier is converted if it fits; otherwise it is also initialized from the key, with a
         warning. All other layers after the state dict's backbone are ignored, whatever their names,

@@ -34,7 +34,8 @@ def from_torchvision(
 
     Args:
       state_dict: mapping of torchvision's names to NumPy, JAX or PyTorch arrays.
-      model: the network to convert for.
+      model: the network to convert for; if its `in_channels` is not the weights' 3, the stem's
+        kernel is summed or repeated (`models.with_in_channels`).
       fresh_head: PRNG key for a new classifier with the model's classes. A hidden layer before the
         classifier is converted if it fits; otherwise it is also initialized from the key, with a
         warning. All other layers after the state dict's backbone are ignored, whatever their names,

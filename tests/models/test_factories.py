@@ -70,7 +70,7 @@ ILLEGAL = [
     (mobilenet_v1, {"width": math.nan}, ["width", "nan"]),
     (mobilenet_v1, {"width": math.inf}, ["width", "inf"]),
     (mobilenet_v1, {"width": 0.001}, ["width", "0.001", "0.03125"]),
-    (mobilenet_v2, {"num_classes": 0}, ["num_classes", "0", "1 or more"]),
+    (mobilenet_v2, {"num_classes": -1}, ["num_classes", "-1", "1 or more"]),
     (mobilenet_v2, {"num_classes": 1.5}, ["num_classes", "1.5", "whole"]),
     (mobilenet_v2, {"expansion": 0}, ["expansion", "0", "1 or more"]),
     (mobilenet_v2, {"expansion": 1.5}, ["expansion", "1.5", "whole"]),
@@ -85,8 +85,8 @@ ILLEGAL = [
     (V3_LARGE, {"width": 0.001}, ["width", "0.001", "0.0625"]),  # of the stem's 16 channels
     (V4_MEDIUM, {"width": math.inf}, ["width", "inf"]),
     (V4_LARGE, {"width": 0.01}, ["width", "0.01", "0.0416667"]),  # of the stem's 24
-    (V3_LARGE, {"num_classes": 0}, ["num_classes", "0", "1 or more"]),
-    (V4_SMALL, {"num_classes": 0}, ["num_classes", "0", "1 or more"]),
+    (V3_LARGE, {"num_classes": -1}, ["num_classes", "-1", "1 or more"]),
+    (V4_SMALL, {"num_classes": -1}, ["num_classes", "-1", "1 or more"]),
     (V4_SMALL, {"num_classes": 2.0}, ["num_classes", "2.0", "whole"]),
     (mobilenet_v3, {"variant": "medium"}, ["variant", "medium", "large, small"]),
     (mobilenet_v4, {"variant": "small"}, ["variant", "small", "conv_small, conv_medium"]),

@@ -5,6 +5,7 @@ The packages, from the architectures up to the commands:
 - `architectures`: the papers' networks as data: specs, dialects, shapes of layers;
 - `ops`: convolutions with several lowerings, and the table that chooses among them;
 - `models`: Linen modules, one factory for each network, saved models;
+- `nnx`: the networks of `models` as Flax NNX modules;
 - `weights`: conversion from and to torchvision, timm, Keras and TF-slim; their files; the hub;
 - `quantization`: what 8 bits and fewer cost, and what reduces the loss;
 - `export`: trained networks as files for other programs: StableHLO, LiteRT, ONNX;

@@ -27,6 +27,7 @@ ROOMS = (  # from the top; a module may import from its own row and from those b
     ("mnet_jax.runs", "mnet_jax.export"),
     ("mnet_jax.analysis", "mnet_jax.data", "mnet_jax.training", "mnet_jax.weights"),
     ("mnet_jax.quantization",),
+    ("mnet_jax.nnx",),
     ("mnet_jax.models",),
     ("mnet_jax.ops",),
     ("mnet_jax.options", "mnet_jax.statistics"),

@@ -23,6 +23,8 @@ from mnet_jax.nnx.factories import (
     mobilenet_v4_conv_large,
     mobilenet_v4_conv_medium,
     mobilenet_v4_conv_small,
+    mobilenet_v4_hybrid_large,
+    mobilenet_v4_hybrid_medium,
 )
 from mnet_jax.nnx.module import MobileNet, from_variables
 
@@ -38,4 +40,6 @@ __all__ = [
     "mobilenet_v4_conv_large",
     "mobilenet_v4_conv_medium",
     "mobilenet_v4_conv_small",
+    "mobilenet_v4_hybrid_large",
+    "mobilenet_v4_hybrid_medium",
 ]

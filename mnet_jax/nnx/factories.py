@@ -227,7 +227,7 @@ def mobilenet_v3_small(
 
 
 def mobilenet_v4(
-    variant: Literal["conv_small", "conv_medium", "conv_large"],
+    variant: Literal["conv_small", "conv_medium", "conv_large", "hybrid_medium", "hybrid_large"],
     *,
     width: float = 1.0,
     num_classes: int = 1000,
@@ -353,6 +353,76 @@ def mobilenet_v4_conv_large(
     The options are those of `models.mobilenet_v4_conv_large`; `rngs` initializes the network.
     """
     linen = models.mobilenet_v4_conv_large(
+        width=width,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        bottleneck=bottleneck,
+        shortcut=shortcut,
+        dropout=dropout,
+        dialect=dialect,
+        norm_momentum=norm_momentum,
+        input_stride=input_stride,
+        dtype=dtype,
+        lowering=lowering,
+    )
+    return MobileNet(linen, rngs=rngs)
+
+
+def mobilenet_v4_hybrid_medium(
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    bottleneck: Literal["linear", "relu6"] = "linear",
+    shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
+    dropout: float | None = None,
+    dialect: Literal["paper", "slim", "keras", "torchvision", "timm"] = "paper",
+    norm_momentum: float | None = None,
+    input_stride: Literal[4, 2, 1] = 4,
+    dtype: Any = jnp.float32,
+    lowering: Literal["auto", "grouped", "shifted", "native"] = "auto",
+    rngs: Rngs,
+) -> MobileNet:
+    """MobileNet V4-Hybrid-M (arXiv 2404.10518) as an NNX module.
+
+    The options are those of `models.mobilenet_v4_hybrid_medium`; `rngs` initializes the network.
+    """
+    linen = models.mobilenet_v4_hybrid_medium(
+        width=width,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        bottleneck=bottleneck,
+        shortcut=shortcut,
+        dropout=dropout,
+        dialect=dialect,
+        norm_momentum=norm_momentum,
+        input_stride=input_stride,
+        dtype=dtype,
+        lowering=lowering,
+    )
+    return MobileNet(linen, rngs=rngs)
+
+
+def mobilenet_v4_hybrid_large(
+    *,
+    width: float = 1.0,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    bottleneck: Literal["linear", "relu6"] = "linear",
+    shortcut: Literal["bottleneck", "expansion", "none"] = "bottleneck",
+    dropout: float | None = None,
+    dialect: Literal["paper", "slim", "keras", "torchvision", "timm"] = "paper",
+    norm_momentum: float | None = None,
+    input_stride: Literal[4, 2, 1] = 4,
+    dtype: Any = jnp.float32,
+    lowering: Literal["auto", "grouped", "shifted", "native"] = "auto",
+    rngs: Rngs,
+) -> MobileNet:
+    """MobileNet V4-Hybrid-L (arXiv 2404.10518) as an NNX module.
+
+    The options are those of `models.mobilenet_v4_hybrid_large`; `rngs` initializes the network.
+    """
+    linen = models.mobilenet_v4_hybrid_large(
         width=width,
         num_classes=num_classes,
         in_channels=in_channels,

@@ -10,6 +10,7 @@ Each name is imported on first use, so configs can import `ops.types` without JA
 - `lowering`: depthwise convolution in the lowerings `shifted` and `grouped`;
 - `shifted`: depthwise convolution as a sum over taps;
 - `choice`: the choice of a lowering from a table of measurements;
+- `forward_mode`: errors for forward-mode derivatives of lowerings that have none;
 - `panels`: pointwise kernels in the order in which `native` reads them;
 - `quantizer`: uniform quantization, simulated in floating point;
 - `distribution`: operations on arrays that are sharded over devices;

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from mnet_jax.ops import choice, native, panels
 from mnet_jax.ops.activations import activate
+from mnet_jax.ops.forward_mode import without_forward_mode
 from mnet_jax.ops.layer import (
     Convolved,
     Finish,
@@ -130,7 +131,7 @@ def depthwise_conv(
     - "grouped": XLA's grouped convolution. It has forward- and reverse-mode derivatives of any
       order.
     - "shifted": a sum over taps in float32 or wider. It has reverse-mode gradients of any order,
-      and no forward mode.
+      and no forward mode (`jax.jvp`, `jax.jacfwd`, `jax.hessian`).
     - "native": a C++ kernel for a single CPU device, compiled on first use. It supports float32,
       square kernels of 3 and 5, equal strides and no dilation. "shifted" computes everything else,
       and all programs for several devices: XLA would make each device gather the whole batch and
@@ -142,7 +143,7 @@ def depthwise_conv(
       "native" if available, else "shifted". "native" is available on a single CPU device if the
       native kernels are compiled already. If "native" is available, "auto" always uses it for a
       supported layer that also normalizes or activates its input or computes statistics. Like
-      "shifted", "auto" has no forward mode.
+      "shifted", "auto" and "native" have no forward mode.
 
     Args:
       x: `[b, h, w, c]`, floating point.
@@ -159,6 +160,7 @@ def depthwise_conv(
       ValueError: an argument is not as above, shapes disagree, the output would be empty, or x is
         sharded explicitly over channels ("grouped") or over rows or columns ("shifted").
       NativeError: "native" cannot be compiled here. (The class is a RuntimeError.)
+      TypeError: the result is differentiated in forward mode, which only "grouped" has.
     """
     return depthwise(
         Pending(x=x), kernel, strides=strides, padding=padding, dilation=dilation, lowering=lowering
@@ -194,6 +196,7 @@ def _convolve(
         if finish:
             return Convolved(finish.of(y))
         return with_statistics(y) if statistics else Convolved(y)
+    x, kernel, finish = without_forward_mode((x, kernel, finish), lowering)
     if finish:
         within = finish.activation if native.activates(finish.activation) else "linear"
         layer = dataclasses.replace(layer, activation=within)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from mnet_jax.ops import native, panels
 from mnet_jax.ops.convolution import depthwise, pointwise, uses_native
+from mnet_jax.ops.forward_mode import without_forward_mode
 from mnet_jax.ops.layer import (
     Finish,
     InvertedResidualLayer,
@@ -85,6 +86,8 @@ def inverted_residual(
         geometry=geometry,
     )
     if _has_kernel(x, expand, filtering, project, block, lowering):
+        arrays = without_forward_mode((x, expand, filtering, project, skip), lowering)
+        x, expand, filtering, project, skip = arrays
         return _at_once(x, expand, filtering, project, block, skip)
     z = Pending(x=x)
     if expand:

@@ -21,6 +21,7 @@ from mnet_jax.ops.distribution import (
     match_varying_axes,
     sharded_axes,
 )
+from mnet_jax.ops.forward_mode import without_forward_mode
 from mnet_jax.ops.shifted import AxisGeometry, Geometry
 from mnet_jax.ops.types import Direction, Lowering
 from mnet_jax.validation import require
@@ -44,6 +45,7 @@ def convolve_depthwise(
     platforms: dict[Direction, Platforms] = dict.fromkeys(get_args(Direction))
     if lowering == "auto":
         platforms = {way: choice.shifted_platforms(x, geometry, way) for way in platforms}
+    x, kernel = without_forward_mode((x, kernel), lowering)
     return _convolve_once(x, kernel, geometry, platforms["forward"], platforms["backward"])
 
 

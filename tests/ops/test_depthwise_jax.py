@@ -80,8 +80,16 @@ def test_auto_follows_the_platform_that_it_is_lowered_for(monkeypatch):
 def test_forward_mode_is_refused_rather_than_wrong():
     x, kernel = arrays((1, 4, 4, 1), 3)
     jax.jvp(lambda x: depthwise_conv(x, kernel, lowering="grouped"), (x,), (x,))
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(lambda x: depthwise_conv(x, kernel, lowering="shifted"), (x,), (x,))
+    for lowering in ("shifted", "auto"):
+
+        def derivative(x, lowering=lowering):
+            return jax.jvp(lambda x: depthwise_conv(x, kernel, lowering=lowering), (x,), (x,))
+
+        message = f"^lowering: got '{lowering}', legal: 'grouped' for forward-mode derivatives "
+        mapped = jax.vmap(derivative)
+        for function, given in ((derivative, x), (jax.jit(derivative), x), (mapped, x[None])):
+            with pytest.raises(TypeError, match=message):
+                function(given)
 
 
 DEVICES = """

@@ -439,6 +439,35 @@ class Pretrained:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """Knowledge distillation: a trained network, the teacher, takes part in the loss.
+
+    The loss of an image is (1 - w) H + w t^2 D. H is the cross-entropy with its label, and D is the
+    Kullback-Leibler divergence of the student's probabilities from the teacher's, both of logits
+    divided by the temperature t (arXiv 1503.02531, section 2). The teacher sees the student's
+    images, after augmentation and mixing (arXiv 2106.05237).
+
+    Attributes:
+      path: the teacher: a model that `models.save` wrote, or a run's directory.
+      sha256: digest of the model file, so that equal configs have equal teachers.
+      teacher_weight: weight w of the teacher in the loss; with 1 the labels are not used.
+      temperature: number t by which logits are divided; above 1 the teacher's small probabilities
+        count more.
+    """
+
+    path: str
+    sha256: str
+    teacher_weight: float = 0.5
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        make_fields_plain(self)
+        weight = self.teacher_weight
+        require(0 <= weight <= 1, "teacher_weight", weight, "0 to 1")
+        require(self.temperature > 0, "temperature", self.temperature, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that determines a run: equal configs on equal software give equal results.
 
@@ -448,6 +477,7 @@ class RunConfig:
       training: the training settings.
       pretrained: weights to start from; None for random ones, drawn with the seed.
       quantization: how the trained network is quantized; None for a network in floating point.
+      distillation: the teacher in training; None without one.
       seed: determines initialization, data order, augmentation and dropout.
     """
 
@@ -456,6 +486,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     pretrained: Pretrained | None = None
     quantization: QuantizationConfig | None = added(None)
+    distillation: Distillation | None = added(None)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -487,6 +518,7 @@ class Arm:
       training: the training settings.
       pretrained: weights to start from; None for random ones, drawn with the seed.
       quantization: how the trained network is quantized; None for a network in floating point.
+      distillation: the teacher in training; None without one.
     """
 
     spec: NetworkSpec
@@ -494,6 +526,7 @@ class Arm:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     pretrained: Pretrained | None = None
     quantization: QuantizationConfig | None = added(None)
+    distillation: Distillation | None = added(None)
 
     def __post_init__(self) -> None:
         make_fields_plain(self)
@@ -510,6 +543,7 @@ class Arm:
             training=config.training,
             pretrained=config.pretrained,
             quantization=config.quantization,
+            distillation=config.distillation,
         )
 
     def of_files(self, listing: str) -> "Arm":
@@ -524,6 +558,7 @@ class Arm:
             training=self.training,
             pretrained=self.pretrained,
             quantization=self.quantization,
+            distillation=self.distillation,
             seed=seed,
         )
 

@@ -228,11 +228,12 @@ def comparable(trials: Mapping[str, Trial], configs: Iterable[RunConfig]) -> tup
     """Returns the trials that may be compared with the configs.
 
     These are the trials, finished or failed, that agree with one of the configs in data, training,
-    pretrained weights and number of classes.
+    pretrained weights, teacher and number of classes.
     """
 
     def setting(config: RunConfig) -> tuple[object, ...]:
-        return config.data, config.training, config.pretrained, config.spec.head.num_classes
+        starts = config.pretrained, config.distillation
+        return config.data, config.training, *starts, config.spec.head.num_classes
 
     settings = {setting(config) for config in configs}
     return tuple(trial for trial in trials.values() if setting(trial.config) in settings)

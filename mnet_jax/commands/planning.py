@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from mnet_jax.analysis import cost
 from mnet_jax.architectures import NetworkSpec, unnormalizable_layer
 from mnet_jax.commands.arguments import LocalPath, ModelPath
-from mnet_jax.config import ARM_CLASSES, Arm, DataConfig, Pretrained, RunConfig
+from mnet_jax.config import ARM_CLASSES, Arm, DataConfig, Distillation, Pretrained, RunConfig
 from mnet_jax.options import axes, recipes
 from mnet_jax.options.recipes import NAMES, RECIPES, SIZED
 from mnet_jax.training.checkpoints.manifest import CHECKPOINTS
@@ -43,6 +43,9 @@ class RunArguments:
     pretrained: ModelPath | None = None
     """a run's directory, a saved model, or hf://owner/name on the Hugging Face hub, whose network
     and weights to start from"""
+    teacher: ModelPath | None = None
+    """a run's directory, a saved model, or hf://owner/name, whose predictions to learn from (arXiv
+    1503.02531)"""
 
     @property
     def images(self) -> str:
@@ -86,7 +89,21 @@ def baseline(arguments: RunArguments, train_images: int = PRESUMED_IMAGES) -> Ar
     arm = dataclasses.replace(arm, data=data)
     if pretrained is not None:
         arm = _started_from(arm, pretrained, at_its_resolution=name in SIZED)
+    if arguments.teacher is not None:
+        arm = _taught_by(arm, arguments.teacher)
     return SIZED[name].fit(arm, train_images) if name in SIZED else arm
+
+
+def _taught_by(arm: Arm, path: str) -> Arm:
+    """Returns the arm with a saved model as its teacher."""
+    from mnet_jax import models  # here: only distillation needs JAX, which is slow to import
+
+    try:
+        path = models.pinned(path)
+        teacher = Distillation(path=path, sha256=models.digest(path))
+    except models.SavedModelError as error:
+        raise ValueError(f"teacher: {error}") from error
+    return dataclasses.replace(arm, distillation=teacher)
 
 
 def _started_from(arm: Arm, path: str, *, at_its_resolution: bool) -> Arm:
@@ -123,11 +140,15 @@ MAX_SEED = 2**32 - 1  # the generators of NumPy and JAX accept any 32-bit number
 
 
 def require_fit(config: Arm | RunConfig) -> None:
-    """Raises ValueError if the pretrained weights do not fit or no machine could run the config."""
+    """Raises ValueError if given weights do not fit, or no machine could run the config."""
     if config.pretrained:
         from mnet_jax.runs import pretrained
 
         pretrained.require_fit(config.pretrained, config.spec)
+    if config.distillation:
+        from mnet_jax.runs import distillation
+
+        distillation.require_fit(config.distillation, config.data)
     epochs, batch_size = config.training.epochs, config.data.batch_size
     require(epochs <= _MAX_EPOCHS, "epochs", epochs, f"{_MAX_EPOCHS:,} or fewer")
     require(batch_size <= MAX_BATCH_SIZE, "batch_size", batch_size, f"{MAX_BATCH_SIZE:,} or fewer")

@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 InitialWeights = Literal["random", "pretrained"]
+TAUGHT = ("teacher_weight", "temperature")  # the axes that only configs with a teacher have
 
 
 def _with_epochs(config: Varied, epochs: int) -> Varied:
@@ -128,8 +129,8 @@ def grid(baseline: C, values: Mapping[str, Sequence[Any]]) -> list[C]:
 def labels(config: Varied, named: Collection[str] = ()) -> dict[str, str]:
     """Returns the value of every axis as text for a table, by axis name.
 
-    Retired axes (see `RETIRED_AXES`) and the axes of quantization are included only if `config` has
-    a value on them or `named` contains them. If it has none, the label is `ABSENT`.
+    Retired axes (see `RETIRED_AXES`) and those of quantization and of a teacher are included only
+    if `config` has a value on them or `named` contains them. If it has none, the label is `ABSENT`.
 
     Args:
       config: an arm, or the config of a run.
@@ -141,6 +142,8 @@ def labels(config: Varied, named: Collection[str] = ()) -> dict[str, str]:
         settled |= {QUANTIZATION.name, *QUANTIZED}
     elif not config.quantization.trains:
         unused = OF_TRAINING
+    if config.distillation is None:
+        settled |= {*TAUGHT}
     settled |= {*unused}
     shown = [axis for axis in AXES if axis.name in named or axis.name not in settled]
     shown += [axis for axis in RETIRED_AXES if axis.name in named or axis.read(config)]

@@ -18,7 +18,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from mnet_jax.changes import ABSENT
 from mnet_jax.config import Arm
 from mnet_jax.options.axis import Axis, Varied
-from mnet_jax.quantization.types import QuantizationConfig
 
 # Fields that are not axes, as other axes or other parts of the config determine them.
 DETERMINED = (
@@ -27,6 +26,9 @@ DETERMINED = (
     "spec.head.num_classes",  # the data set's
     "quantization.method",  # see `quantization_axes`
 )  # fmt: skip
+
+# Fields of a config that may be None but have axes, and the flags without which they are None.
+OPTIONAL = {"quantization": "--quantization", "distillation": "--teacher"}
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ def _fields(cls: type, path: tuple[str, ...] = ()) -> Iterator[_Field]:
             continue
         if hint in (bool, int, float) or get_origin(hint) is Literal:
             yield _Field(here, hint, description, (cls,))
-        elif members == (QuantizationConfig, NoneType):
-            yield from _fields(QuantizationConfig, here)
+        elif name in OPTIONAL and members[1:] == (NoneType,):
+            yield from _fields(members[0], here)
         elif all(map(dataclasses.is_dataclass, members)):
             if len(members) > 1:
                 kinds = Literal[*map(_kind, members)]  # type: ignore[valid-type]
@@ -121,7 +123,8 @@ def _axis(field: _Field, name: str) -> Axis:
 
     def apply(config: Varied, value: Any) -> Varied:
         if owner(config) is None:
-            raise ValueError(f"{name}: got {value!r}, legal: none without --quantization")
+            legal = f"none without {OPTIONAL[parents[0]]}"
+            raise ValueError(f"{name}: got {value!r}, legal: {legal}")
         if not hasattr(owner(config), last):
             there, having = _kind(type(owner(config))), ", ".join(map(_kind, field.owners))
             raise ValueError(f"{name}: the {parents[-1]} {there} has none, legal: {having}")

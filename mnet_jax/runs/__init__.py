@@ -2,6 +2,7 @@
 
 - `run`: the whole flow, from config to result;
 - `program`: the compiled functions of a run;
+- `distillation`: reads the teacher of a run and checks that it fits;
 - `pretrained`: starts a run from the weights of a saved model;
 - `quantizing`: runs that quantize a trained network;
 - `run_directory`: the files that a run keeps: checkpoints, scalars, its model;

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,7 @@ def program_of(
     quantization: Quantization | None = None,
     *,
     dampens: bool = False,
+    teacher: models.MobileNet | None = None,
 ) -> Program:
     """Returns a run's program, compiled once in a process for all seeds and hyperparameters.
 
@@ -67,6 +69,7 @@ def program_of(
       resolution: side of the evaluated images, in pixels.
       quantization: how kernels and activations are rounded; None for a network in floating point.
       dampens: whether the oscillation of quantized kernels is dampened; see `quantization.qat`.
+      teacher: the teacher's network; None without distillation.
 
     Raises:
       ValueError: the devices cannot share the batch evenly.
@@ -88,6 +91,8 @@ def program_of(
     )
     parts = ["stem", *(f"block_{i}" for i in range(len(spec.blocks))), "head"]
     update = optimizer.make(structure, parts)
+    if teacher:
+        teacher = teacher.clone(dtype=model.dtype, lowering=model.lowering)
     train_step = make_train_step(
         model.apply,
         update,
@@ -96,6 +101,7 @@ def program_of(
         accumulate=accumulate,
         norm_groups=norm_groups,
         ema_warmup=structure.ema_warmup,
+        teacher=partial(_logits_of, teacher) if teacher else None,
         penalty=partial(qat.dampening, model) if dampens else None,
         track=partial(qat.update_oscillation, model) if quantization else None,
     )
@@ -112,6 +118,12 @@ def program_of(
         eval_step=place.compile_eval(eval_step),
         placement=place,
     )
+
+
+def _logits_of(teacher: models.MobileNet, variables: Any, images: jax.Array) -> jax.Array:
+    logits = teacher.apply(variables, images, train=False)
+    assert isinstance(logits, jax.Array)
+    return logits
 
 
 def run_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:

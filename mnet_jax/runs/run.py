@@ -22,8 +22,8 @@ from mnet_jax.analysis import cost
 from mnet_jax.config import FILE_NAME as CONFIG_FILE
 from mnet_jax.config import SPLIT_BY_POSITION, DataConfig, RunConfig, TrainingConfig
 from mnet_jax.files import replace_file
-from mnet_jax.models import SavedModel
-from mnet_jax.runs import pretrained
+from mnet_jax.models import MobileNet, SavedModel
+from mnet_jax.runs import distillation, pretrained
 from mnet_jax.runs.program import Program, program_of
 from mnet_jax.runs.quantizing import (
     SOURCE,
@@ -43,7 +43,7 @@ from mnet_jax.training.checkpoints.checkpoint import Checkpoints
 from mnet_jax.training.checkpoints.manifest import CHECKPOINTS
 from mnet_jax.training.checkpoints.matching import require_same_config, saved_config
 from mnet_jax.training.evaluation import Evaluation
-from mnet_jax.training.hyperparameters import StaticRecipe
+from mnet_jax.training.hyperparameters import StaticRecipe, Teacher
 from mnet_jax.training.loop import History, Loop
 from mnet_jax.training.memory import explain_exhaustion
 from mnet_jax.training.monitoring import DivergencePolicy, Scalars
@@ -216,8 +216,10 @@ def _train(
     dataset, training = settings.dataset, training_of(config)
     part = data.Shard(index=jax.process_index(), count=jax.process_count())
     batches = data.train_batches(dataset.train, config.data, config.seed, shard=part)
-    program = _program(config, training)
-    loop = _loop(program, config, training, data.steps_per_epoch(dataset.train, config.data))
+    network, teacher = _teacher(config, dataset)
+    program = _program(config, training, network)
+    steps_per_epoch = data.steps_per_epoch(dataset.train, config.data)
+    loop = _loop(program, config, training, steps_per_epoch, teacher)
     begin = _beginning(program, loop, config, source, dataset)
     with settings.stop.deferred(), Checkpoints(directory / CHECKPOINTS, config) as checkpoints:
         state, history, seconds, progress = checkpoints.restore(begin(), batches)
@@ -256,7 +258,14 @@ def _train(
     return result
 
 
-def _program(config: RunConfig, training: TrainingConfig) -> Program:
+def _teacher(config: RunConfig, dataset: data.Dataset) -> tuple[MobileNet | None, Teacher | None]:
+    """Returns the network of the config's teacher and its variables; None twice without one."""
+    if config.distillation is None:
+        return None, None
+    return distillation.read_teacher(config.distillation, config.data, dataset)
+
+
+def _program(config: RunConfig, training: TrainingConfig, teacher: MobileNet | None) -> Program:
     quantization = config.quantization
     return program_of(
         config.spec,
@@ -265,6 +274,7 @@ def _program(config: RunConfig, training: TrainingConfig) -> Program:
         config.data.resolution,
         quantization.setting if quantization else None,
         dampens=bool(quantization and quantization.dampening),
+        teacher=teacher,
     )
 
 
@@ -316,7 +326,8 @@ def _beginning(
     """
 
     def initial() -> TrainState:
-        state = program.initial_state(config.seed, loop.hyperparams(1)[0])
+        first = loop.hyperparams(1)[0]._replace(teacher=None)
+        state = program.initial_state(config.seed, first)
         if config.pretrained and not source:
             return pretrained.initialize_from(config.pretrained, state, config.spec)
         return state
@@ -367,15 +378,23 @@ def environment() -> dict[str, str]:
 
 
 def _loop(
-    program: Program, config: RunConfig, training: TrainingConfig, steps_per_epoch: int
+    program: Program,
+    config: RunConfig,
+    training: TrainingConfig,
+    steps_per_epoch: int,
+    teacher: Teacher | None,
 ) -> Loop:
     """Combines the shared program with the run's own settings."""
     penalty = config.quantization.dampening if config.quantization else 0.0
+    of_epoch = optimizer.hyperparams(training, steps_per_epoch, penalty=penalty)
+    if teacher and training.parallel == "jit":  # pmap itself copies arguments to its devices
+        variables = program.placement.put_state(teacher.variables)
+        teacher = teacher._replace(variables=variables)
     return Loop(
         train_step=program.train_step,
         eval_step=program.eval_step,
         placement=program.placement,
-        hyperparams=optimizer.hyperparams(training, steps_per_epoch, penalty=penalty),
+        hyperparams=lambda epoch: [h._replace(teacher=teacher) for h in of_epoch(epoch)],
         divergence=DivergencePolicy(
             on_divergence=training.on_divergence,
             spike_factor=training.spike_factor,

@@ -6,7 +6,7 @@ Runs that differ only in the arguments share one executable.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -80,8 +80,24 @@ class StaticRecipe:
         )
 
 
+class Teacher(NamedTuple):
+    """The arguments of a step with knowledge distillation; see `config.Distillation`.
+
+    Attributes:
+      variables: variables of the teacher, on the devices.
+      weight: weight of the teacher in the loss.
+      temperature: number by which logits are divided.
+    """
+
+    variables: Any
+    weight: Scalar
+    temperature: Scalar
+
+
 class Hyperparameters(NamedTuple):
-    """The training settings that a compiled step takes as arguments: float32 scalars.
+    """The training settings that a compiled step takes as arguments.
+
+    All are float32 scalars, except the teacher's variables.
 
     Attributes:
       learning_rate: the learning rate of one step.
@@ -91,6 +107,7 @@ class Hyperparameters(NamedTuple):
       loss_limit: if `StaticRecipe.skips`, the update of a step with a higher loss is skipped; None
         for no limit.
       penalty_weight: the weight of the penalty that is added to the loss; None without a penalty.
+      teacher: the teacher's variables and their part in the loss; None without a teacher.
     """
 
     learning_rate: Scalar
@@ -103,6 +120,7 @@ class Hyperparameters(NamedTuple):
     rule: Mapping[str, Scalar]
     loss_limit: Scalar | None = None
     penalty_weight: Scalar | None = None
+    teacher: Teacher | None = None
 
     @classmethod
     def of(cls, config: TrainingConfig) -> "Hyperparameters":

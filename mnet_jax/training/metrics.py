@@ -47,6 +47,24 @@ def label_ranks(logits: Array, labels: Array) -> Array:
     return jnp.sum(~(logits <= own) | ((logits == own) & before), axis=-1, dtype=jnp.int32)
 
 
+def distillation(logits: Array, teacher_logits: Array, temperature: jax.typing.ArrayLike) -> Array:
+    """Computes the loss of each image with respect to a teacher (arXiv 1503.02531, section 2).
+
+    Args:
+      logits: of the student, [b, classes].
+      teacher_logits: [b, classes].
+      temperature: number by which all logits are divided.
+
+    Returns:
+      The Kullback-Leibler divergence of the student's probabilities from the teacher's, in nats,
+      times the square of the temperature; float32 [b].
+    """
+    log_p, log_q = (
+        jax.nn.log_softmax(x.astype(jnp.float32) / temperature) for x in (teacher_logits, logits)
+    )
+    return jnp.square(temperature) * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
 def masked_sums(logits: Array, labels: Array, mask: Array) -> Sums:
     """Computes `loss`, `correct` and `count`, summed over the real images of a padded batch.
 

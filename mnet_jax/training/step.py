@@ -105,6 +105,20 @@ def _averaged(average: Tree, values: Tree, kept: Scalar) -> Tree:
     return jax.tree.map(lambda a, v: v + kept * (a - v), average, values)
 
 
+def _taught(
+    losses: Array,
+    logits: Array,
+    images: Array,
+    teacher: Callable[[Tree, Array], Array],
+    hyperparams: Hyperparameters,
+) -> Array:
+    """Returns the losses [b] after the teacher has taken its part in them."""
+    assert hyperparams.teacher is not None
+    variables, weight, temperature = hyperparams.teacher
+    own = metrics.distillation(logits, teacher(variables, images), temperature)
+    return (1 - weight) * losses + weight * own
+
+
 def all_finite(tree: Tree) -> Array:
     """Returns whether all floating-point numbers of a tree are finite.
 
@@ -131,6 +145,7 @@ def make_train_step(
     accumulate: int = 1,
     norm_groups: int = 1,
     ema_warmup: bool = True,
+    teacher: Callable[[Tree, Array], Array] | None = None,
     penalty: Callable[[Tree], Array] | None = None,
     track: Callable[[Any, Tree], Any] | None = None,
 ) -> TrainStep:
@@ -148,6 +163,8 @@ def make_train_step(
         `TrainingConfig.norm_groups`. With more than one, statistics are not pooled over devices, so
         the model must not have an `axis_name`.
       ema_warmup: whether averages forget faster in early steps, as in `TrainingConfig.ema_warmup`.
+      teacher: maps `Teacher.variables` and images to logits, in inference; None without
+        distillation. The metric `loss` includes the teacher's part.
       penalty: maps the variables to a number that is added to the loss, multiplied by
         `Hyperparameters.penalty_weight`; the metric `loss` is without it.
       track: maps `TrackedState.tracked` and the variables after the step to the new `tracked`.
@@ -180,7 +197,10 @@ def make_train_step(
                     mutable=["batch_stats"],
                     rngs={"dropout": key},
                 )
-                loss = total = jnp.mean(mixed.losses(logits, hyperparams.label_smoothing))
+                losses = mixed.losses(logits, hyperparams.label_smoothing)
+                if teacher is not None:
+                    losses = _taught(losses, logits, mixed.images, teacher, hyperparams)
+                loss = total = jnp.mean(losses)
                 if penalty is not None:
                     assert hyperparams.penalty_weight is not None
                     variables = {"params": params, "batch_stats": batch_stats}

@@ -18,7 +18,7 @@ from mnet_jax.architectures import (
 )
 from mnet_jax.config import DataConfig, Pretrained, RunConfig, TrainingConfig
 from mnet_jax.options import axes
-from mnet_jax.options.axes import ABSENT, ARCHITECTURE_AXES, AXES, grid, labels, with_values
+from mnet_jax.options.axes import ABSENT, ARCHITECTURE_AXES, AXES, TAUGHT, grid, labels, with_values
 
 BASES = {
     name: RunConfig(spec=factory(num_classes=10), seed=7) for name, factory in FACTORIES.items()
@@ -125,6 +125,8 @@ LEGAL = {  # axis: (networks that it suits, values)
     "accumulate": (ALL, (1, 4)),
     "norm_groups": (ALL, (1, 8)),
     "remat": (ALL, ("none", "blocks")),
+    "teacher_weight": ((), ()),
+    "temperature": ((), ()),
     "initial_weights": (ALL, ("random",)),
 }
 MORE_DIALECTS = {  # that not every network has
@@ -324,7 +326,7 @@ def test_the_value_that_a_config_has_changes_nothing(axis):
             assert with_values(base, {axis.name: value}) == base
             applied += 1
     own_of_kinds = (name for own in KINDS.values() for name in own)
-    assert applied or axis.name in ("repeats", *own_of_kinds, *QUANTIZED)
+    assert applied or axis.name in ("repeats", *own_of_kinds, *QUANTIZED, *TAUGHT)
 
 
 @pytest.mark.parametrize("names", [*itertools.permutations(("expansion", "width", "bottleneck"))])

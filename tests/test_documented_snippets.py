@@ -178,7 +178,7 @@ def test_python_in_documents_runs_block_after_block(name, tmp_path, monkeypatch,
     if name == "docs/results/quantization/README.md":
         require_same_logits(tmp_path)
     if name == "README.md":
-        assert names["model"](jnp.zeros((1, 32, 32, 3)), train=False).shape == (1, 10)
+        assert names["network"](jnp.zeros((1, 32, 32, 3))).shape == (1, 10)
 
 
 def test_every_document_is_looked_at():

@@ -1,4 +1,4 @@
-"""The bridge to Flax NNX, as the README has it: the same logits, and it trains."""
+"""Flax's own bridge to NNX: the same logits, and it trains."""
 
 import chex
 import jax

@@ -90,8 +90,13 @@ def test_cost_counts_what_the_blocks_say_at_any_resolution(spec, size):
     for row in counted.rows:
         layer = row.layer
         rows, columns = layer.output_size
-        weights = row.params - (2 if layer.normalized else 1) * layer.outputs
-        assert row.madds == rows * columns * weights
+        if layer.heads:  # a query with each key, and each weight with a value
+            keys = math.prod(layer.heads.key_size)
+            assert row.madds == 2 * rows * columns * keys * layer.inputs
+            continue
+        vectors = 2 * layer.normalized + layer.scaled
+        vectors += not layer.normalized and layer.kind == "dense"  # a bias
+        assert row.madds == rows * columns * (row.params - vectors * layer.outputs)
     transposed = cost.count(spec, size[::-1])
     assert transposed.madds == counted.madds  # no network tells rows from columns
 
@@ -101,7 +106,10 @@ def test_cost_counts_what_the_blocks_say_at_any_resolution(spec, size):
 def test_maps_shrink_by_the_strides_and_by_nothing_else(spec, size):
     """SAME and symmetric padding give ceil(size / stride) rows; `end` may give fewer."""
     stride = spec.stem.stride * math.prod(block.stride for block in spec.blocks)
-    maps = [layer for layer in walk(spec, size) if layer.kind != "dense"]
+    branches = ("key/downsample", "key/project", "value/downsample", "value/project")
+    maps = [
+        layer for layer in walk(spec, size) if layer.kind != "dense" and layer.role not in branches
+    ]
     assert maps[-1].output_size == tuple(-(-n // stride) for n in size)
     for before, after in itertools.pairwise(maps):
         assert after.input_size == before.output_size

@@ -8,6 +8,8 @@ fewer blocks for MobileNetV2: the README runs it operation by operation, and JAX
 import json
 import re
 import sys
+import zipfile
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +39,11 @@ DOCUMENTS = {
     str(path.relative_to(ROOT)): BLOCK.findall(path.read_text())
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 }
-SLOW = ("README.md", "docs/architectures.md")  # they compile large networks operation by operation
+SLOW = (  # two compile large networks operation by operation, one writes 480 images
+    "README.md",
+    "docs/architectures.md",
+    "docs/results/quantization/README.md",
+)
 
 
 def v2_of_few_blocks(published=architectures.mobilenet_v2):
@@ -95,7 +101,14 @@ def write_clothes(folder):
 
 
 def write_quantized_runs(folder):
-    """A V2 and a V3 of a few blocks, as the runs of two sweeps."""
+    """A V2 and a V3 of a few blocks, as the runs of two sweeps; scikit-image's wheel."""
+    names = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "coins.png",
+             "motorcycle_left.png", "rocket.jpg")  # fmt: skip
+    with zipfile.ZipFile(folder / "scikit_image-0.whl", "w") as wheel:
+        for name in names:
+            with wheel.open(f"skimage/data/{name}", "w") as file:
+                form = "JPEG" if name.endswith("jpg") else "PNG"
+                Image.new("L", (20, 30)).save(file, form)
     view = models.View(resolution=32, photographs=False)
     for name, spec in (("v2", small_v2()), ("v3", small_v3())):
         run = folder / f"results/{name}/runs/{name}"
@@ -177,6 +190,8 @@ def test_python_in_documents_runs_block_after_block(name, tmp_path, monkeypatch,
         }  # fmt: skip
     if name == "docs/results/quantization/README.md":
         require_same_logits(tmp_path)
+        crops = [path.parts[-3:-1] for path in tmp_path.glob("photographs/*/*/*.png")]
+        assert {*Counter(crops).items()} >= {(("test", "china"), 32), (("train", "rocket"), 16)}
     if name == "README.md":
         assert names["network"](jnp.zeros((1, 32, 32, 3))).shape == (1, 10)
 

@@ -39,9 +39,10 @@ DOCUMENTS = {
     str(path.relative_to(ROOT)): BLOCK.findall(path.read_text())
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 }
-SLOW = (  # two compile large networks operation by operation, one writes 480 images
+SLOW = (  # three compile large networks operation by operation, one writes 480 images
     "README.md",
     "docs/architectures.md",
+    "docs/dense.md",
     "docs/results/quantization/README.md",
 )
 
@@ -151,7 +152,21 @@ def add_to_hub(server):
     server.add("timm/mobilenetv4_conv_small.e2400_r224_in1k", files)
 
 
+def write_segmenter(folder):
+    """A file of torchvision's LR-ASPP."""
+    torch = pytest.importorskip("torch")
+    network = architectures.mobilenet_v3("large", dialect="torchvision")
+    model = models.Segmenter(spec=architectures.lraspp(network))
+    shapes = architectures.segmentation.variable_shapes(model.spec)
+    flat = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    variables = traverse_util.unflatten_dict(flat, sep="/")
+    state = weights.to_torchvision_segmentation(variables, model)
+    tensors = {name: torch.tensor(array) for name, array in state.items()}
+    torch.save(tensors, folder / "lraspp_mobilenet_v3_large.pth")
+
+
 STAND_INS = {
+    "docs/dense.md": write_segmenter,
     "docs/export.md": write_small_run,
     "docs/results/quantization/README.md": write_quantized_runs,
     "README.md": write_weights,

@@ -12,7 +12,9 @@ import itertools
 import math
 from dataclasses import dataclass
 
+from mnet_jax.architectures import segmentation
 from mnet_jax.architectures.flow import compute
+from mnet_jax.architectures.segmentation import SegmentationSpec
 from mnet_jax.architectures.shapes import REFERENCE_RESOLUTION, Layer, walk
 from mnet_jax.architectures.spec import Kind, NetworkSpec
 from mnet_jax.validation import require
@@ -125,19 +127,26 @@ class Cost:
 
 
 def count(
-    spec: NetworkSpec, resolution: int | tuple[int, int], *, activation_itemsize: int = 4
+    spec: NetworkSpec | SegmentationSpec,
+    resolution: int | tuple[int, int],
+    *,
+    activation_itemsize: int = 4,
 ) -> Cost:
     """Computes the cost of a network on one image.
 
     Args:
-      spec: the network.
+      spec: the network, for classification or for segmentation.
       resolution: side of a square image in pixels, or (rows, columns).
       activation_itemsize: bytes per element of a feature map: 4 in float32, 2 in bfloat16.
 
     Raises:
       ValueError: the image is too small for the network.
     """
-    return Cost(rows=tuple(_row(layer, activation_itemsize) for layer in walk(spec, resolution)))
+    if isinstance(spec, SegmentationSpec):
+        layers = segmentation.walk(spec, resolution)
+    else:
+        layers = walk(spec, resolution)
+    return Cost(rows=tuple(_row(layer, activation_itemsize) for layer in layers))
 
 
 def _row(layer: Layer, activation_itemsize: int) -> LayerCost:

@@ -9,7 +9,9 @@
 - `shapes`: the layers of a network and their shapes at a resolution;
 - `flow`: the operations of a network, and what flows from which to which;
 - `transforms`: the variations that the papers study, for any spec;
-- `dense_tasks`: variations for segmentation and detection: dilation, and fewer channels at the end.
+- `dense_tasks`: variations for segmentation and detection: dilation, and fewer channels at the end;
+- `segmentation`: networks for segmentation: a backbone and a head, LR-ASPP or DeepLabV3;
+- `cityscapes`: the V3 paper's networks for segmentation, arXiv 1905.02244, Tables 7 and 8.
 """
 
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from mnet_jax.architectures.mobilenet_v1 import mobilenet_v1
 from mnet_jax.architectures.mobilenet_v2 import mobilenet_v2
 from mnet_jax.architectures.mobilenet_v3 import mobilenet_v3
 from mnet_jax.architectures.mobilenet_v4 import mobilenet_v4
+from mnet_jax.architectures.segmentation import SegmentationSpec, deeplabv3, lraspp
 from mnet_jax.architectures.shapes import Layer, unnormalizable_layer, variable_shapes, walk
 from mnet_jax.architectures.spec import (
     Attention,
@@ -56,7 +59,10 @@ __all__ = [
     "InvertedResidual",
     "Layer",
     "NetworkSpec",
+    "SegmentationSpec",
     "Separable",
+    "deeplabv3",
+    "lraspp",
     "mobilenet_v1",
     "mobilenet_v2",
     "mobilenet_v3",

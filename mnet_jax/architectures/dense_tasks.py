@@ -7,18 +7,23 @@ from mnet_jax.architectures.dialects import make_divisible
 from mnet_jax.architectures.spec import (
     Attention,
     Block,
+    ConvNorm,
     FusedInvertedResidual,
     InvertedResidual,
     NetworkSpec,
+    Separable,
 )
 from mnet_jax.architectures.transforms import resized
 from mnet_jax.validation import require, require_choice, with_plain_arguments
 
 OutputStride = Literal[8, 16, 32]
+Convolutional = ConvNorm | Separable | FusedInvertedResidual | InvertedResidual  # not attention
 
 
 @with_plain_arguments
-def with_output_stride(spec: NetworkSpec, output_stride: OutputStride) -> NetworkSpec:
+def with_output_stride(
+    spec: NetworkSpec, output_stride: OutputStride, *, dilates_strided: bool = False
+) -> NetworkSpec:
     """Limits the output stride of a network by dilation (arXiv 1706.05587, section 3.1).
 
     The sides of the coarsest feature map are then 1/`output_stride` of the image's sides. A stride
@@ -31,6 +36,8 @@ def with_output_stride(spec: NetworkSpec, output_stride: OutputStride) -> Networ
     Args:
       spec: the network.
       output_stride: the largest allowed product of strides: 8, 16 or 32.
+      dilates_strided: whether the convolution whose stride is removed is dilated by it too, as in
+        torchvision. The maps then differ from those described above.
 
     Raises:
       ValueError: `output_stride` is not 8, 16 or 32.
@@ -44,20 +51,26 @@ def with_output_stride(spec: NetworkSpec, output_stride: OutputStride) -> Networ
             continue
         beyond = stride * block.stride > output_stride
         step = 1 if beyond else block.stride
-        gap = dilation * block.dilation
+        removed = block.stride // step
+        gap = dilation * block.dilation * (removed if dilates_strided else 1)
         blocks.append(dataclasses.replace(block, stride=step, dilation=gap))
         stride *= step
-        dilation *= block.stride // step
+        dilation *= removed
     return dataclasses.replace(spec, blocks=tuple(blocks))
 
 
-def with_reduced_tail(spec: NetworkSpec) -> NetworkSpec:
+def with_reduced_tail(spec: NetworkSpec, *, strided_expansion: bool = False) -> NetworkSpec:
     """Halves the channels of a network's last layers (V3 paper, sections 6.3 and 6.4).
 
     The halved channels are the output channels of the last strided block, the expanded and output
     channels of all later blocks, and the channels of the head's layers. Attention blocks keep their
     heads. Channels that were designed for 1000 classes are redundant for the few classes of
     segmentation and detection.
+
+    Args:
+      spec: the network.
+      strided_expansion: whether the expanded channels of the last strided block are halved too. The
+        parameter counts of the paper's V3 need this (Table 7); torchvision does not do it.
 
     Raises:
       ValueError: a block is dilated already, or no block after the first has stride 2.
@@ -69,18 +82,17 @@ def with_reduced_tail(spec: NetworkSpec) -> NetworkSpec:
         raise ValueError(f"reduced_tail: {spec.name} has no strided block after another block")
     first = strided[-1]
     blocks = list(spec.blocks)
-    strided_block = blocks[first]
-    assert not isinstance(strided_block, Attention)
-    blocks[first] = dataclasses.replace(strided_block, outputs=_half(strided_block.outputs))
+    last = blocks[first]
+    assert not isinstance(last, Attention)  # which has no stride
+    if strided_expansion:
+        last = _half_expanded(last)
+    blocks[first] = dataclasses.replace(last, outputs=_half(last.outputs))
     for i in range(first + 1, len(blocks)):
         block = blocks[i]
         if isinstance(block, Attention):
             blocks[i] = dataclasses.replace(block, inputs=blocks[i - 1].outputs)
             continue
-        if isinstance(block, InvertedResidual):
-            block = resized(block, _half(block.expanded))
-        elif isinstance(block, FusedInvertedResidual):
-            block = dataclasses.replace(block, expanded=_half(block.expanded))
+        block = _half_expanded(block)
         blocks[i] = dataclasses.replace(
             block, inputs=blocks[i - 1].outputs, outputs=_half(block.outputs)
         )
@@ -92,6 +104,14 @@ def with_reduced_tail(spec: NetworkSpec) -> NetworkSpec:
         hidden = dataclasses.replace(head.hidden, channels=_half(head.hidden.channels))
         head = dataclasses.replace(head, hidden=hidden)
     return dataclasses.replace(spec, blocks=tuple(blocks), head=head)
+
+
+def _half_expanded(block: Convolutional) -> Convolutional:
+    if isinstance(block, InvertedResidual):
+        return resized(block, _half(block.expanded))
+    if isinstance(block, FusedInvertedResidual):
+        return dataclasses.replace(block, expanded=_half(block.expanded))
+    return block
 
 
 def _half(channels: int) -> int:

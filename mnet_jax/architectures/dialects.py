@@ -89,6 +89,25 @@ class ChannelRules:
     pooled: Literal["ratio", "scaled"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SegmentationRules:
+    """The conventions by which an implementation builds networks for segmentation.
+
+    Attributes:
+      dilates_strided: whether dilation begins with the layer whose stride is removed, or with the
+        layers after it.
+      low_level: whether the finer of the two feature maps is the output of the first or of the last
+        block of its stride.
+      norm_epsilon: `Dialect.norm_epsilon` of the head's layers; None for that of the backbone.
+      norm_momentum: `Dialect.norm_momentum` of the head's layers; None for that of the backbone.
+    """
+
+    dilates_strided: bool
+    low_level: Literal["first", "last"]
+    norm_epsilon: float | None = None
+    norm_momentum: float | None = None
+
+
 _SAME, _TORCH, _KERAS_V1 = ("same", "same"), ("symmetric", "symmetric"), ("same", "end")
 _SLIM_INIT, _GOOGLE_INIT = "truncated_normal_0.09", "normal_group_fan_out"
 _NEVER = float("inf")
@@ -173,6 +192,18 @@ def channel_rules_of(version: str, name: DialectName) -> ChannelRules:
         "pooled",
     )
     return ChannelRules(**dict(zip(fields, _CHANNEL_RULES[version, name], strict=True)))
+
+
+def segmentation_rules_of(name: DialectName) -> SegmentationRules:
+    """Returns the conventions by which an implementation builds networks for segmentation.
+
+    Only torchvision has such networks of MobileNets; the other dialects follow arXiv 1706.05587.
+    """
+    if name == "torchvision":
+        return SegmentationRules(
+            dilates_strided=True, low_level="first", norm_epsilon=1e-5, norm_momentum=0.9
+        )
+    return SegmentationRules(dilates_strided=False, low_level="last")
 
 
 def _require_row(version: str, name: str) -> None:

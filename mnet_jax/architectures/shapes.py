@@ -79,7 +79,8 @@ class Layer:
     `attention`, the two products of queries with keys and of the resulting weights with values.
 
     Attributes:
-      part: part of the network: `stem`, `block_0`, `block_1` ..., `head`.
+      part: part of the network: `stem`, `block_0`, `block_1` ..., `head`; in a network for
+        segmentation `backbone/stem` ..., `head/project` and others.
       role: function of the layer in its part, such as `expand`; None if the part is a single
         convolution.
       kind: `conv` mixes channels in a window, `depthwise` filters each channel separately,
@@ -93,10 +94,10 @@ class Layer:
       input_size: (rows, columns) of the input.
       output_size: (rows, columns) of the output.
       pads: numbers of zeros around the input: ((top, bottom), (left, right)).
-      normalized: whether batch normalization follows; otherwise a dense layer has a bias, and other
-        layers end here.
-      activation: function applied after the normalization or bias. It is `hard_sigmoid` only in
-        `squeeze_excite/expand`, the layer whose output scales the channels.
+      normalized: whether batch normalization follows.
+      activation: function applied after the normalization or bias. It is a `Gate` only where the
+        output scales the channels of a feature map.
+      biased: whether the layer has a bias of its own; that of a normalization does not count.
       scaled: whether a learned scale per channel (`InvertedResidual.layer_scale`) follows.
       heads: the heads of `attention`; None for other kinds.
     """
@@ -114,6 +115,7 @@ class Layer:
     pads: tuple[tuple[int, int], tuple[int, int]]
     normalized: bool
     activation: Activation | Gate
+    biased: bool = False
     scaled: bool = False
     heads: Heads | None = None
 
@@ -143,7 +145,7 @@ class Layer:
         """Path of the bias: the layer's own or its normalization's; None if it has neither."""
         if self.normalized:
             return f"{self.name}/norm/bias"
-        return f"{self.name}/bias" if self.kind == "dense" else None
+        return f"{self.name}/bias" if self.biased else None
 
     @property
     def scale_path(self) -> str:
@@ -228,19 +230,24 @@ POINT = Window()
 REFERENCE_RESOLUTION = 1024  # large enough for every network; weights do not depend on it
 
 
-def _convolution(
+def convolution(
     part: str,
     role: Role | None,
     kind: Kind,
     channels: tuple[int, int],
-    activation: Activation,
+    activation: Activation | Gate,
     size: Size,
     window: Window = POINT,
     *,
     normalized: bool = True,
+    biased: bool = False,
     scaled: bool = False,
 ) -> Layer:
-    """Returns a convolution without bias; raises ValueError if its output would be empty."""
+    """Returns a convolution; raises ValueError if its output would be empty.
+
+    For the arguments see `Layer`. `channels` are the input and output channels, `size` the rows and
+    columns of the input.
+    """
     layer = Layer(
         part=part,
         role=role,
@@ -255,6 +262,7 @@ def _convolution(
         pads=window.pads(size),
         normalized=normalized,
         activation=activation,
+        biased=biased,
         scaled=scaled,
     )
     has_output = min(layer.output_size) >= 1
@@ -262,15 +270,15 @@ def _convolution(
     return layer
 
 
-def _dense(
+def dense(
     part: str,
-    role: Role,
+    role: Role | None,
     channels: tuple[int, int],
     activation: Activation | Gate,
     *,
     normalized: bool = False,
 ) -> Layer:
-    """Returns a dense layer that takes pooled features."""
+    """Returns a dense layer that takes pooled features; `channels` are its inputs and outputs."""
     return Layer(
         part=part,
         role=role,
@@ -285,6 +293,7 @@ def _dense(
         pads=((0, 0), (0, 0)),
         normalized=normalized,
         activation=activation,
+        biased=not normalized,
     )
 
 
@@ -298,20 +307,20 @@ def _block_layers(part: str, block: Block, dialect: Dialect, size: Size) -> Iter
     window = Window(block.kernel, block.stride, block.dilation, dialect.padding)
     inputs, outputs, activation = block.inputs, block.outputs, block.activation
     if isinstance(block, ConvNorm):
-        yield _convolution(part, None, "conv", (inputs, outputs), activation, size, window)
+        yield convolution(part, None, "conv", (inputs, outputs), activation, size, window)
     elif isinstance(block, Separable):
         window = window._replace(padding=dialect.depthwise_padding)
         alone = (inputs, inputs)
-        yield _convolution(part, "depthwise", "depthwise", alone, activation, size, window)
+        yield convolution(part, "depthwise", "depthwise", alone, activation, size, window)
         size = window.output_size(size)
         channels = (inputs, outputs)
-        yield _convolution(part, "pointwise", "pointwise", channels, activation, size)
+        yield convolution(part, "pointwise", "pointwise", channels, activation, size)
     else:
         expanded = block.expanded
-        yield _convolution(part, "expand", "conv", (inputs, expanded), activation, size, window)
+        yield convolution(part, "expand", "conv", (inputs, expanded), activation, size, window)
         size = window.output_size(size)
         narrow = (expanded, outputs)
-        yield _convolution(part, "project", "pointwise", narrow, block.bottleneck, size)
+        yield convolution(part, "project", "pointwise", narrow, block.bottleneck, size)
 
 
 def _inverted_layers(
@@ -320,29 +329,29 @@ def _inverted_layers(
     inputs, wide, activation = block.inputs, block.expanded, block.activation
     if block.start_kernel:
         window = Window(block.start_kernel, block.start_stride, block.dilation, padding)
-        yield _convolution(part, "start", "depthwise", (inputs, inputs), "linear", size, window)
+        yield convolution(part, "start", "depthwise", (inputs, inputs), "linear", size, window)
         size = window.output_size(size)
     if block.expands:
-        yield _convolution(part, "expand", "pointwise", (inputs, wide), activation, size)
+        yield convolution(part, "expand", "pointwise", (inputs, wide), activation, size)
     if block.kernel:
         window = Window(block.kernel, block.stride, block.dilation, padding)
-        yield _convolution(part, "depthwise", "depthwise", (wide, wide), activation, size, window)
+        yield convolution(part, "depthwise", "depthwise", (wide, wide), activation, size, window)
         size = window.output_size(size)
     if block.squeeze:  # V3 paper, section 5.3
-        yield _dense(part, "squeeze_excite/reduce", (wide, block.squeeze), "relu")
-        yield _dense(part, "squeeze_excite/expand", (block.squeeze, wide), "hard_sigmoid")
+        yield dense(part, "squeeze_excite/reduce", (wide, block.squeeze), "relu")
+        yield dense(part, "squeeze_excite/expand", (block.squeeze, wide), "hard_sigmoid")
     narrow, activation = (wide, block.outputs), block.bottleneck
     scaled = block.layer_scale
-    yield _convolution(part, "project", "pointwise", narrow, activation, size, scaled=scaled)
+    yield convolution(part, "project", "pointwise", narrow, activation, size, scaled=scaled)
 
 
 def _attention_layers(part: str, block: Attention, padding: Padding, size: Size) -> Iterator[Layer]:
     alone = (block.inputs, block.inputs)
-    point = _convolution(part, "input", "norm", alone, "linear", size)
+    point = convolution(part, "input", "norm", alone, "linear", size)
     yield point
 
     def projection(role: Role, channels: tuple[int, int], at: Size, *, scaled: bool) -> Layer:
-        return _convolution(
+        return convolution(
             part, role, "pointwise", channels, "linear", at, normalized=False, scaled=scaled
         )
 
@@ -355,7 +364,7 @@ def _attention_layers(part: str, block: Attention, padding: Padding, size: Size)
     )
     for downsample, project in roles:
         if block.downsampling > 1:
-            yield _convolution(part, downsample, "depthwise", alone, "linear", size, window)
+            yield convolution(part, downsample, "depthwise", alone, "linear", size, window)
             key_size = window.output_size(size)
         yield projection(project, own, key_size, scaled=False)
     yield replace(
@@ -403,12 +412,12 @@ def _head_layers(spec: NetworkSpec, size: Size) -> Iterator[Layer]:
     if conv:
         window = Window(conv.kernel, conv.stride, conv.dilation, spec.dialect.padding)
         channels = (conv.inputs, conv.outputs)
-        yield _convolution("head", "conv", "conv", channels, conv.activation, size, window)
+        yield convolution("head", "conv", "conv", channels, conv.activation, size, window)
     if hidden:
         channels = (spec.pooled, hidden.channels)
-        yield _dense("head", "hidden", channels, hidden.activation, normalized=hidden.normalized)
+        yield dense("head", "hidden", channels, hidden.activation, normalized=hidden.normalized)
     if spec.head.num_classes:
-        yield _dense("head", "classifier", (spec.features, spec.head.num_classes), "linear")
+        yield dense("head", "classifier", (spec.features, spec.head.num_classes), "linear")
 
 
 @with_plain_arguments

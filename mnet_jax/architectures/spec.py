@@ -14,7 +14,8 @@ from mnet_jax.architectures.dialects import Dialect
 from mnet_jax.validation import is_number, is_whole, make_fields_plain, require, require_choice
 
 Activation = Literal["linear", "relu", "relu6", "hard_swish", "gelu"]
-Gate = Literal["hard_sigmoid"]  # of squeeze-and-excitation (arXiv 1905.02244, section 5.2)
+# Of squeeze-and-excitation (arXiv 1905.02244, section 5.2), and of LR-ASPP (Fig. 10).
+Gate = Literal["hard_sigmoid", "sigmoid"]
 Shortcut = Literal["bottleneck", "expansion", "none"]
 Kind = Literal["conv", "depthwise", "pointwise", "dense", "norm", "attention"]
 AttentionKind = Literal["mqa", "mha"]

@@ -117,8 +117,9 @@ def layer_cases(
                 heads=layer.heads,
             )
             counts[case] += 1
-            assert layer.activation != "hard_sigmoid"  # only dense layers have it
-            activation = layer.activation
+            applied = layer.activation
+            assert applied != "hard_sigmoid" and applied != "sigmoid"  # only dense layers have them
+            activation = applied
     return [
         replace(case, direction=direction, count=count)
         for case, count in counts.items()

@@ -3,8 +3,10 @@
 python -m experiments.cost --width 0.5
 python -m experiments.cost --model mobilenet_v1 mobilenet_v2 --batch-size 16 --dtype bfloat16
 python -m experiments.cost --batch-size 16 --measure
+python -m experiments.cost --preset v3-cityscapes
 """
 
+import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from rich.text import Text
 from mnet_jax import architectures, process
 from mnet_jax.analysis.cost import Cost, count, receptive_fields
 from mnet_jax.analysis.summary import output_text, totals
+from mnet_jax.architectures import cityscapes
 from mnet_jax.commands import terminal
 from mnet_jax.commands.arguments import axis_values, parse, refusals, with_axes
 from mnet_jax.commands.planning import MAX_BATCH_SIZE, require_directory, require_fit
@@ -42,9 +45,13 @@ class Arguments:
     """Prints the parameters, multiply-adds and bytes of networks, layer by layer.
 
     The flags from --model on describe the network; the default is mobilenet_v2 as published. With
-    several values of a flag, the networks of all combinations are compared.
+    several values of a flag, the networks of all combinations are compared. --preset prints the
+    networks of a paper's tables instead.
     """
 
+    preset: Literal["v3-cityscapes"] | None = None
+    """the networks for segmentation of the V3 paper's Tables 7 and 8, on images of 1024 x 2048 and
+    512 x 1024 pixels; no other flag may be given"""
     resolution: int = 224
     """side of the image in pixels"""
     num_classes: int = 1000
@@ -72,6 +79,10 @@ def main(stop: Stop | None = None) -> None:
     arguments = parse(with_axes(Arguments, ARCHITECTURE_AXES), COMMAND)
     console = terminal.console(120)
     with refusals(COMMAND, arguments):
+        if arguments.preset:
+            _require_alone(arguments)
+            _print_published(console)
+            return
         _require_legal(arguments)
         networks = _networks(arguments)
         several = len(networks) > 1
@@ -104,6 +115,48 @@ def _require_legal(arguments: Arguments) -> None:
     timed = not arguments.measure or arguments.dtype == "float32"
     require(timed, "dtype", arguments.dtype, "float32 with --measure")
     require_directory("results", arguments.results)
+
+
+def _require_alone(arguments: Arguments) -> None:
+    """Raises ValueError if a flag besides --preset has another value than its default."""
+    for field in dataclasses.fields(arguments):
+        value = getattr(arguments, field.name)
+        alone = field.name == "preset" or value == field.default
+        require(alone, field.name, value, "no other flag with --preset, whose networks are fixed")
+
+
+def _print_published(console: Console) -> None:
+    """Prints the V3 paper's networks for Cityscapes, with the counted and the published cost."""
+    title = "segmentation of Cityscapes, arXiv 1905.02244, Tables 7 and 8"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in ("row", "backbone", "RF2", "head"):
+        table.add_column(column)
+    for column in ("F", "stride", "params", "paper", "GMAdds", "paper", "of half"):
+        table.add_column(column, justify="right")
+    for row in cityscapes.SEGMENTERS:
+        spec = row.spec()
+        full, half = count(spec, cityscapes.FULL), count(spec, cityscapes.HALF)
+        table.add_row(
+            f"{row.table}.{row.row}",
+            row.backbone if row.width == 1 else f"{row.backbone}, width {row.width:g}",
+            "yes" if row.reduced_tail else "no",
+            row.head,
+            str(row.channels),
+            str(row.output_stride),
+            f"{full.params:,}",
+            "" if row.params is None else f"{row.params:.2f}M",
+            f"{full.madds / 1e9:.2f}",
+            f"{row.madds:.2f}",
+            f"{half.madds / 1e9:.2f}",
+        )
+    console.print(table)
+    rows, columns = cityscapes.FULL
+    for line in (
+        "RF2: half the channels in the backbone's last layers; F: channels of the head",
+        f"GMAdds: billions of multiply-adds for an image of {rows} x {columns} pixels; "
+        "of half: for half the rows and columns",
+    ):
+        console.print(line, style="dim")
 
 
 def _networks(arguments: Arguments) -> dict[str, RunConfig]:

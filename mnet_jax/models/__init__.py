@@ -15,6 +15,7 @@ Each name is imported when it is first used, so configs can import `models.types
 
 - `factories`: the papers' networks;
 - `network`: any network from its spec, and the paths of its activations;
+- `dense`: networks for segmentation: a backbone and a head;
 - `blocks`: the blocks of V1 to V4;
 - `attention`: the attention block of V4's hybrids;
 - `layers`: convolutions, dense layers, dropout, squeeze-and-excitation;
@@ -34,6 +35,7 @@ with epy.lazy_api_imports(globals()):
     from mnet_jax.data.types import View
     from mnet_jax.models.attention import Attention
     from mnet_jax.models.blocks import DepthwiseSeparable, FusedInvertedResidual, InvertedResidual
+    from mnet_jax.models.dense import Segmenter
     from mnet_jax.models.factories import (
         mobilenet_v1,
         mobilenet_v2,
@@ -82,6 +84,7 @@ __all__ = [
     "Remat",
     "SavedModel",
     "SavedModelError",
+    "Segmenter",
     "Setting",
     "SqueezeExcite",
     "View",

@@ -383,7 +383,7 @@ class Dense(nn.Module):
             kernel = quantize(kernel)
         applied = "linear" if setting.quantization else self.activation
         if setting.folded:
-            assert applied != "hard_sigmoid"  # only squeeze-and-excitation has it, never folded
+            assert applied != "hard_sigmoid" and applied != "sigmoid"  # gates are never folded
             finish = Finish(bias=bias, activation=applied)
             y = ops.pointwise(Pending(x=x), kernel, lowering=setting.lowering, finish=finish).y
         else:

@@ -134,6 +134,25 @@ class MobileNet(nn.Module):
             maps[stride] = x.value()
         return maps | {stride: self.head.last_map(x, train=train)}
 
+    def block_maps(self, images: Array, blocks: tuple[int, ...], train: bool) -> tuple[Array, ...]:
+        """Returns the outputs of chosen blocks, and last the map that the head pools.
+
+        Apply with `method="block_maps"`; in contrast to `features`, any block can be chosen.
+
+        Args:
+          images: [b, h, w, c].
+          blocks: indices of blocks in `spec.blocks`.
+          train: as in `__call__`.
+
+        Raises:
+          ValueError: as `__call__`.
+        """
+        kept = {}
+        for part, x in enumerate(self._outputs(images, train=train)):
+            if part - 1 in blocks:  # part 0 is the stem
+                kept[part - 1] = x.value()
+        return *(kept[i] for i in blocks), self.head.last_map(x, train=train)
+
     def as_backbone(
         self, *, output_stride: dense_tasks.OutputStride = 32, reduced_tail: bool = False
     ) -> "MobileNet":
@@ -397,6 +416,7 @@ def activation_paths(spec: NetworkSpec) -> tuple[ActivationPath, ...]:
             path = (layer.part, _SOWN_NAMES[layer.role])
         else:
             continue
-        assert layer.activation != "hard_sigmoid"  # only squeeze-and-excitation has it
-        paths.append(ActivationPath(layer=layer.name, activation=layer.activation, path=path))
+        activation = layer.activation
+        assert activation != "hard_sigmoid" and activation != "sigmoid"  # only gates have these
+        paths.append(ActivationPath(layer=layer.name, activation=activation, path=path))
     return tuple(paths)

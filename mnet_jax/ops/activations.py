@@ -34,5 +34,6 @@ def activate(x: Array, activation: Activation | Gate) -> Array:
         "hard_swish": jax.nn.hard_swish,
         "gelu": partial(jax.nn.gelu, approximate=False),  # by erf, as in timm
         "hard_sigmoid": jax.nn.hard_sigmoid,
+        "sigmoid": jax.nn.sigmoid,
     }
     return functions[activation](x)

@@ -86,9 +86,10 @@ def expected_inputs(spec: NetworkSpec, variables: Variables) -> dict[str, np.nda
 
 def _mean_output(layer: Layer, statistics: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns the expected output [c] of a layer with statistics, after its activation."""
-    assert layer.activation != "hard_sigmoid"  # what it gates has no expected value
+    activation = layer.activation
+    assert activation != "hard_sigmoid" and activation != "sigmoid"  # the gated has no known mean
     mean, deviation = (statistics[f"{layer.name}/{part}"] for part in ("mean", "deviation"))
-    return mean_after_activation(mean, deviation, layer.activation)
+    return mean_after_activation(mean, deviation, activation)
 
 
 def mean_after_activation(

@@ -10,6 +10,7 @@ formats. PyTorch and Keras are needed only where a docstring says so.
 Each name is imported when it is first used, so commands can check names and files without JAX.
 
 - `torchvision`: converts torchvision's weights;
+- `torchvision_segmentation`: converts the weights of torchvision's networks for segmentation;
 - `timm`: converts timm's weights;
 - `timm_names`: the networks that timm's names mean;
 - `timm_config`: the `config.json` that timm writes beside its weights;
@@ -38,6 +39,10 @@ with epy.lazy_api_imports(globals()):
     from mnet_jax.weights.timm_config import TimmConfig, read_timm_config
     from mnet_jax.weights.timm_names import TimmName, parse_timm_name, timm_spec
     from mnet_jax.weights.torchvision import from_torchvision, to_torchvision
+    from mnet_jax.weights.torchvision_segmentation import (
+        from_torchvision_segmentation,
+        to_torchvision_segmentation,
+    )
 
 __all__ = [
     "TimmConfig",
@@ -47,6 +52,7 @@ __all__ = [
     "from_slim",
     "from_timm",
     "from_torchvision",
+    "from_torchvision_segmentation",
     "parse_timm_name",
     "read",
     "read_timm_config",
@@ -55,4 +61,5 @@ __all__ = [
     "to_slim",
     "to_timm",
     "to_torchvision",
+    "to_torchvision_segmentation",
 ]

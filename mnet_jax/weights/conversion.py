@@ -112,8 +112,7 @@ def variables_from_state(
     wanted = library.entries(spec)
     arrays = as_arrays(state, Limit.of(entry.shape for entry in wanted))
     if library.layout is TORCH:
-        counters = {name for name in arrays if name.endswith(COUNTER) or name == AVERAGED}
-        arrays = {name: array for name, array in arrays.items() if name not in counters}
+        arrays = without_counters(arrays)
     if not spec.head.num_classes:
         unused = _head_of(library.entries(spec.with_classes(1)))
         arrays = {name: array for name, array in arrays.items() if name not in unused}
@@ -131,15 +130,40 @@ def variables_from_state(
         old = {entry.theirs for entry in fresh} | _old_head(arrays, wanted, spec, library.layout)
         arrays = {name: array for name, array in arrays.items() if name not in old}
     title = f"state_dict: does not fit {spec.name} as {library.name} names it"
-    shapes = {entry.theirs: entry.shape for entry in wanted}
-    _require_fit(
-        arrays, shapes, title, head=_head_of(wanted),
-        variances={e.theirs for e in wanted if e.ours.endswith(VARIANCE)},
-    )  # fmt: skip
+    flat |= flat_variables(arrays, wanted, title, head=_head_of(wanted))
     _warn_of_arithmetic(spec, library, image_size)
-    # A copy: on a CPU jnp.asarray may share memory with the caller's array, which can change.
-    flat |= {entry.ours: jnp.array(entry.to_ours(arrays[entry.theirs])) for entry in wanted}
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def without_counters(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays of a PyTorch state dict without counts of training steps."""
+    counters = {name for name in arrays if name.endswith(COUNTER) or name == AVERAGED}
+    return {name: array for name, array in arrays.items() if name not in counters}
+
+
+def flat_variables(
+    arrays: Mapping[str, np.ndarray],
+    wanted: list[ArrayEntry],
+    title: str,
+    *,
+    head: Set[str] = frozenset(),
+) -> dict[str, jax.Array]:
+    """Converts a library's arrays to our variables, by paths such as `params/stem/conv/kernel`.
+
+    Args:
+      arrays: the library's arrays.
+      wanted: the entries of all arrays.
+      title: beginning of the error message.
+      head: the library's names of the classifier's arrays; see `_require_fit`.
+
+    Raises:
+      WeightsError: names or shapes differ, or a value is not legal.
+    """
+    shapes = {entry.theirs: entry.shape for entry in wanted}
+    variances = {entry.theirs for entry in wanted if entry.ours.endswith(VARIANCE)}
+    _require_fit(arrays, shapes, title, variances=variances, head=head)
+    # A copy: on a CPU jnp.asarray may share memory with the caller's array, which can change.
+    return {entry.ours: jnp.array(entry.to_ours(arrays[entry.theirs])) for entry in wanted}
 
 
 def state_from_variables(
@@ -158,6 +182,25 @@ def state_from_variables(
     """
     spec = _spec_of(model)
     wanted = library.entries(spec)
+    state = state_of(variables, wanted, f"variables: do not fit {spec.name}", library.layout)
+    _warn_of_arithmetic(spec, library, image_size)
+    return state
+
+
+def state_of(
+    variables: Mapping[str, Any], wanted: list[ArrayEntry], title: str, layout: Layout
+) -> dict[str, np.ndarray]:
+    """Converts our variables to a library's state dict; the inverse of `flat_variables`.
+
+    Args:
+      variables: the model's `params` and `batch_stats`.
+      wanted: the entries of all arrays.
+      title: beginning of the error message.
+      layout: layout of the library's framework.
+
+    Raises:
+      WeightsError: names or shapes differ, or a value is not legal.
+    """
     if not isinstance(variables, Mapping):
         kind = type(variables).__name__
         raise WeightsError(f"variables: got {kind}, legal: the model's params and batch_stats")
@@ -165,12 +208,11 @@ def state_from_variables(
     flat = as_arrays(traverse_util.flatten_dict(kept, sep="/"))
     shapes = {entry.ours: entry.our_shape for entry in wanted}
     variances = {name for name in shapes if name.endswith(VARIANCE)}
-    _require_fit(flat, shapes, f"variables: do not fit {spec.name}", variances=variances)
-    _warn_of_arithmetic(spec, library, image_size)
+    _require_fit(flat, shapes, title, variances=variances)
     state = {}
     for entry in wanted:
         state[entry.theirs] = entry.to_theirs(flat[entry.ours])
-        if library.layout is TORCH and entry.ours.endswith(VARIANCE):
+        if layout is TORCH and entry.ours.endswith(VARIANCE):
             norm = entry.theirs.removesuffix(TORCH.norm[-1])
             state[norm + COUNTER] = np.zeros((), np.int64)
     return state

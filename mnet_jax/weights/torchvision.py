@@ -70,7 +70,7 @@ def to_torchvision(variables: Mapping[str, Any], model: MobileNet) -> dict[str, 
     return state_from_variables(variables, model, TORCHVISION)
 
 
-def _names(spec: NetworkSpec) -> dict[str, Names]:
+def names_of(spec: NetworkSpec) -> dict[str, Names]:
     """Returns torchvision's names: stem, blocks and last convolution are numbered in `features`."""
     version3 = spec.name != "mobilenet_v2"
     names = {"stem": Names("features.0.0", "features.0.1")}
@@ -101,5 +101,5 @@ TORCHVISION = Library(
     networks=("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"),
     dialects={"mobilenet_v2": ("torchvision",), "mobilenet_v3": ("torchvision",)},
     layout=TORCH,
-    names=_names,
+    names=names_of,
 )

@@ -149,6 +149,9 @@ BAD_OF_ONE = [
     ("cost", "--epochs 3", "--epochs: no such flag, the nearest: "),
     ("cost", "--resolution 0", "--resolution: got 0, legal: 1 pixel or more"),
     ("cost", "--width 1e308", "--width: got 1e+308"),
+    ("cost", "--preset v3", "--preset: got 'v3', legal: v3-cityscapes"),
+    ("cost", "--preset v3-cityscapes --resolution 512", "--resolution: got 512, legal: no other"),
+    ("cost", "--preset v3-cityscapes --width 0.5", "--width: got (0.5,), legal: no other flag"),
     ("train", "--show-batch x.jpg", "--show-batch: got 'x.jpg', legal: a file whose name ends in"),
     ("train", "--show-batch", "--show-batch: got '', legal: one value"),
 ]
@@ -381,6 +384,21 @@ def test_cost_prints_the_papers_numbers(line, params, madds, place, monkeypatch,
     assert (code, err) == (0, "")
     totals = {words[0]: words[1] for words in map(str.split, out.splitlines()) if len(words) > 1}
     assert totals["parameters"].startswith(params) and totals["MAdds"].startswith(madds)
+
+
+def test_cost_prints_the_v3_papers_networks_for_cityscapes(place, monkeypatch, capfd):
+    code, out, err = call("cost", ["--preset", "v3-cityscapes"], monkeypatch, capfd)
+    assert (code, err) == (0, "")
+    rows = {words[0]: words[1:] for words in map(str.split, out.splitlines()) if words}
+    assert [row for row in rows if row[0] in "78"] == [
+        *(f"7.{i + 1}" for i in range(11)),
+        *(f"8.{i + 1}" for i in range(4)),
+    ]
+    # V3 paper, Table 7, row 8: 1.51M parameters and 9.74B multiply-adds
+    backbone, reduced, head, channels, stride, params, _, madds, published, _ = rows["7.8"]
+    assert (backbone, reduced, head) == ("mobilenet_v3_large", "yes", "LR-ASPP")
+    assert (channels, stride, params, published) == ("128", "16", "1,505,550", "9.74")
+    assert float(madds) == pytest.approx(9.74, rel=0.05)
 
 
 def test_train_shows_a_batch_and_trains_nothing(place, monkeypatch, capfd):

@@ -25,10 +25,11 @@ def network_of(name, **options):
     with torch.no_grad():
         for module in theirs.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                for vector in (module.weight, module.running_var):
-                    vector.uniform_(0.5, 1.5)
-                for vector in (module.bias, module.running_mean):
-                    vector.normal_(0, 0.3)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.3)
+                module.momentum = 1.0  # the statistics become those of the next batch
+        # Without these statistics the images' signal fades on its way through the layers.
+        theirs.train()(torch.rand(8, 3, 65, 83) * 2 - 1 + torch.randn(8, 3, 1, 1))
     return theirs.eval()
 
 
@@ -53,7 +54,7 @@ def test_scores_are_torchvisions(name, size):
     expected = scores_of(theirs, images)
     found = quick_jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
     assert found.shape == expected.shape == (2, *size, 7)
-    assert expected.std() > 0.01
+    assert np.abs(expected[0] - expected[1]).max() > 0.1  # the scores depend on the images
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -71,7 +72,7 @@ def test_every_array_of_torchvision_has_its_place(name):
     theirs_only = {key: x for key, x in theirs.state_dict().items() if "aux_" not in key}
     assert back.keys() == theirs_only.keys()
     for key, x in theirs_only.items():
-        np.testing.assert_array_equal(back[key], x)
+        np.testing.assert_array_equal(back[key], 0 if key.endswith("_tracked") else x)
     count = sum(p.numel() for n, p in theirs.named_parameters() if not n.startswith("aux_"))
     assert sum(x.size for x in jax.tree.leaves(variables["params"])) == count
 

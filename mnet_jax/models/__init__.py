@@ -35,7 +35,7 @@ with epy.lazy_api_imports(globals()):
     from mnet_jax.data.types import View
     from mnet_jax.models.attention import Attention
     from mnet_jax.models.blocks import DepthwiseSeparable, FusedInvertedResidual, InvertedResidual
-    from mnet_jax.models.dense import Segmenter
+    from mnet_jax.models.dense import Segmenter, with_trained_backbone
     from mnet_jax.models.factories import (
         mobilenet_v1,
         mobilenet_v2,
@@ -109,4 +109,5 @@ __all__ = [
     "read_view",
     "save",
     "with_in_channels",
+    "with_trained_backbone",
 ]

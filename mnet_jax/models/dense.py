@@ -6,11 +6,13 @@ variables = model.init(jax.random.key(0), jnp.zeros((1, 512, 512, 3)), train=Fal
 classes = model.apply(variables, images, train=False).argmax(-1)
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import traverse_util
 
 from mnet_jax.architectures import segmentation
 from mnet_jax.architectures.segmentation import Pool, SegmentationSpec
@@ -19,6 +21,7 @@ from mnet_jax.models.network import MobileNet
 from mnet_jax.models.normalization import Setting
 from mnet_jax.models.types import Remat
 from mnet_jax.ops import Lowering, activate
+from mnet_jax.validation import require
 
 Array = jax.Array
 
@@ -80,6 +83,33 @@ class Segmenter(nn.Module):
             (high,) = self.backbone.block_maps(images, (), train=train)
             scores = self.head(high, train=train)
         return resize(scores.astype(jnp.float32), images.shape[1:3])
+
+
+def with_trained_backbone(
+    variables: Mapping[str, Any], trained: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns a segmenter's variables with the backbone of a network for classification.
+
+    The network's hidden layer and classifier are left out.
+
+    Args:
+      variables: the `params` and `batch_stats` of the segmenter.
+      trained: those of a network of the backbone's shapes; its output stride does not matter.
+
+    Raises:
+      ValueError: the network has no such layer, or a layer of another shape.
+    """
+    flat, given = (traverse_util.flatten_dict(v, sep="/") for v in (variables, trained))
+    for path, old in flat.items():
+        kind, part, *rest = path.split("/")
+        if part != "backbone":
+            continue
+        new = given.get("/".join((kind, *rest)))
+        require(new is not None, "trained", "nothing", f"an array for {path}")
+        assert new is not None
+        require(new.shape == old.shape, f"trained {path}", new.shape, str(old.shape))
+        flat[path] = new
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 class LRASPP(nn.Module):

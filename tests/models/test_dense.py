@@ -113,6 +113,30 @@ def test_any_backbone_is_built_and_trained_under_jit(network, head):
         assert np.isfinite(new).all() and (new != old).any()
 
 
+@pytest.mark.parametrize("head", [lraspp, deeplabv3])
+def test_backbone_of_a_trained_classifier(head):
+    network = BACKBONES["v4"]()
+    images = images_of(1, 32, 32, 3)
+    _, variables = segmenter(head(network, channels=8), images)
+    classifier = models.MobileNet(spec=network)
+    trained = jax.tree.map(lambda x: x + 1, random_variables(classifier, images, train=False))
+    merged = models.with_trained_backbone(variables, trained)
+    assert jax.tree.structure(merged) == jax.tree.structure(variables)
+    for kind in ("params", "batch_stats"):
+        own = {**trained[kind], "head": {"conv": trained[kind]["head"]["conv"]}}
+        jax.tree.map(np.testing.assert_array_equal, merged[kind]["backbone"], own)
+        same = (merged[kind]["head"], variables[kind]["head"])
+        jax.tree.map(np.testing.assert_array_equal, *same)
+    other, wide = (
+        random_variables(models.MobileNet(spec=spec), images, train=False)
+        for spec in (BACKBONES["v2"](), small_v4(width=0.5))
+    )
+    with pytest.raises(ValueError, match="trained: got 'nothing', legal: an array for "):
+        models.with_trained_backbone(variables, other)
+    with pytest.raises(ValueError, match=r"trained .*/backbone/.*: got \(.*\), legal: \("):
+        models.with_trained_backbone(variables, wide)
+
+
 def test_images_of_the_wrong_shape_are_refused():
     model = models.Segmenter(spec=lraspp(BACKBONES["v2"]()))
     with pytest.raises(ValueError, match=r"images: got shape \(1, 64, 64, 1\), legal"):

@@ -145,7 +145,7 @@ BAD_OF_ONE = [
     ("train", "--seed -1", "--seed: got -1, legal: from 0 to 4294967295"),
     ("train", "--seed 4294967296", "--seed: got 4294967296, legal: from 0 to 4294967295"),
     ("train", "--bottleneck linear relu6", "--bottleneck: got 'linear relu6', legal: one value"),
-    ("cost", "--num-classes 0", "--num-classes: got 0, legal: "),
+    ("cost", "--num-classes=-1", "--num-classes: got -1, legal: "),
     ("cost", "--epochs 3", "--epochs: no such flag, the nearest: "),
     ("cost", "--resolution 0", "--resolution: got 0, legal: 1 pixel or more"),
     ("cost", "--width 1e308", "--width: got 1e+308"),

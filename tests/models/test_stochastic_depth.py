@@ -11,7 +11,7 @@ from small_networks import images_of, random_variables
 from tiny_network import make_short_spec, make_tiny_spec
 
 from mnet_jax import models
-from mnet_jax.architectures import mobilenet_v1, mobilenet_v2, mobilenet_v3
+from mnet_jax.architectures import Attention, mobilenet_v1, mobilenet_v2, mobilenet_v3
 from mnet_jax.config import RunConfig, TrainingConfig
 from mnet_jax.models.network import drop_path_rates
 
@@ -69,9 +69,13 @@ def outputs_of(model, variables, images, key):
     return found
 
 
-def test_in_training_an_image_skips_a_block_or_counts_it_more():
+@pytest.mark.parametrize("kind", ["inverted residual", "attention"])
+def test_in_training_an_image_skips_a_block_or_counts_it_more(kind):
     spec = make_short_spec(dropout=0.0)
-    spec = dataclasses.replace(spec, blocks=spec.blocks * 2)
+    (second,) = spec.blocks
+    if kind == "attention":
+        second = Attention(inputs=second.outputs, heads=2, head_channels=4)
+    spec = dataclasses.replace(spec, blocks=(*spec.blocks, second))
     images = images_of(32, 8, 8, 3)
     model = models.MobileNet(spec=spec, drop_path=0.8)
     variables = random_variables(model, images, train=False)

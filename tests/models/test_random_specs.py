@@ -137,7 +137,7 @@ def test_output_stride_and_reduced_tail_keep_what_they_say(spec):
 def initialized_shapes(spec, size):
     """What a model initializes and computes: its logits, and variables with activations."""
     model = models.MobileNet(spec=spec, lowering="grouped")
-    images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((2, *size, spec.stem.inputs), jnp.float32)
     mutable = ["params", "batch_stats", "intermediates"]
     return jax.eval_shape(
         lambda key, x: model.init_with_output(key, x, train=False, mutable=mutable), KEY, images
@@ -186,7 +186,8 @@ def activation_of(layer, sown):
 def assert_built_as_walked(spec, size):
     """Variables and activations have the names and shapes that `walk` and `cost` say."""
     logits, variables, applied = built(spec, size)
-    assert (logits.shape, logits.dtype) == ((2, spec.head.num_classes), jnp.float32)
+    outputs = spec.head.num_classes or spec.features
+    assert (logits.shape, logits.dtype) == ((2, outputs), jnp.float32)
     layers, shapes = list(walk(spec, size)), variable_shapes(spec)
     sown = variables.pop("intermediates")
     assert flat(variables) == shapes

@@ -176,7 +176,8 @@ BLOCK_OPTIONS = {
 SHARED_OPTIONS = {
     "width": st.sampled_from([0.0625, 0.1, 0.25, 0.28, 0.35, 0.5, 0.75, 1, 1.0, 1.4])
     | st.floats(0.0625, 1.6),
-    "num_classes": st.integers(1, 1001),
+    "num_classes": st.integers(0, 1001),
+    "in_channels": st.sampled_from([1, 3, 4, 13]),
     "dropout": st.none() | st.floats(0, 0.9) | st.just(0),
     "norm_momentum": st.none() | st.floats(0, 0.9999),
     "input_stride": st.sampled_from([4, 2, 1]),

@@ -217,8 +217,8 @@ def test_an_illegal_crop_is_refused(place, monkeypatch, capfd):
             "--dialect of mobilenet_v4: got 'torchvision', legal: paper, timm",
         ),
         (
-            "--timm-name mobilenetv4_hybrid_medium.e500_r224_in1k --weights theirs.safetensors",
-            "--timm-name: got 'mobilenetv4_hybrid_medium.e500_r224_in1k', legal: a network without",
+            "--timm-name mobilenetv4_conv_blur_medium.e500_r224_in1k --weights theirs.safetensors",
+            "--timm-name: got 'mobilenetv4_conv_blur_medium.e500_r224_in1k', legal: a network",
         ),
         ("--timm-name resnet50 --weights theirs.safetensors", "--timm-name: got 'resnet50', legal"),
         (

@@ -111,13 +111,17 @@ def test_logits_are_timms(name, size, timm, torch):
     with torch.no_grad():
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
         module.train()(pixels)
-        theirs = module.eval()(pixels).numpy()
+        rounded = module.eval()(pixels).numpy()
+        state = {key: value.clone() for key, value in module.state_dict().items()}
+        theirs = module.double()(pixels.double()).numpy()
     model = models.MobileNet(spec=timm_spec(name, 10))
-    variables = weights.from_timm(module.state_dict(), model, image_size=size)
+    variables = weights.from_timm(state, model, image_size=size)
     ours = compiled(lambda v, x: model.apply(v, x, train=False), variables, images)
     scale = np.abs(theirs).max()
     assert theirs.std(0).mean() > 1e-2 * scale, "the logits do not depend on the image"
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * scale)
+    # The maps of these images are so small that timm's own float32 can be wrong by more than 1e-4.
+    error = max(1e-4 * scale, 2 * np.abs(rounded - theirs).max())
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=error)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "." in name])
